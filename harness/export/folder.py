@@ -164,7 +164,7 @@ def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
     worst = 0.0
     for lengths in batches:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
-        texts = [random.integers(UNK, top, size).astype(np.int32) for top, size in zip(tops, lengths, strict=True)]
+        texts = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
         bundle.batch_rows = rows = batch_rows if lengths is batches[0] else len(texts)
         wanted = probabilities(bundle.decision.calibrated(bundle.score(texts)))
         difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
@@ -215,9 +215,7 @@ def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_r
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
-    texts = [
-        ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
-    ]
+    texts = [ids[:length] for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)]
     labels = split.column("label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": split.manifest.fingerprint, "split": split.name}
     predicted = []

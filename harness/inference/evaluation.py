@@ -210,11 +210,11 @@ def worst_mistakes(
 
 
 def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
-    """Token ids, int64 ``[length]``, of each of the rows with these numbers in the source."""
+    """Token ids ``[length]`` of each of the rows with these numbers in the source."""
     found = {}
     for block in split.blocks:
         for place in np.flatnonzero(np.isin(block.row, rows)):
-            found[int(block.row[place])] = block.ids[place, : block.length[place]].astype(np.int64)
+            found[int(block.row[place])] = block.ids[place, : block.length[place]]
     return [found[row] for row in rows]
 
 

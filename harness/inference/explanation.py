@@ -230,7 +230,7 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
         known = shortened(", ".join(labels), LISTED)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
     encoded = bundle.encoder(list(texts))
-    ids = [part.astype(np.int64) for part in np.split(encoded.ids, encoded.offsets[1:-1])]
+    ids = np.split(encoded.ids, encoded.offsets[1:-1])
     logits = calibrated(bundle.score(ids))
     predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
     classes = predicted if label is None else np.full(len(texts), labels.index(label))

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import KINDS, WRITTEN, PredictConfig
+from harness.inference.config import WRITTEN, PredictConfig
 from harness.inference.rows import (
     Layout,
     columns_of,
@@ -118,7 +118,7 @@ class ScoredPart(engine.Part[Made]):
                 count += len(encoded)
                 unread += int((unknown_shares(encoded) == 1).sum())
             if layout.kind == "parquet":
-                pq.write_table(pa.concat_tables(held), file, row_group_size=GROUP_ROWS)
+                pq.write_table(pa.concat_tables(held), file)
         if count != part.cut.rows:
             raise DataError(f"{part.file.name}: {count:,} rows where there were {part.cut.rows:,}: it changed")
         return Made(count, unread), {self.path.name: atomic.sha256_file(self.path)}
@@ -227,7 +227,7 @@ def target_of(config: PredictConfig) -> Path:
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
-    if KINDS.get(target.suffix.lower()) not in WRITTEN:
+    if target.suffix.lower() not in WRITTEN:
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
 
@@ -267,7 +267,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
 
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
-    directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
+    directory, kind = bundle_directory(config.run), WRITTEN[target.suffix.lower()]
     name, settled = chosen(config)
     info = read_classifier(directory)
     if config.overwrite:
@@ -333,7 +333,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:
         if (here := typed_columns(part)) != (there := typed_columns(first)):
-            what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
+            what = f"its columns ({here}) are not those of {first.file.name} ({there})"
             raise DataError(f"{part.file.name}: {what}; predict them in two commands")
         if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
             raise DataError(
@@ -346,12 +346,13 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     return replace(layout, top=top_of(first)) if keeps_bytes else layout
 
 
-def typed_columns(part: Part) -> list[str]:
-    """The columns that all files must have: with types for Parquet, none for JSON lines and texts."""
-    if part.file.format != "parquet":
-        return list(part.columns)
-    _, schema = parquet.footer_of(part.data, part.file.name)
-    return [f"{field.name} {field.type}" for field in schema]
+def typed_columns(part: Part) -> str:
+    """The format and the columns that all files must have: with types for Parquet, none for JSON lines and texts."""
+    columns = list(part.columns)
+    if part.file.format == "parquet":
+        _, schema = parquet.footer_of(part.data, part.file.name)
+        columns = [f"{field.name} {field.type}" for field in schema]
+    return f"{part.file.format}: {', '.join(columns)}"
 
 
 def top_of(part: Part) -> bytes:
@@ -389,9 +390,8 @@ def join(parts: Sequence[ScoredPart], target: Path) -> None:
     if parts[0].layout.kind == "parquet":
         with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
             for part in parts:
-                with pq.ParquetFile(part.path) as groups:
-                    for group in range(groups.num_row_groups):
-                        writer.write_table(groups.read_row_group(group))
+                with pq.ParquetFile(part.path) as file:
+                    writer.write_table(file.read(), GROUP_ROWS)
         return
     with open(target, "wb") as file:
         file.write(parts[0].layout.header(parts[0].part))

@@ -54,41 +54,30 @@ def find(
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
     ``kind`` is ``auto`` or one of ``KINDS``, ``source`` the user's part of ``reading``. Raises ``DataError`` for a
-    missing or unreadable file, ``ConfigError`` for a file of unknown kind, or files of several kinds.
+    missing or unreadable file, ``ConfigError`` for a file of unknown kind.
     """
-    found = [one for name in names for one in named(name, kind, work)]
-    kinds = {its_kind: name for its_kind, _, name in reversed(found)}
-    if len(kinds) > 1:
-        (first, name), (second, other) = list(kinds.items())[:2]
-        raise ConfigError(
-            f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
-        )
     text = source.text_column
     columns = [text] if text != AUTO else [one for one in (reading.source.text_column, TEXT) if one != AUTO]
     reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
-    return [opened(*one, reading, columns) for one in found]
+    return [opened(*one, reading, columns) for name in names for one in named(name, kind, work)]
 
 
 def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str | list[str]]) -> File:
     """Open one file, whose texts are in the first of ``columns`` (each one or several) that it has; print its format if
     it was detected. Raises ``DataError``.
     """
-    source, known = reading.source, reading.dialect
-    if kind == "tsv" and source.delimiter is None and known is None:
-        known = Dialect("\t", source.quote, source.escape)
-    form = "csv" if kind == "tsv" else kind
-    splits = SplitConfig(column=None)
-    file = File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, known=known)
+    source, splits = reading.source, SplitConfig(column=None)
+    file = File(addresses.absolute(address), public(name), kind, UNLABELLED, source, splits, known=reading.dialect)
     if kind == "folder":
         return file
     seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
+    if kind == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
         seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     sources = [replace(seen.file.source, text_column=its) for its in columns]
     chosen = next((one for one in sources if all(map(seen.has, one.text_columns))), None)
-    if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
+    if chosen is None and (seen.columns or kind != "jsonl"):  # a file without rows is refused later
         lacks = next(name for name in sources[0].text_columns if not seen.has(name))
         raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
     return replace(seen.file, source=chosen or sources[-1], form=None)
@@ -277,13 +266,13 @@ def values_of(rows: Rows) -> pa.Table:
 def field_of(value: Any) -> Any:
     """A value for a CSV field: JSON unless it is a text, number or date."""
     if isinstance(value, list | dict | bool):
-        return as_json(value, ensure_ascii=True)
+        return as_json(value)
     return plain_text(value) if isinstance(value, bytes) else value
 
 
-def as_json(value: Any, ensure_ascii: bool = False) -> str:
+def as_json(value: Any) -> str:
     """A value as JSON; dates, times, decimals and bytes become strings."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, default=plain_text)
+    return json.dumps(value, ensure_ascii=False, default=plain_text)
 
 
 def finite(value: Any) -> Any:

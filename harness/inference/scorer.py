@@ -222,11 +222,10 @@ def engine_of(directory: Path, engine: str) -> str:
         return "torch"
     if engine == "torch":
         raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
-    for form, name in (("onnx", ONNX), ("onnx-int8", INT8)):
-        if (directory / name).is_file():
-            return form
-    without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-    raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
+    if not (directory / ONNX).is_file():
+        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
+        raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
+    return "onnx"
 
 
 def local(place: str | Path) -> Path:
