@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.results import find_results
-from harness.export.config import ExportConfig, Place
+from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.scorer import SCHEME, onnx_logits, session_of
@@ -34,6 +34,7 @@ from harness.rundir.bundle_files import (
     TRAINING,
     BundleInfo,
     ExportInfo,
+    bundle_directory,
     identity,
     read_training,
     read_weights,
@@ -41,12 +42,11 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.json_files import facts_of
-from harness.rundir.layout import CONFIG
+from harness.rundir.layout import BUNDLE, CONFIG, holds_run
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
 from harness.scores.calibration import Decision
 from harness.scores.figures import FIGURES, title_of
-from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import interval
 from preprocessing.base import atomic
 from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
@@ -70,18 +70,20 @@ READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 
 def main(config: ExportConfig) -> int:
     """Write an export folder."""
-    place, folder = Place.of(Path(config.run)), Path(config.output)
+    place, folder = bundle_directory(config.run), Path(config.output)
     if os.path.lexists(folder):
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    if config.run.startswith(SCHEME) or (place.bundle / EXPORT).is_file():
+    if config.run.startswith(SCHEME) or (place / EXPORT).is_file():
         raise ConfigError(f"{config.run}: is an export already; name the run that it came from")
     write(config, place, folder, Screen(quiet=config.quiet))
     return 0
 
 
-def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
-    """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
-    bundle, wanted = Bundle(place.bundle), config.onnx or config.int8
+def write(config: ExportConfig, place: Path, folder: Path, screen: Screen) -> None:
+    """Write the bundle in ``place`` to a temporary folder, then rename it. Raises ``UserError`` and leaves no files in
+    that case.
+    """
+    bundle, wanted = Bundle(place), config.onnx or config.int8
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
@@ -97,16 +99,16 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     )
     seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
-        (temporary / info.weights).write_bytes(read_weights(place.bundle, info))
-        shutil.copyfile(place.bundle / VOCABULARY, temporary / VOCABULARY)
+        (temporary / info.weights).write_bytes(read_weights(place, info))
+        shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
-            shutil.copyfile(place.bundle / TRAINING, temporary / TRAINING)
+            shutil.copyfile(place / TRAINING, temporary / TRAINING)
         write_info(temporary, info)
-        measured = write_forms(config, bundle, seal, data, temporary, screen) if wanted else {}
+        measured = write_forms(bundle, seal, data, temporary, screen) if wanted else {}
         names = sorted(path.name for path in temporary.iterdir())
         files = {name: facts_of(temporary / name, **measured.get(name, {})) for name in names}
         write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-        name = config.name or (place.run or place.bundle).resolve().name
+        name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
@@ -119,8 +121,13 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**start, "source": Path(public(start["source"])).name}
 
 
+def run_of(bundle: Path) -> Path | None:
+    """The run directory around a bundle, if there is one."""
+    return bundle.parent if bundle.name == BUNDLE and holds_run(bundle.parent) else None
+
+
 def write_forms(
-    config: ExportConfig, bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
+    bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
     """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
 
@@ -129,7 +136,7 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    parity = compare(bundle, session, config.batch)
+    parity = compare(bundle, session)
     (folder / ONNX).write_bytes(network)
     screen.fact(
         "onnx",
@@ -139,7 +146,7 @@ def write_forms(
     found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
     if data is not None:
         small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), data, decision, config.batch)
+        cost = cost_of((session, session_of(small, INT8)), data, decision)
         (folder / INT8).write_bytes(small)
         screen.fact(
             "int8",
@@ -151,7 +158,7 @@ def write_forms(
     return found
 
 
-def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
+def compare(bundle: Bundle, session: Any) -> dict[str, Any]:
     """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises ``DataError``
@@ -165,9 +172,8 @@ def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
     for lengths in batches:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
         texts = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
-        bundle.batch_rows = rows = batch_rows if lengths is batches[0] else len(texts)
-        wanted = probabilities(bundle.decision.calibrated(bundle.score(texts)))
-        difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
+        _, wanted = bundle.decision.predictions(bundle.score(texts))
+        difference = float(np.abs(onnx_logits(session, texts, output=PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
@@ -210,7 +216,7 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     return Split(Path(place), manifest, VALIDATION).check()
 
 
-def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_rows: int) -> dict[str, Any]:
+def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision) -> dict[str, Any]:
     """Measure a network and its int8 version, in this order, on a split.
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
@@ -221,9 +227,9 @@ def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_r
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):
         began = time.perf_counter()
-        logits = decision.calibrated(onnx_logits(session, texts, batch_rows))
+        logits = onnx_logits(session, texts)
         cost["rows_per_s" + ending] = len(texts) / (time.perf_counter() - began)
-        predicted.append(predicted_labels(logits, decision.threshold))
+        predicted.append(decision.predictions(logits)[0])
         cost["accuracy" + ending] = float(np.mean(predicted[-1] == labels))
     return {**cost, "changed": int(np.sum(predicted[0] != predicted[1]))}
 
@@ -237,22 +243,22 @@ CLASSES, WEAKEST = 30, 3
 """Maximum number of classes in a table, and number of weakest groups of rows."""
 
 
-def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
-    """Records of a training; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with their rows,
-    classes and lengths; ``figures`` of these weights on the test split, or else on validation; and ``linear``, those of
-    the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
+def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
+    """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
+    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
+    ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
     """
     found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
-    found["splits"] = read_training(place.bundle, info.dataset).get("splits", {})
-    if place.run is None:
+    found["splits"] = read_training(place, info.dataset).get("splits", {})
+    if (run := run_of(place)) is None:
         return found
-    found["run_config"] = read_config(place.run) if (place.run / CONFIG).is_file() else {}
-    found["environment"] = read_environment(place.run)
-    measured = read_measured(place.run)
+    found["run_config"] = read_config(run) if (run / CONFIG).is_file() else {}
+    found["environment"] = read_environment(run)
+    measured = read_measured(run)
     if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
         found["figures"] = {**measured.figures, "split": measured.split}
         with suppress(DataError):
-            kept = find_results(place.run, found["run_config"].get("data", ""), info.dataset)[1]
+            kept = find_results(run, found["run_config"].get("data", ""), info.dataset)[1]
             found["linear"] = kept.get(measured.split, {})
     return found
 

@@ -27,7 +27,7 @@ from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
-from harness.inference.scoring import Scores, score_split, weights_and_dataset
+from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
@@ -36,9 +36,9 @@ from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.calibration import Decision, decide
-from harness.scores.figures import figures
+from harness.scores.figures import Scores, figures
 from harness.scores.intervals import above_chance, intervals
-from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
+from harness.scores.metrics import classification_metrics, probabilities
 from harness.scores.tables import describe_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
@@ -136,20 +136,13 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels, logits and lengths."""
-    found = figures(
-        scores.logits,
-        scores.labels,
-        lengths=scores.lengths,
-        unknown=scores.unknown,
-        names=bundle.labels,
-        decision=bundle.decision,
-    )
-    return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
+    about = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
+    return about | figures(scores, bundle.labels, bundle.decision)
 
 
 def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
-    logits = bundle.decision.calibrated(scores.logits)
+    predicted, chances = bundle.decision.predictions(scores.logits)
     write_predictions(
         directory,
         values["split"],
@@ -157,8 +150,8 @@ def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[
         bundle.label_type,
         rows=scores.rows,
         labels=scores.labels,
-        predicted=predicted_labels(logits, bundle.decision.threshold),
-        chances=probabilities(logits),
+        predicted=predicted,
+        chances=chances,
     )
     write_figures(directory, values["split"], values)
 
@@ -167,7 +160,7 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     """The share of rows of a split that keep their label in bf16, of 1,000 rows at most, in half a minute at most. It
     is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
     """
-    device, decision, until = bundle.model.head.weight.device.type, bundle.decision, time.monotonic() + COMPARED_S
+    device, until = bundle.model.head.weight.device.type, time.monotonic() + COMPARED_S
     able = device == "cpu" or "bf16" in runnable(device)
     if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
         return 0.0
@@ -177,7 +170,7 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     for some in (texts[start::batches] for start in range(batches)):  # short and long ones
         labels = []
         for bundle.dtype in (torch.float32, torch.bfloat16):
-            labels.append(predicted_labels(decision.calibrated(bundle.score(some)), decision.threshold))
+            labels.append(bundle.decision.predictions(bundle.score(some))[0])
         same += (labels[0] == labels[1]).tolist()
         if time.monotonic() > until:
             break
@@ -192,9 +185,8 @@ def worst_mistakes(
     """Position of the most confident wrong predictions, the highest probability first -> row number, label, predicted
     label and its probability.
     """
-    calibrated = bundle.decision.calibrated(logits)
-    predicted = predicted_labels(calibrated, bundle.decision.threshold)
-    said = probabilities(calibrated)[np.arange(len(labels)), predicted]
+    predicted, chances = bundle.decision.predictions(logits)
+    said = chances[np.arange(len(labels)), predicted]
     wrong = np.flatnonzero(predicted != labels)
     worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
     names = bundle.labels

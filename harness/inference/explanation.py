@@ -27,7 +27,6 @@ import numpy as np
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, read_classifier
-from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -225,14 +224,13 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
     """
     from harness.model.attribution import attributions
 
-    labels, calibrated = bundle.labels, bundle.decision.calibrated
+    labels, temperature = bundle.labels, bundle.decision.temperature
     if label not in (None, *labels):
         known = shortened(", ".join(labels), LISTED)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
     encoded = bundle.encoder(list(texts))
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
-    logits = calibrated(bundle.score(ids))
-    predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
+    predicted, chances = bundle.decision.predictions(bundle.score(ids))
     classes = predicted if label is None else np.full(len(texts), labels.index(label))
     result = []
     for row, (text, found) in enumerate(zip(texts, attributions(bundle.model, ids, classes.tolist()), strict=True)):
@@ -245,9 +243,9 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
             tokens=tuple(tokens),
             spans=tuple(places(text, tokens, bundle.encoder.tokens, bundle.encoder.pipeline.spec)),
             num_tokens=int(encoded.num_tokens[row]),
-            scores=tuple(calibrated(found.scores).tolist()),
-            logit=float(calibrated(np.array(found.logit))),
-            baseline=float(calibrated(np.array(found.baseline))),
+            scores=tuple((found.scores / temperature).tolist()),
+            logit=found.logit / temperature,
+            baseline=found.baseline / temperature,
         )
         result.append(one)
     return result

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
+from harness.scores.figures import Scores
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
@@ -41,22 +41,6 @@ DIRECTIONS = ("forward", "backward")
 MEASURED_TOKENS = 1 << 17
 """Of a split with more tokens, a language model is measured on every second, third, … state, so that about so many are
 left: the exact softmax of all takes longer than an epoch on a CPU, and these give the log loss to 0.01 nats."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Logits and labels of every row of a split, in the order of the source; the same on every rank."""
-
-    rows: np.ndarray
-    """int64 ``[rows]``: row numbers in the source, ascending."""
-    labels: np.ndarray
-    """int64 ``[rows]``."""
-    logits: np.ndarray
-    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
-    lengths: np.ndarray
-    """int64 ``[rows]``: tokens of each row."""
-    unknown: np.ndarray
-    """int64 ``[rows]``: unknown tokens of each row."""
 
 
 def perplexity_of(log_loss: float) -> float:
