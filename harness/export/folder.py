@@ -54,7 +54,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -206,9 +206,8 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     validation split.
     """
     place = asked or config.get("data")
-    if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
-        where = f"the dataset of the run, {place}, is not there"
-        raise ConfigError(f"--int8: its cost is measured on a validation split, and {where}; name one with --data")
+    if place is None:
+        raise ConfigError("--int8: its cost is measured on a validation split; name a dataset with --data")
     manifest = read_manifest(place)
     same_text(info, manifest, place)
     if not manifest.splits.get(VALIDATION):

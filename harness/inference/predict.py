@@ -40,7 +40,7 @@ from harness.inference.rows import (
     texts_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
@@ -279,8 +279,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     refuse_input(target, files)
     plans = [sources.scan(file, work) for file in files]
     basis: dict[str, Any] = {
-        "weights": [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature],
-        "threshold": info.threshold,
+        "weights": identity(info),
         "input": [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans],
         **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
         **{"output": kind, "engine": name, **settled, **asdict(reading)},

@@ -24,10 +24,9 @@ import yaml
 
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.report.mistakes import find_originals, mistakes_of
+from harness.report.mistakes import mistakes_of
 from harness.report.runs import (
     RunFacts,
-    best_values,
     capital,
     dataset_groups,
     differences,
@@ -157,7 +156,6 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "apart": len(set(groups)) > 1,
         "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
-        "best": best_values(runs) if spread is None else {},
         "slots": SLOTS,
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
@@ -178,13 +176,13 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     shown: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
-        originals = find_originals(manifest, [entry["row"] for entry in figures["mistakes"]])
+        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
         recalls = {entry["name"]: entry["accuracy_interval"] for entry in figures["slices"] if entry["by"] == "label"}
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "mistakes": mistakes_of(figures, originals, manifest, str(run.config["data"])),
-            "no_texts": originals.missing,
+            "mistakes": mistakes,
+            "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
             "recalls": recalls,
             "trained": splits[TRAIN]["labels"] if TRAIN in splits else {},
@@ -222,10 +220,9 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "figure": lambda value, digits=4: "not defined" if value is None else f"{value:.{digits}f}",
+    "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
     "quoted": lambda place: shlex.quote(str(place)),
-    "short": lambda value: "–" if value is None else f"{value:.3f}",
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
@@ -340,19 +337,19 @@ def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
     """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. For a single run,
-    the validation loss is the one of ``select``, if that is a loss, and a point marks the best epoch.
+    the validation loss is the one of ``select``, if that is a loss.
     """
 
     def over_steps(title: str, figure: str, y_label: str, where: str, **how: Any) -> Chart | None:
         curves = [(name, averaged(getattr(run, where), figure)) for name, run in zip(names, runs, strict=True)]
-        return draw(title, [*curves, *(kept(runs, figure) if where == VALIDATION else [])], "step", y_label, **how)
+        return draw(title, curves, "step", y_label, **how)
 
     if len(runs) == 1:
         (run,) = runs
         figure = "log_loss" if run.selected == "accuracy" else run.selected
         name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
         both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        losses = [draw("Loss", [*both, *kept(runs, figure)], "step", "log loss", low=0)]
+        losses = [draw("Loss", both, "step", "log loss", low=0)]
     else:
         losses = [
             over_steps("Training loss", "loss", "log loss", "train", low=0),
@@ -367,14 +364,6 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
     )
     return [chart for chart in charts if chart is not None]
-
-
-def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
-    """The best epoch of a single run, as a point on the curve of the figure that chose it; empty for other figures."""
-    best = runs[0].best_validation or {}
-    if len(runs) > 1 or runs[0].selected != figure or figure not in best:
-        return []
-    return [("best, kept", ([best["step"]], [best[figure]]))]
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:

@@ -25,7 +25,7 @@ from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.rundir.bundle_files import read_info, stored_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, CONFIG, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
+from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
 from harness.rundir.results import (
@@ -117,8 +117,6 @@ def read_run(directory: str | Path) -> RunFacts:
     """Read a run directory. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
     directory = Path(directory)
     config = read_config(directory)
-    if "data" not in config:
-        raise DataError(f"{directory / CONFIG}: names no dataset under data: not written by padless")
     lines = read_log(directory)
     if not lines:
         raise DataError(
@@ -126,7 +124,8 @@ def read_run(directory: str | Path) -> RunFacts:
             "or name another run"
         )
     info = stored_info(directory / BUNDLE)
-    manifest, note = dataset_of(config, info.dataset if info is not None else None)
+    fingerprint = info.dataset if info is not None else None
+    manifest, note = dataset_of(config, fingerprint)
     linear: dict[str, dict[str, Any]] = {}
     beside, linear_note = None, None
     try:
@@ -143,7 +142,7 @@ def read_run(directory: str | Path) -> RunFacts:
         speed=[line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"],
         attempts=read_attempts(directory),
         measured=read_measured(directory),
-        fingerprint=info.dataset if info is not None else manifest.fingerprint if manifest is not None else None,
+        fingerprint=fingerprint or (manifest.fingerprint if manifest is not None else None),
         manifest=manifest,
         manifest_note=note,
         linear=linear,
@@ -226,18 +225,6 @@ def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[dict[str
                 about = {"run": name, "minus": names[first], "split": pair.split, "rows": pair.network["rows"]}
                 found.append({**about, "accuracy": pair.difference, "low": pair.low, "high": pair.high})
     return found
-
-
-def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
-    """The best value of each figure on validation, if at least two runs, all of one dataset, have it."""
-    lines = [run.best_validation for run in runs if run.best_validation is not None]
-    if len(lines) < 2 or any(dataset_groups(runs)):
-        return {}
-    return {
-        name: (min if figure.lower_is_better else max)(line[name] for line in lines)
-        for name, figure in FIGURES.items()
-        if all(line.get(name) is not None for line in lines)
-    }
 
 
 def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:

@@ -58,20 +58,20 @@ class BaselineSink(Sink):
     def __init__(self, config: RunConfig, others: Sink) -> None:
         """The figures go to ``others``, which must be closed after this sink."""
         self.config, self.others = config, others
-        self.folds = config.fold is not None
         self.fit: Child | None = None
-        self.missing = config.baseline == "auto"
 
     def begin(self) -> None:
         """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
-        data, run = self.config.data, self.config.run
+        data, run, folds = self.config.data, self.config.run, self.config.fold is not None
+        if self.config.baseline != "auto":
+            return
         with suppress(OSError, UserError):
             manifest = read_data(data)
-            names = names_of(manifest, folds=self.folds)
-            self.missing &= len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
-            if self.missing and seconds(manifest) * (manifest.folds if self.folds else 1) <= LONGEST_S:
+            names = names_of(manifest, folds=folds)
+            missing = len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
+            if missing and seconds(manifest) * (manifest.folds if folds else 1) <= LONGEST_S:
                 words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
-                words += ["--folds"] * self.folds
+                words += ["--folds"] * folds
                 self.fit = Child(*words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
@@ -86,7 +86,6 @@ class BaselineSink(Sink):
                 while self.fit.running(0.1) and time.monotonic() < until and stopping.received() is None:
                     pass
             self.fit.stop(signal.SIGKILL)
-            self.missing = self.fit.returncode != 0
         if not finished:
             return
         try:
@@ -94,13 +93,6 @@ class BaselineSink(Sink):
         except DataError as error:
             tell(f"warning: no comparison with the linear model ({error})")
             return
-        if found is None and self.missing:
-            kept = kept_in(self.config.data, self.config.run, FOLDER)
-            where = f" -o {kept}" if kept.is_relative_to(self.config.run) else ""
-            again = f"padless baseline {self.config.data}{' --folds' * self.folds}{where}"
-            self.others.say(
-                f"no linear model beside this run: it takes long or failed; {again} fits it, or says why not"
-            )
         if found is not None:
             self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
             bounds = {"difference_low": found.low, "difference_high": found.high}
