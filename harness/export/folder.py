@@ -266,7 +266,6 @@ def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
     """The figures that the hub lists, as its ``EvalResult``."""
     from huggingface_hub import EvalResult
 
-    bounds = figures.get("intervals", {})
     return [
         EvalResult(
             task_type="text-classification",
@@ -277,7 +276,6 @@ def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
             metric_type=key,
             metric_name=key.replace("_", " "),
             metric_value=figures[key],
-            metric_args={"interval_95": list(bounds[key])} if bounds.get(key) is not None else None,
         )
         for key in HUB_METRICS
         if isinstance(figures.get(key), float)

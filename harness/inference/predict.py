@@ -35,12 +35,11 @@ from harness.inference.rows import (
     columns_of,
     find,
     lines_of_stdin,
-    reading_by,
     refuse_input,
     texts_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
+from harness.rundir.bundle_files import bundle_directory, identity, read_classifier, read_training
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
@@ -68,7 +67,6 @@ OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
 GROUP_ROWS = 1 << 16
 """Maximum rows of a Parquet row group."""
-COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,7 @@ class ScoredPart(engine.Part[Made]):
         """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
         scorer: Scorer = engine.kept(self.key, self.opened)
         part, layout = self.part, self.layout
-        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
-            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
-        count = unread = 0
+        unread = 0
         held: list[pa.Table] = []
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             for rows, encoded in encoded_ahead(part, layout, scorer):
@@ -115,13 +111,12 @@ class ScoredPart(engine.Part[Made]):
                     held.append(layout.table(part, rows, added))
                 else:
                     file.write(layout.lines(part, rows, added))
-                count += len(encoded)
                 unread += int((unknown_shares(encoded) == 1).sum())
             if layout.kind == "parquet":
                 pq.write_table(pa.concat_tables(held), file)
-        if count != part.cut.rows:
-            raise DataError(f"{part.file.name}: {count:,} rows where there were {part.cut.rows:,}: it changed")
-        return Made(count, unread), {self.path.name: atomic.sha256_file(self.path)}
+        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
+            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
+        return Made(part.cut.rows, unread), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
@@ -274,15 +269,17 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):
                 atomic.remove(path)
-    reading = reading_by(config.given, directory, info)
-    files = find(config.inputs, config.format, config.given, reading, work, config.part_mb)
+    known = read_training(directory, info.dataset).get("source", {})
+    source = replace(config.given, part_mb=config.part_mb)
+    files = find(config.inputs, config.format, source, known, work)
     refuse_input(target, files)
     plans = [sources.scan(file, work) for file in files]
     basis: dict[str, Any] = {
+        "version": VERSION,
         "weights": identity(info),
         "input": [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans],
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
-        **{"output": kind, "engine": name, **settled, **asdict(reading)},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "batch")},
+        **{"output": kind, "engine": name, **settled, "source": asdict(source)},
     }
     check_begun(config, target, work, basis)
     every = [part for plan in plans for part in plan.parts]
@@ -291,7 +288,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
-    key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
+    key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
     how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
     opened = partial(open_scorer, config.run, name, config.batch, **how)
     return [
@@ -310,7 +307,7 @@ def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str
         words = (config.prefix + name for name in ("predicted", probability_column("")))
         check_replaced(target, config.overwrite, words)
     elif before != basis:
-        other = next((name for name, value in basis.items() if before.get(name) != value), "version")
+        other = next((name for name, value in basis.items() if before.get(name) != value), "settings")
         raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")
 
 
@@ -396,4 +393,4 @@ def join(parts: Sequence[ScoredPart], target: Path) -> None:
         file.write(parts[0].layout.header(parts[0].part))
         for part in parts:
             with open(part.path, "rb") as lines:
-                shutil.copyfileobj(lines, file, COPY_BYTES)
+                shutil.copyfileobj(lines, file)

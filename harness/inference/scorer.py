@@ -233,14 +233,12 @@ def engine_of(directory: Path, engine: str) -> str:
 def local(place: str | Path) -> Path:
     """A local folder: ``place`` itself, or the copy of a hub repository, downloaded if necessary.
 
-    Raises ``ConfigError`` for a wrong address, ``DataError`` if the download fails.
+    Raises ``DataError`` if the download fails.
     """
     text = str(place)
     if not text.startswith(SCHEME):
         return Path(place)
     repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
-    if repository.count("/") != 1:
-        raise ConfigError(f"{text}: a model of the hub is named hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
     needed("huggingface_hub", text, "hub")
     import huggingface_hub.utils
 

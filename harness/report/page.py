@@ -34,7 +34,6 @@ from harness.report.runs import (
     ranked,
     ranking_figure,
     ranks,
-    read_run,
     together,
     unique_names,
 )
@@ -47,8 +46,8 @@ from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import duration, printable, public, public_values, shortened, tell
+from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
@@ -97,7 +96,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     first, *others = inside
     spread = together(first, inside[first]) if inside[first] and not others else None
     of_places = inside if spread is None else {first: spread["runs"]}
-    facts = [read_run(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
+    facts = [RunFacts(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
     target = Path(output or (REPORT if others else first / REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
     page = render(facts, spread)
@@ -137,7 +136,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     if spread is not None:
         folder = spread["runs"][0].path.resolve().parent.name
-        title = f"{folder}: {len(runs)} {spread['kind']}{'s' if len(runs) > 1 else ''}"
+        title = f"{folder}: {counted(len(runs), spread['kind'])}"
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,
@@ -185,7 +184,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
             "recalls": recalls,
-            "trained": splits[TRAIN]["labels"] if TRAIN in splits else {},
             "matrix": confusion_from_json(figures, len(labels)).toarray() if len(labels) <= MATRIX_CLASSES else [],
             "confusions": confusions(figures),
             "slices": [entry for entry in figures["slices"] if entry["by"] != "label"],
@@ -258,11 +256,10 @@ def draw(
     *,
     percent: bool = False,
     diagonal: bool = False,
-    low: float | None = None,
 ) -> Chart | None:
     """Draw named curves, each in the colour of its position; None if all are empty.
 
-    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the minimum of the y axis.
+    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -282,7 +279,6 @@ def draw(
             label = shortened(name, LONGEST) if place < SLOTS else None
             style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
             axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
-        axes.set_ylim(bottom=low)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if len(shown) > 1:
@@ -349,19 +345,19 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         figure = "log_loss" if run.selected == "accuracy" else run.selected
         name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
         both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        losses = [draw("Loss", both, "step", "log loss", low=0)]
+        losses = [draw("Loss", both, "step", "log loss")]
     else:
         losses = [
-            over_steps("Training loss", "loss", "log loss", "train", low=0),
+            over_steps("Training loss", "loss", "log loss", "train"),
             over_steps("Validation loss", "log_loss", "log loss", VALIDATION),
         ]
     charts = (
         *losses,
         over_steps("Validation perplexity", "perplexity", "perplexity", VALIDATION),
         over_steps("Validation accuracy", "accuracy", "accuracy", VALIDATION, percent=True),
-        over_steps("Learning rate", "lr", "learning rate", "train", low=0),
-        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train", low=0),
-        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
+        over_steps("Learning rate", "lr", "learning rate", "train"),
+        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train"),
+        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed"),
     )
     return [chart for chart in charts if chart is not None]
 
@@ -382,8 +378,8 @@ def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart
             bins.append((name, after))
     roc, precision = ([(name, pair[which]) for name, pair in of_classes] for which in (0, 1))
     charts = (
-        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True, low=0),
-        draw("Precision and recall", precision, "recall", "precision", percent=True, low=0),
+        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True),
+        draw("Precision and recall", precision, "recall", "precision", percent=True),
         draw("Calibration", bins, "confidence", "accuracy", percent=True, diagonal=True),
     )
     return [chart for chart in charts if chart is not None]

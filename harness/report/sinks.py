@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Event sinks around a run: the linear model beside it, fitted in the background, and its report at the end."""
+"""The event sink around a run: the linear model beside it, fitted in the background, and its report at the end."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.baseline.linear import names_of, seconds
 from harness.baseline.results import FOLDER, find_results
-from harness.config import RunConfig
+from harness.config import CLASSIFIER, RunConfig
 from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
@@ -37,20 +36,9 @@ FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
-@dataclass
 class ReportSink(Sink):
-    """Writes ``report.html`` when a run has finished; an error becomes one warning."""
-
-    run: str
-
-    def close(self, ending: Ending) -> None:
-        """Write it."""
-        if ending.state == "finished":
-            write_report_quietly(self.run)
-
-
-class BaselineSink(Sink):
-    """Fits the linear model in the background, and sends its figures to console and trackers at the end of a run.
+    """Fits the linear model in the background of a run; at its end, sends the comparison to console and trackers, and
+    writes ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
@@ -63,7 +51,7 @@ class BaselineSink(Sink):
     def begin(self) -> None:
         """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
         data, run, folds = self.config.data, self.config.run, self.config.fold is not None
-        if self.config.baseline != "auto":
+        if self.config.baseline != "auto" or self.config.task != CLASSIFIER:
             return
         with suppress(OSError, UserError):
             manifest = read_data(data)
@@ -77,7 +65,7 @@ class BaselineSink(Sink):
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
     def close(self, ending: Ending) -> None:
-        """Report the comparison. An error becomes one warning, since the run has finished."""
+        """Report a run that has finished. An error becomes one warning."""
         finished = ending.state == "finished"
         if self.fit is not None:
             if finished and self.fit.running():
@@ -86,8 +74,12 @@ class BaselineSink(Sink):
                 while self.fit.running(0.1) and time.monotonic() < until and stopping.received() is None:
                     pass
             self.fit.stop(signal.SIGKILL)
-        if not finished:
-            return
+        if finished:
+            self.compare()
+            write_report_quietly(self.config.run)
+
+    def compare(self) -> None:
+        """Send the comparison with the linear model, if there is one."""
         try:
             found = beside_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:

@@ -24,7 +24,7 @@ from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare
 from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import beside_linear
-from harness.report.sinks import BaselineSink
+from harness.report.sinks import ReportSink
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.tracking.tracking import Sink
@@ -225,7 +225,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
     write_index(run / "bundle", dataset=fingerprint)
     write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
-    sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
+    sink = ReportSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.fit.returncode == -signal.SIGKILL
