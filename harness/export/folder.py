@@ -22,11 +22,10 @@ from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, same_text
-from harness.inference.scorer import SCHEME, onnx_logits, session_of
+from harness.inference.scorer import onnx_logits, session_of
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
-    EXPORT,
     INT8,
     OF_BUNDLE,
     ONNX,
@@ -42,7 +41,7 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.json_files import facts_of
-from harness.rundir.layout import BUNDLE, CONFIG, holds_run
+from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
 from harness.scores.calibration import Decision
@@ -68,21 +67,11 @@ READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
 
-def main(config: ExportConfig) -> int:
-    """Write an export folder."""
-    place, folder = bundle_directory(config.run), Path(config.output)
+def main(config: ExportConfig) -> None:
+    """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
+    place, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
     if os.path.lexists(folder):
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    if config.run.startswith(SCHEME) or (place / EXPORT).is_file():
-        raise ConfigError(f"{config.run}: is an export already; name the run that it came from")
-    write(config, place, folder, Screen(quiet=config.quiet))
-    return 0
-
-
-def write(config: ExportConfig, place: Path, folder: Path, screen: Screen) -> None:
-    """Write the bundle in ``place`` to a temporary folder, then rename it. Raises ``UserError`` and leaves no files in
-    that case.
-    """
     bundle, wanted = Bundle(place), config.onnx or config.int8
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
@@ -123,7 +112,7 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def run_of(bundle: Path) -> Path | None:
     """The run directory around a bundle, if there is one."""
-    return bundle.parent if bundle.name == BUNDLE and holds_run(bundle.parent) else None
+    return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
 def write_forms(
@@ -251,8 +240,7 @@ def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
     found["splits"] = read_training(place, info.dataset).get("splits", {})
     if (run := run_of(place)) is None:
         return found
-    found["run_config"] = read_config(run) if (run / CONFIG).is_file() else {}
-    found["environment"] = read_environment(run)
+    found |= {"run_config": read_config(run), "environment": read_environment(run)}
     measured = read_measured(run)
     if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
         found["figures"] = {**measured.figures, "split": measured.split}
@@ -312,7 +300,6 @@ def render(
         "files": files,
         "version": VERSION,
         "spec": spec,
-        "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
         "most": CLASSES,
         "measured": [
             (title_of(key, info.labels), figures[key], interval(bounds.get(key)))

@@ -49,12 +49,8 @@ LISTED = 400
 """Maximum width of a list of classes in a message."""
 GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
-WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
-    "html": (f'<meta name="generator" content="{GENERATOR}">',),
-    "json": ('"tokens": ', '"scores": ', '"baseline": '),
-    "text": ("\nfor ", "\nagainst: "),
-}
-"""Strings by which an existing file of each form is recognised."""
+WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": "\nagainst: "}
+"""What an existing file of each form is recognised by."""
 LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
@@ -183,7 +179,7 @@ class Explanation:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
-def main(config: ExplainConfig) -> int:
+def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
     form, directory = config.form, bundle_directory(config.run)
     streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
@@ -200,7 +196,7 @@ def main(config: ExplainConfig) -> int:
         if config.output is not None:
             path = Path(config.output)
             refuse_input(path, files)
-            check_replaced(path, config.overwrite, WRITTEN_BY_US[form])
+            check_replaced(path, config.overwrite, [WRITTEN_BY_US[form]])
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
@@ -214,10 +210,9 @@ def main(config: ExplainConfig) -> int:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
         Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
-    return 0
 
 
-def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Explanation]:
+def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
     """Explain each text for ``label``, or for its predicted class, on the model's device.
 
     Raises ``ConfigError`` for a class that the model does not have.
@@ -228,7 +223,7 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
     if label not in (None, *labels):
         known = shortened(", ".join(labels), LISTED)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
-    encoded = bundle.encoder(list(texts))
+    encoded = bundle.encoder(texts)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
     predicted, chances = bundle.decision.predictions(bundle.score(ids))
     classes = predicted if label is None else np.full(len(texts), labels.index(label))

@@ -132,17 +132,16 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
             yield found
 
 
-def main(config: PredictConfig) -> int:
+def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
         predict_here(config)
-        return 0
+        return
     name, settled = chosen(config)
     scorer = open_scorer(config.run, name, config.batch, **settled)
     for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
-    return 0
 
 
 def chosen(config: PredictConfig) -> tuple[str, dict[str, Any]]:

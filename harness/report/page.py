@@ -40,12 +40,12 @@ from harness.report.runs import (
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
-from harness.rundir.records import installed_version
 from harness.rundir.results import probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
+from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.labels import as_found
@@ -143,7 +143,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "head": explanation.page_head(f"{title} · padless", GENERATOR, style),
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": installed_version("padless") or "from a checkout",
+        "version": VERSION,
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
