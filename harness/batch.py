@@ -113,6 +113,12 @@ class Batch:
         """``index``, or the same computed now."""
         return PackedIndex.of(self.lengths, self.ids.device) if self.index is None else self.index
 
+    @classmethod
+    def without_labels(cls, ids: torch.Tensor, lengths: torch.Tensor, device: torch.device) -> Batch:
+        """Padded rows, longest first, from ids int32 ``[rows, time]`` and lengths int64 ``[rows]`` on the CPU."""
+        labels, rows = torch.zeros(len(lengths), dtype=torch.int64), np.arange(len(lengths))
+        return cls(send(ids, device), lengths, labels, rows, sent_lengths=send(lengths, device))
+
     def widened(self) -> torch.Tensor:
         """The ids as int32, on their device."""
         return self.ids.view(torch.uint16).to(torch.int32) if self.ids.dtype == torch.int16 else self.ids

@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.inference.config import EvaluateConfig
 from harness.ranks.stopping import leave, run_rank
 from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
-
-if TYPE_CHECKING:
-    from preprocessing.corpus.rows import Piece
 
 
 def main(argv: list[str]) -> int:
@@ -32,13 +29,13 @@ def here(config: EvaluateConfig) -> None:
     measured(config)
 
 
-def measured(config: EvaluateConfig, rows: Piece | None = None) -> dict[str, Any]:
-    """The figures of an evaluation; ``rows`` are those that ``input`` only names."""
+def measured(config: EvaluateConfig) -> dict[str, Any]:
+    """The figures of an evaluation."""
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 
     if config.input is not None:
-        return evaluate_input(config, rows)
+        return evaluate_input(config)
     if config.data is None:
         config = replace(config, data=dataset_of(config.run))
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:

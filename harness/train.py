@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from harness.config import CLASSIFIER, RunConfig
+from harness.config import RunConfig
 from harness.ranks import stopping
 from harness.ranks.devices import asked_here, cards
 from harness.ranks.stopping import leave, run_rank
@@ -30,15 +30,12 @@ def fit(resolved: Resolved, *, reports: bool = True) -> None:
     """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
     config = resolved.config
     from harness.ranks.session import open_session
-    from harness.report.sinks import BaselineSink, ReportSink
+    from harness.report.sinks import ReportSink
     from harness.tracking.tracking import Sink
     from harness.training.assembly import open_run
 
     def listeners(writer: Sink) -> tuple[Sink, ...]:
-        if not reports:
-            return ()
-        report = ReportSink(config.run)
-        return (BaselineSink(config, writer), report) if config.task == CLASSIFIER else (report,)
+        return (ReportSink(config, writer),) if reports else ()
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:

@@ -19,7 +19,7 @@ from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending, write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
-from harness.scores.figures import figures, numbers_of
+from harness.scores.figures import Scores, figures, numbers_of
 from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
@@ -93,7 +93,7 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
     ids = {number: row.ids for number, row in stored(data, split).items()}
     lengths = np.array([len(ids[row]) for row in rows.tolist()])
-    values = figures(logits, labels, lengths=lengths, unknown=lengths // 9, names=manifest.labels, decision=decision)
+    values = figures(Scores(rows, labels, logits, lengths, lengths // 9), manifest.labels, decision)
     calibrated = decision.calibrated(logits)
     said, chances = predicted_labels(calibrated), probabilities(calibrated)
     wrong = np.flatnonzero(said != labels)

@@ -22,8 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
 from harness.scores.calibration import decide
-from harness.scores.figures import figures
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
@@ -153,6 +152,13 @@ class Linear:
         result[:, self.model.classes_] = scores
         return result
 
+    def scores(self, split: Split) -> Scores:
+        """Logits and facts of a split's rows, in the order of the source."""
+        order = np.argsort(split.column("row"), kind="stable")
+        rows, labels, lengths = (split.column(name)[order] for name in ("row", "label", "length"))
+        unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
+        return Scores(rows, labels, self.logits(split)[order], lengths, unknown)
+
 
 def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """Train on the training split, and measure each split of ``names_of``.
@@ -162,18 +168,12 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    splits = [open_split(data, manifest, name).check() for name in names_of(manifest)]
-    orders = [np.argsort(split.column("row"), kind="stable") for split in splits]
-    logits = [linear.logits(split)[order] for split, order in zip(splits, orders, strict=True)]
+    measured = {name: linear.scores(open_split(data, manifest, name).check()) for name in names_of(manifest)}
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
-    decision = decide(logits[0], splits[0].column("label")[orders[0]], EvaluationConfig())  # of validation
+    decision = decide(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
     found = {}
-    for split, scores, order in zip(splits, logits, orders, strict=True):
-        rows, labels, lengths = (split.column(column)[order] for column in ("row", "label", "length"))
-        unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
-        measured = figures(scores, labels, lengths=lengths, unknown=unknown, names=manifest.labels, decision=decision)
-        chances = probabilities(decision.calibrated(scores))
-        predicted = predicted_labels(decision.calibrated(scores), decision.threshold)
-        predictions = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
-        found[split.name] = {"split": split.name, **about, **measured}, predictions
+    for name, scores in measured.items():
+        predicted, chances = decision.predictions(scores.logits)
+        predictions = {"rows": scores.rows, "labels": scores.labels, "predicted": predicted, "chances": chances}
+        found[name] = {"split": name, **about, **figures(scores, manifest.labels, decision)}, predictions
     return found

@@ -106,11 +106,6 @@ def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str
         screen.say(f"{done} ({duration(seconds)})")
 
 
-def folder_of(data: str | Path) -> Path:
-    """Folder of the results of a dataset, or of a run whose dataset is read-only."""
-    return Path(data, FOLDER)
-
-
 def read_results(folder: Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
     """Existing figures by name, for the dataset with this fingerprint; empty if it is None.
 
@@ -133,7 +128,7 @@ def find_results(
     """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
     it.
     """
-    for folder in (folder_of(data), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
+    for folder in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
         if found := read_results(folder, fingerprint, names):
             break
     return folder, found

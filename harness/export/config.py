@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``export``, and the run or bundle to export. Nothing here imports torch."""
+"""Options of ``export``. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from harness.rundir.bundle_files import bundle_directory
-from harness.rundir.layout import BUNDLE, holds_run
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import AtLeast1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +29,6 @@ class ExportConfig:
     """Language of the texts for the model card, as in en; null: the one of the text pipeline."""
     name: str | None = None
     """Name of the model in the model card; null: the name of the run's folder."""
-    batch: AtLeast1 = 64
-    """Rows computed at once."""
     quiet: bool = False
     """Print errors only."""
 
@@ -42,19 +36,3 @@ class ExportConfig:
         """Check that --data has an effect."""
         if self.data is not None and not self.int8:
             raise ConfigError("data: only --int8 is measured on a dataset; leave --data out, or add --int8")
-
-
-@dataclass(frozen=True)
-class Place:
-    """The bundle and run of a path from the command line."""
-
-    bundle: Path
-    run: Path | None
-    """The run directory around the bundle, if there is one."""
-
-    @classmethod
-    def of(cls, named: Path) -> Place:
-        """Bundle and run of a path; for a bundle inside a run, that run."""
-        bundle = bundle_directory(named)
-        around = bundle.parent if bundle.name == BUNDLE else bundle
-        return cls(bundle, around if holds_run(around) else None)

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.results import find_results
-from harness.export.config import ExportConfig, Place
+from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle, same_text
-from harness.inference.scorer import SCHEME, onnx_logits, session_of
+from harness.inference.scorer import onnx_logits, session_of
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
-    EXPORT,
     INT8,
     OF_BUNDLE,
     ONNX,
@@ -34,6 +33,7 @@ from harness.rundir.bundle_files import (
     TRAINING,
     BundleInfo,
     ExportInfo,
+    bundle_directory,
     identity,
     read_training,
     read_weights,
@@ -41,12 +41,11 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.json_files import facts_of
-from harness.rundir.layout import CONFIG
+from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
 from harness.scores.calibration import Decision
 from harness.scores.figures import FIGURES, title_of
-from harness.scores.metrics import predicted_labels, probabilities
 from harness.scores.tables import interval
 from preprocessing.base import atomic
 from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
@@ -54,7 +53,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -68,20 +67,12 @@ READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
 
-def main(config: ExportConfig) -> int:
-    """Write an export folder."""
-    place, folder = Place.of(Path(config.run)), Path(config.output)
+def main(config: ExportConfig) -> None:
+    """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
+    place, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
     if os.path.lexists(folder):
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    if config.run.startswith(SCHEME) or (place.bundle / EXPORT).is_file():
-        raise ConfigError(f"{config.run}: is an export already; name the run that it came from")
-    write(config, place, folder, Screen(quiet=config.quiet))
-    return 0
-
-
-def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> None:
-    """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
-    bundle, wanted = Bundle(place.bundle), config.onnx or config.int8
+    bundle, wanted = Bundle(place), config.onnx or config.int8
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if wanted:
@@ -97,16 +88,16 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     )
     seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
-        (temporary / info.weights).write_bytes(read_weights(place.bundle, info))
-        shutil.copyfile(place.bundle / VOCABULARY, temporary / VOCABULARY)
+        (temporary / info.weights).write_bytes(read_weights(place, info))
+        shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
-            shutil.copyfile(place.bundle / TRAINING, temporary / TRAINING)
+            shutil.copyfile(place / TRAINING, temporary / TRAINING)
         write_info(temporary, info)
-        measured = write_forms(config, bundle, seal, data, temporary, screen) if wanted else {}
+        measured = write_forms(bundle, seal, data, temporary, screen) if wanted else {}
         names = sorted(path.name for path in temporary.iterdir())
         files = {name: facts_of(temporary / name, **measured.get(name, {})) for name in names}
         write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
-        name = config.name or (place.run or place.bundle).resolve().name
+        name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
@@ -119,8 +110,13 @@ def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**start, "source": Path(public(start["source"])).name}
 
 
+def run_of(bundle: Path) -> Path | None:
+    """The run directory around a bundle, if there is one."""
+    return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
+
+
 def write_forms(
-    config: ExportConfig, bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
+    bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
 ) -> dict[str, dict[str, Any]]:
     """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
 
@@ -129,7 +125,7 @@ def write_forms(
     info, decision = bundle.info, bundle.decision
     network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
     session = session_of(network, ONNX)
-    parity = compare(bundle, session, config.batch)
+    parity = compare(bundle, session)
     (folder / ONNX).write_bytes(network)
     screen.fact(
         "onnx",
@@ -139,7 +135,7 @@ def write_forms(
     found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
     if data is not None:
         small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), data, decision, config.batch)
+        cost = cost_of((session, session_of(small, INT8)), data, decision)
         (folder / INT8).write_bytes(small)
         screen.fact(
             "int8",
@@ -151,7 +147,7 @@ def write_forms(
     return found
 
 
-def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
+def compare(bundle: Bundle, session: Any) -> dict[str, Any]:
     """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises ``DataError``
@@ -164,10 +160,9 @@ def compare(bundle: Bundle, session: Any, batch_rows: int) -> dict[str, Any]:
     worst = 0.0
     for lengths in batches:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
-        texts = [random.integers(UNK, top, size).astype(np.int32) for top, size in zip(tops, lengths, strict=True)]
-        bundle.batch_rows = rows = batch_rows if lengths is batches[0] else len(texts)
-        wanted = probabilities(bundle.decision.calibrated(bundle.score(texts)))
-        difference = float(np.abs(onnx_logits(session, texts, rows, PROBABILITIES) - wanted).max())
+        texts = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
+        _, wanted = bundle.decision.predictions(bundle.score(texts))
+        difference = float(np.abs(onnx_logits(session, texts, output=PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
@@ -200,9 +195,8 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     validation split.
     """
     place = asked or config.get("data")
-    if place is None or (asked is None and not Path(place, MANIFEST).is_file()):
-        where = f"the dataset of the run, {place}, is not there"
-        raise ConfigError(f"--int8: its cost is measured on a validation split, and {where}; name one with --data")
+    if place is None:
+        raise ConfigError("--int8: its cost is measured on a validation split; name a dataset with --data")
     manifest = read_manifest(place)
     same_text(info, manifest, place)
     if not manifest.splits.get(VALIDATION):
@@ -210,22 +204,20 @@ def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) 
     return Split(Path(place), manifest, VALIDATION).check()
 
 
-def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision, batch_rows: int) -> dict[str, Any]:
+def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision) -> dict[str, Any]:
     """Measure a network and its int8 version, in this order, on a split.
 
     Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
     """
-    texts = [
-        ids[:length].astype(np.int32) for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)
-    ]
+    texts = [ids[:length] for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)]
     labels = split.column("label")
     cost: dict[str, Any] = {"rows": len(labels), "dataset": split.manifest.fingerprint, "split": split.name}
     predicted = []
     for ending, session in zip(("", "_int8"), sessions, strict=True):
         began = time.perf_counter()
-        logits = decision.calibrated(onnx_logits(session, texts, batch_rows))
+        logits = onnx_logits(session, texts)
         cost["rows_per_s" + ending] = len(texts) / (time.perf_counter() - began)
-        predicted.append(predicted_labels(logits, decision.threshold))
+        predicted.append(decision.predictions(logits)[0])
         cost["accuracy" + ending] = float(np.mean(predicted[-1] == labels))
     return {**cost, "changed": int(np.sum(predicted[0] != predicted[1]))}
 
@@ -239,22 +231,21 @@ CLASSES, WEAKEST = 30, 3
 """Maximum number of classes in a table, and number of weakest groups of rows."""
 
 
-def records_of(place: Place, info: BundleInfo) -> dict[str, Any]:
-    """Records of a training; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with their rows,
-    classes and lengths; ``figures`` of these weights on the test split, or else on validation; and ``linear``, those of
-    the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
+def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
+    """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
+    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
+    ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
     """
     found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
-    found["splits"] = read_training(place.bundle, info.dataset).get("splits", {})
-    if place.run is None:
+    found["splits"] = read_training(place, info.dataset).get("splits", {})
+    if (run := run_of(place)) is None:
         return found
-    found["run_config"] = read_config(place.run) if (place.run / CONFIG).is_file() else {}
-    found["environment"] = read_environment(place.run)
-    measured = read_measured(place.run)
+    found |= {"run_config": read_config(run), "environment": read_environment(run)}
+    measured = read_measured(run)
     if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
         found["figures"] = {**measured.figures, "split": measured.split}
         with suppress(DataError):
-            kept = find_results(place.run, found["run_config"].get("data", ""), info.dataset)[1]
+            kept = find_results(run, found["run_config"].get("data", ""), info.dataset)[1]
             found["linear"] = kept.get(measured.split, {})
     return found
 
@@ -263,7 +254,6 @@ def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
     """The figures that the hub lists, as its ``EvalResult``."""
     from huggingface_hub import EvalResult
 
-    bounds = figures.get("intervals", {})
     return [
         EvalResult(
             task_type="text-classification",
@@ -274,7 +264,6 @@ def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
             metric_type=key,
             metric_name=key.replace("_", " "),
             metric_value=figures[key],
-            metric_args={"interval_95": list(bounds[key])} if bounds.get(key) is not None else None,
         )
         for key in HUB_METRICS
         if isinstance(figures.get(key), float)
@@ -311,7 +300,6 @@ def render(
         "files": files,
         "version": VERSION,
         "spec": spec,
-        "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
         "most": CLASSES,
         "measured": [
             (title_of(key, info.labels), figures[key], interval(bounds.get(key)))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from harness.batch import Batch, send
+from harness.batch import Batch
 from harness.config import model_from_dict, to_dict
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
@@ -118,9 +118,7 @@ class Bundle(Scorer):
         device = self.model.head.weight.device
 
         def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-            ids, own = send(torch.from_numpy(padded), device), torch.from_numpy(lengths)
-            no_labels, rows = torch.zeros(len(lengths), dtype=torch.int64), np.arange(len(lengths))
-            batch = Batch(ids, own, no_labels, rows, sent_lengths=send(own, device))
+            batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
             found: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
             return found
 

@@ -21,18 +21,18 @@ from preprocessing.corpus.records import SUFFIXES, uncompressed
 from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
-KINDS = {**SUFFIXES, ".tsv": "tsv", ".txt": "txt"}
+KINDS = {**SUFFIXES, ".txt": "txt"}
 """Ending of an input -> its format."""
-WRITTEN = ("csv", "tsv", "jsonl", "parquet")
-"""Formats of predictions."""
-InputFormat = Literal["auto", "csv", "tsv", "jsonl", "parquet", "xlsx", "txt"]
+WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
+"""Ending of a file of predictions -> its format."""
+InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
 Form = Literal["text", "json", "html"]
 PredictionPrecision = Literal["auto", "fp32", "bf16"]
 ENDINGS: dict[str, Form] = {
     **dict.fromkeys((".html", ".htm"), "html"),
     **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
-    ".txt": "text",
 }
+"""Ending of a file of explanations -> its format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class LabelConfig(ScoringConfig):
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.isfile(word) or ("/" in word and os.path.isdir(word)):
+    if word == STDIN or os.path.exists(word):
         return True
     return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in KINDS)
 
@@ -139,7 +139,7 @@ def beside(inputs: Sequence[str]) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
     name = Path(inputs[0]).name
     ending, stem = Path(uncompressed(name)).suffix, re.split(r"\W*[.*?[]", name)[0]
-    return f"{stem}-predicted{ending if KINDS.get(ending) in WRITTEN else '.csv'}".lstrip("-")
+    return f"{stem}-predicted{ending if ending in WRITTEN else '.csv'}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,15 +219,12 @@ class PredictConfig(ReadingConfig):
     """Print one JSON object per text instead of a readable line."""
 
     def __post_init__(self) -> None:
-        """Check ranges and that input and output come together."""
-        if self.output is not None and self.input is None and all(map(os.path.exists, self.texts)):
-            vars(self).update(input=self.texts, texts=[])  # a folder's name may look like a text
+        """Check ranges; name the output of an input. Texts, and lines of standard input, are answered here."""
         super().__post_init__()
-        if self.output is None and self.inputs == [STDIN] and self.format not in ("auto", "txt"):
-            raise ConfigError(f"format: rows of {self.format} on standard input need an --output for their predictions")
         if self.texts and self.output is not None:
             raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
-        if self.inputs and self.inputs != [STDIN] and self.output is None:
+        are_lines = self.inputs == [STDIN] and self.format in ("auto", "txt")
+        if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=beside(self.inputs))
         self.workers()
 
@@ -267,12 +264,5 @@ class ExplainConfig(ReadingConfig):
 
     @property
     def form(self) -> Form:
-        """The output format. Raises ``ConfigError`` for an unknown file ending."""
-        if self.format != "auto":
-            return self.format
-        if self.output is None:
-            return "text"
-        form = ENDINGS.get(Path(self.output).suffix.lower())
-        if form is None:
-            raise ConfigError(f"--output {self.output}: unknown ending; use .html, .jsonl or .txt, or set --format")
-        return form
+        """The output format; text for a file of another ending."""
+        return ENDINGS.get(Path(self.output or "").suffix.lower(), "text") if self.format == "auto" else self.format

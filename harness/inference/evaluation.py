@@ -27,25 +27,25 @@ from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
-from harness.inference.scoring import Scores, score_split, weights_and_dataset
+from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import Reading, bundle_directory, read_training, reading_of, write_info
+from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.calibration import Decision, decide
-from harness.scores.figures import figures
+from harness.scores.figures import Scores, figures
 from harness.scores.intervals import above_chance, intervals
-from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
+from harness.scores.metrics import classification_metrics, probabilities
 from harness.scores.tables import describe_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, counted, public, shortened, tell
-from preprocessing.config import SplitConfig
+from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
@@ -125,7 +125,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    mistakes = list(worst_mistakes(scores.rows, scores.labels, scores.logits, bundle).values())
+    mistakes = worst_mistakes(scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
@@ -136,20 +136,13 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels, logits and lengths."""
-    found = figures(
-        scores.logits,
-        scores.labels,
-        lengths=scores.lengths,
-        unknown=scores.unknown,
-        names=bundle.labels,
-        decision=bundle.decision,
-    )
-    return {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step, **found}
+    about = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
+    return about | figures(scores, bundle.labels, bundle.decision)
 
 
 def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
-    logits = bundle.decision.calibrated(scores.logits)
+    predicted, chances = bundle.decision.predictions(scores.logits)
     write_predictions(
         directory,
         values["split"],
@@ -157,8 +150,8 @@ def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[
         bundle.label_type,
         rows=scores.rows,
         labels=scores.labels,
-        predicted=predicted_labels(logits, bundle.decision.threshold),
-        chances=probabilities(logits),
+        predicted=predicted,
+        chances=chances,
     )
     write_figures(directory, values["split"], values)
 
@@ -167,7 +160,7 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     """The share of rows of a split that keep their label in bf16, of 1,000 rows at most, in half a minute at most. It
     is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
     """
-    device, decision, until = bundle.model.head.weight.device.type, bundle.decision, time.monotonic() + COMPARED_S
+    device, until = bundle.model.head.weight.device.type, time.monotonic() + COMPARED_S
     able = device == "cpu" or "bf16" in runnable(device)
     if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
         return 0.0
@@ -177,7 +170,7 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     for some in (texts[start::batches] for start in range(batches)):  # short and long ones
         labels = []
         for bundle.dtype in (torch.float32, torch.bfloat16):
-            labels.append(predicted_labels(decision.calibrated(bundle.score(some)), decision.threshold))
+            labels.append(bundle.decision.predictions(bundle.score(some))[0])
         same += (labels[0] == labels[1]).tolist()
         if time.monotonic() > until:
             break
@@ -186,43 +179,39 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     return share
 
 
-def worst_mistakes(
-    rows: np.ndarray, labels: np.ndarray, logits: np.ndarray, bundle: Bundle
-) -> dict[int, dict[str, Any]]:
-    """Position of the most confident wrong predictions, the highest probability first -> row number, label, predicted
-    label and its probability.
+def worst_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
+    """The most confident wrong predictions, the highest probability first: row number, label, predicted label and its
+    probability.
     """
-    calibrated = bundle.decision.calibrated(logits)
-    predicted = predicted_labels(calibrated, bundle.decision.threshold)
-    said = probabilities(calibrated)[np.arange(len(labels)), predicted]
-    wrong = np.flatnonzero(predicted != labels)
+    predicted, chances = bundle.decision.predictions(scores.logits)
+    said = chances[np.arange(len(predicted)), predicted]
+    wrong = np.flatnonzero(predicted != scores.labels)
     worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
     names = bundle.labels
-    return {
-        int(at): {
-            "row": int(rows[at]),
-            "label": names[labels[at]],
+    return [
+        {
+            "row": int(scores.rows[at]),
+            "label": names[scores.labels[at]],
             "predicted": names[predicted[at]],
             "probability": float(said[at]),
         }
         for at in worst
-    }
+    ]
 
 
 def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
-    """Token ids, int64 ``[length]``, of each of the rows with these numbers in the source."""
+    """Token ids ``[length]`` of each of the rows with these numbers in the source."""
     found = {}
     for block in split.blocks:
         for place in np.flatnonzero(np.isin(block.row, rows)):
-            found[int(block.row[place])] = block.ids[place, : block.length[place]].astype(np.int64)
+            found[int(block.row[place])] = block.ids[place, : block.length[place]]
     return [found[row] for row in rows]
 
 
-def evaluate_input(config: EvaluateConfig, given: Piece | None) -> dict[str, Any]:
+def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     """Score the input, write figures and predictions, print and return the figures.
 
-    ``given`` has the rows that ``config.input`` only names, if they are in no file. Raises ``ConfigError``,
-    ``DataError`` or ``StorageError``.
+    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
     directory = bundle_directory(config.run)
@@ -231,11 +220,10 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None) -> dict[str, Any
     training = read_training(directory, bundle.info.dataset)
     known: Mapping[str, Any] = training.get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    pieces = iter([given]) if given else pieces_of(config.input, reading_of(config.source, known), config.quiet)
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
     left_out = missing = 0
-    for piece in pieces:
+    for piece in pieces_of(config.input, config.source, known, config.quiet):
         left_out += piece.neutral + piece.filtered + piece.without_label
         missing += int(piece.missing.sum())
         if not len(piece.row):
@@ -244,9 +232,10 @@ def evaluate_input(config: EvaluateConfig, given: Piece | None) -> dict[str, Any
         encoded = bundle.encoder(piece.texts)
         logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
         unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        hashes = row_hashes(encoded.ids, encoded.offsets)
-        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
-        for at, mistake in worst_mistakes(piece.row, labels, logits, bundle).items():
+        scored = (piece.row, labels, logits, np.diff(encoded.offsets), unknown)
+        columns.append((*scored, row_hashes(encoded.ids, encoded.offsets)))
+        for mistake in worst_mistakes(Scores(*scored), bundle):
+            at = int(np.searchsorted(piece.row, mistake["row"]))
             mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
@@ -299,14 +288,15 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def pieces_of(address: str, reading: Reading, quiet: bool) -> Iterator[Piece]:
-    """The parts of an input, with progress unless ``quiet``. Raises ``DataError`` that names file and row, or the
-    columns that exist.
+def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet: bool) -> Iterator[Piece]:
+    """The parts of an input, read by the ``given`` options and those ``known`` of the training corpus, with progress
+    unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
+    source, dialect = reading_of(given, known)
     if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check --input")
-    files = sources.files(replace(reading.source, path=[address]), SplitConfig(column=None))
-    found = resolved([replace(file, known=reading.dialect) for file in files])
+    files = sources.files(replace(source, path=[address]), SplitConfig(column=None))
+    found = resolved([replace(file, known=dialect) for file in files])
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:

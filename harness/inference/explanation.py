@@ -15,7 +15,7 @@ import itertools
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -25,18 +25,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
-from harness.inference.rows import find, lines_of_stdin, reading_by, refuse_input, texts_in
-from harness.rundir.bundle_files import bundle_directory, read_classifier
-from harness.scores.metrics import predicted_labels, probabilities
+from harness.inference.rows import find, lines_of_stdin, refuse_input, texts_in
+from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen, bare, counted, plain_line, printable, public, shortened
 from preprocessing.corpus.sources import File
 from preprocessing.text.cleaning import encode
-from preprocessing.text.encoder import Span, kept_at_head, spans_of
-from preprocessing.text.spec import TextSpec
-from preprocessing.text.tokenizer import Tokens
+from preprocessing.text.encoder import Encoder, Span, kept_at_head, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:
@@ -50,12 +47,8 @@ LISTED = 400
 """Maximum width of a list of classes in a message."""
 GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
-WRITTEN_BY_US: dict[Form, tuple[str, ...]] = {
-    "html": (f'<meta name="generator" content="{GENERATOR}">',),
-    "json": ('"tokens": ', '"scores": ', '"baseline": '),
-    "text": ("\nfor ", "\nagainst: "),
-}
-"""Strings by which an existing file of each form is recognised."""
+WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": "\nagainst: "}
+"""What an existing file of each form is recognised by."""
 LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
@@ -184,7 +177,7 @@ class Explanation:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
 
 
-def main(config: ExplainConfig) -> int:
+def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
     form, directory = config.form, bundle_directory(config.run)
     streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
@@ -193,15 +186,15 @@ def main(config: ExplainConfig) -> int:
         files: list[File] = []
         chunks = lines_of_stdin() if streams else iter([config.texts])
         if config.inputs and not streams:
-            work, reading = stack.enter_context(temporary_folder()), reading_by(config.given, directory, info)
-            files = find(config.inputs, config.input_format, config.given, reading, work)
+            work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
+            files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
             texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
             chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
             refuse_input(path, files)
-            check_replaced(path, config.overwrite, WRITTEN_BY_US[form])
+            check_replaced(path, config.overwrite, [WRITTEN_BY_US[form]])
             stack.enter_context(storing(path, otherwise="name another --output"))
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
@@ -215,24 +208,22 @@ def main(config: ExplainConfig) -> int:
             raise DataError(f"{', '.join(config.inputs)}: holds no rows")
     if config.output is not None:
         Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
-    return 0
 
 
-def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Explanation]:
+def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
     """Explain each text for ``label``, or for its predicted class, on the model's device.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
     from harness.model.attribution import attributions
 
-    labels, calibrated = bundle.labels, bundle.decision.calibrated
+    labels, temperature = bundle.labels, bundle.decision.temperature
     if label not in (None, *labels):
         known = shortened(", ".join(labels), LISTED)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {known}")
-    encoded = bundle.encoder(list(texts))
-    ids = [part.astype(np.int64) for part in np.split(encoded.ids, encoded.offsets[1:-1])]
-    logits = calibrated(bundle.score(ids))
-    predicted, chances = predicted_labels(logits, bundle.decision.threshold), probabilities(logits)
+    encoded = bundle.encoder(texts)
+    ids = np.split(encoded.ids, encoded.offsets[1:-1])
+    predicted, chances = bundle.decision.predictions(bundle.score(ids))
     classes = predicted if label is None else np.full(len(texts), labels.index(label))
     result = []
     for row, (text, found) in enumerate(zip(texts, attributions(bundle.model, ids, classes.tolist()), strict=True)):
@@ -243,11 +234,11 @@ def explain(bundle: Bundle, texts: Sequence[str], label: str | None) -> list[Exp
             predicted=labels[predicted[row]],
             probability=float(chances[row, classes[row]]),
             tokens=tuple(tokens),
-            spans=tuple(places(text, tokens, bundle.encoder.tokenizer, bundle.encoder.pipeline.spec)),
+            spans=tuple(places(text, tokens, bundle.encoder)),
             num_tokens=int(encoded.num_tokens[row]),
-            scores=tuple(calibrated(found.scores).tolist()),
-            logit=float(calibrated(np.array(found.logit))),
-            baseline=float(calibrated(np.array(found.baseline))),
+            scores=tuple((found.scores / temperature).tolist()),
+            logit=found.logit / temperature,
+            baseline=found.baseline / temperature,
         )
         result.append(one)
     return result
@@ -317,13 +308,14 @@ def unix_lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def places(text: str, tokens: Sequence[str], words: Callable[[list[str]], Tokens], spec: TextSpec) -> list[Span | None]:
-    """The position in a text of each of the ``tokens`` that a model has read of it; ``words`` is its tokenizer.
+def places(text: str, tokens: Sequence[str], encoder: Encoder) -> list[Span | None]:
+    """The position in a text of each of the ``tokens`` that a model has read of it by its ``encoder``.
 
     Unknown tokens are ``<unk>``.
     """
+    spec = encoder.pipeline.spec
     at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    return spans_of(text, tokens[:at_head], tokens[at_head:], lambda some: words(some).to_lists(), spec)
+    return spans_of(text, tokens[:at_head], tokens[at_head:], lambda some: encoder.tokenizer(some).to_lists(), spec)
 
 
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:

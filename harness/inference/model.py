@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, open_scorer
-from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shortened
@@ -57,7 +56,7 @@ class Model:
 
     def predict(self, texts: Texts) -> np.ndarray:
         """The class of each text, a value of ``classes_``."""
-        return self.classes_[predicted_labels(self._calibrated(texts), self._scorer.decision.threshold)]
+        return self.classes_[self._scorer.decision.predictions(self._logits(texts))[0]]
 
     def predict_frame(self, texts: Texts) -> pd.DataFrame:
         """A row for each text: ``predicted``, its class, and ``probability_LABEL`` for each class.
@@ -68,11 +67,11 @@ class Model:
         import pandas as pd
 
         index = texts.index if isinstance(texts, pd.Series) else None
-        return pd.DataFrame(self._scorer.columns(self._calibrated(texts)), index=index)
+        return pd.DataFrame(self._scorer.columns(self._logits(texts)), index=index)
 
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
-        return probabilities(self._calibrated(texts))
+        return self._scorer.decision.predictions(self._logits(texts))[1]
 
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
@@ -88,11 +87,11 @@ class Model:
 
         return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
 
-    def _calibrated(self, texts: Texts) -> np.ndarray:
-        """Calibrated logits, shaped like the scorer's, computed in chunks."""
+    def _logits(self, texts: Texts) -> np.ndarray:
+        """The scorer's logits, computed in chunks."""
         parts = [self._scorer.score(self._scorer.encode(some)) for some in chunks(texts)]
         outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
-        return self._scorer.decision.calibrated(np.concatenate([np.empty((0, *outputs)), *parts]))
+        return np.concatenate([np.empty((0, *outputs)), *parts])
 
     def __getstate__(self) -> dict[str, Any]:
         """With the bytes of its files, so that a copy needs no directory."""

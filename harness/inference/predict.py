@@ -29,18 +29,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import KINDS, WRITTEN, PredictConfig
+from harness.inference.config import WRITTEN, PredictConfig
 from harness.inference.rows import (
     Layout,
     columns_of,
     find,
     lines_of_stdin,
-    reading_by,
     refuse_input,
     texts_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.rundir.bundle_files import bundle_directory, identity, read_classifier, read_training
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
@@ -68,7 +67,6 @@ OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
 GROUP_ROWS = 1 << 16
 """Maximum rows of a Parquet row group."""
-COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -104,9 +102,7 @@ class ScoredPart(engine.Part[Made]):
         """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
         scorer: Scorer = engine.kept(self.key, self.opened)
         part, layout = self.part, self.layout
-        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
-            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
-        count = unread = 0
+        unread = 0
         held: list[pa.Table] = []
         with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
             for rows, encoded in encoded_ahead(part, layout, scorer):
@@ -115,13 +111,12 @@ class ScoredPart(engine.Part[Made]):
                     held.append(layout.table(part, rows, added))
                 else:
                     file.write(layout.lines(part, rows, added))
-                count += len(encoded)
                 unread += int((unknown_shares(encoded) == 1).sum())
             if layout.kind == "parquet":
-                pq.write_table(pa.concat_tables(held), file, row_group_size=GROUP_ROWS)
-        if count != part.cut.rows:
-            raise DataError(f"{part.file.name}: {count:,} rows where there were {part.cut.rows:,}: it changed")
-        return Made(count, unread), {self.path.name: atomic.sha256_file(self.path)}
+                pq.write_table(pa.concat_tables(held), file)
+        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
+            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
+        return Made(part.cut.rows, unread), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
@@ -137,17 +132,16 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
             yield found
 
 
-def main(config: PredictConfig) -> int:
+def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
         predict_here(config)
-        return 0
+        return
     name, settled = chosen(config)
     scorer = open_scorer(config.run, name, config.batch, **settled)
     for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
-    return 0
 
 
 def chosen(config: PredictConfig) -> tuple[str, dict[str, Any]]:
@@ -227,7 +221,7 @@ def target_of(config: PredictConfig) -> Path:
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
-    if KINDS.get(target.suffix.lower()) not in WRITTEN:
+    if target.suffix.lower() not in WRITTEN:
         raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
     return target
 
@@ -267,23 +261,24 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
 
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
-    directory, kind = bundle_directory(config.run), KINDS[target.suffix.lower()]
+    directory, kind = bundle_directory(config.run), WRITTEN[target.suffix.lower()]
     name, settled = chosen(config)
     info = read_classifier(directory)
     if config.overwrite:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):
                 atomic.remove(path)
-    reading = reading_by(config.given, directory, info)
-    files = find(config.inputs, config.format, config.given, reading, work, config.part_mb)
+    known = read_training(directory, info.dataset).get("source", {})
+    source = replace(config.given, part_mb=config.part_mb)
+    files = find(config.inputs, config.format, source, known, work)
     refuse_input(target, files)
     plans = [sources.scan(file, work) for file in files]
     basis: dict[str, Any] = {
-        "weights": [info.weights_sha256, info.text_hash, info.label_type, *info.labels, info.temperature],
-        "threshold": info.threshold,
+        "version": VERSION,
+        "weights": identity(info),
         "input": [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans],
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "part_mb", "batch")},
-        **{"output": kind, "engine": name, **settled, **asdict(reading)},
+        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "batch")},
+        **{"output": kind, "engine": name, **settled, "source": asdict(source)},
     }
     check_begun(config, target, work, basis)
     every = [part for plan in plans for part in plan.parts]
@@ -292,7 +287,7 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
     layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
     atomic.write_json(work / BEGUN, basis)
-    key = hashlib.sha256(atomic.canonical_json([VERSION, basis])).hexdigest()
+    key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
     how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
     opened = partial(open_scorer, config.run, name, config.batch, **how)
     return [
@@ -311,7 +306,7 @@ def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str
         words = (config.prefix + name for name in ("predicted", probability_column("")))
         check_replaced(target, config.overwrite, words)
     elif before != basis:
-        other = next((name for name, value in basis.items() if before.get(name) != value), "version")
+        other = next((name for name, value in basis.items() if before.get(name) != value), "settings")
         raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")
 
 
@@ -333,7 +328,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:
         if (here := typed_columns(part)) != (there := typed_columns(first)):
-            what = f"its columns ({', '.join(here)}) are not those of {first.file.name} ({', '.join(there)})"
+            what = f"its columns ({here}) are not those of {first.file.name} ({there})"
             raise DataError(f"{part.file.name}: {what}; predict them in two commands")
         if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
             raise DataError(
@@ -346,12 +341,13 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     return replace(layout, top=top_of(first)) if keeps_bytes else layout
 
 
-def typed_columns(part: Part) -> list[str]:
-    """The columns that all files must have: with types for Parquet, none for JSON lines and texts."""
-    if part.file.format != "parquet":
-        return list(part.columns)
-    _, schema = parquet.footer_of(part.data, part.file.name)
-    return [f"{field.name} {field.type}" for field in schema]
+def typed_columns(part: Part) -> str:
+    """The format and the columns that all files must have: with types for Parquet, none for JSON lines and texts."""
+    columns = list(part.columns)
+    if part.file.format == "parquet":
+        _, schema = parquet.footer_of(part.data, part.file.name)
+        columns = [f"{field.name} {field.type}" for field in schema]
+    return f"{part.file.format}: {', '.join(columns)}"
 
 
 def top_of(part: Part) -> bytes:
@@ -389,12 +385,11 @@ def join(parts: Sequence[ScoredPart], target: Path) -> None:
     if parts[0].layout.kind == "parquet":
         with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
             for part in parts:
-                with pq.ParquetFile(part.path) as groups:
-                    for group in range(groups.num_row_groups):
-                        writer.write_table(groups.read_row_group(group))
+                with pq.ParquetFile(part.path) as file:
+                    writer.write_table(file.read(), GROUP_ROWS)
         return
     with open(target, "wb") as file:
         file.write(parts[0].layout.header(parts[0].part))
         for part in parts:
             with open(part.path, "rb") as lines:
-                shutil.copyfileobj(lines, file, COPY_BYTES)
+                shutil.copyfileobj(lines, file)

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ import pyarrow as pa
 from pyarrow import fs
 
 from harness.inference.config import KINDS, STDIN
-from harness.rundir.bundle_files import BundleInfo, Reading, read_training, reading_of
+from harness.rundir.bundle_files import reading_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import public, tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, uncompressed
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, format_of, uncompressed
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
@@ -43,58 +43,45 @@ Cells = dict[str, list[Any]]
 """Name -> values of the new columns."""
 
 
-def reading_by(source: SourceConfig, bundle: Path, info: BundleInfo) -> Reading:
-    """How to read files: by ``source``, and where it is unset, like the training corpus of a bundle."""
-    return reading_of(source, read_training(bundle, info.dataset).get("source", {}))
-
-
-def find(
-    names: Sequence[str], kind: str, source: SourceConfig, reading: Reading, work: Path, part_mb: float = 8.0
-) -> list[File]:
+def find(names: Sequence[str], kind: str, source: SourceConfig, known: Mapping[str, Any], work: Path) -> list[File]:
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
-    ``kind`` is ``auto`` or one of ``KINDS``, ``source`` the user's part of ``reading``. Raises ``DataError`` for a
-    missing or unreadable file, ``ConfigError`` for a file of unknown kind, or files of several kinds.
+    ``kind`` is ``auto`` or one of ``KINDS``. Files are read by ``source``, and where it is unset, like the training
+    corpus, whose ``known`` options are in the bundle. Raises ``DataError`` for a missing or unreadable file,
+    ``ConfigError`` for a file of unknown kind.
     """
-    found = [one for name in names for one in named(name, kind, work)]
-    kinds = {its_kind: name for its_kind, _, name in reversed(found)}
-    if len(kinds) > 1:
-        (first, name), (second, other) = list(kinds.items())[:2]
-        raise ConfigError(
-            f"--input: {name} is {first} and {other} is {second}; predict one kind at a time, or set --format"
-        )
-    text = source.text_column
-    columns = [text] if text != AUTO else [one for one in (reading.source.text_column, TEXT) if one != AUTO]
-    reading = replace(reading, source=replace(reading.source, part_mb=part_mb, text_column=columns[-1]))
-    return [opened(*one, reading, columns) for one in found]
+    given = source.text_column
+    source, dialect = reading_of(source, known)
+    columns = [given] if given != AUTO else [one for one in (source.text_column, TEXT) if one != AUTO]
+    source, splits = replace(source, text_column=columns[-1]), SplitConfig(column=None)
+    files = [
+        File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, known=dialect)
+        for each in names
+        for form, address, name in named(each, kind, source, work)
+    ]
+    return [opened(file, columns) for file in files]
 
 
-def opened(kind: str, address: str, name: str, reading: Reading, columns: Sequence[str | list[str]]) -> File:
-    """Open one file, whose texts are in the first of ``columns`` (each one or several) that it has; print its format if
-    it was detected. Raises ``DataError``.
+def opened(file: File, columns: Sequence[str | list[str]]) -> File:
+    """A file whose texts are in the first of ``columns`` (each one or several) that it has; print its format if it was
+    detected. Raises ``DataError``.
     """
-    source, known = reading.source, reading.dialect
-    if kind == "tsv" and source.delimiter is None and known is None:
-        known = Dialect("\t", source.quote, source.escape)
-    form = "csv" if kind == "tsv" else kind
-    splits = SplitConfig(column=None)
-    file = File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, known=known)
-    if kind == "folder":
+    if file.format == "folder":
         return file
-    seen = tables.sample(replace(file, source=replace(source, columns=[])))
-    if form == "csv" and len(seen.columns) == len(source.columns) and set(seen.columns) != set(source.columns):
+    seen, names = tables.sample(replace(file, source=replace(file.source, columns=[]))), file.source.columns
+    if file.format == "csv" and len(seen.columns) == len(names) and set(seen.columns) != set(names):
         seen = tables.sample(file)  # a file without header
     if seen.file.form and seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     sources = [replace(seen.file.source, text_column=its) for its in columns]
     chosen = next((one for one in sources if all(map(seen.has, one.text_columns))), None)
-    if chosen is None and (seen.columns or form != "jsonl"):  # a file without rows is refused later
+    if chosen is None and (seen.columns or file.format != "jsonl"):  # a file without rows is refused later
         lacks = next(name for name in sources[0].text_columns if not seen.has(name))
         raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
     return replace(seen.file, source=chosen or sources[-1], form=None)
 
 
-def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
+def named(given: str, kind: str, source: SourceConfig, work: Path) -> Iterator[tuple[str, str, str]]:
     """Kind, address and name of each file of one given name; see ``find``."""
     if given == STDIN:
         copy = work / "input"  # so that it can be read twice
@@ -108,11 +95,9 @@ def named(given: str, kind: str, work: Path) -> Iterator[tuple[str, str, str]]:
             raise DataError(f"{name}: no such file; check --input")
         if what == fs.FileType.Directory:
             yield from ((its_kind, one, one) for its_kind, one in files_of_folder(name))
-        elif found := KINDS.get(Path(uncompressed(name)).suffix) if kind == "auto" else kind:
-            yield found, name, name
         else:
-            mend = "use .csv, .tsv, .jsonl, .parquet, .xlsx or .txt, or set --format"
-            raise ConfigError(f"--input {name}: unknown ending; {mend}")
+            by_name = KINDS.get(Path(uncompressed(name)).suffix)
+            yield (by_name or format_of(name, source)) if kind == "auto" else kind, name, name
 
 
 def files_of_folder(name: str) -> list[tuple[str, str]]:
@@ -163,8 +148,7 @@ def texts_of(rows: Rows, missing: bool) -> list[str]:
     if not missing and part.file.format != "txt" and not all(texts):
         empty = next(at for at, text in enumerate(texts) if not text)
         columns = listed(part.file.source.text_columns)
-        what = "holds no text; remove it" if part.texts else f"column {columns} holds no text; fill or remove the row"
-        raise rows.fail(empty, f"{what}, or set --missing keep")
+        raise rows.fail(empty, f"column {columns} holds no text; fill or remove the row, or set --missing keep")
     return [text or "" for text in texts]
 
 
@@ -274,13 +258,13 @@ def values_of(rows: Rows) -> pa.Table:
 def field_of(value: Any) -> Any:
     """A value for a CSV field: JSON unless it is a text, number or date."""
     if isinstance(value, list | dict | bool):
-        return as_json(value, ensure_ascii=True)
+        return as_json(value)
     return plain_text(value) if isinstance(value, bytes) else value
 
 
-def as_json(value: Any, ensure_ascii: bool = False) -> str:
+def as_json(value: Any) -> str:
     """A value as JSON; dates, times, decimals and bytes become strings."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, default=plain_text)
+    return json.dumps(value, ensure_ascii=False, default=plain_text)
 
 
 def finite(value: Any) -> Any:

@@ -36,7 +36,6 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
-from harness.scores.metrics import predicted_labels, probabilities
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.processes import available_cores
@@ -57,6 +56,8 @@ ENGINES = {
 SCHEME = "hf://"
 FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
 """The files of an export: only these are downloaded from a repository."""
+BATCH_ROWS = 128
+"""Maximum rows of a batch, unless given."""
 PADDED_TOKENS = 8192
 """Maximum tokens of a batch on a CPU, padding included, so that the gates of a layer fit into the cache."""
 ERRORS_ONLY = 3
@@ -69,7 +70,7 @@ class Scorer(ABC):
     def __init__(
         self,
         directory: Path,
-        batch_rows: int = 128,
+        batch_rows: int = BATCH_ROWS,
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
@@ -120,13 +121,12 @@ class Scorer(ABC):
 
     def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
         """Columns ``predicted`` and ``probability_LABEL``, by the bundle's temperature and threshold."""
-        columns = self.columns(self.decision.calibrated(self.score(encoded)))
+        columns = self.columns(self.score(encoded))
         return {name: column.tolist() for name, column in columns.items()}
 
-    def columns(self, calibrated: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of ``predict`` as arrays, from logits after calibration."""
-        found = predicted_labels(calibrated, self.decision.threshold), probabilities(calibrated)
-        return prediction_columns(*found, self.labels, self.label_type)
+    def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of ``predict`` as arrays, from the result of ``score``."""
+        return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
 
 
 class OnnxScorer(Scorer):
@@ -182,7 +182,9 @@ def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
         raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
 
 
-def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, output: str = LOGITS) -> np.ndarray:
+def onnx_logits(
+    session: Any, texts: Sequence[np.ndarray], batch_rows: int = BATCH_ROWS, output: str = LOGITS
+) -> np.ndarray:
     """Like ``Scorer.score``, from a session; or another ``output`` of its graph."""
 
     def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -192,7 +194,7 @@ def onnx_logits(session: Any, texts: Sequence[np.ndarray], batch_rows: int, outp
     return in_batches(texts, batch_rows, read)
 
 
-def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = 128, **how: Any) -> Scorer:
+def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **how: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
     ``how``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
@@ -222,24 +224,21 @@ def engine_of(directory: Path, engine: str) -> str:
         return "torch"
     if engine == "torch":
         raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
-    for form, name in (("onnx", ONNX), ("onnx-int8", INT8)):
-        if (directory / name).is_file():
-            return form
-    without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-    raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
+    if not (directory / ONNX).is_file():
+        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
+        raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
+    return "onnx"
 
 
 def local(place: str | Path) -> Path:
     """A local folder: ``place`` itself, or the copy of a hub repository, downloaded if necessary.
 
-    Raises ``ConfigError`` for a wrong address, ``DataError`` if the download fails.
+    Raises ``DataError`` if the download fails.
     """
     text = str(place)
     if not text.startswith(SCHEME):
         return Path(place)
     repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
-    if repository.count("/") != 1:
-        raise ConfigError(f"{text}: a model of the hub is named hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
     needed("huggingface_hub", text, "hub")
     import huggingface_hub.utils
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
+from harness.scores.figures import Scores
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
@@ -37,31 +37,9 @@ from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""
-DIRECTIONS = ("forward", "backward")
 MEASURED_TOKENS = 1 << 17
 """Of a split with more tokens, a language model is measured on every second, third, … state, so that about so many are
 left: the exact softmax of all takes longer than an epoch on a CPU, and these give the log loss to 0.01 nats."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Logits and labels of every row of a split, in the order of the source; the same on every rank."""
-
-    rows: np.ndarray
-    """int64 ``[rows]``: row numbers in the source, ascending."""
-    labels: np.ndarray
-    """int64 ``[rows]``."""
-    logits: np.ndarray
-    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
-    lengths: np.ndarray
-    """int64 ``[rows]``: tokens of each row."""
-    unknown: np.ndarray
-    """int64 ``[rows]``: unknown tokens of each row."""
-
-
-def perplexity_of(log_loss: float) -> float:
-    """exp of a log loss; infinite on overflow."""
-    return math.exp(log_loss) if log_loss < 700 else math.inf
 
 
 def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[Bundle, Manifest]:
@@ -144,10 +122,8 @@ def measure(
     assert whole, "a token was predicted twice, or not at all"
     each = [float(loss / count) if count else 0.0 for loss, count in zip(losses, counts, strict=True)]
     log_loss = sum(each) / len(each)
-    predicted = predictions // every
-    found = {"rows": len(split), "targets": predicted, "log_loss": log_loss, "perplexity": perplexity_of(log_loss)}
-    apart = zip(DIRECTIONS, each, strict=True) if len(each) > 1 else ()
-    return found | {f"perplexity_{name}": perplexity_of(loss) for name, loss in apart}
+    perplexity = math.exp(log_loss) if log_loss < 700 else math.inf
+    return {"rows": len(split), "targets": predictions // every, "log_loss": log_loss, "perplexity": perplexity}
 
 
 def loader_over(

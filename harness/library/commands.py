@@ -36,7 +36,6 @@ from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.rows import Piece
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.job import pipeline
@@ -179,15 +178,6 @@ def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], lis
     return every, names
 
 
-def labelled(texts: Any, labels: Iterable[Any]) -> Piece:
-    """Texts and their labels as rows, numbered from 0. Raises ``DataError``."""
-    every, names = paired(texts, labels, "labels")
-    classes, label = np.unique(np.array(names, str), return_inverse=True)
-    row, none = np.arange(len(names)), np.zeros(len(names), np.int8)
-    of_rows = {"texts": pa.array(every, pa.large_string()), "label": label, "row": row, "split": none, "missing": none}
-    return Piece(**of_rows, classes=classes.tolist(), label_type=None, known=[], neutral=0, filtered=0)
-
-
 class Report(PosixPath):
     """The path of a report; a notebook shows the page."""
 
@@ -248,13 +238,15 @@ class Run:
         from harness.ranks.session import leaving_nothing
 
         with _training, leaving_nothing(), temporary_folder() as folder:
-            piece = None if labels is None else labelled(rows, labels)
-            if hasattr(rows, "__arrow_c_stream__") and piece is None:
+            named: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
+            if labels is not None:
+                texts, names = paired(rows, labels, "labels")
+                rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
+                named |= {"source.text_column": "text", "source.label_column": "label"}
+            if hasattr(rows, "__arrow_c_stream__"):
                 pq.write_table(pipeline.arrow_of(rows), folder / "frame.parquet")
                 rows = folder / "frame.parquet"
-            named = {"run": self.directory, "output": folder, "quiet": True}
-            named["input"] = rows if piece is None else "texts"
-            return measured(cli.parse(EvaluateConfig, words_of(named, keys), prog="Run.evaluate"), piece)
+            return measured(cli.parse(EvaluateConfig, words_of(named | {"input": rows}, keys), prog="Run.evaluate"))
 
     def __repr__(self) -> str:
         accuracy = self.figures.get("accuracy")

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.batch import Batch, send
+from harness.batch import Batch
 from harness.model.classifier import Classifier
 from harness.model.registry import SHARED_UP_TO
 from harness.model.wide import END, WidePart
@@ -148,9 +148,7 @@ def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
     """Ids as a padded batch without labels; ``texts`` are sorted longest first."""
     ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
-    lengths = torch.tensor([len(text) for text in texts])
-    labels = torch.zeros(len(texts), dtype=torch.int64)
-    return Batch(send(ids, device), lengths, labels, np.arange(len(texts)))
+    return Batch.without_labels(ids, torch.tensor([len(text) for text in texts]), device)
 
 
 def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:

@@ -9,8 +9,7 @@ in ``padless explain``; text that the model did not see, such as a truncated end
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,14 @@ import numpy as np
 from harness.inference.explanation import Piece, as_html, pieces_of, places
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import File, files, numbered, scan
+from preprocessing.corpus.sources import File, files, in_sequence, numbered, scan
 from preprocessing.corpus.tables import read_rows
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
+from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary
 
 MOST_BYTES = 1 << 30
@@ -35,52 +33,41 @@ MOST_PACKED_BYTES = 1 << 27
 """The same for compressed files."""
 
 
-@dataclass(frozen=True)
-class Originals:
-    """Texts by row number in the source, and the reason why some are missing."""
-
-    texts: Mapping[int, str]
-    missing: str | None
-    """One clause; None if every requested row was found."""
-
-
 def mistakes_of(
-    figures: Mapping[str, Any], originals: Originals, manifest: Manifest | None, data: str
-) -> list[dict[str, Any]]:
-    """The mistakes of an evaluation on the dataset ``data``, the most confident first: each ``entry`` of ``SPLIT.json``
-    with its original ``text`` (None if missing), that text as HTML (``marked``), and the model's input as HTML
-    (``read``).
+    mistakes: Sequence[dict[str, Any]], manifest: Manifest | None, data: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its ``text`` as HTML: the original, or the
+    tokens that the model has read; and the reason why originals are missing, if some are.
     """
-    tokenizer = None
-    if manifest is not None and originals.texts:
-        with suppress(UserError):  # a package is not installed
+    texts, missing = find_originals(manifest, [mistake["row"] for mistake in mistakes])
+    encoder, result = None, []
+    if manifest is not None and texts:
+        try:
             vocabulary = Vocabulary.read(home_of(data) / VOCABULARY)
-            tokenizer = Tokenizer(TextPipeline.from_json(manifest.text), vocabulary)
-    result = []
-    for entry in figures["mistakes"]:
-        tokens, weights = entry["tokens"], entry["weights"]
-        read = as_html([piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))])
-        text = originals.texts.get(entry["row"])
-        marked = "" if text is None else as_html(placed(text, tokens, weights, tokenizer))
-        result.append({"entry": entry, "text": text, "marked": marked, "read": read})
-    return result
+            encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
+        except UserError as error:  # a package is not installed
+            missing = str(error)
+    for mistake in mistakes:
+        tokens, weights, original = mistake["tokens"], mistake["weights"], texts.get(mistake["row"])
+        if encoder is None or original is None:
+            pieces = [piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))]
+        else:
+            pieces = placed(original, tokens, weights, encoder)
+        result.append({**mistake, "text": as_html(pieces)})
+    return result, missing
 
 
-def placed(text: str, tokens: Sequence[str], weights: Sequence[float], tokenizer: Tokenizer | None) -> list[Piece]:
+def placed(text: str, tokens: Sequence[str], weights: Sequence[float], encoder: Encoder) -> list[Piece]:
     """The text in pieces, with the weights of its tokens."""
-    if tokenizer is None:
-        return [(text, 0.0)]
-    spans = places(text, tokens, tokenizer, tokenizer.pipeline.spec)
-    return pieces_of(text, spans, weights)
+    return pieces_of(text, places(text, tokens, encoder), weights)
 
 
-def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
-    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest.
-
-    A failure to read is not raised but returned in ``missing``.
+def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest; and the reason, one
+    clause, why some are missing.
     """
     if manifest is None:
-        return Originals({}, "there is no manifest of the dataset to say where they came from")
+        return {}, "there is no manifest of the dataset to say where they came from"
     wanted, found = set(rows), dict[int, str]()
     missing = None
     for entry in manifest.provenance.get("sources", []):
@@ -91,7 +78,7 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> Originals:
             missing = " ".join(str(reason).split())
     if missing is None and len(found) < len(wanted):
         missing = "the manifest does not say where they came from"
-    return Originals(found, missing)
+    return found, missing
 
 
 def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
@@ -100,24 +87,20 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = file_of(entry, config)
-    changed = DataError(f"{file.name} has changed since the dataset was made of it")
     packed = addresses.codec_of(file.address)
     if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
-    if file.format != "folder" and addresses.identity(file.address)["bytes"] != entry["bytes"]:
-        raise changed
-    offset = entry["first_row"] - 1
     found: dict[int, str] = {}
     with temporary_folder() as stage:
         plan = scan(file, stage)
         if (plan.fingerprint, plan.rows) != (entry["fingerprint"], entry["rows"]):
-            raise changed
-        for part in numbered([plan]):
-            numbers = np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
-            places = np.flatnonzero(np.isin(numbers + offset, rows))
+            raise DataError(f"{file.name} has changed since the dataset was made of it")
+        for part in numbered(in_sequence([plan], entry["first_row"] - 1)):
+            numbers = part.offset + np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
+            places = np.flatnonzero(np.isin(numbers, rows))
             if len(places):
                 texts = read_rows(part, file.source.text_columns).texts()
-                found |= {int(numbers[at] + offset): texts[int(at)].as_py() or "" for at in places}
+                found |= {int(numbers[at]): texts[int(at)].as_py() or "" for at in places}
     return found
 
 
@@ -130,13 +113,10 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
         source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
     except (KeyError, TypeError, ValueError, AttributeError):  # the manifest is untrusted: values may have any type
         raise DataError("another version of padless has written down where they came from") from None
-    named = [address for address, split in source.addresses if split != UNLABELLED]
-    if any(map(addresses.is_remote, named)):
+    labelled = replace(source, unlabelled_path=[])
+    if any(addresses.is_remote(address) for address, _ in labelled.addresses):
         raise DataError("they lie on a remote store, from which a report fetches nothing")
-    for address in named:
-        alone = replace(source, path=[address], validation_path=[], test_path=[], unlabelled_path=[])
-        with suppress(DataError):  # some of several files may be missing
-            for file in files(alone, splits):
-                if file.name == entry["name"]:
-                    return file
+    for file in files(labelled, splits):
+        if file.name == entry["name"]:
+            return file
     raise DataError(f"{entry['name']} is no longer where it was when the dataset was made of it")

@@ -24,10 +24,9 @@ import yaml
 
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.report.mistakes import find_originals, mistakes_of
+from harness.report.mistakes import mistakes_of
 from harness.report.runs import (
     RunFacts,
-    best_values,
     capital,
     dataset_groups,
     differences,
@@ -35,21 +34,20 @@ from harness.report.runs import (
     ranked,
     ranking_figure,
     ranks,
-    read_run,
     together,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
-from harness.rundir.records import installed_version
 from harness.rundir.results import probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import duration, printable, public, public_values, shortened, tell
+from preprocessing.base.installed import VERSION
+from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
@@ -98,7 +96,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     first, *others = inside
     spread = together(first, inside[first]) if inside[first] and not others else None
     of_places = inside if spread is None else {first: spread["runs"]}
-    facts = [read_run(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
+    facts = [RunFacts(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
     target = Path(output or (REPORT if others else first / REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
     page = render(facts, spread)
@@ -138,14 +136,14 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     if spread is not None:
         folder = spread["runs"][0].path.resolve().parent.name
-        title = f"{folder}: {len(runs)} {spread['kind']}{'s' if len(runs) > 1 else ''}"
+        title = f"{folder}: {counted(len(runs), spread['kind'])}"
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     page = {
         "title": title,
         "head": explanation.page_head(f"{title} · padless", GENERATOR, style),
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "version": installed_version("padless") or "from a checkout",
+        "version": VERSION,
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
@@ -157,7 +155,6 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "apart": len(set(groups)) > 1,
         "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
-        "best": best_values(runs) if spread is None else {},
         "slots": SLOTS,
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
@@ -178,16 +175,15 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     shown: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
-        originals = find_originals(manifest, [entry["row"] for entry in figures["mistakes"]])
+        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
         recalls = {entry["name"]: entry["accuracy_interval"] for entry in figures["slices"] if entry["by"] == "label"}
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "mistakes": mistakes_of(figures, originals, manifest, str(run.config["data"])),
-            "no_texts": originals.missing,
+            "mistakes": mistakes,
+            "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
             "recalls": recalls,
-            "trained": splits[TRAIN]["labels"] if TRAIN in splits else {},
             "matrix": confusion_from_json(figures, len(labels)).toarray() if len(labels) <= MATRIX_CLASSES else [],
             "confusions": confusions(figures),
             "slices": [entry for entry in figures["slices"] if entry["by"] != "label"],
@@ -222,10 +218,9 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "figure": lambda value, digits=4: "not defined" if value is None else f"{value:.{digits}f}",
+    "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
     "quoted": lambda place: shlex.quote(str(place)),
-    "short": lambda value: "–" if value is None else f"{value:.3f}",
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
@@ -261,11 +256,10 @@ def draw(
     *,
     percent: bool = False,
     diagonal: bool = False,
-    low: float | None = None,
 ) -> Chart | None:
     """Draw named curves, each in the colour of its position; None if all are empty.
 
-    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the minimum of the y axis.
+    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -285,7 +279,6 @@ def draw(
             label = shortened(name, LONGEST) if place < SLOTS else None
             style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
             axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
-        axes.set_ylim(bottom=low)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if len(shown) > 1:
@@ -340,41 +333,33 @@ def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
     """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. For a single run,
-    the validation loss is the one of ``select``, if that is a loss, and a point marks the best epoch.
+    the validation loss is the one of ``select``, if that is a loss.
     """
 
     def over_steps(title: str, figure: str, y_label: str, where: str, **how: Any) -> Chart | None:
         curves = [(name, averaged(getattr(run, where), figure)) for name, run in zip(names, runs, strict=True)]
-        return draw(title, [*curves, *(kept(runs, figure) if where == VALIDATION else [])], "step", y_label, **how)
+        return draw(title, curves, "step", y_label, **how)
 
     if len(runs) == 1:
         (run,) = runs
         figure = "log_loss" if run.selected == "accuracy" else run.selected
         name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
         both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        losses = [draw("Loss", [*both, *kept(runs, figure)], "step", "log loss", low=0)]
+        losses = [draw("Loss", both, "step", "log loss")]
     else:
         losses = [
-            over_steps("Training loss", "loss", "log loss", "train", low=0),
+            over_steps("Training loss", "loss", "log loss", "train"),
             over_steps("Validation loss", "log_loss", "log loss", VALIDATION),
         ]
     charts = (
         *losses,
         over_steps("Validation perplexity", "perplexity", "perplexity", VALIDATION),
         over_steps("Validation accuracy", "accuracy", "accuracy", VALIDATION, percent=True),
-        over_steps("Learning rate", "lr", "learning rate", "train", low=0),
-        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train", low=0),
-        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
+        over_steps("Learning rate", "lr", "learning rate", "train"),
+        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train"),
+        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed"),
     )
     return [chart for chart in charts if chart is not None]
-
-
-def kept(runs: Sequence[RunFacts], figure: str) -> list[tuple[str, Curve]]:
-    """The best epoch of a single run, as a point on the curve of the figure that chose it; empty for other figures."""
-    best = runs[0].best_validation or {}
-    if len(runs) > 1 or runs[0].selected != figure or figure not in best:
-        return []
-    return [("best, kept", ([best["step"]], [best[figure]]))]
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
@@ -393,8 +378,8 @@ def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart
             bins.append((name, after))
     roc, precision = ([(name, pair[which]) for name, pair in of_classes] for which in (0, 1))
     charts = (
-        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True, low=0),
-        draw("Precision and recall", precision, "recall", "precision", percent=True, low=0),
+        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True),
+        draw("Precision and recall", precision, "recall", "precision", percent=True),
         draw("Calibration", bins, "confidence", "accuracy", percent=True, diagonal=True),
     )
     return [chart for chart in charts if chart is not None]

@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import held_out
 from harness.rundir.bundle_files import read_info, stored_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, CONFIG, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
+from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import known_status, read_attempts, read_config, read_environment
 from harness.rundir.results import (
-    Measured,
     probability_column,
     read_figures,
     read_measured,
@@ -53,33 +51,44 @@ UNSET = "unset"
 """Shown for a setting that a run does not have."""
 
 
-@dataclass(frozen=True)
 class RunFacts:
     """A run directory in memory. Missing files are empty or None."""
 
-    directory: Path
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    status: dict[str, Any]
-    train: list[Line]
-    validation: list[Line]
-    speed: list[Line]
-    """Train lines of ``throughput.jsonl``."""
-    attempts: list[Line]
-    measured: Measured | None
-    """Figures on the test split, else on validation, if any."""
-    fingerprint: str | None
-    """Fingerprint of the dataset of the training."""
-    manifest: Manifest | None
-    """Manifest of that dataset; None if the directory is missing or holds another dataset."""
-    manifest_note: str | None
-    """Why there is no manifest."""
-    linear: dict[str, dict[str, Any]]
-    """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
-    beside: Comparison | None
-    """The comparison of the run with the linear model, if possible."""
-    linear_note: str | None
-    """Why there is no comparison, although the linear model was measured."""
+    def __init__(self, directory: str | Path) -> None:
+        """Read it. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
+        self.directory = Path(directory)
+        self.config = read_config(directory)
+        lines = read_log(directory)
+        if not lines:
+            raise DataError(
+                f"{self.directory / METRICS}: holds no metrics: this run has logged nothing yet; wait for its first "
+                "log line, or name another run"
+            )
+        self.train = [line for line in lines if line["kind"] == "train"]
+        self.validation = [line for line in lines if line["kind"] == VALIDATION]
+        self.speed = [line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"]
+        self.attempts = read_attempts(directory)
+        self.environment = public_values(read_environment(directory))
+        self.status = public_values(known_status(directory))
+        self.measured = read_measured(self.directory)
+        """Figures on the test split, else on validation, if any."""
+        info = stored_info(self.directory / BUNDLE)
+        self.fingerprint = info.dataset if info is not None else None
+        """Fingerprint of the dataset of the training."""
+        self.manifest, self.manifest_note = dataset_of(self.config, self.fingerprint)
+        """Manifest of that dataset; or why there is none: the directory is missing or holds another dataset."""
+        if self.fingerprint is None and self.manifest is not None:
+            self.fingerprint = self.manifest.fingerprint
+        self.linear: dict[str, dict[str, Any]] = {}
+        """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
+        self.beside: Comparison | None = None
+        """The comparison of the run with the linear model, if possible."""
+        self.linear_note: str | None = None
+        """Why there is no comparison, although the linear model was measured."""
+        try:
+            self.linear, self.beside = beside_linear(self.directory, self.config["data"])
+        except DataError as error:
+            self.linear_note = str(error)
 
     @property
     def labels(self) -> list[str]:
@@ -111,45 +120,6 @@ class RunFacts:
         padding = float(np.mean([line["padding"] for line in self.train]))
         memory = float(max(line["memory_bytes"] for line in lines))
         return {"seconds": float(sum(seconds)), **means, "padding": padding, "memory_bytes": memory}
-
-
-def read_run(directory: str | Path) -> RunFacts:
-    """Read a run directory. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
-    directory = Path(directory)
-    config = read_config(directory)
-    if "data" not in config:
-        raise DataError(f"{directory / CONFIG}: names no dataset under data: not written by padless")
-    lines = read_log(directory)
-    if not lines:
-        raise DataError(
-            f"{directory / METRICS}: holds no metrics: this run has logged nothing yet; wait for its first log line, "
-            "or name another run"
-        )
-    info = stored_info(directory / BUNDLE)
-    manifest, note = dataset_of(config, info.dataset if info is not None else None)
-    linear: dict[str, dict[str, Any]] = {}
-    beside, linear_note = None, None
-    try:
-        linear, beside = beside_linear(directory, config["data"])
-    except DataError as error:
-        linear_note = str(error)
-    return RunFacts(
-        directory=directory,
-        config=config,
-        environment=public_values(read_environment(directory)),
-        status=public_values(known_status(directory)),
-        train=[line for line in lines if line["kind"] == "train"],
-        validation=[line for line in lines if line["kind"] == VALIDATION],
-        speed=[line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"],
-        attempts=read_attempts(directory),
-        measured=read_measured(directory),
-        fingerprint=info.dataset if info is not None else manifest.fingerprint if manifest is not None else None,
-        manifest=manifest,
-        manifest_note=note,
-        linear=linear,
-        beside=beside,
-        linear_note=linear_note,
-    )
 
 
 def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
@@ -226,18 +196,6 @@ def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[dict[str
                 about = {"run": name, "minus": names[first], "split": pair.split, "rows": pair.network["rows"]}
                 found.append({**about, "accuracy": pair.difference, "low": pair.low, "high": pair.high})
     return found
-
-
-def best_values(runs: Sequence[RunFacts]) -> dict[str, float]:
-    """The best value of each figure on validation, if at least two runs, all of one dataset, have it."""
-    lines = [run.best_validation for run in runs if run.best_validation is not None]
-    if len(lines) < 2 or any(dataset_groups(runs)):
-        return {}
-    return {
-        name: (min if figure.lower_is_better else max)(line[name] for line in lines)
-        for name, figure in FIGURES.items()
-        if all(line.get(name) is not None for line in lines)
-    }
 
 
 def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
@@ -360,8 +318,8 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
 
 
 def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str, Any] | None:
-    """The linear model on the folds of ``collect``'s ``values``: its figures on each, their spread, and how often the
-    runs are better; None if it was not measured on all folds.
+    """The linear model on the folds of ``collect``'s ``values``: the spread of its figures, and of the runs' accuracy
+    minus its own; None if it was not measured on all folds.
     """
     data = read_config(runs[0].path)["data"]
     names = [one.name for one in runs]
@@ -370,8 +328,7 @@ def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str,
         return None
     mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
     differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
-    ahead = sum(difference > 0 for difference in differences)
-    return {"folds": found, "spread": spreads(found), "difference": spread(differences), "ahead": ahead}
+    return {"spread": spreads(found), "difference": spread(differences)}
 
 
 def capital(text: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Event sinks around a run: the linear model beside it, fitted in the background, and its report at the end."""
+"""The event sink around a run: the linear model beside it, fitted in the background, and its report at the end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import os
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.baseline.linear import names_of, seconds
 from harness.baseline.results import FOLDER, find_results
-from harness.config import RunConfig
+from harness.config import CLASSIFIER, RunConfig
 from harness.ranks import stopping
 from harness.report.page import write_report_quietly
 from harness.report.runs import beside_linear
@@ -36,20 +35,9 @@ FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
-@dataclass
 class ReportSink(Sink):
-    """Writes ``report.html`` when a run has finished; an error becomes one warning."""
-
-    run: str
-
-    def close(self, ending: Ending) -> None:
-        """Write it."""
-        if ending.state == "finished":
-            write_report_quietly(self.run)
-
-
-class BaselineSink(Sink):
-    """Fits the linear model in the background, and sends its figures to console and trackers at the end of a run.
+    """Fits the linear model in the background of a run; at its end, sends the comparison to console and trackers, and
+    writes ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
@@ -57,26 +45,26 @@ class BaselineSink(Sink):
     def __init__(self, config: RunConfig, others: Sink) -> None:
         """The figures go to ``others``, which must be closed after this sink."""
         self.config, self.others = config, others
-        self.folds = config.fold is not None
         self.fit: subprocess.Popen[bytes] | None = None
-        self.missing = config.baseline == "auto"
 
     def begin(self) -> None:
         """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
-        data, run = self.config.data, self.config.run
+        data, run, folds = self.config.data, self.config.run, self.config.fold is not None
+        if self.config.baseline != "auto" or self.config.task != CLASSIFIER:
+            return
         with suppress(OSError, UserError):
             manifest = read_data(data)
-            names = names_of(manifest, folds=self.folds)
-            self.missing &= len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
-            if self.missing and seconds(manifest) * (manifest.folds if self.folds else 1) <= LONGEST_S:
+            names = names_of(manifest, folds=folds)
+            missing = len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
+            if missing and seconds(manifest) * (manifest.folds if folds else 1) <= LONGEST_S:
                 words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
-                words += ["--folds"] * self.folds
+                words += ["--folds"] * folds
                 self.fit = child(*words)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
     def close(self, ending: Ending) -> None:
-        """Report the comparison. An error becomes one warning, since the run has finished."""
+        """Report a run that has finished. An error becomes one warning."""
         finished = ending.state == "finished"
         if self.fit is not None:
             if finished and self.fit.poll() is None:
@@ -87,21 +75,17 @@ class BaselineSink(Sink):
             self.fit.kill()
             with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
                 self.fit.wait(KILLED_S)
-            self.missing = self.fit.returncode != 0
-        if not finished:
-            return
+        if finished:
+            self.compare()
+            write_report_quietly(self.config.run)
+
+    def compare(self) -> None:
+        """Send the comparison with the linear model, if there is one."""
         try:
             found = beside_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
             tell(f"warning: no comparison with the linear model ({error})")
             return
-        if found is None and self.missing:
-            kept = kept_in(self.config.data, self.config.run, FOLDER)
-            where = f" -o {kept}" if kept.is_relative_to(self.config.run) else ""
-            again = f"padless baseline {self.config.data}{' --folds' * self.folds}{where}"
-            self.others.say(
-                f"no linear model beside this run: it takes long or failed; {again} fits it, or says why not"
-            )
         if found is not None:
             self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
             bounds = {"difference_low": found.low, "difference_high": found.high}

@@ -353,17 +353,9 @@ def checked(dialect: Mapping[str, Any]) -> Dialect:
     return known
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How to read new files like those of a training."""
-
-    source: SourceConfig
-    dialect: Dialect | None = None
-    """The dialect to try first."""
-
-
-def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
-    """How to read new files: by ``config``, and where it has defaults, like the training corpus.
+def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> tuple[SourceConfig, Dialect | None]:
+    """How to read new files: by ``config``, and where it has defaults, like the training corpus; and the dialect to try
+    first.
 
     ``known`` has the options of that corpus (``SourceFacts``). Labels are read unchanged.
     """
@@ -373,7 +365,7 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> Reading:
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
     as_it_was = known.get("dialect") and unsaid.issuperset(DIALECT)
-    return Reading(replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None)
+    return replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None
 
 
 def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:

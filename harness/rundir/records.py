@@ -122,10 +122,15 @@ def write_config(config: RunConfig) -> None:
         atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
-class StoredConfig(TypedDict, total=False):
-    """The keys of a stored configuration that padless reads."""
+class Trained(TypedDict):
+    """The key that every stored configuration has."""
 
     data: str
+
+
+class StoredConfig(Trained, total=False):
+    """The keys of a stored configuration that padless reads."""
+
     run: str
     task: Task
     fold: Count | None

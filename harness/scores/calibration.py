@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import Ranking, blocks, log_loss_per_row, probabilities
+from harness.scores.metrics import Ranking, blocks, log_loss_per_row, predicted_labels, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Range of temperatures."""
@@ -36,6 +36,13 @@ class Decision:
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
+
+    def predictions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of logits before calibration: the predicted classes, int64 ``[rows]``, and calibrated probabilities, float64
+        ``[rows, classes]``.
+        """
+        calibrated = self.calibrated(logits)
+        return predicted_labels(calibrated, self.threshold), probabilities(calibrated)
 
 
 def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:

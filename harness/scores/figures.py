@@ -60,29 +60,34 @@ def title_of(key: str, labels: Sequence[str]) -> str:
     return f"F1 of {shortened(labels[1], LONGEST_NAME)}" if len(labels) == 2 else "F1 (macro)"
 
 
-def figures(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    *,
-    lengths: np.ndarray,
-    unknown: np.ndarray,
-    names: Sequence[str],
-    decision: Decision,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Scores:
+    """Logits and labels of every row of a split, in the order of the source."""
+
+    rows: np.ndarray
+    """int64 ``[rows]``: row numbers in the source, ascending."""
+    labels: np.ndarray
+    """int64 ``[rows]``."""
+    logits: np.ndarray
+    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
+    lengths: np.ndarray
+    """int64 ``[rows]``: tokens of each row."""
+    unknown: np.ndarray
+    """int64 ``[rows]``: unknown tokens of each row."""
+
+
+def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
     """Metrics after calibration with intervals, each class, calibration, and rows by length, by share of unknown tokens
     and by true label (``slices``, of which empty ones are left out), as plain values.
-
-    ``scores`` are logits before calibration, float64 ``[rows]`` for two classes or ``[rows, classes]``; ``labels``,
-    ``lengths`` and ``unknown`` (tokens, and how many of them are not in the vocabulary) are int64 ``[rows]``.
     """
-    logits = decision.calibrated(scores)
-    before, after = reliability(scores, labels), reliability(logits, labels)
+    labels, logits = scores.labels, decision.calibrated(scores.logits)
+    before, after = reliability(scores.logits, labels), reliability(logits, labels)
     predicted = predicted_labels(logits, decision.threshold)
     metrics = classification_metrics(logits, labels, predicted)
-    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(lengths)]
+    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(scores.lengths)]
     groups += [
         ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
-        for low, high, mask in quantile_groups(unknown / lengths)
+        for low, high, mask in quantile_groups(scores.unknown / scores.lengths)
     ]
     groups += [("label", name, labels == number) for number, name in enumerate(names)]
     losses, slices = log_loss_per_row(logits, labels), []
@@ -101,7 +106,7 @@ def figures(
         "calibration": {
             "bins": before.shape[1],
             "ece_before": calibration_error(before),
-            "log_loss_before": float(log_loss_per_row(scores, labels).mean()),
+            "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
             "before": bins_to_json(before),
             "after": bins_to_json(after),
         },

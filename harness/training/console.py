@@ -38,8 +38,6 @@ TITLES = {
     "log_loss": "log loss",
     "calibrated_log_loss": "calibrated",
     "perplexity": "perplexity",
-    "perplexity_forward": "forward",
-    "perplexity_backward": "backward",
 }
 """Figures of a validation, as far as it has them, with their titles."""
 DROPPED = {"time": 1, "log loss": 2, "F1": 3, "loss": 4, "step": 5}

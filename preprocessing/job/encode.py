@@ -186,7 +186,7 @@ class Buckets(engine.Part[list[ShardInfo]]):
     def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
         table = self.rows()
-        ids, rows = arrays.one_chunk(table["ids"]), table.drop_columns("ids").to_pandas()
+        ids, rows = table["ids"].combine_chunks(), table.drop_columns("ids").to_pandas()
         values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
         rows["length"] = np.diff(offsets)
         rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]

@@ -91,7 +91,6 @@ def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
     assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
         assert line["rows"] == 20
-        assert min(line["perplexity_forward"], line["perplexity_backward"]) <= line["perplexity"]
     assert read_metrics(run, "train")[-1]["rows"] == 240  # training and unlabelled rows, twice
     assert read_json(run / "bundle" / "bundle.json")["task"] == "language_model"
     assert not (run / "test.json").exists()

@@ -28,7 +28,7 @@ from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.scorer import open_scorer
 from harness.ranks.session import Session, open_session
 from harness.report.page import view
-from harness.report.runs import read_run
+from harness.report.runs import RunFacts
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import EXPORT, INDEX, TRAINING, bundle_directory, read_info, read_training
 from harness.rundir.json_files import SEAL, seal_of
@@ -108,7 +108,7 @@ class Stage:
         return len(read_log(self.run)), tuple(log.mended)
 
     def report(self) -> Any:
-        return sorted(view(read_run(self.run), "run"))
+        return sorted(view(RunFacts(self.run), "run"))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.inference.rows import find, texts_of, values_of
-from harness.rundir.bundle_files import Reading
 from preprocessing.base import cli
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError
@@ -86,7 +85,7 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts = []
-    for file in find([str(path)], "auto", SourceConfig(), Reading(SourceConfig()), path.parent):
+    for file in find([str(path)], "auto", SourceConfig(), {}, path.parent):
         for part in sources.scan(file, path.parent).parts:
             for rows in tables.iter_rows(part):
                 texts += texts_of(rows, missing=True)

@@ -20,11 +20,11 @@ from sklearn.linear_model import LogisticRegression
 
 from harness.baseline import linear, results
 from harness.baseline.linear import Linear, measure
-from harness.baseline.results import BaselineConfig, Comparison, compare, folder_of, read_results
+from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare, read_results
 from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import beside_linear
-from harness.report.sinks import BaselineSink
+from harness.report.sinks import ReportSink
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.tracking.tracking import Sink
@@ -106,7 +106,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     assert capsys.readouterr().err == said
     assert read_json(path)["accuracy"] == json.loads(whole)["accuracy"]
     write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
-    assert read_results(folder_of(own), read_manifest(own).fingerprint) == {}
+    assert read_results(own / FOLDER, read_manifest(own).fingerprint) == {}
 
 
 def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,7 +214,7 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     parent.communicate(timeout=20)
     os.kill(pid, signal.SIGCONT)
     wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 20)
-    assert not folder_of(own).exists()
+    assert not (own / FOLDER).exists()
 
 
 @pytest.mark.processes
@@ -224,11 +224,11 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
     write_index(run / "bundle", dataset=fingerprint)
     write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
-    sink = BaselineSink(RunConfig(run=str(run), data=str(own)), heard)
+    sink = ReportSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.fit.returncode == -signal.SIGKILL
-    assert (heard.lines, folder_of(own).exists()) == ([], False)
+    assert (heard.lines, (own / FOLDER).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
     monkeypatch.setattr(sinks, "END_S", 60)
     sink.begin()
@@ -237,7 +237,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     fitted, found = sink.fit, beside_linear(run, own)[1]
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
-    assert found.linear == read_results(folder_of(run), fingerprint)["test"]
+    assert found.linear == read_results(run / FOLDER, fingerprint)["test"]
     wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
     assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
     assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]

@@ -23,7 +23,7 @@ from huggingface_hub import ModelCard
 import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.export import folder as writing
-from harness.export.config import ExportConfig, Place
+from harness.export.config import ExportConfig
 from harness.export.folder import compare, quantized, records_of, render
 from harness.export.graph import onnx_model
 from harness.inference.bundle import Bundle, same_text, write_bundle
@@ -259,7 +259,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     bundle = Bundle(make_run(tmp_path, classes, **shape) / BUNDLE)
     network = onnx_model(bundle.model, 0.5, {"bundle": "b"})
     whole, small = session_of(network, "network"), session_of(quantized(network), "quantized")
-    found = compare(bundle, whole, 7)
+    found = compare(bundle, whole)
     assert 0 < found["difference"] < 2e-6
     assert (found["longest"], found["texts"] > 64) == (64, True)
     texts = [np.arange(1, 1 + length, dtype=np.int32) for length in (1, 7, 30, 64)]
@@ -305,7 +305,7 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
 def test_names_are_no_markup_in_a_card(run: Path) -> None:
     name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
     info = read_info(run / BUNDLE)
-    records = records_of(Place.of(run), info)
+    records = records_of(run / BUNDLE, info)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
     text = render(ExportConfig(run="r", output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]

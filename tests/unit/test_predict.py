@@ -24,7 +24,7 @@ import pytest
 
 from harness.__main__ import main
 from harness.inference import predict as predicting
-from harness.inference import rows, scorer
+from harness.inference import scorer
 from harness.inference.predict import ScoredPart
 from harness.scores.calibration import Decision
 from preprocessing.base import cli
@@ -37,7 +37,6 @@ LABELS = ["bad", 'good, or "fine"']
 COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
 LOGIT = 1.0986122886681096
 """Of three to one, so that probabilities are 0.75 and 0.25 to the last bit."""
-FACTS: dict[str, Any] = {"weights_sha256": "w", "text_hash": "t", "temperature": 1.0, "threshold": 0.5}
 
 
 class Stub(scorer.Scorer):
@@ -72,10 +71,11 @@ class Stub(scorer.Scorer):
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
-    info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", **FACTS)
+    info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", weights_sha256="w")
     monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
+    monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
         monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
     return info
@@ -255,7 +255,7 @@ AS_TRAINED = {
 @pytest.mark.parametrize("what", AS_TRAINED)
 def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known, content, row = AS_TRAINED[what]
-    monkeypatch.setattr(rows, "read_training", lambda bundle, dataset: {"source": known})
+    monkeypatch.setattr(predicting, "read_training", lambda bundle, dataset: {"source": known})
     assert predict(written("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 

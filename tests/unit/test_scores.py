@@ -24,7 +24,7 @@ from harness.scores.calibration import (
     choose_threshold,
     fit_temperature,
 )
-from harness.scores.figures import figures
+from harness.scores.figures import Scores, figures
 from harness.scores.intervals import intervals, of_difference, spread
 from harness.scores.metrics import (
     CELLS,
@@ -60,7 +60,7 @@ def evaluated(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """All figures of some rows."""
     ones = np.ones(len(labels), np.int64)
     names = [str(number) for number in range(2 if logits.ndim == 1 else logits.shape[1])]
-    return figures(logits, labels, lengths=ones, unknown=0 * ones, names=names, decision=Decision())
+    return figures(Scores(ones, labels, logits, ones, 0 * ones), names, Decision())
 
 
 @pytest.mark.parametrize(("classes", "threshold", "ties"), [(2, 0.5, True), (2, 0.2, False), (4, 0.5, False)])
