@@ -98,7 +98,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     with meeting.telling(place, recipe.timeout_s):
         processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-        asked = devices.asked_by(options)
+        asked = devices.asked_here()[0]
         config = resolve(recipe, lambda: devices.cards(recipe.device, asked, here, processes)).config
         point = preflight.check_run(config, screen.say, tell)
         if point.finished and not config.dry_run:

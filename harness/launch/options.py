@@ -99,11 +99,11 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     """
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
-    devices.tell_ranks(options)
     arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])
     file = arguments.config_file or default_config_file
     if arguments.config_file and not Path(file).is_file():
         raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
+    devices.tell_ranks(arguments)
     settings = load_config_from_file(file) if Path(file).is_file() else None
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
