@@ -75,7 +75,7 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     port = ("--main_process_port", str(free_port()))
     keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING.split())
     threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
-    command = [sys.executable, "-m", "harness", "launch", *options, *port, *keys]
+    command = [sys.executable, "-m", "harness", "train", *options, *port, *keys]
     environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
     result = run_command(command, LIMIT_S, environment, cwd=tree)
     if result.returncode:

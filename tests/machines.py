@@ -199,7 +199,7 @@ def launch_on(
     main: Machine,
     *keys: str,
     log: Path,
-    command: str = "launch",
+    command: str = "train",
     options: Sequence[str] = (),
     own: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:

@@ -51,7 +51,7 @@ def launch(
     """
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
-        words = ("-m", "harness", "launch", *CPU, *options, *arguments(data, run, *more))
+        words = ("-m", "harness", "train", *CPU, *options, *arguments(data, run, *more))
         pipes = {"stdout": log, "stderr": subprocess.STDOUT}
         return start_python(*words, env={"PYTHONPATH": paths}, start_new_session=True, **pipes)
 

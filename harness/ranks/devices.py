@@ -84,7 +84,7 @@ def asked_by(arguments: Namespace) -> Asked:
 
 def threads_of(arguments: Namespace | None, environment: Mapping[str, str]) -> int | None:
     """The number of threads that the user gave a launcher, by option or ``OMP_NUM_THREADS``; None without one."""
-    text = str(arguments and arguments.num_cpu_threads_per_process or environment.get(OMP, ""))
+    text = str((arguments and arguments.num_cpu_threads_per_process) or environment.get(OMP, ""))
     first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
     return int(first) or None if first.isdigit() else None
 

@@ -61,8 +61,6 @@ class Command:
     """``module:class`` of its options, a dataclass for ``parse``."""
     heading: str = ""
     """Of the part of the list that begins with this command."""
-    also: tuple[str, ...] = ()
-    """Aliases."""
     elsewhere: str = ""
     """Its names in other tools, with commas; one may be followed by what it takes here, as in ``pretrain --task …``."""
     first: tuple[str, ...] = ()
@@ -73,11 +71,6 @@ class Command:
     """``module:function`` that takes the options of another program out of a command line, given with the class:
     returns them and the rest. ``main`` is then called with these options too, and with the rest as ``--key=value``.
     """
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Name and aliases."""
-        return self.name, *self.also
 
 
 def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
@@ -95,7 +88,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         return 0
     meant: dict[str, str] = {}
     for command in commands:
-        if word in command.names:
+        if word == command.name:
             return call(command, rest, f"{prog} {command.name}")
         for other in (command.name, *filter(None, command.elsewhere.split(", "))):
             name, _, options = other.partition(" ")
@@ -107,7 +100,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     """The list of commands, with arguments and summaries."""
-    heads = [f"{', '.join(one.names)} {one.words}".strip() for one in commands]
+    heads = [f"{one.name} {one.words}".strip() for one in commands]
     column = max(map(len, heads)) + 4
     lines = [f"usage: {prog} COMMAND [options]; COMMAND --help says more", ""]
     for head, one in zip(heads, commands, strict=True):
@@ -283,8 +276,8 @@ def complete(commands: Sequence[Command]) -> None:
     parser, typed = argparse.ArgumentParser(), {*os.environ["COMP_LINE"].split()}
     every = parser.add_subparsers()
     for command in commands:
-        one = every.add_parser(command.name, aliases=command.also)
-        if typed.isdisjoint(command.names):
+        one = every.add_parser(command.name)
+        if command.name not in typed:
             continue
         config_class = load(command.config)
         options, recipes = options_of(config_class), getattr(config_class, "RECIPES", None)

@@ -51,7 +51,7 @@ def run(data: Path) -> Path:
     directory, temporary = data.parent / "two", data.parent / "tmp"
     temporary.mkdir()
     told = (*CPU, "--data", data, "--run", directory, *TRAINING)
-    succeed(run_module("harness", "launch", *told, TMPDIR=str(temporary)))
+    succeed(run_module("harness", "train", *told, TMPDIR=str(temporary)))
     return directory
 
 

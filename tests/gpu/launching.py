@@ -35,9 +35,9 @@ def start(command: list[object], log: Path, **env: str) -> subprocess.Popen[str]
 
 
 def start_run(data: Path, run: Path, device: str, *keys: object) -> subprocess.Popen[str]:
-    """``harness launch`` with one process and a small model."""
+    """``harness train`` with one process and a small model."""
     where = ("--data", data, "--run", run, "--device", device)
-    command = ["harness", "launch", *one_process(device), *where, *SMALL, *keys]
+    command = ["harness", "train", *one_process(device), *where, *SMALL, *keys]
     return start(command, run.with_suffix(".log"))
 
 

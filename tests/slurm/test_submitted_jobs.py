@@ -51,7 +51,7 @@ def container(cluster: Cluster) -> str:
 
 def local(config: Path, run: Path, *arguments: object, processes: int = 1) -> None:
     """The same training as a command of this machine."""
-    words = ("launch", *CPU, "--num_processes", processes, "--config", config, *arguments, "--run", run)
+    words = ("train", *CPU, "--num_processes", processes, "--config", config, *arguments, "--run", run)
     succeed(run_module("harness", *words, timeout_s=600))
 
 
@@ -131,7 +131,7 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
     again, alone = tmp_path / "local dataset", tmp_path / "local"
     first, second, third = commands(again, alone)
     succeed(run_module("preprocessing", "prepare", *first))
-    succeed(run_module("harness", "launch", *CPU, "--num_processes", 1, *second))
+    succeed(run_module("harness", "train", *CPU, "--num_processes", 1, *second))
     succeed(run_module("harness", "evaluate", *third))
     assert outcome(run) == outcome(alone)
     assert (run / "evaluation/test.json").read_bytes() == (alone / "evaluation/test.json").read_bytes()

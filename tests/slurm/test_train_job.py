@@ -100,7 +100,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 def undisturbed(training: Training) -> dict[str, Any]:
     """What two processes of one machine learn when nothing happens to them."""
     run = training.data.parent / "undisturbed"
-    command = [str(training.python), "-m", "harness", "launch", *CPU]
+    command = [str(training.python), "-m", "harness", "train", *CPU]
     command += ["--config", str(training.config), "--run", str(run)]
     succeed(run_command(command, 300, {}))
     return outcome(run)

@@ -72,7 +72,7 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
     found = {"torch", "accelerate"} & set(sys.modules)
     assert not found, f"{words} brought {found}"
 with contextlib.suppress(Exception):
-    main(["train", "nowhere", "--num_processes", "2"])
+    main(["train", "nowhere"])
 import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
 from tests.commands import ROOT
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
@@ -104,7 +104,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    about, _, first, *_ = shown(capsys, harness, "launch", "--help", "order")
+    about, _, first, *_ = shown(capsys, harness, "train", "--help", "order")
     assert about.startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
     assert first.startswith("  --order.length_noise 0.003 ")
     lr = [
@@ -112,7 +112,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
         f"{' ' * 31}step and the classes.",
     ]
     for words in (["--help", "lr"], ["--epochs", "2", "--help=optim.lr"]):
-        assert shown(capsys, harness, "launch", *words) == lr
+        assert shown(capsys, harness, "train", *words) == lr
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``harness launch`` in every precision, once more packed, wide and with five classes; ``evaluate``, ``doctor``."""
+"""``harness train`` in every precision, once more packed, wide and with five classes; ``evaluate``, ``doctor``."""
 
 from __future__ import annotations
 
