@@ -27,6 +27,7 @@ from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     EXPORT,
+    INDEX,
     INT8,
     OF_BUNDLE,
     ONNX,
@@ -35,8 +36,8 @@ from harness.rundir.bundle_files import (
     BundleInfo,
     ExportInfo,
     identity,
+    read_named,
     read_training,
-    read_weights,
     write_export,
     write_info,
 )
@@ -97,7 +98,7 @@ def write(config: ExportConfig, place: Place, folder: Path, screen: Screen) -> N
     )
     seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
-        (temporary / info.weights).write_bytes(read_weights(place.bundle, info))
+        (temporary / info.weights).write_bytes(read_named(place.bundle / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(place.bundle / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
             shutil.copyfile(place.bundle / TRAINING, temporary / TRAINING)

@@ -14,7 +14,7 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, T
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
-from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights_path
+from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
 from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
@@ -60,7 +60,7 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
     The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
     the file is damaged or belongs to another network than the index describes.
     """
-    path = weights_path(directory, info)
+    path = directory / info.weights
     what = f"{path}: not the weights of the model in {INDEX}"
     found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
     try:
@@ -70,7 +70,7 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
     wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}
     check_tensors(found, wanted, what)
     try:
-        tensors = load(read_weights(directory, info))
+        tensors = load(read_named(path, info.weights_sha256, INDEX))
     except SafetensorError as error:
         raise DataError(f"{what} ({one_line(error)}); {RESTORE}") from None
     check_finite(tensors, path)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object, read_typed
+from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, read_object, read_typed
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -62,7 +62,7 @@ class Manifest(Record, frozen=True):
     format: str
     format_version: int
     step: Count
-    files: dict[str, Indexed]
+    files: dict[FileName, Indexed]
 
 
 class TrainerState(Record, frozen=True):
@@ -208,7 +208,6 @@ def verify(path: Path) -> Checkpoint:
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
     for name, line in manifest.files.items():
-        check_name(name, path / MANIFEST, MEND)
         check_file(path / name, line, MANIFEST, MEND)
     state = read_typed(CheckpointState, path / STATE, MEND) or {}
     step = state["step"]
