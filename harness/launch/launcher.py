@@ -32,6 +32,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, seeds_of
 from harness.data.views import check_folds
@@ -52,7 +53,7 @@ from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.cli import as_words
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.views import read_data
 
@@ -62,8 +63,6 @@ RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
-DOCUMENTED = {2, 3, 4}
-"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
     "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
     "verify the dataset with padless check, and check the disk"
@@ -169,10 +168,9 @@ def start(arguments: Any) -> Failure | None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     given = copy(arguments)  # a restart must not take accelerate's decisions, as on threads, for the user's
     given.max_restarts = 0  # torch's agent would restart the ranks of this machine alone
-    users = os.environ.get(COMPILED)
-    with temporary_folder() as folder:  # torch itself would leave both of these in TMPDIR
+    with temporary_folder() as folder, patch.dict(os.environ):  # torch itself would leave both of these in TMPDIR
         given.log_dir = given.log_dir or str(folder)
-        os.environ[COMPILED] = users or str(folder / "compiled")
+        os.environ.setdefault(COMPILED, str(folder / "compiled"))
         try:
             if not STOP.heard:
                 launch_command(given)
@@ -187,9 +185,6 @@ def start(arguments: Any) -> Failure | None:
             if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
                 raise refusal from None
             return describe_failure(error)
-        finally:
-            if users is None:
-                del os.environ[COMPILED]
 
 
 def run_module(arguments: Any) -> int:
@@ -264,7 +259,7 @@ def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    known = code in DOCUMENTED
+    known = code in ERRORS  # any other one of a rank becomes 1
     sentence = words.get("message", f"rank {rank} {how}")
     return Failure(code if known else 1, sentence, said=known or bool(words), follows=words.get("follows", False))
 

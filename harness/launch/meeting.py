@@ -28,7 +28,7 @@ from harness.ranks import network
 from harness.ranks.stopping import EXIT_CODE
 from harness.rundir import records
 from harness.rundir.records import LAUNCH_ID
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ERRORS, ConfigError, UserError
 
 LOOK_EVERY_S = 0.1
 TALK_S = 5.0
@@ -47,14 +47,6 @@ ADVICE = {
 Say = Callable[[str], None]
 Answer = tuple[str, str, int]
 """Machine 0's answer to all: the shared name of this start, why it is refused (or ""), and the exit code."""
-
-
-class MeetingError(UserError):
-    """A machine did not come, or one of them cannot train."""
-
-    def __init__(self, sentence: str, exit_code: int = 1) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -121,12 +113,11 @@ def name_network(place: Place, say: Say) -> None:
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
     """Facts that must be equal on every machine, by their names in messages; without ``config``, the general ones."""
     keys = {} if config is None else flat(to_dict(config))
-    revision = (records.git_revision() or records.installed_version("padless") or "unknown")[:12]
     return {
         **{f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")},
         DATASET: fingerprint[:16],
         **{key: str(value) for key, value in keys.items()},
-        CODE: f"{revision} ({records.code_hash()})",
+        CODE: records.code_hash(),
         TORCH: records.installed_version("torch"),
     }
 
@@ -181,14 +172,14 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
     """Meet the other machines; returns the name that machine 0 gives this start (its ``launch``).
 
-    Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
+    Raises ``UserError`` with what is wrong, the same on all that have come, also for a taken port.
     """
     others = "machine 0" if place.rank else f"the other {place.machines - 1}"
     say(f"{place}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
     talk = ask if place.rank else receive
     name, refusal, code = talk(place, hello, launch, timeout_s)
     if refusal:
-        raise MeetingError(refusal, code)
+        raise ERRORS.get(code, UserError)(refusal)
     return name
 
 
@@ -227,7 +218,7 @@ def receive(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
 
 
 def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
-    """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
+    """On the other machines: look for machine 0 until it answers. Raises ``UserError`` when it does not."""
     deadline = time.monotonic() + timeout_s + TALK_S
     answers: list[Answer] = []
 
@@ -243,7 +234,7 @@ def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
     thread.start()
     thread.join(timeout_s + 3 * TALK_S)
     if not answers:
-        raise MeetingError(
+        raise UserError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
             "there with --machine_rank 0, and check that this machine reaches it"
         )
