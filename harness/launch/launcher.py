@@ -22,7 +22,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -400,4 +399,3 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
         of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
         screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
     screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
-    sys.stdout.flush()

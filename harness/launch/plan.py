@@ -99,7 +99,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "rows_per_process": [order.smallest_step // world_size, most],
         "ranks": (ranks := shares(order, world_size)),
         "gpu_step_s": gpu_step_s(config, ranks["time_steps"], most, exchanged, world_size),
-        "one_gpu_step_s": gpu_step_s(config, ranks["time_steps"], order.largest_step, exchanged, 1),
         "memory": {
             "parameters": parameters,
             "weights_gradients_optimizer": 16 * parameters,
@@ -179,8 +178,6 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         fewest, largest = stream["rows_per_step"]
         of_step = f"{fewest} to {largest} of them in every step"
         lines["unlabelled"] = f"{stream['rows']:,} rows, {of_step}: {stream['passes']:.2f} passes"
-    step_s, alone_s = values["gpu_step_s"], values["one_gpu_step_s"]
-    beside = f"; one GPU would take {1e3 * alone_s:.1f} ms" if values["world_size"] > 1 else ""
     kept, tokens = size(memory["weights_gradients_optimizer"]), size(memory["tokens_on_device"])
     return {
         **lines,
@@ -189,8 +186,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
         "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
-        "on GPUs": f"about {1e3 * step_s:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time steps follow one "
-        f"another, for few rows as for many{beside}",
+        "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time steps "
+        "follow one another, for few rows as for many",
         "memory": f"{memory['parameters']:,} parameters, {kept} with gradients and optimizer; {tokens} of tokens on a "
         "GPU; padless train --dry_run measures the rest",
     }
