@@ -186,8 +186,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
         "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
-        "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time steps "
-        "follow one another, for few rows as for many",
+        "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time "
+        "steps follow one another, for few rows as for many",
         "memory": f"{memory['parameters']:,} parameters, {kept} with gradients and optimizer; {tokens} of tokens on a "
         "GPU; padless train --dry_run measures the rest",
     }
