@@ -17,7 +17,6 @@ between which a kill leaves one readable (``preprocessing.base.atomic``). Readin
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -150,10 +149,10 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     try:
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
-        write_json(temporary / STATE, state)
+        atomic.write_json(temporary / STATE, state)
         index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_json(temporary / MANIFEST, manifest)
+        atomic.write_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
             atomic.remove(atomic.take_place(temporary, target))
@@ -165,12 +164,6 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file of a folder that has no name yet, and fsync it. Raises ``OSError``."""
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    atomic.fsync(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
