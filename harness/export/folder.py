@@ -296,7 +296,7 @@ def render(
         language=config.language or spec["language"],
         library_name="padless",
         pipeline_tag="text-classification",
-        tags=["text-classification", "padless", info.model["cell"], *(["onnx"] if ONNX in files else [])],
+        tags=["text-classification", "padless", info.model.cell, *(["onnx"] if ONNX in files else [])],
         metrics=[result.metric_type for result in results],
         model_name=name,
         eval_results=results or None,
@@ -312,7 +312,7 @@ def render(
         "files": files,
         "version": VERSION,
         "spec": spec,
-        "shape": {"wide": 0, "wide_ngrams": 2, **info.model},
+        "shape": info.model,
         "most": CLASSES,
         "measured": [
             (title_of(key, info.labels), figures[key], interval(bounds.get(key)))

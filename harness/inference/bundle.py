@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch, send
-from harness.config import model_from_dict, to_dict
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors, task_of
@@ -28,7 +27,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
+from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
@@ -61,7 +60,7 @@ def write_bundle(
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
-        model=to_dict(model.config),
+        model=model.config,
         vocabulary_size=manifest.vocabulary_size,
         vocabulary_hash=manifest.vocabulary_hash,
         text=manifest.text,
@@ -95,17 +94,16 @@ class Bundle(Scorer):
             precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
         elif place == "cuda":
             choose_precision(precision, place)  # type: ignore[arg-type]
-        model, asked = model_from_dict(info.model, INDEX), "bf16" if precision == "bf16" else "fp32"
-        check_model(model)
-        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=CELLS[model.cell].bf16_on_cpu)
+        asked = "bf16" if precision == "bf16" else "fp32"
+        check_model(info.model)
+        chosen = recurrent_dtype(asked, place, "padded", bf16_on_cpu=CELLS[info.model.cell].bf16_on_cpu)
         return {"device": place, "precision": chosen.value}
 
     def open(self) -> None:
         """See ``Scorer.open``."""
         info = self.info
-        config = model_from_dict(info.model, str(self.directory / INDEX))
-        weights = read_tensors(self.directory, info, config)
-        self.model = Classifier(config, info.vocabulary_size, len(info.labels)).eval()
+        weights = read_tensors(self.directory, info)
+        self.model = Classifier(info.model, info.vocabulary_size, len(info.labels)).eval()
         self.model.load_state_dict(weights)
         if self.threads:
             keep_memory()

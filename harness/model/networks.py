@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, Task
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
@@ -54,8 +54,8 @@ def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[str, tuple
     return {name: (CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Read all weights of a bundle; checks that they are finite and have the names and shapes of ``config``'s network.
+def read_tensors(directory: Path, info: BundleInfo) -> dict[str, torch.Tensor]:
+    """Read all weights of a bundle; checks that they are finite and have the names and shapes of its network.
 
     The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
     the file is damaged or belongs to another network than the index describes.
@@ -64,7 +64,7 @@ def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict
     what = f"{path}: not the weights of the model in {INDEX}"
     found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
     try:
-        shapes = network_shapes(config, info.vocabulary_size, len(info.labels), info.task)
+        shapes = network_shapes(info.model, info.vocabulary_size, len(info.labels), info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
     wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}

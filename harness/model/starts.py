@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.config import CLASSIFIER, ModelConfig, model_from_dict
+from harness.config import CLASSIFIER, ModelConfig
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
 from harness.rundir.layout import instead
 from preprocessing.base import atomic
@@ -286,7 +286,6 @@ class Donor:
 
     directory: Path
     info: BundleInfo
-    model: ModelConfig
     vocabulary: Vocabulary
 
 
@@ -299,12 +298,11 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     if not (directory / INDEX).is_file():
         raise ConfigError(f"init.weights: {named}: {instead(directory)}")
     info = read_info(directory)
-    model = model_from_dict(info.model, str(directory / INDEX))
-    others = [key for key in SHAPE if getattr(model, key) != getattr(wanted, key)]
+    others = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
     if others:
-        keys = " and ".join(f"model.{key} to {getattr(model, key)} (now {getattr(wanted, key)})" for key in others)
+        keys = " and ".join(f"model.{key} to {getattr(info.model, key)} (now {getattr(wanted, key)})" for key in others)
         raise ConfigError(f"init.weights: {named} has layers of another shape; set {keys}")
-    return Donor(directory, info, model, read_vocabulary(directory, info))
+    return Donor(directory, info, read_vocabulary(directory, info))
 
 
 @dataclass(frozen=True)
@@ -339,7 +337,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     """
     from harness.model.networks import read_tensors
 
-    info, weights = donor.info, read_tensors(donor.directory, donor.info, donor.model)
+    info, weights = donor.info, read_tensors(donor.directory, donor.info)
     # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -378,9 +376,9 @@ def reasons(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, s
     """For each part of a model except the embedding, why it is not used; "" if it is."""
     info, absent = donor.info, "there is none"
     is_classifier = info.task == CLASSIFIER
-    layers = donor.model.num_layers if is_classifier else 1
+    layers = donor.info.model.num_layers if is_classifier else 1
     found = {f"recurrent layer {layer + 1}": "" if layer < layers else absent for layer in range(model.num_layers)}
-    values = [(key, getattr(donor.model, key), getattr(model, key)) for key in HEAD_KEYS]
+    values = [(key, getattr(donor.info.model, key), getattr(model, key)) for key in HEAD_KEYS]
     others = ", ".join(f"model.{key} {theirs}" for key, theirs, ours in values if theirs != ours)
     others = others or ("" if info.labels == manifest.labels else "other classes")
     return found | {"head": others if is_classifier else absent}

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, Task, model_from_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
 from harness.rundir.json_files import (
     MEND,
     FileName,
@@ -56,6 +56,7 @@ KIND = ("padless-bundle", 2)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 LEAST_LABELS = 2
+DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 EXPORT_KIND = ("padless-export", 1)
 EXPORT = "export.json"
 CARD = "README.md"
@@ -78,8 +79,7 @@ class BundleInfo:
     weights: FileName
     """File name of the safetensors file."""
     weights_sha256: Sha256
-    model: dict[str, Any]
-    """The ``ModelConfig``."""
+    model: ModelConfig
     vocabulary_size: Positive
     vocabulary_hash: str
     text: dict[str, Any]
@@ -107,6 +107,11 @@ class BundleInfo:
     """The type of the dataset's label column, and of predictions."""
     bf16: Share = 0.0
     """Share of validation rows that keep their label in bf16; 0 if none were compared."""
+
+    def __post_init__(self) -> None:
+        """Check that the model has numbers."""
+        if is_auto(self.model.wide) or is_auto(self.model.wide_ngrams):
+            raise ConfigError("model.wide, wide_ngrams: auto, expected numbers")
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -151,7 +156,6 @@ def stored_info(directory: Path) -> BundleInfo | None:
     if content is None:
         return None
     info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
-    model_from_dict(info.model, str(path))
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
