@@ -45,8 +45,7 @@ from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import Ending, State, is_free, known_status, write_status
-from harness.scores.figures import FIGURES
-from harness.scores.tables import describe_spread
+from harness.scores.tables import spread_table
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import cli
@@ -391,9 +390,10 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     screen = Screen(quiet=asked.quiet)
-    for split, figures in values["splits"].items():
-        name = next(iter(figures))
-        screen.say(f"{split}: {describe_spread(FIGURES[name].title, figures[name])}")
+    for split in values["splits"]:
+        screen.say(f"{split}:")
+        of_runs = [one["splits"][split] for one in values["runs"]]
+        screen.table(spread_table([one.name for one in runs], of_runs, screen.width))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"

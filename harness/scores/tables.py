@@ -165,16 +165,6 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
     return table([Column("run", " ", right=False), *columns], rows, width)
 
 
-def describe_spread(title: str, values: Mapping[str, float | None]) -> str:
-    """``accuracy 0.8712 ± 0.0011 (95 % of the mean: 0.8690 to 0.8734)``."""
-    if values["sd"] is None:
-        return f"{title} {values['mean']:.4f}"
-    return (
-        f"{title} {values['mean']:.4f} ± {values['sd']:.4f} (95 % of the mean: {values['low']:.4f} to "
-        f"{values['high']:.4f})"
-    )
-
-
 def is_higher(one: float, other: float, rows: int) -> bool:
     """Whether an accuracy on ``rows`` is higher than another by more than noise, and by at least ``WORTH``."""
     noise = TIMES * math.sqrt((one * (1 - one) + other * (1 - other)) / rows)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -172,10 +171,10 @@ class Observer:
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then kill what is left of it and its children."""
-        deadline = began + self.limit_s + KILL_AFTER_S
-        while self.process is not None and (left := deadline - time.monotonic()) > 0:
-            select.select([self.replies], [], [], left)
-            self.listen()
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(0.0, began + self.limit_s + KILL_AFTER_S - time.monotonic()))
+        self.listen()
         if self.process is not None:
             self.warn(f"did not finish within {self.limit_s:.0f} s, and was stopped")
             self._end(self.process, 0.0)
