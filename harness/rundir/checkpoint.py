@@ -47,9 +47,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 AVERAGE = "average"
 """Prefix of the names of averaged weights there."""
 
-FEW = 3
-"""Maximum number of tensors listed in a message."""
-
 Tensors = Mapping[str, "torch.Tensor"]
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of a tensor -> dtype, as safetensors spells it, and shape."""
@@ -284,11 +281,7 @@ def check_tensors(found: Header, wanted: Header, what: str) -> None:
     def spelt(tensors: Header, name: str) -> str:
         return f"{tensors[name][0]} {list(tensors[name][1])}" if name in tensors else "nothing"
 
-    wrong = [
-        f"{shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected"
-        for name in dict.fromkeys((*wanted, *found))
-        if found.get(name) != wanted.get(name)
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
-        raise DataError(f"{what} ({'; '.join(wrong[:FEW])}{more})")
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            what += f" ({shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected)"
+            raise DataError(what)

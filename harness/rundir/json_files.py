@@ -69,10 +69,9 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
     content = read_object(path, mend)
     if content is None:
         return None
-    if content.get("format") != kind[0]:
-        raise DataError(f"{path}: not a {kind[0]} file; {mend}")
-    if (version := content.get("format_version")) != kind[1]:
-        raise DataError(f"{path}: {kind[0]} {readable(version)}, this padless reads {kind[0]} {kind[1]}; {mend}")
+    found = content.get("format"), content.get("format_version")
+    if found != kind:
+        raise DataError(f"{path}: {' '.join(map(readable, found))}, this padless reads {kind[0]} {kind[1]}; {mend}")
     if content.pop(SEAL, None) != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {mend}")
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}

@@ -27,7 +27,7 @@ from harness.tracking.trackers import active_trackers
 from preprocessing.base.errors import DataError
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
-"""How long a run's end waits for a tracker; the short time if the run did not finish or the tracker never started."""
+"""How long a run's end waits for a tracker; the short time if the run did not finish."""
 KILL_AFTER_S = 3.0
 """An observer exits when its time is up. Otherwise it is killed after this extra time."""
 KILLED_S = 1.0
@@ -109,7 +109,7 @@ class Observer:
         """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
         self.name, self.run, self.log = name, run, run / TRACKING / f"{name}.log"
         self.heard = b""
-        self.started = self.warned = self.closing = False
+        self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
         try:
@@ -145,7 +145,6 @@ class Observer:
         while self.process is not None and (said := self.replies.read()) is not None:
             *lines, self.heard = (self.heard + said).split(b"\n")
             for reply in map(json.loads, lines):
-                self.started |= "started" in reply
                 if "say" in reply:
                     tell(f"{self.name:<10} {reply['say']}", sys.stdout)
                 if "warn" in reply:
@@ -166,7 +165,7 @@ class Observer:
         """Send how the run ended, and the tracker's time limit to finish."""
         self.listen()
         self.closing = True
-        self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
+        self.limit_s = FINISH_S if state == "finished" else SHORT_FINISH_S
         self.send(do="close", state=state, reason=reason, limit_s=self.limit_s)
 
     def wait(self, began: float) -> None:

@@ -14,7 +14,7 @@ from accelerate.commands.launch import launch_command_parser
 
 from harness.ranks import devices, network, precision
 from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, choose
-from harness.ranks.network import GLOO, NCCL, Route
+from harness.ranks.network import GLOO, Route
 from harness.ranks.precision import configure_threads
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -36,7 +36,6 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         THREADS,
         OMP,
         GLOO,
-        NCCL,
     ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
@@ -164,20 +163,3 @@ def test_the_interface_of_the_route(
 
 def test_the_users_interface_stays() -> None:
     assert str(network.choose("10.0.0.1", ["10.0.0.5"], FOUND, "eth0")) == "eth0 (192.168.1.5)"
-
-
-@pytest.mark.parametrize(
-    ("found", "interface", "told"),
-    [
-        (FOUND, "eth0", None),
-        ({"lo": ["127.0.0.1"], "eth0": []}, "lo", "=lo"),
-        ({"lo": ["127.0.0.1"], "lowlands": ["10.0.0.5"], "virbr0": ["192.168.122.1"]}, "lowlands", "=lowlands"),
-    ],
-)
-def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]], interface: str, told: str | None
-) -> None:
-    monkeypatch.setattr(network, "interfaces", lambda: found)
-    monkeypatch.setenv(GLOO, interface)
-    assert network.name_interface("node-1", 0) == Route(interface, found[interface][0])
-    assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)
