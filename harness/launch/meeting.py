@@ -36,13 +36,6 @@ TALK_S = 5.0
 PROBLEM_S = 60.0
 """Longest wait of a machine that only reports that it cannot train."""
 ANSWER = "answer"
-CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
-ADVICE = {
-    CODE: "install the same revision on all machines",
-    DATASET: "give all machines the same dataset, best in a directory that they share",
-    TORCH: "install the same version on all machines",
-}
-"""How to make facts equal that are not options."""
 
 Say = Callable[[str], None]
 Answer = tuple[str, str, int]
@@ -115,10 +108,10 @@ def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = N
     keys = {} if config is None else flat(to_dict(config))
     return {
         **{f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")},
-        DATASET: fingerprint[:16],
+        "the dataset's fingerprint": fingerprint[:16],
         **{key: str(value) for key, value in keys.items()},
-        CODE: records.code_hash(),
-        TORCH: records.installed_version("torch"),
+        "the code": records.code_hash(),
+        "torch": records.installed_version("torch"),
     }
 
 
@@ -271,7 +264,9 @@ def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) 
     for one in others:
         for name, here in first.facts.items():
             if (there := one.facts.get(name)) != here:
-                advice = ADVICE.get(name, "start the same command on all machines")
-                refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
+                refusal = (
+                    f"{name} is {there} on {one} and {here} on {first}: start the same command on all machines, with "
+                    "the same code, packages and dataset"
+                )
                 return launch, refusal, ConfigError.exit_code
     return launch, "", 0

@@ -34,9 +34,7 @@ LAUNCHES_S, PASSES_S = 0.4e-3, 10e-6
 """Forecast for a GPU: 60 kernels beside the recurrence; one time step of one layer, forward and backward."""
 PRODUCTS_PER_S, GRADIENTS_PER_S = 1e14, 1e11
 """Forecast: floating-point operations of one GPU in bf16; bytes of gradients between GPUs."""
-ROWS_FOR_A_GPU = 64
-"""A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
-WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
+WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps"}
 """Key of each warning: how its line begins."""
 
 
@@ -107,7 +105,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "unlabelled_stream": stream,
         "imbalance": imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
         "few_steps": few_steps(order.steps_per_epoch, config.epochs),
-        "too_few_for_a_gpu": too_few_for_a_gpu(most, config),
     }
 
 
@@ -152,16 +149,6 @@ def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int,
     of_products = 6 * numbers * rows / PRODUCTS_PER_S  # an addition and a product in each of three passes
     between = 8 * parameters * (world_size - 1) / world_size / GRADIENTS_PER_S
     return LAUNCHES_S + model.num_layers * time_steps * max(PASSES_S, of_products) + between
-
-
-def too_few_for_a_gpu(most: int, config: RunConfig) -> str | None:
-    """A warning if a process holds too few rows at once to keep a GPU busy; ``most``: its rows of a step."""
-    held = min(most, config.micro_batch) if isinstance(config.micro_batch, int) else most
-    if held >= ROWS_FOR_A_GPU:
-        return None
-    batch = "global_batch_tokens" if config.global_batch_tokens else "global_batch"
-    change = "micro_batch" if held < most else f"{batch} or start fewer processes"
-    return f"{held} rows at once on a process keep no GPU busy, {ROWS_FOR_A_GPU} are the least; raise {change}"
 
 
 def in_lines(values: dict[str, Any]) -> dict[str, str]:

@@ -275,7 +275,7 @@ class Job:
     def log(self) -> str:
         """Name of the log as SLURM fills it in."""
         name = f"%x-{'%A_%a' if self.size else '%j'}.log"
-        return name if self.config.logs == "." else f"{self.config.logs.rstrip('/')}/{name}"
+        return str(Path(self.config.logs, name))
 
 
 def render(job: Job) -> str:
