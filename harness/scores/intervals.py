@@ -4,8 +4,9 @@
 A figure is a function of the weight of each row. Its derivatives by these weights give its variance (Efron, 1982, The
 Jackknife, the Bootstrap and Other Resampling Plans, chapter 6; of an area under the ROC curve this is DeLong's, 1988).
 A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance of a figure gives its effective number of
-rows. Its interval is Wilson's (1927) for a share of that many rows. Nothing is sampled, so the same rows always give
-the same intervals, and these always contain the figure.
+rows. Its interval is Wilson's (1927) for a share of that many rows; that of the average precision is for as many rows
+as the class has (Boyd et al., 2013, Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals).
+Nothing is sampled, so the same rows always give the same intervals, and these always contain the figure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
 METHOD_OVER_RUNS = "Student's t over the runs"
 MOST_RANKED = 100_000_000
-"""Maximum rows times classes for intervals of areas, which need a ranking of all rows for every class."""
+"""Maximum rows times classes for the interval of the ROC AUC, which needs a ranking of all rows for every class."""
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 MOST_WORTH = 8
@@ -40,7 +41,8 @@ def intervals(
 ) -> dict[str, Any]:
     """``[low, high]`` of each of the ``values`` that ``classification_metrics`` has of the same, with level and method.
 
-    The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
+    The calibration error has none. An area's interval is None where a class has no row, that
+    of the ROC AUC also above ``MOST_RANKED``.
     """
     predicted = predicted_labels(logits) if predicted is None else predicted
     support = np.bincount(labels, minlength=num_classes_of(logits))
@@ -52,7 +54,10 @@ def intervals(
         "roc_auc": None,
         "pr_auc": None,
     }
-    for name, changes in (*of_labels(labels, predicted, support), *of_areas(logits, labels, values)):
+    if values["pr_auc"] is not None:
+        rows = float(support[1]) if len(support) == 2 else worth
+        found["pr_auc"] = wilson(values["pr_auc"] * rows, rows)
+    for name, changes in (*of_labels(labels, predicted, support), *of_area(logits, labels, values["roc_auc"])):
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
         found[name] = of_share(values[name], variance_of(changes, labels, support), worth, limit)
     return {"level": LEVEL, "method": METHOD, **found}
@@ -82,16 +87,11 @@ def of_labels(labels: np.ndarray, predicted: np.ndarray, support: np.ndarray) ->
     yield "f1", 2 * right * pull[labels] - (pull * each)[labels] - (pull * each)[predicted]
 
 
-def of_areas(logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Both areas, like ``of_labels``; empty if they are undefined or would take too long."""
-    if values["roc_auc"] is None or logits.size > MOST_RANKED:
-        return
-    means, classes = (values["roc_auc"], values["pr_auc"]), 1 if logits.ndim == 1 else logits.shape[1]
-    changes = np.zeros((2, len(labels)))
-    for ranking in rankings(logits, labels):
-        changes += ranking.changes(means if ranking.positives == 1 else ranking.areas) / classes
-    yield "roc_auc", changes[0]
-    yield "pr_auc", changes[1]
+def of_area(logits: np.ndarray, labels: np.ndarray, area: float | None) -> Iterator[tuple[str, np.ndarray]]:
+    """The ROC AUC, like ``of_labels``; nothing if it is undefined or would take too long."""
+    if area is not None and logits.size <= MOST_RANKED:
+        classes = 1 if logits.ndim == 1 else logits.shape[1]
+        yield "roc_auc", sum((one.changes() for one in rankings(logits, labels)), np.zeros(len(labels))) / classes
 
 
 def variance_of(changes: np.ndarray, labels: np.ndarray, support: np.ndarray) -> float:
