@@ -25,7 +25,6 @@ import msgspec
 from harness.config import RunConfig, flat, to_dict
 from harness.launch.stop import STOP
 from harness.ranks import network
-from harness.ranks.stopping import EXIT_CODE
 from harness.rundir import records
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
@@ -128,9 +127,9 @@ def name_start(
         return name
     gc.collect()  # torch's objects of a failed attempt may hold the port
     hello = Hello(rank=place.rank, facts=facts)
+    STOP.between()
     try:
-        with STOP.noting(lambda signal: note_end(config, f"{signal} received", EXIT_CODE)):
-            name = os.environ[LAUNCH_ID] = meet(place, hello, name, config.timeout_s * (2 if attempt else 1), say)
+        name = os.environ[LAUNCH_ID] = meet(place, hello, name, config.timeout_s * (2 if attempt else 1), say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
@@ -158,8 +157,7 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
     with contextlib.suppress(UserError), records.claim(config):
         status = records.read_status(config.run) or {}
         if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
-            state: records.State = "preempted" if exit_code == EXIT_CODE else "failed"
-            records.write_status(config.run, records.Ending(state, status.get("step", 0), exit_code, reason))
+            records.write_status(config.run, records.Ending("failed", status.get("step", 0), exit_code, reason))
 
 
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
