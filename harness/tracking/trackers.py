@@ -137,9 +137,14 @@ class AccelerateTracker:
         self.tracker.finish()
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a number."""
+    return isinstance(value, int | float)
+
+
 def row_of(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a row, by chart name."""
-    return {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+    return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
 
 
 def showable(values: dict[str, Any]) -> dict[str, Any]:
