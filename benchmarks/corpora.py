@@ -161,7 +161,7 @@ def measure(
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
         options += ["--config", config.recipe] if with_others else []
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
-        run("harness", "launch", *options, "--seed", seed)
+        run("harness", "train", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
     return {"rows": len(kept), "accuracy": accuracy, "seconds": time.monotonic() - began}
 

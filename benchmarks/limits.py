@@ -128,7 +128,7 @@ def vocabulary(folder: Path, size: int) -> list[str]:
 
 def ranks(folder: Path, size: int) -> list[str]:
     """Train with ``size`` processes on this machine."""
-    launcher = f"harness launch --config_file cpu --num_processes {size}"
+    launcher = f"harness train --config_file cpu --num_processes {size}"
     return [data(folder, few(400)), training(folder, launcher, "--global_batch 32")]
 
 

@@ -87,10 +87,10 @@ class NotebookLoop:
         shape, self.length = scorer.info.model, scorer.encoder.pipeline.spec.max_tokens
         self.ids = {word: number for number, word in enumerate(scorer.vocabulary.tokens.to_pylist())}
         self.tokens: Callable[[Texts], Any] = notebook(TextSpec(stop_words="nltk", lemmatizer="wordnet"))
-        self.embedding = nn.Embedding(len(self.ids), shape["embedding_dim"], padding_idx=PAD)
-        options = {"batch_first": True, "bidirectional": shape["bidirectional"]}
-        self.lstm = nn.LSTM(shape["embedding_dim"], shape["hidden_size"], shape["num_layers"], **options)
-        self.head = nn.Linear(shape["hidden_size"] * (1 + shape["bidirectional"]), 1)
+        self.embedding = nn.Embedding(len(self.ids), shape.embedding_dim, padding_idx=PAD)
+        options = {"batch_first": True, "bidirectional": shape.bidirectional}
+        self.lstm = nn.LSTM(shape.embedding_dim, shape.hidden_size, shape.num_layers, **options)
+        self.head = nn.Linear(shape.hidden_size * (1 + shape.bidirectional), 1)
 
     @torch.no_grad()
     def __call__(self, texts: Texts) -> list[float]:

@@ -26,7 +26,7 @@ COMMANDS = (
         elsewhere="launch, fit, run, vectors, pretrain --task language_model",
         first=("data", "run", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
-        others="harness.launch.options:of_training",
+        others="harness.launch.options:split_arguments",
     ),
     Command(
         "predict",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Un
 from msgspec import Meta
 
 from preprocessing.base import configuration
-from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import (
     Above0,
     AtLeast0,
@@ -31,7 +31,6 @@ from preprocessing.base.schema import (
     Seconds,
     Share,
     Wait,
-    typed,
 )
 
 T = TypeVar("T")
@@ -58,7 +57,6 @@ Recurrence = Literal["auto", "fused", "packed", "padded"]
 Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
-DAMAGED = "edited or damaged; restore it"
 AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a run directory: none."""
@@ -421,13 +419,3 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             result[f"{prefix}{key}"] = value
     return result
-
-
-def model_from_dict(values: dict[str, Any], where: str) -> ModelConfig:
-    """The model part of a configuration in the file ``where``. Raises ``DataError`` for invalid values."""
-    mend = f"written by another version of padless, or {DAMAGED}"
-    model: ModelConfig = typed(ModelConfig, values, f"{where}: model", mend)
-    for key in ("wide", "wide_ngrams"):
-        if is_auto(getattr(model, key)):
-            raise DataError(f"{where}: model.{key}: auto, expected a number; {mend}")
-    return model

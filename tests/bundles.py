@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import ModelConfig, to_dict
+from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
@@ -32,7 +32,7 @@ def write_index(bundle: Path, **changes: Any) -> None:
     """A ``bundle.json`` of two classes that names weights which are not there."""
     facts = {
         **{"weights": "weights-0000000000000000.safetensors", "weights_sha256": "0" * 64},
-        **{"model": to_dict(ModelConfig(embedding_dim=4, hidden_size=4)), "vocabulary_size": 9, "vocabulary_hash": "v"},
+        **{"model": ModelConfig(embedding_dim=4, hidden_size=4), "vocabulary_size": 9, "vocabulary_hash": "v"},
         **{"text": {}, "text_hash": "t", "labels": ["no", "yes"], "temperature": 1.0, "threshold": 0.5},
         **{"step": STEP, "dataset": "d", **changes},
     }

@@ -26,6 +26,7 @@ from harness.inference.scorer import onnx_logits, session_of
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
+    INDEX,
     INT8,
     OF_BUNDLE,
     ONNX,
@@ -35,8 +36,8 @@ from harness.rundir.bundle_files import (
     ExportInfo,
     bundle_directory,
     identity,
+    read_named,
     read_training,
-    read_weights,
     write_export,
     write_info,
 )
@@ -88,7 +89,7 @@ def main(config: ExportConfig) -> None:
     )
     seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
-        (temporary / info.weights).write_bytes(read_weights(place, info))
+        (temporary / info.weights).write_bytes(read_named(place / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
             shutil.copyfile(place / TRAINING, temporary / TRAINING)

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch
-from harness.config import model_from_dict, to_dict
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_tensors
@@ -27,7 +26,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import INDEX, KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
+from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
@@ -60,7 +59,7 @@ def write_bundle(
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
-        model=to_dict(model.config),
+        model=model.config,
         vocabulary_size=manifest.vocabulary_size,
         vocabulary_hash=manifest.vocabulary_hash,
         text=manifest.text,
@@ -100,9 +99,8 @@ class Bundle(Scorer):
     def open(self) -> None:
         """See ``Scorer.open``."""
         info = self.info
-        config = model_from_dict(info.model, str(self.directory / INDEX))
-        weights = read_tensors(self.directory, info, config)
-        self.model = Classifier(config, info.vocabulary_size, len(info.labels)).eval()
+        weights = read_tensors(self.directory, info)
+        self.model = Classifier(info.model, info.vocabulary_size, len(info.labels)).eval()
         self.model.load_state_dict(weights)
         if self.threads:
             keep_memory()

@@ -39,7 +39,7 @@ from harness.scores.calibration import Decision, decide
 from harness.scores.figures import Scores, figures
 from harness.scores.intervals import above_chance, intervals
 from harness.scores.metrics import classification_metrics, probabilities
-from harness.scores.tables import describe_evaluation
+from harness.scores.tables import show_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -109,7 +109,7 @@ def conclude(
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
-        print(describe_evaluation(values))
+        show_evaluation(Screen(), values)
         print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
     return values
 

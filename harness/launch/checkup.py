@@ -42,8 +42,6 @@ from preprocessing.dataset.views import read_data
 
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
-BUSY_SHARE = 0.1
-"""A GPU with more than this share of its memory in use is shared with another process."""
 SUM_NUMBERS = 2_500_000
 """Numbers that the all-reduce sums: as many as the gradients of a small model."""
 DATASET = "the dataset's fingerprint"
@@ -114,12 +112,8 @@ def judged(check: Callable[[], Checked]) -> Checked:
 
 def versions() -> dict[str, str]:
     """Installed versions that must be equal on every rank."""
-    known = {"python": platform.python_version()}
-    known |= {name: str(installed_version(name)) for name in ("torch", "accelerate", "numpy", "pyarrow")}
-    if torch.cuda.is_available():
-        known |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
-        known["NCCL"] = ".".join(map(str, torch.cuda.nccl.version()))
-    return known
+    named = ("torch", "accelerate", "numpy", "pyarrow")
+    return {"python": platform.python_version(), **{name: str(installed_version(name)) for name in named}}
 
 
 def look_at_precision(config: RunConfig, facts: dict[str, str]) -> Checked:
@@ -144,13 +138,10 @@ def look_at_gpus(config: RunConfig) -> Checked:
     if device == "cpu":
         unused = (cuda.found or cuda.driver) and asked == "either" and config.device == "auto"
         return ("warn", f"training runs on the CPU: {why} ({cuda})") if unused else ("ok", f"none are used: {why}")
-    shown, busy = [], []
+    shown = []
     for place in range(cuda.found):
-        free, total = torch.cuda.mem_get_info(place)
-        shown.append(f"{torch.cuda.get_device_name(place)} ({size(free)} of {size(total)} free)")
-        busy += [str(place)] if free < (1 - BUSY_SHARE) * total else []
-    if busy:
-        return "warn", f"{', '.join(shown)}: other programs take memory of GPU {', '.join(busy)}; see nvidia-smi"
+        free, total = map(size, torch.cuda.mem_get_info(place))
+        shown.append(f"{torch.cuda.get_device_name(place)} ({free} of {total} free)")
     if processes < cuda.found:
         return "warn", f"{', '.join(shown)}: {processes} of {cuda.found} used; pass --num_processes to use all"
     return "ok", ", ".join(shown)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from harness.launch.options import LOG_LEVEL, accelerate_arguments
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
-from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
 
@@ -80,19 +79,14 @@ def check(config: DoctorConfig) -> int:
 def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
     """Run this module on every rank under accelerate's launcher; returns the exit code of the report.
 
-    Several machines meet first, at the port that the ranks will use; if one does not come, this ends here.
+    Several machines meet first, at the port that the ranks will use. Raises ``UserError`` if one does not come.
     """
     arguments = accelerate_arguments(options, keys, MODULE)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
-    try:
-        if place is not None:
-            meeting.name_network(place, say)
-            hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
-            meeting.meet(place, hello, "", config.timeout_s, say)
-    except UserError as error:
-        from harness.launch.checkup import Finding  # after torch's log level is set
-
-        return report([Finding("rendezvous", "fix", str(error), platform.node())], as_json=config.json)
+    if place is not None:
+        meeting.name_network(place, say)
+        hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
+        meeting.meet(place, hello, "", config.timeout_s, say)
     return launcher.run_module(arguments)
 
 

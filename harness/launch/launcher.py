@@ -22,7 +22,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
 from harness.data.views import check_folds
@@ -45,14 +45,13 @@ from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import Ending, State, is_free, known_status, write_status
-from harness.scores.figures import FIGURES
-from harness.scores.tables import describe_spread
+from harness.scores.tables import spread_table
 from harness.training import preflight
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.cli import as_words
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.views import read_data
 
@@ -62,8 +61,6 @@ RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
-DOCUMENTED = {2, 3, 4}
-"""Exit codes that a rank chooses; any other one of a rank becomes 1."""
 LOST_PAGES = (
     "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
     "verify the dataset with padless check, and check the disk"
@@ -98,7 +95,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     with meeting.telling(place, recipe.timeout_s):
         processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-        asked = devices.asked_by(options)
+        asked = devices.asked_here()[0]
         config = resolve(recipe, lambda: devices.cards(recipe.device, asked, here, processes)).config
         point = preflight.check_run(config, screen.say, tell)
         if point.finished and not config.dry_run:
@@ -169,10 +166,9 @@ def start(arguments: Any) -> Failure | None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     given = copy(arguments)  # a restart must not take accelerate's decisions, as on threads, for the user's
     given.max_restarts = 0  # torch's agent would restart the ranks of this machine alone
-    users = os.environ.get(COMPILED)
-    with temporary_folder() as folder:  # torch itself would leave both of these in TMPDIR
+    with temporary_folder() as folder, patch.dict(os.environ):  # torch itself would leave both of these in TMPDIR
         given.log_dir = given.log_dir or str(folder)
-        os.environ[COMPILED] = users or str(folder / "compiled")
+        os.environ.setdefault(COMPILED, str(folder / "compiled"))
         try:
             if not STOP.heard:
                 launch_command(given)
@@ -187,9 +183,6 @@ def start(arguments: Any) -> Failure | None:
             if isinstance(error, OSError) and (refusal := told(error)) is not None:  # it needs temporary files
                 raise refusal from None
             return describe_failure(error)
-        finally:
-            if users is None:
-                del os.environ[COMPILED]
 
 
 def run_module(arguments: Any) -> int:
@@ -264,7 +257,7 @@ def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {LOST_PAGES}")
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    known = code in DOCUMENTED
+    known = code in ERRORS  # any other one of a rank becomes 1
     sentence = words.get("message", f"rank {rank} {how}")
     return Failure(code if known else 1, sentence, said=known or bool(words), follows=words.get("follows", False))
 
@@ -397,12 +390,12 @@ def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     screen = Screen(quiet=asked.quiet)
-    for split, figures in values["splits"].items():
-        name = next(iter(figures))
-        screen.say(f"{split}: {describe_spread(FIGURES[name].title, figures[name])}")
+    for split in values["splits"]:
+        screen.say(f"{split}:")
+        of_runs = [one["splits"][split] for one in values["runs"]]
+        screen.table(spread_table([one.name for one in runs], of_runs, screen.width))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         of_rows = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
         screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {of_rows}")
     screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
-    sys.stdout.flush()

@@ -25,10 +25,9 @@ import msgspec
 from harness.config import RunConfig, flat, to_dict
 from harness.launch.stop import STOP
 from harness.ranks import network
-from harness.ranks.stopping import EXIT_CODE
 from harness.rundir import records
 from harness.rundir.records import LAUNCH_ID
-from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.errors import ERRORS, ConfigError, UserError
 
 LOOK_EVERY_S = 0.1
 TALK_S = 5.0
@@ -36,25 +35,10 @@ TALK_S = 5.0
 PROBLEM_S = 60.0
 """Longest wait of a machine that only reports that it cannot train."""
 ANSWER = "answer"
-CODE, DATASET, TORCH = "the code", "the dataset's fingerprint", "torch"
-ADVICE = {
-    CODE: "install the same revision on all machines",
-    DATASET: "give all machines the same dataset, best in a directory that they share",
-    TORCH: "install the same version on all machines",
-}
-"""How to make facts equal that are not options."""
 
 Say = Callable[[str], None]
 Answer = tuple[str, str, int]
 """Machine 0's answer to all: the shared name of this start, why it is refused (or ""), and the exit code."""
-
-
-class MeetingError(UserError):
-    """A machine did not come, or one of them cannot train."""
-
-    def __init__(self, sentence: str, exit_code: int = 1) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
 
 
 @dataclass(frozen=True)
@@ -121,13 +105,12 @@ def name_network(place: Place, say: Say) -> None:
 def facts_of(arguments: Any, fingerprint: str = "", config: RunConfig | None = None) -> dict[str, Any]:
     """Facts that must be equal on every machine, by their names in messages; without ``config``, the general ones."""
     keys = {} if config is None else flat(to_dict(config))
-    revision = (records.git_revision() or records.installed_version("padless") or "unknown")[:12]
     return {
         **{f"--{name}": getattr(arguments, name) for name in ("num_machines", "num_processes")},
-        DATASET: fingerprint[:16],
+        "the dataset's fingerprint": fingerprint[:16],
         **{key: str(value) for key, value in keys.items()},
-        CODE: f"{revision} ({records.code_hash()})",
-        TORCH: records.installed_version("torch"),
+        "the code": records.code_hash(),
+        "torch": records.installed_version("torch"),
     }
 
 
@@ -144,9 +127,9 @@ def name_start(
         return name
     gc.collect()  # torch's objects of a failed attempt may hold the port
     hello = Hello(rank=place.rank, facts=facts)
+    STOP.between()
     try:
-        with STOP.noting(lambda signal: note_end(config, f"{signal} received", EXIT_CODE)):
-            name = os.environ[LAUNCH_ID] = meet(place, hello, name, config.timeout_s * (2 if attempt else 1), say)
+        name = os.environ[LAUNCH_ID] = meet(place, hello, name, config.timeout_s * (2 if attempt else 1), say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
@@ -174,21 +157,20 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
     with contextlib.suppress(UserError), records.claim(config):
         status = records.read_status(config.run) or {}
         if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
-            state: records.State = "preempted" if exit_code == EXIT_CODE else "failed"
-            records.write_status(config.run, records.Ending(state, status.get("step", 0), exit_code, reason))
+            records.write_status(config.run, records.Ending("failed", status.get("step", 0), exit_code, reason))
 
 
 def meet(place: Place, hello: Hello, launch: str, timeout_s: float, say: Say) -> str:
     """Meet the other machines; returns the name that machine 0 gives this start (its ``launch``).
 
-    Raises ``MeetingError`` with what is wrong, the same on all that have come, and ``ConfigError`` for a taken port.
+    Raises ``UserError`` with what is wrong, the same on all that have come, also for a taken port.
     """
     others = "machine 0" if place.rank else f"the other {place.machines - 1}"
     say(f"{place}, {hello.host}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
     talk = ask if place.rank else receive
     name, refusal, code = talk(place, hello, launch, timeout_s)
     if refusal:
-        raise MeetingError(refusal, code)
+        raise ERRORS.get(code, UserError)(refusal)
     return name
 
 
@@ -227,7 +209,7 @@ def receive(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
 
 
 def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
-    """On the other machines: look for machine 0 until it answers. Raises ``MeetingError`` when it does not."""
+    """On the other machines: look for machine 0 until it answers. Raises ``UserError`` when it does not."""
     deadline = time.monotonic() + timeout_s + TALK_S
     answers: list[Answer] = []
 
@@ -243,7 +225,7 @@ def ask(place: Place, mine: Hello, launch: str, timeout_s: float) -> Answer:
     thread.start()
     thread.join(timeout_s + 3 * TALK_S)
     if not answers:
-        raise MeetingError(
+        raise UserError(
             f"{place}: machine 0 did not answer at {place.where} within {timeout_s:.0f} s; start the same command "
             "there with --machine_rank 0, and check that this machine reaches it"
         )
@@ -280,7 +262,9 @@ def judge(place: Place, hellos: Sequence[Hello], launch: str, timeout_s: float) 
     for one in others:
         for name, here in first.facts.items():
             if (there := one.facts.get(name)) != here:
-                advice = ADVICE.get(name, "start the same command on all machines")
-                refusal = f"{name} is {there} on {one} and {here} on {first}: {advice}"
+                refusal = (
+                    f"{name} is {there} on {one} and {here} on {first}: start the same command on all machines, with "
+                    "the same code, packages and dataset"
+                )
                 return launch, refusal, ConfigError.exit_code
     return launch, "", 0

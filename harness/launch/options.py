@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,30 +21,17 @@ from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError
 
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
-FILE = "--config_file"
 IDLE = "--gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
 OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
 """Accelerate's options for trainings that padless has not."""
 
 
-def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
-    """As ``split_arguments``. Raises ``DataError`` for a dataset that is not there."""
-    alone, given = cli.apart(argv, config_class)
-    keys = {"data": "".join(alone[:1]), **dict(given)}
-    if keys["data"] and not {"help", "print_config"} & {*keys} and keys["data"][0] != "{":
-        from preprocessing.dataset.views import read_data
-
-        read_data(keys["data"])
-    return split_arguments(argv, config_class)
-
-
 def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
     """Accelerate's options, wherever they stand, and all other words.
 
-    A dotted name always belongs to padless, so its parser answers a misspelt key. ``--config_file`` may name a recipe
-    and becomes its file. Accelerate, and so torch, is imported for an option that is no key of ``config_class``. Raises
-    ``ConfigError`` for one that neither has.
+    A dotted name always belongs to padless, so its parser answers a misspelt key. Accelerate, and so torch, is imported
+    for an option that is no key of ``config_class``. Raises ``ConfigError`` for one that neither has.
     """
     known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
     while words and words[0] != "--":
@@ -63,15 +49,7 @@ def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str],
         options.append(word)
         if takes_value[name] and not equals and words:
             options.append(words.pop(0))
-    return with_file(options), [*ours, *words]
-
-
-def with_file(options: Sequence[str]) -> list[str]:
-    """Accelerate's options with the file of the recipe that ``--config_file`` names. Raises ``ConfigError``."""
-    words: list[str] = []
-    for word in options:
-        words += word.split("=", 1) if word.startswith(f"{FILE}=") else [word]
-    return [find(word, "accelerate", FILE) if last == FILE else word for last, word in pairwise(["", *words])]
+    return options, [*ours, *words]
 
 
 @cache
@@ -93,17 +71,20 @@ def parser_of_accelerate() -> argparse.ArgumentParser:
 
 
 def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
-    """Parse accelerate's options with its own parser and configuration file; every value that it would guess is set.
+    """Parse accelerate's options with its own parser and its configuration file, which may be a recipe's name; every
+    value that it would guess is set.
 
     Raises ``ConfigError`` for a file that is missing and for options that cannot be meant.
     """
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
-    devices.tell_ranks(options)
     arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])
+    if arguments.config_file:
+        arguments.config_file = find(arguments.config_file, "accelerate", "--config_file")
+        if not Path(arguments.config_file).is_file():
+            raise ConfigError(f"--config_file {arguments.config_file}: no such file; name one, or a recipe such as cpu")
     file = arguments.config_file or default_config_file
-    if arguments.config_file and not Path(file).is_file():
-        raise ConfigError(f"--config_file {file}: no such file; name a YAML file, or a recipe such as cpu")
+    devices.tell_ranks(arguments)
     settings = load_config_from_file(file) if Path(file).is_file() else None
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:

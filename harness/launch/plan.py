@@ -34,9 +34,7 @@ LAUNCHES_S, PASSES_S = 0.4e-3, 10e-6
 """Forecast for a GPU: 60 kernels beside the recurrence; one time step of one layer, forward and backward."""
 PRODUCTS_PER_S, GRADIENTS_PER_S = 1e14, 1e11
 """Forecast: floating-point operations of one GPU in bf16; bytes of gradients between GPUs."""
-ROWS_FOR_A_GPU = 64
-"""A GPU computes a step of fewer rows in about the time that it takes to start the step's kernels."""
-WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps", "too_few_for_a_gpu": "on a GPU"}
+WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps"}
 """Key of each warning: how its line begins."""
 
 
@@ -99,7 +97,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "rows_per_process": [order.smallest_step // world_size, most],
         "ranks": (ranks := shares(order, world_size)),
         "gpu_step_s": gpu_step_s(config, ranks["time_steps"], most, exchanged, world_size),
-        "one_gpu_step_s": gpu_step_s(config, ranks["time_steps"], order.largest_step, exchanged, 1),
         "memory": {
             "parameters": parameters,
             "weights_gradients_optimizer": 16 * parameters,
@@ -108,7 +105,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "unlabelled_stream": stream,
         "imbalance": imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
         "few_steps": few_steps(order.steps_per_epoch, config.epochs),
-        "too_few_for_a_gpu": too_few_for_a_gpu(most, config),
     }
 
 
@@ -155,16 +151,6 @@ def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int,
     return LAUNCHES_S + model.num_layers * time_steps * max(PASSES_S, of_products) + between
 
 
-def too_few_for_a_gpu(most: int, config: RunConfig) -> str | None:
-    """A warning if a process holds too few rows at once to keep a GPU busy; ``most``: its rows of a step."""
-    held = min(most, config.micro_batch) if isinstance(config.micro_batch, int) else most
-    if held >= ROWS_FOR_A_GPU:
-        return None
-    batch = "global_batch_tokens" if config.global_batch_tokens else "global_batch"
-    change = "micro_batch" if held < most else f"{batch} or start fewer processes"
-    return f"{held} rows at once on a process keep no GPU busy, {ROWS_FOR_A_GPU} are the least; raise {change}"
-
-
 def in_lines(values: dict[str, Any]) -> dict[str, str]:
     """The figures of the plan in words, by name."""
     ranks, memory, stream, runs = (values[name] for name in ("ranks", "memory", "unlabelled_stream", "runs"))
@@ -179,8 +165,6 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         fewest, largest = stream["rows_per_step"]
         of_step = f"{fewest} to {largest} of them in every step"
         lines["unlabelled"] = f"{stream['rows']:,} rows, {of_step}: {stream['passes']:.2f} passes"
-    step_s, alone_s = values["gpu_step_s"], values["one_gpu_step_s"]
-    beside = f"; one GPU would take {1e3 * alone_s:.1f} ms" if values["world_size"] > 1 else ""
     kept, tokens = size(memory["weights_gradients_optimizer"]), size(memory["tokens_on_device"])
     return {
         **lines,
@@ -189,8 +173,8 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
         "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
-        "on GPUs": f"about {1e3 * step_s:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time steps follow one "
-        f"another, for few rows as for many{beside}",
+        "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time "
+        "steps follow one another, for few rows as for many",
         "memory": f"{memory['parameters']:,} parameters, {kept} with gradients and optimizer; {tokens} of tokens on a "
         "GPU; padless train --dry_run measures the rest",
     }

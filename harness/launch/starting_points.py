@@ -57,8 +57,6 @@ class RecipesConfig:
     """Recipes to copy; none: list them."""
     output: str = "configs"
     """Folder to copy to; each recipe keeps its kind, as in configs/train/imdb.yaml."""
-    overwrite: bool = False
-    """Replace a file that has been changed."""
 
 
 def recipes(config: RecipesConfig) -> None:
@@ -69,7 +67,7 @@ def recipes(config: RecipesConfig) -> None:
         for name in configuration.names(kind)
     }
     chosen = [path for name in config.names for path in paths_named(name, known)]
-    copy({Path(config.output, path + configuration.ENDING): known[path] for path in chosen}, config.overwrite)
+    copy({Path(config.output, path + configuration.ENDING): known[path] for path in chosen})
     screen = Screen(quiet=bool(chosen))
     for kind, where in configuration.KINDS.items():
         screen.write([f"{kind}: {where}"], "head")
@@ -101,24 +99,20 @@ class TutorialConfig:
 
     output: str = "."
     """Folder to write to."""
-    overwrite: bool = False
-    """Replace other files of these names."""
 
 
 def tutorial(config: TutorialConfig) -> None:
     """``padless tutorial``: write the two files."""
     shipped = sorted(Path(sources.__file__).parent.glob("*.csv"))
-    copy({Path(config.output, file.name): file for file in shipped}, config.overwrite)
+    copy({Path(config.output, file.name): file for file in shipped})
     Screen().say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
 
 
-def copy(chosen: Mapping[Path, Path], overwrite: bool) -> None:
+def copy(chosen: Mapping[Path, Path]) -> None:
     """Copy files and say where they are. Raises ``ConfigError`` before anything is written if one was changed there."""
     for target, file in chosen.items():
-        if target.exists() and not overwrite and target.read_bytes() != file.read_bytes():
-            raise ConfigError(
-                f"{target}: is there already and differs; --overwrite replaces it, --output goes elsewhere"
-            )
+        if target.exists() and target.read_bytes() != file.read_bytes():
+            raise ConfigError(f"{target}: is there already and differs; remove it, or name another --output")
     for target, file in chosen.items():
         with storing(target, otherwise="name another --output"):
             atomic.write_bytes(target, file.read_bytes())

@@ -64,7 +64,6 @@ class Stop:
         """Held while the end of the run is written."""
         self._phase = "nothing"
         self._begun: Callable[[], bool] = lambda: True
-        self._note: Callable[[str], object] = lambda name: None
         self._conclude: Callable[[], int] = lambda: PREEMPTED
 
     def begin(self) -> None:
@@ -77,15 +76,6 @@ class Stop:
     def between(self) -> None:
         """No rank is running: a stop signal ends the command at once; for an earlier one, callers check ``heard``."""
         self._phase = "nothing"
-
-    @contextmanager
-    def noting(self, note: Callable[[str], object]) -> Iterator[None]:
-        """As ``between``, where ``note`` gets the signal's name before the command ends."""
-        self._note, self._phase = note, "nothing"
-        try:
-            yield
-        finally:
-            self._note = lambda name: None
 
     @contextmanager
     def ranks(self, begun: Callable[[], bool], conclude: Callable[[], int]) -> Iterator[None]:
@@ -108,7 +98,6 @@ class Stop:
             pressed = pressed or (now if name == "SIGINT" else None)
             self.heard.append(name)
             if self._phase == "nothing":
-                self._note(name)
                 leave(PREEMPTED, f"told to stop by {name} before any process was started; the same command goes on")
             if self._phase == "ranks":
                 self.now = self.now or again
@@ -156,7 +145,7 @@ STOP = Stop()
 
 def listen(argv: Sequence[str]) -> None:
     """Take stop signals from here on; ``padless`` calls this first."""
-    if argv[:1] == ["train"]:  # it starts ranks, and stops them first
+    if "train" in argv[:1]:  # it stops its ranks first
         STOP.begin()
     else:
         processes.listen()

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
-from harness.rundir.bundle_files import INDEX, BundleInfo, read_weights, weights_path
+from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
 from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
@@ -31,21 +31,21 @@ def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     return Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
 
 
-def read_tensors(directory: Path, info: BundleInfo, config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Read all weights of a bundle; checks that they have the names and shapes of ``config``'s network.
+def read_tensors(directory: Path, info: BundleInfo) -> dict[str, torch.Tensor]:
+    """Read all weights of a bundle; checks that they have the names and shapes of its network.
 
     The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
     the file is damaged or belongs to another network than the index describes.
     """
-    path = weights_path(directory, info)
+    path = directory / info.weights
     found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
     try:
-        shapes = network_shapes(config, info.vocabulary_size, len(info.labels), info.task)
+        shapes = network_shapes(info.model, info.vocabulary_size, len(info.labels), info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
     wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}
     check_tensors(found, wanted, f"{path}: not the weights of the model in {INDEX}")
-    tensors: dict[str, torch.Tensor] = load(read_weights(directory, info))
+    tensors: dict[str, torch.Tensor] = load(read_named(path, info.weights_sha256, INDEX))
     return tensors
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.config import CLASSIFIER, ModelConfig, model_from_dict
+from harness.config import CLASSIFIER, ModelConfig
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
 from harness.rundir.layout import instead
 from preprocessing.base import atomic
@@ -231,7 +231,6 @@ class Donor:
 
     directory: Path
     info: BundleInfo
-    model: ModelConfig
     vocabulary: Vocabulary
 
 
@@ -244,12 +243,11 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     if not (directory / INDEX).is_file():
         raise ConfigError(f"init.weights: {named}: {instead(directory)}")
     info = read_info(directory)
-    model = model_from_dict(info.model, str(directory / INDEX))
-    others = [key for key in SHAPE if getattr(model, key) != getattr(wanted, key)]
+    others = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
     if others:
-        keys = " and ".join(f"model.{key} to {getattr(model, key)} (now {getattr(wanted, key)})" for key in others)
+        keys = " and ".join(f"model.{key} to {getattr(info.model, key)} (now {getattr(wanted, key)})" for key in others)
         raise ConfigError(f"init.weights: {named} has layers of another shape; set {keys}")
-    return Donor(directory, info, model, read_vocabulary(directory, info))
+    return Donor(directory, info, read_vocabulary(directory, info))
 
 
 @dataclass(frozen=True)
@@ -283,7 +281,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     """
     from harness.model.networks import read_tensors
 
-    info, weights = donor.info, read_tensors(donor.directory, donor.info, donor.model)
+    info, weights = donor.info, read_tensors(donor.directory, donor.info)
     # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -305,7 +303,7 @@ def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, 
     """The parts of a donor, besides the embedding, that mean the same in a model: how the names of their tensors begin,
     and what they are called. The linear part is none of them: every run learns its own.
     """
-    theirs, is_classifier = donor.model, donor.info.task == CLASSIFIER
+    theirs, is_classifier = donor.info.model, donor.info.task == CLASSIFIER
     layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
     taken = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
     same = (theirs.num_layers, theirs.pooling, donor.info.labels) == (model.num_layers, model.pooling, manifest.labels)

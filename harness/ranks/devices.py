@@ -23,15 +23,14 @@ request, and under bare ``accelerate launch`` a rank reads the command line and 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.processes import available_cores
 
 Asked = Literal["gpu", "cpu", "either"]
 DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
@@ -67,24 +66,15 @@ def look() -> Cuda:
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def given(words: Sequence[str]) -> dict[str, str]:
-    """The options of accelerate in a command line, as ``--name value``, ``--name=value`` or a flag, by name."""
-    found = {}
-    for word, following in zip(words, [*words, ""][1:], strict=True):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            found[name[2:].replace("-", "_")] = value if equals else following
-    return found
-
-
-def asked_by(words: Sequence[str]) -> Asked:
+def asked_by(arguments: Namespace) -> Asked:
     """What accelerate's options and configuration file ask for. Raises ``ConfigError`` for a file that is no YAML."""
-    options = given(words)
-    if {"multi_gpu", "gpu_ids"} & options.keys():
+    from accelerate.commands.config.config_args import default_config_file
+
+    if arguments.multi_gpu or arguments.gpu_ids:
         return "gpu"
-    if "cpu" in options:
+    if arguments.cpu:
         return "cpu"
-    path = Path(options["config_file"]) if "config_file" in options else default_file()
+    path = Path(arguments.config_file or default_config_file)
     if not path.is_file():
         return "either"
     settings = read_config(path)  # as texts
@@ -92,37 +82,31 @@ def asked_by(words: Sequence[str]) -> Asked:
     return "cpu" if on_cpu or settings.get("gpu_ids", "null") == "null" else "gpu"
 
 
-def default_file() -> Path:
-    """Where ``accelerate config`` leaves its answers."""
-    from accelerate.commands.config.config_args import default_config_file
-
-    return Path(default_config_file)
-
-
-def threads_of(words: Sequence[str], environment: Mapping[str, str]) -> int | None:
+def threads_of(arguments: Namespace | None, environment: Mapping[str, str]) -> int | None:
     """The number of threads that the user gave a launcher, by option or ``OMP_NUM_THREADS``; None without one."""
-    text = given(words).get("num_cpu_threads_per_process") or environment.get(OMP, "")
+    text = str((arguments and arguments.num_cpu_threads_per_process) or environment.get(OMP, ""))
     first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
     return int(first) or None if first.isdigit() else None
 
 
-def tell_ranks(options: Sequence[str]) -> None:
-    """Pass the devices and threads of accelerate's ``options`` and this environment to the ranks."""
-    os.environ[DEVICES], os.environ[THREADS] = asked_by(options), str(threads_of(options, os.environ) or "")
+def tell_ranks(arguments: Namespace) -> None:
+    """Pass the devices and threads of accelerate's options and this environment to the ranks."""
+    os.environ[DEVICES], os.environ[THREADS] = asked_by(arguments), str(threads_of(arguments, os.environ) or "")
 
 
 def asked_here() -> tuple[Asked, int | None]:
     """The devices and the threads that were asked for when this process was started."""
-    if (told := os.environ.get(DEVICES)) in ("gpu", "cpu", "either"):
-        return told, threads_of((), {OMP: os.environ.get(THREADS, "")})  # type: ignore[return-value]
+    if DEVICES in os.environ:
+        return cast(Asked, os.environ[DEVICES]), int(os.environ.get(THREADS) or 0) or None
     launched = {"RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys()
-    options, environment = parent() if launched else (None, os.environ)
-    return ("either" if options is None else asked_by(options)), threads_of(options or (), environment)
+    arguments, environment = parent() if launched else (None, os.environ)
+    return ("either" if arguments is None else asked_by(arguments)), threads_of(arguments, environment)
 
 
-def parent() -> tuple[list[str] | None, Mapping[str, str]]:
-    """The options of ``accelerate launch`` in the parent's command line (None for another parent); its environment."""
+def parent() -> tuple[Namespace | None, Mapping[str, str]]:
+    """The options of ``accelerate launch``, if that is the parent, and the parent's environment."""
     import psutil
+    from accelerate.commands.launch import launch_command_parser
 
     try:
         process = psutil.Process(os.getppid())
@@ -130,8 +114,8 @@ def parent() -> tuple[list[str] | None, Mapping[str, str]]:
     except psutil.Error:
         return None, {}
     for place, word in enumerate(words):
-        if word == "launch" or word.endswith("commands.launch"):
-            return list(takewhile(lambda one: one != "-m", words[place + 1 :])), environment
+        if word.endswith("commands.launch") or (word == "launch" and words[place - 1].endswith("accelerate")):
+            return launch_command_parser().parse_args(words[place + 1 :]), environment
     return None, environment
 
 
@@ -168,12 +152,3 @@ def cards(wanted: str, asked: Asked, here: int, processes: int) -> int | None:
     Raises ``ConfigError`` as ``choose`` does.
     """
     return processes if choose(wanted, asked, here, look())[0] == "cuda" else None
-
-
-def choose_threads(wanted: int | None, processes: int) -> tuple[int, str]:
-    """Threads of one of the ``processes`` on this machine, and why; ``wanted`` is the key ``threads``."""
-    if wanted is not None:
-        return wanted, "asked for"
-    if (users := asked_here()[1]) is not None:
-        return users, f"as {OMP} says"
-    return max(1, available_cores() // processes), "this process's share of the cores"

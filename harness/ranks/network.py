@@ -3,7 +3,8 @@
 
 Gloo offers the address that the machine's own name resolves to. On many systems that is 127.0.1.1, which no other
 machine can reach, and gloo fails only after its time limit. So the interface is set before any rank starts, unless the
-user has set one. NCCL looks at the interfaces itself, and chooses better than by the route.
+user has set one. NCCL looks at the interfaces itself, InfiniBand first: the main address may belong to a slow network
+for administration.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from dataclasses import dataclass
 
 from preprocessing.base.errors import ConfigError
 
-GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-LAST_FOR_NCCL = ("lo", "virbr")
-"""Prefixes of interfaces that NCCL takes only if there is no other. Otherwise its own choice, InfiniBand first, stays:
-the main address may belong to a slow network for administration."""
+GLOO = "GLOO_SOCKET_IFNAME"
 LOOPBACK = ("127.", "::1", "localhost")
 """Prefixes of addresses that no other machine can reach."""
 ELSEWHERE = "192.0.2.1"
@@ -81,19 +79,17 @@ def choose(host: str, local: list[str], found: dict[str, list[str]], users: str 
 
 
 def name_interface(host: str | None = None, port: int | None = None) -> Route:
-    """Find the interface to the other machines and set it for gloo, in this process and its children, and for NCCL if
-    it would take the loopback; the user's own setting stays.
+    """Find the interface to the other machines and set it for gloo, in this process and its children; the user's own
+    setting stays.
 
     ``host`` and ``port``: the main machine's; by default as the launcher told this rank. Raises ``ConfigError`` if it
     is not certain, or if the user's interface does not exist.
     """
     host, port = host or os.environ.get("MASTER_ADDR", ""), port or int(os.environ.get("MASTER_PORT", "0"))
-    users, found = os.environ.get(GLOO), interfaces()
-    route = choose(host, local_addresses(host, port), found, users)
+    users = os.environ.get(GLOO)
+    route = choose(host, local_addresses(host, port), interfaces(), users)
     if route is None:
         wrong = f"{users}: no such interface with an address is up here" if users else f"unclear which leads to {host}"
         raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
     os.environ[GLOO] = route.interface
-    if all(name.startswith(LAST_FOR_NCCL) for name, addresses in found.items() if addresses):
-        os.environ.setdefault(NCCL, f"={route.interface}")  # without = NCCL takes every name with this prefix
     return route

@@ -14,6 +14,7 @@ from harness.config import Precision, Recurrence
 from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.processes import available_cores
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -79,10 +80,18 @@ def runnable(device_type: str) -> dict[str, str]:
 
 
 def configure_threads(device_type: str, asked: int | None = None) -> Choice:
-    """Set how many threads this process computes with, as ``devices.choose_threads`` says; on CUDA if ``asked``."""
-    if device_type != "cpu" and asked is None:
+    """Set how many threads this process computes with: those of the key ``threads``, ``asked``, or of the launcher, or
+    a share of the cores; on CUDA only if ``asked``.
+    """
+    if asked is not None:
+        count, reason = asked, "asked for"
+    elif device_type != "cpu":
         return Choice(str(torch.get_num_threads()), "torch's default; the work is on the device")
-    count, reason = devices.choose_threads(asked, launched_local_world_size())
+    elif (users := devices.asked_here()[1]) is not None:
+        count, reason = users, f"as {devices.OMP} says"
+    else:
+        count = max(1, available_cores() // launched_local_world_size())
+        reason = "this process's share of the cores"
     torch.set_num_threads(count)
     return Choice(str(count), reason)
 

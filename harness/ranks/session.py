@@ -29,8 +29,6 @@ from harness.ranks.precision import (
 )
 from harness.ranks.stopping import HEARTBEAT
 
-MIXED = {"fp32": "no", "tf32": "no", "bf16": "no", "fp16": "fp16"}
-"""The precision passed to accelerate: fp16 for its loss scaling. The model casts to bf16 itself."""
 NCCL_GRACE_S = 60
 TELL_OTHERS = "TORCH_NCCL_PROPAGATE_ERROR"
 """Environment variable: a rank whose collective failed signals the others; the heartbeat reads it."""
@@ -90,7 +88,8 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     os.environ.setdefault(TELL_OTHERS, "1")
     with joining(timeout_s):
         group = InitProcessGroupKwargs(timeout=limit)
-        accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=MIXED[arithmetic], kwargs_handlers=[group])
+        mixed = "fp16" if arithmetic == "fp16" else "no"  # for its loss scaling; the model casts to bf16 itself
+        accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[group])
         world = connect(timeout_s)
     place = accelerator.device
     if place.type == "cuda" and place.index is None:  # of a single process; set_device refuses it

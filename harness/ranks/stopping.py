@@ -35,7 +35,7 @@ from typing import NoReturn
 
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import cli, processes
-from preprocessing.base.errors import UserError
+from preprocessing.base.errors import ERRORS, UserError
 from preprocessing.base.terminal import tell
 
 EXIT_CODE = processes.PREEMPTED
@@ -51,8 +51,6 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable: the file in which torch's agent looks for the reason; empty or missing under no launcher."""
 GRACE_S = 5.0
 """How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
-REFUSALS = {2, 3, 4}
-"""Exit codes for wrong configuration, data or directories: the message is enough, a traceback does not help."""
 BARE_LAUNCHER = re.compile(r"(^|/)(accelerate|accelerate-launch|torchrun)$|^accelerate\.commands\.|\.distributed\.run$")
 """Programs and modules, in a command line, that print a traceback for a rank."""
 LAST_SIGNAL = signal.SIGUSR1
@@ -298,7 +296,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
     except Exception:
         traceback.print_exc()
         code = 1
-    if code in REFUSALS and rank == 0:
+    if code in ERRORS and rank == 0:  # the message is enough, a traceback does not help
         dismiss_launcher()
     return code
 

@@ -28,12 +28,12 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.config import CLASSIFIER, DAMAGED, LANGUAGE_MODEL, Task, model_from_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
 from harness.rundir.json_files import (
     MEND,
+    FileName,
     Indexed,
     check_file,
-    check_name,
     read_sealed,
     read_typed,
     seal_of,
@@ -56,6 +56,7 @@ KIND = ("padless-bundle", 2)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 LEAST_LABELS = 2
+DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 EXPORT_KIND = ("padless-export", 1)
 EXPORT = "export.json"
 CARD = "README.md"
@@ -75,11 +76,10 @@ KEPT_IN_BF16 = 0.999
 class BundleInfo:
     """``bundle.json``."""
 
-    weights: str
+    weights: FileName
     """File name of the safetensors file."""
     weights_sha256: Sha256
-    model: dict[str, Any]
-    """The ``ModelConfig``."""
+    model: ModelConfig
     vocabulary_size: Positive
     vocabulary_hash: str
     text: dict[str, Any]
@@ -107,6 +107,11 @@ class BundleInfo:
     """The type of the dataset's label column, and of predictions."""
     bf16: Share = 0.0
     """Share of validation rows that keep their label in bf16; 0 if none were compared."""
+
+    def __post_init__(self) -> None:
+        """Check that the model has numbers."""
+        if is_auto(self.model.wide) or is_auto(self.model.wide_ngrams):
+            raise ConfigError("model.wide, wide_ngrams: auto, expected numbers")
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -151,7 +156,6 @@ def stored_info(directory: Path) -> BundleInfo | None:
     if content is None:
         return None
     info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
-    model_from_dict(info.model, str(path))
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
@@ -178,17 +182,6 @@ def read_classifier(directory: Path) -> BundleInfo:
     return info
 
 
-def weights_path(directory: Path, info: BundleInfo) -> Path:
-    """The file of the weights. Raises ``DataError`` for a name that leads out of the bundle."""
-    check_name(info.weights, directory / INDEX, "restore it")
-    return directory / info.weights
-
-
-def read_weights(directory: Path, info: BundleInfo) -> bytes:
-    """The safetensors file that ``info`` names. Raises ``DataError`` if it is missing or was changed."""
-    return read_named(weights_path(directory, info), info.weights_sha256, INDEX)
-
-
 def read_named(path: Path, sha256: str, index: str) -> bytes:
     """Read a file and check its sha256, from an index. Raises ``DataError`` if it is missing or was changed."""
     try:
@@ -208,7 +201,7 @@ class ExportInfo:
     """``identity`` of the bundle beside it."""
     weights_sha256: Sha256
     """Of the safetensors file that every form of the network was made from."""
-    files: dict[str, dict[str, Any]]
+    files: dict[FileName, dict[str, Any]]
     """By name: bytes, sha256, and measurements for each form of the network."""
     padless: str = ""
     """The version that wrote it."""
@@ -239,7 +232,6 @@ def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
         raise DataError(f"{path}: belongs to another bundle than the {INDEX} beside it; {AGAIN}")
     files: dict[str, Indexed] = typed(dict[str, Indexed], info.files, str(path), AGAIN)
     for name, facts in files.items():
-        check_name(name, path, AGAIN)
         if name in (ONNX, INT8) and facts.bytes > MOST_ONNX:
             raise DataError(f"{directory / name}: {facts.bytes:,} bytes, and no ONNX file has more than {MOST_ONNX:,}")
         if (directory / name).is_symlink() or (directory / name).exists():
@@ -265,23 +257,12 @@ READ_WITH = (*SAME, "labels")
 """Options of ``source`` for reading files like the corpus."""
 
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
-Plain = str | bool | int | float | None
-"""A value of a configuration file; a label may be a number."""
 
 
-@dataclass(frozen=True)
-class SourceFacts:
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts(SourceConfig):
     """The options of ``source`` in ``READ_WITH``, and the dialect."""
 
-    text_column: str | list[str] | None = None
-    label_column: str | None = None
-    labels: dict[str, list[Plain]] | str | None = None
-    neutral: list[Plain] | None = None
-    delimiter: str | None = None
-    quote: str | None = None
-    escape: str | None = None
-    encoding: str | None = None
-    columns: list[str] | None = None
     dialect: Dialect | None = None
     """The dialect of its CSV files, configured or detected, if all of them have the same."""
 

@@ -17,7 +17,6 @@ between which a kill leaves one readable (``preprocessing.base.atomic``). Readin
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from harness.rundir.json_files import Indexed, check_file, check_name, facts_of, read_object, read_typed
+from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, read_object, read_typed
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -48,9 +47,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 AVERAGE = "average"
 """Prefix of the names of averaged weights there."""
 
-FEW = 3
-"""Maximum number of tensors listed in a message."""
-
 Tensors = Mapping[str, "torch.Tensor"]
 Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of a tensor -> dtype, as safetensors spells it, and shape."""
@@ -62,7 +58,7 @@ class Manifest(Record, frozen=True):
     format: str
     format_version: int
     step: Count
-    files: dict[str, Indexed]
+    files: dict[FileName, Indexed]
 
 
 class TrainerState(Record, frozen=True):
@@ -150,10 +146,10 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     try:
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
-        write_json(temporary / STATE, state)
+        atomic.write_json(temporary / STATE, state)
         index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_json(temporary / MANIFEST, manifest)
+        atomic.write_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
             atomic.remove(atomic.take_place(temporary, target))
@@ -165,12 +161,6 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file of a folder that has no name yet, and fsync it. Raises ``OSError``."""
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    atomic.fsync(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
@@ -208,7 +198,6 @@ def verify(path: Path) -> Checkpoint:
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
     for name, line in manifest.files.items():
-        check_name(name, path / MANIFEST, MEND)
         check_file(path / name, line, MANIFEST, MEND)
     state = read_typed(CheckpointState, path / STATE, MEND) or {}
     step = state["step"]
@@ -292,11 +281,7 @@ def check_tensors(found: Header, wanted: Header, what: str) -> None:
     def spelt(tensors: Header, name: str) -> str:
         return f"{tensors[name][0]} {list(tensors[name][1])}" if name in tensors else "nothing"
 
-    wrong = [
-        f"{shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected"
-        for name in dict.fromkeys((*wanted, *found))
-        if found.get(name) != wanted.get(name)
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - FEW:,} more" if len(wrong) > FEW else ""
-        raise DataError(f"{what} ({'; '.join(wrong[:FEW])}{more})")
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            what += f" ({shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected)"
+            raise DataError(what)

@@ -13,7 +13,9 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -23,6 +25,8 @@ from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, r
 Line = dict[str, Any]
 MEND = "restore it, or name another run"
 SEAL = "sha256"
+FileName = Annotated[str, Meta(pattern=r"^\w[\w.-]*\Z")]
+"""In an index: it leads nowhere else."""
 MOST_LINES = 1 << 30
 """Maximum bytes of a file with one object per line: millions of log lines."""
 
@@ -99,12 +103,6 @@ def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:
         raise DataError(f"{path}: {found:,} bytes, and {index} says {size:,}: truncated or changed; {mend}")
     if digest != said.sha256:
         raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {mend}")
-
-
-def check_name(name: str, index: Path, mend: str) -> None:
-    """Raise ``DataError`` for a file ``name`` that leads out of the folder of its ``index``."""
-    if "/" in name or not name.isprintable() or name in ("", ".", ".."):
-        raise DataError(f"{index}: names a file outside its own folder ({shown(name)}); {mend}")
 
 
 def parse_line(line: bytes) -> Line:

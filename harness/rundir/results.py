@@ -101,20 +101,16 @@ class Measured:
 
 
 def read_measured(directory: Path) -> Measured | None:
-    """The figures of the test split, else those of an evaluation of the same weights on validation.
-
-    Raises ``DataError`` for damaged figures, and for test figures of another dataset.
+    """The figures of the test split, else those of an evaluation on validation; None if there are none of the weights
+    in the bundle. Raises ``DataError`` for damaged ones.
     """
     info = stored_info(directory / BUNDLE)
-    if (test := read_figures(directory, TEST)) is not None:
-        if info is not None and test.get("dataset", info.dataset) != info.dataset:
-            path = directory / figures_name(TEST)
-            raise DataError(f"{path}: holds figures of another dataset than the run's own: another run's; {AGAIN}")
-        return Measured(TEST, test, directory)
-    figures = read_figures(directory / EVALUATION, VALIDATION)
-    if figures is None or info is None or (figures["dataset"], figures["step"]) != (info.dataset, info.step):
-        return None  # missing, of another dataset, or of replaced weights
-    return Measured(VALIDATION, figures, directory / EVALUATION)
+    for split, folder in ((TEST, directory), (VALIDATION, directory / EVALUATION)):
+        if (figures := read_figures(folder, split)) is not None:
+            of_weights = figures.get("dataset"), figures.get("step")
+            if info is None or of_weights == (info.dataset, info.step):
+                return Measured(split, figures, folder)
+    return None
 
 
 def write_predictions(

@@ -4,8 +4,9 @@
 A figure is a function of the weight of each row. Its derivatives by these weights give its variance (Efron, 1982, The
 Jackknife, the Bootstrap and Other Resampling Plans, chapter 6; of an area under the ROC curve this is DeLong's, 1988).
 A share of ``n`` rows has the variance ``p (1 - p) / n``, so the variance of a figure gives its effective number of
-rows. Its interval is Wilson's (1927) for a share of that many rows. Nothing is sampled, so the same rows always give
-the same intervals, and these always contain the figure.
+rows. Its interval is Wilson's (1927) for a share of that many rows; that of the average precision is for as many rows
+as the class has (Boyd et al., 2013, Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals).
+Nothing is sampled, so the same rows always give the same intervals, and these always contain the figure.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
 METHOD_OVER_RUNS = "Student's t over the runs"
 MOST_RANKED = 100_000_000
-"""Maximum rows times classes for intervals of areas, which need a ranking of all rows for every class."""
+"""Maximum rows times classes for the interval of the ROC AUC, which needs a ranking of all rows for every class."""
 Z = 1.959963984540054
 """Quantile of the normal distribution for ``LEVEL``."""
 MOST_WORTH = 8
@@ -40,7 +41,8 @@ def intervals(
 ) -> dict[str, Any]:
     """``[low, high]`` of each of the ``values`` that ``classification_metrics`` has of the same, with level and method.
 
-    The calibration error has none. An area's interval is None where a class has no row, and above ``MOST_RANKED``.
+    The calibration error has none. An area's interval is None where a class has no row, that
+    of the ROC AUC also above ``MOST_RANKED``.
     """
     predicted = predicted_labels(logits) if predicted is None else predicted
     support = np.bincount(labels, minlength=num_classes_of(logits))
@@ -52,9 +54,12 @@ def intervals(
         "roc_auc": None,
         "pr_auc": None,
     }
-    for name, changes, bias in (*of_labels(labels, predicted, support, values), *of_areas(logits, labels, values)):
+    if values["pr_auc"] is not None:
+        rows = float(support[1]) if len(support) == 2 else worth
+        found["pr_auc"] = wilson(values["pr_auc"] * rows, rows)
+    for name, changes in (*of_labels(labels, predicted, support), *of_area(logits, labels, values["roc_auc"])):
         limit = MOST_WORTH * worth if name == "roc_auc" else worth
-        found[name] = of_share(values[name], variance_of(changes, labels, support), worth, limit, bias)
+        found[name] = of_share(values[name], variance_of(changes, labels, support), worth, limit)
     return {"level": LEVEL, "method": METHOD, **found}
 
 
@@ -69,39 +74,24 @@ def above_chance(found: Mapping[str, Any], classes: int) -> bool:
     return bool(recall[0] > 1 / classes or (area is not None and area[0] > 0.5))
 
 
-def of_labels(
-    labels: np.ndarray, predicted: np.ndarray, support: np.ndarray, values: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Balanced accuracy and F1, each with its derivatives by the row weights and its small-sample bias.
-
-    A class with one row has no variance of its own; its distance from the mean over classes is used.
-    """
-    right, alone = (labels == predicted).astype(np.float64), support == 1
+def of_labels(labels: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Balanced accuracy and F1, each with its derivatives by the row weights."""
+    right = (labels == predicted).astype(np.float64)
     hits = np.bincount(labels, right, len(support))
-    recall = np.where(alone, values["balanced_accuracy"], hits / np.maximum(support, 1))
-    yield "balanced_accuracy", (right - recall[labels]) / support[labels] / (support > 0).sum(), 0.0
+    recall = hits / np.maximum(support, 1)
+    yield "balanced_accuracy", (right - recall[labels]) / support[labels] / (support > 0).sum()
     rows = support + np.bincount(predicted, minlength=len(support))
     size = np.maximum(rows, 1)
     weight = np.array([0.0, 1.0]) if len(support) == 2 else (rows > 0) / (rows > 0).sum()
     pull, each = weight / size, 2 * hits / size
-    bias = -float((pull * each * (1 - each)).sum())  # the second derivative's share
-    if len(support) > 2:
-        each = np.where(alone, values["f1"], each)
-    yield "f1", 2 * right * pull[labels] - (pull * each)[labels] - (pull * each)[predicted], bias
+    yield "f1", 2 * right * pull[labels] - (pull * each)[labels] - (pull * each)[predicted]
 
 
-def of_areas(
-    logits: np.ndarray, labels: np.ndarray, values: Mapping[str, Any]
-) -> Iterator[tuple[str, np.ndarray, float]]:
-    """Both areas, like ``of_labels``; empty if they are undefined or would take too long."""
-    if values["roc_auc"] is None or logits.size > MOST_RANKED:
-        return
-    means, classes = (values["roc_auc"], values["pr_auc"]), 1 if logits.ndim == 1 else logits.shape[1]
-    changes = np.zeros((2, len(labels)))
-    for ranking in rankings(logits, labels):
-        changes += ranking.changes(means if ranking.positives == 1 else ranking.areas) / classes
-    yield "roc_auc", changes[0], 0.0
-    yield "pr_auc", changes[1], 0.0
+def of_area(logits: np.ndarray, labels: np.ndarray, area: float | None) -> Iterator[tuple[str, np.ndarray]]:
+    """The ROC AUC, like ``of_labels``; nothing if it is undefined or would take too long."""
+    if area is not None and logits.size <= MOST_RANKED:
+        classes = 1 if logits.ndim == 1 else logits.shape[1]
+        yield "roc_auc", sum((one.changes() for one in rankings(logits, labels)), np.zeros(len(labels))) / classes
 
 
 def variance_of(changes: np.ndarray, labels: np.ndarray, support: np.ndarray) -> float:
@@ -111,15 +101,14 @@ def variance_of(changes: np.ndarray, labels: np.ndarray, support: np.ndarray) ->
     return float((within * support / np.maximum(support - 1, 1) + support * means**2).sum())
 
 
-def of_share(value: float, variance: float, worth: float, limit: float, bias: float) -> list[float]:
-    """The interval of a figure from 0 to 1 with this variance and bias; its effective rows are at most ``limit``.
+def of_share(value: float, variance: float, worth: float, limit: float) -> list[float]:
+    """The interval of a figure from 0 to 1 with this variance; its effective rows are at most ``limit``.
 
     A figure of exactly 0 or 1 has no variance; it counts as a share of ``worth`` rows.
     """
     odds = value * (1 - value)
     rows = worth if odds < CERTAIN else min(limit, odds / variance) if variance > 0 else worth
-    low, high = wilson(min(max(value - bias, 0.0), 1.0) * rows, rows)
-    return [min(low, value), max(high, value)]
+    return wilson(value * rows, rows)
 
 
 def of_mean(losses: np.ndarray) -> list[float] | None:

@@ -128,22 +128,15 @@ class Ranking:
         roc_auc = (self.gained * self.below).sum() / (self.positives * self.negatives)
         return float(roc_auc), min(1.0, float((self.gained * self.found / self.taken).sum() / self.positives))
 
-    def changes(self, means: tuple[float, float]) -> np.ndarray:
-        """The derivatives of both areas by the weight of each row, float64 ``[2, rows]``, about ``means``."""
-        run = np.cumsum(self.last) - self.last  # of each row
-        roc = np.where(
+    def changes(self) -> np.ndarray:
+        """The derivative of the ROC AUC by the weight of each row, float64 ``[rows]``."""
+        run, area = np.cumsum(self.last) - self.last, self.areas[0]  # run: of each row
+        result = np.empty(len(run))
+        result[self.order] = np.where(
             self.positive,
-            (self.below[run] / self.negatives - means[0]) / self.positives,
-            (self.above[run] / self.positives - means[0]) / self.negatives,
+            (self.below[run] / self.negatives - area) / self.positives,
+            (self.above[run] / self.positives - area) / self.negatives,
         )
-        precision = self.found / self.taken
-        # effect of a row on the precision of its own and all later runs
-        more, less = (
-            np.cumsum((self.gained * part)[::-1])[::-1][run] for part in (1 / self.taken, precision / self.taken)
-        )
-        pr = (np.where(self.positive, precision[run] - means[1] + more, 0.0) - less) / self.positives
-        result = np.empty((2, len(run)))
-        result[:, self.order] = roc, pr
         return result
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
-from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table, wrapped
+from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table
 
 CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
@@ -80,49 +80,44 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[st
 
 
 def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print figures of splits side by side, then calibration and classes of the last one."""
+    """Print figures of splits side by side, then the effect of temperature and threshold, and classes, of the last."""
     last = list(splits.values())[-1]
     screen.table(figures_table(splits, last["labels"], screen.width))
-    screen.say(describe_calibration(last))
+    where, before = f" on {last['split']}" if "split" in last else "", last["calibration"]
+    line = (
+        f"calibration{where}: temperature {last['temperature']:.3f} took the calibration error from "
+        f"{before['ece_before']:.4f} to {last['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
+        f"{last['log_loss']:.4f}"
+    )
+    screen.say(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 
 
-def describe_calibration(values: Mapping[str, Any]) -> str:
-    """A sentence on the effect of temperature and threshold."""
-    where = f" on {values['split']}" if "split" in values else ""
-    before = values["calibration"]
-    line = (
-        f"calibration{where}: temperature {values['temperature']:.3f} took the calibration error from "
-        f"{before['ece_before']:.4f} to {values['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
-        f"{values['log_loss']:.4f}"
-    )
-    return line if len(values["labels"]) > 2 else f"{line}; threshold {values['threshold']:.4f}"
-
-
-def describe_evaluation(values: Mapping[str, Any]) -> str:
-    """The results of an evaluation: metrics, classes, confusions, the weakest group; of new rows also what was read."""
+def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
+    """Print an evaluation: figures, classes, confusions, the weakest group; of new rows also what was read."""
     rows, texts, beside = values["rows"], values["texts"], values.get("beside_training")
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
-    trained, unread, lines = texts["training_texts"], texts["without_known_word"], [head]
+    screen.say(head)
+    trained, unread = texts["training_texts"], texts["without_known_word"]
     if trained is None:
-        lines.append("note: rows were not compared with the training texts: their dataset was moved or changed")
+        screen.say("note: rows were not compared with the training texts: their dataset was moved or changed", "warn")
     elif trained:
         share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        lines.append(f"note: {share} are training texts, so new texts may do worse than these figures")
+        screen.say(f"note: {share} are training texts, so new texts may do worse than these figures", "warn")
     if unread:
-        lines.append(f"note: {unread:,} of {rows:,} rows ({percent(unread / rows)}) hold no word that the model knows")
-    blocks = [
-        [part for line in lines for part in wrapped(line, WIDTH)],
-        figures_table({values["split"]: values}, values["labels"], WIDTH),
-        classes_table(values["per_class"], WIDTH),
-        confusion_table(values),
-        wrapped(weakest(values), WIDTH),
-        wrapped(describe_calibration(values) if beside is None else beside_training(beside), WIDTH),
-    ]
-    return "\n\n".join(map("\n".join, blocks))
+        share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
+        screen.say(f"note: {share} hold no word that the model knows", "warn")
+    screen.write([""])
+    show_figures(screen, {values["split"]: values})
+    screen.write([""])
+    screen.table(confusion_table(values))
+    screen.write([""])
+    screen.say(weakest(values))
+    if beside is not None:
+        screen.say(beside_training(beside))
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
@@ -168,16 +163,6 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
         if all(values[name] is not None for name in found)
     ]
     return table([Column("run", " ", right=False), *columns], rows, width)
-
-
-def describe_spread(title: str, values: Mapping[str, float | None]) -> str:
-    """``accuracy 0.8712 ± 0.0011 (95 % of the mean: 0.8690 to 0.8734)``."""
-    if values["sd"] is None:
-        return f"{title} {values['mean']:.4f}"
-    return (
-        f"{title} {values['mean']:.4f} ± {values['sd']:.4f} (95 % of the mean: {values['low']:.4f} to "
-        f"{values['high']:.4f})"
-    )
 
 
 def is_higher(one: float, other: float, rows: int) -> bool:

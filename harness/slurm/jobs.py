@@ -102,7 +102,6 @@ def write(scripts: dict[Path, Job]) -> None:
 
 def submit(jobs: list[Job]) -> None:
     """Submit each job to run after the one before; cancel all if one is refused. Raises ``ConfigError``."""
-    check_arrays(jobs)
     submitted, condition = list[str](), list[str]()
     for job in jobs:
         try:
@@ -116,14 +115,6 @@ def submit(jobs: list[Job]) -> None:
         condition = [f"--dependency=afterok:{submitted[-1]}{job.end}", AFTER]
         tasks = f", {job.size} tasks" if job.size else ""
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
-
-
-def check_arrays(jobs: Sequence[Job]) -> None:
-    """Raise ``ConfigError`` for an array that is larger than the site allows."""
-    if size := max(job.size for job in jobs):
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
-        if found and size > int(found[1]):
-            raise ConfigError(f"array: {size} tasks are more than this site allows: {found[1]} (MaxArraySize)")
 
 
 def jobs_of(config: SubmitConfig) -> list[Job]:
@@ -241,12 +232,10 @@ SIGNALS = {"prepare": "B:TERM@60", "train": "B:USR2@120", "single": "B:TERM@60"}
 """The signal that a job gets before its time limit, and how many seconds before."""
 PLAIN = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
 """What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
-WIDTH = 118
-TASK = "${SLURM_ARRAY_TASK_ID:-}"
-LITERAL = "# shellcheck disable=SC2016 # values mean what they are"
 HEAD = """\
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck disable=SC2016 # values in single quotes are to stay as they are
 # padless {command} on SLURM. Written by: padless submit
 # Change what you like, and submit it with sbatch from the folder that its paths start from; options after its name go
 # to the command. Submitted again, it goes on.
@@ -286,7 +275,7 @@ class Job:
     def log(self) -> str:
         """Name of the log as SLURM fills it in."""
         name = f"%x-{'%A_%a' if self.size else '%j'}.log"
-        return name if self.config.logs == "." else f"{self.config.logs.rstrip('/')}/{name}"
+        return str(Path(self.config.logs, name))
 
 
 def render(job: Job) -> str:
@@ -331,7 +320,7 @@ def variables(job: Job) -> str:
     python = shell_words("python", config.python or ("python" if hook else shlex.quote(sys.executable)))
     lines = [] if job.body == "prepare" else [f"command={shlex.quote(job.command)}"]
     lines += [
-        array("python", python),
+        f"python=({shlex.join(python)})",
         f"hook={hook and shlex.quote(hook)}",
         f"max_restarts={config.restarts} # of this job, by itself or by SLURM",
     ]
@@ -340,8 +329,7 @@ def variables(job: Job) -> str:
     if job.body == "train":
         lines.append(f"per_node={config.processes or 0} # processes of each node; 0: one for each GPU, or one")
         lines.append(f"run={shlex.quote(job.run)}")
-    for text in (array("arguments", job.arguments), *([cases(job.tasks)] if job.tasks else [])):
-        lines += [*([LITERAL] if {"$", "`"} & set(text.replace(TASK, "")) else []), text]
+    lines += [f"arguments=({shlex.join(job.arguments)})", *([cases(job.tasks)] if job.tasks else [])]
     lines.append('set -- "${arguments[@]}" "$@"')
     return "\n".join(lines) + "\n"
 
@@ -354,25 +342,11 @@ def hook_of(config: SubmitConfig) -> str:
 
 def cases(tasks: Sequence[Task]) -> str:
     """Run directory and arguments of each task of the array."""
-    lines = [f'case "{TASK}" in # a run directory for each task of the array']
+    lines = ['case "${SLURM_ARRAY_TASK_ID:-}" in # a run directory for each task of the array']
     for number, (run, arguments) in enumerate(tasks):
         lines.append(f"    {number}) run={shlex.quote(run)} arguments+=({shlex.join(arguments)}) ;;")
     lines += ['    *) echo "error: no such task in this array" >&2 && exit 2 ;;', "esac"]
     return "\n".join(lines)
-
-
-def array(name: str, words: Sequence[str]) -> str:
-    """``name=(…)``; a long one has a line for each option with its values."""
-    line = f"{name}=({shlex.join(words)})"
-    if len(line) <= WIDTH:
-        return line
-    lines: list[str] = []
-    for word in map(shlex.quote, words):
-        if lines and not word.startswith("--"):
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"    {word}")
-    return "\n".join([f"{name}=(", *lines, ")"])
 
 
 def summary(job: Job) -> str:

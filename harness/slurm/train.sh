@@ -55,7 +55,6 @@ echo "$job, restart $restarts: $processes processes on $SLURM_JOB_NODELIST, $SRU
 # A launcher that is done waits at most --wait for those of the other nodes. In single quotes, because each node has its
 # own SLURM_NODEID. --run comes last, so that it is the directory which is looked at here.
 export words=${#python[@]} command
-# shellcheck disable=SC2016
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --wait=300 \
     --kill-on-bad-exit=0 bash -c 'exec "${@:1:words}" -m harness "$command" --config_file accelerate/multi_node \
         --num_machines "$SLURM_JOB_NUM_NODES" --machine_rank "$SLURM_NODEID" --num_processes "$processes" \

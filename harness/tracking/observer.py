@@ -62,7 +62,7 @@ def serve(
             stack.enter_context(alone(run, name, wait_s))
             journal = Journal(run, name)
             tracker = load(TRACKERS[name])(name, run, journal.last("start"), journal, tell)
-            tell(say=tracker.start(), started="")
+            tell(say=tracker.start())
             rows = Rows(run, latest(journal.kept, tracker.known()))
         for message in messages:
             do = message["do"]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -28,7 +27,7 @@ from harness.tracking.trackers import active_trackers
 from preprocessing.base.errors import DataError
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
-"""How long a run's end waits for a tracker; the short time if the run did not finish or the tracker never started."""
+"""How long a run's end waits for a tracker; the short time if the run did not finish."""
 KILL_AFTER_S = 3.0
 """An observer exits when its time is up. Otherwise it is killed after this extra time."""
 KILLED_S = 1.0
@@ -110,7 +109,7 @@ class Observer:
         """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
         self.name, self.run, self.log = name, run, run / TRACKING / f"{name}.log"
         self.heard = b""
-        self.started = self.warned = self.closing = False
+        self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
         try:
@@ -146,7 +145,6 @@ class Observer:
         while self.process is not None and (said := self.replies.read()) is not None:
             *lines, self.heard = (self.heard + said).split(b"\n")
             for reply in map(json.loads, lines):
-                self.started |= "started" in reply
                 if "say" in reply:
                     tell(f"{self.name:<10} {reply['say']}", sys.stdout)
                 if "warn" in reply:
@@ -167,15 +165,15 @@ class Observer:
         """Send how the run ended, and the tracker's time limit to finish."""
         self.listen()
         self.closing = True
-        self.limit_s = FINISH_S if state == "finished" and self.started else SHORT_FINISH_S
+        self.limit_s = FINISH_S if state == "finished" else SHORT_FINISH_S
         self.send(do="close", state=state, reason=reason, limit_s=self.limit_s)
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then kill what is left of it and its children."""
-        deadline = began + self.limit_s + KILL_AFTER_S
-        while self.process is not None and (left := deadline - time.monotonic()) > 0:
-            select.select([self.replies], [], [], left)
-            self.listen()
+        if self.process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(max(0.0, began + self.limit_s + KILL_AFTER_S - time.monotonic()))
+        self.listen()
         if self.process is not None:
             self.warn(f"did not finish within {self.limit_s:.0f} s, and was stopped")
             self._end(self.process, 0.0)

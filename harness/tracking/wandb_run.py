@@ -220,7 +220,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     The offline log of a killed attempt is not sent: ``metrics.jsonl`` has its rows.
     """
 
-    def tell(say: str = "", warn: str = "", started: str = "") -> None:
+    def tell(say: str = "", warn: str = "") -> None:
         if say and not quiet:
             print(say, flush=True)
         if warn:

@@ -32,7 +32,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.processes import status
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import write_index
+from tests.bundles import STEP, write_index
 from tests.commands import listens, read_json, start_python, unwrapped, wait_until
 from tests.corpora import Command, prepare, write_csv
 from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
@@ -223,7 +223,8 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
 ) -> None:
     run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
     write_index(run / "bundle", dataset=fingerprint)
-    write_figures(run, "test", stand(run, "test", np.arange(ROWS["test"]) % 2 == 0))
+    figures = stand(run, "test", np.arange(ROWS["test"]) % 2 == 0)
+    write_figures(run, "test", {**figures, "dataset": fingerprint, "step": STEP})
     sink = ReportSink(RunConfig(run=str(run), data=str(own)), heard)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))

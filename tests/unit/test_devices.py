@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
 
 from harness.ranks import devices, network, precision
-from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, asked_by, choose, choose_threads
-from harness.ranks.network import GLOO, NCCL, Route
+from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, choose
+from harness.ranks.network import GLOO, Route
 from harness.ranks.precision import configure_threads
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -34,25 +36,32 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         THREADS,
         OMP,
         GLOO,
-        NCCL,
     ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
-    monkeypatch.setattr(devices, "default_file", lambda: tmp_path / "none.yaml")
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+
+
+def given(*options: str) -> Namespace:
+    return launch_command_parser().parse_args([*options, "-m", "harness.train", "--num_processes", "3"])
+
+
+def asked_by(*options: str) -> Asked:
+    return devices.asked_by(given(*options))
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    assert asked_by(["--num_processes", "2"]) == "either"
+    assert asked_by("--num_processes", "2") == "either"
     mine.write_text("gpu_ids: null")
-    assert asked_by(["--gpu-ids", "0,1", "--config_file", str(mine)]) == "gpu"
+    assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "gpu"
     mine.write_text("distributed_type: MULTI_GPU")
-    assert asked_by(["--config_file", str(mine)]) == "cpu"
+    assert asked_by("--config_file", str(mine)) == "cpu"
 
 
 def test_the_shipped_files_ask_for_what_their_names_say() -> None:
     for name, asked in (("cpu", "cpu"), ("gpu", "gpu"), ("multi_gpu", "gpu"), ("multi_node", "gpu")):
-        assert asked_by([f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}"]) == asked
+        assert asked_by(f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}") == asked
 
 
 def test_what_a_rank_trains_on() -> None:
@@ -83,9 +92,9 @@ def test_a_rank_knows_what_its_launcher_was_asked_for(
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     if by == "padless":
         monkeypatch.setenv(OMP, omp)
-        devices.tell_ranks(options)
+        devices.tell_ranks(given(*options))
     else:
-        monkeypatch.setattr(devices, "parent", lambda: (options, {OMP: omp}))
+        monkeypatch.setattr(devices, "parent", lambda: (given(*options), {OMP: omp}))
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(OMP, "1")
     assert devices.asked_here() == told
@@ -93,8 +102,9 @@ def test_a_rank_knows_what_its_launcher_was_asked_for(
 
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    assert choose_threads(None, 4 * cores) == (1, SHARE)
     try:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
+        assert str(configure_threads("cpu")) == f"1: {SHARE}"
         monkeypatch.setenv(OMP, "3")
         assert str(configure_threads("cpu")) == "3: as OMP_NUM_THREADS says"
         assert str(configure_threads("cpu", 2)) == "2: asked for"
@@ -153,20 +163,3 @@ def test_the_interface_of_the_route(
 
 def test_the_users_interface_stays() -> None:
     assert str(network.choose("10.0.0.1", ["10.0.0.5"], FOUND, "eth0")) == "eth0 (192.168.1.5)"
-
-
-@pytest.mark.parametrize(
-    ("found", "interface", "told"),
-    [
-        (FOUND, "eth0", None),
-        ({"lo": ["127.0.0.1"], "eth0": []}, "lo", "=lo"),
-        ({"lo": ["127.0.0.1"], "lowlands": ["10.0.0.5"], "virbr0": ["192.168.122.1"]}, "lowlands", "=lowlands"),
-    ],
-)
-def test_nccl_chooses_for_itself_unless_it_would_take_the_loopback(
-    monkeypatch: pytest.MonkeyPatch, found: dict[str, list[str]], interface: str, told: str | None
-) -> None:
-    monkeypatch.setattr(network, "interfaces", lambda: found)
-    monkeypatch.setenv(GLOO, interface)
-    assert network.name_interface("node-1", 0) == Route(interface, found[interface][0])
-    assert (os.environ[GLOO], os.environ.get(NCCL)) == (interface, told)

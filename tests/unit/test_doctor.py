@@ -40,7 +40,7 @@ GB = 10**9
         (2, 2, "auto", "ok", "H100 (79.0 GB of 80.0 GB free), H100 (79.0 GB of 80.0 GB free)"),
         (0, 1, "cuda", "fix", "device: cuda asks for GPUs, but no CUDA device is visible (no NVIDIA driver"),
         (2, 3, "auto", "warn", "training runs on the CPU: 3 processes and 2 CUDA devices; --num_processes 2"),
-        (3, 3, "auto", "warn", "other programs take memory of GPU 2; see nvidia-smi"),
+        (3, 3, "auto", "ok", "H100 (9.0 GB of 80.0 GB free)"),
     ],
 )
 def test_gpus(monkeypatch: pytest.MonkeyPatch, cards: int, processes: int, device: str, state: str, words: str) -> None:

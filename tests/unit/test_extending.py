@@ -108,7 +108,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(rows)
     close = {"do": "close", "state": "finished", "reason": "", "limit_s": 9.0}
     observer.serve(name, tmp_path, [close], lambda **reply: said.append(reply))
-    assert said == [{"started": "", "say": f"rows go to {tmp_path / 'table'}"}]
+    assert said == [{"say": f"rows go to {tmp_path / 'table'}"}]
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     assert (tmp_path / "table" / "state.txt").read_text() == "finished \n"

@@ -184,20 +184,11 @@ def test_more_gpus_do_not_shorten_a_step_of_few_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "rows", "advice"),
-    [
-        (("--global_batch", 64), [62, 63], "63 rows at once on a process keep no GPU busy, 64 are the least; raise"),
-        (("--global_batch", 250), [250, 250], None),
-        (("--global_batch_tokens", 1000), [14, 44], "raise global_batch_tokens or start fewer processes"),
-    ],
+    ("options", "rows"),
+    [(("--global_batch", 64), [62, 63]), (("--global_batch_tokens", 1000), [14, 44])],
 )
-def test_rows_of_a_process_and_when_they_are_too_few(
-    dataset: Path, capsys: pytest.CaptureFixture[str], options: tuple, rows: list[int], advice: str | None
-) -> None:
-    values = as_json(capsys, "--data", dataset, *options)
-    assert values["rows_per_process"] == rows
-    assert (advice or "") in (values["too_few_for_a_gpu"] or "")
-    assert (values["too_few_for_a_gpu"] is None) == (advice is None)
+def test_rows_of_a_process(dataset: Path, capsys: pytest.CaptureFixture[str], options: tuple, rows: list[int]) -> None:
+    assert as_json(capsys, "--data", dataset, *options)["rows_per_process"] == rows
 
 
 def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
