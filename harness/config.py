@@ -177,34 +177,32 @@ class OrderConfig:
 
     length_noise: Share = 0.003
     """Before sorting, lengths change randomly by up to this share, so that batches differ from epoch to epoch."""
-    unlabelled_batch: AtLeast0 = 0
-    """Unlabelled rows per step over all processes, in addition to the labelled ones, in a separate order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTrainingConfig:
-    """Soft labels, and their weight."""
+    """Soft labels: how many rows learn them, and their weight."""
 
     labels: Name = NONE
     """Soft labels of `padless label`: a file, or the name of one beside the dataset. They are the targets of
-    the unlabelled rows (order.unlabelled_batch)."""
+    the unlabelled rows."""
+    batch: AtLeast1 = 128
+    """Unlabelled rows per step over all processes, in addition to the labelled ones, in a separate order."""
     weight: Above0 = 1.0
     """Factor for the mean loss of a step's unlabelled rows; the loss of its labelled rows is added."""
-    any_teacher: bool = False
-    """Also accept soft labels of a teacher that is no better than chance on validation."""
 
     def __post_init__(self) -> None:
         """Check that no key is set that has no effect."""
-        if self.labels == NONE and (self.weight != 1.0 or self.any_teacher):
+        if self.labels == NONE and (self.batch, self.weight) != (128, 1.0):
             raise ConfigError(
-                "self_training.weight, any_teacher: they do nothing without soft labels; set self_training.labels to "
-                "what padless label has written"
+                "self_training: batch and weight do nothing without soft labels; set self_training.labels to what "
+                "padless label has written"
             )
 
     @property
-    def is_on(self) -> bool:
-        """Whether there are soft labels to learn."""
-        return self.labels != NONE
+    def rows(self) -> int:
+        """Unlabelled rows of a step; 0 without soft labels."""
+        return 0 if self.labels == NONE else self.batch
 
 
 @dataclass(frozen=True, kw_only=True)

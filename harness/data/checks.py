@@ -58,20 +58,20 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process has a row in every step, and that a mixture has steps of labelled rows alone. Raises
     ``ConfigError``, or ``DataError`` for too few rows.
     """
-    if len(parts_of(config.data, manifest)) > 1 and (config.order.unlabelled_batch or config.global_batch_tokens):
+    if len(parts_of(config.data, manifest)) > 1 and (config.self_training.rows or config.global_batch_tokens):
         raise ConfigError(
             f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
-            "order.unlabelled_batch and global_batch_tokens, or name one dataset"
+            "self_training.labels and global_batch_tokens, or name one dataset"
         )
-    if config.order.unlabelled_batch and not manifest.splits.get(UNLABELLED):
+    if config.self_training.rows and not manifest.splits.get(UNLABELLED):
         raise ConfigError(
-            f"order.unlabelled_batch: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
-            "set order.unlabelled_batch to 0"
+            f"self_training.labels: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
+            "leave soft labels out"
         )
     key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
     streams = {TRAIN: (order_spec(config), key)}
-    if config.order.unlabelled_batch:
-        streams[UNLABELLED] = (unlabelled_spec(config), "order.unlabelled_batch")
+    if config.self_training.rows:
+        streams[UNLABELLED] = (unlabelled_spec(config), "self_training.batch")
     for split, (spec, key) in streams.items():
         rows = manifest.rows(split)
         if rows < world_size:
@@ -96,52 +96,34 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 def unlabelled_spec(config: RunConfig) -> OrderSpec:
     """The order of its unlabelled rows."""
-    batch = config.order.unlabelled_batch
+    batch = config.self_training.batch
     return replace(order_spec(config), seed=stream_seed(config.seed), global_batch=batch, batch_tokens=None)
 
 
 def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
     """Read and check the soft labels of a configuration; None if it uses none.
 
-    Raises ``ConfigError`` if they are missing, ``DataError`` if they are damaged or of another dataset, or if their
-    teacher is no better than chance.
+    Raises ``ConfigError`` if they are missing, ``DataError`` if they are damaged or of another dataset.
     """
-    if not config.self_training.is_on or not config.order.unlabelled_batch:
+    if not config.self_training.rows:
         return None
     found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
     check_soft_labels(found, config.data, manifest)
-    if found.by_chance and not config.self_training.any_teacher:
-        raise DataError(
-            f"{found.path}: its teacher, {found.teacher.teacher}, is no better than chance on validation, so its soft "
-            "labels are useless; write those of a better teacher, or use them anyway with "
-            "--self_training.any_teacher true"
-        )
     return found
 
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
-    streams, teaches, optim = config.order.unlabelled_batch > 0, config.self_training.is_on, config.optim
-    threshold, labels = config.evaluation.threshold, manifest.labels
+    optim, threshold, labels = config.optim, config.evaluation.threshold, manifest.labels
     if optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
     if config.task == LANGUAGE_MODEL:
-        for key, is_set in {"order.unlabelled_batch": streams, "self_training.labels": teaches}.items():
-            if is_set:
-                raise ConfigError(
-                    f"{key}: a language model learns from all rows and predicts no labels; leave it out here, and set "
-                    "it for the classifier that starts from it"
-                )
+        if config.self_training.rows:
+            raise ConfigError(
+                "self_training.labels: a language model learns from all rows and predicts no labels; leave them out "
+                "here, and set them for the classifier that starts from it"
+            )
         return
-    if streams and not teaches:
-        raise ConfigError(
-            "order.unlabelled_batch: nothing is learned from the unlabelled rows of a step; set self_training.labels "
-            "to soft labels for them (`padless label`), or order.unlabelled_batch to 0"
-        )
-    if teaches and not streams:
-        raise ConfigError(
-            "self_training.labels: no row learns them; set order.unlabelled_batch to the unlabelled rows of a step"
-        )
     for label in optim.class_weights:
         if label not in labels:
             known = ", ".join(labels)

@@ -53,7 +53,7 @@ class Teacher:
     temperature: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
     """Temperature that divides the teacher's logits; fitted on the validation split."""
     validation: dict[str, float | int | bool | None] = field(default_factory=dict)
-    """Of the teacher on the dataset's validation split: accuracy, log_loss, rows, above_chance."""
+    """Of the teacher on the dataset's validation split: accuracy, log_loss, rows."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -78,16 +78,10 @@ class SoftLabels:
         return {"sha256": self.sha256, **known}
 
     @property
-    def by_chance(self) -> bool:
-        """Whether the teacher is known to be no better than chance on validation."""
-        return self.teacher.validation.get("above_chance") is False
-
-    @property
     def in_words(self) -> str:
         """One readable line."""
         accuracy = self.teacher.validation.get("accuracy")
         good = "" if accuracy is None else f", accuracy {accuracy:.4f} on validation"
-        good += ", which is no better than chance" if self.by_chance else ""
         return f"of {self.teacher.teacher}{good}; {len(self.rows):,} rows"
 
 

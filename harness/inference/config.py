@@ -107,7 +107,7 @@ class EvaluateConfig(ScoringConfig):
 class LabelConfig(ScoringConfig):
     """Write soft labels: the probability of each class for every unlabelled row, predicted by a run or a linear model.
 
-    Train on them and the labelled rows with --self_training.labels NAME --order.unlabelled_batch ROWS.
+    Train on them and the labelled rows with --self_training.labels NAME.
     """
 
     SUBJECT = ("run", "data")

@@ -384,11 +384,12 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
 
 
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """The teacher's accuracy (of the most probable class), log loss and rows, and whether it beats chance."""
+    """The teacher's accuracy (of the most probable class), log loss and rows; warns if that may be chance."""
     calibrated = decision.calibrated(logits)
     values = classification_metrics(calibrated, labels)
-    known = above_chance(intervals(calibrated, labels, values), len(np.unique(labels)))
-    return {**{name: values[name] for name in ("accuracy", "log_loss", "rows")}, "above_chance": known}
+    if not above_chance(intervals(calibrated, labels, values), len(np.unique(labels))):
+        tell("warning: the teacher is not above chance on validation, so its soft labels may teach nothing")
+    return {name: values[name] for name in ("accuracy", "log_loss", "rows")}
 
 
 def write_labels(
@@ -414,8 +415,6 @@ def write_labels(
         digest = write_soft_labels(path, teacher, rows, chances)
     screen = Screen(quiet=config.quiet)
     screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
-    if not validation["above_chance"]:
-        tell("warning: the teacher is no better than chance on validation, so a training refuses these soft labels")
     sure = float(chances.max(axis=1).mean())
     screen.fact(UNLABELLED, f"{len(rows):,} rows; the most probable class has {sure:.3f}, on average")
     screen.say(f"written to {path} (sha256 {digest[:12]})", "good")

@@ -76,7 +76,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
     stream, on_device = None, manifest.tokens(TRAIN)
-    if config.order.unlabelled_batch:
+    if config.self_training.rows:
         beside = order_over(open_split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
         on_device += manifest.tokens(UNLABELLED)
         stream = {

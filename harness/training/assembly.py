@@ -99,7 +99,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    names = [name for name in manifest.names if config.order.unlabelled_batch or name != UNLABELLED]
+    names = [name for name in manifest.names if config.self_training.rows or name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     state = None if start is None else start.state
     beginning = begin(config, manifest, data.splits, world, state)
@@ -252,7 +252,7 @@ def build_trainer(
         "guard": data.look,
         "masks": partial(network.masks, config.seed),
     }
-    if config.order.unlabelled_batch:
+    if config.self_training.rows:
         rows = data.splits[UNLABELLED]
         unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=beginning.targets, **shared)
     loader = Loader(split, order, unlabelled=unlabelled, **shared)

@@ -33,7 +33,7 @@ FREE = frozenset(
     [
         *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "eval_batch", "timeout_s"),
         *("nan_limit", "dry_run", "resume", "allow", "quiet", "verbose", "max_time", "checkpoint"),
-        *("tracking", "evaluation", "baseline", "self_training.labels", "self_training.any_teacher"),
+        *("tracking", "evaluation", "baseline", "self_training.labels"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""

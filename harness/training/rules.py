@@ -99,8 +99,7 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     number = cards() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
     config = config if number is None else as_begun(config)
     tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
-    teaches = config.order.unlabelled_batch and config.self_training.is_on
-    beside = manifest.rows(UNLABELLED) if teaches and UNLABELLED in manifest.splits else 0
+    beside = manifest.rows(UNLABELLED) if config.self_training.rows and UNLABELLED in manifest.splits else 0
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
     return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside), number or 1)
 
@@ -156,7 +155,7 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
                 reasons[name] = (said, why)
         return values[key]
 
-    beside = config.order.unlabelled_batch if corpus.rows_beside else 0
+    beside = config.self_training.rows if corpus.rows_beside else 0
     enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
     batch = batch_of(corpus, beside, cards, enough)
     on = f" on {cards} GPUs" if cards > 1 else ""

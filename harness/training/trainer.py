@@ -74,7 +74,7 @@ class Trainer:
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
-            static_graph=config.micro_batch is None and not config.order.unlabelled_batch,
+            static_graph=config.micro_batch is None and not config.self_training.rows,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here

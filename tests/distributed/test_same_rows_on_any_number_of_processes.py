@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from harness.config import OrderConfig, RunConfig, SelfTrainingConfig, TrackingConfig
+from harness.config import RunConfig, SelfTrainingConfig, TrackingConfig
 from harness.data import placement
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
@@ -34,7 +34,7 @@ from tests.runs import arguments, small, train_to_end
 pytestmark = pytest.mark.processes
 
 ROWS, BUDGET = {"global_batch": 21}, {"global_batch_tokens": 1300, "micro_batch": 3}
-BOTH = {**ROWS, "order": OrderConfig(unlabelled_batch=13), "self_training": SelfTrainingConfig(labels="drawn")}
+BOTH = {**ROWS, "self_training": SelfTrainingConfig(labels="drawn", batch=13)}
 MIXED = "{0}/data:0.5,{0}/b:0.3,{0}/c:0.2"
 RUNS: dict[str, dict[str, Any]] = {
     "budget": BUDGET,

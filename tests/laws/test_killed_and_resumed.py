@@ -97,7 +97,7 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     ("rows", "options"),
     [
         ({}, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")),
-        ({"unlabelled": 300}, ("--order.unlabelled_batch", "18", "--self_training.labels", "drawn")),
+        ({"unlabelled": 300}, ("--self_training.batch", "18", "--self_training.labels", "drawn")),
         ({"unlabelled": 200}, ("--task", "language_model", "--language_model.candidates", "30")),
     ],
     ids=["with vectors of its own texts", "with unlabelled rows", "while it pretrains"],

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from harness.batch import Batch
-from harness.config import ModelConfig, OptimConfig, OrderConfig, RunConfig, SelfTrainingConfig
+from harness.config import ModelConfig, OptimConfig, RunConfig, SelfTrainingConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from harness.data.soft_labels import path_of, read_soft_labels, targets_of
@@ -57,7 +57,7 @@ def make_config(root: str, options: str) -> RunConfig:
     data = Path(root, f"data-{classes}")
     weights = {name: by for name, by in optim.get("class_weights", {}).items() if name in read_manifest(data).labels}
     soft = options.startswith("soft labels")
-    teaching = SelfTrainingConfig(labels="drawn", weight=0.7) if soft else SelfTrainingConfig()
+    teaching = {"labels": "drawn", "batch": UNLABELLED_BATCH, "weight": 0.7} if soft else {}
     return RunConfig(
         data=str(data),
         run=str(Path(root, "run")),
@@ -67,8 +67,7 @@ def make_config(root: str, options: str) -> RunConfig:
         precision="fp32",
         model=ModelConfig(**model),
         optim=OptimConfig(lr=0.01, **{**optim, "class_weights": weights}),
-        order=OrderConfig(unlabelled_batch=UNLABELLED_BATCH if soft else 0),
-        self_training=teaching,
+        self_training=SelfTrainingConfig(**teaching),
     )
 
 
@@ -82,7 +81,7 @@ def reference_weights(root: str, options: str) -> Weights:
     manifest, optim, teaching = read_manifest(config.data), config.optim, config.self_training
     splits = {name: Split(config.data, manifest, name) for name in ("train", "unlabelled")}
     orders = {"train": order_over(splits["train"], order_spec(config))}
-    if config.order.unlabelled_batch:
+    if teaching.rows:
         orders["unlabelled"] = order_over(splits["unlabelled"], unlabelled_spec(config))
     model = in_fp64(config, manifest)
     assert isinstance(model, Classifier)

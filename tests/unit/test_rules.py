@@ -86,7 +86,7 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
 
 def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabelled_ones() -> None:
     """And the steps make three and a half passes over the unlabelled rows."""
-    wanted = recipe("--order.unlabelled_batch", "48", "--self_training.labels", "r0")
+    wanted = recipe("--self_training.batch", "48", "--self_training.labels", "r0")
     most = decide(wanted, replace(IMDB, rows=22_479, unlabelled_tokens=10_000_000, rows_beside=49_962))
     assert (most.config.global_batch, most.config.epochs) == (24, 4)
     resolved = decide(wanted, Corpus(1_000, 230_000, 2, 16_000_000, 71_441))
