@@ -14,7 +14,7 @@ import pytest
 from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
-from harness.config import ModelConfig, RunConfig
+from harness.config import ModelConfig, RunConfig, SelfTrainingConfig
 from harness.data.checks import order_spec, unlabelled_spec
 from harness.data.order import order_over
 from harness.data.views import held_out
@@ -202,10 +202,8 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path, {"train": 200, "validation": 20, "unlabelled": 130}, block_rows=32)
     asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
-    alone, both = (
-        as_json(capsys, *asked),
-        as_json(capsys, *asked, "--self_training.labels", "x", "--self_training.batch", 30),
-    )
+    learned = ("--self_training.labels", "x", "--self_training.batch", 30)
+    alone, both = as_json(capsys, *asked), as_json(capsys, *asked, *learned)
     config = RunConfig(data=str(tmp_path), self_training=SelfTrainingConfig(labels="x", batch=30))
     order = order_over(split_of(tmp_path, "unlabelled"), unlabelled_spec(config))
     stream = both["unlabelled_stream"]
