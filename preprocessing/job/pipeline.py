@@ -14,6 +14,7 @@ manifest's statistics and provenance hold no times and no machine names, so equa
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 import unicodedata
@@ -64,10 +65,13 @@ from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from preprocessing.text.words import classes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LETTER_ALONE = re.compile("am*")
+"""The classes of a letter of a script without spaces, with its marks, which is a token."""
 REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
@@ -326,11 +330,17 @@ def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> 
 
 
 def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
-    """A line on what a token is, and perhaps one on rules of another language."""
-    lines = [f"tokens: {spec.in_words()}"]
+    """A line on what a token is, with the share of letters that are tokens, and perhaps one on rules of another
+    language.
+    """
+    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+    alone = counts[[bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]].sum()
+    share = (
+        f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
+    )
+    lines = [f"tokens: {spec.in_words()}{share}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
     if spec.language == "en" and any(asked.values()):
-        tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
         foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
         if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
             keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
