@@ -39,7 +39,7 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     psutil.Process(process.pid).terminate()
     assert process.wait(100) == 85
     assert not (run / "seed-2").exists()
-    assert "\ntest: accuracy " in to_the_end(data, run, *words)
+    assert "\ntest:\n" in to_the_end(data, run, *words)
     for seed in ("seed-0", "seed-1", "seed-2"):
         assert final(run / seed) == final(whole / seed)
     assert (run / "seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
