@@ -240,15 +240,12 @@ def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:
 
 
 def test_json_is_the_explanation(two: Path, command: Command) -> None:
-    assert (
-        command("explain", "--run", two, TEXT, "half a \ud83d letter", "--format", "json", "--label", "negative") == 0
-    )
-    first, second = records(command.out)
+    assert command("explain", "--run", two, TEXT, "--format", "json", "--label", "negative") == 0
+    (first,) = records(command.out)
     one = padless.load(two).explain(TEXT, "negative")
     assert first["scores"] == pytest.approx(list(one.scores), rel=1e-3, abs=1e-5)
     assert [first["text"][slice(*span)] for span in first["spans"]][1:3] == ["superb", "dull"]
     assert (first["label"], first["predicted"], first["tokens"]) == ("negative", one.predicted, list(one.tokens))
-    assert second["text"] == "half a \ufffd letter"
 
 
 def test_rows_of_files(two: Path, command: Command) -> None:
