@@ -72,10 +72,16 @@ class Before:
         cut = {
             name: share for name, share in self.manifest.provenance.get(CUT, {}).items() if given[name] == default[name]
         }
-        vocabulary = replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO)
-        own = {key: getattr(built, key) for key in OWN} | {"vocabulary": vocabulary}
-        source, splits = replace(config.source, labels=labels), replace(config.splits, **cut)
-        return replace(config, source=source, splits=splits, **own)
+        return replace(
+            config,
+            seed=built.seed,
+            text=built.text,
+            shards=built.shards,
+            quality=built.quality,
+            source=replace(config.source, labels=labels),
+            splits=replace(config.splits, **cut),
+            vocabulary=replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO),
+        )
 
     def has(self, plans: list[Plan]) -> bool:
         """Whether it holds these files. Raises ``ConfigError`` if it holds some of them."""
