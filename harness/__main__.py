@@ -23,10 +23,10 @@ COMMANDS = (
         "Train, with checks before the start.",
         "harness.launch.launcher:main",
         "harness.config:LaunchRecipe",
-        elsewhere="launch, fit, run, vectors, pretrain --task language_model",
+        elsewhere="fit, run, vectors, pretrain --task language_model",
         first=("data", "run", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
-        others="harness.launch.options:split_arguments",
+        others="harness.launch.options:of_training",
     ),
     Command(
         "predict",
@@ -118,7 +118,7 @@ COMMANDS = (
         "harness.launch.doctor:DoctorConfig",
         first=("data", "run", "device", "precision", "json"),
         example="padless doctor data/mine --num_processes 2",
-        others="harness.launch.options:split_arguments",
+        others="harness.launch.options:of_training",
     ),
     Command(
         "submit",
@@ -170,8 +170,8 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch to a command."""
-    return dispatch(COMMANDS, argv)
+    """Dispatch to a command; ``launch`` is a second name of ``train``."""
+    return dispatch(COMMANDS, ["train", *argv[1:]] if argv[:1] == ["launch"] else argv)
 
 
 def script() -> int:

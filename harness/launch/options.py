@@ -27,6 +27,17 @@ OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
 """Accelerate's options for trainings that padless has not."""
 
 
+def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
+    """As ``split_arguments``. Raises ``DataError`` for a dataset that is not there, before torch is imported."""
+    alone, given = cli.apart(argv, config_class)
+    keys = {"data": "".join(alone[:1]), **dict(given)}
+    if keys["data"] and not {"help", "print_config"} & {*keys} and keys["data"][0] != "{":
+        from preprocessing.dataset.views import read_data
+
+        read_data(keys["data"])
+    return split_arguments(argv, config_class)
+
+
 def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
     """Accelerate's options, wherever they stand, and all other words.
 

@@ -145,7 +145,7 @@ STOP = Stop()
 
 def listen(argv: Sequence[str]) -> None:
     """Take stop signals from here on; ``padless`` calls this first."""
-    if "train" in argv[:1]:  # it stops its ranks first
+    if argv[:1] in (["train"], ["launch"]):  # it stops its ranks first
         STOP.begin()
     else:
         processes.listen()
