@@ -365,10 +365,11 @@ class RunConfig:
 
 
 def seconds(text: str | None) -> float | None:
-    """``90``, ``30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
+    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
     if text is None:
         return 0.0
-    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+)[:m])?(\d*)", text)
+    clock = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d)", text)
+    match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:
         return None
     hours, minutes, rest = (float(part or 0) for part in match.groups())

@@ -137,6 +137,7 @@ def words_of(command: str) -> list[str]:
         name, *rest = shlex.split(PROGRAM.sub("", command)) or [""]
     except ValueError as error:
         raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
+    name = "train" if name == "launch" else name
     if name not in JOBS:
         near = nearest(name, JOBS)
         hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}"

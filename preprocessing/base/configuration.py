@@ -27,21 +27,23 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.schema import AtLeast0, fits
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
 
 NULL = "null"
 """None in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
 WORDS = {
-    int: "a whole number",
-    float: "a number",
+    int: "a whole number; 1; 2; 10",
+    float: "a number; 0.1; 0.5; 1",
     str: "a text",
     bool: "true or false",
-    list: "a list with commas",
-    tuple: "two values as in 0.1,0.9",
-    dict: "a mapping as in {a: 1, b: 2}",
+    list: "a list; [a, b]; a,b",
+    list[AtLeast0]: "a list; 0,1,2",
+    tuple: "two values; 0.1,0.9",
+    dict: "a mapping; {a: 1, b: 2}; a:1,b:2",
 }
-"""Type -> its name in messages."""
+"""Type -> its name in messages, and examples."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Option:
         try:
             found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
         except ValueError:
-            raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {shown(given)}") from None
+            expected = in_words(self.kind, self.default)
+            raise ConfigError(f"{self.key}: expected {expected}, got {shown(given)}") from None
         check_value(self.key, found)
         return found
 
@@ -135,18 +138,21 @@ def choices_of(kind: Any) -> list[str]:
 
 
 def shaped(given: Any, kind: Any) -> Any:
-    """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, and a mapping's ``a: 1`` of
-    ``a: [1]``. Raises ``ValueError``.
+    """A value in the shape of its type: texts as YAML, ``a,b`` in place of a list, ``a:1,b:2`` of a mapping, and a
+    mapping's ``a: 1`` of ``a: [1]``. Raises ``ValueError``.
     """
     parts = {get_origin(part) or part: part for part in alternatives(kind)}
     if isinstance(given, str) and given not in choices_of(kind):
         if given[:1] in ("[", "{") and parts.keys() & {list, tuple, dict}:
             given = parse_yaml(given)
+        elif dict in parts and str not in parts and ":" in given:
+            given = parse_yaml(f"{{{given}}}")
         elif parts.keys() & {list, tuple} and str not in parts:
             given = [word for word in map(str.strip, given.split(",")) if word]
     if isinstance(given, dict) and dict in parts:
         several = get_args(parts[dict])[1] == list[Any]
-        return {name: [its] if several and isinstance(its, str) else its for name, its in given.items()}
+        pairs = (one[0].split(":", 1) if one[1] == NULL and ":" in one[0] else one for one in given.items())
+        return {name: [its] if several and isinstance(its, str) else its for name, its in pairs}
     return given
 
 
@@ -159,16 +165,24 @@ def shares_of(data: str) -> dict[str, float]:
     return {path: share / sum(found.values()) for path, share in found.items()}
 
 
-def in_words(kind: Any) -> str:
-    """The values of a type, as in ``a whole number of at least 1 or auto``."""
-    found: list[str] = []
+def in_words(kind: Any, default: Any) -> str:
+    """The values of a type, as in ``a whole number of at least 1, such as 4, 10, auto``."""
+    heads, words, some = list[str](), list[str](), list[str]()
     for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         bare, *ranges = get_args(part) if get_origin(part) is Annotated else (part,)
         if get_origin(bare) is Literal or bare is NoneType:
-            found += map(str, get_args(bare) or [NULL])
-        else:
-            found.append(" ".join([WORDS.get(get_origin(bare) or bare, "a value"), *map(limits, ranges)]))
-    return " or ".join(found) if len(found) < 3 else f"one of {', '.join(found)}"
+            words += map(str, get_args(bare) or [NULL])
+            continue
+        name, *those = (WORDS.get(bare) or WORDS.get(get_origin(bare), "a value")).split("; ")
+        heads.append(" ".join([name, *map(limits, ranges)]))
+        if bare in (int, float):
+            usual = (default, 2 * default) if fits(part, default) else ()
+            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(ast.literal_eval, those))) if fits(part, one)]
+        some += those
+    if some:
+        return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"
+    every = heads + words
+    return " or ".join(every) if len(every) < 3 else f"one of {', '.join(every)}"
 
 
 def limits(meta: Meta) -> str:
@@ -203,6 +217,11 @@ KINDS = {
 """Folder -> the option that names its files."""
 MOST_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""
+MENDS = {
+    "'\\t' that cannot start": "begins with a tab; indent with blanks",
+    "mapping values are": "a second colon; a nested key has its own line, and a text with a colon stands in quotes",
+}
+"""Part of what PyYAML says -> what is wrong, and what to do."""
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -246,7 +265,8 @@ def parse_yaml(content: str, loader: Any = None) -> Any:
                 raise ValueError(f"values more than {MOST_DEPTH} deep")
     except (yaml.YAMLError, TypeError) as error:  # a list or a mapping as a key is no text
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
-        raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
+        said = next((mend for sign, mend in MENDS.items() if sign in problem), problem)
+        raise ValueError(f"line {mark.line + 1}: {said}" if mark else said) from None
     if len(inside[0]) > 1:
         raise ValueError("several documents; one is read")
     return inside[0][0] if inside[0] else NULL
