@@ -36,8 +36,8 @@ MOST_PACKED_BYTES = 1 << 27
 def mistakes_of(
     mistakes: Sequence[dict[str, Any]], manifest: Manifest | None, data: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its ``text`` as HTML: the original, or the
-    tokens that the model has read; and the reason why originals are missing, if some are.
+    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, None if it
+    is missing, and what the model has ``read`` of it; and the reason why originals are missing, if some are.
     """
     texts, missing = find_originals(manifest, [mistake["row"] for mistake in mistakes])
     encoder, result = None, []
@@ -49,11 +49,9 @@ def mistakes_of(
             missing = str(error)
     for mistake in mistakes:
         tokens, weights, original = mistake["tokens"], mistake["weights"], texts.get(mistake["row"])
-        if encoder is None or original is None:
-            pieces = [piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))]
-        else:
-            pieces = placed(original, tokens, weights, encoder)
-        result.append({**mistake, "text": as_html(pieces)})
+        read = as_html([piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))])
+        text = None if encoder is None or original is None else as_html(placed(original, tokens, weights, encoder))
+        result.append({**mistake, "read": read, "text": text})
     return result, missing
 
 
