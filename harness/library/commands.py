@@ -243,6 +243,8 @@ class Run:
                 texts, names = paired(rows, labels, "labels")
                 rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
                 named |= {"source.text_column": "text", "source.label_column": "label"}
+            elif isinstance(rows, (list, tuple)):
+                raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
             if hasattr(rows, "__arrow_c_stream__"):
                 pq.write_table(pipeline.arrow_of(rows), folder / "frame.parquet")
                 rows = folder / "frame.parquet"

@@ -21,7 +21,7 @@ from harness.inference.model import Texts, load
 from harness.library.commands import of_datasets, paired, prepare, train_here, words_of
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.errors import DataError, UserError, require
 
 FEW = 1000
 """So many texts take one thread: with several, waiting for each other costs more than it gains, most on a busy CPU."""
@@ -74,6 +74,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             **both,
         }
         try:
+            fraction = self.validation_fraction
+            require(0 < fraction < 1, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
             texts, _ = paired(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
             check_classification_targets(labels)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})

@@ -173,7 +173,7 @@ def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[
     column, else the one that is found. Labels are not read.
     """
     text, label, columns = elsewhere["text_column"], elsewhere["label_column"], elsewhere["columns"]
-    if first := next((file for file in files if file.format != "folder"), None):
+    if first := next((file for file in files if file.format not in ("folder", "txt")), None):
         seen = named(sample(first), lines)
         columns = seen.file.source.columns
         if not all(map(seen.has, [text] if isinstance(text, str) else text)):

@@ -189,7 +189,12 @@ def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
                 if kind == fs.FileType.NotFound:
                     key = "unlabelled_path" if split == UNLABELLED else "path"
                     raise DataError(f"{found}: no such file; check source.{key}{beside(found)}")
-                its_format = "folder" if kind == fs.FileType.Directory else format_of(found, source)
+                if kind == fs.FileType.Directory:
+                    its_format = "folder"
+                elif split == UNLABELLED and source.format == AUTO and uncompressed(found).endswith(".txt"):
+                    its_format = "txt"
+                else:
+                    its_format = format_of(found, source)
                 yield File(addresses.absolute(found), public(found), its_format, split, source, splits)
 
 

@@ -35,7 +35,7 @@ from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, counted, public, public_values
+from preprocessing.base.terminal import Screen, counted, public, public_values, shortened
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
@@ -83,8 +83,8 @@ REASONS = {
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
 """Why rows are left out, or are suspect although they are kept."""
-NAMED = 12
-"""Most classes that one line names."""
+LABEL_CELLS, NAMED = 32, 12
+"""Width of a class in a line, and most classes that one line names."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -317,14 +317,15 @@ def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> 
     """Lines on the classes, on those that look alike, and on those too small for a split; ``splits``: rows, int64
     ``[splits, labels]``.
     """
-    counts = np.sum(splits, axis=0).tolist()
-    lines = [f"{len(names):,} classes: {some([f'{name} {n:,}' for name, n in zip(names, counts, strict=True)])}"]
+    cut = [shortened(name, LABEL_CELLS) for name in names]
+    of_classes = [f"{name} {rows:,}" for name, rows in zip(cut, np.sum(splits, axis=0).tolist(), strict=True)]
+    lines = [f"{len(names):,} classes: {some(of_classes)}"]
     for same in alike(names) if were_found else []:
         spelt, low = " and ".join(map(repr, same)), same[0].strip().casefold()
         joins = f"a pair for each class joins them, as in --source.labels '{low}:{low},…'"
         lines.append(f"{spelt} differ only by case or spaces and stay apart; {joins}")
     lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
-    few = [repr(names[number]) for number in np.flatnonzero(lacking)]
+    few = [repr(cut[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []
     return [f"labels: {line}" for line in lines]
 

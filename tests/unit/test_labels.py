@@ -347,9 +347,13 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
     rows += [(f"a third class {row}", "other") for row in range(3)]
     source = write_csv(tmp_path / "a.csv", rows)
     more = [text for text, _ in [*rows[:50], *reviews(50, seed=1)]]
-    others, every = write_csv(tmp_path / "b.csv", zip(more), ("text",)), [*(text for text, _ in rows), *more]
+    every, lines = [*(text for text, _ in rows), *more], tmp_path / "b.txt"
+    lines.write_text("\n".join(more))  # in a file .txt each line is a text
     found = []
-    for size in (decisions.RANGE_ROWS, 5):
+    for size, others in (
+        (decisions.RANGE_ROWS, write_csv(tmp_path / "b.csv", zip(more), ("text",))),
+        (5, lines),
+    ):
         monkeypatch.setattr(decisions, "RANGE_ROWS", size)
         out = tmp_path / str(size)
         manifest = command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop")

@@ -139,9 +139,10 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
     rows = padless.open_dataset(tmp_path / "data")["test"]
     for given in ((), (rows["text"], rows["label"]), (rows,), (str(tmp_path / "data"),)):
         assert (run.evaluate(*given)["confusion"], state()) == (run.figures["confusion"], before)
-    for labels, said in ((["good"], "40 texts and 1 labels"), ([None] * 40, r"labels\[0\] is missing")):
+    wrong = {"40 texts and 1 labels": ["good"], r"labels\[0\] is missing": [None] * 40, "texts need labels": None}
+    for said, labels in wrong.items():
         with pytest.raises(padless.UserError, match=said):
-            run.evaluate(rows["text"], labels)
+            run.evaluate(rows["text"].tolist(), labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
 
