@@ -91,7 +91,7 @@ def reference_weights(root: str, options: str) -> Weights:
     soft = dict(zip(drawn.rows, drawn.chances, strict=True))
     if model.wide is not None:
         sources = [Source(splits["train"])]
-        if teaching.is_on:
+        if teaching.rows:
             chances = targets_of(drawn, splits["unlabelled"])
             sources.append(Source(splits["unlabelled"], teaching.weight, chances))
         fit(model.wide, sources, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
