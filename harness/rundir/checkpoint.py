@@ -17,6 +17,7 @@ between which a kill leaves one readable (``preprocessing.base.atomic``). Readin
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -146,10 +147,10 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     try:
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
-        atomic.write_json(temporary / STATE, state)
+        write_json(temporary / STATE, state)
         index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        atomic.write_json(temporary / MANIFEST, manifest)
+        write_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
             atomic.remove(atomic.take_place(temporary, target))
@@ -161,6 +162,15 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a small file of a folder that has no name yet, and fsync it. Raises ``OSError``.
+
+    In place, unlike ``atomic.write_json``, whose temporary file is one more operation that a full disk can refuse.
+    """
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+    atomic.fsync(path)
 
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
