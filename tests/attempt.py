@@ -20,7 +20,7 @@ def main(run: Path, data: str, first: int, last: int, state: str) -> None:
     """One attempt."""
     config = RunConfig(data=data, run=str(run), tracking=TrackingConfig(tracker="wandb", project="p", tags=["tagged"]))
     run.mkdir(exist_ok=True)
-    (run / "config.yaml").write_text("tracking: {project: p}\n")
+    (run / "config.yaml").write_text("data: d\ntracking: {project: p}\n")
     (run / "status.json").write_text(json.dumps({"state": state}))
     trackers = Trackers(config, run, facts={"dataset": "0123456789abcdef"})
     with open(run / "metrics.jsonl", "a") as file:
