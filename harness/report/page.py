@@ -256,10 +256,11 @@ def draw(
     *,
     percent: bool = False,
     diagonal: bool = False,
+    low: float | None = None,
 ) -> Chart | None:
     """Draw named curves, each in the colour of its position; None if all are empty.
 
-    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y.
+    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the minimum of the y axis.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -279,6 +280,7 @@ def draw(
             label = shortened(name, LONGEST) if place < SLOTS else None
             style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
             axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
+        axes.set_ylim(bottom=low)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if len(shown) > 1:
@@ -345,19 +347,19 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
         figure = "log_loss" if run.selected == "accuracy" else run.selected
         name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
         both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        losses = [draw("Loss", both, "step", "log loss")]
+        losses = [draw("Loss", both, "step", "log loss", low=0)]
     else:
         losses = [
-            over_steps("Training loss", "loss", "log loss", "train"),
+            over_steps("Training loss", "loss", "log loss", "train", low=0),
             over_steps("Validation loss", "log_loss", "log loss", VALIDATION),
         ]
     charts = (
         *losses,
         over_steps("Validation perplexity", "perplexity", "perplexity", VALIDATION),
         over_steps("Validation accuracy", "accuracy", "accuracy", VALIDATION, percent=True),
-        over_steps("Learning rate", "lr", "learning rate", "train"),
-        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train"),
-        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed"),
+        over_steps("Learning rate", "lr", "learning rate", "train", low=0),
+        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train", low=0),
+        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
     )
     return [chart for chart in charts if chart is not None]
 
@@ -378,8 +380,8 @@ def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart
             bins.append((name, after))
     roc, precision = ([(name, pair[which]) for name, pair in of_classes] for which in (0, 1))
     charts = (
-        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True),
-        draw("Precision and recall", precision, "recall", "precision", percent=True),
+        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True, low=0),
+        draw("Precision and recall", precision, "recall", "precision", percent=True, low=0),
         draw("Calibration", bins, "confidence", "accuracy", percent=True, diagonal=True),
     )
     return [chart for chart in charts if chart is not None]
