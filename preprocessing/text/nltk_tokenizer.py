@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from preprocessing.text import resources as data
@@ -68,6 +69,9 @@ class NLTKTokenizer(PerText):
         self._whole: Callable[[str], list[str]] = lambda text: word_tokenize(text, name, is_line)
         self._sentences = (lambda text: [text]) if is_line else sentences_of(name)
         self._is_studied = rules_hash(NLTKWordTokenizer) in _STUDIED
+        self._closing = lru_cache(4096)(
+            lambda closers: [_FINISHED + token for token in self._rules("x." + closers)[1:]]
+        )
 
     def _surfaces(self, text: str) -> list[str]:
         plain = text.isascii() and text.isprintable()  # then the only whitespace is the space
@@ -92,7 +96,7 @@ class NLTKTokenizer(PerText):
         if full_stop:
             closers = chunks[-1][len(base) :]
             chunks[-1] = base[:-1]
-            chunks += [_FINISHED + token for token in self._rules("x." + closers)[1:]] if closers else ["."]
+            chunks += self._closing(closers) if closers else (".",)
         surfaces += chunks
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
@@ -121,10 +125,11 @@ def rules_hash(tokenizer: Any) -> str:
 
 
 _CLEAR = re.compile(r"""\S*[?!](?:\s+\S+|\W)|[(\["]*([A-Za-z]{2,})\.(?:\s+\S+|\W)""")
+_MEMORY = 1 << 18
 
 
 def sentences_of(language: str) -> Callable[[str], list[str]]:
-    """NLTK's Punkt, asked about a possible sentence end only where that is unclear.
+    """NLTK's Punkt, called once per distinct context of a possible sentence end.
 
     Two facts save most calls. A ``?`` or ``!`` that Punkt considers always ends a sentence. So does a period after a
     plain word, unless the word is an abbreviation, a single letter, or begins a collocation, whatever comes next.
@@ -146,5 +151,5 @@ def sentences_of(language: str) -> Callable[[str], list[str]]:
         clear = _CLEAR.fullmatch(context)
         return bool(clear and (clear[1] is None or clear[1].lower() not in unsure)) or ask(context)
 
-    punkt.text_contains_sentbreak = is_end
+    punkt.text_contains_sentbreak = lru_cache(_MEMORY)(is_end)
     return punkt.tokenize
