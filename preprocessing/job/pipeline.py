@@ -160,11 +160,7 @@ def make(
             screen.say(line)
     splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
-        what = "another split of the dataset holds a row that is read alike"
-        if config.quality.leaks == "error":
-            refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
-        report["leaks"] += leaks.total()
-        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
+        leave_out(leaks, report, config, plans)
     counted = int(counts.counts.sum())
     report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
@@ -188,6 +184,15 @@ def make(
     output.remove_files(root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(root).paths()})
     write_manifest(root, manifest)
     return manifest
+
+
+def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
+    """Count rows that equal one of another split of the old dataset; raise ``DataError`` if the policy says so."""
+    what = "another split of the dataset holds a row that is read alike"
+    if config.quality.leaks == "error":
+        refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
+    report["leaks"] += leaks.total()
+    report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
 
 
 def decided(
