@@ -141,16 +141,6 @@ COMMANDS = (
         heading="after a training",
     ),
     Command(
-        "label",
-        "RUN [DATA]",
-        "Soft labels for unlabelled rows, to train on.",
-        "harness.label:label",
-        "harness.inference.config:LabelConfig",
-        elsewhere="pseudo_label, soft_labels, teach, distill",
-        first=("data", "run", "baseline", "batch", "output"),
-        example="padless label runs/mine",
-    ),
-    Command(
         "runs",
         "[FOLDER]",
         "The runs below a folder, newest first.",

@@ -77,18 +77,13 @@ class Batch:
     lengths: torch.Tensor
     """int64 ``[rows]`` on the CPU."""
     labels: torch.Tensor
-    """int64 ``[rows]``; all ``NO_LABEL`` where the rows have none."""
+    """int64 ``[rows]``; ``NO_LABEL`` where a row has none."""
     rows: np.ndarray
     """int64 ``[rows]``: the rows' numbers in the source."""
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
     sent_lengths: torch.Tensor | None = None
     """``lengths`` on the device of the ids, if the loader sent them; see ``device_lengths``."""
-    targets: torch.Tensor | None = None
-    """Soft labels: fp32 ``[rows]``, the probability of class 1, for two classes; ``[rows, classes]`` for more; None
-    without them."""
-    labelled: bool = True
-    """Whether the rows have labels: all rows of a batch, or none."""
     masks: Masks | None = None
     """If the loader was given a function for them; see ``Network.masks``."""
     index: PackedIndex | None = None
@@ -132,19 +127,10 @@ class StepBatch:
     """Step within the epoch."""
     micro_batches: list[Batch]
     global_rows: int
-    """Labelled rows of the step over all processes: the divisor of their loss."""
+    """Rows of the step over all processes: the divisor of their loss."""
     global_tokens: int = 0
     """Real tokens of the step over all processes."""
     wait_s: float = 0.0
     """Seconds that the training loop waited for this batch."""
     copied: torch.cuda.Event | None = None
     """CUDA only: recorded when the batch is on the device."""
-    unlabelled: list[Batch] = field(default_factory=list)
-    """Micro-batches of unlabelled rows for the same step."""
-    global_unlabelled_rows: int = 0
-    """Unlabelled rows of the step over all processes: the divisor of their loss."""
-
-    def take_unlabelled(self, other: StepBatch) -> None:
-        """Add the unlabelled rows of ``other`` to this step."""
-        self.unlabelled, self.global_unlabelled_rows = other.micro_batches, other.global_rows
-        self.wait_s += other.wait_s

@@ -60,8 +60,6 @@ LANGUAGE_MODEL: Task = "language_model"
 AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a run directory: none."""
-NONE = "none"
-"""No file of soft labels."""
 MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the wide part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
@@ -180,32 +178,6 @@ class OrderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTrainingConfig:
-    """Soft labels: how many rows learn them, and their weight."""
-
-    labels: Name = NONE
-    """Soft labels of `padless label`: a file, or the name of one beside the dataset. They are the targets of
-    the unlabelled rows."""
-    batch: AtLeast1 = 128
-    """Unlabelled rows per step over all processes, in addition to the labelled ones, in a separate order."""
-    weight: Above0 = 1.0
-    """Factor for the mean loss of a step's unlabelled rows; the loss of its labelled rows is added."""
-
-    def __post_init__(self) -> None:
-        """Check that no key is set that has no effect."""
-        if self.labels == NONE and (self.batch, self.weight) != (128, 1.0):
-            raise ConfigError(
-                "self_training: batch and weight do nothing without soft labels; set self_training.labels to what "
-                "padless label has written"
-            )
-
-    @property
-    def rows(self) -> int:
-        """Unlabelled rows of a step; 0 without soft labels."""
-        return 0 if self.labels == NONE else self.batch
-
-
-@dataclass(frozen=True, kw_only=True)
 class LanguageModelConfig:
     """Pretraining: each direction of the first recurrent layer learns to predict its next token."""
 
@@ -272,11 +244,8 @@ class RunConfig:
     """How often every training row is seen. auto: by the rows and the batch."""
     global_batch: OrAuto[AtLeast1] = 64
     """Rows per optimizer step over all processes, for any number of processes. auto: by the training rows."""
-    global_batch_tokens: AtLeast1 | None = None
-    """In place of global_batch: most tokens per step over all processes, including padding."""
-    micro_batch: AtLeast1 | Literal["auto"] | None = None
-    """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit. auto: found
-    by running the longest batch before training, halved while CUDA runs out of memory."""
+    micro_batch: AtLeast1 | None = None
+    """Most rows a process holds at once; a larger share of the global batch is accumulated. null: no limit."""
     precision: Precision = "auto"
     """Data type of training. auto: bf16 if the device computes it natively, else fp32. tf32: fp32 whose products round
     their factors to ten bits, on a GPU. The test is in fp32."""
@@ -331,8 +300,6 @@ class RunConfig:
     """The optimizer:"""
     order: OrderConfig = field(default_factory=OrderConfig)
     """The order of rows:"""
-    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
-    """Soft labels of another model:"""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Metrics and trackers:"""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

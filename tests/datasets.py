@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from harness.data.soft_labels import Teacher, path_of, write_soft_labels
 from preprocessing.base import arrays
 from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
 from preprocessing.dataset.index import ShardInfo, write_index
@@ -53,15 +52,6 @@ def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[lis
             words[place] = str(random.choice(MOODS[label]))
         texts.append(" ".join(words))
     return texts, labels
-
-
-def write_random_soft_labels(root: Path, name: str, *, seed: int = 0) -> Path:
-    """Soft labels of the unlabelled rows, beside a dataset."""
-    manifest, random = read_manifest(root), np.random.default_rng(seed)
-    rows, path = np.arange(manifest.rows(UNLABELLED)), path_of(root, name)
-    teacher = Teacher(dataset=manifest.fingerprint, labels=manifest.labels, teacher="dice")
-    write_soft_labels(path, teacher, rows, random.dirichlet(np.ones(len(manifest.labels)), len(rows)))
-    return path
 
 
 def write_dataset(

@@ -195,7 +195,7 @@ def make_inputs(root: Path, _: Path) -> int:
     write_csv(root / "new.csv", rows, header=("text", "label", "group"))
     (root / "packed.csv.gz").write_bytes(gzip.compress((root / "new.csv").read_bytes()))
     write_csv(root / "more.csv", [(text,) for text, _ in reviews(70, seed=2)], header=("text",))
-    write_dataset(root / "data", {"train": 150, "validation": 40, "test": 30, "unlabelled": 30})
+    write_dataset(root / "data", {"train": 150, "validation": 40, "test": 30})
     write_run(root / "made")
     return 0
 
@@ -271,10 +271,6 @@ SCENARIOS = (
     ),
     Scenario("prediction of a file", padless(f"{PREDICT} DISK/out.csv")),
     Scenario("prediction into Parquet", padless(f"{PREDICT} DISK/out.parquet")),
-    Scenario(
-        "soft labels",
-        padless("label --run IN/run --data IN/data --output DISK/soft.arrow --device cpu --quiet"),
-    ),
     Scenario(
         "export",
         padless("export IN/run --output DISK/x --onnx --int8 --quiet"),

@@ -51,11 +51,11 @@ def session_for(config: RunConfig) -> Iterator[Session]:
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
-    names = [name for name in manifest.names if config.self_training.rows or name != "unlabelled"]
+    names = [name for name in manifest.names if name != "unlabelled"]
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
-    beginning = begin(config, manifest, data.splits, world)
+    beginning = begin(config, manifest, world)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), beginning)
-    assembly.learn_linear_part(config, trainer, data, {}, beginning)
+    assembly.learn_linear_part(config, trainer, data, {})
     trainer.model.train()
     return trainer
 

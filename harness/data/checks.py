@@ -7,15 +7,13 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
-from harness.data.order import OrderSpec, step_rows, stream_seed, width_groups
-from harness.data.soft_labels import SoftLabels, check_soft_labels, find_soft_labels, read_soft_labels
+from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
 from preprocessing.dataset.inspect import verify_hashes
 from preprocessing.dataset.remote import split_of
@@ -55,33 +53,17 @@ def check_dataset(
 
 
 def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
-    """Check that every process has a row in every step, and that a mixture has steps of labelled rows alone. Raises
-    ``ConfigError``, or ``DataError`` for too few rows.
-    """
-    if len(parts_of(config.data, manifest)) > 1 and (config.self_training.rows or config.global_batch_tokens):
+    """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
+    rows = manifest.rows(TRAIN)
+    if rows < world_size:
+        where = Path(config.data, MANIFEST)
+        raise DataError(f"{where}: {rows} rows of {TRAIN} for {world_size} processes; start fewer")
+    smallest = rows // steps_over(rows, config.global_batch)
+    if smallest < world_size:
         raise ConfigError(
-            f"data: the steps of a mixture ({config.data}) have global_batch labelled rows, by shares; leave out "
-            "self_training.labels and global_batch_tokens, or name one dataset"
+            f"global_batch: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start "
+            "fewer"
         )
-    if config.self_training.rows and not manifest.splits.get(UNLABELLED):
-        raise ConfigError(
-            f"self_training.labels: {config.data} has no unlabelled rows; build it with source.unlabelled_path, or "
-            "leave soft labels out"
-        )
-    key = "global_batch" if config.global_batch_tokens is None else "global_batch_tokens"
-    streams = {TRAIN: (order_spec(config), key)}
-    if config.self_training.rows:
-        streams[UNLABELLED] = (unlabelled_spec(config), "self_training.batch")
-    for split, (spec, key) in streams.items():
-        rows = manifest.rows(split)
-        if rows < world_size:
-            where = Path(config.data, MANIFEST)
-            raise DataError(f"{where}: {rows} rows of {split} for {world_size} processes; start fewer")
-        smallest, _ = step_rows(width_groups(manifest.rows_by("widths", split), spec))
-        if smallest < world_size:
-            raise ConfigError(
-                f"{key}: steps of {smallest} rows cannot be shared by {world_size} processes; raise it or start fewer"
-            )
 
 
 def order_spec(config: RunConfig) -> OrderSpec:
@@ -89,27 +71,8 @@ def order_spec(config: RunConfig) -> OrderSpec:
     return OrderSpec(
         seed=config.seed,
         global_batch=config.global_batch,
-        batch_tokens=config.global_batch_tokens,
         length_noise=config.order.length_noise,
     )
-
-
-def unlabelled_spec(config: RunConfig) -> OrderSpec:
-    """The order of its unlabelled rows."""
-    batch = config.self_training.batch
-    return replace(order_spec(config), seed=stream_seed(config.seed), global_batch=batch, batch_tokens=None)
-
-
-def open_soft_labels(config: RunConfig, manifest: Manifest) -> SoftLabels | None:
-    """Read and check the soft labels of a configuration; None if it uses none.
-
-    Raises ``ConfigError`` if they are missing, ``DataError`` if they are damaged or of another dataset.
-    """
-    if not config.self_training.rows:
-        return None
-    found = read_soft_labels(find_soft_labels(config.data, config.self_training.labels))
-    check_soft_labels(found, config.data, manifest)
-    return found
 
 
 def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
@@ -118,11 +81,6 @@ def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None
     if optim.gradient_compression != "none" and world_size == 1:
         raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
     if config.task == LANGUAGE_MODEL:
-        if config.self_training.rows:
-            raise ConfigError(
-                "self_training.labels: a language model learns from all rows and predicts no labels; leave them out "
-                "here, and set them for the classifier that starts from it"
-            )
         return
     for label in optim.class_weights:
         if label not in labels:

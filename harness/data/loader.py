@@ -9,9 +9,7 @@ buffer (pinned on CUDA). Token ids keep their stored dtype and are widened on th
 where packing needs them. Small steps are passed on in groups, since waking a thread costs as much as gathering a small
 batch.
 
-A step may also have unlabelled rows, prefetched by another thread. Their order uses the same code with another seed.
-Passes over them do not align with epochs: the unlabelled rows of step ``k`` of a run are a function of (seed, ``k``)
-alone, as for labelled rows (law 3). So a checkpoint needs no loader state.
+The rows of a step are a function of (seed, step) alone (law 3), so a checkpoint needs no loader state.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -32,7 +30,6 @@ from threadpoolctl import ThreadpoolController
 
 from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
 from harness.data.order import Order, Window, micro_batches
-from preprocessing.base.split_names import UNLABELLED
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
@@ -40,8 +37,6 @@ PREFETCH_GROUPS = 2
 GROUP_STEPS = 8
 GROUP_BYTES = 1 << 20
 """Maximum steps of a group, and maximum bytes of ids; a larger step is a group alone."""
-Piece = tuple[int, int, int]
-"""(epoch, first step, step after the last)."""
 
 
 class RankSlice:
@@ -99,8 +94,7 @@ class Assembler:
         that uses it, outside inference mode.
         """
         self.split, self.layout, self.device = loader.split, loader.layout, loader.device
-        self.all_targets, self.masks = loader.targets, loader.masks
-        self.labelled, on_cuda = self.split.name != UNLABELLED, self.device.type == "cuda"
+        self.masks, on_cuda = loader.masks, self.device.type == "cuda"
         self.dtype = dtype = torch.int16 if self.split.manifest.id_dtype == "uint16" else torch.int32
         elements = loader.group_steps * loader.step_elements
         flat = (torch.empty(elements, dtype=dtype, pin_memory=on_cuda) for _ in range(PREFETCH_GROUPS + 2))
@@ -138,9 +132,6 @@ class Assembler:
         """Shard width of each row, for micro-batches with a shard narrower than their longest row."""
         with self._on_stream():
             labels, lengths = send(torch.from_numpy(np.stack((label, length))), self.device)
-            if self.all_targets is not None:
-                own = torch.from_numpy(self.all_targets[window.rows(share.places)])
-                self.targets = send(own, self.device).split(sizes)
         self.labels, self.sent_lengths = labels.split(sizes), lengths.split(sizes)
 
     def _on_stream(self) -> AbstractContextManager[object]:
@@ -182,10 +173,9 @@ class Assembler:
                 ids = buffer.flat[used : used + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
             used += ids.numel()
-            targets = None if self.all_targets is None else self.targets[number]
-            about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number], targets)
+            about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number])
             index = None if sizes is None else PackedIndex.of(lengths, self.device)
-            yield Batch(ids, *about, labelled=self.labelled, index=index)
+            yield Batch(ids, *about, index=index)
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         """Fill ``out`` ``[rows, time]`` with a micro-batch, with zeros beyond a shard's width."""
@@ -216,7 +206,7 @@ def hand_over(step: StepBatch) -> None:
     stream.wait_event(step.copied)
     for batch in step.micro_batches:
         masks, index = batch.masks or Masks(), batch.index
-        tensors = [batch.ids, batch.labels, batch.device_lengths, batch.targets, masks.unknown, *masks.keep.values()]
+        tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown, *masks.keep.values()]
         for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
@@ -255,13 +245,8 @@ class Loader:
     """Maximum rows of a micro-batch; None: no limit."""
     guard: Callable[[], None] = lambda: None
     """Called before rows are read; raises ``DataError`` if the files of the split have changed."""
-    targets: np.ndarray | None = None
-    """Soft labels of all rows of the split in the order of its blocks, fp32 ``[rows]`` or ``[rows, classes]``, as in
-    ``Batch``."""
     masks: Callable[[int, Batch], Masks | None] | None = None
     """Computes the dropout masks of a micro-batch in an optimizer step, ahead of time."""
-    unlabelled: Loader | None = None
-    """Loads the unlabelled rows of each step."""
 
     def __post_init__(self) -> None:
         """Sizes of buffers."""
@@ -271,37 +256,17 @@ class Loader:
         self._idle: list[Assembler] = []
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
-        """Steps of an epoch from ``first_step`` to ``last_step``, exclusive (None: to the epoch's end).
+        """Steps of an epoch from ``first_step`` to ``last_step``, exclusive (None: to the epoch's end), prefetched.
 
         ``wait_s`` of a step is the time that the caller waited for it. A batch on the CPU is in a reused buffer, so it
         is valid until the next step is requested. Buffers are kept between epochs. Raises the thread's exceptions, such
         as ``DataError`` from the guard.
         """
-        per_epoch = self.order.steps_per_epoch
-        first, last = (epoch * per_epoch + step for step in (first_step, per_epoch if last_step is None else last_step))
-        with ExitStack() as stack:
-            own = stack.enter_context(self.stretch(first, last))
-            if self.unlabelled is None:
-                yield from own
-                return
-            self.unlabelled.micro_batch = self.micro_batch
-            others = stack.enter_context(self.unlabelled.stretch(first, last))
-            for step, other in zip(own, others, strict=True):
-                step.take_unlabelled(other)
-                yield step
+        stop = self.order.steps_per_epoch if last_step is None else last_step
+        with Prefetch(partial(self._produce, epoch, first_step, stop)) as found:
+            yield from found
 
-    def stretch(self, first: int, last: int) -> Prefetch:
-        """Steps ``first`` to ``last``, exclusive, counted over all epochs; starts prefetching at once, also across
-        epochs.
-        """
-        per_epoch, pieces = self.order.steps_per_epoch, []
-        while first < last:
-            epoch, step = divmod(first, per_epoch)
-            pieces.append((epoch, step, min(per_epoch, step + last - first)))
-            first += pieces[-1][2] - step
-        return Prefetch(self._produce, pieces)
-
-    def _produce(self, pieces: list[Piece], prefetch: Prefetch) -> None:
+    def _produce(self, epoch: int, step: int, stop: int, prefetch: Prefetch) -> None:
         """Run in the thread: put groups of steps into the queue, then None; or an exception."""
         torch.get_num_threads()  # initialises OpenMP in this thread; only then can it be limited to one core
         try:
@@ -311,16 +276,14 @@ class Loader:
                 assembler = self._idle.pop() if self._idle else Assembler(self)
                 for buffer in assembler.buffers:
                     prefetch.free.put(buffer)
-                for epoch, first, stop in pieces:
-                    step = first
-                    while step < stop and not prefetch.cancelled:
-                        window = self.order.window(epoch, step)
-                        steps = range(step, min(stop, window.next_step))
-                        self._produce_window(assembler, window, epoch, steps, prefetch)
-                        step = window.next_step
+                while step < stop and not prefetch.cancelled:
+                    window = self.order.window(epoch, step)
+                    steps = range(step, min(stop, window.next_step))
+                    self._produce_window(assembler, window, epoch, steps, prefetch)
+                    step = window.next_step
                 self._idle.append(assembler)
             prefetch.ready.put(None)
-            finished = pieces and step == self.order.steps_per_epoch and not prefetch.cancelled
+            finished = step == self.order.steps_per_epoch and not prefetch.cancelled
             if finished and self.order.spec.shuffle and not self.split.is_remote:  # whose blocks are being fetched
                 self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
         except BaseException as error:  # the training loop raises it
@@ -358,13 +321,13 @@ class Prefetch:
     One queue carries filled groups, another one free buffers.
     """
 
-    def __init__(self, produce: Callable[[list[Piece], Prefetch], None], pieces: list[Piece]) -> None:
-        """Start the thread on ``pieces``."""
+    def __init__(self, produce: Callable[[Prefetch], None]) -> None:
+        """Start the thread."""
         self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
         """Groups of steps with their buffer, an exception, or None for the end; bounded by the number of buffers."""
         self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
         self.cancelled = False
-        self.thread = threading.Thread(target=produce, args=(pieces, self), name="padless-loader", daemon=True)
+        self.thread = threading.Thread(target=produce, args=(self,), name="padless-loader", daemon=True)
         self.thread.start()
 
     def __enter__(self) -> Prefetch:

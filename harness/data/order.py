@@ -16,13 +16,6 @@ Batch sizes of an epoch differ by at most one row, so the last batch is not a sm
 (seed, epoch, window) alone. So any step is reached without computing the windows before it, and memory is bounded by
 the window. Random numbers are raw words of Philox and splitmix64, which stay the same in every version of numpy.
 
-**Token budget.** With ``batch_tokens`` the number of rows of a step follows from their length: the padded tokens of a
-step (rows x longest row) never exceed the budget. The number of steps is still known before any row is read. The widths
-form width groups, each with its own virtual sequence, and a step of a group whose widest shard is ``w`` has at most
-``batch_tokens // w`` rows, in sizes that differ by at most one. A group with fewer rows than one such step joins the
-next wider group, so no step is a small remainder. Every window takes the same share of each group, and its steps are
-permuted together.
-
 **Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
 or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
 sequence of its own: pass after pass over its rows, each permuted anew. The rows of one pass in a window, sorted by
@@ -34,14 +27,14 @@ rows of all sources need.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.config import OrderConfig
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
 from preprocessing.dataset.views import MixedSplit
 
@@ -58,8 +51,6 @@ MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
 PERIOD, TURN = 10_000, 6_181
 """Steps after which the shares of a mixture are met to the row; and a number without a common divisor, near the golden
 section of it, so that rounding up is spread evenly over them."""
-UNLABELLED_STREAM = 0x756E6C6162656C
-"""Turns the seed of a run into that of its unlabelled rows."""
 
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
@@ -74,9 +65,7 @@ class OrderSpec:
 
     seed: int
     global_batch: int
-    """Rows of a step over all ranks; not used when ``batch_tokens`` is given."""
-    batch_tokens: int | None = None
-    """Maximum padded tokens of a step over all ranks; None: every step has ``global_batch`` rows."""
+    """Maximum rows of a step over all ranks."""
     window_rows: int = WINDOW_ROWS
     """Rows that are sorted by length together."""
     length_noise: float = OrderConfig.length_noise
@@ -84,58 +73,9 @@ class OrderSpec:
     """False for evaluation: blocks keep their order, and rows are only sorted inside a window."""
 
 
-@dataclass(frozen=True)
-class WidthGroup:
-    """Rows that are cut into batches together."""
-
-    widths: tuple[int, ...]
-    """Shard widths, ascending; every row is at most ``widths[-1]`` tokens long."""
-    rows: int
-    steps: int
-    """Steps per epoch; their rows differ by at most one."""
-
-    def start(self, step: int) -> int:
-        """Where a step begins in the group's virtual sequence."""
-        return step * self.rows // self.steps
-
-
-def width_groups(rows_by_width: Mapping[int, int], spec: OrderSpec) -> list[WidthGroup]:
-    """How a split is cut into steps, computed from the number of rows of each shard width alone.
-
-    Raises ``ConfigError`` if the widest row does not fit ``batch_tokens``, ``DataError`` for a split without rows.
-    """
-    widths = sorted(width for width, rows in rows_by_width.items() if rows)
-    if not widths:
-        raise DataError("the split has no rows")
-    total = sum(rows_by_width[width] for width in widths)
-    if spec.batch_tokens is None:
-        return [WidthGroup(tuple(widths), total, -(-total // spec.global_batch))]
-    if spec.batch_tokens < widths[-1]:
-        raise ConfigError(
-            f"global_batch_tokens: {spec.batch_tokens} is less than a row of the widest shard ({widths[-1]} tokens); "
-            f"raise it to at least {widths[-1]} for every process"
-        )
-    groups: list[list[int]] = []
-    held = 0
-    for width in widths:
-        if held and held >= spec.batch_tokens // groups[-1][-1]:
-            held = 0
-        if not held:
-            groups.append([])
-        groups[-1].append(width)
-        held += rows_by_width[width]
-    if len(groups) > 1 and held < spec.batch_tokens // widths[-1]:
-        groups[-2:] = [groups[-2] + groups[-1]]
-    result = []
-    for group in groups:
-        rows = sum(rows_by_width[width] for width in group)
-        result.append(WidthGroup(tuple(group), rows, -(-rows // (spec.batch_tokens // group[-1]))))
-    return result
-
-
-def step_rows(cut: list[WidthGroup]) -> tuple[int, int]:
-    """Rows of the smallest and of the largest step."""
-    return min(part.rows // part.steps for part in cut), max(-(-part.rows // part.steps) for part in cut)
+def steps_over(rows: int, global_batch: int) -> int:
+    """Steps of an epoch over so many rows; their sizes differ by at most one row."""
+    return -(-rows // global_batch)
 
 
 @dataclass(frozen=True)
@@ -180,24 +120,22 @@ class Order:
     def __init__(self, block_starts: np.ndarray, lengths: Lengths, spec: OrderSpec, block_widths: np.ndarray) -> None:
         """``block_starts``, int64 ``[blocks + 1]``: block ``b`` holds rows ``starts[b]`` to ``starts[b + 1]``.
 
-        ``block_widths``, ``[blocks]``: width of each block's shard. Raises as ``width_groups`` does.
+        ``block_widths``, ``[blocks]``: width of each block's shard. Raises ``DataError`` for a split without rows.
         """
         self.spec = spec
         self.lengths = lengths
         self.block_starts = np.asarray(block_starts, dtype=np.int64)
         self.num_rows = int(self.block_starts[-1])
-        sizes = np.diff(self.block_starts)
         self.block_widths = np.asarray(block_widths)
-        widths = np.unique(self.block_widths)
-        rows_by_width = {int(width): int(sizes[self.block_widths == width].sum()) for width in widths}
-        self.width_groups = width_groups(rows_by_width, spec)
-        self.steps_per_epoch = sum(part.steps for part in self.width_groups)
-        self.smallest_step, self.largest_step = step_rows(self.width_groups)
-        batches = sum(-(-part.rows // part.steps) for part in self.width_groups)
-        self.num_windows = -(-self.num_rows // max(spec.window_rows - batches, self.largest_step))
+        if not self.num_rows:
+            raise DataError("the split has no rows")
+        self.steps_per_epoch = steps_over(self.num_rows, spec.global_batch)
+        self.smallest_step = self.num_rows // self.steps_per_epoch
+        self.largest_step = -(-self.num_rows // self.steps_per_epoch)
+        self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
         self.split: Split | None = None
         """A split that is told which blocks windows read, and when."""
-        self._epochs: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple[int, int], Window] = {}
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
@@ -223,7 +161,7 @@ class Order:
 
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
-        return sum(window * part.steps // self.num_windows for part in self.width_groups)
+        return window * self.steps_per_epoch // self.num_windows
 
     def _blocks(self, epoch: int, number: int) -> list[int]:
         return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]
@@ -236,9 +174,9 @@ class Order:
         """As ``next_reads``, in passes over all rows."""
         found, sizes = np.full(len(self.block_widths), np.inf), np.diff(self.block_starts)
         for turn in (int(done) + 1, int(done)):
-            for blocks, ends in self._epoch_blocks(turn):
-                left = turn + ends / ends[-1] > done
-                found[blocks[left]] = turn + ((ends - sizes[blocks]) / ends[-1])[left]
+            blocks, ends = self._epoch_blocks(turn)
+            left = turn + ends / ends[-1] > done
+            found[blocks[left]] = turn + ((ends - sizes[blocks]) / ends[-1])[left]
         return found
 
     def _compute_window(self, epoch: int, number: int) -> Window:
@@ -260,11 +198,10 @@ class Order:
         return Window(self.first_step(number), touched, ends, shift, *ordered, cuts)
 
     def _pieces(self, epoch: int, number: int) -> Pieces:
-        """For each width group: the rows of each of its batches in a window, and blocks with these rows."""
-        for place, part in enumerate(self.width_groups):
-            first, last = (turn * part.steps // self.num_windows for turn in (number, number + 1))
-            begins = [part.start(step) for step in range(first, last + 1)]
-            yield np.diff(begins), self._stretch(epoch, place, begins[0], begins[-1])
+        """The number of rows of each batch in a window, and blocks with these rows."""
+        steps = range(self.first_step(number), self.first_step(number + 1) + 1)
+        begins = [step * self.num_rows // self.steps_per_epoch for step in steps]
+        yield np.diff(begins), self._stretch(epoch, begins[0], begins[-1])
 
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
@@ -273,13 +210,11 @@ class Order:
 
         ``pieces``: of ``_pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
         """
-        sizes = np.concatenate(pieces)
+        (sizes,) = pieces
         drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
         random = words(self.spec.seed, epoch, 1, number, count=drawn + -(-len(lengths) // 4))
         blurred = self._blurred(lengths, random[drawn:].view(np.uint16)[: len(lengths)])
-        grouped = np.split(blurred, np.cumsum([piece.sum() for piece in pieces])[:-1])
-        starts = np.cumsum([0, *map(len, grouped)])
-        by_length = np.concatenate([start + descending(group) for start, group in zip(starts, grouped, strict=False)])
+        by_length = descending(blurred)
         ordered = lengths[by_length]
         begins = np.cumsum(sizes) - sizes
         steps = np.arange(len(sizes))
@@ -303,9 +238,9 @@ class Order:
         blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
         return blurred.astype(np.uint16)
 
-    def _stretch(self, epoch: int, group: int, start: int, stop: int) -> Stretch:
-        """Blocks at positions ``start..stop`` of a group's virtual sequence, each with its rows in that range."""
-        blocks, ends = self._epoch_blocks(epoch)[group]
+    def _stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+        """Blocks at positions ``start..stop`` of the virtual sequence, each with its rows in that range."""
+        blocks, ends = self._epoch_blocks(epoch)
         place = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
             block = int(blocks[place])
@@ -319,17 +254,14 @@ class Order:
             start += count
             place += 1
 
-    def _epoch_blocks(self, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each group: its blocks in the epoch's order, and the end of each block in the virtual sequence."""
+    def _epoch_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The blocks in the epoch's order, and the end of each block in the virtual sequence."""
         if epoch not in self._epochs:
             sizes = np.diff(self.block_starts)
-            sequences = []
-            for number, part in enumerate(self.width_groups):
-                blocks = np.flatnonzero(np.isin(self.block_widths, part.widths) & (sizes > 0))
-                if self.spec.shuffle:
-                    blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, number)]
-                sequences.append((blocks, np.cumsum(sizes[blocks])))
-            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: sequences}
+            blocks = np.flatnonzero(sizes)
+            if self.spec.shuffle:
+                blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, 0)]
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: (blocks, np.cumsum(sizes[blocks]))}
         return self._epochs[epoch]
 
 
@@ -359,7 +291,7 @@ class MixedOrder(Order):
                 turn, within = divmod(start, source.num_rows)
                 stop = min(last, start - within + source.num_rows)
                 step_of = begins.searchsorted(np.arange(start, stop), side="right") - 1
-                rows = source._stretch(turn, 0, within, within + stop - start)
+                rows = source._stretch(turn, within, within + stop - start)
                 yield step_of, ((before + block, inside) for block, inside in rows)
                 start = stop
             before += len(source.block_widths)
@@ -383,11 +315,6 @@ class MixedOrder(Order):
         dealt = np.empty_like(steps)
         dealt[np.lexsort((~blurred, piece))] = steps[np.lexsort((random[steps], piece))]
         return np.lexsort((-lengths, dealt)), np.arange(count + 1) * self.spec.global_batch
-
-
-def stream_seed(seed: int) -> int:
-    """The seed of the order of unlabelled rows in a run with ``seed``; the two orders are independent."""
-    return splitmix64_of(seed ^ UNLABELLED_STREAM)
 
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
@@ -415,14 +342,13 @@ def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> 
     return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
 
 
-def row_hash(rows: np.ndarray, step: int, *, unlabelled: bool = False) -> int:
+def row_hash(rows: np.ndarray, step: int) -> int:
     """Unsigned 64-bit hash of the rows of a step; hashes of ranks and steps are added modulo 2**64.
 
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
-    ``unlabelled`` rows have other hashes than labelled ones.
     """
-    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1 + (unlabelled << 63))))
+    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1)))
     return int(np.add.reduce(mixed, dtype=np.uint64))
 
 

@@ -54,7 +54,7 @@ def write_bundle(
     """
     with HEARTBEAT.waiting("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from", "soft_labels")}
+    origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
     info = BundleInfo(
         weights=name,

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from harness.config import AUTO
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
@@ -101,31 +100,6 @@ class EvaluateConfig(ScoringConfig):
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {what}; drop skips the others")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelConfig(ScoringConfig):
-    """Write soft labels: the probability of each class for every unlabelled row, predicted by a run or a linear model.
-
-    Train on them and the labelled rows with --self_training.labels NAME.
-    """
-
-    SUBJECT = ("run", "data")
-    data: str = AUTO
-    """Dataset directory; its vocabulary must be the one of the run's training. auto: the dataset of that training."""
-    run: str | None = None
-    """Run directory (or bundle directory) whose best weights are the teacher."""
-    baseline: bool = False
-    """Use a linear model of the training rows as the teacher, as `padless baseline` fits it."""
-    output: str | None = None
-    """File to write; by default DATA/soft_labels/NAME.arrow, where NAME is the run's name or baseline."""
-
-    def __post_init__(self) -> None:
-        """Check that either ``run`` or ``baseline`` is given; beside ``baseline``, a word is the dataset."""
-        if self.baseline and self.data == AUTO and self.run is not None:
-            vars(self).update(data=self.run, run=None)
-        if (self.run is None) != self.baseline or (self.run is None and self.data == AUTO):
-            raise ConfigError("give one teacher: a run, as in padless label runs/mine, or --baseline and a dataset")
 
 
 def names_file(word: str) -> bool:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates the best weights of a run on a split or on new labelled rows: figures and the most confident mistakes. New
-rows are read like the training corpus and encoded like its rows. ``padless label`` scores the unlabelled rows of a
-dataset with a teacher, and writes their soft labels to its directory.
+rows are read like the training corpus and encoded like its rows.
 """
 
 from __future__ import annotations
@@ -20,25 +19,18 @@ import numpy as np
 import torch
 from pyarrow import fs
 
-from harness.baseline.linear import Linear
-from harness.baseline.linear import check as check_linear
-from harness.config import EvaluationConfig
-from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
-from harness.inference.config import EvaluateConfig, LabelConfig
+from harness.inference.config import EvaluateConfig
 from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
 from harness.rundir.json_files import read_object
-from harness.rundir.layout import BUNDLE, EVALUATION
+from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
-from harness.scores.calibration import Decision, decide
 from harness.scores.figures import Scores, figures
-from harness.scores.intervals import above_chance, intervals
-from harness.scores.metrics import classification_metrics, probabilities
 from harness.scores.tables import show_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
@@ -49,8 +41,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import folder_for, open_split, parts_of, read_data
+from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import shown
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
@@ -73,8 +64,8 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     assert config.data is not None
     if config.split == UNLABELLED:
         raise DataError(
-            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless label` "
-            "writes a run's predictions of them"
+            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
+            "the file that they are from"
         )
     world, device = session.world, session.device.type
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
@@ -326,95 +317,3 @@ def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[
             "source.neutral"
         )
     return numbers[piece.label]
-
-
-Scored = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Row numbers and labels, int64 ``[rows]``, and logits before calibration, float64, of a split."""
-
-
-def label_with_run(config: LabelConfig, session: Session) -> None:
-    """Score rows with the best weights of a run or a bundle; rank 0 writes the file.
-
-    Every rank calls this. Raises the same ``UserError`` on all of them.
-    """
-    assert config.run is not None
-    world, folder = session.world, bundle_directory(config.run).resolve()
-    bundle, manifest = weights_and_dataset(folder, config.data, session)
-    with world.together("looking for rows to score"):
-        check_splits(config, manifest)
-    found: list[Scored] = []
-    for split in (VALIDATION, UNLABELLED):
-        scores, _ = score_split(bundle, manifest, split, config.data, config, session)
-        found.append((scores.rows, scores.labels, scores.logits))
-    name = folder.parent.name if folder.name == BUNDLE else folder.name
-    with world.together("writing soft labels"):
-        if world.is_main:
-            facts = {"teacher": f"run {name}", "weights_sha256": bundle.info.weights_sha256}
-            write_labels(config, name, manifest, found, bundle.decision, **facts)
-
-
-def label_with_baseline(config: LabelConfig) -> None:
-    """Fit a linear model to the training rows, score rows with it, and write the file."""
-    manifest = read_data(config.data)
-    check_splits(config, manifest)
-    check_linear(config.data, manifest)
-    linear = Linear.learn(config.data, manifest)
-    found: list[Scored] = []
-    for name in (VALIDATION, UNLABELLED):
-        split = open_split(config.data, manifest, name).check()
-        found.append((split.column("row"), split.column("label"), linear.logits(split)))
-    _, labels, logits = found[0]
-    write_labels(config, "baseline", manifest, found, decide(logits, labels, EvaluationConfig()), teacher="baseline")
-
-
-def check_splits(config: LabelConfig, manifest: Manifest) -> None:
-    """Raise ``DataError`` if the dataset lacks unlabelled rows, or validation, on which the teacher is measured;
-    ``ConfigError`` for a mixture.
-    """
-    if len(parts_of(config.data, manifest)) > 1:
-        raise ConfigError(
-            f"data: soft labels belong to one dataset, and {config.data} is a mixture; name one with --data"
-        )
-    folder_for(config.output, config.data, FOLDER)  # there is one
-    wanted = {VALIDATION: "no validation split; build it with one"}
-    wanted[UNLABELLED] = "no unlabelled rows; build it with source.unlabelled_path"
-    for name, lacks in wanted.items():
-        if not manifest.splits.get(name):
-            raise DataError(f"{Path(config.data, MANIFEST)}: has {lacks}")
-
-
-def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
-    """The teacher's accuracy (of the most probable class), log loss and rows; warns if that may be chance."""
-    calibrated = decision.calibrated(logits)
-    values = classification_metrics(calibrated, labels)
-    if not above_chance(intervals(calibrated, labels, values), len(np.unique(labels))):
-        tell("warning: the teacher is not above chance on validation, so its soft labels may teach nothing")
-    return {name: values[name] for name in ("accuracy", "log_loss", "rows")}
-
-
-def write_labels(
-    config: LabelConfig, name: str, manifest: Manifest, found: list[Scored], decision: Decision, **facts: Any
-) -> None:
-    """Write the calibrated probabilities of the unlabelled rows, and print a summary. Raises ``StorageError``.
-
-    ``found`` has the scores of validation, which measure the teacher, and of the unlabelled rows of teacher ``name``;
-    ``facts`` are fields of ``Teacher``.
-    """
-    (_, labels, logits), (rows, _, unlabelled) = found
-    path = Path(config.output or path_of(config.data, name))
-    validation = measured(logits, labels, decision)
-    teacher = Teacher(
-        dataset=manifest.fingerprint,
-        labels=manifest.labels,
-        temperature=decision.temperature,
-        validation=validation,
-        **facts,
-    )
-    chances = probabilities(decision.calibrated(unlabelled)).astype(np.float32)
-    with storing(path, otherwise="name another file with --output"):
-        digest = write_soft_labels(path, teacher, rows, chances)
-    screen = Screen(quiet=config.quiet)
-    screen.fact("teacher", f"accuracy {validation['accuracy']:.4f} on {validation['rows']:,} rows of validation")
-    sure = float(chances.max(axis=1).mean())
-    screen.fact(UNLABELLED, f"{len(rows):,} rows; the most probable class has {sure:.3f}, on average")
-    screen.say(f"written to {path} (sha256 {digest[:12]})", "good")

@@ -101,7 +101,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0
-        manifest = preflight.check_data(config, processes, point.checkpoint)
+        manifest = preflight.check_data(config, processes)
         if point.checkpoint is None and not arguments.machine_rank:
             preflight.check_start(config)
         devices.choose(config.device, asked, here, devices.look())

@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta
 
 from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
-from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_words, order_spec, unlabelled_spec
+from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_words, order_spec
 from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
 from harness.launch.launcher import first
@@ -23,7 +23,7 @@ from harness.model.registry import parameters_of
 from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Screen, size
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import open_split, read_data
@@ -75,15 +75,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     order = order_over(open_split(config.data, manifest, TRAIN), order_spec(config))
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
-    stream, on_device = None, manifest.tokens(TRAIN)
-    if config.self_training.rows:
-        beside = order_over(open_split(config.data, manifest, UNLABELLED), unlabelled_spec(config))
-        on_device += manifest.tokens(UNLABELLED)
-        stream = {
-            "rows": beside.num_rows,
-            "rows_per_step": [beside.smallest_step, beside.largest_step],
-            "passes": steps / beside.steps_per_epoch,
-        }
     parameters = parameters_of(config, manifest)
     exchanged = parameters - config.model.wide * (len(manifest.labels) if len(manifest.labels) > 2 else 1)
     return {
@@ -100,9 +91,8 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "memory": {
             "parameters": parameters,
             "weights_gradients_optimizer": 16 * parameters,
-            "tokens_on_device": (2 if manifest.id_dtype == "uint16" else 4) * on_device,
+            "tokens_on_device": (2 if manifest.id_dtype == "uint16" else 4) * manifest.tokens(TRAIN),
         },
-        "unlabelled_stream": stream,
         "imbalance": imbalance(classes, config.optim.class_weights, config.evaluation.threshold),
         "few_steps": few_steps(order.steps_per_epoch, config.epochs),
     }
@@ -153,7 +143,7 @@ def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int,
 
 def in_lines(values: dict[str, Any]) -> dict[str, str]:
     """The figures of the plan in words, by name."""
-    ranks, memory, stream, runs = (values[name] for name in ("ranks", "memory", "unlabelled_stream", "runs"))
+    ranks, memory, runs = (values[name] for name in ("ranks", "memory", "runs"))
     (low, high), (least, most) = values["rows_per_step"], values["rows_per_process"]
     lines = {"runs": f"{len(runs)}, one after the other; this is the first, {runs[0]}"} if runs else {}
     if before := values["pretrain"]:
@@ -161,10 +151,6 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
     lines["rows"] = f"{values['rows']:,} with {values['tokens']:,} tokens"
     if values["classes"]:
         lines["classes"] = in_words(values["classes"])
-    if stream is not None:
-        fewest, largest = stream["rows_per_step"]
-        of_step = f"{fewest} to {largest} of them in every step"
-        lines["unlabelled"] = f"{stream['rows']:,} rows, {of_step}: {stream['passes']:.2f} passes"
     kept, tokens = size(memory["weights_gradients_optimizer"]), size(memory["tokens_on_device"])
     return {
         **lines,

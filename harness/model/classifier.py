@@ -102,24 +102,14 @@ def loss_per_row(
     """Cross-entropy of each row, ``[rows]``: binary with logits for one logit, softmax for several.
 
     Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), also for two classes.
-    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. The loss for a soft label
-    is the average of the losses for each class, weighted by the class's probability; it is not smoothed.
+    ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
     """
-    weights = None if class_weights is None else class_weights.to(logits.dtype)
-    if batch.labelled:
-        if logits.dim() == 1:
-            targets = smoothed(label_smoothing, logits.dtype, logits.device)[batch.labels]
-            losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        else:
-            losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
-        return losses if weights is None else losses * weights[batch.labels]
-    assert batch.targets is not None
-    targets = batch.targets.to(logits.dtype)
-    if logits.dim() > 1:
-        return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
-    ratio = None if weights is None else weights[1] / weights[0]
-    losses = functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=ratio, reduction="none")
-    return losses if weights is None else losses * weights[0]
+    if logits.dim() == 1:
+        targets = smoothed(label_smoothing, logits.dtype, logits.device)[batch.labels]
+        losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    else:
+        losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
+    return losses if class_weights is None else losses * class_weights.to(logits.dtype)[batch.labels]
 
 
 @lru_cache(maxsize=16)
@@ -142,13 +132,11 @@ class Objective(nn.Module):
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
-        soft_weight: float = 1.0,
     ) -> None:
         """``class_weights`` ``[classes]``: on the classifier's device.
 
         ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
-        recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``. ``soft_weight`` multiplies the
-        loss of an unlabelled row.
+        recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``.
         """
         super().__init__()
         self.classifier = classifier
@@ -156,16 +144,12 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
-        self.soft_weight = soft_weight
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
-        """Sum of the losses of the batch's rows in optimizer ``step``. The caller divides by the step's global number
-        of labelled rows, or of unlabelled rows for an unlabelled batch.
-        """
+        """Sum of the losses of the batch's rows in optimizer ``step``; the caller divides by ``divisor``."""
         masks = self.classifier.masks(self.seed, step, batch) if self.training else None
         logits = self.classifier.read(batch, masks, self.recurrent_dtype)
-        losses = loss_per_row(logits, batch, self.label_smoothing, self.class_weights)
-        return (losses if batch.labelled else self.soft_weight * losses).sum()
+        return loss_per_row(logits, batch, self.label_smoothing, self.class_weights).sum()
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: rows of the step over all processes."""

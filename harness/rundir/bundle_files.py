@@ -99,8 +99,6 @@ class BundleInfo:
     """Word vectors that the embedding started from: source, sha256, coverage; None: it started random."""
     started_from: dict[str, Any] | None = None
     """Weights of another bundle that these started from: source, hashes, coverage, parts; or None."""
-    soft_labels: dict[str, Any] | None = None
-    """Soft labels of the training: sha256, teacher, its figures; or None."""
     fold: Count | None = None
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"

@@ -100,7 +100,6 @@ class CheckpointState(Record, frozen=True):
     versions: dict[str, str | None] = field(default_factory=dict)
     vectors: dict[str, Any] | None = None
     started_from: dict[str, Any] | None = None
-    soft_labels: dict[str, Any] | None = None
 
 
 class OtherVersionError(DataError):

@@ -2,8 +2,8 @@
 """Builds a run on this rank: checks, data, initial state, trainer, checkpoint, sinks; the parts do not depend on each
 other.
 
-Pretrained weights, word vectors and soft labels are the initial state of a new run. Only rank 0 reads weights and
-vectors; DDP sends its weights to the other ranks. A resumed run loads its checkpoint instead.
+Pretrained weights and word vectors are the initial state of a new run. Only rank 0 reads them; DDP sends its weights to
+the other ranks. A resumed run loads its checkpoint instead.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ import numpy as np
 import torch
 
 from harness.config import LANGUAGE_MODEL, OptimConfig, RunConfig, to_dict
-from harness.data.checks import TRAIN, open_soft_labels, order_spec, unlabelled_spec
+from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.soft_labels import targets_of
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -55,16 +54,16 @@ from harness.training import preflight
 from harness.training.console import Console
 from harness.training.optim import NonFiniteGuard
 from harness.training.recurrence import choose
-from harness.training.run import PretrainingRun, Run, Selection, choose_micro_batch
+from harness.training.run import PretrainingRun, Run, Selection
 from harness.training.trainer import Trainer
-from harness.training.wide import C, Source, learn, places_of
+from harness.training.wide import C, learn, places_of
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split
+from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
@@ -99,10 +98,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
-    names = [name for name in manifest.names if config.self_training.rows or name != UNLABELLED]
+    names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     state = None if start is None else start.state
-    beginning = begin(config, manifest, data.splits, world, state)
+    beginning = begin(config, manifest, world, state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(manifest)}
     choices = {**decided, **session.choices, **data.choices, **beginning.choices}
     began = None if state is None else state["trainer"]["recurrence"]
@@ -116,9 +115,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
-        learn_linear_part(config, trainer, data, choices, beginning)
-    if config.micro_batch == "auto":
-        choices["micro_batch"] = choose_micro_batch(trainer)
+        learn_linear_part(config, trainer, data, choices)
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         settings = {name: str(choice) for name, choice in choices.items()}
@@ -137,22 +134,18 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     return run
 
 
-def learn_linear_part(
-    config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice], beginning: Beginning
-) -> None:
+def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice]) -> None:
     """Learn the linear part of a new run, if the model has one."""
     wide, labels = trainer.objective.classifier.wide, data.manifest.labels
     if wide is None:
         return
-    sources = [Source(data.splits[TRAIN])]
-    if beginning.targets is not None:
-        sources.append(Source(data.splits[UNLABELLED], config.self_training.weight, beginning.targets))
-    if trainer.world.is_main and not config.quiet and places_of(wide, sources) > MANY_PLACES:
+    split = data.splits[TRAIN]
+    if trainer.world.is_main and not config.quiet and places_of(wide, split) > MANY_PLACES:
         print("linear part is learned from the training texts first", flush=True)
     tokens = [""] * len(RESERVED)
     if trainer.world.is_main:
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    said = learn(wide, sources, factors_of(config.optim, labels), tokens, trainer.world)
+    said = learn(wide, split, factors_of(config.optim, labels), tokens, trainer.world)
     choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
 
 
@@ -166,7 +159,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             writer.claim()
             screens = Screen(quiet=told or config.quiet), Screen(quiet=told, errors=True)
             start = preflight.check_run(config, *(screen.say for screen in screens)).checkpoint
-        manifest = preflight.check_data(config, world.world_size, start, hashes=world.is_main)
+        manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         start = None if config.dry_run else start  # a dry run starts at step 0
         if session.device.type == "cuda":  # no other process shares it
             room = torch.cuda.mem_get_info(session.device)[1]
@@ -235,7 +228,7 @@ def build_trainer(
             network.start_bias(vocabulary_of(config).counts)
     beginning.put_into(network, config.model.embedding_std)
     network.to(device).recurrent.flatten_parameters()
-    split, unlabelled = data.splits[TRAIN], None
+    split = data.splits[TRAIN]
     order = order_over(split, order_spec(config))
     path = choose(config, session, network.recurrent, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
@@ -243,19 +236,17 @@ def build_trainer(
     try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
-    shared: dict[str, Any] = {
-        "rank": world.rank,
-        "world_size": world.world_size,
-        "layout": layout,
-        "device": device,
-        "micro_batch": None if config.micro_batch == "auto" else config.micro_batch,
-        "guard": data.look,
-        "masks": partial(network.masks, config.seed),
-    }
-    if config.self_training.rows:
-        rows = data.splits[UNLABELLED]
-        unlabelled = Loader(rows, order_over(rows, unlabelled_spec(config)), targets=beginning.targets, **shared)
-    loader = Loader(split, order, unlabelled=unlabelled, **shared)
+    loader = Loader(
+        split,
+        order,
+        rank=world.rank,
+        world_size=world.world_size,
+        layout=layout,
+        device=device,
+        micro_batch=config.micro_batch,
+        guard=data.look,
+        masks=partial(network.masks, config.seed),
+    )
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
     guard = NonFiniteGuard(config, world, limit)
     return Trainer(config, objective, loader, session.accelerator, world, guard)
@@ -281,7 +272,6 @@ def build_objective(
         seed=config.seed,
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
-        soft_weight=config.self_training.weight,
     )
 
 
@@ -290,7 +280,7 @@ def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
     return np.array([optim.class_weights.get(label, 1.0) for label in labels])
 
 
-VECTORS, STARTED_FROM, SOFT_LABELS = "vectors", "started_from", "soft_labels"
+VECTORS, STARTED_FROM = "vectors", "started_from"
 """Keys of the facts in checkpoints and bundles."""
 
 
@@ -300,8 +290,6 @@ class Beginning:
 
     vectors: StartVectors | None = None
     weights: StartWeights | None = None
-    targets: np.ndarray | None = None
-    """Soft labels of the unlabelled rows, in the format of ``Loader``."""
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Facts for checkpoints and the bundle."""
     choices: dict[str, Choice] = field(default_factory=dict)
@@ -323,24 +311,12 @@ class Beginning:
         self.choices[name] = Choice(facts["source"], f"{facts['what']}; {covered}; sha256 {facts['sha256'][:12]}")
 
 
-def begin(
-    config: RunConfig,
-    manifest: Manifest,
-    splits: Mapping[str, Split],
-    world: World,
-    state: Mapping[str, Any] | None = None,
-) -> Beginning:
-    """The initial state of a run; with the ``state`` of its checkpoint, only the facts and the soft labels.
+def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None = None) -> Beginning:
+    """The initial state of a run; with the ``state`` of its checkpoint, only the facts.
 
     Every rank calls it; raises the same ``UserError`` on all.
     """
     found = Beginning()
-    with world.together("reading soft labels"):
-        soft = open_soft_labels(config, manifest)
-        if soft is not None:
-            found.targets = targets_of(soft, splits[UNLABELLED])
-            found.facts[SOFT_LABELS] = soft.facts
-            found.choices["soft labels"] = Choice(str(soft.path), soft.in_words)
     if state is not None:
         for name, key in ("weights", STARTED_FROM), ("vectors", VECTORS):
             if facts := state.get(key):

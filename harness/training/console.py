@@ -110,7 +110,7 @@ class Console(Sink):
     def outline(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """What is trained on what, with what, for how long, and where to look: five lines by title."""
         config, manifest = self.config, self.manifest
-        shape, tokens = config.model, config.global_batch_tokens
+        shape = config.model
         device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
         rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
         fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
@@ -118,12 +118,12 @@ class Console(Sink):
         kind = "" if classifies else "language model, "
         cell = f"{shape.num_layers}-layer {'Bi' * shape.bidirectional}LSTM"
         wide = " and a linear part" * bool(shape.wide)
-        size = f"{config.global_batch} rows" if tokens is None else f"at most {tokens:,} tokens, padding included"
         return {
             "data": f"{config.data}: {rows} rows{f', {len(manifest.labels)} classes' * classifies}{fold}",
             "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, "
             f"{parameters_of(config, manifest):,} parameters",
-            "training": f"{counted(config.epochs, 'epoch')} of {self.total_steps // config.epochs:,} steps of {size}",
+            "training": f"{counted(config.epochs, 'epoch')} of {self.total_steps // config.epochs:,} steps of "
+            f"{config.global_batch} rows",
             "device": f"{device}, {precision}, {processes} process{'es' * (processes != '1')}",
             "run": f"{config.run}; {layout.LOG} there has all settings and their reasons",
         }

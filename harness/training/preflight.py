@@ -33,7 +33,7 @@ FREE = frozenset(
     [
         *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "eval_batch", "timeout_s"),
         *("nan_limit", "dry_run", "resume", "allow", "quiet", "verbose", "max_time", "checkpoint"),
-        *("tracking", "evaluation", "baseline", "self_training.labels"),
+        *("tracking", "evaluation", "baseline"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
@@ -108,21 +108,15 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     return ResumePoint(checkpoint, finished and not breaking)
 
 
-def check_data(
-    config: RunConfig, world_size: int, checkpoint: Checkpoint | None = None, *, hashes: bool = True
-) -> Manifest:
-    """Check that the dataset is complete, fits processes and options, and has the soft labels of ``checkpoint``.
+def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
+    """Check that the dataset is complete and fits processes and options.
 
-    ``hashes``: also verify the hashes of shards and soft labels; one process of a run does it. Raises ``DataError`` or
-    ``ConfigError`` with the first problem.
+    ``hashes``: also verify the hashes of shards; one process of a run does it. Raises ``DataError`` or ``ConfigError``
+    with the first problem.
     """
     manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest, world_size)
-    if hashes:
-        soft = checks.open_soft_labels(config, manifest)
-        if checkpoint is not None:
-            check_soft_labels(checkpoint, None if soft is None else soft.sha256, config)
     return manifest
 
 
@@ -171,20 +165,6 @@ def check_room(config: RunConfig, manifest: Manifest, room: int) -> None:
 def is_allowed(key: str, allowed: Collection[str]) -> bool:
     """Whether ``allowed`` names the key or one of its prefixes."""
     return any(f"{key}.".startswith(f"{one}.") for one in allowed)
-
-
-def check_soft_labels(checkpoint: Checkpoint, found: str | None, config: RunConfig) -> None:
-    """Raise ``ConfigError`` if the soft labels are not those that the run started with.
-
-    ``found``: sha256 of the present ones, or None.
-    """
-    began = (checkpoint.state.get("soft_labels") or {}).get("sha256")
-    if began != found and not is_allowed("self_training.labels", config.allow):
-        was, now = ("none" if one is None else f"those of sha256 {one[:12]}" for one in (began, found))
-        raise ConfigError(
-            f"self_training.labels: the run of {checkpoint.path} began with {was}, now {now} are asked for: "
-            f"restore the file, name another run directory, or continue anyway with --allow self_training.labels"
-        )
 
 
 def parts_of(manifest: Manifest) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, 
 from harness.data.views import rows_of_task
 from harness.model.registry import SHARED_UP_TO, check_model
 from harness.rundir.checkpoint import newest
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.views import read_data
 
 STEPS, SHORT = 2500, 32
@@ -40,10 +40,6 @@ ROOM = 4
 known n-gram adds noise."""
 LONG, ENOUGH, LONGEST = 64, 500_000, 4
 """From so many tokens a text, in the mean, and so many in all, n-grams of the linear part have up to so many words."""
-LABELLED_ROWS = 8
-"""Labelled rows of a step with unlabelled rows are in proportion to the dataset, rounded up to a multiple of this."""
-PASSES = 3.5
-"""Minimum number of passes over the unlabelled rows."""
 PATIENT = 5
 """Minimum patience; otherwise it is a third of the epochs. In the first epochs the linear part alone may be better."""
 
@@ -66,10 +62,6 @@ class Corpus:
     tokens: int
     """Of the training split."""
     classes: int
-    unlabelled_tokens: int = 0
-    """Of the unlabelled split; word vectors are learned from it too."""
-    rows_beside: int = 0
-    """Rows of the unlabelled split if the run trains on their soft labels, else 0."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +90,8 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     number = cards() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
     config = config if number is None else as_begun(config)
-    tokens, others = (manifest.tokens(name) for name in (TRAIN, UNLABELLED))
-    beside = manifest.rows(UNLABELLED) if config.self_training.rows and UNLABELLED in manifest.splits else 0
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
-    return decide(config, Corpus(manifest.rows(TRAIN), tokens, classes, others, beside), number or 1)
+    return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), number or 1)
 
 
 def resolve_without_data(config: RunConfig) -> Resolved:
@@ -155,19 +145,13 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
                 reasons[name] = (said, why)
         return values[key]
 
-    beside = config.self_training.rows if corpus.rows_beside else 0
     enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
-    batch = batch_of(corpus, beside, cards, enough)
+    batch = batch_of(corpus, cards, enough)
     on = f" on {cards} GPUs" if cards > 1 else ""
     batch = settle("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows{on}")
-    rows_a_step = batch
-    if config.global_batch_tokens is not None and corpus.tokens:
-        rows_a_step = max(1, round(config.global_batch_tokens * corpus.rows / corpus.tokens))
-    steps_a_pass = max(1, math.ceil(corpus.rows / rows_a_step))
-    passing = math.ceil(PASSES * corpus.rows_beside / beside) if beside else 0
-    epochs = epochs_of(steps_a_pass, enough, passing)
-    why = f"of {steps_a_pass:,} steps, for {max(enough, passing):,}"
-    epochs = settle("epochs", epochs, "epochs", str(epochs), why)
+    steps_a_pass = max(1, math.ceil(corpus.rows / batch))
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(enough / steps_a_pass)))
+    epochs = settle("epochs", epochs, "epochs", str(epochs), f"of {steps_a_pass:,} steps, for {enough:,}")
     steps = epochs * steps_a_pass
     patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
     waits = "" if patience is None else f"{patience} epochs without improvement"
@@ -179,41 +163,30 @@ def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
     own = not config.initial_weights
     settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", "init.weights has its own")
-    rate = LR * math.sqrt(max(1.0, rows_a_step / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
+    rate = LR * math.sqrt(max(1.0, batch / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
     rate = float(f"{rate:.2g}")
-    settle("optim.lr", rate, "rate", f"{rate:g}", f"for {rows_a_step:,} rows a step")
+    settle("optim.lr", rate, "rate", f"{rate:g}", f"for {batch:,} rows a step")
     horizon = max(2, round(AVERAGED * steps))
     settle("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
     return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
 
 
-def batch_of(corpus: Corpus, beside: int, cards: int, enough: int) -> int:
-    """A power of two near the square root of the rows, divided; with unlabelled rows, at most in proportion to them.
+def batch_of(corpus: Corpus, cards: int, enough: int) -> int:
+    """A power of two near the square root of the rows, divided.
 
     Several GPUs take a multiple, as long as the fewest epochs still have ``enough`` steps.
     """
     wanted = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / ROWS_A_BATCH))
     batch = int(min(LARGEST_BATCH, max(SMALLEST_BATCH, wanted)))
-    if beside:
-        share = math.ceil(beside * corpus.rows / corpus.rows_beside / LABELLED_ROWS) * LABELLED_ROWS
-        return min(batch, max(LABELLED_ROWS, share))
     alone = batch
     while 2 * batch <= cards * alone and FEWEST_EPOCHS * corpus.rows >= 2 * batch * enough:
         batch *= 2
     return batch
 
 
-def epochs_of(steps_a_pass: int, enough: int, passing: int) -> int:
-    """Epochs for at least ``enough`` steps, and for ``passing``: the steps that all unlabelled rows need."""
-    if passing > max(enough, FEWEST_EPOCHS * steps_a_pass):
-        return math.ceil(passing / steps_a_pass)
-    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(enough / steps_a_pass)))
-
-
 def buckets_of(corpus: Corpus, longest: int) -> int:
     """A power of two, at least ``ROOM`` times the number of n-grams, within the maximum size of the table."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
     most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    tokens = corpus.tokens + (corpus.unlabelled_tokens if corpus.rows_beside else 0)
-    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * tokens * max(2, longest))))
+    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * corpus.tokens * max(2, longest))))
     return int(min(most, max(SMALLEST_WIDE, wanted)))

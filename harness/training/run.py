@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training run: validation, checkpoints, stops and tests on every rank; and the choice of the micro-batch size."""
+"""One training run: validation, checkpoints, stops and tests on every rank."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness.inference.scoring import loader_over, measure, score
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageObjective
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice, set_tf32
+from harness.ranks.precision import set_tf32
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.bundle_files import KEPT_IN_BF16
@@ -37,7 +37,6 @@ from harness.training.console import Console
 from harness.training.throughput import memory_bytes, synchronize
 from harness.training.trainer import Milestones, Trainer
 from harness.training.writer import RunWriter
-from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import duration
 
@@ -317,7 +316,7 @@ class PretrainingRun(Run):
 
 def heaviest_batch(loader: Loader) -> StepBatch:
     """This rank's share of the step with the most padded tokens (rows times longest row), among the first steps of
-    epoch 0. If steps have unlabelled rows, those are of the step with the most padded unlabelled tokens.
+    epoch 0.
     """
     order = loader.order
 
@@ -328,47 +327,4 @@ def heaviest_batch(loader: Loader) -> StepBatch:
 
     heaviest = max(range(min(STEPS_LOOKED_AT, order.steps_per_epoch)), key=padded_tokens)
     (batch,) = loader.steps(0, heaviest, heaviest + 1)
-    if loader.unlabelled is not None:
-        batch.take_unlabelled(heaviest_batch(loader.unlabelled))
     return batch
-
-
-def choose_micro_batch(trainer: Trainer) -> Choice:
-    """Set the loader's micro-batch: the rank's whole share of a step, or half, a quarter, … of it, until it fits.
-
-    All ranks try the same sizes and agree. Adam's moments, the average and DDP's buckets are allocated before. Raises
-    ``ConfigError`` if one row does not fit.
-    """
-    loader, world, device = trainer.loader, trainer.world, trainer.device
-    if device.type != "cuda":
-        loader.micro_batch = None
-        return Choice("no limit", "out-of-memory errors can be caught on CUDA devices only")
-    loaders = [one for one in (loader, loader.unlabelled) if one is not None]
-    rows = share = max(-(-one.order.largest_step // world.world_size) for one in loaders)
-    while rows:
-        loader.micro_batch = rows
-        failed = runs_out_of_memory(trainer)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        if not any(world.gather_objects(failed, "trying out a micro-batch")):
-            return Choice(f"{rows} rows", f"largest that fits into memory; the longest batch has {share}")
-        rows = (rows + 1) // 2 if rows > 1 else 0
-    with world.together("trying out a micro-batch"):
-        raise ConfigError(
-            "micro_batch: one row of the longest text does not fit into the device's memory; build the dataset with a "
-            "smaller text.max_tokens or lower model.hidden_size"
-        )
-
-
-def runs_out_of_memory(trainer: Trainer) -> bool:
-    """Whether forward and backward of the longest batch run out of memory; no gradient is exchanged or kept."""
-    try:
-        batch = heaviest_batch(trainer.loader)
-        for micro_batch in [*batch.micro_batches, *batch.unlabelled]:
-            with trainer.accelerator.no_sync(trainer.model):
-                trainer.accelerator.backward(trainer.model(micro_batch, 0))
-    except torch.OutOfMemoryError:
-        return True
-    finally:
-        trainer.optimizer.zero_grad(set_to_none=True)
-    return False

@@ -28,7 +28,6 @@ TIMING = (
     "seconds",
 )
 """Figures of a log line that differ between two identical runs; all others are reproducible."""
-LOSSES = ("loss", "unlabelled_loss")
 
 
 @dataclass
@@ -40,21 +39,18 @@ class Counted:
     padded_tokens: int = 0
     hash: int = 0
     """Sum (modulo 2**64) of the hashes of all rows consumed since the start of the run."""
-    unlabelled_rows: int = 0
     loss: torch.Tensor | float = 0.0
-    unlabelled_loss: torch.Tensor | float = 0.0
 
     def plain(self) -> dict[str, Any]:
         """All counts by name, on the host."""
-        return {**vars(self), "loss": float(self.loss), "unlabelled_loss": float(self.unlabelled_loss)}
+        return {**vars(self), "loss": float(self.loss)}
 
 
 @dataclass
 class Meter:
     """Counts this rank's work since the last log line; ``read`` sums over ranks and resets the counts.
 
-    Tokens, speeds and the row hash include labelled and unlabelled rows; rows and losses are counted separately.
-    Losses stay on the device until they are read, so the host waits for the device only at a log line.
+    The loss stays on the device until it is read, so the host waits for the device only at a log line.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -70,20 +66,16 @@ class Meter:
     """The currently slow rank, if any, and for how many log lines in a row."""
     started: float = field(default_factory=time.perf_counter)
 
-    def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor, unlabelled_loss: torch.Tensor | None) -> None:
-        """Count one step's micro-batches and the sums of their rows' losses."""
+    def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor) -> None:
+        """Count one step's micro-batches and the sum of their rows' losses."""
         counted = self.counted
-        for micro in [*batch.micro_batches, *batch.unlabelled]:
-            counted.rows += micro.num_rows if micro.labelled else 0
-            counted.unlabelled_rows += 0 if micro.labelled else micro.num_rows
+        for micro in batch.micro_batches:
+            counted.rows += micro.num_rows
             counted.tokens += micro.num_tokens
             counted.padded_tokens += micro.ids.numel()
-            consumed = row_hash(micro.rows, global_step, unlabelled=not micro.labelled)
-            counted.hash = (counted.hash + consumed) & MASK
+            counted.hash = (counted.hash + row_hash(micro.rows, global_step)) & MASK
         self.wait_s += batch.wait_s
         counted.loss = counted.loss + loss
-        if unlabelled_loss is not None:
-            counted.unlabelled_loss = counted.unlabelled_loss + unlabelled_loss
 
     @contextmanager
     def forward(self) -> Iterator[None]:
@@ -102,17 +94,14 @@ class Meter:
     def state(self, world: World) -> list[dict[str, Any]]:
         """The counts of every rank since the last log line, as plain values; every rank calls it."""
         counted = self.counted.plain()
-        exact = {name: counted[name].hex() for name in LOSSES}
-        return world.gather_objects(counted | exact, "what was counted since the last log line")
+        return world.gather_objects(counted | {"loss": counted["loss"].hex()}, "what was counted since the last log line")
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Load a result of ``state``: this rank's part, or everything on rank 0 if the number of ranks has changed."""
         mine = [parts[rank]] if len(parts) == world_size else parts if rank == 0 else []
-        counted = {name: sum(part[name] for part in mine) for name in parts[0] if name not in LOSSES}
-        for name in LOSSES:
-            loss = sum(float.fromhex(part[name]) for part in mine)
-            counted[name] = torch.tensor(loss, dtype=torch.float32, device=self.device)
-        self.counted = Counted(**counted)
+        counted = {name: sum(part[name] for part in mine) for name in parts[0] if name != "loss"}
+        loss = sum(float.fromhex(part["loss"]) for part in mine)
+        self.counted = Counted(**counted, loss=torch.tensor(loss, dtype=torch.float32, device=self.device))
         self.counted.hash &= MASK
 
     def read(self, world: World) -> dict[str, Any]:
@@ -140,7 +129,7 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "loss": total["loss"] / (max(1, meter.predictions * (tokens - rows)) if meter.predictions else rows),
         "rows": rows,
-        "rows_per_s": (rows + total["unlabelled_rows"]) / elapsed,
+        "rows_per_s": rows / elapsed,
         "tokens_per_s": tokens / elapsed,
         "padding": 1 - tokens / total["padded_tokens"],
         "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
@@ -150,9 +139,6 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
         "row_hash": f"{total['hash'] & MASK:016x}",
         "verdict": None,
     }
-    if total["unlabelled_rows"]:
-        figures["unlabelled_loss"] = total["unlabelled_loss"] / total["unlabelled_rows"]
-        figures["unlabelled_rows"] = total["unlabelled_rows"]
     if elapsed < LEAST_S:
         return figures
     wait, padding, spread = (figures[name] for name in ("data_wait", "padding", "rank_spread"))

@@ -74,7 +74,7 @@ class Trainer:
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
-            static_graph=config.micro_batch is None and not config.self_training.rows,
+            static_graph=config.micro_batch is None,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
         with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
@@ -93,7 +93,7 @@ class Trainer:
         """Called at every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
         self.scale = 0.0, torch.zeros(())
-        """The gradient of the last micro-batch's loss, as a number and on the device."""
+        """The gradient of the last step's losses, as a number and on the device."""
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
@@ -131,22 +131,20 @@ class Trainer:
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over one global batch, however it is split (law 4).
 
-        A row's loss is divided by the rows or predictions of the *global* batch, that of an unlabelled row by its
-        unlabelled rows. DDP averages gradients over ranks, so losses are multiplied by the number of ranks. Returns the
-        sum of the losses of this rank's labelled rows and the norm of the global gradient.
+        A row's loss is divided by the rows or predictions of the *global* batch. DDP averages gradients over ranks, so
+        losses are multiplied by the number of ranks. Returns the sum of the losses of this rank's rows and the norm of
+        the global gradient.
         """
         lr = learning_rate(min(self.step, self.total_steps - 1), self.total_steps, self.config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        scale = self.world.world_size / self.objective.divisor(batch)
         losses = []
-        micro_batches = [*batch.micro_batches, *batch.unlabelled]
-        for number, micro_batch in enumerate(micro_batches):
-            last = number == len(micro_batches) - 1
-            rows = self.objective.divisor(batch) if micro_batch.labelled else batch.global_unlabelled_rows
+        for number, micro_batch in enumerate(batch.micro_batches):
+            last = number == len(batch.micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
-                scale = self.world.world_size / rows
                 if self.accelerator.scaler is None:
                     if self.scale[0] != scale:
                         self.scale = scale, torch.full_like(loss, scale)
@@ -161,9 +159,8 @@ class Trainer:
         scaled = self.accelerator.scaler is not None
         grad_norm = clip(self.optimizer, self.parameters, self.config.optim.clip_norm, scaled=scaled)
         self.take_step(grad_norm)
-        labelled = len(batch.micro_batches)
-        loss = summed(losses[:labelled])
-        self.meter.add(batch, self.step, loss, summed(losses[labelled:]) if batch.unlabelled else None)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self.meter.add(batch, self.step, loss)
         return loss, grad_norm
 
     def take_step(self, grad_norm: torch.Tensor) -> None:
@@ -247,8 +244,3 @@ class Trainer:
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)
-
-
-def summed(losses: list[torch.Tensor]) -> torch.Tensor:
-    """The sum of the losses of micro-batches."""
-    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ MOST_MIN_ROWS, ROWS_A_MIN = 8, 2500
 """Where buckets have owners, an n-gram needs one row of so many, at least ``MIN_ROWS`` and at most the first."""
 PIECES, PIECE_BUCKETS = (3, 5), 1 << 18
 """Letters of a piece; the pieces are hashed."""
-MOST_PLACES, MOST_SHARES = 80_000_000, 30_000_000
+MOST_PLACES, MOST_TARGETS = 80_000_000, 30_000_000
 """Most n-grams, and rows times classes, to learn from, about 1.5 GB; of larger corpora evenly spaced rows are taken."""
 MOST_WEIGHTS = 5_000_000
 """Most features times outputs; the solver needs about 300 bytes for each."""
@@ -49,39 +48,22 @@ SLOTS_A_BUCKET, MOST_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A split to learn from, in the order of its blocks."""
-
-    split: Split
-    weight: float = 1.0
-    """Weight of the mean loss of its rows."""
-    chances: np.ndarray | None = None
-    """Soft labels ``[rows, classes]``, or ``[rows]`` the probability of class 1; None: rows have labels."""
-
-    def shares(self, every: int, classes: int) -> np.ndarray:
-        """The probability of each class for one row in ``every``, float64 ``[rows, classes]``."""
-        if self.chances is None:
-            return np.eye(classes)[self.split.column("label")[::every]]
-        chances = self.chances[::every].astype(float)
-        return np.stack((1 - chances, chances), axis=1) if chances.ndim == 1 else chances
-
-    def pieces(self, every: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Ids int64 ``[rows, time]`` and lengths of one row in ``every``."""
-        seen = 0
-        for block in self.split.blocks:
-            chosen = np.arange(-seen % every, len(block.row), every)
-            size = max(1, PIECE_TOKENS // block.ids.shape[1])
-            for start in range(0, len(chosen), size):
-                rows = chosen[start : start + size]
-                lengths = block.length[rows].astype(np.int64)
-                ids = block.ids[rows, : lengths.max()].astype(np.int64)
-                yield torch.from_numpy(ids), torch.from_numpy(lengths)
-            seen += len(block.row)
+def pieces(split: Split, every: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids int64 ``[rows, time]`` and lengths of one row in ``every``, in the order of the blocks."""
+    seen = 0
+    for block in split.blocks:
+        chosen = np.arange(-seen % every, len(block.row), every)
+        size = max(1, PIECE_TOKENS // block.ids.shape[1])
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
+            lengths = block.length[rows].astype(np.int64)
+            ids = block.ids[rows, : lengths.max()].astype(np.int64)
+            yield torch.from_numpy(ids), torch.from_numpy(lengths)
+        seen += len(block.row)
 
 
-def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
-    """Learn a wide part from labelled rows, and from unlabelled ones with soft labels as a second source.
+def learn(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
+    """Learn a wide part from labelled rows.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
@@ -91,7 +73,7 @@ def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens
         if world.is_main:
             own = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                said = fit(own, sources, factors, tokens)
+                said = fit(own, split, factors, tokens)
             wide.load_state_dict(own.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -101,18 +83,16 @@ def learn(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens
     return said
 
 
-def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: Sequence[str]) -> str:
+def fit(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
     """``learn`` in this process, for a wide part on the CPU."""
     from scipy import sparse
     from scipy.sparse.linalg import norm
 
-    began, classes, places = time.monotonic(), len(factors), places_of(wide, sources)
-    rows = sum(len(source.split) for source in sources)
-    every = max(1, -(-places // MOST_PLACES), -(-rows * classes // MOST_SHARES))
+    began, classes, places = time.monotonic(), len(factors), places_of(wide, split)
+    every = max(1, -(-places // MOST_PLACES), -(-len(split) * classes // MOST_TARGETS))
     if wide.owners is not None:
-        wide.owners.copy_(owners_of(wide, sources, every))
-    values = sparse.vstack([features_of(wide, source, every) for source in sources], "csr")
-    shares = [source.shares(every, classes) for source in sources]
+        wide.owners.copy_(owners_of(wide, split, every))
+    values, labels = features_of(wide, split, every), split.column("label")[::every]
     words = words_of(wide, tokens if wide.owners is None else ())
     held = np.bincount(values.indices, minlength=wide.buckets)
     held[(held < MIN_ROWS) & (np.diff(words.indptr) == 0)] = 0
@@ -120,7 +100,7 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     kept = np.sort(np.argsort(-held, kind="stable")[:most])
     kept = kept[held[kept] > 0]
     power = POWER if wide.owners is None else POWER_OWNED
-    weights = weights_of(values, shares[0], power)[kept]
+    weights = weights_of(values, labels, classes, power)[kept]
     wide.weights[torch.from_numpy(kept)] = torch.from_numpy(weights).to(wide.weights.dtype)
     values = values[:, kept]
     values.data = weights[values.indices]  # as in ``WidePart.features``
@@ -128,14 +108,12 @@ def fit(wide: WidePart, sources: Sequence[Source], factors: np.ndarray, tokens: 
     spelled = words[kept]
     known = np.argsort(-np.bincount(spelled.indices, minlength=PIECE_BUCKETS), kind="stable")[: most // 4]
     spelled = spelled[:, known[np.bincount(spelled.indices, minlength=PIECE_BUCKETS)[known] > 1]]
-    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(values, shares[0], power, spelled.T))
+    pieces = sparse.diags(1 / weights) @ spelled @ sparse.diags(weights_of(values, labels, classes, power, spelled.T))
     sample = values[:: max(1, values.shape[0] // 1000)]  # in it, pieces get the mean norm of the words that have them
     known_words, of_pieces = sample[:, np.diff(spelled.indptr) > 0], sample @ pieces
     scale = norm(known_words, axis=1).mean() / max(norm(of_pieces, axis=1).mean(), 1e-12)
-    row_weights = [source.weight / len(some) for source, some in zip(sources, shares, strict=True)]
-    targets = np.concatenate([factors * some * weight for some, weight in zip(shares, row_weights, strict=True)])
-    penalty = 1 / (C * max(len(some) / source.weight for source, some in zip(sources, shares, strict=True)))
-    table, bias = solve(values, (pieces * scale).tocsr(), targets, penalty)
+    targets = (np.diag(factors) * (1 / len(labels)))[labels]
+    table, bias = solve(values, (pieces * scale).tocsr(), targets, penalty=1 / (C * len(labels)))
     wide.table[torch.from_numpy(kept)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     some = f"one row in {every}" if every > 1 else f"{values.shape[0]:,} rows"
@@ -158,17 +136,17 @@ def words_of(wide: WidePart, tokens: Sequence[str]) -> Any:
     return (sparse.csr_matrix((ones, (bucket[owners], owners)), (wide.buckets, len(tokens))) @ pieces).tocsr()
 
 
-def places_of(wide: WidePart, sources: Sequence[Source]) -> int:
+def places_of(wide: WidePart, split: Split) -> int:
     """Number of n-grams of all rows, about; a million take half a second or more."""
-    return wide.longest * sum(source.split.manifest.tokens(source.split.name) for source in sources)
+    return wide.longest * split.manifest.tokens(split.name)
 
 
-def features_of(wide: WidePart, source: Source, every: int) -> Any:
+def features_of(wide: WidePart, split: Split, every: int) -> Any:
     """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``."""
     from scipy import sparse
 
     parts = []
-    for ids, lengths in source.pieces(every):
+    for ids, lengths in pieces(split, every):
         bucket, first = distinct(wide.places(ids, lengths), wide.buckets)
         ends = np.concatenate(([0], first.sum(1).cumsum(0).numpy()))
         entries = np.ones(ends[-1]), bucket[first].to(torch.int32).numpy(), ends
@@ -176,20 +154,19 @@ def features_of(wide: WidePart, source: Source, every: int) -> Any:
     return sparse.vstack(parts, "csr")
 
 
-def weights_of(features: Any, shares: np.ndarray, power: float, parts: Any = None) -> np.ndarray:
-    """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the label
-    in the first rows, which have one: ``shares`` ``[labelled rows, classes]``.
+def weights_of(features: Any, labels: np.ndarray, classes: int, power: float, parts: Any = None) -> np.ndarray:
+    """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the labels
+    of the rows.
 
     The first factor is scikit-learn's idf, ``1 + ln((1 + rows) / (1 + rows with it))``; the second is
     ``(FLOOR + r) ** power``, where r is the largest absolute log-count ratio of a class against all others. For a
-    feature that only unlabelled rows have, or a single row has, r is 0.
+    feature that a single row has, r is 0.
 
     ``parts`` ``[features, columns]``: a feature is these columns of ``features`` ``[rows, columns]`` together; None:
     each column is one.
     """
     rows, columns = features.shape
-    entries = features.indptr[len(shares)]
-    labels = np.repeat(shares.argmax(axis=1), np.diff(features.indptr[: len(shares) + 1]))
+    label_of = np.repeat(labels, np.diff(features.indptr))
 
     def rows_with(chosen: Any) -> Any:
         """How many rows have each feature, of those whose entries are chosen."""
@@ -198,14 +175,11 @@ def weights_of(features: Any, shares: np.ndarray, power: float, parts: Any = Non
 
     total = rows_with(slice(None))
     kept = total >= MIN_ROWS
-    known = rows_with(slice(entries))[kept]
-    tells = np.zeros(len(known))
-    for label in range(shares.shape[1]):
-        own = rows_with(np.flatnonzero(labels == label))[kept]
-        inside, outside = ((1 + side) / (1 + side).sum() for side in (own, known - own))
-        tells = np.maximum(tells, np.abs(np.log(inside / outside)))
     ratios = np.zeros(len(total))
-    ratios[kept] = np.where(known > 0, tells, 0.0)
+    for label in range(classes):
+        own = rows_with(np.flatnonzero(label_of == label))[kept]
+        inside, outside = ((1 + side) / (1 + side).sum() for side in (own, total[kept] - own))
+        ratios[kept] = np.maximum(ratios[kept], np.abs(np.log(inside / outside)))
     return (1 + np.log((1 + rows) / (1 + np.minimum(total, rows)))) * (FLOOR + ratios) ** power
 
 
@@ -242,15 +216,14 @@ def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tupl
     return table_of(found), found[size:]
 
 
-def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Tensor:
+def owners_of(wide: WidePart, split: Split, every: int) -> torch.Tensor:
     """int32 ``[buckets]``: for each bucket, the name (lower key bits) of its n-gram with the most rows, if these are at
     least ``MIN_ROWS``, or more of many rows (``ROWS_A_MIN``).
 
     Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
     n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
     """
-    rows = sum(len(source.split) for source in sources) // every
-    least = int(np.clip(rows // ROWS_A_MIN, MIN_ROWS, MOST_MIN_ROWS))
+    least = int(np.clip(len(split) // every // ROWS_A_MIN, MIN_ROWS, MOST_MIN_ROWS))
     slots = max(wide.buckets, min(wide.buckets * SLOTS_A_BUCKET, MOST_SLOTS))
     shift = BITS - (slots.bit_length() - 1)
     sketch = torch.zeros(2, slots, dtype=torch.int32)
@@ -259,10 +232,9 @@ def owners_of(wide: WidePart, sources: Sequence[Source], every: int) -> torch.Te
         return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
 
     def of_rows() -> Iterator[torch.Tensor]:
-        for source in sources:
-            for ids, lengths in source.pieces(every):
-                key, first = distinct(wide.keys(ids, lengths), NONE)
-                yield key[first]
+        for ids, lengths in pieces(split, every):
+            key, first = distinct(wide.keys(ids, lengths), NONE)
+            yield key[first]
 
     for key in of_rows():
         for counts, slot in places_in_sketch(key):

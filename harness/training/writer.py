@@ -167,7 +167,7 @@ class RunWriter(Sink):
         """The first error in writing figures; none are written after it."""
         self.checkpointer: Checkpointer | None = None
         self.origin: dict[str, Any] = {}
-        """Origin of the weights: vectors, pretrained weights, soft labels."""
+        """Origin of the weights: vectors, pretrained weights."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""

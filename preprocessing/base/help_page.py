@@ -122,8 +122,6 @@ ELSEWHERE = {
     "optim.decay": "lr_scheduler lr_scheduler_type",
     "optim.warmup": "warmup_ratio warmup_steps",
     "optim.clip_norm": "max_grad_norm grad_clip gradient_clip_val",
-    "self_training.labels": "pseudo_labels soft_labels teacher",
-    "self_training.batch": "unlabelled_batch unlabeled_batch",
     "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
     "patience": "early_stopping_patience",
     "precision": "fp16 bf16 mixed_precision",

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from harness.config import RunConfig, SelfTrainingConfig, TrackingConfig
+from harness.config import RunConfig, TrackingConfig
 from harness.data import placement
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
@@ -27,22 +27,19 @@ from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import learn, sample
 from tests.bundles import write_drawn
 from tests.commands import logged, read_json, read_metrics, status_of
-from tests.datasets import shared_dataset, split_of, write_dataset, write_random_soft_labels
+from tests.datasets import shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
 from tests.runs import arguments, small, train_to_end
 
 pytestmark = pytest.mark.processes
 
-ROWS, BUDGET = {"global_batch": 21}, {"global_batch_tokens": 1300, "micro_batch": 3}
-BOTH = {**ROWS, "self_training": SelfTrainingConfig(labels="drawn", batch=13)}
+ROWS = {"global_batch": 21}
 MIXED = "{0}/data:0.5,{0}/b:0.3,{0}/c:0.2"
 RUNS: dict[str, dict[str, Any]] = {
-    "budget": BUDGET,
-    "both": BOTH,
+    "accumulated": {**ROWS, "micro_batch": 3},
     "mixture": {"data": MIXED, **ROWS},
     "pretraining on a mixture": {"data": MIXED, **ROWS, "task": "language_model"},
 }
-"""``both``: unlabelled rows beside the labelled ones."""
 
 
 def configure(run: Path, data: str = "{0}/data", **options: Any) -> RunConfig:
@@ -64,7 +61,6 @@ def train(root: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20, "unlabelled": 60})
-    write_random_soft_labels(root / "data", "drawn")
     write_dataset(root / "b", {"train": 31, "validation": 9}, base=root / "data", seed=4)
     write_dataset(root / "c", {"train": 64, "validation": 20}, base=root / "data", seed=8)
     for ranks in (1, 4):

@@ -64,7 +64,7 @@ def fuzz(request: pytest.FixtureRequest) -> Fuzz:
 
 @pytest.fixture(scope="session")
 def whole_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undamaged dataset with soft labels."""
+    """An undamaged dataset."""
     from tests.fuzz.test_hostile_datasets import write_whole  # imports torch
 
     root = tmp_path_factory.mktemp("whole")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dataset as strangers write it: files with hashes that agree, which claim or hold what no job writes. It is read,
-planned, loaded and computed with, or refused; so are word vectors and soft labels beside it.
+planned, loaded and computed with, or refused; so are word vectors beside it.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ from hypothesis import strategies as st
 from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import check_dataset, order_spec
 from harness.data.order import order_over
-from harness.data.soft_labels import KEY, check_soft_labels, path_of, read_soft_labels, targets_of
 from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
 from harness.model.starts import check_dim, from_file, read_head
 from preprocessing.base import arrays, atomic
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, LINES
 from preprocessing.dataset.inspect import verify
-from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
 from preprocessing.text.vocabulary import Vocabulary
 from tests.batches import loader_of
 from tests.commands import read_json
-from tests.datasets import write_dataset, write_random_soft_labels
+from tests.datasets import write_dataset
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
 from tests.fuzz.outcome import check_sentence, outcome
@@ -62,7 +61,7 @@ SHARDS = ("train/00000-w0016.arrow", "validation/00000-w0016.arrow")
 
 
 def write_whole(root: Path) -> None:
-    """An undamaged dataset with statistics as a job writes them, and soft labels of its rows."""
+    """An undamaged dataset with statistics as a job writes them."""
     write_dataset(
         root, {"train": 60, "validation": 20, "unlabelled": 20}, longest=20, widths=(8, 16, 32), block_rows=16
     )
@@ -74,7 +73,6 @@ def write_whole(root: Path) -> None:
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
     (root / MANIFEST).write_bytes(rehashed(content))
-    write_random_soft_labels(root, "dice")
 
 
 def rehashed(content: dict[str, Any]) -> bytes:
@@ -254,10 +252,9 @@ def test_hostile_bytes_are_refused_or_lead_nowhere(fuzz: Fuzz, root: Path, name:
 @pytest.mark.parametrize("what", REPLACEMENTS)
 def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> None:
     """A pipe is not waited for, and a device is not read to its end."""
-    labels, named = path_of(root, "dice"), named_file(root, ".vec")
+    named = named_file(root, ".vec")
     for path, use in (
         (named, lambda: started(root, named)),
-        (labels, lambda: taught(root)),
         *((root / name, lambda: used(root, hashes=False)) for name in (SHARDS[0], VOCABULARY, INDEX, MANIFEST)),
     ):
         replace(path, what)
@@ -314,34 +311,3 @@ def test_a_hostile_head_is_refused(root: Path, what: str) -> None:
         path = root / f"named{suffix}"
         path.write_bytes(gzip.compress(HEADS[what]) if suffix.endswith("gz") else HEADS[what])
         assert outcome(lambda path=path: started(root, path), nothing, path, growth=100 << 20) == "refused"  # type: ignore[misc]
-
-
-# Soft labels
-
-
-def taught(root: Path) -> bytes:
-    """The soft labels of the unlabelled rows, as a loader takes them."""
-    manifest = read_manifest(root)
-    found = read_soft_labels(path_of(root, "dice"))
-    check_soft_labels(found, root, manifest)
-    return targets_of(found, Split(root, manifest, UNLABELLED)).tobytes()
-
-
-def test_hostile_soft_labels_are_refused(fuzz: Fuzz, root: Path) -> None:
-    """Facts with a hash that agrees, and fewer columns."""
-    path = path_of(root, "dice")
-    (batch,), held = batches_of(path), read_soft_labels(path)
-    about = batch.schema.metadata[KEY]
-
-    def seal(content: dict[str, Any]) -> dict[str, str]:
-        rest = {name: value for name, value in content.items() if name != "sha256"}
-        text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return {"sha256": hashlib.sha256(text.encode() + held.rows.tobytes() + held.chances.tobytes()).hexdigest()}
-
-    def taught_by(one: pa.RecordBatch, about: bytes) -> str:
-        path.write_bytes(as_file([one.replace_schema_metadata({KEY: about})]))
-        return outcome(lambda: taught(root), anything, root)
-
-    assert taught_by(batch, about) == "same"
-    assert fuzz(json_damages(json.loads(about), seal), lambda damage: taught_by(batch, damage.data))["refused"] > 0
-    assert taught_by(batch.select(["row"]), about) == "refused"

@@ -24,7 +24,6 @@ from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.rundir import checkpoint
-from harness.training.run import choose_micro_batch, runs_out_of_memory
 from harness.training.trainer import Milestones, Trainer
 from harness.training.wide import Source, learn
 from harness.training.writer import Checkpointer
@@ -195,29 +194,6 @@ def test_a_planted_inf_is_skipped_counted_and_written_down(
         assert accelerator.scaler.get_scale() < scale
         train(trainer, steps, 3)
         assert not any(map(torch.equal, held[:-1], copies))
-
-
-@cuda_alone
-def test_a_micro_batch_is_halved_until_it_fits(reviews: Path, tmp_path: Path) -> None:
-    shape = ModelConfig(embedding_dim=128, hidden_size=256, num_layers=2)
-    config = configuration(reviews, tmp_path, global_batch=192, micro_batch="auto", model=shape)
-    with session_for(config) as session:
-        trainer = make_trainer(config, session)
-        held = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        assert not runs_out_of_memory(trainer)
-        needed = torch.cuda.max_memory_allocated() - held
-        torch.cuda.empty_cache()
-        total = torch.cuda.get_device_properties(session.device).total_memory
-        torch.cuda.set_per_process_memory_fraction((held + 0.7 * needed) / total)
-        try:
-            choice = choose_micro_batch(trainer)
-            (loss,) = train(trainer, all_steps(trainer), 1)
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-        assert trainer.loader.micro_batch in (96, 48, 24)
-        assert choice.value == f"{trainer.loader.micro_batch} rows"
-        assert np.isfinite(float(loss))
 
 
 class Waitless(Milestones):

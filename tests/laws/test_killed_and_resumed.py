@@ -17,7 +17,7 @@ import pytest
 
 from harness.rundir.records import read_attempts
 from tests.commands import logged, read_metrics, run_module, status_of, succeed
-from tests.datasets import shared_dataset, write_dataset, write_random_soft_labels
+from tests.datasets import shared_dataset, write_dataset
 from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
 
 pytestmark = pytest.mark.processes
@@ -97,16 +97,13 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     ("rows", "options"),
     [
         ({}, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")),
-        ({"unlabelled": 300}, ("--self_training.batch", "18", "--self_training.labels", "drawn")),
         ({"unlabelled": 200}, ("--task", "language_model", "--language_model.candidates", "30")),
     ],
-    ids=["with vectors of its own texts", "with unlabelled rows", "while it pretrains"],
+    ids=["with vectors of its own texts", "while it pretrains"],
 )
 def test_killed_in_other_trainings(tmp_path: Path, rows: dict[str, int], options: tuple[str, ...]) -> None:
     data, run, whole = tmp_path / "data", tmp_path / "killed" / "run", tmp_path / "whole" / "run"
     write_dataset(data, {"train": 400, "validation": 100, "test": 50, **rows})
-    if "drawn" in options:
-        write_random_soft_labels(data, "drawn")
     processes = 1 if "own" in options else 2
     finish(start(data, whole, *options, processes=processes), whole)
     for step in (20, 56):

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 4: the same global batch gives the same update for every (processes, accumulation, layout), dropout too.
 
-So it does with unlabelled rows and their soft labels beside the labelled ones; every rank has the linear part that one
-process learns. A language model's update: tests/distributed/test_one_update_of_a_pretraining.py.
+Every rank has the linear part that one process learns. A language model's update:
+tests/distributed/test_one_update_of_a_pretraining.py.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,21 @@ import pytest
 import torch
 
 from harness.batch import Batch
-from harness.config import ModelConfig, OptimConfig, RunConfig, SelfTrainingConfig
-from harness.data.checks import order_spec, unlabelled_spec
+from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.data.checks import order_spec
 from harness.data.order import order_over
-from harness.data.soft_labels import path_of, read_soft_labels, targets_of
 from harness.model.classifier import Classifier
-from harness.training.wide import Source, fit
-from preprocessing.base.split_names import NO_LABEL
+from harness.training.wide import fit
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import texts_in, write_dataset, write_random_soft_labels
+from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
 from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
 GLOBAL_BATCH, STEPS = 13, 3
-ROWS = {"train": 38, "validation": 20, "unlabelled": 17}
-UNLABELLED_BATCH = 9
-"""Two steps a pass, so that the last of three steps begins another pass."""
+ROWS = {"train": 38, "validation": 20}
 SMALL = {"embedding_dim": 8, "hidden_size": 6}
 DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_dropout": 0.2, "freeze_embedding": 2}
 WIDE = {"wide": 512, "wide_ngrams": 3}
@@ -45,8 +40,8 @@ OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
-    "soft labels": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
-    "soft labels, three classes": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
+    "triples": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
+    "frozen for one step": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
 }
 """Number of classes, model, optimizer."""
 CASES: list[Case] = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
@@ -56,8 +51,6 @@ def make_config(root: str, options: str) -> RunConfig:
     classes, model, optim = OPTIONS[options]
     data = Path(root, f"data-{classes}")
     weights = {name: by for name, by in optim.get("class_weights", {}).items() if name in read_manifest(data).labels}
-    soft = options.startswith("soft labels")
-    teaching = {"labels": "drawn", "batch": UNLABELLED_BATCH, "weight": 0.7} if soft else {}
     return RunConfig(
         data=str(data),
         run=str(Path(root, "run")),
@@ -67,7 +60,6 @@ def make_config(root: str, options: str) -> RunConfig:
         precision="fp32",
         model=ModelConfig(**model),
         optim=OptimConfig(lr=0.01, **{**optim, "class_weights": weights}),
-        self_training=SelfTrainingConfig(**teaching),
     )
 
 
@@ -78,41 +70,29 @@ def train_on_a_rank(root: str, cases: list[Case]) -> dict[Case, tuple[list[int],
 def reference_weights(root: str, options: str) -> Weights:
     """Plain PyTorch: one process, the whole global batch row by row, no padless code but model, order and masks."""
     config = make_config(root, options)
-    manifest, optim, teaching = read_manifest(config.data), config.optim, config.self_training
-    splits = {name: Split(config.data, manifest, name) for name in ("train", "unlabelled")}
-    orders = {"train": order_over(splits["train"], order_spec(config))}
-    if teaching.rows:
-        orders["unlabelled"] = order_over(splits["unlabelled"], unlabelled_spec(config))
+    manifest, optim = read_manifest(config.data), config.optim
+    split = Split(config.data, manifest, "train")
+    order = order_over(split, order_spec(config))
     model = in_fp64(config, manifest)
     assert isinstance(model, Classifier)
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
-    drawn = read_soft_labels(path_of(Path(config.data), "drawn"))
-    soft = dict(zip(drawn.rows, drawn.chances, strict=True))
     if model.wide is not None:
-        sources = [Source(splits["train"])]
-        if teaching.rows:
-            chances = targets_of(drawn, splits["unlabelled"])
-            sources.append(Source(splits["unlabelled"], teaching.weight, chances))
-        fit(model.wide, sources, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
+        fit(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
 
-    def target_of(label: int, row: int) -> np.ndarray:
-        """The target of each class: the smoothed label, or the soft label of an unlabelled row."""
+    def target_of(label: int) -> np.ndarray:
+        """The target of each class: the smoothed label."""
         smoothing = optim.label_smoothing
-        if label != NO_LABEL:
-            return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
-        chances = soft[row].astype(float)
-        return teaching.weight * factors * ([1 - chances[1], chances[1]] if len(factors) == 2 else chances)
+        return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
 
     def loss_of(step: int) -> torch.Tensor:
-        picked = [(name, int(row)) for name, order in orders.items() for row in batch_of(order, step)]
-        counts, total = Counter(name for name, _ in picked), torch.zeros((), dtype=torch.float64)
-        for name, number in picked:
-            ids, label, row = row_of(splits[name], number)
+        picked, total = order.batch_rows(*divmod(step, order.steps_per_epoch)), torch.zeros((), dtype=torch.float64)
+        for number in picked.tolist():
+            ids, label, row = row_of(split, number)
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
             masks = model.masks(config.seed, step, batch)
-            loss = cross_entropy(target_of(label, int(row[0])), model.read(batch, masks)[0])
-            total = total + loss / counts[name]
+            loss = cross_entropy(target_of(label), model.read(batch, masks)[0])
+            total = total + loss / len(picked)
         return total
 
     return train_plainly(config, model, STEPS, loss_of)
@@ -122,10 +102,6 @@ def row_of(split: Split, number: int) -> tuple[list[int], int, np.ndarray]:
     """Ids, label and source row ``[1]`` of a row of a split."""
     label, rows = int(split.column("label")[number]), split.column("row")
     return texts_in(split)[number].tolist(), label, rows[number : number + 1]
-
-
-def batch_of(order: Any, step: int) -> np.ndarray:
-    return order.batch_rows(*divmod(step, order.steps_per_epoch))
 
 
 def cross_entropy(targets: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
@@ -139,7 +115,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = tmp_path_factory.mktemp("data")
     for classes in (2, 3):
         write_dataset(root / f"data-{classes}", ROWS, num_classes=classes, longest=14)
-        write_random_soft_labels(root / f"data-{classes}", "drawn")
     return str(root)
 
 

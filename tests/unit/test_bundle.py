@@ -141,7 +141,7 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
     """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
-    beginning = begin(config, manifest, {}, World())
+    beginning = begin(config, manifest, World())
     torch.manual_seed(2)
     made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     usual = {name: values.clone() for name, values in made.state_dict().items()}
@@ -220,7 +220,7 @@ def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
     beginning, _, _ = started(own, tmp_path / "bundle")
     manifest = read_manifest(own)
     gone = settings(own, tmp_path / "gone")
-    again = begin(gone, manifest, {}, World(), json.loads(json.dumps(beginning.facts)))
+    again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.facts)))
     assert (again.weights, again.facts) == (None, beginning.facts)
     (line,) = map(str, again.choices.values())
     assert f"{tmp_path / 'bundle'}: embedding, recurrent layer 1, head of a classifier; " in line

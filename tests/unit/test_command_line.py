@@ -184,7 +184,7 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
     }
     every = configuration.options_of(kind)
     words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
-    alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"], "LabelConfig": ["--run=r"]}
+    alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"]}
     for key, option in every.items():
         kinds = set(configuration.alternatives(option.kind)) - {type(None)}
         for value in ("nan", "-1") if float in kinds else ("9" * 20, "-1") if int in kinds and str not in kinds else ():

@@ -14,8 +14,8 @@ import pytest
 from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
-from harness.config import ModelConfig, RunConfig, SelfTrainingConfig
-from harness.data.checks import order_spec, unlabelled_spec
+from harness.config import ModelConfig, RunConfig
+from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.views import held_out
 from harness.launch import launcher
@@ -151,10 +151,9 @@ def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str,
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("extra", [("--global_batch", 24), ("--global_batch_tokens", 1000)])
-def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixture[str], extra: tuple) -> None:
-    values = as_json(capsys, "--data", dataset, "--world_size", 4, "--epochs", 3, *extra)
-    config = RunConfig(data=str(dataset), **{extra[0][2:]: extra[1]})
+def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = as_json(capsys, "--data", dataset, "--world_size", 4, "--epochs", 3, "--global_batch", 24)
+    config = RunConfig(data=str(dataset), global_batch=24)
     split = split_of(dataset)
     order = order_over(split, order_spec(config))
     lengths = split.column("length").tolist()
@@ -183,12 +182,8 @@ def test_more_gpus_do_not_shorten_a_step_of_few_rows() -> None:
     assert gpu_step_s(config, 200, 8, 10**8, 8) == pytest.approx(one + 8 * 10**8 * 7 / 8 / 1e11)
 
 
-@pytest.mark.parametrize(
-    ("options", "rows"),
-    [(("--global_batch", 64), [62, 63]), (("--global_batch_tokens", 1000), [14, 44])],
-)
-def test_rows_of_a_process(dataset: Path, capsys: pytest.CaptureFixture[str], options: tuple, rows: list[int]) -> None:
-    assert as_json(capsys, "--data", dataset, *options)["rows_per_process"] == rows
+def test_rows_of_a_process(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_json(capsys, "--data", dataset, "--global_batch", 64)["rows_per_process"] == [62, 63]
 
 
 def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,15 +192,3 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
     assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
     assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown
-
-
-def test_the_plan_of_unlabelled_rows_is_what_the_run_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_dataset(tmp_path, {"train": 200, "validation": 20, "unlabelled": 130}, block_rows=32)
-    asked = ("--data", tmp_path, "--world_size", 3, "--epochs", 4, "--global_batch", 20)
-    learned = ("--self_training.labels", "x", "--self_training.batch", 30)
-    alone, both = as_json(capsys, *asked), as_json(capsys, *asked, *learned)
-    config = RunConfig(data=str(tmp_path), self_training=SelfTrainingConfig(labels="x", batch=30))
-    order = order_over(split_of(tmp_path, "unlabelled"), unlabelled_spec(config))
-    stream = both["unlabelled_stream"]
-    assert (alone["unlabelled_stream"], stream["rows"], stream["passes"]) == (None, 130, 40 / order.steps_per_epoch)
-    assert both["memory"]["tokens_on_device"] > alone["memory"]["tokens_on_device"]

@@ -33,7 +33,7 @@ from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice, layout_on, recurrent_dtype
 from harness.training import wide as training
-from harness.training.wide import Source, learn
+from harness.training.wide import learn
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import packed_batch, padded_batch
@@ -239,18 +239,16 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
 
 
 def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How much each feature tells of the labels of the first texts: its largest log-count ratio."""
-    known, often, tells = held[: len(labels)], held.sum(0) > 1, np.zeros(held.shape[1])
+    """How much each feature tells of the labels of the texts: its largest log-count ratio."""
+    often, tells = held.sum(0) > 1, np.zeros(held.shape[1])
     for label in np.unique(labels):
-        ones, others = 1 + known[labels == label].sum(0), 1 + known[labels != label].sum(0)
+        ones, others = 1 + held[labels == label].sum(0), 1 + held[labels != label].sum(0)
         tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
     return tells
 
 
 def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
-    """scikit-learn's counts, weighted and scaled by hand; the first texts have these labels. Also the names of the
-    features.
-    """
+    """scikit-learn's counts, weighted and scaled by hand, of texts with these labels. Also the names of the features."""
 
     def n_grams(text: str) -> list[str]:
         words, found = text.split(), []
@@ -268,7 +266,7 @@ def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.
     counts, names = counts[:, kept], names[kept]
     held = counts.toarray() > 0
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
-    tells[(held[: len(labels)].sum(0) == 0) | (held.sum(0) < 2)] = 0
+    tells[held.sum(0) < 2] = 0
     weights = idf * (0.05 + tells) ** power
     return normalize(sparse.csr_matrix(counts.multiply(weights))), weights, list(names)
 
@@ -318,44 +316,37 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("longest", "classes", "soft", "spelling"),
-    [(2, 2, False, "{0:c}"), (3, 2, True, "great{1}{2}"), (2, 3, True, "great{1}{2}")],
+    ("longest", "classes", "spelling"),
+    [(2, 2, "{0:c}"), (3, 2, "great{1}{2}"), (2, 3, "great{1}{2}")],
 )
 def test_it_is_the_optimum_that_scikit_learn_finds(
-    longest: int, classes: int, soft: bool, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    longest: int, classes: int, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So many buckets that no two features collide; words that share pieces or do not; triples, without pieces."""
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
     monkeypatch.setattr(training, "MOST_STEPS", 2000)
-    monkeypatch.setattr(training, "ROWS_A_MIN", 40)
+    monkeypatch.setattr(training, "ROWS_A_MIN", 30)
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
-    write_dataset(tmp_path, {"train": 150, "validation": 10, "unlabelled": 60}, num_classes=classes)
+    write_dataset(tmp_path, {"train": 150, "validation": 10}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
-    sources = [Source(split_of(tmp_path))]
-    if soft:
-        chances = np.random.default_rng(0).dirichlet(np.ones(classes), 60)
-        given = chances[:, 1] if classes == 2 else chances
-        sources.append(Source(split_of(tmp_path, "unlabelled"), 0.7, given))
+    split = split_of(tmp_path)
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
-    said = learn(wide, sources, factors, tokens, World())
-    texts, shares, found, logits = [], [], [], []
-    for source in sources:
-        shares.append(source.shares(1, classes) * source.weight / len(source.split))
-        for ids, lengths in source.pieces(1):
-            texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
-            batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
-            found += list(wide.features(batch)[1])
-            logits.append(wide(batch).numpy())
-            falling = lengths.argsort(descending=True)
-            batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
-            assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
-    targets = np.concatenate(shares) * factors
-    theirs, weights, names = weighed(texts, labels := targets[:150].argmax(axis=1), longest)
+    said = learn(wide, split, factors, tokens, World())
+    texts, found, logits, labels = [], [], [], split.column("label")
+    for ids, lengths in training.pieces(split, 1):
+        texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
+        batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
+        found += list(wide.features(batch)[1])
+        logits.append(wide(batch).numpy())
+        falling = lengths.argsort(descending=True)
+        batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
+        assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
+    targets = np.eye(classes)[labels] * factors / len(split)
+    theirs, weights, names = weighed(texts, labels, longest)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
-    rows = max(len(source.split) / source.weight for source in sources)
-    model = LogisticRegression(C=6.0 * rows, tol=1e-10, max_iter=5000)
+    model = LogisticRegression(C=6.0 * len(split), tol=1e-10, max_iter=5000)
     pieces = values_of_pieces(theirs, weights, names, tokens, labels)
     assert longest > 2 or (pieces.nnz > 0) == (spelling != "{0:c}")
     whole = theirs if longest > 2 else sparse.hstack([theirs, pieces]).tocsr()
@@ -372,8 +363,8 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
 
 def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, {"train": 150})
-    source = Source(split_of(tmp_path))
-    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _ in source.pieces(step)]) for step in (1, 3))
+    split = split_of(tmp_path)
+    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _ in training.pieces(split, step)]) for step in (1, 3))
     assert np.array_equal(third, every[::3])
     monkeypatch.setattr(training, "MOST_PLACES", 1000)
-    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), [source], np.ones(2), ["a"] * 2000, World())
+    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), split, np.ones(2), ["a"] * 2000, World())

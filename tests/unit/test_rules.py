@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +27,7 @@ from harness.training.optim import learning_rate
 from harness.training.rules import Corpus, decide, resolve
 from harness.training.throughput import Counted, Meter, summarize
 from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.config import VocabularyConfig
 from tests.batches import loader_of
 from tests.commands import PLAIN
@@ -82,18 +81,6 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
     assert 2**14 <= config.model.wide <= 2**22
     assert config.model.wide * outputs * 4 <= 2**26
     assert 0 < (config.optim.ema or 0) < 1
-
-
-def test_a_step_has_labelled_rows_in_the_proportion_of_the_dataset_beside_unlabelled_ones() -> None:
-    """And the steps make three and a half passes over the unlabelled rows."""
-    wanted = recipe("--self_training.batch", "48", "--self_training.labels", "r0")
-    most = decide(wanted, replace(IMDB, rows=22_479, unlabelled_tokens=10_000_000, rows_beside=49_962))
-    assert (most.config.global_batch, most.config.epochs) == (24, 4)
-    resolved = decide(wanted, Corpus(1_000, 230_000, 2, 16_000_000, 71_441))
-    assert (resolved.config.global_batch, resolved.config.epochs) == (8, 42)
-    assert resolved.reasons["epochs"] == ("42", "of 125 steps, for 5,210")
-    mostly = decide(wanted, Corpus(22_500, 5_200_000, 2, 100_000, 500)).config
-    assert (mostly.global_batch, mostly.epochs) == (64, 4)  # as without them
 
 
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
@@ -179,20 +166,6 @@ def loader(probe: Path) -> Loader:
 
 def fake_trainer(loader: Loader, device: str) -> Any:
     return SimpleNamespace(loader=loader, world=World(), device=torch.device(device))
-
-
-def test_micro_batch_is_halved_until_it_fits(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    trainer = fake_trainer(loader, "cuda")
-    for limit, rows in ((3, 3), (10, 10)):
-        monkeypatch.setattr(run, "runs_out_of_memory", lambda one, limit=limit: one.loader.micro_batch > limit)
-        assert run.choose_micro_batch(trainer).value == f"{rows} rows"
-        assert loader.micro_batch == rows
-    monkeypatch.setattr(run, "runs_out_of_memory", lambda one: True)
-    with pytest.raises(ConfigError, match="one row of the longest text does not fit"):
-        run.choose_micro_batch(trainer)
-    assert run.choose_micro_batch(fake_trainer(loader, "cpu")).value == "no limit"
 
 
 def test_of_equally_good_weights_the_later_ones_are_kept_where_rows_are_few() -> None:

@@ -103,7 +103,7 @@ def test_none_of_a_fold_that_is_held_out(tmp_path: Path) -> None:
         assert not np.array_equal(ours, learned_from(root, *(Split(root, manifest, name) for name in manifest.splits)))
         for task in ("classifier", "language_model"):
             one = config(root, "own", fold=fold, task=task)
-            found = begin(one, preflight.check_data(one, 1), {}, World())
+            found = begin(one, preflight.check_data(one, 1), World())
             np.testing.assert_array_equal(found.vectors.vectors, ours)
 
 
@@ -189,7 +189,7 @@ def config(data: Path, source: str, **more: object) -> RunConfig:
 
 
 def start(data: Path, source: str, **more: object) -> Beginning:
-    return begin(config(data, source, **more), read_manifest(data), {}, World())
+    return begin(config(data, source, **more), read_manifest(data), World())
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
