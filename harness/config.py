@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
 from msgspec import Meta
 
@@ -52,6 +52,17 @@ def is_auto(value: object) -> bool:
     return value == AUTO
 
 
+class Choice(NamedTuple):
+    """A setting that was decided, and why; the start-up lines print both."""
+
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        """``bf16: the CPU has avx512_bf16``."""
+        return f"{self.value}: {self.reason}"
+
+
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 Recurrence = Literal["auto", "fused", "packed", "padded"]
 Task = Literal["classifier", "language_model"]
@@ -59,11 +70,11 @@ CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
 AUTO = "auto"
 NOTHING = "none"
-"""In place of a dataset or a run directory: none."""
+"""In place of a dataset or a directory: none."""
 MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the wide part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
-Features = Annotated[int, Meta(ge=1, le=1 << 20)]
+Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +176,6 @@ class OptimConfig:
     """Share of each label that is spread over all classes."""
     class_weights: dict[str, Above0] = field(default_factory=dict)
     """Label -> factor for the loss of its rows, as in {positive: 2.0}; other labels have factor 1."""
-    gradient_compression: Literal["none", "bf16"] = "none"
-    """Format of gradients between processes: bf16 halves their size, for a slow network between machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,8 +282,8 @@ class RunConfig:
     after calibration, the most reliable one on a small validation split."""
     eval_batch: AtLeast1 = 512
     """Rows per batch and process in validation and test."""
-    stage_dir: Name = "auto"
-    """Local directory to copy shards to, once per node; auto: only from a network file system; none: never."""
+    stage_dir: Name = NOTHING
+    """Local directory to copy shards to first, once per node, where a dataset lies on a slow network file system."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
     baseline: Literal["auto", "none"] = "auto"

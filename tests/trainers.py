@@ -17,13 +17,12 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from harness.batch import StepBatch
-from harness.config import RunConfig
+from harness.config import Choice, RunConfig
 from harness.data.placement import open_data
 from harness.data.views import rows_of_task
 from harness.launch.options import free_port
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
-from harness.ranks.precision import Choice
 from harness.ranks.session import Session, open_session
 from harness.training import assembly
 from harness.training.assembly import begin, vocabulary_of

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -75,14 +72,12 @@ def order_spec(config: RunConfig) -> OrderSpec:
     )
 
 
-def check_useful(config: RunConfig, manifest: Manifest, world_size: int) -> None:
+def check_useful(config: RunConfig, manifest: Manifest) -> None:
     """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
-    optim, threshold, labels = config.optim, config.evaluation.threshold, manifest.labels
-    if optim.gradient_compression != "none" and world_size == 1:
-        raise ConfigError("optim.gradient_compression: one process sends no gradients; leave it at none")
+    threshold, labels = config.evaluation.threshold, manifest.labels
     if config.task == LANGUAGE_MODEL:
         return
-    for label in optim.class_weights:
+    for label in config.optim.class_weights:
         if label not in labels:
             known = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
@@ -118,11 +113,9 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
         return None
     smallest, largest = some[0], some[-1]
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
-    weighed = {smallest: float(f"{math.sqrt(ratio):.2g}")}
-    option = f"--optim.class_weights {shlex.quote(json.dumps(weighed, ensure_ascii=False, separators=(',', ':')))}"
     return (
         f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "
-        f"look at balanced accuracy, and weigh small classes, as in {option}"
+        f"look at balanced accuracy, and weigh small classes with optim.class_weights"
     )
 
 

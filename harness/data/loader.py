@@ -243,8 +243,6 @@ class Loader:
     device: torch.device
     micro_batch: int | None = None
     """Maximum rows of a micro-batch; None: no limit."""
-    guard: Callable[[], None] = lambda: None
-    """Called before rows are read; raises ``DataError`` if the files of the split have changed."""
     masks: Callable[[int, Batch], Masks | None] | None = None
     """Computes the dropout masks of a micro-batch in an optimizer step, ahead of time."""
 
@@ -260,7 +258,7 @@ class Loader:
 
         ``wait_s`` of a step is the time that the caller waited for it. A batch on the CPU is in a reused buffer, so it
         is valid until the next step is requested. Buffers are kept between epochs. Raises the thread's exceptions, such
-        as ``DataError`` from the guard.
+        as ``DataError`` for a damaged row.
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
         with Prefetch(partial(self._produce, epoch, first_step, stop)) as found:
@@ -293,7 +291,6 @@ class Loader:
         self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch
     ) -> None:
         """Put ``steps`` of one window into the queue; stop early if cancelled."""
-        self.guard()
         share = RankSlice(self, window, steps)
         assembler.enter(window, share)
         starts = share.begins[:-1]
@@ -303,7 +300,6 @@ class Loader:
             buffer = prefetch.free.get()  # cannot hang: the loop returns every buffer, or cancels
             if buffer is None or prefetch.cancelled:
                 return
-            self.guard()
             bounds = share.bounds[begin : begin + self.group_steps + 1]
             numbers = [range(*both) for both in itertools.pairwise(bounds)]
             first = epoch * self.order.steps_per_epoch + steps[begin]

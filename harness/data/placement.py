@@ -1,55 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open the shards of a dataset for a run: mapped in place, or staged to a local directory first.
 
-Mapping files on a network file system is slow, so their shards are copied to a local directory, once per node for all
-its processes. While a run uses the shards, it checks that the files do not change.
+Mapping files on a network file system is slow; ``stage_dir`` copies their shards to a local directory, once per node
+for all its processes. A run checks at each validation that the files have not changed.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from harness.config import NOTHING
 from harness.ranks.distributed import World, launched_local_rank
-from harness.ranks.precision import Choice
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import locked
 from preprocessing.base.untrusted import make_private, open_regular
-from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX
-from preprocessing.dataset.remote import ADDRESS, cache_folder
+from preprocessing.dataset.remote import ADDRESS
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import open_split, parts_of, read_data
 
-NETWORK = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p", "afs", "wekafs"]
-)
-"""Types of network file systems. File systems in user space (fuse…) count as network too."""
-STAGE_SHARE = 0.8
-"""Maximum share of a stage directory's free space for shards."""
 CHUNK_BYTES = 8 << 20
-CHECK_EVERY_S = 1.0
 
 
 @dataclass
 class OpenData:
-    """The open splits of a dataset or mixture. Detects changes of their files: after a mapped file is truncated,
-    reading a lost page kills the process (SIGBUS).
+    """The open splits of a dataset or mixture. After a mapped file is truncated, reading a lost page kills the process
+    (SIGBUS), which its launcher explains.
     """
 
     data: str
     manifest: Manifest
     splits: dict[str, Split]
-    choices: dict[str, Choice]
-    """For the settings printed at the start."""
-    looked: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
         """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""
@@ -58,15 +45,8 @@ class OpenData:
                 f"{self.data}: the dataset changed since the run began (it has another fingerprint); restore the old "
                 "one, or start a new run"
             )
-        self.looked = 0.0
-        self.look()
-
-    def look(self) -> None:
-        """Before rows are read: raise ``DataError`` if a mapped shard has changed. Checks at most once a second."""
-        if time.monotonic() - self.looked >= CHECK_EVERY_S:
-            self.looked = time.monotonic()
-            for split in self.splits.values():
-                split.look()
+        for split in self.splits.values():
+            split.look()
 
 
 def open_data(
@@ -75,57 +55,20 @@ def open_data(
     """Stage and open splits of a dataset. Every rank calls it; raises the same ``UserError`` on all.
 
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
-    them. ``stage_dir``: auto, none or a directory.
+    them. ``stage_dir``: a directory, or none.
     """
     if missing := {*names}.difference(manifest.names):
         held = ", ".join(sorted(manifest.names))
         raise DataError(f"{data}: has no split {min(missing)!r}; it has {held}; name another")
     staged = dict[str | Path, Path]()
-    for path, part, _ in parts_of(data, manifest):
-        own = [*filter(part.splits.get, names)]
-        choices = world.gather_objects(stage_choice(path, part, own, stage_dir), "where shards are staged")
-        choice = choices[world.rank - launched_local_rank()]
-        if choice.value != "none":
-            staged[path] = staged_path(choice.value, part)
-        with world.together("staging the dataset"):
-            if path in staged and launched_local_rank() == 0:
-                stage(path, part, choice.value, own, timeout_s)
+    with world.together("staging the dataset"):
+        for path, part, _ in parts_of(data, manifest):
+            if stage_dir != NOTHING and not Path(path, ADDRESS).exists():  # blocks of a remote one are cached already
+                staged[path] = staged_path(stage_dir, part)
+                if launched_local_rank() == 0:
+                    stage(path, part, stage_dir, [*filter(part.splits.get, names)], timeout_s)
     with world.together("opening the dataset"):
-        splits = {name: open_split(data, manifest, name, staged) for name in names}
-        return OpenData(data, manifest, splits, {"staging": choice})
-
-
-def filesystem(path: str | Path) -> str:
-    """Type of the file system of ``path``, such as ``ext4`` or ``nfs4``, or ``unknown``; or a remote store."""
-    import psutil
-
-    if addresses.is_remote(str(path)):
-        return "a remote store"
-    target = Path(os.path.realpath(path))
-    mounts = [part for part in psutil.disk_partitions(all=True) if target.is_relative_to(part.mountpoint)]
-    deepest = max(reversed(mounts), key=lambda part: len(part.mountpoint), default=None)
-    return "unknown" if deepest is None else deepest.fstype
-
-
-def is_network(kind: str) -> bool:
-    return kind in NETWORK or kind.startswith("fuse")
-
-
-def stage_choice(data: str | Path, manifest: Manifest, names: Collection[str], wanted: str) -> Choice:
-    """The directory to stage the splits ``names`` into, or ``none``, and why. ``wanted``: auto, none or a directory."""
-    kind = filesystem(data)
-    if Path(data, ADDRESS).exists():
-        return Choice("none", f"the dataset is remote, and its blocks are kept in {cache_folder()}")
-    if wanted != "auto":
-        return Choice(wanted, "asked for")
-    if not is_network(kind):
-        return Choice("none", f"the dataset lies on {kind}, which is local")
-    needed = sum(part.bytes for name in names for part in manifest.splits[name])
-    for path in (os.environ.get("SLURM_TMPDIR"), tempfile.gettempdir()):
-        local = path and Path(path).is_dir() and not is_network(filesystem(path))
-        if path and local and needed <= STAGE_SHARE * shutil.disk_usage(path).free:
-            return Choice(path, f"the dataset lies on {kind}; {needed / 1e6:,.0f} MB fit here")
-    return Choice("none", f"the dataset lies on {kind}, but no local directory has room; name one: stage_dir")
+        return OpenData(data, manifest, {name: open_split(data, manifest, name, staged) for name in names})
 
 
 def staged_path(directory: str | Path, manifest: Manifest) -> Path:

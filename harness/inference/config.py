@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from harness.config import NOTHING
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
@@ -50,8 +51,8 @@ class ScoringConfig(RunningConfig):
 
     batch: AtLeast1 = 512
     """Rows per batch and process."""
-    stage_dir: str = "auto"
-    """Where each node copies a split to: a directory, none, or auto, which copies only from network file systems."""
+    stage_dir: str = NOTHING
+    """Local directory to which each node copies the split first, from a slow network file system."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
     threads: Processes | None = None

@@ -67,7 +67,7 @@ def score_split(
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[name]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
-    loader = loader_over(split, session.world, config.batch, layout, session.device, opened.look)
+    loader = loader_over(split, session.world, config.batch, layout, session.device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
     own_rows, quiet = -(-len(split) // session.world.world_size), config.quiet or not session.world.is_main
     with shown(f"scoring {name}", own_rows, quiet):
@@ -126,21 +126,10 @@ def measure(
     return {"rows": len(split), "targets": predictions // every, "log_loss": log_loss, "perplexity": perplexity}
 
 
-def loader_over(
-    split: Split,
-    world: World,
-    batch_rows: int,
-    layout: Layout,
-    device: torch.device,
-    guard: Callable[[], None] = lambda: None,
-) -> Loader:
-    """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling.
-
-    ``guard`` is passed to the ``Loader``.
-    """
+def loader_over(split: Split, world: World, batch_rows: int, layout: Layout, device: torch.device) -> Loader:
+    """This rank's share of a split for an evaluation: every row once, ``batch_rows`` per batch, without shuffling."""
     order = order_over(split, OrderSpec(seed=0, global_batch=batch_rows * world.world_size, shuffle=False))
-    rank, world_size = world.rank, world.world_size
-    return Loader(split, order, layout=layout, device=device, guard=guard, rank=rank, world_size=world_size)
+    return Loader(split, order, layout=layout, device=device, rank=world.rank, world_size=world.world_size)
 
 
 def over_all_rows(

@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 
 from harness.config import NOTHING, RunConfig
-from harness.data import placement
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.registry import parameters_of
 from harness.ranks import devices, network, precision
@@ -148,19 +147,15 @@ def look_at_gpus(config: RunConfig) -> Checked:
 
 
 def look_at_data(config: RunConfig, facts: dict[str, str]) -> Checked:
-    """The dataset, checked as by a training but without hashes; and its file system."""
+    """The dataset, checked as by a training but without hashes."""
     manifest = preflight.check_data(config, launched_world_size(), hashes=False)
     facts[DATASET] = manifest.fingerprint[:16]
-    kind = placement.filesystem(config.data)
-    shown = f"{config.data} on {kind}: {manifest.rows(TRAIN):,} training rows"
-    if placement.is_network(kind) and config.stage_dir == "none":
-        return "warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"
-    return "ok", shown
+    return "ok", f"{config.data}: {manifest.rows(TRAIN):,} training rows"
 
 
 def look_at_run(config: RunConfig) -> Checked:
     """The run directory, or the one that it would be made in: permissions and free space."""
-    point = preflight.check_run(replace(config, dry_run=True), lambda _: None, lambda _: None)
+    point = preflight.check_run(replace(config, dry_run=True), lambda _: None)
     needed, free = 0, shutil.disk_usage(existing(config.run)).free
     with contextlib.suppress(UserError):  # the dataset's own check reports it
         manifest = read_data(config.data)
@@ -169,7 +164,7 @@ def look_at_run(config: RunConfig) -> Checked:
         needed = (config.checkpoint.keep_last + 2) * 4 * numbers * parameters_of(config, manifest)
     if needed and point.checkpoint is None and preflight.pretraining(config) is None:
         preflight.check_start(config)
-    shown = f"{config.run} on {placement.filesystem(config.run)}: {size(free)} free, about {size(needed)} needed"
+    shown = f"{config.run}: {size(free)} free, about {size(needed)} needed"
     if free < needed:
         return "fix", f"{shown}; make room, or name another directory with --run"
     step = point.checkpoint.step if point.checkpoint is not None else 0

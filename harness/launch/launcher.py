@@ -97,7 +97,7 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
         processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
         asked = devices.asked_here()[0]
         config = resolve(recipe, lambda: devices.cards(recipe.device, asked, here, processes)).config
-        point = preflight.check_run(config, screen.say, tell)
+        point = preflight.check_run(config, tell)
         if point.finished and not config.dry_run:
             screen.say(f"{config.run} has finished already; name another run directory to train again")
             return 0

@@ -55,7 +55,7 @@ def main(config: PlanConfig) -> None:
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
     values |= {"runs": [str(one.path) for one in runs], "pretrain": training.init.pretrain}
-    values["decided"] = {name: {"value": value, "reason": why} for name, (value, why) in resolved.reasons.items()}
+    values["decided"] = {name: choice._asdict() for name, choice in resolved.reasons.items()}
     if config.json:
         print(json.dumps(values, indent=2))
         return

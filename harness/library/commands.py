@@ -140,7 +140,7 @@ def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
     resolved = resolve(recipe)
     config = resolved.config
     with _training, leaving_nothing():
-        if preflight.check_run(config, lambda _: None, lambda _: None).finished and not config.dry_run:
+        if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
             Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
         else:
             fit(resolved, reports=reports)

@@ -29,9 +29,9 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex
-from harness.config import ModelConfig, Task
+from harness.config import Choice, ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
-from harness.ranks.precision import DTYPES, Choice
+from harness.ranks.precision import DTYPES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import one_line

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from harness.ranks.network import GLOO
 from harness.ranks.stopping import HEARTBEAT
@@ -179,19 +178,6 @@ def joining(timeout_s: int) -> Iterator[None]:
             f"{where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
-
-
-def sum_in_bf16(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """A hook of DDP: the mean of a bucket of gradients over ranks, sent and added up as bf16.
-
-    Each rank's share is rounded once, to eight bits, and so is each addition: a sum over N ranks is off by no more than
-    N / 256 of the sum of magnitudes. It is torch's own hook, which DDP refuses by its name in builds without CUDA.
-    """
-    return bf16_compress_hook(group, bucket)
-
-
-# DDP compares the annotations with the classes, not with their names.
-sum_in_bf16.__annotations__.update({"bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]})
 
 
 def connect(timeout_s: int) -> World:

@@ -9,10 +9,9 @@ for administration.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
-from dataclasses import dataclass
+from contextlib import suppress
 
 from preprocessing.base.errors import ConfigError
 
@@ -23,73 +22,43 @@ ELSEWHERE = "192.0.2.1"
 """An address that no machine has (RFC 5737): the default route leads to it."""
 
 
-@dataclass(frozen=True)
-class Route:
-    """How this machine reaches the others."""
+def own_address(host: str, port: int) -> str | None:
+    """This machine's address on the route to ``host``; no packet is sent.
 
-    interface: str
-    address: str
-    """This machine's own address on that interface."""
-
-    def __str__(self) -> str:
-        """``eth0 (10.0.0.2)``."""
-        return f"{self.interface} ({self.address})"
-
-
-def local_addresses(host: str, port: int) -> list[str]:
-    """This machine's addresses on the routes to ``host``, then on that to any other machine; no packet is sent."""
-    found = []
+    The main machine's own name may be a loopback address there; then it is that of the default route.
+    """
     for name in (host, ELSEWHERE):
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             for family, kind, protocol, _, target in socket.getaddrinfo(name, port, type=socket.SOCK_DGRAM):
-                with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                with suppress(OSError), socket.socket(family, kind, protocol) as probe:
                     probe.connect(target)
-                    found.append(str(probe.getsockname()[0]))
-    return found
+                    address = str(probe.getsockname()[0])
+                    if host.startswith(LOOPBACK) or not address.startswith(LOOPBACK):
+                        return address
+    return None
 
 
-def interfaces() -> dict[str, list[str]]:
-    """Network interfaces that are up, with their addresses."""
+def name_interface(host: str | None = None, port: int | None = None) -> str:
+    """Find the interface to the other machines and set it for gloo, in this process and its children; the user's own
+    setting stays. Returns it with its address, as in ``eth0 (10.0.0.2)``.
+
+    ``host`` and ``port``: the main machine's; by default as the launcher told this rank. Raises ``ConfigError`` if no
+    interface has the address of the route, or if the user's interface does not exist.
+    """
     import psutil
 
-    addresses, wanted = psutil.net_if_addrs(), (socket.AF_INET, socket.AF_INET6)
-    return {
-        name: [one.address.partition("%")[0] for one in addresses.get(name, ()) if one.family in wanted]
-        for name, facts in psutil.net_if_stats().items()
-        if facts.isup
-    }
-
-
-def choose(host: str, local: list[str], found: dict[str, list[str]], users: str | None = None) -> Route | None:
-    """The interface to the others; None if it is not certain. A pure function.
-
-    ``host``: the main machine's address as it was given; ``local``: as ``local_addresses`` gives them; ``found``:
-    interfaces with their addresses; ``users``: the one that the user set. On the main machine ``host`` may be a
-    loopback address; then the interface is that of the default route, or the only one.
-    """
-    routes = [Route(name, address) for name, addresses in found.items() for address in addresses]
-    if users:
-        return next((route for route in routes if route.interface == users), None)
-    outward = [route for route in routes if not route.address.startswith(LOOPBACK)]
-    for address in local:
-        for route in routes if host.startswith(LOOPBACK) or not outward else outward:  # all machines may be this one
-            if route.address == address:
-                return route
-    return outward[0] if len({route.interface for route in outward}) == 1 else None
-
-
-def name_interface(host: str | None = None, port: int | None = None) -> Route:
-    """Find the interface to the other machines and set it for gloo, in this process and its children; the user's own
-    setting stays.
-
-    ``host`` and ``port``: the main machine's; by default as the launcher told this rank. Raises ``ConfigError`` if it
-    is not certain, or if the user's interface does not exist.
-    """
     host, port = host or os.environ.get("MASTER_ADDR", ""), port or int(os.environ.get("MASTER_PORT", "0"))
     users = os.environ.get(GLOO)
-    route = choose(host, local_addresses(host, port), interfaces(), users)
-    if route is None:
-        wrong = f"{users}: no such interface with an address is up here" if users else f"unclear which leads to {host}"
+    interface_of = {
+        one.address.partition("%")[0]: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for one in addresses
+        if one.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    own = [address for address, name in interface_of.items() if name == users]
+    address = own_address(host, port) if not users else own[0] if own else None
+    if address is None or address not in interface_of:
+        wrong = f"{users}: no such interface with an address is here" if users else f"unclear which leads to {host}"
         raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
-    os.environ[GLOO] = route.interface
-    return route
+    os.environ[GLOO] = interface_of[address]
+    return f"{interface_of[address]} ({address})"

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 
 import torch
 
 from harness.batch import Layout
-from harness.config import Precision, Recurrence
+from harness.config import Choice, Precision, Recurrence
 from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
 from preprocessing.base.errors import ConfigError
@@ -28,18 +27,6 @@ input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
 GLIBC = (65536, 128 << 10)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A setting that was decided, and why; the start-up lines print both."""
-
-    value: str
-    reason: str
-
-    def __str__(self) -> str:
-        """``bf16: the CPU has avx512_bf16``."""
-        return f"{self.value}: {self.reason}"
 
 
 def choose_device(wanted: str) -> Choice:

@@ -15,12 +15,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
 
-from harness.config import Precision
+from harness.config import Choice, Precision
 from harness.ranks import network
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
     GLIBC,
-    Choice,
     choose_device,
     choose_precision,
     configure_threads,
@@ -82,7 +81,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     if kind == "cpu":
         keep_memory()
     if launched_machines() > 1:
-        choices["network"] = Choice(str(network.name_interface()), "the route to the other machines")
+        choices["network"] = Choice(network.name_interface(), "the route to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
     limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
     os.environ.setdefault(TELL_OTHERS, "1")

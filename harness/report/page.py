@@ -200,7 +200,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
         "splits": splits,
-        "verdicts": [line for line in run.speed if line.get("verdict")],
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
         **shown,
     }

@@ -33,7 +33,7 @@ FILES = (METRICS, THROUGHPUT)
 KINDS = ("train", VALIDATION, TEST)
 """Kinds of lines."""
 SPELT = ("nan", "inf", "-inf")
-TEXTS = ("kind", "row_hash", "verdict")
+TEXTS = ("kind", "row_hash")
 """Keys of a line whose values are strings; all others are numbers or null."""
 
 

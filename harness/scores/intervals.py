@@ -63,17 +63,6 @@ def intervals(
     return {"level": LEVEL, "method": METHOD, **found}
 
 
-def above_chance(found: Mapping[str, Any], classes: int) -> bool:
-    """Whether one of the ``intervals`` of rows of ``classes`` classes is entirely above that of guessing.
-
-    True for rows of one class.
-    """
-    if classes < 2:
-        return True
-    area, recall = found["roc_auc"], found["balanced_accuracy"]
-    return bool(recall[0] > 1 / classes or (area is not None and area[0] > 0.5))
-
-
 def of_labels(labels: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Balanced accuracy and F1, each with its derivatives by the row weights."""
     right = (labels == predicted).astype(np.float64)

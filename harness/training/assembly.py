@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.config import LANGUAGE_MODEL, OptimConfig, RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, to_dict
 from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
@@ -41,8 +41,8 @@ from harness.model.starts import (
     from_texts,
     weights_of,
 )
-from harness.ranks.distributed import World, launched_local_rank, launched_local_world_size, launched_machines
-from harness.ranks.precision import DTYPES, Choice, layout_of, recurrent_dtype
+from harness.ranks.distributed import World, launched_local_rank, launched_machines
+from harness.ranks.precision import DTYPES, layout_of, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
@@ -60,7 +60,6 @@ from harness.training.wide import C, learn, places_of
 from harness.training.writer import RunWriter
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.processes import memory_bytes
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -81,17 +80,17 @@ def open_run(
     config: RunConfig,
     session: Session,
     listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
-    reasons: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    decided: Mapping[str, Choice] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all sinks.
 
     ``listeners`` takes the run's writer and returns more sinks, besides console and trackers; only on rank 0, and not
-    in a dry run. ``reasons``: settings that are already resolved, name -> (value, reason). Preemption leaves the block
+    in a dry run. ``decided``: settings that are already resolved. Preemption leaves the block
     without an exception.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         writer.sinks += listeners(writer) if writer.active else ()
-        yield assemble(config, session, writer, {name: Choice(*reason) for name, reason in reasons.items()})
+        yield assemble(config, session, writer, decided)
 
 
 def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
@@ -103,7 +102,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     state = None if start is None else start.state
     beginning = begin(config, manifest, world, state)
     writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(manifest)}
-    choices = {**decided, **session.choices, **data.choices, **beginning.choices}
+    choices = {**decided, **session.choices, **beginning.choices}
     began = None if state is None else state["trainer"]["recurrence"]
     trainer = build_trainer(config, session, data, choices, beginning, began)
     pretrains = config.task == LANGUAGE_MODEL
@@ -153,19 +152,13 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from."""
     world = session.world
     start = None
-    told = LAUNCH_ID in os.environ  # the launcher has printed it already
     with world.together("the checks before training"):
         if world.is_main:
             writer.claim()
-            screens = Screen(quiet=told or config.quiet), Screen(quiet=told, errors=True)
-            start = preflight.check_run(config, *(screen.say for screen in screens)).checkpoint
+            screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
+            start = preflight.check_run(config, screen.say).checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         start = None if config.dry_run else start  # a dry run starts at step 0
-        if session.device.type == "cuda":  # no other process shares it
-            room = torch.cuda.mem_get_info(session.device)[1]
-        else:
-            room = memory_bytes() // launched_local_world_size()
-        preflight.check_room(config, manifest, room)
         if world.is_main and start is None:
             preflight.check_start(config)
     settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
@@ -244,7 +237,6 @@ def build_trainer(
         layout=layout,
         device=device,
         micro_batch=config.micro_batch,
-        guard=data.look,
         masks=partial(network.masks, config.seed),
     )
     limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config import CLASSIFIER, RunConfig
+from harness.config import CLASSIFIER, Choice, RunConfig
 from harness.data.checks import class_rows, few_steps, imbalance, in_words
 from harness.model.registry import parameters_of
-from harness.ranks.precision import Choice
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
@@ -81,7 +80,6 @@ class Console(Sink):
         self.details = Log(file, quiet=config.quiet or not config.verbose)
         self.figures: dict[str, Any] = {}
         """Of the last log line."""
-        self.noted: set[str] = set()
         self.headed = False
         self.started = self.paced_at = time.monotonic()
         """When this start began, and when its first step was done, which counts in no estimate of time."""
@@ -148,13 +146,9 @@ class Console(Sink):
         return self.step / self.total_steps, [*filter(None, texts)]
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Keep a training row for the live line, and print each of its warnings once; print a validation."""
+        """Keep a training row for the live line; print a validation."""
         if kind == "train":
             self.figures = values
-            topic = (values["verdict"] or "").partition(" ")[0]
-            if topic and topic not in self.noted:
-                self.noted.add(topic)
-                self.screen.fact("note", values["verdict"], "warn")
         elif kind == VALIDATION:
             row = self.row(values)
             columns = [Column(title, weight=DROPPED.get(title, 0)) for title in row]

@@ -14,7 +14,6 @@ from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.model.registry import parameters_of
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
@@ -24,7 +23,6 @@ from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import as_words
 from preprocessing.base.configuration import find
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import size
 from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
@@ -46,8 +44,6 @@ OF_BOTH = (
 FITTING = frozenset(["model.freeze_embedding"])
 """Model keys that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
-TRAINED, AVERAGED = 16, 4
-"""Bytes per parameter: with gradient and Adam's moments; of its moving average."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,11 @@ class ResumePoint:
     """The run has finished, and the configuration asks for no more training."""
 
 
-def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str], None]) -> ResumePoint:
+def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
-    ``say`` prints keys that differ, ``warn`` damaged files, also in a quiet run. A dry run gets the same checks, but
+    ``warn`` prints damaged files, also in a quiet run. A dry run gets the same checks, but
     does not resume, runs even if the run has finished, and writes nothing. Raises ``ConfigError`` if a tracker is
     missing or the run cannot resume, ``DataError`` for another dataset than the run's, ``DataError`` or
     ``StorageError`` for an unusable directory.
@@ -86,16 +82,11 @@ def check_run(config: RunConfig, say: Callable[[str], None], warn: Callable[[str
     before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
     versions = checkpoint.state["order_version"], order.VERSION
     before["order"], after["order"] = (f"version {number} of the order of rows" for number in versions)
-    lines, breaking = [], []
+    breaking = [] if same_data else ["data"]
     for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
-        was, now, other_data = before.get(key), after.get(key), key == "data" and not same_data
-        if other_data or (was != now and not (was in UNSET and now in UNSET)):
-            breaks = other_data or not is_allowed(key, FREE)
-            breaking += [key] if breaks else []
-            effect = "another run from here on" if breaks else "the same run"
-            lines.append(f"  {key}: was {shown(was)}, now {shown(now)} ({effect})")
-    if lines:
-        say("\n".join([f"the configuration differs from that of {checkpoint.path}:", *lines]))
+        was, now = before.get(key), after.get(key)
+        if was != now and not (was in UNSET and now in UNSET) and not is_allowed(key, FREE):
+            breaking.append(key)
     unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
     for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allow))]:
         was, now = shown(before.get(key)), shown(after.get(key))
@@ -116,7 +107,7 @@ def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Ma
     """
     manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
     checks.check_fit(config, manifest, world_size)
-    checks.check_useful(config, manifest, world_size)
+    checks.check_useful(config, manifest)
     return manifest
 
 
@@ -147,19 +138,6 @@ def check_start(config: RunConfig) -> None:
         find_donor(config.initial_weights, config.model)
     if (source := config.init.vectors) not in ("none", "own"):
         check_dim(source, read_head(source).dim, config.model.embedding_dim)
-
-
-def check_room(config: RunConfig, manifest: Manifest, room: int) -> None:
-    """Raise ``ConfigError`` if weights, gradient and optimizer alone do not fit into the memory that a process has,
-    ``room`` bytes.
-    """
-    parameters = parameters_of(config, manifest)
-    needed = parameters * (TRAINED if config.optim.ema is None else TRAINED + AVERAGED)
-    if needed > room:
-        raise ConfigError(
-            f"model: {parameters:,} parameters take {size(needed)} in each process, and there are {size(room)} for it; "
-            "lower model.hidden_size, model.embedding_dim or model.num_layers"
-        )
 
 
 def is_allowed(key: str, allowed: Collection[str]) -> bool:

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from harness.config import RunConfig
+from harness.config import Choice, RunConfig
 from harness.data.order import Order
 from harness.model.recurrent import VariableLengthLSTM, passing, try_recurrence
-from harness.ranks.precision import DTYPES, Choice, layout_of, layout_on, recurrent_dtype
+from harness.ranks.precision import DTYPES, layout_of, layout_on, recurrent_dtype
 from harness.ranks.session import Session
 from harness.training.throughput import synchronize
 from preprocessing.base.errors import ConfigError

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, RunConfig, flat, is_auto, to_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import SHARED_UP_TO, check_model
 from harness.rundir.checkpoint import newest
@@ -49,8 +49,6 @@ BY_CORPUS = (
     *("optim.lr", "optim.ema"),
 )
 """Keys that may be ``auto``."""
-Reasons = dict[str, tuple[str, str]]
-"""Key -> (value in words, reason)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Resolved:
     """A configuration without ``auto``, and the reasons for its values."""
 
     config: RunConfig
-    reasons: Reasons
+    reasons: dict[str, Choice]
     """For each key that was ``auto``, in the order of the rules."""
 
 
@@ -135,14 +133,14 @@ def for_task(config: RunConfig) -> RunConfig:
 def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
     """Apply the rules: batch and steps first, since the learning rates depend on them."""
     values = flat(to_dict(config))
-    reasons: Reasons = {}
+    reasons: dict[str, Choice] = {}
 
     def settle(key: str, value: Any, name: str, said: str, why: str) -> Any:
         """The user's value of a key, or ``value`` if it is ``auto``; ``said``: value in words, ``why``: reason."""
         if is_auto(values[key]):
             values[key] = value
             if said:
-                reasons[name] = (said, why)
+                reasons[name] = Choice(said, why)
         return values[key]
 
     enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))

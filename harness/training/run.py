@@ -116,8 +116,8 @@ class Run(Milestones):
 
     def measured(self, split: str) -> Loader:
         """A loader of this rank's share of a split, for evaluation."""
-        rows, batch_rows, layout = self.data.splits[split], self.config.eval_batch, self.trainer.loader.layout
-        return loader_over(rows, self.session.world, batch_rows, layout, self.session.device, self.data.look)
+        rows, layout = self.data.splits[split], self.trainer.loader.layout
+        return loader_over(rows, self.session.world, self.config.eval_batch, layout, self.session.device)
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at the same step."""

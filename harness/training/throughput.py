@@ -17,14 +17,8 @@ from harness.data.order import row_hash
 from harness.ranks.distributed import World
 
 MASK = (1 << 64) - 1
-MUCH_WAIT, MUCH_PADDING, MUCH_SPREAD = 0.1, 0.2, 0.25
-"""Thresholds for a warning in a log line: share of data wait, share of padding, time difference between ranks."""
-LEAST_S = 1.0
-"""Minimum time between two log lines for a warning; shorter times are too noisy."""
-LASTING_LINES = 3
-"""A slow rank is reported after this many log lines in a row: other work on a core slows it for a moment only."""
 TIMING = (
-    *("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread", "verdict"),
+    *("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "slowest_rank", "rank_spread"),
     "seconds",
 )
 """Figures of a log line that differ between two identical runs; all others are reproducible."""
@@ -62,8 +56,6 @@ class Meter:
     """Time not spent training, such as in a validation."""
     forward_s: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
-    slow: tuple[int | None, int] = (None, 0)
-    """The currently slow rank, if any, and for how many log lines in a row."""
     started: float = field(default_factory=time.perf_counter)
 
     def add(self, batch: StepBatch, global_step: int, loss: torch.Tensor) -> None:
@@ -94,7 +86,9 @@ class Meter:
     def state(self, world: World) -> list[dict[str, Any]]:
         """The counts of every rank since the last log line, as plain values; every rank calls it."""
         counted = self.counted.plain()
-        return world.gather_objects(counted | {"loss": counted["loss"].hex()}, "what was counted since the last log line")
+        return world.gather_objects(
+            counted | {"loss": counted["loss"].hex()}, "what was counted since the last log line"
+        )
 
     def load(self, parts: list[dict[str, Any]], rank: int, world_size: int) -> None:
         """Load a result of ``state``: this rank's part, or everything on rank 0 if the number of ranks has changed."""
@@ -105,7 +99,7 @@ class Meter:
         self.counted.hash &= MASK
 
     def read(self, world: World) -> dict[str, Any]:
-        """Figures since the last call, over all ranks; ``verdict`` names a performance problem in words, if any."""
+        """Figures since the last call, over all ranks."""
         mine = self.counted.plain() | {
             "wait_s": self.wait_s,
             "forward_s": self.forward_s + sum(first.elapsed_time(last) / 1e3 for first, last in self.events),
@@ -117,17 +111,17 @@ class Meter:
         self.wait_s = self.paused_s = self.forward_s = 0.0
         self.events.clear()
         self.started = time.perf_counter()
-        return summarize(ranks, self)
+        return summarize(ranks, self.predictions)
 
 
-def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
-    """The figures of a log line from those of each rank; updates ``meter.slow``."""
+def summarize(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
+    """The figures of a log line from those of each rank; ``predictions``: see ``Meter``."""
     total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
     rows, tokens = total["rows"], total["tokens"]
     elapsed = max(rank["seconds"] for rank in ranks)
     speeds = [rank["tokens"] / max(rank["forward_s"] + rank["wait_s"], 1e-9) for rank in ranks]
-    figures: dict[str, Any] = {
-        "loss": total["loss"] / (max(1, meter.predictions * (tokens - rows)) if meter.predictions else rows),
+    return {
+        "loss": total["loss"] / (max(1, predictions * (tokens - rows)) if predictions else rows),
         "rows": rows,
         "rows_per_s": rows / elapsed,
         "tokens_per_s": tokens / elapsed,
@@ -137,20 +131,7 @@ def summarize(ranks: Sequence[dict[str, Any]], meter: Meter) -> dict[str, Any]:
         "slowest_rank": speeds.index(min(speeds)),
         "rank_spread": 1 - min(speeds) / max(speeds),
         "row_hash": f"{total['hash'] & MASK:016x}",
-        "verdict": None,
     }
-    if elapsed < LEAST_S:
-        return figures
-    wait, padding, spread = (figures[name] for name in ("data_wait", "padding", "rank_spread"))
-    slow = figures["slowest_rank"] if spread > MUCH_SPREAD else None
-    meter.slow = slow, meter.slow[1] + 1 if slow == meter.slow[0] else 1
-    if wait > MUCH_WAIT:
-        figures["verdict"] = f"data-bound: a rank waited {wait:.0%} of the time; use faster storage or stage_dir"
-    elif padding > MUCH_PADDING:
-        figures["verdict"] = f"padding is {padding:.0%} of what is computed; lower order.length_noise"
-    elif slow is not None and meter.slow[1] == LASTING_LINES:
-        figures["verdict"] = f"rank {slow} is {spread:.0%} slower than the fastest; look at its device and its users"
-    return figures
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.model.networks import AnyObjective, load_weights
-from harness.ranks.distributed import World, sum_in_bf16
+from harness.ranks.distributed import World
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.training.optim import (
     NonFiniteGuard,
@@ -82,8 +82,6 @@ class Trainer:
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
             # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
-            if config.optim.gradient_compression == "bf16":
-                self.model.register_comm_hook(None, sum_in_bf16)
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
         self.meter = Meter(self.device, objective.classifier.predictions)

@@ -18,7 +18,6 @@ import torch
 from safetensors.numpy import load_file
 
 from harness.config import RunConfig, TrackingConfig
-from harness.data import placement
 from harness.ranks.session import open_session
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
@@ -88,7 +87,6 @@ def train_while_a_shard_is_replaced(data: Path) -> tuple[int, str] | None:
         return update(self, batch)
 
     Trainer.update = harmful  # type: ignore[method-assign]
-    placement.CHECK_EVERY_S = 30.0  # on a busy machine, one rank would notice it within the epoch
     with open_session("cpu", "fp32", 60) as session:
         try:
             with open_run(configure(data.parent / "runs" / "run", **ROWS), session) as run:

@@ -95,7 +95,7 @@ class Stage:
     def resume(self) -> Any:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
         said = []
-        point = check_run(self.config, said.append, said.append)
+        point = check_run(self.config, said.append)
         if point.checkpoint is None:
             return "begins anew", tuple(said)
         self.live.trainer.load(point.checkpoint)

@@ -18,6 +18,7 @@ import torch
 
 from harness import train
 from harness.batch import StepBatch
+from harness.config import Choice
 from harness.ranks.stopping import leave, run_rank
 
 
@@ -25,7 +26,6 @@ def share_one_card() -> None:
     """Patch what ``harness.ranks.session`` asks for device and process group."""
     os.environ["LOCAL_RANK"] = "0"
     from harness.ranks import session
-    from harness.ranks.precision import Choice
 
     def first_card(wanted: str, *more: Any) -> Choice:
         return Choice("cpu" if wanted == "cpu" else "cuda", "a test of several ranks on one device")

@@ -25,7 +25,7 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.rundir import checkpoint
 from harness.training.trainer import Milestones, Trainer
-from harness.training.wide import Source, learn
+from harness.training.wide import learn
 from harness.training.writer import Checkpointer
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import CPU, loader_of
@@ -103,10 +103,10 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 @pytest.mark.parametrize(("layout", "longest"), [("padded", 2), ("packed", 3)])
 def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
     manifest, said = read_manifest(dataset), []
-    source, tokens = Source(split_of(dataset)), [""] * manifest.vocabulary_size
+    split, tokens = split_of(dataset), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
-        learn(wide, [source], np.ones(2), tokens, World())
+        learn(wide, split, np.ones(2), tokens, World())
         assert float(wide.table.abs().max()) > 0.1
         said.append(
             [

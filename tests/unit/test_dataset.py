@@ -6,18 +6,15 @@ where shards are placed, and that changes during a job are detected.
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 
 from harness.data import placement
 from harness.data.checks import check_dataset
-from harness.data.placement import open_data, stage, stage_choice, staged_path
+from harness.data.placement import open_data, stage, staged_path
 from harness.ranks.distributed import World
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -137,32 +134,6 @@ def test_a_manifest_whose_counts_are_not_those_of_its_rows(root: Path, manifest:
     write_manifest(root, replace(manifest, splits={**manifest.splits, "train": [wrong]}))
     (problem,) = verify(root)
     assert f"{MANIFEST}: its labels of train are not those of the rows" in problem
-
-
-MOUNTS = {"/": "ext4", "/tmp": "tmpfs", "/home": "nfs4"}
-
-
-@pytest.fixture
-def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in MOUNTS.items()]
-    monkeypatch.setattr(psutil, "disk_partitions", lambda all: held)
-
-
-def test_shards_are_staged_from_a_network_file_system_where_there_is_room(
-    mounts: None, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def chosen(data: str, wanted: str = "auto") -> tuple[str, str]:
-        choice = stage_choice(data, manifest, ["train"], wanted)
-        return choice.value, choice.reason
-
-    monkeypatch.setenv("SLURM_TMPDIR", "/home")  # a network file system too
-    monkeypatch.setattr(placement.tempfile, "gettempdir", lambda: "/tmp")
-    assert chosen("/data") == ("none", "the dataset lies on ext4, which is local")
-    assert chosen("/home/me") == ("/tmp", "the dataset lies on nfs4; 0 MB fit here")
-    assert chosen("/home/me", "/elsewhere") == ("/elsewhere", "asked for")
-    assert chosen("/home/me", "none") == ("none", "asked for")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
-    assert chosen("/home/me")[1] == "the dataset lies on nfs4, but no local directory has room; name one: stage_dir"
 
 
 def shards(root: Path) -> dict[str, bytes]:

@@ -7,14 +7,17 @@ import os
 import re
 from argparse import Namespace
 from pathlib import Path
+from socket import AF_INET, AF_INET6, SOCK_DGRAM
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 
 from harness.ranks import devices, network, precision
 from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, choose
-from harness.ranks.network import GLOO, Route
+from harness.ranks.network import GLOO
 from harness.ranks.precision import configure_threads
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -142,24 +145,45 @@ def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability:
         precision.choose_precision("tf32", "cpu")
 
 
-FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["192.168.1.5"], "eth1": ["10.0.0.5", "fe80::1"]}
+FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["192.168.1.5"], "eth1": ["10.0.0.5", "fe80::1%eth1"]}
 
 
+@pytest.fixture
+def interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {
+        name: [SimpleNamespace(address=own, family=AF_INET6 if ":" in own else AF_INET) for own in every]
+        for name, every in FOUND.items()
+    }
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: held)
+
+
+@pytest.mark.usefixtures("interfaces")
 @pytest.mark.parametrize(
-    ("host", "local", "found", "route"),
-    [
-        ("10.0.0.1", ["10.0.0.5", "192.168.1.5"], FOUND, Route("eth1", "10.0.0.5")),
-        ("node-1", ["127.0.1.1", "192.168.1.5"], FOUND, Route("eth0", "192.168.1.5")),
-        ("node-1", [], {"lo": ["127.0.0.1"], "ib0": ["10.9.0.1"]}, Route("ib0", "10.9.0.1")),
-        ("node-1", [], FOUND, None),
-        ("localhost", ["::1", "192.168.1.5"], FOUND, Route("lo", "::1")),
-    ],
+    ("own", "said"),
+    [("10.0.0.5", "eth1 (10.0.0.5)"), ("fe80::1", "eth1 (fe80::1)"), ("127.0.0.1", "lo (127.0.0.1)"), (None, "")],
 )
-def test_the_interface_of_the_route(
-    host: str, local: list[str], found: dict[str, list[str]], route: Route | None
-) -> None:
-    assert network.choose(host, local, found) == route
+def test_the_interface_of_the_route(own: str | None, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "own_address", lambda host, port: own)
+    if own is None:
+        with pytest.raises(ConfigError, match="network interface: unclear which leads to node-1; name it, as in"):
+            network.name_interface("node-1", 1)
+    else:
+        assert network.name_interface("node-1", 1) == said
+        assert os.environ[GLOO] == said.partition(" ")[0]
 
 
-def test_the_users_interface_stays() -> None:
-    assert str(network.choose("10.0.0.1", ["10.0.0.5"], FOUND, "eth0")) == "eth0 (192.168.1.5)"
+@pytest.mark.usefixtures("interfaces")
+def test_the_users_interface_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GLOO, "eth0")
+    assert network.name_interface("10.0.0.1", 1) == "eth0 (192.168.1.5)"
+    monkeypatch.setenv(GLOO, "eth7")
+    with pytest.raises(ConfigError, match="network interface: eth7: no such interface with an address is here; name"):
+        network.name_interface("10.0.0.1", 1)
+
+
+def test_only_where_the_main_address_is_one_a_loopback_address_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert network.own_address("127.0.0.1", 1) == "127.0.0.1"
+    monkeypatch.setattr(network, "ELSEWHERE", "127.0.0.2")
+    found = (AF_INET, SOCK_DGRAM, 0, "", ("127.0.1.1", 1))
+    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *_, **__: [found])
+    assert network.own_address("node-1", 1) is None

@@ -104,7 +104,7 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     trackers.check_trackers(trackers.TrackingConfig(tracker=name))
     said = []
     Journal(tmp_path, name).note(start={"project": "p"})
-    rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "verdict": null}\n'
+    rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "padding": null}\n'
     (tmp_path / "metrics.jsonl").write_text(rows)
     close = {"do": "close", "state": "finished", "reason": "", "limit_s": 9.0}
     observer.serve(name, tmp_path, [close], lambda **reply: said.append(reply))

@@ -21,11 +21,11 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.config import ModelConfig, RunConfig
+from harness.config import Choice, ModelConfig, RunConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.ranks.distributed import World
-from harness.ranks.precision import DTYPES, Choice
+from harness.ranks.precision import DTYPES
 from harness.training import recurrence
 from preprocessing.base.errors import ConfigError
 from tests.batches import packed_batch, padded_batch

@@ -95,9 +95,10 @@ def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_of_the_thread_reaches_the_training_loop(split: Split) -> None:
-    def guard() -> None:
+def test_an_error_of_the_thread_reaches_the_training_loop(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: Any) -> None:
         raise DataError("shard.arrow: truncated")
 
+    monkeypatch.setattr(Order, "window", damaged)
     with pytest.raises(DataError, match="truncated"):
-        list(make_loader(split, guard=guard).steps(0))
+        list(make_loader(split).steps(0))

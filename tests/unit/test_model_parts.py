@@ -24,14 +24,14 @@ from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, PackedIndex
-from harness.config import ModelConfig
+from harness.config import Choice, ModelConfig
 from harness.model import recurrent
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
 from harness.model.recurrent import VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice, layout_on, recurrent_dtype
+from harness.ranks.precision import layout_on, recurrent_dtype
 from harness.training import wide as training
 from harness.training.wide import learn
 from preprocessing.base.errors import ConfigError
@@ -248,7 +248,7 @@ def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
-    """scikit-learn's counts, weighted and scaled by hand, of texts with these labels. Also the names of the features."""
+    """scikit-learn's counts, weighted and scaled by hand, of texts with these labels; and the names of the features."""
 
     def n_grams(text: str) -> list[str]:
         words, found = text.split(), []

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
-from harness.ranks.precision import Choice
+from harness.config import Choice, RunConfig
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
@@ -115,7 +114,7 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
 
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
-TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123, "verdict": None}
+TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123}
 EMPTY = Manifest([], {}, "", "uint16", 64, 2, "", {}, "")
 STOPPED = Ending("preempted", 50, 85, "SIGUSR2 received, which is what SLURM sends before the time is up")
 
@@ -126,8 +125,7 @@ def replay(ending: Ending, **more: Any) -> None:
     console = Console(config, read_manifest("data"), total_steps=200, logs=True)
     console.start(CHOICES)
     for line in read_log(Path("run")):
-        verdict = {"verdict": "data-bound: a rank waited 12% of the time; use faster storage or stage_dir"}
-        console.log(line["kind"], TRAINED | verdict | line)
+        console.log(line["kind"], TRAINED | line)
         console.advance(line["step"])
     console.results({"test": read_figures(Path("run"), "test") or {}})
     console.close(ending)
@@ -150,7 +148,6 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
         assert word in log
         assert word not in said
-    assert said.count("data-bound") == 1
     replay(STOPPED, verbose=True)
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out

@@ -23,9 +23,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from harness.config import CheckpointConfig, LanguageModelConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import (
+    CheckpointConfig,
+    Choice,
+    LanguageModelConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    TrackingConfig,
+)
 from harness.ranks.distributed import World
-from harness.ranks.precision import Choice
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT
 from harness.training.assembly import open_run
