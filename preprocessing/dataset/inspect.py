@@ -58,7 +58,7 @@ class InspectConfig:
     json: bool = False
     """Print one JSON object instead of tables."""
     samples: AtLeast0 = 2
-    """Rows of each split to read back."""
+    """Rows of each split to read back, at most."""
 
 
 def main(config: InspectConfig) -> None:
@@ -110,18 +110,13 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
 
 
 def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
-    """Some rows with decoded tokens, always the same, from all over the split."""
-    labels, result = np.array(split.manifest.labels, object), []
-    for place in (len(split) * (2 * at + 1) // (2 * number) for at in range(min(number, len(split)))):
-        at = int(np.searchsorted(split.block_starts, place, side="right")) - 1
-        block, index = split.checked(at), place - int(split.block_starts[at])
-        alone = Block(**{name: column[index : index + 1] for name, column in vars(block).items()})
-        (row,) = batch_of(alone, vocabulary, labels, None).to_pylist()
-        del row["ids"]
+    """At most so many rows of the middle block, with decoded tokens."""
+    block, labels = split.checked((len(split.blocks) - 1) // 2), np.array(split.manifest.labels, object)
+    rows: list[dict[str, Any]] = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])[:number].to_pylist()
+    for row in rows:
         if len(row["text"]) > SAMPLE_CHARACTERS:
             row["text"] = row["text"][:SAMPLE_CHARACTERS] + " …"
-        result.append(row)
-    return result
+    return rows
 
 
 def render(found: dict[str, Any]) -> str:
@@ -162,7 +157,7 @@ def of_corpus(found: dict[str, Any]) -> list[str]:
         repeated = corpus["duplicates"]
         lines = [
             f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}",
-            f"duplicates: {repeated['exact']:,} exact, {repeated['normalised']:,} after the text pipeline, "
+            f"duplicates: {repeated['normalised']:,} after the text pipeline, "
             f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
         ]
     return [*lines, *found_in_words(corpus, found["splits"].get(UNLABELLED, {"rows": 0})["rows"])]

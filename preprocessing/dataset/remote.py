@@ -108,8 +108,8 @@ def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
     If another dataset is there, the new one is first uploaded to a staging address (``ADDRESS.building-…``). Then the
-    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in its
-    local staging directory, and continues when it is started again.
+    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in the
+    cache, and continues when it is started again.
     """
     manifest = read_manifest(root)
     address = address.rstrip("/")

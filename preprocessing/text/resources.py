@@ -2,8 +2,8 @@
 """The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
 :func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify` checks,
-perhaps on another machine, that a pipeline still gives the same tokens. Only the command :func:`fetch` downloads:
-compute nodes have no internet, and a silent fallback would change results.
+perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes have no
+internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import hashlib
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from io import StringIO
 from typing import Any, Literal
 
-from preprocessing.base.atomic import told
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc, normalized
@@ -29,7 +26,6 @@ NLTK_LANGUAGES = {
     "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
     "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
 }  # fmt: skip
-FETCHED = ("stopwords", "wordnet", "punkt_tab")
 MOST_BYTES = 16 << 20
 """Largest file of stop words."""
 NEGATIONS = {
@@ -212,7 +208,7 @@ def find_folder(resource: str, package: str) -> Any:
     looked = ", ".join(nltk.data.path)
     raise DataError(
         f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "
-        f"`padless fetch-nltk`, or set NLTK_DATA to the folder that holds it"
+        f"`python -m nltk.downloader {package}`, or set NLTK_DATA to the folder that holds it"
     )
 
 
@@ -234,29 +230,3 @@ def fingerprint(folder: Any, names: list[str]) -> str:
         digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
     return f"sha256:{digest.hexdigest()}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """Download NLTK's stop words, WordNet and sentence models; nothing else ever downloads."""
-
-    dir: str | None = None
-    """Where to put it; set NLTK_DATA to it afterwards. null: NLTK's own choice."""
-    index: str | None = None
-    """URL of the index.xml of a mirror."""
-
-
-def fetch(config: FetchConfig) -> None:
-    """``padless fetch-nltk``. Raises ``UserError`` when a download fails."""
-    from nltk.downloader import Downloader
-
-    downloader, ignored = Downloader(server_index_url=config.index), StringIO()
-    for resource in FETCHED:
-        try:
-            downloader.download(resource, config.dir, quiet=True, raise_on_error=True, print_error_to=ignored)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and (refused := told(error)) is not None:
-                raise refused from None
-            why = " ".join(str(error).split())
-            raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
-    print(f"fetch-nltk: complete, in {config.dir or downloader.download_dir}")
