@@ -138,25 +138,16 @@ def simplemma(language: str) -> Callable[[str], str]:
     return lambda token: lemmatizer.lemmatize(token, lang=language)
 
 
-SUFFIXES = {
-    "noun": [
-        ("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
-        ("men", "man"), ("ies", "y"),
-    ],
-    "verb": [
-        ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
-    ],
-    "adj": [("er", ""), ("est", ""), ("er", "e"), ("est", "e")],
-    "adv": [],
-}  # fmt: skip
-WORDNET_FILES = [*(f"index.{part}" for part in SUFFIXES), *(f"{part}.exc" for part in SUFFIXES)]
+PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
+"""Name in WordNet's files -> NLTK's."""
+WORDNET_FILES = [*(f"index.{part}" for part in PARTS_OF_SPEECH), *(f"{part}.exc" for part in PARTS_OF_SPEECH)]
 
 
 class WordNet:
     """The rules of ``nltk.stem.WordNetLemmatizer`` over NLTK's ``corpora/wordnet``.
 
     They are Morphy's: exception lists, then suffix rules, then the shortest form that WordNet lists. The files are read
-    without NLTK's lazy loader, which is slow and has no lock.
+    without NLTK's reader, which takes five seconds and 130 MB in each process, and has no lock.
     """
 
     def __init__(self, pos: Literal["noun", "first"]) -> None:
@@ -165,21 +156,25 @@ class WordNet:
         ``pos``: "noun" treats every token as a noun, "first" takes the first of noun, verb, adjective and adverb whose
         lemma differs from the token.
         """
+        from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
         folder = find_folder("corpora/wordnet", "wordnet")
-        self._known: dict[str, set[str]] = {}
-        self._exceptions: dict[str, dict[str, list[str]]] = {}
-        for part in ["noun"] if pos == "noun" else SUFFIXES:
+        self._parts: list[tuple[set[str], dict[str, list[str]], list[tuple[str, str]]]] = []
+        """Of each part of speech: its words, its exceptions, and its suffixes with what takes their place."""
+        for part in ["noun"] if pos == "noun" else PARTS_OF_SPEECH:
             lines = read_file(folder, f"index.{part}").decode().split("\n")
-            self._known[part] = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
+            known = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
             rows = (line.split() for line in read_file(folder, f"{part}.exc").decode().split("\n"))
-            self._exceptions[part] = {row[0]: row[1:] for row in rows if row}
+            exceptions = {row[0]: row[1:] for row in rows if row}
+            suffixes = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS[PARTS_OF_SPEECH[part]]
+            self._parts.append((known, exceptions, suffixes))
 
     def __call__(self, token: str) -> str:
         """The lemma of ``token``, or ``token`` itself when WordNet does not know it."""
-        for part, known in self._known.items():
-            forms = self._exceptions[part].get(token)
+        for known, exceptions, suffixes in self._parts:
+            forms = exceptions.get(token)
             if forms is None:
-                forms = [token[: -len(old)] + new for old, new in SUFFIXES[part] if token.endswith(old)]
+                forms = [token[: -len(old)] + new for old, new in suffixes if token.endswith(old)]
             lemma = min((form for form in (token, *forms) if form in known), key=len, default=token)
             if lemma != token:
                 return lemma
