@@ -136,36 +136,29 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 def frozen(
     words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen, before: dict[str, int] | None
-) -> tuple[Vocabulary, Counts]:
-    """The vocabulary for texts with these ``words``, and the counts of their tokens, which may be pieces of words.
+) -> tuple[Vocabulary, dict[str, int]]:
+    """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
+    words or pieces of words, and how many have no id.
 
-    Prints on ``screen`` the share that a base covers, and that of the old texts by their ``statistics.vocabulary``.
-    Raises ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers, and that of the old texts by their statistics. Raises
+    ``DataError`` when no token of the texts is in it.
     """
-    of, in_words = config.vocabulary, config.text.subwords == "none"
-    if base is None:
+    of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
+    if vocabulary is None:
         least = of.least(int(words.counts.sum()))
         vocabulary = (freeze if in_words else freeze_pieces)(words, least, of.max_size)
-        return vocabulary, words if in_words else in_pieces(words, vocabulary)
-    counts = words if in_words else in_pieces(words, base)
-    total, unknown = int(counts.counts.sum()), unknown_among(counts, base)
+    counts = words if in_words else in_pieces(words, vocabulary)
+    total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
     if 0 < total == unknown:
         what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
         raise DataError(f"{what}; name another")
-
-    def share(left_out: int, counted: int) -> str:
-        return f"{1 - left_out / max(counted, 1):.1%} of the"
-
-    covers = f"{share(unknown, total)} tokens"
-    if before:
-        covers += f", and {share(before['tokens_left_out'], before['tokens_counted'])} old ones"
-    screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {covers}")
-    return base, counts
-
-
-def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
-    """How many of the counted tokens are ``<unk>``."""
-    return int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
+    found = {"tokens_counted": total, "tokens_left_out": unknown}
+    if base:
+        covers = [f"{1 - one['tokens_left_out'] / max(one['tokens_counted'], 1):.1%}" for one in (found, before) if one]
+        old = f", and {covers[1]} of the old ones" if before else ""
+        source = public(str(of.base))
+        screen.say(f"vocabulary: the {len(base):,} ids of {source} cover {covers[0]} of the tokens{old}")
+    return vocabulary, found
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ from preprocessing.dataset.shards import (
 from preprocessing.job import near, output, parts
 from preprocessing.job.append import CUT, Before
 from preprocessing.job.decisions import Decided, Ranges, check_splits, summed
-from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base, unknown_among
+from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
@@ -148,9 +148,9 @@ def make(
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
-    vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
+    vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
-    report = found["found"]
+    report = found["found"] | {"vocabulary": in_vocabulary}
     if not before:
         for line in (
             *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
@@ -162,8 +162,6 @@ def make(
     if leaks := lengths.pop(LEAKS):
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
-    counted = int(counts.counts.sum())
-    report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     origin = provenance(recorded, plans) | on_base | {CUT: found["fractions"]}
