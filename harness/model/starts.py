@@ -36,10 +36,9 @@ from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, rea
 from harness.rundir.layout import instead
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import duration
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Manifest, Split
-from preprocessing.dataset.vectors import WINDOW, learn, sample, seconds
+from preprocessing.dataset.vectors import WINDOW, learn, sample
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
 if TYPE_CHECKING:
@@ -144,8 +143,7 @@ def from_texts(
     """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
     blocks = sample(splits)
     tokens = sum(int(block.length.sum()) for block in blocks)
-    names, about = " and ".join(split.name for split in splits), duration(seconds(blocks, len(vocabulary)))
-    say(f"learning   vectors of {tokens:,} tokens of {names}; about {about}")
+    say(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
     learned = learn(blocks, len(vocabulary), dim)
     if not learned.any():
         return None

@@ -173,7 +173,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     own: Resources = getattr(config, body)
     resources, run, data = own.over(config), asked.run if body == "train" else "", getattr(asked, "data", None)
     if isinstance(asked, PreprocessConfig):
-        resources, run = replace(resources, gpus=own.gpus), asked.staging or asked.output
+        resources, run = replace(resources, gpus=own.gpus), asked.output
     return Job(
         command=name,
         body=body,

@@ -175,8 +175,8 @@ class Lazy(Sequence[T]):
 class Index(Lazy[ShardInfo]):
     """The shards of some parts of a dataset, as columns in the order of the parts."""
 
-    def __init__(self, root: str | Path, sha256: str, parts: Sequence[Totals], itemsize: int, block_rows: int) -> None:
-        """Map ``index.arrow``, which has this hash. ``itemsize``: bytes of an id; ``block_rows``: rows of a batch.
+    def __init__(self, root: str | Path, sha256: str, parts: Sequence[Totals]) -> None:
+        """Map ``index.arrow``, which has this hash.
 
         Raises ``DataError`` for another file, and for lines that contradict the totals.
         """
@@ -192,7 +192,7 @@ class Index(Lazy[ShardInfo]):
             batch.validate(full=True)
             if any(column.null_count for column in (*batch.columns, *(batch[name].flatten() for name in BATCHES))):
                 raise ValueError("it holds nulls")
-            if not all(agree(part, batch, itemsize, block_rows) for part in parts):
+            if not all(agree(part, batch) for part in parts):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
@@ -212,14 +212,8 @@ class Index(Lazy[ShardInfo]):
             yield shard_path(self.parts[part].split, number, self.parts[part].fold, width)
 
 
-def agree(part: Totals, batch: pa.RecordBatch, itemsize: int, block_rows: int) -> bool:
-    """Whether each shard of a part can hold its rows, and all together are those of the part."""
-    own = slice(part.first, part.first + part.shards)
-    width, rows, size = (column.to_numpy()[own].astype(np.int64) for column in batch.columns[1:4])
-    widths, place = np.unique(width, return_inverse=True)
-    if dict(zip(map(str, widths.tolist()), np.bincount(place, rows).tolist(), strict=True)) != part.widths:
-        return False
-    fitting = (rows > 0) & (rows <= size // (width * itemsize + ROW_BYTES))
-    for name, more in (("starts", 1), ("hashes", 0)):
-        fitting &= np.diff(batch[name].offsets.to_numpy())[own] == -(-rows // block_rows) + more
+def agree(part: Totals, batch: pa.RecordBatch) -> bool:
+    """Whether the shards of a part have the rows and bytes of the part, and each has bytes for its rows."""
+    rows, size = (batch[name].to_numpy()[part.first :][: part.shards].astype(np.int64) for name in ("rows", "bytes"))
+    fitting = (rows > 0) & (rows <= size // ROW_BYTES)
     return bool(fitting.all()) and (len(rows), rows.sum(), size.sum()) == (part.shards, part.rows, part.bytes)

@@ -37,6 +37,7 @@ from preprocessing.dataset.shards import (
     MANIFEST,
     MOST_MANIFEST,
     NEAR_DUPLICATES,
+    REBUILD,
     VOCABULARY,
     Manifest,
     Shard,
@@ -108,8 +109,8 @@ def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
     If another dataset is there, the new one is first uploaded to a staging address (``ADDRESS.building-…``). Then the
-    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in its
-    local staging directory, and continues when it is started again.
+    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in the
+    cache, and continues when it is started again.
     """
     manifest = read_manifest(root)
     address = address.rstrip("/")
@@ -266,7 +267,11 @@ class RemoteSplit(Split):
     def _mapped(self, place: int) -> Shard:
         """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
         info, number, folder = self._file(place)
-        where, (start, stop) = f"{self.address}/{info.path}", info.starts[number : number + 2]
+        where = f"{self.address}/{info.path}"
+        try:
+            (start, stop), digest = info.starts[number : number + 2], info.hashes[number]
+        except (ValueError, IndexError):
+            raise DataError(f"{where}: the index names fewer record batches than it has; {REBUILD}") from None
         dtype, rows = self.manifest.id_dtype, int(self.block_starts[place + 1] - self.block_starts[place])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
         piece = replace(info, rows=rows, bytes=len(head) + stop - start)
@@ -274,10 +279,10 @@ class RemoteSplit(Split):
         with suppress(DataError):  # not there, or of a node that lost power
             return opened()
         busy = UserError(f"{where}: for an hour, another process has been fetching it, or removing files")
-        with locked(self.folder / f"{info.hashes[number][:2]}.lock", TIMEOUT_S, busy):
+        with locked(self.folder / f"{digest[:2]}.lock", TIMEOUT_S, busy):
             with suppress(DataError):  # another process has fetched it
                 return opened()
-            data = addresses.read_range(where, start, stop, info.hashes[number])
+            data = addresses.read_range(where, start, stop, digest)
             with (
                 storing(self.folder, otherwise=ELSEWHERE),
                 locked(self.folder / "room.lock", TIMEOUT_S, busy),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes, shown
+from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, shard_path, without_nulls
 from preprocessing.labels import LabelType, fits
 from preprocessing.text.encoder import text_hash
@@ -97,7 +97,7 @@ class Manifest:
         Raises ``DataError`` as ``Index`` does.
         """
         parts = [part for name in (self.splits if splits is None else splits) for part in self.splits[name]]
-        return Index(root, self.index, parts, np.dtype(self.id_dtype).itemsize, self.block_rows)
+        return Index(root, self.index, parts)
 
     @property
     def names(self) -> list[str]:
@@ -151,21 +151,6 @@ class Described(TypedDict, total=False):
     sources: list[SourceFile]
     config: dict[str, Any]
     versions: dict[str, str]
-
-
-def contradictions(manifest: Manifest) -> Iterator[str]:
-    """Contradictions in a manifest, as clauses."""
-    if len(set(manifest.labels)) < len(manifest.labels):
-        yield f"labels has {shown(max(manifest.labels, key=manifest.labels.count))} twice"
-    if not fits(manifest.labels, manifest.label_type):
-        yield f"label_type is {manifest.label_type}, and labels are other values"
-    for split, parts in manifest.splits.items():
-        for number, part in enumerate(parts):
-            widest, labels = max(map(int, part.widths), default=0), labels_of(split, len(manifest.labels))
-            for name, (low, high) in {"lengths": (1, widest), "labels": labels}.items():
-                of = {int(key): rows for key, rows in getattr(part, name).items()}
-                if sum(of.values()) != part.rows or min(of) < low or max(of) > high:
-                    yield f"splits.{split}[{number}].{name} are not those of {part.rows} rows, from {low} to {high}"
 
 
 def labels_of(split: str, labels: int) -> tuple[int, int]:
@@ -278,12 +263,10 @@ class Shard:
             raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
 
     def _block(self, batch: pa.RecordBatch) -> Block:
-        """Raises ``ValueError`` for nulls."""
+        """Raises ``ArrowInvalid`` for nulls."""
         ids, *columns = batch.columns
-        flat = [ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width), *columns]
-        if any(column.null_count for column in (ids, *flat)):
-            raise ValueError("it holds nulls")
-        numbers, *others = (column.to_numpy() for column in flat)
+        flat = ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width)
+        numbers, *others = (column.to_numpy() for column in (flat, *columns))
         return Block(numbers.reshape(-1, self.info.width), *others)
 
 
@@ -352,8 +335,11 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
     for described in (manifest.statistics, manifest.provenance):
         typed(Described, described, path, REBUILD)
-    if wrong := next(contradictions(manifest), None):
-        raise DataError(f"{path}: {wrong}; {REBUILD}")
+    every = (part for parts in manifest.splits.values() for part in parts)
+    if any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels)):
+        raise DataError(f"{path}: its totals contradict each other; {REBUILD}")
+    if len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
+        raise DataError(f"{path}: labels are not different values of the type {manifest.label_type}; {REBUILD}")
     return manifest
 
 

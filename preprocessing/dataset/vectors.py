@@ -24,8 +24,6 @@ WINDOW = 8
 """Words to the left and to the right that count as near; the nearer ones count more."""
 MOST_TOKENS = 30_000_000
 """Of more tokens, blocks chosen at random are read: about a minute of one core, as other ranks wait for it."""
-TOKENS_PER_S = 600_000
-"""Approximate speed of one thread."""
 CONTEXTS = 4096
 """How many of the most frequent words are counted as neighbours."""
 WORDS_AT_ONCE = 1 << 15
@@ -48,11 +46,6 @@ def sample(splits: Sequence[Split]) -> list[Block]:
             chosen[place] = split.blocks[number]
             tokens += int(chosen[place].length.sum())
     return [chosen[place] for place in sorted(chosen)]
-
-
-def seconds(blocks: Sequence[Block], vocabulary_size: int) -> float:
-    """About how long ``learn`` takes."""
-    return -(-vocabulary_size // WORDS_AT_ONCE) * sum(int(block.length.sum()) for block in blocks) / TOKENS_PER_S
 
 
 @threadpool_limits.wrap(limits=1)

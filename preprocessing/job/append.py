@@ -80,7 +80,7 @@ class Before:
             quality=built.quality,
             source=replace(config.source, labels=labels),
             splits=replace(config.splits, **cut),
-            vocabulary=replace(built.vocabulary, base=str(self.root), extend=False, min_count=AUTO),
+            vocabulary=replace(built.vocabulary, base=str(self.root), min_count=AUTO),
         )
 
     def has(self, plans: list[Plan]) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides for each row its split and fold, or that it is left out. Suspect rows are counted, kept, dropped or refused.
+"""Decides for each row its split and fold, or that it is left out. Suspect rows are counted, kept or dropped.
 
 A row's split is the one that the source names. Otherwise the seed decides, for single texts or for groups of rows.
 Unlabelled rows do not influence labelled ones. An unlabelled row leaks if validation or test holds its text or its
@@ -13,7 +13,7 @@ times and folds need all rows in one range.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 DROPPED = -1
 RANGE_ROWS = 1 << 19
 """Rows of a range, about."""
-NOWHERE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,9 @@ class Ranges:
         """The rows of one range in source order, and where those of each part begin in the order of its index.
 
         ``row``: number in the source. ``label``: class number or ``NO_LABEL``. ``named``: number of the split that the
-        source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``exact_hash``:
-        of the characters; ``group``: of the group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is
-        ``NO_FOLD`` until it is decided; ``split`` is added then.
+        source names, or ``NO_SPLIT``. ``missing``: the row has no text. ``text_hash``: of the tokens; ``group``: of the
+        group, or ``NO_GROUP``; and ``Piece.times`` if there are some. ``fold`` is ``NO_FOLD`` until it is decided;
+        ``split`` is added then.
         """
         import pandas as pd
 
@@ -147,11 +146,9 @@ class Ranges:
 
 
 def summed(reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Reports of ranges as one: numbers and arrays are added, lists appended; (rows, first row) has the least row."""
+    """Reports of ranges as one: numbers and arrays are added, lists appended."""
 
     def added(one: Any, other: Any) -> Any:
-        if isinstance(one, tuple):
-            return one[0] + other[0], min(one[1], other[1])
         if isinstance(one, dict):
             return one | {key: added(one[key], value) if key in one else value for key, value in other.items()}
         return one + other
@@ -167,37 +164,20 @@ class Sieve:
         self.rows, self.quality = rows, quality
         self.alive = rows["row"].notna()
         self.dropped: dict[str, int] = {}
-        self.refused: dict[tuple[str, str], tuple[int, int]] = {}
-        """Policy that says ``error`` and problem -> number of rows, the first one."""
         self.full = rows["num_tokens"] > 0
         self.found: dict[str, Any] = {"empty": int((~self.full).sum()), "missing_text": int(rows["missing"].sum())}
-        self.apply("empty", ~self.full, "no token is left of its text")
+        self.apply("empty", ~self.full)
 
-    def apply(self, name: str, found: pd.Series, what: str) -> None:
-        """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet; ``what`` is the
-        problem.
-        """
-        found = found & self.alive
-        count, policy = int(found.sum()), getattr(self.quality, name)
-        if policy == "error":
-            self.refused[name, what] = count, int(self.rows["row"][found].to_numpy().min(initial=NOWHERE))
-        if policy == "drop":
+    def apply(self, name: str, found: pd.Series) -> None:
+        """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet."""
+        if getattr(self.quality, name) == "drop":
+            self.dropped[name] = self.dropped.get(name, 0) + int((found & self.alive).sum())
             self.alive &= ~found
-            self.dropped[name] = self.dropped.get(name, 0) + count
 
     def again(self, keys: list[str]) -> pd.Series:
         """bool per row: whether it repeats an earlier row in ``keys``; dropped and empty rows do not count."""
         compared = self.rows[self.alive & self.full]
         return compared.duplicated(keys).reindex(self.rows.index, fill_value=False)
-
-
-def refuse(refused: dict[tuple[str, str], tuple[int, int]], where: Callable[[int], str]) -> None:
-    """Raise ``DataError`` for the first problem that was found; ``where`` makes ``FILE: row N`` of a row's number."""
-    for (name, what), (count, first) in refused.items():
-        if count:
-            others = f" (and {count - 1} more)" if count > 1 else ""
-            mend = f"correct the row, or set quality.{name} to keep or drop"
-            raise DataError(f"{where(first)}: {what}{others}; {mend}")
 
 
 def decide(
@@ -214,8 +194,7 @@ def decide(
     if not has_label.all():
         labelled = rows.assign(split=split)[has_label]
         split.loc[~has_label], found = decide_unlabelled(rows[~has_label], labelled, config)
-        for name in ("dropped", "refused"):
-            report[name] = summed([report[name], found.pop(name)])
+        report["dropped"] = summed([report["dropped"], found.pop("dropped")])
         report[UNLABELLED] = found
     return split, report
 
@@ -230,10 +209,10 @@ def suspects(rows: pd.DataFrame, quality: QualityConfig) -> Sieve:
     """A sieve that has looked for contradictions and leaks among rows with labels."""
     sieve = Sieve(rows, quality)
     unequal = sieve.full & differ(rows, "label", "text_hash")
-    sieve.apply("contradictions", unequal, "an equal text has another label")
+    sieve.apply("contradictions", unequal)
     split = rows["named"].clip(lower=TRAIN_NUMBER)
     leaking = sieve.full & (split < split.groupby(rows["text_hash"]).transform("max"))
-    sieve.apply("leaks", leaking, "another split that the source names holds an equal text")
+    sieve.apply("leaks", leaking)
     sieve.found |= {"contradictions": int(unequal.sum()), "leaks": int(leaking.sum())}
     return sieve
 
@@ -245,15 +224,12 @@ def decide_labelled(
     sieve = suspects(rows, config.quality)
     split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, cut, share)
     sieve.rows = rows = rows.assign(split=split)
-    again = sieve.again(["text_hash"])
-    compared = rows[sieve.alive & sieve.full]
     duplicates = {
-        "exact": int(sieve.again(["text_hash", "exact_hash"]).sum()),
-        "normalised": int(again.sum()),
-        "across_splits": int(differ(compared, "split", "text_hash").sum()),
+        "normalised": int(sieve.again(["text_hash"]).sum()),
+        "across_splits": int(differ(rows[sieve.alive & sieve.full], "split", "text_hash").sum()),
     }
-    sieve.apply("duplicates", sieve.again(["text_hash", "split"]), "its split holds an equal text before it")
-    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, "refused": sieve.refused, **of_groups}
+    sieve.apply("duplicates", sieve.again(["text_hash", "split"]))
+    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, **of_groups}
     return split.where(sieve.alive, DROPPED), found
 
 
@@ -268,15 +244,15 @@ def decide_unlabelled(
     measured = labelled[labelled["split"] >= (TRAIN_NUMBER if config.splits.folds else VALIDATION_NUMBER)]
     shared = sieve.full & rows["text_hash"].isin(measured["text_hash"])
     found = {"rows": len(rows), **sieve.found, "shared": int(shared.sum())}
-    sieve.apply("leaks", shared, "a row that is validated or tested has an equal text, and this one has no label")
+    sieve.apply("leaks", shared)
     if config.splits.group_column is not None:
         of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
         found["groups_measured"] = int(of_measured.sum())
-        sieve.apply("leaks", of_measured, "it has no label, and its group is one of validation or test")
+        sieve.apply("leaks", of_measured)
     again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
-    sieve.apply("duplicates", again, "an equal text without a label stands before it")
-    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped, "refused": sieve.refused}
+    sieve.apply("duplicates", again)
+    return rows["named"].where(sieve.alive, DROPPED), {**found, "dropped": sieve.dropped}
 
 
 def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[str], splits: SplitConfig) -> None:

@@ -50,7 +50,6 @@ from preprocessing.text.vocabulary import (
     UNK,
     Counts,
     Vocabulary,
-    extended,
     freeze,
     freeze_pieces,
     in_pieces,
@@ -68,6 +67,7 @@ MOST_PADDING = 0.15
 """Share of the ids of shards."""
 LEAKS, LEAKED = "leaks", -2
 """In place of a split: rows that equal one of another split of the dataset that they are added to."""
+NUMBERS = {LEAKS: LEAKED} | {name: split_number(name) for name in ALL_SPLITS}
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
 IDS_TOGETHER, TASKS = 1 << 21, 64
@@ -136,34 +136,29 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 def frozen(
     words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen, before: dict[str, int] | None
-) -> tuple[Vocabulary, Counts]:
-    """The vocabulary for texts with these ``words``, and the counts of their tokens, which may be pieces of words.
+) -> tuple[Vocabulary, dict[str, int]]:
+    """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
+    words or pieces of words, and how many have no id.
 
-    Prints on ``screen`` the share that a base covers, and that of the old texts by their ``statistics.vocabulary``.
-    Raises ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers, and that of the old texts by their statistics. Raises
+    ``DataError`` when no token of the texts is in it.
     """
-    of, in_words = config.vocabulary, config.text.subwords == "none"
-    least = of.least(int(words.counts.sum()))
-    if base is None:
+    of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
+    if vocabulary is None:
+        least = of.least(int(words.counts.sum()))
         vocabulary = (freeze if in_words else freeze_pieces)(words, least, of.max_size)
-        return vocabulary, words if in_words else in_pieces(words, vocabulary)
-    vocabulary = extended(base, words, least, of.max_size) if of.extend else base
-    counts = words if in_words else in_pieces(words, base)
-    total = int(counts.counts.sum())
-    if 0 < total == unknown_among(counts, vocabulary):
+    counts = words if in_words else in_pieces(words, vocabulary)
+    total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
+    if 0 < total == unknown:
         what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
         raise DataError(f"{what}; name another")
-    share = 1 - unknown_among(counts, base) / max(total, 1)
-    added = f"; {len(vocabulary) - len(base):,} added" if of.extend else ""
-    if before:
-        added = f", and {1 - before['tokens_left_out'] / max(before['tokens_counted'], 1):.1%} of the old ones"
-    screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {share:.1%} of the tokens{added}")
-    return vocabulary, counts
-
-
-def unknown_among(counts: Counts, vocabulary: Vocabulary) -> int:
-    """How many of the counted tokens are ``<unk>``."""
-    return int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
+    found = {"tokens_counted": total, "tokens_left_out": unknown}
+    if base:
+        covers = [f"{1 - one['tokens_left_out'] / max(one['tokens_counted'], 1):.1%}" for one in (found, before) if one]
+        old = f", and {covers[1]} of the old ones" if before else ""
+        source = public(str(of.base))
+        screen.say(f"vocabulary: the {len(base):,} ids of {source} cover {covers[0]} of the tokens{old}")
+    return vocabulary, found
 
 
 @dataclass(frozen=True)
@@ -223,8 +218,8 @@ def encode_all(
     """Write shards of about ``shards.rows`` rows, and their index; returns what ``write_index`` does, and for each
     split its number of unknown tokens, and its number of rows by length before truncation.
 
-    Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that
-    leak are left out, and returned as the split ``LEAKS``, the first one as the length.
+    Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that leak are left out, and returned
+    as the split ``LEAKS``.
     """
     rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
@@ -232,7 +227,7 @@ def encode_all(
     basis = [decided.hash, vocabulary.hash, list(buckets.values()), first]
     basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    lengths, unknown = {name: Counter[int]() for name in (*ALL_SPLITS, LEAKS)}, Counter[str]()
+    lengths, unknown = {name: Counter[int]() for name in NUMBERS}, Counter[str]()
     for _, found in workers.map(
         partial(encode_part, decided, root, key, config.text, hashes), range(decided.parts), what="lookup"
     ):
@@ -311,11 +306,9 @@ def encode_part(
     tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
     unknown = arrays.segment_sums(ids.values.to_numpy() == UNK, ids.offsets.to_numpy()) * (tokens > 0)
     found = dict[str, tuple[Counter[int], int]]()
-    for name in ALL_SPLITS:
-        inside = split == split_number(name)
+    for name, number in NUMBERS.items():
+        inside = split == number
         found[name] = Counter(tokens[inside].tolist()), int(unknown[inside].sum())
-    if (leaks := split == LEAKED).any():
-        found[LEAKS] = Counter({int(table["row"].to_numpy()[leaks].min()): int(leaks.sum())}), 0
     return found
 
 

@@ -2,9 +2,8 @@
 """Divides rows into splits and folds; equal texts, or rows of one group, stay together.
 
 ``assign`` divides single texts label by label and meets each share exactly. Groups are never divided, so their shares
-are approximate: ``assign_groups`` starts from the same assignment, then moves or exchanges groups while this brings the
-row counts, per label and in total, nearer to the shares. For folds, large groups come first, each into the fold that
-keeps those counts most equal (as in scikit-learn's ``StratifiedGroupKFold``); single rows then fill the gaps.
+are approximate: ``packed`` takes large groups first, each into the split or fold where the row counts, per label and in
+total, come nearest to those wanted (as in scikit-learn's ``StratifiedGroupKFold``); single rows then fill the gaps.
 
 Rows come in the order of their numbers; a group takes the label of its first row. Arithmetic is on integers and groups
 are ordered by hash, so the result depends only on the set of rows and the seed.
@@ -12,7 +11,6 @@ are ordered by hash, so the result depends only on the set of rows and the seed.
 
 from __future__ import annotations
 
-import itertools
 from bisect import bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -28,13 +26,8 @@ if TYPE_CHECKING:
 
 FEWEST_TO_CUT = 3
 """A label with at least this many rows has at least one in validation and in test."""
-MOVABLE = 16384
-"""Groups that may move after the first packing: enough to correct its rounding, and few enough for a short run time."""
-MAX_STEPS = 2000
-"""Most moves in one packing."""
-CANDIDATES = 48
-"""Groups of each split that are tried against each other for an exchange."""
-NEVER = np.iinfo(np.int64).max
+ONE_BY_ONE = 16384
+"""Most groups of several rows that are packed one by one, which takes about 10 µs each."""
 
 
 def assign(key: np.ndarray, label: np.ndarray, share: np.ndarray, *, seed: int) -> np.ndarray:
@@ -110,16 +103,18 @@ def assign_groups(component: np.ndarray, label: np.ndarray, *, seed: int, valida
     """int8 ``[rows]``: 0 train, 1 validation, 2 test; rows of one ``component`` go to one split.
 
     ``validation`` and ``test`` are fractions of the rows of each label, met approximately. A group that holds all rows
-    of a label stays in training. A split stays empty if every group would miss its share by more.
+    of a label stays in training.
     """
-    _, row, group = np.unique(component, return_index=True, return_inverse=True)
-    share = wanted(np.bincount(label[row][group]), validation, test)
-    first = assign(component, label, share, seed=seed)
-    packing = Packing(label_counts(group, label), first[row], validation, test)
-    for _ in range(MAX_STEPS):
-        if not (packing.move() or packing.exchange()):
-            break
-    return packing.split[group]
+    hashes, first, group = np.unique(component, return_index=True, return_inverse=True)
+    counts = label_counts(group, label)
+    labels = counts[:, :-1]
+    bound = labels @ ((labels > 0).sum(axis=0) == 1) > 0
+    splits = np.flatnonzero([1, validation, test])
+    above = -wanted(labels.sum(axis=0), validation, test)[splits]
+    above[TRAIN_NUMBER] += counts[bound].sum(axis=0)
+    free, chosen = np.flatnonzero(~bound), np.full(len(hashes), TRAIN_NUMBER, np.int8)
+    chosen[free] = splits[packed(counts[free], label[first[free]], keyed_hash(seed, "split", hashes[free]), above)]
+    return chosen[group]
 
 
 def wanted(totals: np.ndarray, validation: float, test: float) -> np.ndarray:
@@ -146,106 +141,51 @@ def apportioned(counts: np.ndarray, validation: float, test: float) -> np.ndarra
     return np.diff(np.stack([0 * ends, taken - of_test, of_test], axis=1), axis=0, prepend=0)
 
 
-class Packing:
-    """The split of each group, and the splits' distances from their shares; minimises the sum of squares.
-
-    Only the first ``MOVABLE`` groups may move; they are ordered by hash, so they are a random sample.
-    """
-
-    def __init__(self, counts: Any, split: np.ndarray, validation: float, test: float) -> None:
-        """``counts`` are ``label_counts``, ``split`` is int8 ``[groups]``."""
-        labels = counts[:, :-1]
-        of_one_group = (labels > 0).sum(axis=0) == 1
-        bound = labels @ of_one_group.astype(np.int64) > 0
-        self.split = np.where(bound, TRAIN_NUMBER, split).astype(np.int8)
-        there = np.stack([counts[self.split == place].sum(axis=0) for place in range(len(SPLITS))])
-        self.off = there - wanted(labels.sum(axis=0), validation, test)
-        """int64 ``[splits, labels + 1]``: rows above each share."""
-        self.counts, self.bound = counts[:MOVABLE], bound[:MOVABLE]
-        self.squares = self.counts.multiply(self.counts).sum(axis=1)
-        shares = {TRAIN_NUMBER: 1.0, VALIDATION_NUMBER: validation, TEST_NUMBER: test}
-        self.active = [place for place, share in shares.items() if share]
-
-    def gain(self, source: int, target: int) -> np.ndarray:
-        """int64 ``[movable]``: half of what moving each group would add to the sum of squares of ``off``."""
-        change = self.squares + self.counts @ (self.off[target] - self.off[source])
-        return np.where((self.split[:MOVABLE] == source) & ~self.bound, change, NEVER)
-
-    def move(self) -> bool:
-        """Move the group that helps most; False if none does."""
-        found = [(0, 0, 0)]
-        for source, target in itertools.permutations(self.active, 2):
-            gain = self.gain(source, target)
-            found.append((int(gain.min()), int(gain.argmin()), target))
-        best, group, target = min(found)
-        if best < 0:
-            self.put(group, target)
-        return best < 0
-
-    def exchange(self) -> bool:
-        """Exchange the two groups of different splits that help most of those tried; False if none do."""
-        found = [(0, 0, 0, 0, 0)]
-        for source, target in itertools.combinations(self.active, 2):
-            ours, theirs = self.candidates(source, target), self.candidates(target, source)
-            if len(ours) and len(theirs):
-                change = self.counts[theirs].toarray()[None, :, :] - self.counts[ours].toarray()[:, None, :]
-                gain = (change * (change + self.off[source] - self.off[target])).sum(axis=2)
-                one, other = divmod(int(gain.argmin()), len(theirs))
-                found.append((int(gain.min()), int(ours[one]), int(theirs[other]), source, target))
-        best, one, other, source, target = min(found)
-        if best < 0:
-            self.put(one, target)
-            self.put(other, source)
-        return best < 0
-
-    def candidates(self, source: int, target: int) -> np.ndarray:
-        """int64: the groups of ``source`` that add least to the sum of squares in ``target``."""
-        gain = self.gain(source, target)
-        order = np.argsort(gain, kind="stable")[:CANDIDATES]
-        return order[gain[order] < NEVER]
-
-    def put(self, group: int, target: int) -> None:
-        counts = self.counts[[group]].toarray()[0]
-        self.off[self.split[group]] -= counts
-        self.off[target] += counts
-        self.split[group] = target
-
-
 def assign_folds(together: np.ndarray, label: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
     """int16 ``[rows]``: the fold of each row; rows that are equal in ``together`` have the same."""
-    hashes, first, group, sizes = np.unique(together, return_index=True, return_inverse=True, return_counts=True)
-    priority = keyed_hash(seed, "fold", hashes)
+    hashes, first, group = np.unique(together, return_index=True, return_inverse=True)
+    counts = label_counts(group, label)
+    above = np.zeros((folds, counts.shape[1]), np.int64)
+    return packed(counts, label[first], keyed_hash(seed, "fold", hashes), above)[group].astype(np.int16)
+
+
+def packed(counts: Any, label: np.ndarray, priority: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """int64 ``[groups]``: the bin of each group, so that all bins have about as many rows more than they should.
+
+    ``counts`` are ``label_counts``, ``label`` is each group's own. ``above``, int64 ``[bins, labels + 1]``, is the rows
+    of each bin above those that it should have, and is changed.
+    """
+    sizes = counts[:, [-1]].toarray()[:, 0]
     by_size = np.lexsort((priority, -sizes))
-    large = by_size[: min(MOVABLE, int((sizes > 1).sum()))]
-    counts = np.zeros((folds, int(label.max()) + 2), np.int64)  # the last column counts all rows
-    chosen = np.zeros(len(hashes), np.int16)
-    # into the fold where it adds least to the sum of squares of the counts, which is smallest when they are equal
-    for one, own in zip(large, label_counts(group, label)[large].toarray(), strict=True):
-        chosen[one] = np.argmin((own * (2 * counts + own)).sum(axis=1))
-        counts[chosen[one]] += own
+    large = by_size[: min(ONE_BY_ONE, int((sizes > 1).sum()))]
+    chosen = np.zeros(len(sizes), np.int64)
+    # into the bin where it adds least to the sum of squares, which is smallest when all are equal
+    for one, own in zip(large, counts[large].toarray(), strict=True):
+        chosen[one] = np.argmin((own * (2 * above + own)).sum(axis=1))
+        above[chosen[one]] += own
     rest = np.setdiff1d(by_size, large)
-    for places in by_label(label[first[rest]], priority[rest]):
+    for places in by_label(label[rest], priority[rest]):
         members = rest[places]
-        value = label[first[members[0]]]
-        shares = filled(counts[:, value], int(sizes[members].sum()), counts[:, -1])
-        # by the position of the first row, since groups beyond MOVABLE have several
+        value = label[members[0]]
+        shares = filled(above[:, value], int(sizes[members].sum()), above[:, -1])
+        # by the position of the first row, since groups beyond ONE_BY_ONE have several
         before = np.cumsum(sizes[members]) - sizes[members]
-        chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), folds - 1)
-        got = np.bincount(chosen[members], weights=sizes[members], minlength=folds).astype(np.int64)
-        counts[:, value] += got
-        counts[:, -1] += got
-    return chosen[group]
+        chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), len(above) - 1)
+        got = np.bincount(chosen[members], weights=sizes[members], minlength=len(above)).astype(np.int64)
+        above[:, value] += got
+        above[:, -1] += got
+    return chosen
 
 
 def filled(there: np.ndarray, more: int, total: np.ndarray) -> np.ndarray:
-    """int64 ``[folds]``: how many of ``more`` rows each fold gets so that the counts ``there`` become equal.
+    """int64 ``[bins]``: how many of ``more`` rows each bin gets so that the counts ``there`` become equal.
 
-    The remainder goes to the folds with the fewest rows in ``total``.
+    The remainder goes to the bins with the fewest rows in ``total``.
     """
     levels = range(int(there.min()), int(there.max()) + more + 1)
     level = levels[bisect_right(levels, more, key=lambda height: np.maximum(height - there, 0).sum()) - 1]
     shares = np.maximum(level - there, 0)
-    open_folds = np.flatnonzero(there <= level)
-    order = open_folds[np.argsort((total + shares)[open_folds], kind="stable")]
+    open_bins = np.flatnonzero(there <= level)
+    order = open_bins[np.argsort((total + shares)[open_bins], kind="stable")]
     shares[order[: more - int(shares.sum())]] += 1
     return shares

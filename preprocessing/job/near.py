@@ -26,7 +26,7 @@ from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import NEAR_DUPLICATES
 from preprocessing.job import engine, parts
-from preprocessing.job.decisions import DROPPED, NOWHERE, Decided
+from preprocessing.job.decisions import DROPPED, Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import type_hashes
 
@@ -160,10 +160,10 @@ def similarity(*texts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return both / (total - both)
 
 
-def leave_out(decided: Decided, found: dict[str, Any], policy: str, workers: Workers, screen: Screen) -> Decided:
+def leave_out(decided: Decided, found: dict[str, Any], workers: Workers, screen: Screen) -> Decided:
     """The decisions without the rows that nearly repeat a measured one. They are listed in a file of the dataset.
 
-    ``found`` is that of ``pipeline.decided``, in which the rows become dropped or refused ones, as ``policy`` says.
+    They become dropped ones in ``found``, that of ``pipeline.decided``.
     """
     folder, rows = decided.work / "near", decided.labelled + decided.unlabelled
     ranges = -(-rows * BANDS // RANGE_BANDS)
@@ -172,7 +172,7 @@ def leave_out(decided: Decided, found: dict[str, Any], policy: str, workers: Wor
         tasks = (shared(folder / f"{number:06d}-{table.__name__}.json", number=number) for number in range(of))
         with engine.shown("near-duplicates", rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
-    count, first, labels = 0, NOWHERE, found["labels"][TRAIN_NUMBER]
+    count, labels = 0, found["labels"][TRAIN_NUMBER]
     listed, columns = decided.work.parent / NEAR_DUPLICATES, ("row", "other", "similarity")
     with atomic.replacing(listed) as temporary, open(temporary, "w") as file:
         file.write(",".join(columns) + "\n")
@@ -184,11 +184,7 @@ def leave_out(decided: Decided, found: dict[str, Any], policy: str, workers: Wor
             found["unlabelled"] -= len(place) - len(of_train)
             split[place] = DROPPED
             arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
-            count, first = count + len(place), its["row"].min(initial=first)
+            count += len(place)
             np.savetxt(file, np.column_stack([its[name] for name in columns]), "%d,%d,%.4f")
-    if policy == "error":
-        what = f"it nearly repeats a row of validation or test ({listed} says which)"
-        found["found"]["refused"]["near_duplicates", what] = count, first
-    else:
-        found["found"]["dropped"]["near_duplicates"] = count
+    found["found"]["dropped"]["near_duplicates"] = count
     return replace(decided, hash=decided.hash + atomic.sha256_file(listed))

@@ -67,7 +67,7 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     target = Path(config.output)
     if addresses.is_remote(config.output):
         name = hashlib.sha256(config.output.encode()).hexdigest()[:32]
-        target = Path(config.staging or remote.cache_folder() / "building" / name)
+        target = remote.cache_folder() / "building" / name
     if target.is_symlink() or target.name in ("", ".."):
         target = target.resolve()
     with naming(target):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -36,7 +35,7 @@ from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 3
+VERSION = 4
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
@@ -102,7 +101,6 @@ class TokenizedPart(engine.Part[Summary]):
             "num_tokens": np.diff(tokens.offsets),
             # equal exactly where the tokens are, up to one chance in 2**64 for each pair of texts
             "text_hash": arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets),
-            "exact_hash": exact_hashes(piece.texts),
             "group": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
             **piece.times,
         }
@@ -234,10 +232,3 @@ def type_hashes(types: pa.Array) -> np.ndarray:
     texts = types.cast(pa.large_binary()).to_pylist()
     content = np.frombuffer(b"".join(texts), np.uint8).astype(np.uint64) + np.uint64(1)
     return arrays.segment_hashes(content, np.cumsum([0, *map(len, texts)]))
-
-
-def exact_hashes(texts: pa.Array) -> np.ndarray:
-    """uint64 per text: its length and CRC; tells apart texts whose tokens are the same."""
-    return np.array(
-        [len(text) << 32 | zlib.crc32(text) for text in texts.cast(pa.large_binary()).to_pylist()], np.uint64
-    )

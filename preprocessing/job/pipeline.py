@@ -54,8 +54,8 @@ from preprocessing.dataset.shards import (
 )
 from preprocessing.job import near, output, parts
 from preprocessing.job.append import CUT, Before
-from preprocessing.job.decisions import Decided, Ranges, check_splits, refuse, summed
-from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base, unknown_among
+from preprocessing.job.decisions import Decided, Ranges, check_splits, summed
+from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
@@ -148,9 +148,9 @@ def make(
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
-    vocabulary, counts = frozen(words, config, base, screen, others.get("vocabulary"))
+    vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
-    report = found["found"]
+    report = found["found"] | {"vocabulary": in_vocabulary}
     if not before:
         for line in (
             *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
@@ -160,9 +160,8 @@ def make(
             screen.say(line)
     splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
-        leave_out(leaks, report, config, plans)
-    counted = int(counts.counts.sum())
-    report["vocabulary"] = {"tokens_counted": counted, "tokens_left_out": unknown_among(counts, vocabulary)}
+        report["leaks"] += leaks.total()
+        report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     origin = provenance(recorded, plans) | on_base | {CUT: found["fractions"]}
@@ -186,15 +185,6 @@ def make(
     return manifest
 
 
-def leave_out(leaks: Counter[int], report: dict[str, Any], config: PreprocessConfig, plans: list[Plan]) -> None:
-    """Count rows that equal one of another split of the old dataset; raise ``DataError`` if the policy says so."""
-    what = "another split of the dataset holds a row that is read alike"
-    if config.quality.leaks == "error":
-        refuse({("leaks", what): (leaks.total(), min(leaks))}, partial(locate, plans))
-    report["leaks"] += leaks.total()
-    report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
-
-
 def decided(
     config: PreprocessConfig,
     work: Path,
@@ -208,7 +198,7 @@ def decided(
     """The decisions on all rows, and what was found: that of ``Ranges.settle`` of all ranges together; ``fractions`` of
     the rows that the seed is to put into validation and test.
 
-    Raises ``DataError`` for the first row that a policy refuses, and for an unusable split.
+    Raises ``DataError`` for an unusable split.
     """
     check_files(plans, tasks, summaries)
     rows = sum(summary.rows for summary in summaries)
@@ -231,13 +221,11 @@ def decided(
             )
     shares = apportioned(np.stack(before["pool"]), **fractions)
     found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
-    report = found["found"]
     hashes = crew.ordered(ranges.gather, range(len(tasks)), what="gather")
     digest = hashlib.sha256("".join([*(task.key for task in tasks), *hashes]).encode()).hexdigest()
     written = Decided(work, len(tasks), labelled, rows - labelled, digest)
-    if (policy := config.quality.near_duplicates) != "keep":
-        written = near.leave_out(written, found, policy, crew, screen)
-    refuse(report.pop("refused"), partial(locate, plans))
+    if config.quality.near_duplicates == "drop":
+        written = near.leave_out(written, found, crew, screen)
     if not config.append:
         check_splits(found["labels"], named, rows, classes.names, config.splits)
     return written, found | {"fractions": fractions}
@@ -250,18 +238,6 @@ def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[S
         if plan.file.split not in left:
             why = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
             raise DataError(f"{plan.file.name}: no row is left: {why}; change these keys, or name another file")
-
-
-def locate(plans: list[Plan], row: int) -> str:
-    """``FILE: row N`` for a row's number in the source; for a folder, the text file."""
-    for plan in plans:
-        inside = row - plan.before
-        if inside <= plan.rows:
-            for part in plan.parts:
-                if part.texts and inside < part.cut.first_row + part.cut.rows:
-                    return part.texts[inside - part.cut.first_row][0]
-            return f"{plan.file.name}: row {inside}"
-    raise AssertionError(f"row {row} lies beyond the source")
 
 
 def statistics(

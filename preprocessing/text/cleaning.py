@@ -12,8 +12,8 @@ letter, by ``/`` and a letter, by ``!`` or by ``?``. So ``a < b`` and ``x<3`` ar
 - ``<script>`` and ``<style>`` disappear with their contents; without a closing tag only the opening tag disappears.
 - Entities are decoded after the tags are gone, by the rules of :func:`html.unescape`: ``&lt;b&gt;`` is text, ``<b>``.
 
-NFC and NFKC: Python sorts the accents of one letter by combining class in quadratic time. Long runs are therefore
-sorted first (Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
+NFC and NFKC: Python sorts the accents of one letter by combining class in quadratic time. In a text with long runs they
+are therefore sorted first (Unicode Standard Annex 15, "Canonical Ordering Algorithm"); the result is the same.
 """
 
 from __future__ import annotations
@@ -143,10 +143,8 @@ def scan(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
     return inside[np.repeat(~hard, lengths)], np.concatenate([begins[~simple], opens[hard]])
 
 
-LONG = 64
-"""A run of at least this many characters is sorted here."""
-_RUN = re.compile(rf"[^\w\s\x00-\x7f]{{{LONG},}}")
-"""Long runs of accents, and of other characters that sorting does not move."""
+_LONG_RUN = re.compile(r"[^\w\s\x00-\x7f]{64}")
+"""Many accents, or other signs."""
 _ACCENT = re.compile("[\u0300-\u036f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -174,13 +172,11 @@ def _normal(form: Any, text: str) -> str:
         return text
     if "K" in form:  # half-width voicing marks: the only letters that become accents
         text = text.replace("\uff9e", "\u3099").replace("\uff9f", "\u309a")
-    return unicodedata.normalize(form, _RUN.sub(lambda run: _in_order(form.replace("C", "D"), run[0]), text))
-
-
-def _in_order(form: Any, run: str) -> str:
-    apart = (mark for sign in run for mark in unicodedata.normalize(form, sign))
-    groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
-    return "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
+    if _LONG_RUN.search(text):
+        apart = (mark for sign in text for mark in unicodedata.normalize(form.replace("C", "D"), sign))
+        groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
+        text = "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
+    return unicodedata.normalize(form, text)
 
 
 def decode(data: bytes) -> str:

@@ -4,26 +4,25 @@
 The steps: HTML → normal form → lower case → words → stop words → lemmas → subwords → vocabulary.
 
 Explanations and reports need the position of each token in its text (:func:`spans_of`). The pipeline processes
-thousands of texts at once and keeps no positions. So each chunk of a text between two spaces is tokenized alone, and
-its tokens are searched in it. Together they are the tokens of the text, except where a tokenizer looks at neighbouring
-chunks, as NLTK's does at quotes; there the two lists are aligned.
+thousands of texts at once and keeps no positions. So each word of a text, and what stands between two words, is
+tokenized alone, and its tokens get its position. Together they are the tokens of the text, except where a tokenizer
+looks further, as NLTK's does at quotes and hyphens; there the two lists are aligned.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
 
-from preprocessing.text.cleaning import LONG, normalized, visible
+from preprocessing.text.cleaning import visible
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Texts, Tokenizer
-from preprocessing.text.vocabulary import INSIDE, RESERVED, UNK, Vocabulary
+from preprocessing.text.vocabulary import RESERVED, UNK, Vocabulary
+from preprocessing.text.words import places_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +91,8 @@ Span = tuple[int, int]
 """Start and end (exclusive) of a token in its text, in code points."""
 TokensOf = Callable[[list[str]], list[list[str]]]
 """The tokens of each of some texts."""
-_CHUNK = re.compile(r"\S+")
-_ENTITY = re.compile(r"&#?\w{1,32};")
 _LOOK_AHEAD = 24
-"""Most tokens by which two lists may be shifted and still be aligned."""
+"""Two lists are aligned if one has at most so many tokens more than twice the other's."""
 
 
 def spans_of(
@@ -105,59 +102,13 @@ def spans_of(
     not found.
 
     If the text is not truncated, ``first`` holds all tokens. ``tokens_of`` tokenizes as the pipeline with ``spec``
-    does. Tokens that are not found in their chunk get its whole span.
+    does. The tokens of one word (its pieces, NLTK's do and n't) get the span of the word.
     """
-    segments = visible(text) if spec.html else [(0, len(text))]
-    chunks = [match.span() for start, end in segments for match in _CHUNK.finditer(text, start, end)]
-    found, known = tokens_of([text[start:end] for start, end in chunks]), {*first, *last}
+    places = [*places_of(text, visible(text) if spec.html else [(0, len(text))])]
+    found, known = tokens_of([text[start:end] for start, end in places]), {*first, *last}
     words = [token if token in known else RESERVED[UNK] for own in found for token in own]
-    spans = [span for chunk, own in zip(chunks, found, strict=True) for span in _inside(text, chunk, own, spec)]
+    spans = [place for place, own in zip(places, found, strict=True) for _ in own]
     return _beside(first, words, spans) + _beside(last[::-1], words[::-1], spans[::-1])[::-1]
-
-
-def _inside(text: str, chunk: Span, tokens: list[str], spec: TextSpec) -> list[Span]:
-    """The span of each token in its chunk; the whole chunk for each if one is not found."""
-    start, end = chunk
-    written, whole = text[start:end], chunk
-    if spec.html and "&" in written:
-        written = _ENTITY.sub(lambda entity: " " * len(entity[0]), written)
-    else:
-        kept = [place for place in range(start, end) if _is_kept(text[place])]
-        whole = (kept[0], kept[-1] + 1) if kept else chunk  # without punctuation around it
-        if len(tokens) == 1:  # perhaps a lemma
-            return [whole]
-    position, result = 0, []
-    folded, places = _folded(written, spec)
-    for token in tokens:
-        piece = token.removeprefix(INSIDE if spec.subwords != "none" else "").lower()
-        position = folded.find(piece, position)
-        if position < 0:
-            return [whole] * len(tokens)
-        position += len(piece)
-        result.append((start + places[position - len(piece)][0], start + places[position - 1][1]))
-    return result
-
-
-def _folded(written: str, spec: TextSpec) -> tuple[str, list[Span]]:
-    """A text as tokens are spelt, in lower case, and for each of its characters the span that it comes from."""
-
-    def fold(part: str) -> str:
-        return normalized(part, spec).lower()
-
-    folded, places, start = "", list[Span](), 0
-    for end in range(1, len(written) + 1):
-        here, more = fold(written[start:end]), written[end : end + 1]
-        joins = more and (not (alone := fold(more)) or fold(written[start : end + 1]) != here + alone)
-        if not joins or end - start == LONG:
-            folded += here
-            places += [(start, end)] * len(here)
-            start = end
-    return folded, places
-
-
-def _is_kept(character: str) -> bool:
-    """Whether a token may begin or end with it."""
-    return unicodedata.category(character).startswith(("L", "M", "N", "So")) or character in "!?#\uff01\uff1f"
 
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:
@@ -165,7 +116,7 @@ def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list
     if list(tokens) == others[: len(tokens)]:
         return [*spans[: len(tokens)]]
     result: list[Span | None] = [None] * len(tokens)
-    others = others[: len(tokens) + _LOOK_AHEAD]
+    others = others[: 2 * len(tokens) + _LOOK_AHEAD]
     for kind, start, end, other, other_end in SequenceMatcher(None, tokens, others, autojunk=False).get_opcodes():
         between = spans[other:other_end]
         if kind == "equal":

@@ -2,8 +2,8 @@
 """The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
 :func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify` checks,
-perhaps on another machine, that a pipeline still gives the same tokens. Only the command :func:`fetch` downloads:
-compute nodes have no internet, and a silent fallback would change results.
+perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes have no
+internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ import hashlib
 import importlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from io import StringIO
 from typing import Any, Literal
 
-from preprocessing.base.atomic import told
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc, normalized
@@ -29,7 +26,6 @@ NLTK_LANGUAGES = {
     "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
     "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
 }  # fmt: skip
-FETCHED = ("stopwords", "wordnet", "punkt_tab")
 MOST_BYTES = 16 << 20
 """Largest file of stop words."""
 NEGATIONS = {
@@ -142,25 +138,16 @@ def simplemma(language: str) -> Callable[[str], str]:
     return lambda token: lemmatizer.lemmatize(token, lang=language)
 
 
-SUFFIXES = {
-    "noun": [
-        ("s", ""), ("ses", "s"), ("ves", "f"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"),
-        ("men", "man"), ("ies", "y"),
-    ],
-    "verb": [
-        ("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", ""),
-    ],
-    "adj": [("er", ""), ("est", ""), ("er", "e"), ("est", "e")],
-    "adv": [],
-}  # fmt: skip
-WORDNET_FILES = [*(f"index.{part}" for part in SUFFIXES), *(f"{part}.exc" for part in SUFFIXES)]
+PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
+"""Name in WordNet's files -> NLTK's."""
+WORDNET_FILES = [*(f"index.{part}" for part in PARTS_OF_SPEECH), *(f"{part}.exc" for part in PARTS_OF_SPEECH)]
 
 
 class WordNet:
     """The rules of ``nltk.stem.WordNetLemmatizer`` over NLTK's ``corpora/wordnet``.
 
     They are Morphy's: exception lists, then suffix rules, then the shortest form that WordNet lists. The files are read
-    without NLTK's lazy loader, which is slow and has no lock.
+    without NLTK's reader, which takes five seconds and 130 MB in each process, and has no lock.
     """
 
     def __init__(self, pos: Literal["noun", "first"]) -> None:
@@ -169,21 +156,25 @@ class WordNet:
         ``pos``: "noun" treats every token as a noun, "first" takes the first of noun, verb, adjective and adverb whose
         lemma differs from the token.
         """
+        from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
         folder = find_folder("corpora/wordnet", "wordnet")
-        self._known: dict[str, set[str]] = {}
-        self._exceptions: dict[str, dict[str, list[str]]] = {}
-        for part in ["noun"] if pos == "noun" else SUFFIXES:
+        self._parts: list[tuple[set[str], dict[str, list[str]], list[tuple[str, str]]]] = []
+        """Of each part of speech: its words, its exceptions, and its suffixes with what takes their place."""
+        for part in ["noun"] if pos == "noun" else PARTS_OF_SPEECH:
             lines = read_file(folder, f"index.{part}").decode().split("\n")
-            self._known[part] = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
+            known = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
             rows = (line.split() for line in read_file(folder, f"{part}.exc").decode().split("\n"))
-            self._exceptions[part] = {row[0]: row[1:] for row in rows if row}
+            exceptions = {row[0]: row[1:] for row in rows if row}
+            suffixes = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS[PARTS_OF_SPEECH[part]]
+            self._parts.append((known, exceptions, suffixes))
 
     def __call__(self, token: str) -> str:
         """The lemma of ``token``, or ``token`` itself when WordNet does not know it."""
-        for part, known in self._known.items():
-            forms = self._exceptions[part].get(token)
+        for known, exceptions, suffixes in self._parts:
+            forms = exceptions.get(token)
             if forms is None:
-                forms = [token[: -len(old)] + new for old, new in SUFFIXES[part] if token.endswith(old)]
+                forms = [token[: -len(old)] + new for old, new in suffixes if token.endswith(old)]
             lemma = min((form for form in (token, *forms) if form in known), key=len, default=token)
             if lemma != token:
                 return lemma
@@ -212,7 +203,7 @@ def find_folder(resource: str, package: str) -> Any:
     looked = ", ".join(nltk.data.path)
     raise DataError(
         f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "
-        f"`padless fetch-nltk`, or set NLTK_DATA to the folder that holds it"
+        f"`python -m nltk.downloader {package}`, or set NLTK_DATA to the folder that holds it"
     )
 
 
@@ -234,29 +225,3 @@ def fingerprint(folder: Any, names: list[str]) -> str:
         digest.update(f"{name} {len(data)}\n".encode())
         digest.update(data)
     return f"sha256:{digest.hexdigest()}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """Download NLTK's stop words, WordNet and sentence models; nothing else ever downloads."""
-
-    dir: str | None = None
-    """Where to put it; set NLTK_DATA to it afterwards. null: NLTK's own choice."""
-    index: str | None = None
-    """URL of the index.xml of a mirror."""
-
-
-def fetch(config: FetchConfig) -> None:
-    """``padless fetch-nltk``. Raises ``UserError`` when a download fails."""
-    from nltk.downloader import Downloader
-
-    downloader, ignored = Downloader(server_index_url=config.index), StringIO()
-    for resource in FETCHED:
-        try:
-            downloader.download(resource, config.dir, quiet=True, raise_on_error=True, print_error_to=ignored)
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and (refused := told(error)) is not None:
-                raise refused from None
-            why = " ".join(str(error).split())
-            raise UserError(f"fetch-nltk: {resource}: {why}; is {downloader.url} reachable?") from None
-    print(f"fetch-nltk: complete, in {config.dir or downloader.download_dir}")

@@ -70,9 +70,6 @@ class VocabularyConfig:
     base: str | None = None
     """Run, bundle or dataset whose vocabulary is used with the same ids, so that its weights can read the new texts;
     the settings under text must be those of the base. null: none."""
-    extend: bool = False
-    """Whether frequent tokens that base lacks get ids after its own, up to max_size; its weights then no longer fit as
-    they are, but init.weights finds their rows."""
 
     def __post_init__(self) -> None:
         """Check sizes, and keys that need or exclude a base."""
@@ -82,17 +79,12 @@ class VocabularyConfig:
         expected = f"at least {least}: {', '.join(RESERVED)} and one token"
         require(self.max_size >= least, "vocabulary.max_size", self.max_size, expected)
         require(self.base != "", "vocabulary.base", self.base, "the directory of a run, bundle or dataset, or null")
-        if self.extend and self.base is None:
-            raise ConfigError("vocabulary.extend: there is nothing to extend; name vocabulary.base")
-        if self.base is not None and not self.extend and self.min_count != "auto":
-            raise ConfigError(
-                "vocabulary.min_count: no token is added to those of vocabulary.base; set vocabulary.extend to true, "
-                "or this to auto"
-            )
+        if self.base is not None and self.min_count != "auto":
+            raise ConfigError("vocabulary.min_count: no token is added to those of vocabulary.base; set this to auto")
 
     def of(self, tokens: int) -> VocabularyConfig:
         """This configuration with ``auto`` resolved for so many training tokens."""
-        return replace(self, min_count=self.least(tokens)) if self.base is None or self.extend else self
+        return replace(self, min_count=self.least(tokens)) if self.base is None else self
 
     def least(self, tokens: int) -> int:
         """``min_count`` for so many training tokens.
@@ -110,7 +102,7 @@ class VocabularyConfig:
         if self.count_unlabelled:
             del content["count_unlabelled"]
         if self.base is None:
-            del content["base"], content["extend"]
+            del content["base"]
         return content
 
 
@@ -121,13 +113,15 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabul
     bounds the number of rows, ``<pad>`` and ``<unk>`` included. The count of ``<unk>`` is the number of occurrences
     left out. A token spelt like a reserved one gets no id of its own. Raises :class:`DataError` when no token is left.
     """
-    table = frequent(counts, min_count, without=pa.array(RESERVED, pa.large_string()))
+    table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
+    reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
+    table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), reserved))
     if not len(table):
         raise DataError(
             f"none of {len(counts.types):,} distinct tokens occurs {min_count} times or more, so the vocabulary "
             "would be empty; lower vocabulary.min_count"
         )
-    table = table.slice(0, max_size - len(RESERVED))
+    table = table.sort_by([("count", "descending"), ("token", "ascending")]).slice(0, max_size - len(RESERVED))
     kept = table["count"].to_numpy()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
     return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
@@ -167,31 +161,6 @@ def in_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
         for piece in vocabulary.pieces(word):
             pieces[piece] += count
     return Counts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
-
-
-def extended(base: Vocabulary, counts: Counts, min_count: int, max_size: int) -> Vocabulary:
-    """A vocabulary with the tokens and ids of ``base``, followed by those that ``freeze`` would add.
-
-    If a token is added, the counts are those of ``counts``, 0 for tokens that do not occur; else it is ``base``.
-    """
-    added = frequent(counts, min_count, without=base.tokens).slice(0, max(0, max_size - len(base)))
-    if not len(added):
-        return base
-    tokens = pa.chunked_array([base.tokens, *added["token"].chunks])
-    vocabulary = Vocabulary(tokens.combine_chunks(), np.zeros(len(tokens), np.int64))
-    np.add.at(vocabulary.counts, vocabulary.lookup(counts.types), counts.counts)
-    return vocabulary
-
-
-def frequent(counts: Counts, min_count: int, without: pa.Array) -> pa.Table:
-    """Columns token and count of what occurs at least ``min_count`` times and is not among ``without``.
-
-    The most frequent come first; ties are broken by the token's UTF-8 bytes.
-    """
-    table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
-    known = pc.is_in(table["token"], value_set=without)
-    table = table.filter(pc.and_not(pc.greater_equal(table["count"], min_count), known))
-    return table.sort_by([("count", "descending"), ("token", "ascending")])
 
 
 @dataclass(frozen=True, eq=False)

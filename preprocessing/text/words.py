@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,6 +77,25 @@ for _class, _characters in (("d", "0123456789"), ("!", "!?\uff01\uff1f"), (".", 
 def classes_of(text: str) -> str:
     """The class of each character, see :class:`_Classes`."""
     return text.translate(_CLASSES)
+
+
+_AS_WRITTEN = {0xFF9E: 0x0301, 0xFF9F: 0x0301} | {
+    point: 0x0301 if after is None else after for point, after in _REPLACED.items()
+}
+"""Half-width voicing marks and invisible joiners, which vanish, as accents; apostrophes as ``'``."""
+_BETWEEN = re.compile(r"\S+")
+
+
+def places_of(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans of tokens in some segments of a text as it is written, and of what stands between them and spaces."""
+    classes = classes_of(text.translate(_AS_WRITTEN))
+    for start, end in segments:
+        position = start
+        for match in _TOKEN.finditer(classes, start, end):
+            yield from (between.span() for between in _BETWEEN.finditer(text, position, match.start()))
+            yield match.span()
+            position = match.end()
+        yield from (between.span() for between in _BETWEEN.finditer(text, position, end))
 
 
 def tokens_of(chunk: str, spec: TextSpec) -> list[str]:

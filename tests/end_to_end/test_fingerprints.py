@@ -249,10 +249,7 @@ FILES |= {
     for key, values in SETTINGS.items()
     for value in values.split()
 }
-FILES |= {
-    f"vocabulary.base{more}": (FILES["csv"][0], f"in.csv --vocabulary.base base{more} --vocabulary.min_count auto")
-    for more in ("", " --vocabulary.extend true")
-}
+FILES["vocabulary.base"] = FILES["csv"][0], "in.csv --vocabulary.base base --vocabulary.min_count auto"
 NEEDS_NLTK = ("tokenizer nltk", "stop_words nltk", "wordnet")
 
 

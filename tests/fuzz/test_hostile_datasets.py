@@ -67,7 +67,7 @@ def write_whole(root: Path) -> None:
     )
     content = read_json(root / MANIFEST)
     content["statistics"] = {
-        "duplicates": {"exact": 0, "normalised": 0, "across_splits": 0},
+        "duplicates": {"normalised": 0, "across_splits": 0},
         "splits": {"train": {"truncated": 1, "empty": 1, "unknown_rate": 0.1}},
     }
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}

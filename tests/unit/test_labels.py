@@ -31,7 +31,7 @@ from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.corpus.rows import READINGS
 from preprocessing.dataset.inspect import Dataset, groups_in_words
-from preprocessing.job import decisions
+from preprocessing.job import decisions, pipeline
 from preprocessing.job.decisions import by_time, decide
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
 from preprocessing.labels import in_order, is_list, typed_values
@@ -232,7 +232,6 @@ def rows_of(text: list[int], label: list[int], named: list[int], group: list[int
         "missing": np.zeros(number, np.uint8),
         "num_tokens": np.full(number, 5),
         "text_hash": np.array(text, np.uint64),
-        "exact_hash": np.arange(number, dtype=np.uint64),
         "group": np.array(group, np.uint64),
     }
     return pd.DataFrame(columns)
@@ -364,12 +363,10 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
         assert {frozenset(home) for home in homes.values()} == {
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
-        refused = command.refused(3, source, tmp_path / "refused", "--quality.contradictions", "error")
         labels = [manifest.rows_by("labels", split) for split in SPLITS]
-        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"], refused))
+        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"]))
     assert found[0] == found[1]
     assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
-    assert "row 101: an equal text has another label (and 9 more); correct" in refused
 
 
 # Folds.
@@ -463,12 +460,15 @@ def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_a_refusal_names_a_row_and_the_job_goes_on_from_there(source: Path, tmp_path: Path, command: Command) -> None:
-    refused = command.refused(3, source, tmp_path / "out", *SPLIT, "--quality.near_duplicates", "error")
-    listed = tmp_path / "out" / "near_duplicates.csv"
-    number = len(rejects(tmp_path / "out"))
-    said = f"row 301: it nearly repeats a row of validation or test ({listed} says which) (and {number - 1} more)"
-    assert refused == f"{source}: {said}; correct the row, or set quality.near_duplicates to keep or drop"
+def test_the_search_goes_on_where_the_job_ended(
+    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: object, **__: object) -> None:
+        raise DataError("ended")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "count_all", ended)
+        assert command.refused(3, source, tmp_path / "out", *DROP) == "ended"
     (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
     command.build(source, tmp_path / "out", *DROP)
     assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err

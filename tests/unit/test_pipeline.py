@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,7 +69,7 @@ def test_the_bytes_do_not_depend_on_workers_or_parts(source: Path, tmp_path: Pat
 def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Command) -> None:
     statistics = command.build(source, tmp_path / "out", "--splits.validation", 0.2).statistics
     assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
-    assert statistics["duplicates"] == {"exact": 5, "normalised": 6, "across_splits": 0}
+    assert statistics["duplicates"] == {"normalised": 6, "across_splits": 0}
     for name, entry in statistics["splits"].items():
         assert entry["unknown"] == sum(row.ids.count(1) for row in stored(tmp_path / "out", name).values())
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
@@ -193,15 +192,3 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
         assert sample["text"].split()[0] in (text.split()[0], "<unk>")
     assert command("inspect", dataset) == 0
     assert "rows read 301, kept 301; left out: none" in command.out
-
-
-def test_fetch_nltk_says_what_failed(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nltk.downloader import Downloader, ErrorMessage
-
-    def pretend(self: Downloader, resource: str, download_dir: str, *_: Any, **__: Any) -> list[Any]:
-        assert download_dir == str(tmp_path)
-        return [ErrorMessage(resource, "no route to host")] if resource == "wordnet" else []
-
-    monkeypatch.setattr(Downloader, "incr_download", pretend)
-    assert command("fetch-nltk", "--dir", tmp_path) == 1
-    assert "fetch-nltk: wordnet: no route to host" in command.sentence
