@@ -329,12 +329,8 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
     rows = [(text, MOODS[at], ["train", "dev"][at % 2]) for at, text in enumerate(SENTENCES)]
     header = ("text", "label", "Split")
     assert found_in(write_csv(tmp_path / "a.csv", rows, header)).files[0].splits.column == "Split"
-    unsafe = {
-        "a value that is no split": [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)],
-        "one label in a split": [(row[0], "bad" if row[2] == "dev" else row[1], row[2]) for row in rows],
-    }
-    for case, its in unsafe.items():
-        assert found_in(write_csv(tmp_path / "b.csv", its, header)).files[0].splits.column is None, case
+    unsafe = [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)]
+    assert found_in(write_csv(tmp_path / "b.csv", unsafe, header)).files[0].splits.column is None
 
 
 def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
