@@ -69,8 +69,8 @@ class Piece:
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
     times: dict[str, np.ndarray] = field(default_factory=dict)
-    """With ``splits.time_column``, float64: ``number``, each row's number, and ``date``, its seconds since 1970; NaN where
-    there is another or none."""
+    """With ``splits.time_column``, float64: ``number``, each row's number, and ``date``, its seconds since 1970; NaN
+    where there is another or none."""
 
 
 def read(part: Part) -> Piece:

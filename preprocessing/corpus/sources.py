@@ -51,8 +51,8 @@ class File:
     splits: SplitConfig
     form: Form | None = None
     """Detected from its first bytes; None before they are read, and for binary formats."""
-    known: Dialect | None = None
-    """The dialect of the training corpus, for a file that is predicted or evaluated."""
+    is_new: bool = False
+    """Whether its delimiter is that of the training corpus, which a file to predict or evaluate need not have."""
 
     @property
     def dialect(self) -> Dialect:
@@ -86,7 +86,8 @@ class File:
         else:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
-            form = form_of(first, self.name, self.source, self.expected, self.known, self.format)
+            fixed = self.source.delimiter is not None and not self.is_new
+            form = form_of(first, self.name, self.source, self.expected, fixed, self.format)
             pieces = itertools.chain([first], pieces)
         return replace(self, form=form), form, form.converted(pieces, self.name)
 
@@ -239,7 +240,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    identity = json.dumps([known, form.encoding, form.returns, file.source.sheet])
+    identity = json.dumps([known, form.encoding, file.source.sheet])
     with ExitStack() as writing:
         sink: Callable[[bytes], object] = digest.update
         if not form.is_plain:
