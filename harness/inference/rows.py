@@ -243,7 +243,7 @@ class Records(list[str]):
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
     """The columns of a file; for JSON lines those in ``schema``."""
     texts = part.file.source.text_columns
-    others = {"txt": texts, "folder": [tables.FILE, *texts], "jsonl": schema.names if schema else []}
+    others = {"txt": texts, "folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
     return list(part.columns) or others.get(part.file.format, [])
 
 

@@ -89,7 +89,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Cut:
-    """A run of whole records: bytes of CSV and JSON lines, rows of Parquet, texts of a folder."""
+    """A run of whole records: bytes of CSV and JSON lines, rows of Parquet."""
 
     start: int
     stop: int
@@ -397,9 +397,11 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
         done += len(piece)
 
 
-def plain(content: bytes, name: str, encoding: str) -> bytes:
-    """A whole text file as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes."""
-    return b"".join(as_utf8([content], encoding_of(content, name) if encoding == AUTO else encoding, name))
+def plain(address: str, encoding: str) -> str:
+    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = b"".join(addresses.stream(address))
+    encoding = encoding_of(content, address) if encoding == AUTO else encoding
+    return b"".join(as_utf8([content], encoding, address)).decode()
 
 
 def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) -> Dialect:

@@ -162,9 +162,7 @@ def check_number(classes: Collection[str], file: File) -> None:
 
 def split_numbers(rows: Rows) -> np.ndarray:
     """int8: the split that the source names for every row, or ``NO_SPLIT``."""
-    part, file = rows.part, rows.part.file
-    if part.texts:
-        return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows.numbers], np.int8)
+    file = rows.part.file
     column, known = file.splits.column, file.spellings
     if column is None or file.is_unlabelled:
         return np.full(len(rows), split_number(file.split), np.int8)

@@ -41,6 +41,7 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.tables import row_in_words
 from preprocessing.dataset.index import INDEX, Totals
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
@@ -254,12 +255,9 @@ def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[S
 def locate(plans: list[Plan], row: int) -> str:
     """``FILE: row N`` for a row's number in the source; for a folder, the text file."""
     for plan in plans:
-        inside = row - plan.before
-        if inside <= plan.rows:
-            for part in plan.parts:
-                if part.texts and inside < part.cut.first_row + part.cut.rows:
-                    return part.texts[inside - part.cut.first_row][0]
-            return f"{plan.file.name}: row {inside}"
+        for part in plan.parts:
+            if row - plan.before < part.cut.first_row + part.cut.rows:
+                return row_in_words(part, row - plan.before)
     raise AssertionError(f"row {row} lies beyond the source")
 
 
