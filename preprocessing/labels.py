@@ -177,11 +177,3 @@ def is_list(names: Collection[str]) -> bool:
     times = Counter(part for cell in cells for part in cell)
     listed = [part for cell in cells if len(cell) > 1 for part in cell]
     return sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed)
-
-
-def alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of class names that differ only by case or spaces."""
-    together: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        together[" ".join(name.split()).casefold()].append(name)
-    return [same for same in together.values() if len(same) > 1]

@@ -283,11 +283,10 @@ def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet
     """The parts of an input, read by the ``given`` options and those ``known`` of the training corpus, with progress
     unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
-    source, dialect = reading_of(given, known)
     if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
         raise DataError(f"{address}: no such file; check --input")
-    files = sources.files(replace(source, path=[address]), SplitConfig(column=None))
-    found = resolved([replace(file, known=dialect) for file in files])
+    files = sources.files(replace(reading_of(given, known), path=[address]), SplitConfig(column=None))
+    found = resolved([replace(file, is_new=given.delimiter is None) for file in files])
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:

@@ -114,7 +114,7 @@ class ScoredPart(engine.Part[Made]):
                 unread += int((unknown_shares(encoded) == 1).sum())
             if layout.kind == "parquet":
                 pq.write_table(pa.concat_tables(held), file)
-        if not part.texts and json.dumps(addresses.identity(part.file.address)) not in part.identity:
+        if part.file.format != "folder" and json.dumps(addresses.identity(part.file.address)) not in part.identity:
             raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
         return Made(part.cut.rows, unread), {self.path.name: atomic.sha256_file(self.path)}
 

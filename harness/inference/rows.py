@@ -51,11 +51,11 @@ def find(names: Sequence[str], kind: str, source: SourceConfig, known: Mapping[s
     ``ConfigError`` for a file of unknown kind.
     """
     given = source.text_column
-    source, dialect = reading_of(source, known)
+    is_new, source = source.delimiter is None, reading_of(source, known)
     columns = [given] if given != AUTO else [one for one in (source.text_column, TEXT) if one != AUTO]
     source, splits = replace(source, text_column=columns[-1]), SplitConfig(column=None)
     files = [
-        File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, known=dialect)
+        File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, is_new=is_new)
         for each in names
         for form, address, name in named(each, kind, source, work)
     ]
@@ -243,7 +243,7 @@ class Records(list[str]):
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
     """The columns of a file; for JSON lines those in ``schema``."""
     texts = part.file.source.text_columns
-    others = {"txt": texts, "folder": [tables.FILE, *texts], "jsonl": schema.names if schema else []}
+    others = {"txt": texts, "folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
     return list(part.columns) or others.get(part.file.format, [])
 
 

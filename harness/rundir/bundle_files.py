@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,8 +34,8 @@ from harness.rundir.json_files import (
     FileName,
     Indexed,
     check_file,
+    read_object,
     read_sealed,
-    read_typed,
     seal_of,
     write_sealed,
 )
@@ -47,7 +47,6 @@ from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import read_bytes, shown
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.records import Dialect, uncompressed
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.labels import AUTO, LabelType, fits
 from preprocessing.text.vocabulary import Vocabulary
@@ -245,24 +244,15 @@ def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
     return read_named(directory / name, info.files[name]["sha256"], EXPORT)
 
 
-TRAINING_KIND = ("padless-training", 1)
+TRAINING_KIND = ("padless-training", 2)
 TRAINING = "training.json"
 """How the training texts were read, and statistics of them: new labelled rows are read in the same way and compared
 with it. It is made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
-DIALECT = ("delimiter", "quote", "escape")
-SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns")
+SAME = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
 READ_WITH = (*SAME, "labels")
 """Options of ``source`` for reading files like the corpus."""
 
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceFacts(SourceConfig):
-    """The options of ``source`` in ``READ_WITH``, and the dialect."""
-
-    dialect: Dialect | None = None
-    """The dialect of its CSV files, configured or detected, if all of them have the same."""
 
 
 @dataclass(frozen=True)
@@ -282,7 +272,8 @@ class TrainingFacts:
     format: str
     format_version: int
     dataset: str
-    source: SourceFacts
+    source: SourceConfig
+    """Those in ``READ_WITH``."""
     splits: dict[str, SplitFacts]
 
 
@@ -290,8 +281,7 @@ def write_training(directory: Path, manifest: Manifest) -> None:
     """Write ``training.json`` into a bundle. Raises ``OSError``."""
     source = manifest.provenance.get("config", {}).get("source", {})
     read_with = {name: source[name] for name in READ_WITH if name in source}
-    if dialect := dialect_of(manifest.provenance):
-        read_with["dialect"] = asdict(dialect)
+    read_with |= found_in(manifest.provenance.get("sources", []))
     head = {"format": TRAINING_KIND[0], "format_version": TRAINING_KIND[1], "dataset": manifest.fingerprint}
     atomic.write_json(directory / TRAINING, head | {"source": read_with, "splits": split_facts(manifest)})
 
@@ -313,38 +303,24 @@ def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
     return splits
 
 
-def dialect_of(provenance: Mapping[str, Any]) -> Dialect | None:
-    """The dialect of the labelled CSV files of a corpus; None without any, or if they differ."""
-    source, found = provenance.get("config", {}).get("source", {}), set()
-    for entry in provenance.get("sources", []):
-        if entry.get("format") == "csv" and entry.get("split") != UNLABELLED:
-            usual = "\t" if uncompressed(entry["name"]).endswith(".tsv") else ","
-            known = {"delimiter": source.get("delimiter") or usual, "quote": source.get("quote", '"')}
-            known |= {"escape": source.get("escape")} | entry.get("read_as", {})
-            found.add(checked({name: known[name] for name in DIALECT}))
-    return found.pop() if len(found) == 1 else None
+def found_in(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The delimiter that was detected in the labelled CSV files of a corpus, if all have the same."""
+    csv = [one for one in entries if one.get("format") == "csv" and one.get("split") != UNLABELLED]
+    found = {one.get("read_as", {}).get("delimiter") for one in csv}
+    return {"delimiter": found.pop()} if len(found) == 1 and None not in found else {}
 
 
-def checked(dialect: Mapping[str, Any]) -> Dialect:
-    """A stored dialect. Raises ``UserError`` unless its values are single characters."""
-    known: Dialect = typed(Dialect, dialect, "the dialect of the corpus", MEND)
-    SourceConfig(**asdict(known))
-    return known
+def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> SourceConfig:
+    """How to read new files: by ``config``, and where it has defaults, like the training corpus.
 
-
-def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> tuple[SourceConfig, Dialect | None]:
-    """How to read new files: by ``config``, and where it has defaults, like the training corpus; and the dialect to try
-    first.
-
-    ``known`` has the options of that corpus (``SourceFacts``). Labels are read unchanged.
+    ``known`` has the options of that corpus. Labels are read unchanged.
     """
     usual = SourceConfig()
     unsaid = {name for name in SAME if getattr(config, name) == getattr(usual, name)}
     taken = {name: known[name] for name in unsaid if known.get(name) is not None}
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
-    as_it_was = known.get("dialect") and unsaid.issuperset(DIALECT)
-    return replace(config, labels=AUTO, **taken), checked(known["dialect"]) if as_it_was else None
+    return replace(config, labels=AUTO, **taken)
 
 
 def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:
@@ -352,6 +328,8 @@ def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:
 
     Raises ``DataError`` for a damaged file.
     """
-    content = read_typed(TrainingFacts, directory / TRAINING) or {}
-    head = tuple(content.get(key) for key in ("format", "format_version", "dataset"))
-    return content if head == (*TRAINING_KIND, fingerprint) else {}
+    content = read_object(directory / TRAINING, MEND) or {}
+    if tuple(content.get(key) for key in ("format", "format_version", "dataset")) != (*TRAINING_KIND, fingerprint):
+        return {}
+    typed(TrainingFacts, content, str(directory / TRAINING), MEND)
+    return content

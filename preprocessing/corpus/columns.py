@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN
 from preprocessing.base.untrusted import listed
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import File
@@ -252,15 +251,13 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
     if file.splits.column != AUTO:
         return file.splits.column
     names = [name for name in seen.columns if name.casefold() in SPLIT_NAMES and name not in taken(seen, *texts, label)]
-    if file.split is not None or file.splits.time_column or len(names) != 1 or label not in seen.values:
+    if file.split is not None or file.splits.time_column or len(names) != 1:
         return None
-    known, classes = file.spellings, dict[str | None, set[str]]()
-    for value, its in zip(seen.values[names[0]], seen.values[label], strict=True):
-        classes.setdefault(known.get(spelling(value)), set()).add(str(its))
-    judged = {TRAIN, *(classes if file.source.missing_label == "error" else ())}  # others may have rows without a label
-    if None in classes or any(len(classes.get(name, ())) < 2 for name in judged):
+    known = file.spellings
+    found = list(dict.fromkeys(known.get(spelling(value), "") for value in seen.values.get(names[0], [""])))
+    if "" in found:
         return None
-    which = f"column {names[0]!r} names each row's split ({', '.join(filter(None, classes))})"
+    which = f"column {names[0]!r} names each row's split ({', '.join(found)})"
     lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits at random instead")
     return names[0]
 

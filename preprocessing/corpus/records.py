@@ -4,15 +4,15 @@ the stream, to cut and count them, and fields of CSV are parsed.
 
 **Form.** Valid UTF-8 is UTF-8. Other files are UTF-16 or UTF-32 if they begin with a byte order mark, else
 Windows-1252, which is Latin-1 with curly quotes. Bytes do not distinguish the other single-byte encodings, so a file
-with many letters beyond ASCII is refused. Lines end at a newline, with or without a carriage return before it; in a
-file without newlines, at carriage returns, as on old Macs. The expected dialect is kept if it works on the first
-records. Otherwise (records have one field, or different numbers of fields) other delimiters are tried.
+with many letters beyond ASCII is refused. Lines end at a newline, with or without a carriage return before it. The
+expected dialect is kept if it works on the first records. Otherwise (records have one field, or different numbers of
+fields) other delimiters are tried.
 
 **Records.** A newline inside quotes does not end a record. In ordinary files, a newline ends a record exactly if an
 even number of quotes comes before it. This holds if every opening quote is at the start of a field and every closing
 one at the end; other blocks, and files with an escape character, are read by Python's csv module.
 
-An array of JSON is read value by value, and becomes JSON lines.
+A list of JSON is read at once, and becomes JSON lines.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from preprocessing.base.untrusted import one_line
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses
 from preprocessing.labels import AUTO
+from preprocessing.text.cleaning import encode
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 NEWLINE, RETURN = 10, 13
@@ -48,13 +49,7 @@ MAX_COLUMNS = 1 << 14
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
 """Replace characters that the csv module refuses; Latin-1 decodes no byte to them."""
-PLAIN = r'\s*"[^"\\]*"\s*:\s*("[^"\\]*"|[-+.\w]+)\s*'
-LIST = re.compile(rf'(\{{({PLAIN},)*\s*"[^"\\]*"\s*:\s*)?\[(?=\s*(\{{|\Z))')
-"""The beginning of a list of objects, which may be the one list of an object, among plain values."""
-AFTER = re.compile(rf"(,{PLAIN})*\}}")
-"""The end of such an object."""
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
-SPACE = re.compile(r"[ \t\r\n]*")
 Item = TypeVar("Item")
 SUFFIXES = {
     ".csv": "csv",
@@ -94,7 +89,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Cut:
-    """A run of whole records: bytes of CSV and JSON lines, rows of Parquet, texts of a folder."""
+    """A run of whole records: bytes of CSV and JSON lines, rows of Parquet."""
 
     start: int
     stop: int
@@ -241,38 +236,40 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
         ) from None
 
 
-def json_lines(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The elements of a ``LIST`` of JSON, a line for each. Raises ``DataError`` for what is no JSON."""
-    more = (piece.decode("latin-1") for piece in pieces)  # so damaged texts stay as they are
-    text, row = next(more), 1
-    found = LIST.search(text)
-    assert found
-    at = found.end() - 1  # or the comma before an element
-    while text[at] != "]":
-        try:
-            begin = space_after(text, at + 1)
-            _, end = JSON.raw_decode(text, begin)
-            after = space_after(text, end)
-            if text[after : after + 1] not in (",", "]"):
-                raise ValueError("a comma or ] is missing after it")
-        except (ValueError, RecursionError) as error:
-            size = len(text) - at
-            if size <= MAX_RECORD_BYTES and (added := "".join(itertools.islice(more, 1 + (size >> 23)))):
-                text, at = text[at:] + added, 0
-                continue
-            raise DataError(f"{name}: row {row}: not a JSON value ({one_line(error)}); correct it") from None
-        yield text[begin:end].replace("\n", " ").replace("\r", " ").encode("latin-1") + b"\n"
-        at, row = after, row + 1
-    rest = "".join(itertools.islice(filter(str.strip, itertools.chain([text[at + 1 :]], more)), 2)).strip()
-    if not AFTER.fullmatch(rest) if found[1] else rest:
-        raise DataError(f"{name}: after row {row - 1}: more than one list of JSON; join them, or keep it alone")
+def json_lines(pieces: Iterable[bytes], name: str) -> bytes:
+    """JSON that is one value as JSON lines: a line for each element of a list, or of the only list of objects in an
+    object. Other JSON is unchanged. Raises ``DataError`` for more than ``MAX_RECORD_BYTES``, and for a damaged list.
+    """
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > MAX_RECORD_BYTES:
+            what = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
+            raise DataError(f"{name}: {what}; write JSON lines, an object a line")
+    try:
+        found = JSON.decode(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        if data.lstrip().startswith(b"["):
+            raise DataError(f"{name}: not a list of JSON ({one_line(error)}); correct it") from None
+        return bytes(data)
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        found = lists[0] if len(lists) == 1 else None
+    if not isinstance(found, list):
+        return bytes(data)
+    return b"".join(encode(json.dumps(value, ensure_ascii=False)) + b"\n" for value in found)
 
 
-def space_after(text: str, at: int) -> int:
-    """The next place that holds no space."""
-    found = SPACE.match(text, at)
-    assert found
-    return found.end()
+def is_one_value(data: bytes) -> bool:
+    """Whether JSON may be one value, such as a list, and not an object a line: its first line is not the first of many
+    values.
+    """
+    line, _, others = data.strip().partition(b"\n")
+    try:
+        JSON.decode(line.decode())
+    except (ValueError, RecursionError):
+        return bool(line)
+    return not others
 
 
 @dataclass(frozen=True)
@@ -281,10 +278,8 @@ class Form:
 
     dialect: Dialect
     encoding: str = UTF8
-    returns: bool = False
-    """Whether lines end at carriage returns alone."""
     is_list: bool = False
-    """Whether it is a list of JSON."""
+    """Whether it may be a list of JSON."""
     packed: bool = False
     """Whether it is compressed, or a sheet."""
     recorded: dict[str, Any] = field(default_factory=dict)
@@ -295,15 +290,12 @@ class Form:
     @property
     def is_plain(self) -> bool:
         """Whether the file is read unchanged; others are first converted to UTF-8 with newlines."""
-        return self.encoding == UTF8 and not (self.returns or self.is_list or self.packed)
+        return self.encoding == UTF8 and not (self.is_list or self.packed)
 
     def converted(self, pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         """The content of a file as UTF-8 whose lines end at newlines. Raises ``DataError``."""
         pieces = pieces if self.encoding == UTF8 else as_utf8(pieces, self.encoding, name)
-        pieces = (piece.replace(b"\r", b"\n") for piece in pieces) if self.returns else pieces
-        if not self.is_list:
-            return iter(pieces)
-        return map(b"".join, runs(json_lines(pieces, name), len, SAMPLE_BYTES + 1))
+        return iter([json_lines(pieces, name)] if self.is_list else pieces)
 
     def __str__(self) -> str:
         """How the file differs from UTF-8 with newlines and the expected dialect."""
@@ -312,37 +304,26 @@ class Form:
         return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
-def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, known: Dialect | None, kind: str) -> Form:
-    """The form of a file from its ``first`` bytes; ``known`` is the dialect of the training corpus, if there is one."""
+def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, fixed: bool, kind: str) -> Form:
+    """The form of a file from its ``first`` bytes; the delimiter is as ``expected`` if it is ``fixed``."""
     sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
     encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
     if encoding != UTF8:
         sample = b"".join(as_utf8([sample], encoding, name, whole=whole))
-    returns = b"\r" in sample and b"\n" not in sample
-    sample = sample.removeprefix(BYTE_ORDER_MARK).replace(b"\r", b"\n" if returns else b"\r")
-    fixed = source.delimiter is not None and known is None
-    dialect = dialect_of(sample, expected, fixed=fixed, whole=whole, known=known) if kind == "csv" else expected
-    is_list = kind == "jsonl" and holds_list(sample.decode("latin-1"))
-    recorded = {name: value for name, value in vars(dialect).items() if value != getattr(expected, name)}
-    recorded |= {"line_end": "\r"} if returns else {}
+    if b"\r" in sample and b"\n" not in sample:
+        raise DataError(f"{name}: its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW")
+    sample = sample.removeprefix(BYTE_ORDER_MARK)
+    dialect = dialect_of(sample, expected, fixed=fixed, whole=whole) if kind == "csv" else expected
+    is_list = kind == "jsonl" and is_one_value(first.removeprefix(BYTE_ORDER_MARK) if encoding == UTF8 else sample)
+    recorded: dict[str, Any] = {}
+    if dialect != expected:
+        recorded = {"delimiter": dialect.delimiter}
     word = None
     if encoding != UTF8:
         word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
         recorded |= {"encoding": encoding}
     packed = addresses.codec_of(name) is not None
-    return Form(dialect, encoding, returns, is_list, packed, recorded, word[0][:30] if word else "")
-
-
-def holds_list(sample: str) -> bool:
-    """Whether JSON is a list of objects, alone or in an object, and not an object a line."""
-    found, (first, _, others) = LIST.match(sample.lstrip()), sample.strip().partition("\n")
-    if found is None or not found[1] or not others:
-        return found is not None
-    try:
-        JSON.decode(first)
-    except ValueError:
-        return True
-    return False
+    return Form(dialect, encoding, is_list, packed, recorded, word[0][:30] if word else "")
 
 
 def format_of(address: str, source: SourceConfig) -> str:
@@ -416,24 +397,22 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
         done += len(piece)
 
 
-def plain(content: bytes, name: str, encoding: str) -> bytes:
-    """A whole text file as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes."""
-    return b"".join(as_utf8([content], encoding_of(content, name) if encoding == AUTO else encoding, name))
+def plain(address: str, encoding: str) -> str:
+    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = b"".join(addresses.stream(address))
+    encoding = encoding_of(content, address) if encoding == AUTO else encoding
+    return b"".join(as_utf8([content], encoding, address)).decode()
 
 
-def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool, known: Dialect | None) -> Dialect:
-    """The dialect of a file from its first bytes (all bytes if ``whole``).
-
-    ``known``, the dialect of the training corpus, is tried first, then ``expected``, then other delimiters unless the
-    delimiter is ``fixed``. If none works, returns ``expected``.
+def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) -> Dialect:
+    """The dialect of a file from its first bytes (all bytes if ``whole``): the ``expected`` one if that works or its
+    delimiter is ``fixed``, else one with another delimiter. If none works, returns ``expected``.
     """
     whole = whole and len(sample) <= DIALECT_BYTES
     sample = with_newline(sample) if whole else sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
-    for dialect in (known, expected):
-        if dialect and num_fields(sample, whole, dialect):
-            return dialect
-    usable = "" if fixed else DELIMITERS
-    others = [replace(expected, delimiter=one) for one in usable if one not in (expected.quote, expected.escape)]
+    if fixed or num_fields(sample, whole, expected):
+        return expected
+    others = [replace(expected, delimiter=one) for one in DELIMITERS if one not in (expected.quote, expected.escape)]
     return max([expected, *others], key=partial(num_fields, sample, whole))
 
 

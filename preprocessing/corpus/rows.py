@@ -38,9 +38,6 @@ NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
 MISSING = -3
 """In place of a class number for a row without a label, where labels may be missing."""
-SHORT_DATE = r"^(\d\d?)[./-](\d\d?)[./-](\d{4})"
-READINGS = {"number": "", "month first": r"\3-\1-\2", "day first": r"\3-\2-\1"}
-"""How a column of times may be read -> what ``SHORT_DATE`` is then."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,8 @@ class Piece:
     group: np.ndarray | None = None
     """uint64, a hash of each row's group, or ``NO_GROUP``; None without ``splits.group_column``."""
     times: dict[str, np.ndarray] = field(default_factory=dict)
-    """With ``splits.time_column``, for each of ``READINGS`` float64: each row's time, dates as seconds since 1970; NaN
-    for an empty cell, and for what cannot be read so."""
+    """With ``splits.time_column``, float64: ``number``, each row's number, and ``date``, its seconds since 1970; NaN
+    where there is another or none."""
 
 
 def read(part: Part) -> Piece:
@@ -165,9 +162,7 @@ def check_number(classes: Collection[str], file: File) -> None:
 
 def split_numbers(rows: Rows) -> np.ndarray:
     """int8: the split that the source names for every row, or ``NO_SPLIT``."""
-    part, file = rows.part, rows.part.file
-    if part.texts:
-        return np.array([split_number(part.texts[row - part.cut.first_row][2]) for row in rows.numbers], np.int8)
+    file = rows.part.file
     column, known = file.splits.column, file.spellings
     if column is None or file.is_unlabelled:
         return np.full(len(rows), split_number(file.split), np.int8)
@@ -194,7 +189,7 @@ def group_hashes(rows: Rows) -> np.ndarray | None:
 
 
 def times_of(rows: Rows) -> dict[str, np.ndarray]:
-    """``times`` of the ``Piece``. Raises ``DataError`` for a value that is neither a date nor a number."""
+    """``times`` of the ``Piece``. Raises ``DataError`` for a value that is neither an ISO date nor a number."""
     import pandas as pd
 
     column = rows.part.file.splits.time_column
@@ -202,14 +197,11 @@ def times_of(rows: Rows) -> dict[str, np.ndarray]:
         return {}
     values = [""] * len(rows) if rows.part.file.is_unlabelled else rows.text(column).to_pylist()
     texts = pd.Series(values, dtype=object).fillna("").str.strip()
-    whole = texts.where(texts.str.contains(r"\d{4}"))  # pandas would take a year that is missing from today
-    found = {"number": pd.to_numeric(texts, errors="coerce")}
-    for name in ("month first", "day first"):
-        dates = whole.str.replace(SHORT_DATE, READINGS[name], regex=True)
-        dates = pd.to_datetime(dates, format="mixed", utc=True, errors="coerce")
-        found[name] = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
-    strange = pd.DataFrame(found).isna().all(axis=1) & (texts != "")
+    number = pd.to_numeric(texts, errors="coerce")
+    dates = pd.to_datetime(texts.where(number.isna()), format="ISO8601", utc=True, errors="coerce")
+    strange = number.isna() & dates.isna() & (texts != "")
     if strange.any():
-        what = f"{texts[at := int(strange.argmax())][:60]!r} in {column!r} is no date with its year, and no number"
-        raise rows.fail(at, f"{what}; correct it, or name another splits.time_column")
-    return {name: times.to_numpy(float) for name, times in found.items()}
+        what = f"{texts[at := int(strange.argmax())][:60]!r} in {column!r} is no date and no number"
+        raise rows.fail(at, f"{what}; write dates as 2024-12-31, or name another splits.time_column")
+    seconds = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
+    return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}

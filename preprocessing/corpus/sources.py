@@ -29,7 +29,18 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.records import Cut, Dialect, Form, cuts, form_of, format_of, read_header, runs, uncompressed
+from preprocessing.corpus.records import (
+    UTF8,
+    Cut,
+    Dialect,
+    Form,
+    cuts,
+    form_of,
+    format_of,
+    plain,
+    read_header,
+    uncompressed,
+)
 from preprocessing.labels import AUTO, spelling
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
@@ -51,8 +62,8 @@ class File:
     splits: SplitConfig
     form: Form | None = None
     """Detected from its first bytes; None before they are read, and for binary formats."""
-    known: Dialect | None = None
-    """The dialect of the training corpus, for a file that is predicted or evaluated."""
+    is_new: bool = False
+    """Whether its delimiter is that of the training corpus, which a file to predict or evaluate need not have."""
 
     @property
     def dialect(self) -> Dialect:
@@ -69,8 +80,8 @@ class File:
 
     @property
     def kind(self) -> str:
-        """How its rows are read: its format, but csv for a sheet."""
-        return "csv" if self.format == "xlsx" else self.format
+        """How its rows are read: its format, but csv for a sheet and jsonl for the copy of a folder."""
+        return {"xlsx": "csv", "folder": "jsonl"}.get(self.format, self.format)
 
     def opened(self) -> tuple[File, Form, Iterator[bytes]]:
         """This file with the form detected from its first bytes, and its content, in UTF-8 and lines.
@@ -86,7 +97,8 @@ class File:
         else:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
-            form = form_of(first, self.name, self.source, self.expected, self.known, self.format)
+            fixed = self.source.delimiter is not None and not self.is_new
+            form = form_of(first, self.name, self.source, self.expected, fixed, self.kind)
             pieces = itertools.chain([first], pieces)
         return replace(self, form=form), form, form.converted(pieces, self.name)
 
@@ -131,13 +143,11 @@ class Part:
 
     file: File
     data: str
-    """Path to open: the file itself, or its unpacked copy."""
+    """Path to open: the file itself, its unpacked copy, or the copy of a folder's texts."""
     columns: tuple[str, ...]
     """CSV, Parquet: all column names, in order."""
     cut: Cut
-    """Which bytes (CSV, JSON lines), rows (Parquet) or ``texts`` (folder), and their row numbers."""
-    texts: tuple[tuple[str, str, str | None], ...] = ()
-    """Folder: address, label (empty if it has none) and split of each text file."""
+    """Which bytes (CSV, JSON lines) or rows (Parquet), and their row numbers."""
     size: int = 0
     """Bytes to read, for the progress report."""
     offset: int = 0
@@ -168,6 +178,8 @@ class Plan:
 
 WITHOUT_LABELS = ("unsup",)
 """Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
+FILE, SPLIT = "file", "split of the folder"
+"""Keys of each text's file name and split in the copy of a folder."""
 LOOK_BYTES = 64 << 20
 STAND_INS: dict[str, str] = {}
 """Address -> the Parquet file to read in its place."""
@@ -215,7 +227,8 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
 
 
 def scan(file: File, stage: Path, look: bool = False) -> Plan:
-    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``.
+    """Count the rows of one file and cut it into parts. A compressed file is unpacked to ``stage``,
+    and the texts of a folder are copied there.
 
     For a quick ``look``, only the parts are found that begin within the first ``LOOK_BYTES`` of a file of lines.
     """
@@ -223,7 +236,7 @@ def scan(file: File, stage: Path, look: bool = False) -> Plan:
         return scan_parquet(file)
     if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
         raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
-    return scan_folder(file) if file.format == "folder" else scan_lines(file, stage, look)
+    return scan_folder(file, stage, look) if file.format == "folder" else scan_lines(file, stage, look)
 
 
 def scan_lines(file: File, stage: Path, look: bool) -> Plan:
@@ -239,7 +252,7 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
         columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
-    identity = json.dumps([known, form.encoding, form.returns, file.source.sheet])
+    identity = json.dumps([known, form.encoding, file.source.sheet])
     with ExitStack() as writing:
         sink: Callable[[bytes], object] = digest.update
         if not form.is_plain:
@@ -290,38 +303,44 @@ def scan_parquet(file: File) -> Plan:
     return Plan(file, parts, footer.num_rows, known["bytes"], fingerprint)
 
 
-def scan_folder(file: File) -> Plan:
+def scan_folder(file: File, stage: Path, look: bool) -> Plan:
     """A folder: ``[split/]label/*.txt``; of unlabelled texts, every ``*.txt``. Other files and hidden ones are skipped.
+    Its texts are copied to ``stage`` as JSON lines.
 
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
-    file = file.with_columns(())
+    source = file.source
     for key in ("group_column", "time_column"):
         if (column := getattr(file.splits, key)) and not file.is_unlabelled:
             raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
-    found: list[tuple[tuple[str, str, str | None], fs.FileInfo]] = []
+    found: list[tuple[str, str, str | None, fs.FileInfo]] = []
     for address, info in addresses.below(file.address):
         inside = Path(address).relative_to(file.address).parts
         if inside[-1].endswith(".txt") and not any(one[0] == "." for one in inside):
             split, label = place_of(inside, file)
             if label is not None:
-                found.append(((address, label, split), info))
+                found.append((address, label, split, info))
     if not found:
         what = (
             "text; expected *.txt" if file.is_unlabelled else "labelled text; expected LABEL/*.txt or train/LABEL/*.txt"
         )
         raise DataError(f"{file.name}: holds no {what} below it; name other files, or a pattern such as '*.csv'")
-    found.sort(key=lambda entry: place_in_order(*entry[0]))
-    parts, start = list[Part](), 0
-    for group in runs(found, lambda entry: entry[1].size, file.part_bytes):
-        cut = Cut(start, start + len(group), start + 1, len(group))
-        identity = hash_of([[text[0], info.size, info.mtime_ns] for text, info in group])
-        texts = tuple((address, label, file.split or split) for (address, label, split), _ in group)
-        size = sum(info.size for _, info in group)
-        parts.append(Part(file, file.address, (), cut, texts=texts, size=size, identity=identity))
-        start = cut.stop
-    listing = [[text[0].removeprefix(file.address), info.size] for text, info in found]
-    return Plan(file, parts, len(found), sum(part.size for part in parts), {"listing_sha256": hash_of(listing)})
+    found.sort(key=lambda entry: place_in_order(*entry[:3]))
+    dated = [[address, info.size, info.mtime_ns] for address, _, _, info in found]
+    copy = stage / hash_of([dated, source.encoding, source.text_column, source.label_column, file.split])[:24]
+    if not copy.exists():
+        with atomic.replacing(copy) as temporary, open(temporary, "wb") as sink:
+            for address, label, split, _ in found:
+                row = {FILE: address.removeprefix(file.address).lstrip("/")}
+                row[source.text_columns[0]] = plain(address, source.encoding)
+                more = {} if file.is_unlabelled else {source.label_column: label, SPLIT: file.split or split}
+                sink.write(json.dumps(row | more, ensure_ascii=False).encode() + b"\n")
+    splits = replace(file.splits, column=SPLIT)
+    plan = scan_lines(
+        replace(file, address=str(copy), source=replace(source, encoding=UTF8), splits=splits), stage, look
+    )
+    listing = [[address.removeprefix(file.address), size] for address, size, _ in dated]
+    return replace(plan, bytes=sum(size for _, size in listing), fingerprint={"listing_sha256": hash_of(listing)})
 
 
 def hash_of(listing: list[Any]) -> str:

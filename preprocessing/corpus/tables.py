@@ -30,22 +30,19 @@ from preprocessing.corpus.records import (
     SAMPLE_BYTES,
     check_width,
     csv_rows,
-    plain,
     raw,
     read_header,
     record_begins,
     runs,
     with_newline,
 )
-from preprocessing.corpus.sources import File, Part
+from preprocessing.corpus.sources import FILE, File, Part
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 MOST_ROWS, MOST_BYTES = parquet.BATCH_ROWS, parquet.BATCH_BYTES
 """Most rows and bytes of a table; a longer row is a table of its own."""
 ENCODING = "set source.encoding, or correct the row"
-FILE = "file"
-"""The column with each text's file name, for a folder."""
 POSITIONS, POSITION_BYTES = 8, 1 << 17
 """A sample reads so many bytes at so many positions after the beginning of a file."""
 SAMPLE_ROWS = 4000
@@ -134,24 +131,22 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
     gives the types for the whole file (``common_schema``). Raises ``DataError`` for an invalid record, and for a value
     of the text column of JSON lines that is no text.
     """
-    if part.file.format == "parquet":
+    if part.file.kind == "parquet":
         yield from rows_of_parquet(part, part.columns if columns is None else columns)
-    elif part.file.format == "folder":
-        yield from rows_of_folder(part)
-    else:
-        row = part.cut.first_row
-        for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
-            if part.file.kind == "csv":
-                table = csv_table(part, b"".join(lines), len(lines), row, columns)
-            elif part.file.kind == "jsonl":
-                records = json_records(part, lines, row)
-                names = dict.fromkeys([*keys_of(records, part.file.name), *part.file.source.text_columns])
-                table = json_table(records, schema.names if schema else list(names), schema)
-            else:
-                found = pa.array([line.rstrip(b"\r\n") for line in lines], pa.large_binary())
-                table = pa.table([found], part.file.source.text_columns)
-            yield consecutive(part, row, table, lines)
-            row += len(lines)
+        return
+    row = part.cut.first_row
+    for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
+        if part.file.kind == "csv":
+            table = csv_table(part, b"".join(lines), len(lines), row, columns)
+        elif part.file.kind == "jsonl":
+            records = json_records(part, lines, row)
+            names = dict.fromkeys([*keys_of(records, part.file.name), *part.file.source.text_columns])
+            table = json_table(records, schema.names if schema else list(names), schema)
+        else:
+            found = pa.array([line.rstrip(b"\r\n") for line in lines], BYTES)
+            table = pa.table([found], part.file.source.text_columns)
+        yield consecutive(part, row, table, lines)
+        row += len(lines)
 
 
 def read_rows(part: Part, wanted: list[str]) -> Rows:
@@ -175,9 +170,15 @@ def read_rows(part: Part, wanted: list[str]) -> Rows:
 
 def fail(part: Part, row: int, what: str) -> DataError:
     """An error in one row."""
-    if part.texts:
-        return DataError(f"{part.texts[row - part.cut.first_row][0]}: {what}")
-    return DataError(f"{part.file.name}: row {row}: {what}")
+    return DataError(f"{row_in_words(part, row)}: {what}")
+
+
+def row_in_words(part: Part, row: int) -> str:
+    """``FILE: row N``; of a folder, the text file."""
+    if part.file.format != "folder":
+        return f"{part.file.name}: row {row}"
+    inside = json_record(lines_of(part)[row - part.cut.first_row], part.file.name)[FILE]
+    return f"{part.file.name.rstrip('/')}/{inside}"
 
 
 def lines_of(part: Part) -> list[bytes]:
@@ -343,22 +344,6 @@ def by_name(part: Part, column: pa.ChunkedArray, names: list[str]) -> pa.Diction
             what = f"label {number} has no name: the file's metadata names {len(names)} classes"
             raise fail(part, row, f"{what}; correct it, or say in source.labels what the numbers mean")
     return pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int64()), pa.array(names, TEXT))
-
-
-def rows_of_folder(part: Part) -> Iterator[Rows]:
-    """Whole text files, with their names and their labels."""
-    source, first = part.file.source, part.cut.first_row
-    contents = (
-        (address, plain(b"".join(addresses.stream(address)), address, source.encoding), label)
-        for address, label, _ in part.texts
-    )
-    for some in runs(contents, lambda text: len(text[1]), MOST_BYTES, MOST_ROWS):
-        found, texts, labels = zip(*some, strict=True)
-        names = [address.removeprefix(part.file.address).lstrip("/") for address in found]
-        columns = {FILE: pa.array(names), source.text_columns[0]: pa.array(texts, BYTES)}
-        columns |= {} if part.file.is_unlabelled else {source.label_column: pa.array(labels)}
-        yield consecutive(part, first, pa.table(columns))
-        first += len(some)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,6 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
         times = report["times"]
         parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
         parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-        parts += [f"dates are read with the {times['read']}"] if times["read"] else []
         yield f"splits: by {times['column']}: {'; '.join(parts)}"
     if "folds" in report:
         rows = report["folds"]["rows"]

@@ -37,7 +37,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
-from preprocessing.corpus.rows import NO_GROUP, READINGS
+from preprocessing.corpus.rows import NO_GROUP
 from preprocessing.job import parts
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
 from preprocessing.job.parts import NO_FOLD, Classes
@@ -299,24 +299,21 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
 
     Rows with an equal text or of one group go with the last of them; rows without a time are in training.
     """
-    key, ways = f"splits.time_column: {column!r}", rows[[*READINGS]]
+    key, number, date = f"splits.time_column: {column!r}", rows["number"], rows["date"]
     if not any(cut.values()):
         raise DataError(f"{key} has nothing to cut: the source names the splits, or their shares are 0; leave it out")
-    lacking = ways.isna().all(axis=1)  # the rows with an empty cell
-    read = next((name for name in READINGS if ways[name].isna().equals(lacking)), None)
-    if read is None:
-        what = "times are written in two ways (numbers, dates with the day first, with the month first)"
-        raise DataError(f"{key}: {what}; write all as 2024-12-31")
-    last = ways[read].groupby(components(rows)).transform("max")
+    if number.notna().any() and date.notna().any():
+        raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
+    time = number.fillna(date)
+    last = time.groupby(components(rows)).transform("max")
     late = last.rank(pct=True).fillna(0)  # rows of one time are cut by their mean rank
     bounds = [1 - cut[TEST] - cut[VALIDATION], 1 - cut[TEST]]
     split = np.digitize(late, bounds, right=True).astype(np.int8)
     found = shares(split, cut, key, last)
     for name, its in found.items():
         begin = int(last[split == SPLITS.index(name)].min())
-        its["from"] = str(begin if read == "number" else np.datetime64(begin, "s")).removesuffix("T00:00:00")
-    ambiguous = not ways["month first"].equals(ways["day first"])
-    return split, {"column": column, "read": read if ambiguous else "", "without": int(lacking.sum()), "cut": found}
+        its["from"] = str(np.datetime64(begin, "s") if date.notna().any() else begin).removesuffix("T00:00:00")
+    return split, {"column": column, "without": int(time.isna().sum()), "cut": found}
 
 
 def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:

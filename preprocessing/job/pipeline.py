@@ -41,6 +41,7 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.tables import row_in_words
 from preprocessing.dataset.index import INDEX, Totals
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (
@@ -59,7 +60,6 @@ from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen,
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
-from preprocessing.labels import AUTO, alike
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
@@ -153,7 +153,7 @@ def make(
     report = found["found"] | {"vocabulary": in_vocabulary}
     if not before:
         for line in (
-            *lines_on_classes(classes.names, config.source.labels == AUTO, found["labels"]),
+            *lines_on_classes(classes.names, found["labels"]),
             *found_in_words(report, found["unlabelled"]),
             *lines_on_tokens(vocabulary, config.text),
         ):
@@ -294,17 +294,11 @@ def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def lines_on_classes(names: list[str], were_found: bool, splits: np.ndarray) -> list[str]:
-    """Lines on the classes, on those that look alike, and on those too small for a split; ``splits``: rows, int64
-    ``[splits, labels]``.
-    """
+def lines_on_classes(names: list[str], splits: np.ndarray) -> list[str]:
+    """Lines on the classes, and on those too small for a split; ``splits``: rows, int64 ``[splits, labels]``."""
     cut = [shortened(name, LABEL_CELLS) for name in names]
     of_classes = [f"{name} {rows:,}" for name, rows in zip(cut, np.sum(splits, axis=0).tolist(), strict=True)]
     lines = [f"{len(names):,} classes: {some(of_classes)}"]
-    for same in alike(names) if were_found else []:
-        spelt, low = " and ".join(map(repr, same)), same[0].strip().casefold()
-        joins = f"a pair for each class joins them, as in --source.labels '{low}:{low},…'"
-        lines.append(f"{spelt} differ only by case or spaces and stay apart; {joins}")
     lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
     few = [repr(cut[number]) for number in np.flatnonzero(lacking)]
     lines += [f"too few rows for every split: {some(few)}"] if few else []

@@ -170,7 +170,7 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a deep list": (
         "a.json",
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
-        "a.json: row 1: not a JSON",
+        "a.json: not a list of JSON (",
     ),
     "two columns of one name": (
         "a.parquet",

@@ -242,13 +242,12 @@ def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
 
 
-PLAIN = {"delimiter": ",", "quote": '"', "escape": None}
-TABS = {"delimiter": "\t", "quote": "", "escape": None}
 AS_TRAINED = {
-    "no quotes": ({"quote": "", "dialect": TABS}, b'text\tn\n"a" b\t1\n', '"a" b\t1\tbad\t0.75\t0.25'),
+    "no quotes": ({"quote": "", "delimiter": "\t"}, b'text\tn\n"a" b\t1\n', '"a" b\t1\tbad\t0.75\t0.25'),
+    "another delimiter": ({"delimiter": ";"}, b"text,n\na b,1\n", "a b,1,bad,0.75,0.25"),
     "two texts": ({"text_column": ["title", "text"]}, b"title,text\nab,c\n", f"ab,c,{GOOD}"),
     "one of two": ({"text_column": ["title", "body"]}, b"title,text\na,bc\n", f"a,bc,{GOOD}"),
-    "no header": ({"columns": ["n", "text"], "dialect": PLAIN}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
+    "no header": ({"columns": ["n", "text"]}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
 }
 
 
