@@ -196,8 +196,8 @@ class PredictConfig(ReadingConfig):
     overwrite: bool = False
     """Discard an unfinished prediction, or replace a file that holds something else."""
     engine: Engine = "auto"
-    """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
-    else onnx."""
+    """torch, or ONNX Runtime (onnx; needs an export with that file); auto takes torch if it can be imported, else
+    onnx."""
     precision: PredictionPrecision = "auto"
     """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
     validation rows kept their label in it at the end of training, else fp32, which is exact."""

@@ -72,12 +72,12 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", weights_sha256="w")
-    monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
         monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
+        monkeypatch.setattr(module, "scorer_class", lambda engine: Stub)
     return info
 
 
