@@ -34,7 +34,7 @@ from harness.rundir.bundle_files import (
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.installed import is_importable, needed
+from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.processes import available_cores
 from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
@@ -187,11 +187,8 @@ def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH
 
 def scorer_class(engine: str) -> type[Scorer]:
     """The class that computes with this engine."""
-    if engine == "onnx":
-        return OnnxScorer
-    from harness.inference.bundle import Bundle
-
-    return Bundle
+    found: type[Scorer] = OnnxScorer if engine == "onnx" else load("harness.inference.bundle:Bundle")
+    return found
 
 
 def engine_of(directory: Path, engine: str) -> str:
