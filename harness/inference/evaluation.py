@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyarrow import fs
 
 from harness.baseline.linear import Linear
 from harness.baseline.linear import check as check_linear
@@ -27,6 +26,7 @@ from harness.data.soft_labels import FOLDER, Teacher, path_of, write_soft_labels
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig, LabelConfig
+from harness.inference.rows import files_of
 from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
@@ -45,7 +45,7 @@ from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, counted, public, shortened, tell
-from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
@@ -293,10 +293,7 @@ def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet
     unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
     source, dialect = reading_of(given, known)
-    if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; check --input")
-    files = sources.files(replace(source, path=[address]), SplitConfig(column=None))
-    found = resolved([replace(file, known=dialect) for file in files])
+    found = resolved(files_of(replace(source, path=[address]), dialect))
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:
