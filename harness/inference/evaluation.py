@@ -43,7 +43,7 @@ from harness.scores.tables import show_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import UNLABELLED, VALIDATION
 from preprocessing.base.terminal import Screen, counted, public, shortened, tell
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, sources
@@ -217,8 +217,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)
-    training = read_training(directory, bundle.info.dataset)
-    known: Mapping[str, Any] = training.get("source", {})
+    known: Mapping[str, Any] = read_training(directory, bundle.info.dataset).get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
@@ -241,20 +240,13 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    scores, longest, splits = Scores(*found), bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
-    train = splits.get(TRAIN)
+    scores = Scores(*found)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
         "left_out": left_out,
         "missing": missing,
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
-        "beside_training": {
-            "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
-            "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
-            "longest": float((scores.lengths == longest).mean()),
-            "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
-        },
     }
     return conclude(config, bundle, scores, hashes, values)
 

@@ -194,8 +194,8 @@ def identity(info: BundleInfo) -> str:
 
 TRAINING_KIND = ("padless-training", 1)
 TRAINING = "training.json"
-"""How the training texts were read, and statistics of them: new labelled rows are read in the same way and compared
-with it. It is made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
+"""How the training texts were read, since new rows are read in the same way, and statistics for a model card. It is
+made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
 DIALECT = ("delimiter", "quote", "escape")
 SAME = ("text_column", "label_column", "neutral", *DIALECT, "encoding", "columns")
 READ_WITH = (*SAME, "labels")

@@ -24,7 +24,7 @@ from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_training
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
@@ -41,17 +41,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
     write_drawn(folder / "run" / "bundle", folder / "data", embedding_dim=8, hidden_size=8)
-    write_training(folder / "run" / "bundle", with_rates(manifest))
+    write_training(folder / "run" / "bundle", manifest)
     labels = stored(folder / "data", "test")
     rows = [(text, manifest.labels[labels[number].label]) for number, text in enumerate(texts["test"])]
     write_csv(folder / "labelled.csv", rows)
     return folder / "run"
-
-
-def with_rates(manifest: Manifest) -> Manifest:
-    """The manifest as preprocessing writes it, with the share of unknown tokens of the splits."""
-    splits = {"train": {"unknown_rate": 0.0}, "validation": {"unknown_rate": 0.12}}
-    return replace(manifest, statistics={"splits": splits})
 
 
 @pytest.fixture
@@ -100,20 +94,6 @@ def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path,
     assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
 
 
-def test_unknown_words_and_cut_texts_are_beside_the_training(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path
-) -> None:
-    bundle = Bundle(run / "bundle")
-    longest = bundle.encoder.pipeline.spec.max_tokens
-    rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
-    path = write_csv(tmp_path / "other.csv", rows)
-    said = evaluate("--input", path, "--output", tmp_path)
-    found = read_json(tmp_path / "other.csv.json")["beside_training"]
-    assert found["unknown"] == 1 / (4 + longest)
-    assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
-    assert "of the tokens (12% in validation); cut to the longest length that is read: 50% of the texts (" in said
-
-
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -148,7 +128,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     """Quoted with ', in an encoding that cannot be detected."""
     names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
-    manifest = with_rates(read_manifest(run.parent / "data"))
+    manifest = read_manifest(run.parent / "data")
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
     files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {}}]
     provenance = {"config": {"source": source}, "sources": files}
