@@ -6,12 +6,10 @@ dataset with a teacher, and writes their soft labels to its directory.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,6 @@ from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
-from harness.rundir.json_files import read_object
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.calibration import Decision, decide
@@ -96,7 +93,8 @@ def conclude(
     ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
     identify them.
     """
-    directory, name = output_of(config), values["split"]
+    directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
+    done = "replaced" if (directory / figures_name(name)).exists() else "written to"
     unread = scores.unknown == scores.lengths
     texts = {
         "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
@@ -110,13 +108,8 @@ def conclude(
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
         show_evaluation(Screen(), values)
-        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
+        print(f"{done} {directory / figures_name(name)} and {predictions_name(name)}")
     return values
-
-
-def output_of(config: EvaluateConfig) -> Path:
-    """Where the figures and the predictions are written."""
-    return Path(config.output or Path(config.run, EVALUATION))
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
@@ -242,7 +235,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
     scores = Scores(*found)
     values = {
-        **known_of(scores, bundle, name_of(config.input, output_of(config))),
+        **known_of(scores, bundle, name_of(config.input)),
         "left_out": left_out,
         "missing": missing,
         "mistakes": mistakes,
@@ -251,18 +244,10 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     return conclude(config, bundle, scores, hashes, values)
 
 
-def name_of(address: str, directory: Path) -> str:
-    """The name of the output files: the input's name with its ending, which is no split's name.
-
-    If another input's figures have that name, a hash of the address is added.
-    """
-    place = public(addresses.absolute(address))
+def name_of(address: str) -> str:
+    """The name of the output files: the input's name with its ending, which is no split's name."""
     name = re.sub("[*?]", "_", Path(public(address).rstrip("/")).name)
-    stem, _, ending = (name if "." in name else f"{name}.rows").rpartition(".")
-    with suppress(DataError):
-        if (read_object(directory / figures_name(f"{stem}.{ending}")) or {"input": place}).get("input") == place:
-            return f"{stem}.{ending}"
-    return f"{stem}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.{ending}"
+    return name if "." in name else f"{name}.rows"
 
 
 def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:

@@ -82,16 +82,12 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
+def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
     lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
-    for folder, rows in [("jan", 20), ("feb", 30)] * 2:  # each goes on under its own name
-        path = tmp_path / folder / "new.csv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(lines[: rows + 1]))
-        evaluate("--input", path, "--output", output)
-    found = [read_json(path) for path in output.glob("*.json")]
-    assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
-    assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
+    for rows, done in ((20, "written to"), (30, "replaced")):
+        (tmp_path / "new.csv").write_text("".join(lines[: rows + 1]))
+        assert f"{done} {output}/new.csv.json" in evaluate("--input", tmp_path / "new.csv", "--output", output)
+        assert read_json(output / "new.csv.json")["rows"] == rows
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
