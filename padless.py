@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.inference.model import Model, load
 from harness.rundir.metrics_log import read_metrics
-from harness.rundir.results import open_predictions
 from preprocessing.base import installed
 from preprocessing.base.errors import UserError
 from preprocessing.dataset.inspect import Dataset
@@ -34,7 +33,6 @@ __all__ = [
     "__version__",
     "load",
     "open_dataset",
-    "open_predictions",
     "prepare",
     "read_metrics",
     "train",

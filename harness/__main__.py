@@ -137,7 +137,7 @@ COMMANDS = (
         "harness.export.folder:main",
         "harness.export.config:ExportConfig",
         elsewhere="convert, onnx, publish, push, upload, save",
-        example="padless export runs/mine -o exports/mine --onnx --int8",
+        example="padless export runs/mine -o exports/mine --onnx",
         heading="after a training",
     ),
     Command(

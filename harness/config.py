@@ -143,7 +143,7 @@ class InitConfig:
 
     vectors: Name = "none"
     """Initial word vectors, scaled to model.embedding_std. none: random; own: learned from the dataset's own texts
-    before the first step; auto: own, unless init.weights brings vectors; or a FILE of word2vec (text or binary), GloVe
+    before the first step; auto: own, unless init.weights brings vectors; or a FILE of word2vec (text), GloVe
     or fastText (.vec), also .gz. Words without a vector start random."""
     weights: Name | None = None
     """Run or bundle with initial weights, also of another dataset or of a language model: vectors of the tokens that

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless export RUN --output DIR``: a folder to share, with a model card.
 
-It is written to a temporary folder, hashed, and then renamed. ONNX files are checked: fp32 is compared with torch, int8
-is measured on the validation split.
+It is written to a temporary folder, which is then renamed. An ONNX file is compared with torch first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,40 +19,34 @@ import numpy as np
 from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
-from harness.inference.bundle import Bundle, same_text
+from harness.inference.bundle import Bundle
 from harness.inference.scorer import onnx_logits, session_of
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,
-    INT8,
-    OF_BUNDLE,
     ONNX,
     PROBABILITIES,
     TRAINING,
     BundleInfo,
-    ExportInfo,
     bundle_directory,
-    identity,
     read_named,
     read_training,
-    write_export,
     write_info,
 )
 from harness.rundir.json_files import facts_of
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
-from harness.scores.calibration import Decision
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base import atomic
-from preprocessing.base.atomic import TMPDIR, storing, temporary_folder
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION, needed
-from preprocessing.base.split_names import TRAIN, VALIDATION
+from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
-from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import UNK
 
 MOST = 1e-4
@@ -62,10 +54,6 @@ MOST = 1e-4
 RANDOM_BATCHES, MOST_ROWS = 8, 48
 FEW = 40
 """Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
-OPERATORS = ["LSTM", "Gather", "MatMul"]
-"""Quantized operators: recurrent layers, embedding and wide part's table."""
-READY = {"onnx.quant.pre_process": "onnxruntime.quant"}
-"""Metadata of a pre-processed graph; without it, the quantizer warns. This graph needs no pre-processing."""
 
 
 def main(config: ExportConfig) -> None:
@@ -73,34 +61,36 @@ def main(config: ExportConfig) -> None:
     place, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
     if os.path.lexists(folder):
         raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
-    bundle, wanted = Bundle(place), config.onnx or config.int8
+    bundle = Bundle(place)
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
-    if wanted:
+    if config.onnx:
         needed("onnx", "--onnx", "onnx")
         needed("onnxruntime", "--onnx", "onnx")
         check_exportable(bundle.model)
     records = records_of(place, bundle.info)
-    data = dataset_for(bundle.info, config.data, records["run_config"]) if config.int8 else None
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),
         started_from=without_folders(bundle.info.started_from),
+        onnx_sha256=None,
     )
-    seal = identity(info)
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(place / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
             shutil.copyfile(place / TRAINING, temporary / TRAINING)
+        parity = {}
+        if config.onnx:
+            network = onnx_model(bundle.model, info)
+            parity = compare(bundle, session_of(network, ONNX), screen)
+            atomic.write_bytes(temporary / ONNX, network)
+            info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
-        measured = write_forms(bundle, seal, data, temporary, screen) if wanted else {}
-        names = sorted(path.name for path in temporary.iterdir())
-        files = {name: facts_of(temporary / name, **measured.get(name, {})) for name in names}
-        write_export(temporary, ExportInfo(seal, info.weights_sha256, files, padless=VERSION))
+        files = {path.name: facts_of(path) for path in sorted(temporary.iterdir())}
         name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
-        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files))
+        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files, parity))
     screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
 
 
@@ -116,43 +106,11 @@ def run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
-def write_forms(
-    bundle: Bundle, seal: str, data: Split | None, folder: Path, screen: Screen
-) -> dict[str, dict[str, Any]]:
-    """Write the ONNX files of the network; returns measurements by file name. ``seal``: identity of the bundle.
-
-    Raises ``DataError`` if the ONNX network gives other results.
-    """
-    info, decision = bundle.info, bundle.decision
-    network = onnx_model(bundle.model, info.temperature, {OF_BUNDLE: seal, "text_hash": info.text_hash})
-    session = session_of(network, ONNX)
-    parity = compare(bundle, session)
-    (folder / ONNX).write_bytes(network)
-    screen.fact(
-        "onnx",
-        f"no probability of {parity['texts']:,} random texts, of every length up to {parity['longest']}, differs from "
-        f"torch's by more than {parity['difference']:.2g}",
-    )
-    found: dict[str, dict[str, Any]] = {ONNX: {"precision": "fp32", **parity}}
-    if data is not None:
-        small = quantized(network)
-        cost = cost_of((session, session_of(small, INT8)), data, decision)
-        (folder / INT8).write_bytes(small)
-        screen.fact(
-            "int8",
-            f"accuracy {cost['accuracy']:.4f} becomes {cost['accuracy_int8']:.4f} on {cost['rows']:,} rows of "
-            f"{cost['split']}, labels that change: {cost['changed']:,}; {len(small) / len(network):.0%} of the bytes, "
-            f"{cost['rows_per_s_int8'] / cost['rows_per_s']:.2f} times the rows/s",
-        )
-        found[INT8] = {"precision": "int8", "cost": cost}
-    return found
-
-
-def compare(bundle: Bundle, session: Any) -> dict[str, Any]:
+def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
     """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
 
-    Returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises ``DataError``
-    if a probability differs by more than ``MOST`` or is not finite.
+    Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
+    ``DataError`` if a probability differs by more than ``MOST`` or is not finite.
     """
     random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
     vocabulary_size = bundle.info.vocabulary_size
@@ -161,66 +119,22 @@ def compare(bundle: Bundle, session: Any) -> dict[str, Any]:
     worst = 0.0
     for lengths in batches:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
-        texts = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
-        _, wanted = bundle.decision.predictions(bundle.score(texts))
-        difference = float(np.abs(onnx_logits(session, texts, output=PROBABILITIES) - wanted).max())
+        encoded = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
+        _, wanted = bundle.decision.predictions(bundle.score(encoded))
+        difference = float(np.abs(onnx_logits(session, encoded, output=PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
             f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than {MOST:g}; "
             "nothing was exported: try another version of onnxruntime, or export without --onnx"
         )
-    return {"difference": worst, "texts": sum(map(len, batches)), "longest": longest}
-
-
-def quantized(network: bytes) -> bytes:
-    """An ONNX network with int8 weights and dynamic quantization of activations."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    model = onnx.load_from_string(network)
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    onnx.helper.set_model_props(model, {**facts, **READY})
-    with temporary_folder() as folder, storing(folder, otherwise=TMPDIR):  # for the quantizer's temporary files too
-        path = folder / "network.onnx"
-        quantize_dynamic(model, path, op_types_to_quantize=OPERATORS, weight_type=QuantType.QInt8)
-        made = onnx.load_from_string(path.read_bytes())
-    onnx.helper.set_model_props(made, facts)
-    return bytes(made.SerializeToString())
-
-
-def dataset_for(info: BundleInfo, asked: str | None, config: Mapping[str, Any]) -> Split:
-    """The validation split to measure on, of the requested dataset, or the run's.
-
-    Raises ``ConfigError`` if there is none, ``DataError`` if it is damaged, has another text pipeline (law 1) or no
-    validation split.
-    """
-    place = asked or config.get("data")
-    if place is None:
-        raise ConfigError("--int8: its cost is measured on a validation split; name a dataset with --data")
-    manifest = read_manifest(place)
-    same_text(info, manifest, place)
-    if not manifest.splits.get(VALIDATION):
-        raise DataError(f"{place}: has no split {VALIDATION}, on which --int8 is measured; name another --data")
-    return Split(Path(place), manifest, VALIDATION).check()
-
-
-def cost_of(sessions: tuple[Any, Any], split: Split, decision: Decision) -> dict[str, Any]:
-    """Measure a network and its int8 version, in this order, on a split.
-
-    Returns accuracy and rows per second of both, from ids to logits; and ``changed``, the rows with another label.
-    """
-    texts = [ids[:length] for one in split.blocks for ids, length in zip(one.ids, one.length, strict=True)]
-    labels = split.column("label")
-    cost: dict[str, Any] = {"rows": len(labels), "dataset": split.manifest.fingerprint, "split": split.name}
-    predicted = []
-    for ending, session in zip(("", "_int8"), sessions, strict=True):
-        began = time.perf_counter()
-        logits = onnx_logits(session, texts)
-        cost["rows_per_s" + ending] = len(texts) / (time.perf_counter() - began)
-        predicted.append(decision.predictions(logits)[0])
-        cost["accuracy" + ending] = float(np.mean(predicted[-1] == labels))
-    return {**cost, "changed": int(np.sum(predicted[0] != predicted[1]))}
+    texts = sum(map(len, batches))
+    screen.fact(
+        "onnx",
+        f"no probability of {texts:,} random texts, of every length up to {longest}, differs from torch's by more than "
+        f"{worst:.2g}",
+    )
+    return {"difference": worst, "texts": texts, "longest": longest}
 
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -272,9 +186,17 @@ def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
 
 
 def render(
-    config: ExportConfig, name: str, info: BundleInfo, parameters: int, records: dict[str, Any], files: dict[str, Any]
+    config: ExportConfig,
+    name: str,
+    info: BundleInfo,
+    parameters: int,
+    records: dict[str, Any],
+    files: dict[str, Any],
+    onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``files``: facts of each file from the index."""
+    """The model card: README.md in the format of the hub; ``files``: bytes and sha256 of each; ``onnx``: the result of
+    ``compare``, empty without an ONNX file.
+    """
     from huggingface_hub import ModelCard, ModelCardData
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
@@ -285,7 +207,7 @@ def render(
         language=config.language or spec["language"],
         library_name="padless",
         pipeline_tag="text-classification",
-        tags=["text-classification", "padless", "lstm", *(["onnx"] if ONNX in files else [])],
+        tags=["text-classification", "padless", "lstm", *(["onnx"] if onnx else [])],
         metrics=[result.metric_type for result in results],
         model_name=name,
         eval_results=results or None,
@@ -310,8 +232,7 @@ def render(
         "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
         "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
         "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
-        "onnx": files.get(ONNX),
-        "int8": files.get(INT8),
+        "onnx": onnx,
         "code": markdown_code,
         "interval": interval,
         "markdown": lambda value: markdown(str(value)),

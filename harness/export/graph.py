@@ -8,7 +8,7 @@ weights and table as ``harness.model.wide``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from harness.model.classifier import Classifier
 from harness.model.registry import GATES, POOLINGS, SHARED_UP_TO
 from harness.model.wide import END, FIRST, MASK, OF_END, ROUNDS, SECOND, WORD, WidePart
-from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, PROBABILITIES
+from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, PROBABILITIES, BundleInfo
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
 
@@ -107,8 +107,8 @@ def check_exportable(model: Classifier) -> None:
         )
 
 
-def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) -> bytes:
-    """The network as the bytes of an ONNX file, with ``facts`` as metadata.
+def onnx_model(model: Classifier, info: BundleInfo) -> bytes:
+    """The network of a bundle as the bytes of an ONNX file, whose metadata name the bundle's weights and text pipeline.
 
     Inputs: ``ids`` int32 ``[rows, time]``, arbitrary beyond a row's length, and ``lengths`` int32 ``[rows]``. Outputs:
     ``logits`` ``[rows]`` for two classes, ``[rows, classes]`` for more, and ``probabilities`` ``[rows, classes]``.
@@ -120,7 +120,7 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
     outputs = graph.Gemm(pooled(graph, model, lengths), model.head.weight, model.head.bias, transB=1)
     if model.wide is not None:
         outputs = graph.Add(outputs, wide_logits(graph, model.wide, graph.Cast(IDS, to=INT64), lengths))
-    calibrated = graph.Div(outputs, temperature)
+    calibrated = graph.Div(outputs, info.temperature)
     if model.num_classes == 2:
         graph.Squeeze(outputs, [1], name=LOGITS)
         other = graph.Sigmoid(graph.Neg(calibrated))
@@ -142,7 +142,7 @@ def onnx_model(model: Classifier, temperature: float, facts: Mapping[str, str]) 
     whole = helper.make_model(
         made, opset_imports=[opset], ir_version=IR, producer_name="padless", producer_version=VERSION
     )
-    helper.set_model_props(whole, dict(facts))
+    helper.set_model_props(whole, {OF_WEIGHTS: info.weights_sha256, "text_hash": info.text_hash})
     checker.check_model(whole, full_check=True)
     return bytes(whole.SerializeToString())
 

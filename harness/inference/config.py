@@ -21,8 +21,6 @@ from preprocessing.corpus.records import SUFFIXES, uncompressed
 from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
-KINDS = {**SUFFIXES, ".txt": "txt"}
-"""Ending of an input -> its format."""
 WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
 """Ending of a file of predictions -> its format."""
 InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
@@ -107,7 +105,7 @@ def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
     if word == STDIN or os.path.exists(word):
         return True
-    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in KINDS)
+    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in (*SUFFIXES, ".txt"))
 
 
 def beside(inputs: Sequence[str]) -> str:
@@ -128,8 +126,7 @@ class ReadingConfig(RunningConfig):
     """Texts; - is standard input, one text a line. Names of files are taken for --input."""
     input: str | list[str] | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
-    .parquet, .xlsx, or .txt with one text a line; in a folder of .txt files only, each file is a text. - is standard
-    input."""
+    .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input."""
     column: Name | Names | None = None
     """Column of the input that holds the text, or several; null: those of the training corpus, or text."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -171,8 +168,8 @@ class PredictConfig(ReadingConfig):
     overwrite: bool = False
     """Discard an unfinished prediction, or replace a file that holds something else."""
     engine: Engine = "auto"
-    """torch, or ONNX Runtime (onnx, onnx-int8; needs an export with that file); auto takes torch if it can be imported,
-    else onnx."""
+    """torch, or ONNX Runtime (onnx; needs an export with that file); auto takes torch if it can be imported, else
+    onnx."""
     precision: PredictionPrecision = "auto"
     """Arithmetic of the recurrent layers; auto: bf16 if the device computes it natively and at least 999 of 1,000
     validation rows kept their label in it at the end of training, else fp32, which is exact."""

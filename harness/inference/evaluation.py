@@ -5,29 +5,26 @@ rows are read like the training corpus and encoded like its rows.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pyarrow import fs
 
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
+from harness.inference.rows import files_of
 from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
-from harness.rundir.json_files import read_object
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
@@ -35,9 +32,9 @@ from harness.scores.tables import show_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
+from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, counted, public, shortened, tell
-from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
 from preprocessing.corpus.rows import Piece, read
@@ -87,7 +84,8 @@ def conclude(
     ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
     identify them.
     """
-    directory, name = output_of(config), values["split"]
+    directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
+    done = "replaced" if (directory / figures_name(name)).exists() else "written to"
     unread = scores.unknown == scores.lengths
     texts = {
         "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
@@ -101,13 +99,8 @@ def conclude(
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
         show_evaluation(Screen(), values)
-        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
+        print(f"{done} {directory / figures_name(name)} and {predictions_name(name)}")
     return values
-
-
-def output_of(config: EvaluateConfig) -> Path:
-    """Where the figures and the predictions are written."""
-    return Path(config.output or Path(config.run, EVALUATION))
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
@@ -208,8 +201,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)
-    training = read_training(directory, bundle.info.dataset)
-    known: Mapping[str, Any] = training.get("source", {})
+    known: Mapping[str, Any] = read_training(directory, bundle.info.dataset).get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []
@@ -232,36 +224,21 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    scores, longest, splits = Scores(*found), bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
-    train = splits.get(TRAIN)
+    scores = Scores(*found)
     values = {
-        **known_of(scores, bundle, name_of(config.input, output_of(config))),
+        **known_of(scores, bundle, name_of(config.input)),
         "left_out": left_out,
         "missing": missing,
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
-        "beside_training": {
-            "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
-            "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
-            "longest": float((scores.lengths == longest).mean()),
-            "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
-        },
     }
     return conclude(config, bundle, scores, hashes, values)
 
 
-def name_of(address: str, directory: Path) -> str:
-    """The name of the output files: the input's name with its ending, which is no split's name.
-
-    If another input's figures have that name, a hash of the address is added.
-    """
-    place = public(addresses.absolute(address))
+def name_of(address: str) -> str:
+    """The name of the output files: the input's name with its ending, which is no split's name."""
     name = re.sub("[*?]", "_", Path(public(address).rstrip("/")).name)
-    stem, _, ending = (name if "." in name else f"{name}.rows").rpartition(".")
-    with suppress(DataError):
-        if (read_object(directory / figures_name(f"{stem}.{ending}")) or {"input": place}).get("input") == place:
-            return f"{stem}.{ending}"
-    return f"{stem}-{hashlib.sha256(place.encode()).hexdigest()[:8]}.{ending}"
+    return name if "." in name else f"{name}.rows"
 
 
 def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
@@ -283,10 +260,8 @@ def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet
     """The parts of an input, read by the ``given`` options and those ``known`` of the training corpus, with progress
     unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
-    if addresses.kind(addresses.find(address)[0]) == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; check --input")
-    files = sources.files(replace(reading_of(given, known), path=[address]), SplitConfig(column=None))
-    found = resolved([replace(file, is_new=given.delimiter is None) for file in files])
+    source = replace(reading_of(given, known), path=[address])
+    found = resolved(files_of(source, is_new=given.delimiter is None))
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:

@@ -14,7 +14,6 @@ import html
 import itertools
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -47,7 +46,7 @@ LISTED = 400
 """Maximum width of a list of classes in a message."""
 GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
-WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": "\nagainst: "}
+WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": " = base "}
 """What an existing file of each form is recognised by."""
 LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
@@ -75,15 +74,13 @@ FAINTEST = 0.1
 """Words below this share of the text's largest score are not marked."""
 LONGEST, KEPT = 1200, 300
 """Unmarked text of more than ``LONGEST`` characters is shortened to its first and last ``KEPT``."""
-NAMED = 5
-"""How many of the strongest words are named, for and against."""
 STYLE = """
 .padless-words { overflow-wrap: anywhere; white-space: pre-line; unicode-bidi: isolate; }
 .padless-words mark { color: inherit; padding: 0 2px; border-radius: 3px; unicode-bidi: isolate; }
 .padless-words mark.for { background: rgba(232, 89, 12, var(--a)); border-bottom: 2px solid rgb(232, 89, 12); }
 .padless-words mark.against { background: rgba(28, 126, 214, var(--a)); border-bottom: 2px dotted rgb(28, 126, 214); }
-.padless-named { opacity: .75; font-size: .85em; }
-.padless-named p { margin: 0; }
+.padless-notes { opacity: .75; font-size: .85em; }
+.padless-notes p { margin: 0; }
 """
 
 
@@ -143,10 +140,9 @@ class Explanation:
         return f"{shown(self.label)} {self.probability:.4f}{other}  score {self.logit:+.2f} = {words}"
 
     @property
-    def summary(self) -> list[str]:
-        """Lines below the text: the strongest words, and notes."""
-        lines = [f"for {shown(self.label)}: {strongest(self.pieces, 1)}", f"against: {strongest(self.pieces, -1)}"]
-        unknown = self.tokens.count(UNKNOWN)
+    def notes(self) -> list[str]:
+        """Lines below the text: what the model has not read, and whether the scores miss the logit."""
+        lines, unknown = list[str](), self.tokens.count(UNKNOWN)
         if not self.num_tokens:
             lines.append(NOTHING_LEFT)
         elif unknown:
@@ -158,12 +154,12 @@ class Explanation:
         return lines
 
     def to_html(self) -> str:
-        """The marked text and its summary as an HTML element, without style sheet."""
-        summary = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
+        """The marked text and its notes as an HTML element, without style sheet."""
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.notes)
         return (
             f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.pieces)}</p>'
-            f'<div class="padless-named">{summary}</div>'
+            f'<div class="padless-notes">{notes}</div>'
         )
 
     def _repr_html_(self) -> str:
@@ -171,7 +167,7 @@ class Explanation:
         return f"<style>{STYLE}</style><div>{self.to_html()}</div>"
 
     def __str__(self) -> str:
-        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.summary])
+        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.notes])
 
     def __repr__(self) -> str:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"
@@ -366,14 +362,3 @@ def as_plain(pieces: Sequence[Piece]) -> str:
     """The text with scores after its stronger words: ``a wonderful[+1.24] film``."""
     text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in marked(pieces))
     return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
-
-
-def strongest(pieces: Sequence[Piece], sign: int) -> str:
-    """A list of the strongest words for (``sign`` 1) or against (-1), the strongest first; equal words are summed."""
-    sums: defaultdict[str, float] = defaultdict(float)
-    for text, score in pieces:
-        sums[" ".join(shown(text).split()).lower()] += score
-    largest = max(map(abs, sums.values()), default=0.0)
-    clear = [(word, score) for word, score in sums.items() if sign * score > FAINTEST * largest]
-    ordered = sorted(clear, key=lambda one: -abs(one[1]))[:NAMED]
-    return ", ".join(f"{word} {score:+.2f}" for word, score in ordered) or "no word"

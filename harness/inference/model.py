@@ -31,10 +31,10 @@ CHUNK_ROWS = 2048
 class Model:
     """The model of a run, of a bundle, of an export, or of a repository of the hub, named as ``hf://owner/name``.
 
-    It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx`` or
-    ``onnx-int8``, ONNX Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX
-    Runtime. ``device``: where torch computes; auto takes a CUDA device if there is one. Files are verified first and
-    never executed. Raises ``UserError`` for a missing or damaged model. A pickle holds the bytes of the files.
+    It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx``, ONNX
+    Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX Runtime. ``device``:
+    where torch computes; auto takes a CUDA device if there is one. Files are verified first and never executed. Raises
+    ``UserError`` for a missing or damaged model. A pickle holds the bytes of the files.
 
     Texts are a list, a pandas column, an array or any other iterable of strings; a single string is one text. Empty
     texts are predicted like any other. Anything but a string raises ``DataError``, which names its index.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,15 +19,14 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from harness.inference.config import KINDS, STDIN
+from harness.inference.config import STDIN
 from harness.rundir.bundle_files import reading_of
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import public, tell
+from preprocessing.base.terminal import tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect, format_of, uncompressed
+from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
@@ -36,30 +34,39 @@ from preprocessing.labels import AUTO
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""
-HIDDEN = re.compile(r"(^|/)[._]|\.parts/")
-"""Files and folders without rows: of Spark, of the system, of an unfinished prediction."""
 USUAL = {"csv": Dialect(",", '"'), "tsv": Dialect("\t", '"')}
 Cells = dict[str, list[Any]]
 """Name -> values of the new columns."""
 
 
-def find(names: Sequence[str], kind: str, source: SourceConfig, known: Mapping[str, Any], work: Path) -> list[File]:
+def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[str, Any], work: Path) -> list[File]:
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
-    ``kind`` is ``auto`` or one of ``KINDS``. Files are read by ``source``, and where it is unset, like the training
-    corpus, whose ``known`` options are in the bundle. Raises ``DataError`` for a missing or unreadable file,
-    ``ConfigError`` for a file of unknown kind.
+    ``kind`` is ``auto`` or a format. Files are read as ``given``, and where that is unset, like the training corpus,
+    whose ``known`` options are in the bundle. Raises ``DataError`` for a missing or unreadable file, ``ConfigError``
+    for a file of unknown kind.
     """
-    given = source.text_column
-    is_new, source = source.delimiter is None, reading_of(source, known)
-    columns = [given] if given != AUTO else [one for one in (source.text_column, TEXT) if one != AUTO]
-    source, splits = replace(source, text_column=columns[-1]), SplitConfig(column=None)
-    files = [
-        File(addresses.absolute(address), public(name), form, UNLABELLED, source, splits, is_new=is_new)
-        for each in names
-        for form, address, name in named(each, kind, source, work)
+    copy = work / "input.txt"
+    if STDIN in names:
+        with open(copy, "wb") as file:  # so that it can be read twice
+            shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
+    source = reading_of(given, known)
+    wanted = [one for one in (source.text_column, TEXT) if one != AUTO]
+    columns = wanted if given.text_column == AUTO else [given.text_column]
+    places = [str(copy) if name == STDIN else name for name in names]
+    its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": columns[-1]}
+    return [
+        opened(replace(file, name="standard input") if file.address == str(copy) else file, columns)
+        for file in files_of(replace(source, **its), is_new=given.delimiter is None)
     ]
-    return [opened(file, columns) for file in files]
+
+
+def files_of(source: SourceConfig, *, is_new: bool) -> list[File]:
+    """The files of new rows, ``is_new`` if their delimiter may be another. Raises ``DataError`` for a missing one."""
+    for name, _ in source.addresses:
+        if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
+            raise DataError(f"{name}: no such file; check --input")
+    return [replace(file, is_new=is_new) for file in sources.files(source, SplitConfig(column=None))]
 
 
 def opened(file: File, columns: Sequence[str | list[str]]) -> File:
@@ -79,35 +86,6 @@ def opened(file: File, columns: Sequence[str | list[str]]) -> File:
         lacks = next(name for name in sources[0].text_columns if not seen.has(name))
         raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
     return replace(seen.file, source=chosen or sources[-1], form=None)
-
-
-def named(given: str, kind: str, source: SourceConfig, work: Path) -> Iterator[tuple[str, str, str]]:
-    """Kind, address and name of each file of one given name; see ``find``."""
-    if given == STDIN:
-        copy = work / "input"  # so that it can be read twice
-        with open(copy, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
-        yield "txt" if kind == "auto" else kind, str(copy), "standard input"
-        return
-    for name in addresses.find(given):
-        what = addresses.kind(name)
-        if what == fs.FileType.NotFound:
-            raise DataError(f"{name}: no such file; check --input")
-        if what == fs.FileType.Directory:
-            yield from ((its_kind, one, one) for its_kind, one in files_of_folder(name))
-        else:
-            by_name = KINDS.get(Path(uncompressed(name)).suffix)
-            yield (by_name or format_of(name, source)) if kind == "auto" else kind, name, name
-
-
-def files_of_folder(name: str) -> list[tuple[str, str]]:
-    """Kind and address of the files of a folder, or of the folder itself if it holds only text files."""
-    root = name.rstrip("/")
-    shown = sorted(one for one, _ in addresses.below(root) if not HIDDEN.search(one.removeprefix(root)))
-    kinds = [(KINDS[suffix], one) for one in shown if (suffix := Path(uncompressed(one)).suffix) in KINDS]
-    if not kinds:
-        raise DataError(f"{name}: holds no .csv, .tsv, .jsonl, .parquet, .xlsx or .txt; check --input")
-    return kinds if {kind for kind, _ in kinds} != {"txt"} else [("folder", root)]
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds a classifier's weights and their text→ids code, and computes logits with one of several engines.
 
-They are in a run, a bundle, an export or a Hugging Face hub repository. An engine is one line of ``ENGINES`` and a
-subclass of ``Scorer``: torch in ``bundle``, ONNX Runtime here. Nothing here imports torch, and reading a bundle
-executes nothing in it.
+They are in a run, a bundle, an export or a Hugging Face hub repository. An engine is a subclass of ``Scorer``: torch in
+``bundle``, ONNX Runtime here. Nothing here imports torch before a ``Bundle`` is opened, and reading a bundle executes
+nothing in it.
 """
 
 from __future__ import annotations
@@ -13,25 +13,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from harness.rundir.bundle_files import (
-    EXPORT,
     IDS,
     INDEX,
-    INT8,
     LENGTHS,
     LOGITS,
-    OF_BUNDLE,
+    OF_WEIGHTS,
     ONNX,
     BundleInfo,
     bundle_directory,
     read_classifier,
-    read_export,
     read_info,
-    read_model,
+    read_named,
     read_vocabulary,
 )
 from harness.rundir.results import prediction_columns
@@ -46,13 +43,7 @@ from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
 
-Engine: TypeAlias = Literal["auto", "torch", "onnx", "onnx-int8"]
-ENGINES = {
-    "torch": "harness.inference.bundle:Bundle",
-    "onnx": "harness.inference.scorer:OnnxScorer",
-    "onnx-int8": "harness.inference.scorer:Int8Scorer",
-}
-"""Engine -> ``module:class`` of its ``Scorer``."""
+Engine: TypeAlias = Literal["auto", "torch", "onnx"]
 SCHEME = "hf://"
 FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
 """The files of an export: only these are downloaded from a repository."""
@@ -75,8 +66,7 @@ class Scorer(ABC):
         precision: str = "fp32",
         threads: int | None = None,
     ) -> None:
-        """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts. The files of an
-        export are checked against its index before any is parsed.
+        """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
         ``device`` and ``precision`` are settled first. ``threads``: so many are used on a CPU. Raises ``DataError`` if
         a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
@@ -84,7 +74,6 @@ class Scorer(ABC):
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
         self.settled = self.settle(self.info, device, precision)
-        self.export = read_export(directory, self.info)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
         self.decision = Decision(self.info.temperature, self.info.threshold)
@@ -132,8 +121,6 @@ class Scorer(ABC):
 class OnnxScorer(Scorer):
     """The network of an export folder, computed by ONNX Runtime on a CPU."""
 
-    file = ONNX
-
     @staticmethod
     def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """A CPU, in the precision of the file. Raises ``ConfigError`` for anything else."""
@@ -145,25 +132,18 @@ class OnnxScorer(Scorer):
 
     def open(self) -> None:
         """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
-        path = self.directory / self.file
-        if self.export is None:
-            made = "`padless export RUN --onnx` makes one"
-            raise DataError(f"{self.directory / EXPORT}: missing: {self.directory} is no export; {made}")
-        data = read_model(self.directory, self.export, self.file)
+        path, sha256 = self.directory / ONNX, self.info.onnx_sha256
+        if sha256 is None:
+            raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
+        data = read_named(path, sha256, INDEX)
         needed("onnxruntime", f"{path}", "onnx")
         self.session = session_of(data, str(path), self.threads)
-        if self.session.get_modelmeta().custom_metadata_map.get(OF_BUNDLE) != self.export.bundle:
+        if self.session.get_modelmeta().custom_metadata_map.get(OF_WEIGHTS) != self.info.weights_sha256:
             raise DataError(f"{path}: the network of another bundle; export this one again")
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``."""
         return onnx_logits(self.session, encoded, self.batch_rows)
-
-
-class Int8Scorer(OnnxScorer):
-    """The network with 8-bit weights."""
-
-    file = INT8
 
 
 def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
@@ -207,18 +187,18 @@ def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH
 
 def scorer_class(engine: str) -> type[Scorer]:
     """The class that computes with this engine."""
-    found: type[Scorer] = load(ENGINES[engine])
+    found: type[Scorer] = OnnxScorer if engine == "onnx" else load("harness.inference.bundle:Bundle")
     return found
 
 
 def engine_of(directory: Path, engine: str) -> str:
-    """The engine for a bundle directory on this machine: a key of ``ENGINES``.
+    """The engine for a bundle directory on this machine: ``torch`` or ``onnx``.
 
     ``auto`` is torch, or ONNX Runtime if torch cannot be imported. Raises ``UserError``.
     """
-    require(engine in ("auto", *ENGINES), "engine", engine, f"one of {', '.join(('auto', *ENGINES))}")
+    require(engine in get_args(Engine), "engine", engine, f"one of {', '.join(get_args(Engine))}")
     read_info(directory)  # report a missing bundle before a missing package
-    if engine.startswith("onnx"):
+    if engine == "onnx":
         return engine
     if is_importable("torch"):
         return "torch"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Initial weights of a model that are not random: word vectors, or the weights of another model.
 
-Supported files of vectors: word2vec text and binary, GloVe text, fastText ``.vec``; also gzipped. A text file has a
-word and its numbers on each line; word2vec and fastText files begin with a line with the number of words and the
-dimension. Files are read line by line, and only rows of the vocabulary are kept. All vectors together are scaled to the
-standard deviation ``model.embedding_std``, the same as for random ones: the scale matters more than any other setting,
-and libraries produce very different ones.
+Supported files of vectors: word2vec text, GloVe text, fastText ``.vec``; also gzipped. They have a word and its numbers
+on each line; word2vec and fastText files begin with a line with the number of words and the dimension. Files are read
+line by line, and only rows of the vocabulary are kept. All vectors together are scaled to the standard deviation
+``model.embedding_std``, the same as for random ones: the scale matters more than any other setting, and libraries
+produce very different ones.
 
 Weights of a run or bundle are used as far as they fit: embedding rows by token; other parts if they mean the same in
 both models. All other weights are initialised as usual.
@@ -24,7 +24,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -46,13 +45,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 READ_BYTES = 1 << 20
-"""Bytes read at once; no line of a text file is longer."""
-LONGEST_WORD = 1 << 12
-"""Maximum bytes of a word in a binary file."""
+"""Bytes read at once; no line is longer."""
 PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
 """A first line with the number of words and the dimension."""
-DIGITS = frozenset(b"0123456789.+-eE \t\rnaifNAIF")
-"""Bytes that occur in the numbers of a text file."""
 MOST_DIM = 1 << 20
 """Most dimensions of a vector."""
 LARGEST = 1e6
@@ -67,7 +62,7 @@ class Head:
     """Information from the first bytes of a file."""
 
     format: str
-    """``word2vec text`` (fastText's too), ``word2vec binary`` or ``GloVe``."""
+    """``word2vec text`` (fastText's too) or ``GloVe``."""
     words: int
     """Number of words according to the first line; 0 if it has no such line."""
     dim: int
@@ -113,19 +108,20 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
 def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
     with opened(path) as file:
-        line = file.readline(READ_BYTES)
+        line = first = file.readline(READ_BYTES)
         words, dim = map(int, promise.groups()) if (promise := PROMISE.fullmatch(line)) else (0, 0)
-        if words and 0 < dim <= MOST_DIM:
-            numbers = file.read(LONGEST_WORD + 4 * dim).partition(b" ")[2][: 4 * dim].partition(b"\n")[0]
-            binary = not numbers or not set(numbers) <= DIGITS
-            return Head("word2vec binary" if binary else "word2vec text", words, dim, len(line))
-    fields = line.split()
+        is_promised = words > 0 and 0 < dim <= MOST_DIM
+        if is_promised:
+            first = file.readline(READ_BYTES)
+    fields = first.split()
     try:
         float(fields[-1])
-        return Head("GloVe", 0, len(fields) - 1, 0)
     except (IndexError, ValueError):
-        what = "line 1 is no word with numbers; name a file of word vectors (of fastText the .vec)"
-        raise DataError(f"{path}: {what}") from None
+        raise DataError(
+            f"{path}: line {1 + is_promised} is no word with numbers; name a text file of word vectors: of fastText "
+            "the .vec, of word2vec one that gensim saved with binary=False"
+        ) from None
+    return Head("word2vec text", words, dim, len(line)) if is_promised else Head("GloVe", 0, len(fields) - 1, 0)
 
 
 def check_dim(path: str | Path, found: int, dim: int) -> None:
@@ -163,8 +159,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
     with opened(path) as file:
         file.read(head.bytes)
-        rows = binary_rows if head.format == "word2vec binary" else text_rows
-        for word, row in rows(file, path, head, wanted):
+        for word, row in text_rows(file, path, head, wanted):
             words += 1
             if row is not None:
                 vectors[wanted.pop(word)] = row
@@ -201,16 +196,6 @@ def text_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Col
                 raise DataError(f"{path}: line {number:,} is no word with {head.dim} numbers: {shown}") from None
         if word:
             yield word, row
-
-
-def binary_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Collection[bytes]) -> Iterator[Row]:
-    """Each word of word2vec's binary format, as far as they are whole."""
-    for _ in range(head.words):
-        word = b"".join(islice(iter(partial(file.read, 1), b" "), LONGEST_WORD)).lstrip(b"\n")
-        numbers = file.read(4 * head.dim)
-        if len(numbers) < 4 * head.dim:
-            return
-        yield word, np.frombuffer(numbers, "<f4") if word in wanted else None
 
 
 def coverage_of(ids: np.ndarray, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -10,11 +10,10 @@
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
-with its network in other formats; it is read like a bundle::
+with two more files; it is read like a bundle::
 
-    model.onnx, model-int8.onnx     the network for ONNX Runtime, on request
-    README.md                       the model card; users may edit it, so it has no hash
-    export.json                     sealed; names the files, with bytes and sha256, and their bundle
+    model.onnx                the network for ONNX Runtime, on request; bundle.json has its hash
+    README.md                 the model card; users may edit it, so it has no hash
 """
 
 from __future__ import annotations
@@ -32,8 +31,6 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_aut
 from harness.rundir.json_files import (
     MEND,
     FileName,
-    Indexed,
-    check_file,
     read_object,
     read_sealed,
     seal_of,
@@ -56,17 +53,12 @@ INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 LEAST_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
-EXPORT_KIND = ("padless-export", 1)
-EXPORT = "export.json"
 CARD = "README.md"
-ONNX, INT8 = "model.onnx", "model-int8.onnx"
+ONNX = "model.onnx"
 IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
-"""Names of the inputs and outputs of the ONNX graphs."""
-OF_BUNDLE = "bundle"
-"""Metadata key of a graph, and key of the index, that hold the ``identity`` of their bundle."""
-MOST_ONNX = 2 << 30
-"""Maximum bytes of an ONNX file in its format."""
-AGAIN = "export the run again"
+"""Names of the inputs and outputs of the ONNX graph."""
+OF_WEIGHTS = "weights_sha256"
+"""Metadata key of a graph: the hash of the safetensors file that it was made from."""
 KEPT_IN_BF16 = 0.999
 """Predictions may be in bf16 if at least this share of validation rows keeps its label."""
 
@@ -104,6 +96,8 @@ class BundleInfo:
     """The type of the dataset's label column, and of predictions."""
     bf16: Share = 0.0
     """Share of validation rows that keep their label in bf16; 0 if none were compared."""
+    onnx_sha256: Sha256 | None = None
+    """Of ``model.onnx``; None without one."""
 
     def __post_init__(self) -> None:
         """Check that the model has numbers."""
@@ -190,64 +184,15 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
     return data
 
 
-@dataclass(frozen=True)
-class ExportInfo:
-    """``export.json``."""
-
-    bundle: str
-    """``identity`` of the bundle beside it."""
-    weights_sha256: Sha256
-    """Of the safetensors file that every form of the network was made from."""
-    files: dict[FileName, dict[str, Any]]
-    """By name: bytes, sha256, and measurements for each form of the network."""
-    padless: str = ""
-    """The version that wrote it."""
-
-
 def identity(info: BundleInfo) -> str:
-    """A sha256 over the content of ``bundle.json``, by which an export and its graphs identify the bundle."""
+    """A sha256 over the content of ``bundle.json``, by which an unfinished prediction knows its bundle."""
     return seal_of(asdict(info))
 
 
-def write_export(directory: Path, info: ExportInfo) -> None:
-    """Write ``export.json``, the last file but the card. Raises ``OSError``."""
-    write_sealed(directory / EXPORT, EXPORT_KIND, asdict(info))
-
-
-def read_export(directory: Path, bundle: BundleInfo) -> ExportInfo | None:
-    """Read ``export.json`` and check every existing file that it names; None without one.
-
-    A file may be missing: an image that serves one form of the network needs no other. Raises ``DataError`` for an
-    index that is damaged or belongs to another bundle, and for a changed file.
-    """
-    path = directory / EXPORT
-    content = read_sealed(path, EXPORT_KIND, AGAIN)
-    if content is None:
-        return None
-    info: ExportInfo = typed(ExportInfo, content, str(path), AGAIN)
-    if info.bundle != identity(bundle) or info.weights_sha256 != bundle.weights_sha256:
-        raise DataError(f"{path}: belongs to another bundle than the {INDEX} beside it; {AGAIN}")
-    files: dict[str, Indexed] = typed(dict[str, Indexed], info.files, str(path), AGAIN)
-    for name, facts in files.items():
-        if name in (ONNX, INT8) and facts.bytes > MOST_ONNX:
-            raise DataError(f"{directory / name}: {facts.bytes:,} bytes, and no ONNX file has more than {MOST_ONNX:,}")
-        if (directory / name).is_symlink() or (directory / name).exists():
-            check_file(directory / name, facts, EXPORT, AGAIN)
-    return info
-
-
-def read_model(directory: Path, info: ExportInfo, name: str) -> bytes:
-    """The bytes of a form of the network. Raises ``DataError`` if it is missing or was changed."""
-    if name not in info.files or not (directory / name).is_file():
-        option = "int8" if name == INT8 else "onnx"
-        raise DataError(f"{directory}: holds no {name}; export the run again with --{option}")
-    return read_named(directory / name, info.files[name]["sha256"], EXPORT)
-
-
-TRAINING_KIND = ("padless-training", 2)
+TRAINING_KIND = ("padless-training", 1)
 TRAINING = "training.json"
-"""How the training texts were read, and statistics of them: new labelled rows are read in the same way and compared
-with it. It is made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
+"""How the training texts were read, since new rows are read in the same way, and statistics for a model card. It is
+made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
 SAME = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
 READ_WITH = (*SAME, "labels")
 """Options of ``source`` for reading files like the corpus."""

@@ -78,16 +78,16 @@ def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] 
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}
 
 
-class Indexed(Record, frozen=True, forbid_unknown_fields=False):
-    """An index's entry for a file; it may have more keys."""
+class Indexed(Record, frozen=True):
+    """An index's entry for a file."""
 
     bytes: Count
     sha256: Sha256
 
 
-def facts_of(path: Path, **more: Any) -> dict[str, Any]:
+def facts_of(path: Path) -> dict[str, Any]:
     """The entry of a file for an index."""
-    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path), **more}
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
 
 
 def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:

@@ -7,7 +7,6 @@ Those of the test at the end of a run are in the run directory, those of later e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from preprocessing.base.untrusted import one_line
 from preprocessing.labels import LabelType, typed_values
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
@@ -157,32 +156,3 @@ def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.n
     """
     table = read_predictions(directory, split, ["label", "predicted"], again)
     return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)
-
-
-def open_predictions(place: str | Path, split: str | None = None) -> pd.DataFrame:
-    """Predictions as a frame: ``predicted``, ``probability_LABEL`` and all other columns of the file.
-
-    ``place`` is a run directory, or a .parquet, .csv or .jsonl file. ``split`` is test by default, or validation if
-    there are no test predictions. Texts are never converted to other types. Raises ``DataError`` for a missing or
-    unreadable file.
-    """
-    import pandas as pd
-
-    path, splits = Path(place), [TEST, VALIDATION] if split is None else [split]
-    if not path.is_file():
-        names = [folder / predictions_name(name) for name in splits for folder in (path, path / EVALUATION)]
-        found = next(filter(Path.is_file, names), None)
-        if found is None:
-            raise DataError(f"{place}: holds no predictions of the split {' or '.join(splits)}; evaluate the run first")
-        path = found
-    try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix in (".jsonl", ".ndjson"):
-            with open(path, encoding="utf-8-sig") as lines:  # pandas' own reader converts texts to dates
-                return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix == ".tsv" else ",")
-        chances = [name for name in frame.columns if str(name).startswith(probability_column(""))]
-        return frame.astype(dict.fromkeys(chances, float))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as predictions ({one_line(error)})") from None

@@ -95,8 +95,8 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
-    """Print an evaluation: figures, classes, confusions, the weakest group; of new rows also what was read."""
-    rows, texts, beside = values["rows"], values["texts"], values.get("beside_training")
+    """Print an evaluation: figures, classes, confusions, the weakest group."""
+    rows, texts = values["rows"], values["texts"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
@@ -116,8 +116,6 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     screen.table(confusion_table(values))
     screen.write([""])
     screen.say(weakest(values))
-    if beside is not None:
-        screen.say(beside_training(beside))
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
@@ -137,17 +135,6 @@ def weakest(values: Mapping[str, Any]) -> str:
     lowest = min(values["slices"], key=lambda entry: entry["accuracy_interval"][1])
     group = f"rows labelled {lowest['name']!r}" if lowest["by"] == "label" else f"rows with {lowest['name']}"
     return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
-
-
-def beside_training(shares: Mapping[str, float | None]) -> str:
-    """Unknown words and truncated texts of new rows, compared with the training."""
-    known = {name: "" if share is None else percent(share) for name, share in shares.items()}
-    validation = f" ({known['unknown_validation']} in validation)" if known["unknown_validation"] else ""
-    train = f" ({known['longest_train']} in training)" if known["longest_train"] else ""
-    return (
-        f"not in the vocabulary: {known['unknown']} of the tokens{validation}; cut to the longest length that is read: "
-        f"{known['longest']} of the texts{train}"
-    )
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:

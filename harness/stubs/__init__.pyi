@@ -11,7 +11,6 @@ from harness.library.commands import prepare as prepare
 from harness.library.commands import train as train
 from harness.library.estimator import TextClassifier as TextClassifier
 from harness.rundir.metrics_log import read_metrics as read_metrics
-from harness.rundir.results import open_predictions as open_predictions
 from preprocessing.base.errors import UserError as UserError
 from preprocessing.dataset.inspect import Dataset as Dataset
 

@@ -41,7 +41,6 @@ from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
-from preprocessing.corpus.tables import row_in_words
 from preprocessing.dataset.index import INDEX, Totals
 from preprocessing.dataset.inspect import found_in_words
 from preprocessing.dataset.shards import (

@@ -31,7 +31,7 @@ THREE_LINES = """
 import json, sys
 import pandas as pd
 import padless
-evaluated = padless.open_predictions("runs/mine")
+evaluated = pd.read_parquet("runs/mine/test-predictions.parquet")
 texts = pd.read_csv("reviews.csv")["text"].iloc[evaluated["row"] - 1]
 
 model = padless.load("runs/mine")

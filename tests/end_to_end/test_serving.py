@@ -60,7 +60,7 @@ sys.exit(script())
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("serving")
     made = make_run(root, pooling="max+mean", wide=256)
-    assert export(made, "--output", root / "out", "--int8", "--quiet") == 0
+    assert export(made, "--output", root / "out", "--onnx", "--quiet") == 0
     assert export(made, "--output", root / "plain", "--quiet") == 0
     return made
 
@@ -82,16 +82,12 @@ def test_the_library_predicts(run: Path) -> None:
 def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,text\n1,a fine film\n2,awful w1\n")
     out = tmp_path / "out.csv"
-    done = serve(
-        COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out,
-        "--engine=onnx-int8",
-    )  # fmt: skip
+    done = serve(COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out)
     assert (done.returncode, done.stderr) == (0, "")
     lines = out.read_text().splitlines()
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
-    expected = padless.load(run.parent / "out", "onnx-int8").predict_proba(["a fine film", "awful w1"])
-    # The range that eight bits are spread over is that of a batch, so 8-bit figures depend on who is scored together.
-    np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-3)
+    expected = padless.load(run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
+    np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
 
 
 def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,7 +28,6 @@ from harness.rundir.checkpoint import check_tensors, read_header
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import known_status, read_config, write_config
-from harness.rundir.results import open_predictions
 from harness.training.preflight import check_run
 from harness.training.rules import resolve
 from harness.training.writer import Checkpointer
@@ -375,7 +375,7 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
     given = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
     results.write_predictions(tmp_path, "test", names, "float", **given)
-    frame = open_predictions(tmp_path)
+    frame = pd.read_parquet(tmp_path / results.predictions_name("test"))
     assert (frame["label"].tolist(), frame["predicted"].tolist()) == ([1.0, 0.5], [1.0, 1.0])
     found = results.read_predictions(tmp_path, "test", ["label", "probability_1"])
     assert found.to_pydict() == {"row": [7, 9], "label": [1.0, 0.5], "probability_1": [0.75, 0.5]}

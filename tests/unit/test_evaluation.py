@@ -24,7 +24,7 @@ from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import write_training
-from preprocessing.dataset.shards import VOCABULARY, Manifest, Split, read_manifest
+from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
@@ -41,17 +41,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
     write_drawn(folder / "run" / "bundle", folder / "data", embedding_dim=8, hidden_size=8)
-    write_training(folder / "run" / "bundle", with_rates(manifest))
+    write_training(folder / "run" / "bundle", manifest)
     labels = stored(folder / "data", "test")
     rows = [(text, manifest.labels[labels[number].label]) for number, text in enumerate(texts["test"])]
     write_csv(folder / "labelled.csv", rows)
     return folder / "run"
-
-
-def with_rates(manifest: Manifest) -> Manifest:
-    """The manifest as preprocessing writes it, with the share of unknown tokens of the splits."""
-    splits = {"train": {"unknown_rate": 0.0}, "validation": {"unknown_rate": 0.12}}
-    return replace(manifest, statistics={"splits": splits})
 
 
 @pytest.fixture
@@ -88,30 +82,12 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_inputs_of_one_name_have_figures_of_their_own(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
+def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
     lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
-    for folder, rows in [("jan", 20), ("feb", 30)] * 2:  # each goes on under its own name
-        path = tmp_path / folder / "new.csv"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(lines[: rows + 1]))
-        evaluate("--input", path, "--output", output)
-    found = [read_json(path) for path in output.glob("*.json")]
-    assert {Path(one["input"]).parent.name: one["rows"] for one in found} == {"jan": 20, "feb": 30}
-    assert len(found) == len(list(output.glob("*-predictions.parquet"))) == 2
-
-
-def test_unknown_words_and_cut_texts_are_beside_the_training(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path
-) -> None:
-    bundle = Bundle(run / "bundle")
-    longest = bundle.encoder.pipeline.spec.max_tokens
-    rows = [("zebra w1 w1 w1", bundle.info.labels[0]), ("w1 " * (longest + 5), bundle.info.labels[1])]
-    path = write_csv(tmp_path / "other.csv", rows)
-    said = evaluate("--input", path, "--output", tmp_path)
-    found = read_json(tmp_path / "other.csv.json")["beside_training"]
-    assert found["unknown"] == 1 / (4 + longest)
-    assert (found["unknown_validation"], found["longest"]) == (0.12, 0.5)
-    assert "of the tokens (12% in validation); cut to the longest length that is read: 50% of the texts (" in said
+    for rows, done in ((20, "written to"), (30, "replaced")):
+        (tmp_path / "new.csv").write_text("".join(lines[: rows + 1]))
+        assert f"{done} {output}/new.csv.json" in evaluate("--input", tmp_path / "new.csv", "--output", output)
+        assert read_json(output / "new.csv.json")["rows"] == rows
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
@@ -148,7 +124,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     """Quoted with ', in an encoding that cannot be detected."""
     names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
-    manifest = with_rates(read_manifest(run.parent / "data"))
+    manifest = read_manifest(run.parent / "data")
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
     files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {}}]
     provenance = {"config": {"source": source}, "sources": files}
@@ -213,7 +189,7 @@ def test_words_have_their_places(explained: Path) -> None:
     assert [TEXT[slice(*span)] for span in one.spans if span] == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
     assert list(one.to_frame()) == ["token", "score", "start", "end"]
     assert "".join(text for text, _ in one.pieces) == TEXT
-    assert one.summary[2:] == ["unknown to the model: 1 of 6 words"]
+    assert one.notes == ["unknown to the model: 1 of 6 words"]
 
 
 def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
@@ -222,10 +198,10 @@ def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
     assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
     assert "no word of the text was left" in str(empty)
     unknown = model.explain("nowhere never none")
-    assert unknown.summary[2:] == ["unknown to the model: 3 of 3 words"]
+    assert unknown.notes == ["unknown to the model: 3 of 3 words"]
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
-    assert long.summary[2:] == ["the model has read 64 of 20,000 words"]
+    assert long.notes == ["the model has read 64 of 20,000 words"]
 
 
 def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:

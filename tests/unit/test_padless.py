@@ -70,11 +70,6 @@ def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(
         data["dev"]
 
 
-def test_predictions_in_a_file_stay_texts(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("text,predicted,probability_yes\n007,1,0.5\nNA,0,0.25\n")
-    assert padless.open_predictions(tmp_path / "p.csv")["text"].tolist() == ["007", "NA"]
-
-
 def test_the_example_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     manual = (ROOT / "docs/how-to/your-texts.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
@@ -132,7 +127,7 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
     asked = [f"--{word}" for word in words]
     assert train_to_end(*asked, "--data", tmp_path / "data", "--run", tmp_path / "rank").returncode == 0
     assert final(run.directory) == final(tmp_path / "rank")
-    predictions = padless.open_predictions(run.directory)
+    predictions = pd.read_parquet(run.directory / "test-predictions.parquet")
     assert (predictions["predicted"] == predictions["label"]).mean() == run.figures["accuracy"]
     assert run.metrics["kind"].unique().tolist() == ["train", "validation", "test"]
     assert run.predict(["a fine film"])[0] in run.model.classes_
@@ -221,12 +216,11 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     assert 0 < right.mean() == (frame["label"] == found).mean() < 1
     assert (found.dtype, model.classes_.tolist()) == (pd.Series(values).dtype, values)
     frame.to_parquet(tmp_path / "new.parquet")
-    for name in ("a.parquet", "a.csv"):
-        words = ["--run", tmp_path / "run", "--input", tmp_path / "new.parquet", "--output", tmp_path / name]
-        assert main(["predict", *map(str, words)]) == 0
-        read = padless.open_predictions(tmp_path / name)
-        assert (read["label"] == read["predicted"]).mean() == right.mean(), name
-    assert pd.read_parquet(tmp_path / "a.parquet")["predicted"].dtype == pd.Series(values).dtype
+    words = ["--run", tmp_path / "run", "--input", tmp_path / "new.parquet", "--output", tmp_path / "a.parquet"]
+    assert main(["predict", *map(str, words)]) == 0
+    read = pd.read_parquet(tmp_path / "a.parquet")
+    assert (read["label"] == read["predicted"]).mean() == right.mean()
+    assert read["predicted"].dtype == pd.Series(values).dtype
     assert model.explain("w1 w2", values[0]).label == as_found(values[0])
 
 

@@ -72,12 +72,12 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", weights_sha256="w")
-    monkeypatch.setitem(scorer.ENGINES, "torch", f"{__name__}:Stub")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
         monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
+        monkeypatch.setattr(module, "scorer_class", lambda engine: Stub)
     return info
 
 
@@ -344,21 +344,20 @@ def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[st
     assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
 
 
-def test_globs_and_folders() -> None:
+def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
     written("new/b.csv", "text,n\nsecond,2\n")
     written("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
     written("new/deep/c.csv", "text,n\nthird,3")
-    Path("new/_SUCCESS.csv").touch()
     for source, seen in (
-        ("new", ["first", "second", "third"]),
         ("new/*.csv", ["second"]),
+        ("new/**/*.csv*", ["first", "second", "third"]),
         ('["new/deep/c.csv", "new/b.csv"]', ["third", "second"]),
     ):
-        Path("new/_SUCCESS.csv").unlink(missing_ok=source != "new")
         assert predict(source, "out.csv") == 0
         assert Stub.seen == seen
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *seen]
+    assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no text; expected *.txt below it; name other fi")
 
 
 def test_a_folder_of_texts() -> None:
@@ -375,9 +374,8 @@ def test_remote_files_and_passwords(capsys: pytest.CaptureFixture[str]) -> None:
     store = pytest.importorskip("fsspec").filesystem("memory")
     store.pipe("/predict/a.csv", b"text\nfine\n")
     store.pipe("/predict/b.csv", b"text\nso so\n")
-    for source in ("memory://predict/*.csv", "memory://predict"):
-        assert predict(source, "out.csv") == 0
-        assert Stub.seen == ["fine", "so so"]
+    assert predict("memory://predict/*.csv", "out.csv") == 0
+    assert Stub.seen == ["fine", "so so"]
     store.pipe("/me:SECRET@host/a.csv", b"text\nfine\n")
     assert predict("memory://me:SECRET@host/a.csv", "o.csv") == 0
     assert predict("memory://me:SECRET@host/b.csv", "p.csv") == 3
