@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from harness.rundir.results import figures_name, predictions_name, write_figures
 from harness.scores.calibration import Decision, decide
 from harness.scores.figures import Scores, figures
 from harness.scores.intervals import above_chance, intervals
-from harness.scores.metrics import classification_metrics, probabilities
+from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
 from harness.scores.tables import show_evaluation
 from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
@@ -82,28 +82,45 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
     with world.together("writing the results"):
         if world.is_main:
-            order = np.argsort(split.column("row"))
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
-            return conclude(config, bundle, scores, hashes_of(split)[order], values)
+            unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])
+            texts = Texts(split.column("length"), unknown, hashes_of(split))
+            return conclude(config, bundle, scores, texts, values)
     return {}
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Facts of the evaluated texts, in any order."""
+
+    lengths: np.ndarray
+    """int64 ``[rows]``: tokens of each."""
+    unknown: np.ndarray
+    """int64 ``[rows]``: unknown tokens of each."""
+    hashes: np.ndarray
+    """``row_hashes``."""
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of unknown tokens."""
+        return float(self.unknown.sum() / max(self.lengths.sum(), 1))
+
+
 def conclude(
-    config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
+    config: EvaluateConfig, bundle: Bundle, scores: Scores, texts: Texts, values: dict[str, Any]
 ) -> dict[str, Any]:
     """Add facts about the texts to the figures, write them and the predictions, print and return them.
 
-    ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
-    identify them.
+    Texts without a known word are not looked up, since their ids do not identify them.
     """
     directory, name = output_of(config), values["split"]
-    unread = scores.unknown == scores.lengths
-    texts = {
-        "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+    unread = texts.unknown == texts.lengths
+    facts = {
+        "unknown_share": texts.unknown_share,
         "without_known_word": int(unread.sum()),
-        "training_texts": training_texts(hashes[~unread], config.run, bundle.info.dataset),
+        "training_texts": training_texts(texts.hashes[~unread], config.run, bundle.info.dataset),
     }
-    values |= {"texts": texts, "precision": NAMES[bundle.dtype]}
+    values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
     if config.json:
@@ -120,7 +137,7 @@ def output_of(config: EvaluateConfig) -> Path:
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
-    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration, subgroups and mistakes.
+    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration and mistakes.
 
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
@@ -135,7 +152,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
-    """The figures that need only labels, logits and lengths."""
+    """The figures that need only labels and logits."""
     about = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
     return about | figures(scores, bundle.labels, bundle.decision)
 
@@ -232,16 +249,17 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         encoded = bundle.encoder(piece.texts)
         logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
         unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        scored = (piece.row, labels, logits, np.diff(encoded.offsets), unknown)
-        columns.append((*scored, row_hashes(encoded.ids, encoded.offsets)))
-        for mistake in worst_mistakes(Scores(*scored), bundle):
+        hashes = row_hashes(encoded.ids, encoded.offsets)
+        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
+        for mistake in worst_mistakes(Scores(piece.row, labels, logits), bundle):
             at = int(np.searchsorted(piece.row, mistake["row"]))
             mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
-    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    scores, longest, splits = Scores(*found), bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
+    found = [np.concatenate(one) for one in zip(*columns, strict=True)]
+    scores, texts = Scores(*found[:3]), Texts(*found[3:])
+    longest, splits = bundle.encoder.pipeline.spec.max_tokens, training.get("splits", {})
     train = splits.get(TRAIN)
     values = {
         **known_of(scores, bundle, name_of(config.input, output_of(config))),
@@ -250,13 +268,13 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
         "beside_training": {
-            "unknown": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+            "unknown": texts.unknown_share,
             "unknown_validation": splits.get(VALIDATION, {}).get("unknown_rate"),
-            "longest": float((scores.lengths == longest).mean()),
+            "longest": float((texts.lengths == longest).mean()),
             "longest_train": train["lengths"].get(str(longest), 0) / max(train["rows"], 1) if train else None,
         },
     }
-    return conclude(config, bundle, scores, hashes, values)
+    return conclude(config, bundle, scores, texts, values)
 
 
 def name_of(address: str, directory: Path) -> str:
@@ -386,8 +404,9 @@ def check_splits(config: LabelConfig, manifest: Manifest) -> None:
 def measured(logits: np.ndarray, labels: np.ndarray, decision: Decision) -> dict[str, Any]:
     """The teacher's accuracy (of the most probable class), log loss and rows; warns if that may be chance."""
     calibrated = decision.calibrated(logits)
-    values = classification_metrics(calibrated, labels)
-    if not above_chance(intervals(calibrated, labels, values), len(np.unique(labels))):
+    predicted = predicted_labels(calibrated)
+    values = classification_metrics(calibrated, labels, predicted)
+    if not above_chance(intervals(calibrated, labels, predicted), len(np.unique(labels))):
         tell("warning: the teacher is not above chance on validation, so its soft labels may teach nothing")
     return {name: values[name] for name in ("accuracy", "log_loss", "rows")}
 

@@ -36,7 +36,7 @@ from harness.rundir.results import (
 )
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread
-from harness.scores.metrics import classification_metrics, confusion_from_json, per_class
+from harness.scores.metrics import classification_metrics, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -289,8 +289,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     logits = np.log(np.maximum(chances, SMALLEST))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
     values = classification_metrics(logits, labels, predicted)
-    by_class = per_class(confusion_from_json(values, len(names)), names)
-    return {**values, "intervals": intervals(logits, labels, values, predicted), "per_class": by_class}
+    by_class = per_class(values["confusion"], names)
+    return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
