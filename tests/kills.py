@@ -172,7 +172,7 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
     if seen.get(CONFIG):
         read_config(run)
     if seen.get("status.json"):
-        assert read_status(run) is not None
+        assert read_status(run)
     if seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
     if not exchange:

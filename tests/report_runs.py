@@ -92,8 +92,7 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     rows, labels, logits = scores_of(data, manifest, split, skill, seed)
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
     ids = {number: row.ids for number, row in stored(data, split).items()}
-    lengths = np.array([len(ids[row]) for row in rows.tolist()])
-    values = figures(Scores(rows, labels, logits, lengths, lengths // 9), manifest.labels, decision)
+    values = figures(Scores(rows, labels, logits), manifest.labels, decision)
     calibrated = decision.calibrated(logits)
     said, chances = predicted_labels(calibrated), probabilities(calibrated)
     wrong = np.flatnonzero(said != labels)

@@ -27,7 +27,6 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
-from preprocessing.text.vocabulary import UNK
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
 """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
@@ -153,11 +152,10 @@ class Linear:
         return result
 
     def scores(self, split: Split) -> Scores:
-        """Logits and facts of a split's rows, in the order of the source."""
+        """Rows, labels and logits of a split, in the order of the source."""
         order = np.argsort(split.column("row"), kind="stable")
-        rows, labels, lengths = (split.column(name)[order] for name in ("row", "label", "length"))
-        unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])[order]
-        return Scores(rows, labels, self.logits(split)[order], lengths, unknown)
+        rows, labels = (split.column(name)[order] for name in ("row", "label"))
+        return Scores(rows, labels, self.logits(split)[order])
 
 
 def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:

@@ -142,8 +142,8 @@ HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
 """Figures with the same names on the hub."""
 SETTINGS = ("epochs", "global_batch", "seed", "lr")
 """Settings of the training in a card."""
-CLASSES, WEAKEST = 30, 3
-"""Maximum number of classes in a table, and number of weakest groups of rows."""
+CLASSES = 30
+"""Maximum number of classes in a table."""
 
 
 def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
@@ -212,7 +212,6 @@ def render(
         model_name=name,
         eval_results=results or None,
     )
-    groups = [one for one in figures.get("slices", []) if isinstance(one.get("accuracy"), float)]
     settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
         **records,
@@ -231,7 +230,6 @@ def render(
         ],
         "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
         "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
-        "weakest": sorted(groups, key=lambda one: one["accuracy"])[:WEAKEST],
         "onnx": onnx,
         "code": markdown_code,
         "interval": interval,

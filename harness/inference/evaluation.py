@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,29 +70,46 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
     with world.together("writing the results"):
         if world.is_main:
-            order = np.argsort(split.column("row"))
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
-            return conclude(config, bundle, scores, hashes_of(split)[order], values)
+            unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])
+            texts = Texts(split.column("length"), unknown, hashes_of(split))
+            return conclude(config, bundle, scores, texts, values)
     return {}
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Facts of the evaluated texts, in any order."""
+
+    lengths: np.ndarray
+    """int64 ``[rows]``: tokens of each."""
+    unknown: np.ndarray
+    """int64 ``[rows]``: unknown tokens of each."""
+    hashes: np.ndarray
+    """``row_hashes``."""
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of unknown tokens."""
+        return float(self.unknown.sum() / max(self.lengths.sum(), 1))
+
+
 def conclude(
-    config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
+    config: EvaluateConfig, bundle: Bundle, scores: Scores, texts: Texts, values: dict[str, Any]
 ) -> dict[str, Any]:
     """Add facts about the texts to the figures, write them and the predictions, print and return them.
 
-    ``hashes`` are ``row_hashes`` of the rows. Texts without a known word are not looked up, since their ids do not
-    identify them.
+    Texts without a known word are not looked up, since their ids do not identify them.
     """
     directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
     done = "replaced" if (directory / figures_name(name)).exists() else "written to"
-    unread = scores.unknown == scores.lengths
-    texts = {
-        "unknown_share": float(scores.unknown.sum() / max(scores.lengths.sum(), 1)),
+    unread = texts.unknown == texts.lengths
+    facts = {
+        "unknown_share": texts.unknown_share,
         "without_known_word": int(unread.sum()),
-        "training_texts": training_texts(hashes[~unread], config.run, bundle.info.dataset),
+        "training_texts": training_texts(texts.hashes[~unread], config.run, bundle.info.dataset),
     }
-    values |= {"texts": texts, "precision": NAMES[bundle.dtype]}
+    values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
     if config.json:
@@ -104,7 +121,7 @@ def conclude(
 
 
 def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
-    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration, subgroups and mistakes.
+    """All figures of ``SPLIT.json``: metrics after calibration with intervals, calibration and mistakes.
 
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
@@ -119,7 +136,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 
 def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
-    """The figures that need only labels, logits and lengths."""
+    """The figures that need only labels and logits."""
     about = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
     return about | figures(scores, bundle.labels, bundle.decision)
 
@@ -215,16 +232,16 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         encoded = bundle.encoder(piece.texts)
         logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
         unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        scored = (piece.row, labels, logits, np.diff(encoded.offsets), unknown)
-        columns.append((*scored, row_hashes(encoded.ids, encoded.offsets)))
-        for mistake in worst_mistakes(Scores(*scored), bundle):
+        hashes = row_hashes(encoded.ids, encoded.offsets)
+        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
+        for mistake in worst_mistakes(Scores(piece.row, labels, logits), bundle):
             at = int(np.searchsorted(piece.row, mistake["row"]))
             mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
-    *found, hashes = (np.concatenate(one) for one in zip(*columns, strict=True))
-    scores = Scores(*found)
+    found = [np.concatenate(one) for one in zip(*columns, strict=True)]
+    scores, texts = Scores(*found[:3]), Texts(*found[3:])
     values = {
         **known_of(scores, bundle, name_of(config.input)),
         "left_out": left_out,
@@ -232,7 +249,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
     }
-    return conclude(config, bundle, scores, hashes, values)
+    return conclude(config, bundle, scores, texts, values)
 
 
 def name_of(address: str) -> str:

@@ -33,7 +33,6 @@ from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
-from preprocessing.text.vocabulary import UNK
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""
@@ -88,7 +87,7 @@ def score(
     """
 
     def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
-        return batch.labels, (read or model)(batch).double(), batch.lengths, unknown_tokens(batch)
+        return batch.labels, (read or model)(batch).double()
 
     return Scores(*over_all_rows(model, loader, world, pause, values_of))
 
@@ -161,12 +160,3 @@ def over_all_rows(
     assert len(rows) == len(np.unique(rows)) == len(loader.split), "a row was scored twice, or not at all"
     order = np.argsort(rows)
     return [column[order] for column in (rows, *others)]
-
-
-def unknown_tokens(batch: Batch) -> torch.Tensor:
-    """int64 ``[rows]``: unknown tokens of each row."""
-    unknown = batch.ids == UNK
-    if batch.batch_sizes is None:
-        return unknown.sum(1)
-    rows = batch.packed_index().row
-    return unknown.new_zeros(batch.num_rows, dtype=torch.int64).index_add_(0, rows, unknown.long())

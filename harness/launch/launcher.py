@@ -44,7 +44,7 @@ from harness.report.page import write_report_quietly
 from harness.report.runs import collect, linear_on_folds, over_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
-from harness.rundir.records import Ending, State, is_free, known_status, write_status
+from harness.rundir.records import Ending, State, is_free, read_status, write_status
 from harness.scores.tables import spread_table
 from harness.training import preflight
 from harness.training.rules import resolve
@@ -155,7 +155,7 @@ def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bo
 
 def state_of(run: Path, launch_id: str) -> str | None:
     """The run's state as written by the ranks of this launch; None if they have written none."""
-    status = known_status(run)
+    status = read_status(run)
     return status["state"] if status.get("launch") == launch_id else None
 
 
@@ -209,7 +209,7 @@ def outcome(run: Path, launch_id: str, failure: Failure | None, dry_run: bool = 
 
     A dry run has no status.
     """
-    status, state = known_status(run), state_of(run, launch_id)
+    status, state = read_status(run), state_of(run, launch_id)
     if state == "finished" and (failure is None or STOP.now):
         return 0
     if state == "preempted":

@@ -155,7 +155,7 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
     if config.dry_run:
         return
     with contextlib.suppress(UserError), records.claim(config):
-        status = records.read_status(config.run) or {}
+        status = records.read_status(config.run)
         if status.get("state") != "finished" and status.get("launch") != os.environ.get(LAUNCH_ID):
             records.write_status(config.run, records.Ending("failed", status.get("step", 0), exit_code, reason))
 

@@ -19,7 +19,7 @@ from typing import Any
 from harness.config import LaunchRecipe
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import is_free, known_status, read_config
+from harness.rundir.records import is_free, read_config, read_status
 from harness.rundir.results import read_figures
 from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
@@ -200,11 +200,12 @@ def runs(config: RunsConfig) -> None:
 def facts_of(status: Path) -> dict[str, Any]:
     """The run of a status as plain values; what is damaged is left out, and said in ``reason``."""
     run, when = status.parent, time.localtime(status.stat().st_mtime)
-    facts = {"run": str(run), "when": time.strftime("%Y-%m-%d %H:%M", when), **known_status(run)}
-    facts |= {"data": None, "best": None, "test": None}
-    if facts["state"] == "running" and is_free(run):
-        facts["state"] = "interrupted"
+    facts: dict[str, Any] = {"run": str(run), "when": time.strftime("%Y-%m-%d %H:%M", when)}
+    facts |= {"state": "failed", "data": None, "best": None, "test": None}
     try:
+        facts |= read_status(run)
+        if facts["state"] == "running" and is_free(run):
+            facts["state"] = "interrupted"
         facts["data"] = public_values(read_config(run).get("data"))
         best = next((line for line in reversed(read_log(run)) if line.get("best")), {})
         facts["best"] = best.get("accuracy", best.get("perplexity"))

@@ -196,9 +196,9 @@ class Run:
     @property
     def state(self) -> str:
         """finished; preempted, if the same call goes on; failed, or running; new where nothing began."""
-        from harness.rundir.records import known_status
+        from harness.rundir.records import read_status
 
-        return str(known_status(self.directory).get("state", "new"))
+        return str(read_status(self.directory).get("state", "new"))
 
     @property
     def metrics(self) -> pd.DataFrame:

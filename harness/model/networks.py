@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of each task; reading the weights of a bundle, checked against the network's shapes first."""
+"""The network of each task; reading the weights of a bundle, checked against the network's shapes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import OWNERS, network_shapes
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
-from harness.rundir.checkpoint import check_tensors, read_header
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.untrusted import one_line
+from preprocessing.base.untrusted import one_line, shown
 from preprocessing.dataset.shards import Manifest
 
 AnyNetwork = Classifier | LanguageModel
@@ -32,20 +31,26 @@ def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
 
 
 def read_tensors(directory: Path, info: BundleInfo) -> dict[str, torch.Tensor]:
-    """Read all weights of a bundle; checks that they have the names and shapes of its network.
+    """Read all weights of a bundle; checks that they have the names, types and shapes of its network.
 
-    The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
-    the file is damaged or belongs to another network than the index describes.
+    Raises ``DataError`` if the file is damaged or belongs to another network than the index describes.
     """
     path = directory / info.weights
-    found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
     try:
         shapes = network_shapes(info.model, info.vocabulary_size, len(info.labels), info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
-    wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}
-    check_tensors(found, wanted, f"{path}: not the weights of the model in {INDEX}")
-    tensors: dict[str, torch.Tensor] = load(read_named(path, info.weights_sha256, INDEX))
+    data = read_named(path, info.weights_sha256, INDEX)
+    try:
+        tensors: dict[str, torch.Tensor] = load(data)
+    except Exception as error:  # of many kinds, where somebody wrote the header by hand
+        raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {RESTORE}") from None
+    wanted = {name: (torch.int32 if name == OWNERS else torch.float32, shape) for name, shape in shapes.items()}
+    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            what = f"{shown(name)} is {found.get(name)} where {wanted.get(name)} is expected"
+            raise DataError(f"{path}: not the weights of the model in {INDEX} ({what})")
     return tensors
 
 

@@ -40,9 +40,10 @@ from harness.report.runs import (
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
-from harness.rundir.results import probability_column, read_predictions
+from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
-from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
+from harness.scores.intervals import wilson
+from harness.scores.metrics import largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
@@ -169,31 +170,26 @@ def titles(labels: Sequence[str]) -> dict[str, str]:
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """The template's variables of one run, charts excepted."""
-    curves, labels, manifest = curves_of(run), run.labels, run.manifest
+    labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
     shown: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
         mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
-        recalls = {entry["name"]: entry["accuracy_interval"] for entry in figures["slices"] if entry["by"] == "label"}
         shown = {
             "split": run.measured.split,
             "figures": figures,
             "mistakes": mistakes,
             "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
-            "recalls": recalls,
-            "matrix": confusion_from_json(figures, len(labels)).toarray() if len(labels) <= MATRIX_CLASSES else [],
+            "matrix": matrix_of(figures),
             "confusions": confusions(figures),
-            "slices": [entry for entry in figures["slices"] if entry["by"] != "label"],
-            "coloured": {label: slot for slot, label in enumerate(curves)} if len(labels) > 2 else {},
         }
     return {
         "name": name,
         "facts": run,
         "labels": labels,
-        "curves": curves,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": titles(labels),
         "settings": flat(run.config),
@@ -207,13 +203,21 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
 
 def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The most frequent confusions of a true and a predicted class, the largest first."""
-    labels = figures["labels"]
-    confusion = confusion_from_json(figures, len(labels))
-    support = confusion.sum(axis=1).tolist()
+    labels, entries = figures["labels"], figures["per_class"]
     return [
-        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / support[true]}
-        for true, said, rows in largest_confusions(confusion, LISTED_CONFUSIONS)
+        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / entries[true]["rows"]}
+        for true, said, rows in largest_confusions(figures["confusion"], LISTED_CONFUSIONS)
     ]
+
+
+def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
+    """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes."""
+    number = len(figures["labels"])
+    if number > MATRIX_CLASSES:
+        return np.empty((0, 0))
+    matrix, (true, said, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
+    matrix[true, said] = rows
+    return matrix
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
@@ -225,6 +229,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
     "moment": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
     "duration": duration,
+    "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
 """Name in the template -> function that formats a value."""
 
@@ -236,38 +241,36 @@ SLOTS = 8
 FEW_POINTS = 20
 """A line with at most this many points has markers."""
 CURVE_POINTS = 300
-MOST_CURVES = 6
-"""Maximum number of classes with ROC and precision-recall curves in a chart."""
 LONGEST = 28
 """Maximum characters of a name in a legend."""
 Chart: TypeAlias = tuple[str, str]
 """Title, and data URL of the image."""
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 """x and y."""
-NONE: Curve = ([], [])
+OVER_STEPS = (
+    ("Training loss", "train", "loss", "log loss"),
+    ("Validation loss", VALIDATION, "log_loss", "log loss"),
+    ("Validation perplexity", VALIDATION, "perplexity", "perplexity"),
+    ("Validation accuracy", VALIDATION, "accuracy", "accuracy"),
+    ("Learning rate", "train", "lr", "learning rate"),
+    ("Gradient norm", "train", "grad_norm", "norm before clipping"),
+    ("Throughput", "speed", "tokens_per_s", "tokens/s"),
+)
+"""Title, attribute of ``RunFacts`` with the lines, figure, and label of the y axis."""
 
 
 def draw(
-    title: str,
-    curves: Iterable[tuple[str, Curve]],
-    x_label: str,
-    y_label: str,
-    *,
-    percent: bool = False,
-    diagonal: bool = False,
-    low: float | None = None,
-) -> Chart | None:
-    """Draw named curves, each in the colour of its position; None if all are empty.
-
-    ``percent`` shows y as a percentage, ``diagonal`` adds the line x = y, ``low`` is the minimum of the y axis.
+    title: str, curves: Iterable[tuple[str, Curve]], x_label: str, y_label: str, *, diagonal: bool = False
+) -> list[Chart]:
+    """Draw named curves, each in the colour of its position, with the line x = y if ``diagonal``; nothing if all are
+    empty.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
 
     shown = [(place, name, *curve) for place, (name, curve) in enumerate(curves) if len(curve[0])]
     if not shown:
-        return None
+        return []
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=SIZE, layout="constrained")
@@ -279,52 +282,16 @@ def draw(
             label = shortened(name, LONGEST) if place < SLOTS else None
             style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
             axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
-        axes.set_ylim(bottom=low)
-        if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_ylim(bottom=0)
         if len(shown) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about characters missing in matplotlib's font: the browser has them
             figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return [(title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}")]
 
 
-def curves_of(run: RunFacts) -> dict[str, tuple[Curve, Curve]]:
-    """ROC and precision-recall curves by class: that of class 1 of two, else the worst classes against the rest.
-
-    Empty without predictions.
-    """
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    if run.measured is None:
-        return {}
-    worst = [entry["label"] for entry in worst_first(run.measured.figures["per_class"])]
-    names = run.labels[1:] if len(run.labels) == 2 else worst[:MOST_CURVES]
-    columns = ["label", *map(probability_column, names)]
-    try:
-        table = read_predictions(run.measured.directory, run.measured.split, columns)
-    except DataError:
-        return {}
-    true = np.array([as_found(label) for label in table["label"].to_pylist()], dtype=object)
-    result = {}
-    for name in names:
-        positive = true == name
-        if 0 < positive.sum() < len(true):
-            chances = table[probability_column(name)].to_numpy()
-            wrong, found, _ = roc_curve(positive, chances)
-            precision, recall, _ = precision_recall_curve(positive, chances)
-            result[name] = (thinned(wrong, found), thinned(recall[::-1], precision[::-1]))
-    return result
-
-
-def thinned(x: np.ndarray, y: np.ndarray) -> Curve:
-    """A curve with at most ``CURVE_POINTS`` points, ends included."""
-    keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), CURVE_POINTS)).round().astype(int))
-    return x[keep], y[keep]
-
-
-def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]]:
+def averaged(lines: Sequence[Line], name: str) -> Curve:
     """Steps and values of a figure over a run; for many lines, means of neighbouring ones."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
     size = -(-len(known) // CURVE_POINTS) or 1
@@ -333,60 +300,60 @@ def averaged(lines: Sequence[Line], name: str) -> tuple[list[float], list[float]
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
-    """Loss, validation, learning rate, gradient norm and throughput over the steps; runs overlaid. For a single run,
-    the validation loss is the one of ``select``, if that is a loss.
+    """The charts of ``OVER_STEPS``; runs overlaid. For a single run, both losses are in one; the validation loss is the
+    one of ``select``, if that is a loss.
     """
-
-    def over_steps(title: str, figure: str, y_label: str, where: str, **how: Any) -> Chart | None:
-        curves = [(name, averaged(getattr(run, where), figure)) for name, run in zip(names, runs, strict=True)]
-        return draw(title, curves, "step", y_label, **how)
-
+    charts, table = list[Chart](), list(OVER_STEPS)
     if len(runs) == 1:
-        (run,) = runs
+        (run,), table = runs, table[2:]
         figure = "log_loss" if run.selected == "accuracy" else run.selected
-        name = "validation, calibrated" if figure == "calibrated_log_loss" else "validation"
-        both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        losses = [draw("Loss", both, "step", "log loss", low=0)]
-    else:
-        losses = [
-            over_steps("Training loss", "loss", "log loss", "train", low=0),
-            over_steps("Validation loss", "log_loss", "log loss", VALIDATION),
-        ]
-    charts = (
-        *losses,
-        over_steps("Validation perplexity", "perplexity", "perplexity", VALIDATION),
-        over_steps("Validation accuracy", "accuracy", "accuracy", VALIDATION, percent=True),
-        over_steps("Learning rate", "lr", "learning rate", "train", low=0),
-        over_steps("Gradient norm", "grad_norm", "norm before clipping", "train", low=0),
-        over_steps("Throughput", "tokens_per_s", "tokens/s", "speed", low=0),
-    )
-    return [chart for chart in charts if chart is not None]
+        both = [("training", averaged(run.train, "loss")), (VALIDATION, averaged(run.validation, figure))]
+        charts += draw("Loss", both, "step", "log loss")
+    for title, lines, figure, y_label in table:
+        curves = [(name, averaged(getattr(run, lines), figure)) for name, run in zip(names, runs, strict=True)]
+        charts += draw(title, curves, "step", y_label)
+    return charts
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """ROC, precision-recall and calibration on one split; runs overlaid, or the classes of one run."""
-    of_classes, bins = [], []
-    for each in views:
-        name, run, pairs = each["name"], each["facts"], each["curves"]
-        figures = each["figures"] if each["split"] == split else None
-        after, before = (bins_of(figures, when) for when in ("after", "before"))
-        if len(views) == 1:
-            of_classes = list(pairs.items())
-            bins = [("after temperature scaling", after), ("before temperature scaling", before)]
-        else:  # several runs with many classes would be too many lines
-            is_drawn = figures is not None and len(run.labels) == 2
-            of_classes.append((name, next(iter(pairs.values()), (NONE, NONE)) if is_drawn else (NONE, NONE)))
-            bins.append((name, after))
-    roc, precision = ([(name, pair[which]) for name, pair in of_classes] for which in (0, 1))
-    charts = (
-        draw("ROC", roc, "false positive rate", "true positive rate", percent=True, diagonal=True, low=0),
-        draw("Precision and recall", precision, "recall", "precision", percent=True, low=0),
-        draw("Calibration", bins, "confidence", "accuracy", percent=True, diagonal=True),
-    )
-    return [chart for chart in charts if chart is not None]
+    """Calibration on one split, runs overlaid; for a single run also before calibration, and ROC and precision-recall
+    curves if it has two classes.
+    """
+    bins = [
+        (each["name"], bins_of(each["figures"]["calibration"]["after"] if each["split"] == split else []))
+        for each in views
+    ]
+    charts, first = list[Chart](), views[0]
+    if len(views) == 1 and first["figures"]:
+        before = bins_of(first["figures"]["calibration"]["before"])
+        bins = [("after temperature scaling", bins[0][1]), ("before temperature scaling", before)]
+        charts = ranking_charts(first["facts"].measured, first["labels"])
+    return charts + draw("Calibration", bins, "confidence", "accuracy", diagonal=True)
 
 
-def bins_of(figures: Mapping[str, Any] | None, when: str) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram, ``before`` or ``after`` calibration."""
-    bins = figures["calibration"][when] if figures is not None else []
+def ranking_charts(measured: Measured, labels: Sequence[str]) -> list[Chart]:
+    """The ROC and the precision-recall curve of two classes; none without predictions, or without rows of both."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if len(labels) != 2:
+        return []
+    column = probability_column(labels[1])
+    try:
+        table = read_predictions(measured.directory, measured.split, ["label", column])
+    except DataError:
+        return []
+    positive = [str(as_found(label)) == labels[1] for label in table["label"].to_pylist()]
+    if len(set(positive)) < 2:
+        return []
+    chances = table[column].to_numpy()
+    wrong, found, _ = roc_curve(positive, chances)
+    precision, recall, _ = precision_recall_curve(positive, chances)
+    return [
+        *draw("ROC", [(labels[1], (wrong, found))], "false positive rate", "true positive rate", diagonal=True),
+        *draw("Precision and recall", [(labels[1], (recall, precision))], "recall", "precision"),
+    ]
+
+
+def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
+    """Confidence and accuracy of each bin of a reliability diagram."""
     return [entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins]

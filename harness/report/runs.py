@@ -26,7 +26,7 @@ from harness.rundir.bundle_files import read_info, stored_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import known_status, read_attempts, read_config, read_environment
+from harness.rundir.records import read_attempts, read_config, read_environment, read_status
 from harness.rundir.results import (
     probability_column,
     read_figures,
@@ -36,7 +36,7 @@ from harness.rundir.results import (
 )
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread
-from harness.scores.metrics import classification_metrics, confusion_from_json, per_class
+from harness.scores.metrics import classification_metrics, per_class
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -69,7 +69,7 @@ class RunFacts:
         self.speed = [line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"]
         self.attempts = read_attempts(directory)
         self.environment = public_values(read_environment(directory))
-        self.status = public_values(known_status(directory))
+        self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
         """Figures on the test split, else on validation, if any."""
         info = stored_info(self.directory / BUNDLE)
@@ -289,8 +289,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     logits = np.log(np.maximum(chances, SMALLEST))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
     values = classification_metrics(logits, labels, predicted)
-    by_class = per_class(confusion_from_json(values, len(names)), names)
-    return {**values, "intervals": intervals(logits, labels, values, predicted), "per_class": by_class}
+    by_class = per_class(values["confusion"], names)
+    return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
 
     Raises ``DataError`` if none of them has.
     """
-    done = [one for one in began if known_status(one.path).get("state") == "finished"]
+    done = [one for one in began if read_status(one.path).get("state") == "finished"]
     if not done:
         raise DataError(
             f"{folder}: none of its runs has finished yet ({listed(began)}); wait for the first, or name one of them"

@@ -40,24 +40,20 @@ TEXTS = ("kind", "row_hash")
 class MetricsLog:
     """Appends to both files. A written line survives a kill of the process."""
 
-    mended: list[str]
-    """A sentence for each file that was damaged."""
-
     def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
         """Truncate both files of ``run`` to ``keep[name]`` bytes; to 0 for a new run.
 
-        Of a damaged file, the complete lines among those bytes are kept. Raises ``DataError`` for anything but a file.
+        Raises ``DataError`` for a file that has fewer, and for anything but a file.
         """
-        self.run, self.mended = run, []
+        self.run = run
         for name in FILES:
             path, size = run / name, (keep or {}).get(name, 0)
             with storage(path):
-                data = read_bytes(path, MOST_LINES)[:size] if os.path.lexists(path) else b""
-                whole = [line for line in data.splitlines(keepends=True) if parse_row(line) is not None]
-                atomic.write_bytes(path, b"".join(whole))
-            if sum(map(len, whole)) < size:
-                what = f"{size:,} bytes were written; the {len(whole):,} whole lines among them are kept"
-                self.mended.append(f"{path}: damaged: {what}")
+                data = read_bytes(path, MOST_LINES) if os.path.lexists(path) else b""
+                if len(data) < size:
+                    what = f"{len(data):,} bytes, and the checkpoint says {size:,}: truncated"
+                    raise DataError(f"{path}: {what}; restore it, or name another run directory")
+                atomic.write_bytes(path, data[:size])
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
         """Append a line to the file ``name`` atomically. Raises ``StorageError``."""

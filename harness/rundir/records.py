@@ -15,7 +15,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict, cast
@@ -24,7 +23,6 @@ import yaml
 from msgspec.structs import asdict
 
 from harness.config import RunConfig, Task, to_dict
-from harness.rundir.checkpoint import steps
 from harness.rundir.json_files import MEND, Line, read_lines, read_typed
 from harness.rundir.layout import (
     ATTEMPTS,
@@ -246,27 +244,11 @@ def write_status(run: str | Path, ending: Ending) -> None:
         atomic.write_json(Path(run, STATUS), status)
 
 
-def read_status(run: str | Path) -> dict[str, Any] | None:
-    """The status of a run, or None where there is none. Raises ``DataError`` for a damaged one."""
-    content = read_typed(Ending, Path(run, STATUS), "start the run again, which rebuilds it")
-    return None if content is None else asdict(Ending(**content))
-
-
-def known_status(run: str | Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The status of a run; empty if there is none. If it is damaged, ``say`` prints that.
-
-    A damaged one is returned as a failure at the step of the newest checkpoint: if the run had finished, the next start
-    has nothing left to train and finishes again. Raises ``DataError`` for a directory of this name.
-    """
-    try:
-        return read_status(run) or {}
-    except DataError as damage:
-        if Path(run, STATUS).is_dir():
-            raise
-        step = max(steps(run), default=0)
-        say(f"damaged status: {damage}; the newest checkpoint is that of step {step:,}")
-        reason = f"{STATUS} was damaged ({damage}); rebuilt from the checkpoints"
-        return asdict(Ending("failed", step, 1, reason))
+def read_status(run: str | Path) -> dict[str, Any]:
+    """The status of a run; empty where there is none. Raises ``DataError`` for a damaged one."""
+    mend = "remove it, and the run goes on from its newest checkpoint"
+    content = read_typed(Ending, Path(run, STATUS), mend)
+    return {} if content is None else asdict(Ending(**content))
 
 
 def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:

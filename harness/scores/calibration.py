@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import Ranking, blocks, log_loss_per_row, predicted_labels, probabilities
+from harness.scores.metrics import cuts, log_loss_per_row, predicted_labels, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Range of temperatures."""
+TOLERANCE = 1e-8
+"""Of a temperature's logarithm."""
 SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
 """Candidate weights of the wide part: 1/8 to 8, and 0."""
 USUAL, SMALLEST = 2.0, 1 / 16
@@ -54,27 +56,17 @@ def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> 
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest log loss.
-
-    The log loss is convex in 1 / temperature, so its slope has one root. If every row is right, there is none, and the
-    temperature is 1.
+    """The temperature with the lowest log loss, of which there is one only; 1 if every row is right, when a lower one
+    is always better.
     """
-    from scipy.optimize import brentq  # predictions need no scipy
+    from scipy.optimize import minimize_scalar  # predictions need no scipy
 
-    scores = np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
-    scores = scores.astype(np.float64)
-    scores -= scores[np.arange(len(labels)), labels][:, None]  # relative to the true class
+    def loss(log_temperature: float) -> float:
+        return float(log_loss_per_row(logits * math.exp(-log_temperature), labels).mean())
 
-    def slope(log_temperature: float) -> float:
-        factor = math.exp(-log_temperature)
-        every = ((probabilities(scores[rows] * factor) * scores[rows]).sum(axis=1) for rows in blocks(scores))
-        return float(np.concatenate(list(every)).mean())
-
-    if not slope(math.log(LOWEST)) > 0:  # also where a logit is not a number
-        return 1.0
-    if slope(math.log(HIGHEST)) >= 0:
-        return HIGHEST  # uninformative logits
-    return math.exp(brentq(slope, math.log(LOWEST), math.log(HIGHEST)))
+    ends = math.log(LOWEST), math.log(HIGHEST)
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": TOLERANCE})
+    return math.exp(found.x) if found.fun < loss(ends[0]) else 1.0  # 1 also where a logit is not a number
 
 
 def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -108,16 +100,16 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     ``accuracy`` and ``f1`` take the best threshold, of equals the one nearest to 0.5; ``recall`` the highest one that
     reaches the required recall of class 1. 0.5 if the split has only one class.
     """
-    ranking, total = Ranking(logits.astype(np.float64), labels == 1), int(labels.sum())
+    edges, found, taken = cuts(logits.astype(np.float64), labels == 1)
+    total = int(labels.sum())
     if total in (0, len(labels)):
         return 0.5
-    edges = ranking.scores[ranking.last]
     below = np.append(edges[1:], edges[-1] - 1.0)
     halfway = probabilities((edges + below) / 2)[:, 1]
     if config.threshold == "recall":
-        return float(halfway[np.argmax(ranking.found >= np.ceil(config.recall * total - 1e-9))])
+        return float(halfway[np.argmax(found >= np.ceil(config.recall * total - 1e-9))])
     # predicting class 0 for all rows is a candidate too
-    found, taken = np.append(0, ranking.found), np.append(0, ranking.taken)
+    found, taken = np.append(0, found), np.append(0, taken)
     halfway = np.append(probabilities(edges[:1] + 1.0)[:, 1], halfway)
     right = found + (len(labels) - total) - (taken - found)
     quality = right if config.threshold == "accuracy" else 2 * found / (taken + total)

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from harness.scores.calibration import Decision
-from harness.scores.intervals import intervals, spread, wilson
+from harness.scores.intervals import intervals, spread
 from harness.scores.metrics import (
     calibration_error,
     classification_metrics,
-    confusion_from_json,
     log_loss_per_row,
     per_class,
     predicted_labels,
@@ -22,8 +21,6 @@ from harness.scores.metrics import (
 )
 from preprocessing.base.terminal import shortened
 
-GROUPS = 4
-"""Lengths and unknown rates are cut at quartiles; equal values stay together, so there may be fewer groups."""
 LONGEST_NAME = 24
 
 
@@ -70,39 +67,21 @@ class Scores:
     """int64 ``[rows]``."""
     logits: np.ndarray
     """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
-    lengths: np.ndarray
-    """int64 ``[rows]``: tokens of each row."""
-    unknown: np.ndarray
-    """int64 ``[rows]``: unknown tokens of each row."""
 
 
 def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
-    """Metrics after calibration with intervals, each class, calibration, and rows by length, by share of unknown tokens
-    and by true label (``slices``, of which empty ones are left out), as plain values.
-    """
+    """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
     labels, logits = scores.labels, decision.calibrated(scores.logits)
     before, after = reliability(scores.logits, labels), reliability(logits, labels)
     predicted = predicted_labels(logits, decision.threshold)
     metrics = classification_metrics(logits, labels, predicted)
-    groups = [("length", f"{low:,} to {high:,} tokens", mask) for low, high, mask in quantile_groups(scores.lengths)]
-    groups += [
-        ("unknown", f"{low:.1%} to {high:.1%} unknown" if high > 0 else "none unknown", mask)
-        for low, high, mask in quantile_groups(scores.unknown / scores.lengths)
-    ]
-    groups += [("label", name, labels == number) for number, name in enumerate(names)]
-    losses, slices = log_loss_per_row(logits, labels), []
-    for by, name, mask in groups:
-        if rows := int(mask.sum()):
-            hits = int((predicted == labels)[mask].sum())
-            entry = {"by": by, "name": name, "rows": rows, "accuracy": hits / rows}
-            slices.append({**entry, "accuracy_interval": wilson(hits, rows), "log_loss": float(losses[mask].mean())})
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
         **metrics,
         "labels": list(names),
-        "intervals": intervals(logits, labels, metrics, predicted),
-        "per_class": per_class(confusion_from_json(metrics, len(names)), names),
+        "intervals": intervals(logits, labels, predicted),
+        "per_class": per_class(metrics["confusion"], names),
         "calibration": {
             "bins": before.shape[1],
             "ece_before": calibration_error(before),
@@ -110,7 +89,6 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
             "before": bins_to_json(before),
             "after": bins_to_json(after),
         },
-        "slices": slices,
     }
 
 
@@ -118,14 +96,6 @@ def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
     """The bins of ``reliability`` that hold rows, as plain values."""
     known = [column for column in bins.T.tolist() if column[0]]
     return [{"rows": int(rows), "confidence": said, "accuracy": true} for rows, said, true in known]
-
-
-def quantile_groups(values: np.ndarray) -> list[tuple[Any, Any, np.ndarray]]:
-    """Lowest and highest value and mask of each group; together the groups hold every row once."""
-    cuts = np.unique(np.quantile(values, np.arange(1, GROUPS) / GROUPS, method="inverted_cdf"))
-    places = np.searchsorted(cuts, values, side="left")
-    masks = [places == place for place in np.unique(places)]
-    return [(values[mask].min(), values[mask].max(), mask) for mask in masks]
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures for a terminal: tables of splits, runs, classes and confusions, and sentences about them.
-
-Two accuracies of ``n`` rows differ by chance alone by about ``sqrt(2 p (1 - p) / n)``; those of one run are measured on
-the same rows, so by less. Differences within two such standard errors are not reported.
-"""
+"""Figures for a terminal: tables of splits, runs, classes and confusions, and sentences about them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from harness.scores.figures import FIGURES, spreads, title_of
-from harness.scores.metrics import confusion_from_json, largest_confusions, worst_first
+from harness.scores.metrics import largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table
 
 CLASSES = 10
@@ -21,12 +18,6 @@ LISTED = 8
 """Maximum number of confusions shown."""
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
-TIMES = 2.0
-"""Standard errors that a difference must exceed."""
-WORTH = 0.05
-"""Minimum change that is reported, as a share of the errors."""
-LATE = 0.25
-"""An improvement over this last share of the epochs is reported."""
 LABEL_CELLS = 32
 """Most cells of a label in a table."""
 CLASS_COLUMNS = (
@@ -95,7 +86,7 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
-    """Print an evaluation: figures, classes, confusions, the weakest group."""
+    """Print an evaluation: figures, classes, confusions."""
     rows, texts = values["rows"], values["texts"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
@@ -114,27 +105,18 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
-    screen.write([""])
-    screen.say(weakest(values))
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
     """The largest confusions: true class, predicted class, rows."""
     names = values["labels"]
-    largest = largest_confusions(confusion_from_json(values, len(names)), LISTED)
+    largest = largest_confusions(values["confusion"], LISTED)
     if not largest:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
     names = [shortened(name, LABEL_CELLS) for name in names]
     rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
     return ["largest confusions", *table(columns, rows, WIDTH)]
-
-
-def weakest(values: Mapping[str, Any]) -> str:
-    """The group of rows with the lowest upper bound of its accuracy."""
-    lowest = min(values["slices"], key=lambda entry: entry["accuracy_interval"][1])
-    group = f"rows labelled {lowest['name']!r}" if lowest["by"] == "label" else f"rows with {lowest['name']}"
-    return f"weakest group: {group}: accuracy {lowest['accuracy']:.4f} ({interval(lowest['accuracy_interval'])})"
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
@@ -152,44 +134,17 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
     return table([Column("run", " ", right=False), *columns], rows, width)
 
 
-def is_higher(one: float, other: float, rows: int) -> bool:
-    """Whether an accuracy on ``rows`` is higher than another by more than noise, and by at least ``WORTH``."""
-    noise = TIMES * math.sqrt((one * (1 - one) + other * (1 - other)) / rows)
-    return one - other > noise and one - other >= WORTH * (1 - other)
-
-
-def verdicts(lines: Sequence[Mapping[str, Any]], epochs: int, class_rows: Mapping[str, int]) -> list[str]:
-    """Sentences on problems of a run, each with advice; empty for a good run.
-
-    ``lines`` are those of ``metrics.jsonl``, ``epochs`` the requested number, ``class_rows`` the rows of each class in
-    the validation split. Empty without a validation, or if an accuracy is not finite.
-    """
-    course = [line for line in lines if line.get("kind") == "validation"]
-    accuracy = [line["accuracy"] for line in course]
-    if not course or not all(map(math.isfinite, accuracy)):
-        return []
-    best = max((at for at, line in enumerate(course) if line["best"]), default=0)
-    top, end, rows = accuracy[best], accuracy[-1], sum(class_rows.values())
-    found = []
-    largest = max(class_rows, key=lambda name: class_rows[name])
-    always = class_rows[largest] / rows
-    if 0 < always < 1 and top - always <= math.sqrt(always * (1 - always) / rows):
-        found.append(
-            f"no better than the majority class (accuracy {top:.4f} on validation, {always:.4f} for always saying "
-            f"{largest!r}): more epochs, another optim.lr, or look at the labels; unequal classes are judged by "
-            "balanced accuracy, and weighed by optim.class_weights"
-        )
-    earlier = accuracy[: len(accuracy) - max(1, round(LATE * len(accuracy)))]
-    if earlier and len(course) >= epochs and best == len(course) - 1 and is_higher(end, max(earlier), rows):
-        change = f"accuracy {max(earlier):.4f} after epoch {accuracy.index(max(earlier)) + 1}, {end:.4f} at the end"
-        found.append(f"validation was still improving ({change}): more epochs, as in --epochs {2 * epochs}")
-    after = accuracy[best + 1 :]
-    if len(after) >= 2 and best + 1 <= len(course) / 2 and is_higher(top, sum(after) / len(after), rows):
-        found.append(
-            f"best at epoch {best + 1} of {len(course)} (accuracy {top:.4f}, at the end {end:.4f}): it overfits, or "
-            "optim.lr is too high; fewer epochs, more model.dropout, or more data"
-        )
-    return found
+def majority(values: Mapping[str, Any]) -> str | None:
+    """A warning about an accuracy that, within one standard error, is that of always naming the largest class."""
+    largest, rows, accuracy = max(values["per_class"], key=itemgetter("rows")), values["rows"], values["accuracy"]
+    always = largest["rows"] / rows
+    if always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
+        return None
+    return (
+        f"no better than the majority class (accuracy {accuracy:.4f} on {values['split']}, {always:.4f} for always "
+        f"saying {largest['label']!r}): more epochs, another optim.lr, or look at the labels; unequal classes are "
+        "judged by balanced accuracy, and weighed by optim.class_weights"
+    )
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:

@@ -25,7 +25,7 @@ from typing import Any, Literal
 from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, METRICS
 from harness.rundir.metrics_log import KINDS
-from harness.rundir.records import known_status, read_config
+from harness.rundir.records import read_config, read_status
 from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
 from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, row_of, wandb_mode, wandb_url
@@ -236,7 +236,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing, "attempts": attempts}
     if missing:
         tell(say=f"{missing} rows of {METRICS} are in no finished attempt: sending those missing at W&B")
-        status = known_status(run)
+        status = read_status(run)
         state = status.get("state", "running").replace("running", "crashed")
         end = {"do": "close", "state": state, "reason": status.get("reason", ""), "limit_s": SYNC_S}
         try:

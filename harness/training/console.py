@@ -18,15 +18,13 @@ from harness.config import CLASSIFIER, Choice, RunConfig
 from harness.data.checks import class_rows, few_steps, imbalance, in_words
 from harness.model.registry import parameters_of
 from harness.rundir import layout
-from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import MARK, never_found, show_figures, verdicts
+from harness.scores.tables import MARK, majority, never_found, show_figures
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
-from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import Column, Live, Screen, Tone, counted, duration, table
 from preprocessing.dataset.shards import Manifest
@@ -185,10 +183,7 @@ class Console(Sink):
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        notes = list[str]()
-        with contextlib.suppress(DataError):  # the report reads the same lines, and says which is damaged
-            notes = verdicts(read_log(self.directory), self.config.epochs, class_rows(self.manifest, VALIDATION))
-        for sentence in filter(None, [*notes, never_found(values["per_class"])]):
+        for sentence in filter(None, [majority(values), never_found(values["per_class"])]):
             self.screen.fact("note", sentence, "warn")
 
     def close(self, ending: Ending) -> None:

@@ -18,7 +18,7 @@ from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.records import check_claim, known_status
+from harness.rundir.records import check_claim, read_status
 from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import as_words
 from preprocessing.base.configuration import find
@@ -74,7 +74,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         return ResumePoint()
     if config.resume == "never":
         raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
-    finished = known_status(config.run, warn).get("state") == "finished"
+    finished = read_status(config.run).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
     same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:
@@ -119,7 +119,7 @@ def pretraining(config: RunConfig) -> list[str] | None:
     recipe = config.init.pretrain
     if run is None or recipe is None or config.init.weights or layout.holds_run(config.run):
         return None
-    if known_status(run).get("state") == "finished":
+    if read_status(run).get("state") == "finished":
         return None
     recipe, values = find(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
     shared = ((key, values[key]) for key in OF_BOTH if values[key] is not None)

@@ -33,8 +33,8 @@ from harness.rundir.metrics_log import KINDS, MetricsLog
 from harness.rundir.records import (
     Ending,
     claim,
-    known_status,
     note_attempt,
+    read_status,
     write_config,
     write_environment,
     write_status,
@@ -196,7 +196,7 @@ class RunWriter(Sink):
         """Lock the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
             self.lock = claim(self.config)
-            self.had_finished = known_status(self.directory).get("state") == "finished"
+            self.had_finished = read_status(self.directory).get("state") == "finished"
 
     def go_on(self, step: int) -> None:
         """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
@@ -220,8 +220,6 @@ class RunWriter(Sink):
             write_vocabulary(self.bundle, home_of(self.config.data))
         self.began -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state["log_bytes"])
-        for sentence in self.metrics.mended:
-            tell(f"warning: {sentence}")
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:

@@ -56,9 +56,10 @@ def run(place: Path, data: Path) -> Path:
 
 def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: Path) -> None:
     page, test = words(run / "report.html"), read_json(run / "test.json")
-    for name, shown in (("accuracy", "Accuracy"), ("roc_auc", "ROC AUC"), ("log_loss", "Log loss")):
+    for name, shown in (("accuracy", "Accuracy"), ("log_loss", "Log loss")):
         low, high = test["intervals"][name]
         assert f"{shown} {test[name]:.4f} {low:.4f} to {high:.4f}" in page
+    assert f"ROC AUC {test['roc_auc']:.4f} PR AUC {test['pr_auc']:.4f}" in page
     assert f"from {test['calibration']['ece_before']:.4f} to {test['ece']:.4f}" in page
     assert f"fingerprint {read_manifest(data).fingerprint}" in page
     texts = pd.read_csv(data.parent / "reviews.csv")["text"]

@@ -103,9 +103,9 @@ class Stage:
         return digest(*self.live.trainer.state(), self.live.selection.state()), tuple(said)
 
     def log_on(self) -> Any:
-        """Open the metrics as a run does that goes on, and read them: how many lines, and what was said."""
-        log = MetricsLog(self.run, checkpoint.verify(self.newest).state["log_bytes"])
-        return len(read_log(self.run)), tuple(log.mended)
+        """Open the metrics as a run does that goes on, and read them: how many lines."""
+        MetricsLog(self.run, checkpoint.verify(self.newest).state["log_bytes"])
+        return len(read_log(self.run))
 
     def report(self) -> Any:
         return sorted(view(RunFacts(self.run), "run"))

@@ -5,6 +5,7 @@ starts from the weights of one. Exports: equal probabilities from every form, a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -126,6 +127,13 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
         with pytest.raises(padless.UserError, match=sentence):
             padless.load(copied)
         (copied / bundle_files.INDEX).write_bytes(kept)
+    data = (copied / info.weights).read_bytes()
+    (copied / info.weights).write_bytes(data[:-1])
+    reseal(copied / bundle_files.INDEX, weights_sha256=hashlib.sha256(data[:-1]).hexdigest())
+    with pytest.raises(padless.UserError, match="not a safetensors file"):
+        padless.load(copied)
+    (copied / info.weights).write_bytes(data)
+    (copied / bundle_files.INDEX).write_bytes(kept)
     shutil.copy(other / VOCABULARY, copied / VOCABULARY)
     with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
         padless.load(copied)

@@ -24,10 +24,9 @@ from safetensors.torch import load_file
 
 from harness.config import CheckpointConfig, OptimConfig, RunConfig
 from harness.rundir import checkpoint, layout, records, results
-from harness.rundir.checkpoint import check_tensors, read_header
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
-from harness.rundir.records import known_status, read_config, write_config
+from harness.rundir.records import read_config, read_status, write_config
 from harness.training.preflight import check_run
 from harness.training.rules import resolve
 from harness.training.writer import Checkpointer
@@ -164,21 +163,6 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
     """For a new step, and for one that already has a checkpoint; another checkpoint stays."""
     command = [sys.executable, "-c", FAULTS, mode, str(step), swaps, str(tmp_path)]
     assert int(succeed(run_command(command, 240)).stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
-
-
-def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Path) -> None:
-    path = tmp_path / "w"
-    checkpoint.write_tensors(path, WEIGHTS)
-    found = read_header(path, "restore it")
-    assert found == {"weight": ("F32", (3, 4)), "half": ("BF16", (2,)), "empty": ("F32", (0, 7))}
-    check_tensors(found, found, "w")
-    wanted = {"weight": ("F32", (4, 3)), "half": ("BF16", (2,)), "bias": ("F32", (3,))}
-    sentence = r"^w \('weight' is F32 \[3, 4\] where F32 \[4, 3\] is expected\)$"
-    with pytest.raises(DataError, match=sentence):
-        check_tensors(found, wanted, "w")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"w: not a safetensors file .*; restore it"):
-        read_header(path, "restore it")
 
 
 def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,36 +311,26 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
 
 
 @pytest.mark.parametrize("content", [b'{"state": "fini', b'{"state": "over"}', b"[]"])
-def test_a_damaged_status_is_rebuilt_from_the_checkpoints(tmp_path: Path, content: bytes) -> None:
-    """It has the newest step and is not finished: a run that had finished will finish again."""
-    (tmp_path / layout.CHECKPOINTS / "step-00000012").mkdir(parents=True)
+def test_a_damaged_status_is_named(tmp_path: Path, content: bytes) -> None:
+    assert read_status(tmp_path) == {}
     (tmp_path / layout.STATUS).write_bytes(content)
-    said = []
-    found = known_status(tmp_path, said.append)
-    assert (found["state"], found["step"], found["launch"]) == ("failed", 12, None)
-    assert len(said) == 1
-    assert "status.json" in said[0]
-    assert "the newest checkpoint is that of step 12" in said[0]
+    with pytest.raises(DataError, match=r"status\.json.*; remove it, and the run goes on from its newest checkpoint"):
+        read_status(tmp_path)
 
 
-def test_damaged_metrics_are_cut_back_to_whole_lines_and_it_is_said(tmp_path: Path) -> None:
-    """The sizes in the checkpoint decide; a JSON line with foreign content counts as damaged."""
+def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write("train", {"step": step, "loss": 0.5})
     known = log.sizes()
     log.write("train", {"step": 6, "loss": 0.5})
+    MetricsLog(tmp_path, known).write("train", {"step": 6, "loss": 0.25})
+    assert [(line["step"], line["loss"]) for line in read_log(tmp_path)][4:] == [(5, 0.5), (6, 0.25)]
     path = tmp_path / layout.METRICS
-    whole = path.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    path.write_bytes(
-        lines[0] + lines[1].replace(b"0.5", b"[1]") + lines[2].replace(b"loss", b"lo\xffs") + lines[3] + b'{"k'
-    )
-    again = MetricsLog(tmp_path, known)
-    again.write("train", {"step": 6, "loss": 0.25})
-    written = known[layout.METRICS]
-    assert again.mended == [f"{path}: damaged: {written} bytes were written; the 2 whole lines among them are kept"]
-    assert [line["step"] for line in read_log(tmp_path)] == [1, 4, 6]
+    path.write_bytes(path.read_bytes()[:7])
+    sentence = rf"metrics\.jsonl: 7 bytes, and the checkpoint says {known[layout.METRICS]}: truncated; restore it"
+    with pytest.raises(DataError, match=sentence):
+        MetricsLog(tmp_path, known)
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
