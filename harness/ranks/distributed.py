@@ -174,8 +174,8 @@ def joining(timeout_s: int) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise LostPeerError(
-            f"rank {os.environ.get('RANK', '0')} of {launched_world_size()} on {platform.node()} did not join the others "
-            f"through {where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
+            f"rank {os.environ.get('RANK', '0')} of {launched_world_size()} on {platform.node()} did not join the "
+            f"others through {where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 
