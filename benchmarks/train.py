@@ -91,7 +91,7 @@ class Fit(Milestones):
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
-        self.trainer = build_trainer(config, session, data, {}, Beginning())
+        self.trainer = build_trainer(config, session, data, {}, Beginning({}, {}, {}))
         self.trainer.milestones = self
         self.pending, self.ended = Run.pending, time.perf_counter()
         self.figures: dict[str, Any] = {}

@@ -71,22 +71,24 @@ class Head:
 
 
 @dataclass(frozen=True)
-class StartVectors:
-    """Vectors for the ids of a vocabulary, and their origin."""
+class Start:
+    """What a model begins with in place of random weights, and its origin."""
 
-    vectors: np.ndarray
-    """float32 ``[vocabulary, dim]``; zeros for an id without a vector, which keeps its initial one."""
+    weights: dict[str, torch.Tensor]
+    """By name in the new model; all but the embedding."""
+    embedding: torch.Tensor
+    """``[found, dim]``: vectors of some tokens."""
+    ids: np.ndarray
+    """int64 ``[found]``: ids of these tokens in the new vocabulary."""
     facts: dict[str, Any]
     """For run, checkpoints, bundle and report: source, what it is, sha256, coverage."""
 
-    def put_into(self, embedding: nn.Embedding, std: float) -> None:
-        """Replace the rows that have a vector; scale all vectors to the standard deviation ``std``."""
-        import torch
-
-        weight, ids = embedding.weight.detach(), np.flatnonzero(self.vectors.any(axis=1))
-        found = torch.from_numpy(self.vectors[ids])
-        scaled = found * (std / found.std(correction=0))
-        weight[torch.from_numpy(ids).to(weight.device)] = scaled.to(weight)
+    def put_into(self, network: nn.Module) -> None:
+        """Copy everything into a network."""
+        own = network.state_dict()  # detached tensors, so writing needs no no_grad
+        own[EMBEDDING][self.ids] = self.embedding.to(own[EMBEDDING])
+        for name, values in self.weights.items():
+            own[name].copy_(values)
 
 
 @contextmanager
@@ -133,9 +135,7 @@ def check_dim(path: str | Path, found: int, dim: int) -> None:
         )
 
 
-def from_texts(
-    splits: Sequence[Split], vocabulary: Vocabulary, dim: int, say: Callable[[str], object]
-) -> StartVectors | None:
+def from_texts(splits: Sequence[Split], vocabulary: Vocabulary, dim: int, say: Callable[[str], object]) -> Start | None:
     """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
     blocks = sample(splits)
     tokens = sum(int(block.length.sum()) for block in blocks)
@@ -144,10 +144,18 @@ def from_texts(
     if not learned.any():
         return None
     facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
-    return StartVectors(learned, facts | coverage_of(np.flatnonzero(learned.any(axis=1)), vocabulary))
+    return start_with(learned, facts, vocabulary)
 
 
-def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVectors:
+def start_with(vectors: np.ndarray, facts: dict[str, Any], vocabulary: Vocabulary) -> Start:
+    """The rows of ``vectors``, float32 ``[vocabulary, dim]``, that are not zeros; the others keep their initial one."""
+    import torch
+
+    ids = np.flatnonzero(vectors.any(axis=1))
+    return Start({}, torch.from_numpy(vectors[ids]), ids, facts | coverage_of(ids, vocabulary))
+
+
+def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     """Read the vectors of a vocabulary's words from a file; for a word that occurs twice, the first.
 
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
@@ -166,8 +174,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     if words < head.words:
         promised = f"ends after word {words:,} of the {head.words:,} that its first line promises"
         raise DataError(f"{path}: {promised}: cut short; fetch it again")
-    found = np.flatnonzero(vectors.any(axis=1))
-    if not len(found):
+    if not vectors.any():
         raise DataError(
             f"{path}: none of its {words:,} words is in the dataset's vocabulary; is it of another language, or are "
             "its words spelt differently (case, accents)?"
@@ -175,7 +182,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> StartVector
     if not np.abs(vectors).max() <= LARGEST:
         raise DataError(f"{path}: holds numbers that are not finite, or beyond {LARGEST:g}: damaged; fetch it again")
     facts = {"source": str(path), "what": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
-    return StartVectors(vectors, facts | coverage_of(found, vocabulary))
+    return start_with(vectors, facts, vocabulary)
 
 
 Row = tuple[bytes, np.ndarray | None]
@@ -233,30 +240,7 @@ def find_donor(named: str, wanted: ModelConfig) -> Donor:
     return Donor(directory, info, read_vocabulary(directory, info))
 
 
-@dataclass(frozen=True)
-class StartWeights:
-    """Weights of another model that fit a model, and their origin."""
-
-    weights: dict[str, torch.Tensor]
-    """By name in the new model; all but the embedding."""
-    embedding: torch.Tensor
-    """``[other vocabulary, dim]``: embedding of the other model."""
-    ids: np.ndarray
-    """int64 ``[found]``: ids, in the new vocabulary, of tokens that both vocabularies have."""
-    rows: np.ndarray
-    """int64 ``[found]``: rows of these tokens in ``embedding``."""
-    facts: dict[str, Any]
-    """For run, checkpoints, bundle and report: source, parts that were used, sha256, coverage."""
-
-    def put_into(self, network: nn.Module) -> None:
-        """Copy the weights into a network; the vectors keep their scale, since the layers were trained with it."""
-        own = network.state_dict()  # detached tensors, so writing needs no no_grad
-        own[EMBEDDING][self.ids] = self.embedding[self.rows].to(own[EMBEDDING])
-        for name, values in self.weights.items():
-            own[name].copy_(values)
-
-
-def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> StartWeights:
+def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> Start:
     """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged, or if the
     vocabularies have no token in common.
 
@@ -279,7 +263,7 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
     what = f"{', '.join(['embedding', *dict.fromkeys(taken.values())])} of a {info.task.replace('_', ' ')}"
     facts = {"source": str(donor.directory), "what": what, "sha256": info.weights_sha256, **covered}
     fitting = {name: values for name, values in weights.items() if name.startswith(tuple(taken))}
-    return StartWeights(fitting, weights[EMBEDDING], ids, places[ids], facts)
+    return Start(fitting, weights[EMBEDDING][places[ids]], ids, facts)
 
 
 def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:

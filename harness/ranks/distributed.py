@@ -174,8 +174,8 @@ def joining(timeout_s: int) -> Iterator[None]:
         reason = " ".join(str(error).split())[:200]
         where = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
         raise LostPeerError(
-            f"rank {launched_rank()} of {launched_world_size()} on {platform.node()} did not join the others through "
-            f"{where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
+            f"rank {os.environ.get('RANK', '0')} of {launched_world_size()} on {platform.node()} did not join the "
+            f"others through {where} within {timeout_s} s ({reason}); check that all machines reach each other, and "
             f"{GLOO}, here {os.environ.get(GLOO, 'not set')}"
         ) from error
 
@@ -208,11 +208,6 @@ def disconnect() -> None:
         leaving = threading.Thread(target=dist.destroy_process_group, name="padless-leaving", daemon=True)
         leaving.start()
         leaving.join(LEAVE_LIMIT_S)
-
-
-def launched_rank() -> int:
-    """The rank the launcher gave this process, before any process group exists."""
-    return int(os.environ.get("RANK", "0"))
 
 
 def launched_world_size() -> int:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,8 +34,7 @@ from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
 from harness.model.starts import (
-    StartVectors,
-    StartWeights,
+    Start,
     find_donor,
     from_file,
     from_texts,
@@ -219,7 +218,8 @@ def build_trainer(
     if isinstance(network, LanguageModel):
         with world.together("reading the vocabulary"):
             network.start_bias(vocabulary_of(config).counts)
-    beginning.put_into(network, config.model.embedding_std)
+    for start in beginning.starts.values():
+        start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
     split = data.splits[TRAIN]
     order = order_over(split, order_spec(config))
@@ -272,35 +272,20 @@ def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
     return np.array([optim.class_weights.get(label, 1.0) for label in labels])
 
 
-VECTORS, STARTED_FROM = "vectors", "started_from"
-"""Keys of the facts in checkpoints and bundles."""
+FACTS = {"vectors": "vectors", "weights": "started_from"}
+"""Name of a start among the settings -> key of its facts in checkpoints and bundles."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beginning:
-    """Initial state of a run; ``vectors`` and ``weights`` only on rank 0 of a new run."""
+    """Initial state of a run."""
 
-    vectors: StartVectors | None = None
-    weights: StartWeights | None = None
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    starts: dict[str, Start]
+    """By name, only on rank 0 of a new run; for a token in both, the weights win."""
+    facts: dict[str, dict[str, Any]]
     """Facts for checkpoints and the bundle."""
-    choices: dict[str, Choice] = field(default_factory=dict)
+    choices: dict[str, Choice]
     """For the settings printed at the start."""
-
-    def put_into(self, network: AnyNetwork, std: float) -> None:
-        """Load vectors, then weights, into a network; for a token in both, the weights win. ``std``:
-        ``model.embedding_std``.
-        """
-        if self.vectors is not None:
-            self.vectors.put_into(network.embedding, std)
-        if self.weights is not None:
-            self.weights.put_into(network)
-
-    def note(self, name: str, key: str, facts: dict[str, Any]) -> None:
-        """Store ``facts`` under ``key``, and a line for the start."""
-        self.facts[key] = facts
-        covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
-        self.choices[name] = Choice(facts["source"], f"{facts['what']}; {covered}; sha256 {facts['sha256'][:12]}")
 
 
 def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None = None) -> Beginning:
@@ -308,40 +293,45 @@ def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[st
 
     Every rank calls it; raises the same ``UserError`` on all.
     """
-    found = Beginning()
-    if state is not None:
-        for name, key in ("weights", STARTED_FROM), ("vectors", VECTORS):
-            if facts := state.get(key):
-                found.note(name, key, facts)
-        return found
+    starts, choices = dict[str, Start](), dict[str, Choice]()
     with world.together("reading the weights and vectors to start from"):
-        if world.is_main and config.initial_weights:
-            donor = find_donor(config.initial_weights, config.model)
-            found.weights = weights_of(donor, config.model, vocabulary_of(config), manifest)
-            found.note("weights", STARTED_FROM, found.weights.facts)
-        if world.is_main:
-            find_vectors(config, manifest, found)
-    return found
+        if state is None and world.is_main:
+            if config.init.vectors != "none":
+                found, why = find_vectors(config, manifest)
+                if found is None:
+                    choices["vectors"] = Choice("random", why)
+                else:
+                    starts["vectors"] = found
+            if config.initial_weights:
+                donor = find_donor(config.initial_weights, config.model)
+                starts["weights"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
+    state = state or {FACTS[name]: start.facts for name, start in starts.items()}
+    facts = {key: state[key] for key in FACTS.values() if state.get(key)}
+    for name, key in FACTS.items():
+        if about := facts.get(key):
+            covered = f"{about['words']:,} of {about['vocabulary']:,} words, {about['tokens']:.1%} of the tokens"
+            choices[name] = Choice(about["source"], f"{about['what']}; {covered}; sha256 {about['sha256'][:12]}")
+    return Beginning(starts, facts, choices)
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.read(home_of(config.data) / VOCABULARY)
 
 
-def find_vectors(config: RunConfig, manifest: Manifest, found: Beginning) -> None:
-    """Put the word vectors of a new run into ``found``, read from a file or learned, or note why there are none."""
-    source, dim = config.init.vectors, config.model.embedding_dim
+def find_vectors(config: RunConfig, manifest: Manifest) -> tuple[Start | None, str]:
+    """The word vectors of a new run, read from a file or learned, with the standard deviation ``model.embedding_std``;
+    or None, and why there are none.
+    """
+    source, model, vocabulary = config.init.vectors, config.model, vocabulary_of(config)
     say = (lambda text: None) if config.quiet else partial(print, flush=True)
-    if source == "none":
-        return
-    why = "a dry run learns none; the run itself does before its first step"
     if source != "own":
         say(f"vectors    reading {source}")
-        found.vectors = from_file(source, vocabulary_of(config), dim)
-    elif not config.dry_run:
-        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
-        found.vectors, why = from_texts(splits, vocabulary_of(config), dim, say), "words have no neighbours that differ"
-    if found.vectors is None:
-        found.choices["vectors"] = Choice("random", why)
+        found: Start | None = from_file(source, vocabulary, model.embedding_dim)
+    elif config.dry_run:
+        return None, "a dry run learns none; the run itself does before its first step"
     else:
-        found.note("vectors", VECTORS, found.vectors.facts)
+        splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
+        found = from_texts(splits, vocabulary, model.embedding_dim, say)
+    if found is None:
+        return None, "words have no neighbours that differ"
+    return replace(found, embedding=found.embedding * (model.embedding_std / found.embedding.std(correction=0))), ""

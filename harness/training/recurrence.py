@@ -38,9 +38,9 @@ def choose(config: RunConfig, session: Session, lstm: VariableLengthLSTM, order:
         return layout_on(session.device, lstm.hidden_size, config.recurrence)[1]
     if began is not None:
         return Choice(began, "as the run began")
-    world, micro_batch = session.world, config.micro_batch if isinstance(config.micro_batch, int) else None
+    world = session.world
     with world.together("trying the recurrent layers"):
-        rows = [own[:micro_batch] for own in rows_of(order, world.rank, world.world_size)]
+        rows = [own[: config.micro_batch] for own in rows_of(order, world.rank, world.world_size)]
         found = measured(lstm, rows, session.arithmetic)
     tables = world.gather_objects(found, "the trial of the recurrent layers")
     return fastest(tables, len(rows[0])) or layout_on(session.device, lstm.hidden_size)[1]

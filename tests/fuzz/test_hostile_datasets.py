@@ -282,8 +282,8 @@ def started(root: Path, path: Path) -> bytes:
     """The vectors that a training starts from, as ``init.vectors`` finds them."""
     check_dim(path, read_head(path).dim, DIM)
     found = from_file(path, Vocabulary.read(root / VOCABULARY), DIM)
-    assert np.isfinite(found.vectors).all()
-    return found.vectors.tobytes()
+    assert torch.isfinite(found.embedding).all()
+    return found.ids.tobytes() + found.embedding.numpy().tobytes()
 
 
 @pytest.mark.parametrize("suffix", [".vec", ".bin", ".vec.gz"])

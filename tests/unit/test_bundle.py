@@ -119,7 +119,7 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
         ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
         ({"weights": "../../other/run/bundle/x.safetensors"}, r"matching regex .* - at `\$.weights`; "),
         ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 2; restore the bundle, or train"),
-        ({"model": {**asdict(info.model), "hidden_size": 10**6}}, "not the weights of the model in"),
+        ({"model": {**asdict(info.model), "hidden_size": 10**4}}, "not the weights of the model in"),
     ]
     for values, sentence in cases:
         kept = (copied / bundle_files.INDEX).read_bytes()
@@ -154,7 +154,8 @@ def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifi
     torch.manual_seed(2)
     made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     usual = {name: values.clone() for name, values in made.state_dict().items()}
-    beginning.put_into(made, config.model.embedding_std)
+    for start in beginning.starts.values():
+        start.put_into(made)
     return beginning, made, usual
 
 
@@ -230,7 +231,7 @@ def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
     manifest = read_manifest(own)
     gone = settings(own, tmp_path / "gone")
     again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.facts)))
-    assert (again.weights, again.facts) == (None, beginning.facts)
+    assert (again.starts, again.facts) == ({}, beginning.facts)
     (line,) = map(str, again.choices.values())
     assert f"{tmp_path / 'bundle'}: embedding, recurrent layer 1, head of a classifier; " in line
 

@@ -17,7 +17,7 @@ import pytest
 
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.data.views import held_out
-from harness.model.starts import from_file
+from harness.model.starts import Start, from_file
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.assembly import Beginning, begin
@@ -66,7 +66,7 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
 def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 30}, longest=1)
     found = start(tmp_path / "data", "own")
-    assert (found.vectors, str(found.choices["vectors"])) == (None, "random: words have no neighbours that differ")
+    assert (found.starts, str(found.choices["vectors"])) == ({}, "random: words have no neighbours that differ")
 
 
 def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,12 +82,19 @@ def learned_from(root: Path, *splits: Split) -> np.ndarray:
     return vectors.learn(blocks, read_manifest(root).vocabulary_size, DIM)
 
 
+def check_scaled(found: Start, ours: np.ndarray) -> None:
+    """That a run starts with these vectors, ``[vocabulary, dim]``, at a standard deviation of 0.5."""
+    ids = np.flatnonzero(ours.any(axis=1))
+    assert found.ids.tolist() == ids.tolist()
+    np.testing.assert_allclose(found.embedding, ours[ids] * (0.5 / ours[ids].std()), rtol=1e-5)
+
+
 def test_of_train_and_unlabelled_alone(tmp_path: Path) -> None:
     """Not of validation and test; the run records them."""
     write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
-    found = start(tmp_path / "data", "own").vectors
+    found = start(tmp_path / "data", "own").starts["vectors"]
     ours = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
-    np.testing.assert_array_equal(found.vectors, ours)
+    check_scaled(found, ours)
     assert found.facts["sha256"] == hashlib.sha256(ours).hexdigest()
     assert (found.facts["source"], found.facts["words"]) == ("own texts", int(ours[2:].any(axis=1).sum()))
 
@@ -104,7 +111,7 @@ def test_none_of_a_fold_that_is_held_out(tmp_path: Path) -> None:
         for task in ("classifier", "language_model"):
             one = config(root, "own", fold=fold, task=task)
             found = begin(one, preflight.check_data(one, 1), World())
-            np.testing.assert_array_equal(found.vectors.vectors, ours)
+            check_scaled(found.starts["vectors"], ours)
 
 
 DIM = 6
@@ -144,15 +151,15 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
     assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
-        np.testing.assert_array_equal(found.vectors[number], VALUES[WORDS.index(word)])
-    assert not found.vectors[[0, 1, 4, 6, 7]].any()
+        np.testing.assert_array_equal(found.embedding[found.ids.tolist().index(number)], VALUES[WORDS.index(word)])
+    assert found.ids.tolist() == [2, 3, 5]
 
 
 def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
     path = tmp_path / "glove.txt"
     path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
     found = from_file(path, vocabulary("film", "."), 2)
-    assert found.vectors.tolist() == [[0, 0], [0, 0], [5, 6], [0, 0]]
+    assert (found.ids.tolist(), found.embedding.tolist()) == ([2], [[5, 6]])
     assert found.facts["file_words"] == 4
 
 
@@ -190,7 +197,7 @@ def start(data: Path, source: str, **more: object) -> Beginning:
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
     found = start(data, "own", dry_run=True)
-    assert found.vectors is None
+    assert found.starts == {}
     assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
 
 
