@@ -32,7 +32,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import Screen, bare, counted, plain_line, printable, public, shortened
 from preprocessing.corpus.sources import File
 from preprocessing.text.cleaning import encode
-from preprocessing.text.encoder import Encoder, Span, kept_at_head, spans_of
+from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
 
 if TYPE_CHECKING:
@@ -230,7 +230,7 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
             predicted=labels[predicted[row]],
             probability=float(chances[row, classes[row]]),
             tokens=tuple(tokens),
-            spans=tuple(places(text, tokens, bundle.encoder)),
+            spans=tuple(spans_of(text, tokens, bundle.encoder.tokenizer)),
             num_tokens=int(encoded.num_tokens[row]),
             scores=tuple((found.scores / temperature).tolist()),
             logit=found.logit / temperature,
@@ -302,16 +302,6 @@ def shown(text: str) -> str:
 def unix_lines(text: str) -> str:
     """``text`` with every line end replaced by a newline."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def places(text: str, tokens: Sequence[str], encoder: Encoder) -> list[Span | None]:
-    """The position in a text of each of the ``tokens`` that a model has read of it by its ``encoder``.
-
-    Unknown tokens are ``<unk>``.
-    """
-    spec = encoder.pipeline.spec
-    at_head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    return spans_of(text, tokens[:at_head], tokens[at_head:], lambda some: encoder.tokenizer(some).to_lists(), spec)
 
 
 def pieces_of(text: str, spans: Sequence[Span | None], scores: Sequence[float]) -> list[Piece]:

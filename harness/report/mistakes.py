@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.explanation import Piece, as_html, pieces_of, places
+from harness.inference.explanation import Piece, as_html, pieces_of
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
@@ -23,7 +23,7 @@ from preprocessing.corpus.sources import File, files, in_sequence, numbered, sca
 from preprocessing.corpus.tables import read_rows
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
-from preprocessing.text.encoder import Encoder
+from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -57,7 +57,7 @@ def mistakes_of(
 
 def placed(text: str, tokens: Sequence[str], weights: Sequence[float], encoder: Encoder) -> list[Piece]:
     """The text in pieces, with the weights of its tokens."""
-    return pieces_of(text, places(text, tokens, encoder), weights)
+    return pieces_of(text, spans_of(text, tokens, encoder.tokenizer), weights)
 
 
 def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:

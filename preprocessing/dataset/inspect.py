@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A dataset for people: described from its manifest and a few rows, as tables or JSON; as pandas frames and Arrow
-tables, with ids decoded to tokens; and verified, every byte against the manifest, every row against the format.
+tables, with ids decoded to tokens; and verified: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
 from __future__ import annotations

@@ -152,13 +152,12 @@ def frozen(
     if 0 < total == unknown:
         what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
         raise DataError(f"{what}; name another")
-    found = {"tokens_counted": total, "tokens_left_out": unknown}
     if base:
-        covers = [f"{1 - one['tokens_left_out'] / max(one['tokens_counted'], 1):.1%}" for one in (found, before) if one]
-        old = f", and {covers[1]} of the old ones" if before else ""
-        source = public(str(of.base))
-        screen.say(f"vocabulary: the {len(base):,} ids of {source} cover {covers[0]} of the tokens{old}")
-    return vocabulary, found
+        cover = f"{1 - unknown / max(total, 1):.1%} of the tokens"
+        if before:
+            cover += f", and {1 - before['tokens_left_out'] / max(before['tokens_counted'], 1):.1%} of the old ones"
+        screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {cover}")
+    return vocabulary, {"tokens_counted": total, "tokens_left_out": unknown}
 
 
 @dataclass(frozen=True)

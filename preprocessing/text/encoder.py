@@ -12,7 +12,7 @@ looks further, as NLTK's does at quotes and hyphens; there the two lists are ali
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -89,26 +89,23 @@ class Encoder:
 
 Span = tuple[int, int]
 """Start and end (exclusive) of a token in its text, in code points."""
-TokensOf = Callable[[list[str]], list[list[str]]]
-"""The tokens of each of some texts."""
 _LOOK_AHEAD = 24
 """Two lists are aligned if one has at most so many tokens more than twice the other's."""
 
 
-def spans_of(
-    text: str, first: Sequence[str], last: Sequence[str], tokens_of: TokensOf, spec: TextSpec
-) -> list[Span | None]:
-    """The spans of a text's ``first`` and ``last`` tokens, of which unknown ones are ``<unk>``; None for one that is
-    not found.
+def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Span | None]:
+    """The spans of the ``tokens`` that a model has read of a text, of which unknown ones are ``<unk>``; None for one
+    that is not found.
 
-    If the text is not truncated, ``first`` holds all tokens. ``tokens_of`` tokenizes as the pipeline with ``spec``
-    does. The tokens of one word (its pieces, NLTK's do and n't) get the span of the word.
+    The tokens of one word (its pieces, NLTK's do and n't) get the span of the word.
     """
+    spec = tokenizer.pipeline.spec
+    head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
     places = [*places_of(text, visible(text) if spec.html else [(0, len(text))])]
-    found, known = tokens_of([text[start:end] for start, end in places]), {*first, *last}
+    found, known = tokenizer([text[start:end] for start, end in places]).to_lists(), {*tokens}
     words = [token if token in known else RESERVED[UNK] for own in found for token in own]
     spans = [place for place, own in zip(places, found, strict=True) for _ in own]
-    return _beside(first, words, spans) + _beside(last[::-1], words[::-1], spans[::-1])[::-1]
+    return _beside(tokens[:head], words, spans) + _beside(tokens[head:][::-1], words[::-1], spans[::-1])[::-1]
 
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:

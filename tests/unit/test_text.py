@@ -328,7 +328,7 @@ def tokenizer_of(**spec: Any) -> Tokenizer:
 def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
     """Each token, and its characters in the text."""
     (tokens,) = tokenize([text]).to_lists()
-    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    spans = spans_of(text, tokens, tokenize)
     return [(token, span and text[slice(*span)]) for token, span in zip(tokens, spans, strict=True)]
 
 
@@ -377,7 +377,7 @@ DEFAULT = tokenizer_of()
 def test_any_text_is_placed_in_order(text: str) -> None:
     tokenize = DEFAULT
     (tokens,) = tokenize([text]).to_lists()
-    spans = spans_of(text, tokens, [], lambda some: tokenize(some).to_lists(), tokenize.pipeline.spec)
+    spans = spans_of(text, tokens, tokenize)
     assert len(spans) == len(tokens)
     known = [span for span in spans if span is not None]
     assert known == sorted(known)
