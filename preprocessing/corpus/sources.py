@@ -157,10 +157,6 @@ class Part:
     drawn: tuple[int, ...] | None = None
     """With ``limit``: the numbers of the rows to take; None: all."""
 
-    def read(self) -> bytes:
-        """Its bytes, of a file of lines. Raises ``DataError``."""
-        return addresses.read_range(self.data, self.cut.start, self.cut.stop)
-
 
 @dataclass(frozen=True)
 class Plan:
