@@ -80,17 +80,17 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     """Schema and record batches of an Arrow file, without a copy, so they are no larger than the file.
 
     ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays. Raises ``ValueError``
-    or ``pyarrow.ArrowException`` for another file, and for batches that are larger than theirs, since compressed.
+    or ``pyarrow.ArrowException`` for another file, and for compressed batches.
     """
     whole = source.read_buffer()
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
         raise ValueError("it does not begin like an Arrow file")
     reader = pa.ipc.open_stream(pa.BufferReader(whole.slice(len(MAGIC))))
-    batches, size = list[pa.RecordBatch](), 0
+    batches = list[pa.RecordBatch]()
     for batch in reader:
         batch.validate()
         batches.append(batch)
-        size += batch.nbytes
-        if size > whole.size:
+        buffers = [one for column in batch.columns for one in column.buffers() if one]
+        if not all(whole.address <= one.address < whole.address + whole.size for one in buffers):
             raise ValueError("it holds compressed rows, which cannot be mapped")
     return reader.schema, batches
