@@ -27,6 +27,7 @@ UNKNOWN_BYTES = 1 << 28
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
+KNOWN = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Longest pauses between the attempts of a remote request."""
 T = TypeVar("T")
@@ -41,9 +42,7 @@ def naming(address: str, name: str | None = None, mend: str = "") -> Iterator[No
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            known = "no such file" if isinstance(error, FileNotFoundError) else ""
-            known = "permission denied" if isinstance(error, PermissionError) else known
-            raise DataError(f"{name or address}: {known or one_line(error)}{mend}") from None
+            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}{mend}") from None
         raise
 
 

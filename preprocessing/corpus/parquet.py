@@ -64,20 +64,18 @@ def pieces(opened: pa.NativeFile, start: int, stop: int, columns: Sequence[str])
     Earlier row groups are skipped; earlier rows of the same group are decoded and dropped.
     """
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
-        end = 0
-        for group in range(file.num_row_groups):
-            about = file.metadata.row_group(group)
-            row, end = end, end + about.num_rows
-            if end <= start or row >= stop:
-                continue
-            few = max(1, min(BATCH_ROWS, BATCH_BYTES * about.num_rows // max(about.total_byte_size, 1)))
-            for batch in file.iter_batches(few, row_groups=[group], columns=list(columns), use_threads=False):
-                low, high = max(start - row, 0), min(stop - row, len(batch))
-                row += len(batch)
-                if low < high:
-                    yield chosen(pa.Table.from_batches([batch.slice(low, high - low)]), columns)
-                if row >= stop:
-                    break
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        begins = [0, *itertools.accumulate(group.num_rows for group in groups)]
+        needed = [at for at in range(len(groups)) if begins[at] < stop and begins[at + 1] > start]
+        row, size = begins[min(needed, default=0)], sum(group.total_byte_size for group in groups)
+        few = max(1, min(BATCH_ROWS, BATCH_BYTES * begins[-1] // max(size, 1)))
+        for batch in file.iter_batches(few, row_groups=needed, columns=list(columns), use_threads=False):
+            low, high = max(start - row, 0), min(stop - row, len(batch))
+            row += len(batch)
+            if low < high:
+                yield chosen(pa.Table.from_batches([batch.slice(low, high - low)]), columns)
+            if row >= stop:
+                break
 
 
 def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:

@@ -323,7 +323,7 @@ def scan_folder(file: File, stage: Path, look: bool) -> Plan:
         raise DataError(f"{file.name}: holds no {what} below it; name other files, or a pattern such as '*.csv'")
     found.sort(key=lambda entry: place_in_order(*entry[:3]))
     dated = [[address, info.size, info.mtime_ns] for address, _, _, info in found]
-    copy = stage / hash_of([dated, source.encoding, source.text_column, source.label_column, file.split])[:24]
+    copy = stage / hash_of([repr(file), dated])[:24]
     if not copy.exists():
         with atomic.replacing(copy) as temporary, open(temporary, "wb") as sink:
             for address, label, split, _ in found:

@@ -125,7 +125,7 @@ def consecutive(part: Part, first: int, table: pa.Table, lines: Sequence[bytes] 
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
-    """The rows of a part as tables of bounded size; all columns unless some are named.
+    """The rows of a part as tables of bounded size; all columns unless some are named, of JSON lines always all.
 
     A column of JSON lines is text, int64, double or bool if all its values in the table are, else JSON; ``schema``
     gives the types for the whole file (``common_schema``). Raises ``DataError`` for an invalid record, and for a value
