@@ -27,7 +27,7 @@ UNKNOWN_BYTES = 1 << 28
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
-KNOWN = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
+KNOWN: dict[type[Exception], str] = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Longest pauses between the attempts of a remote request."""
 T = TypeVar("T")

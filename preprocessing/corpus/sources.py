@@ -98,7 +98,7 @@ class File:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
             fixed = self.source.delimiter is not None and not self.is_new
-            form = form_of(first, self.name, self.source, self.expected, fixed, self.kind)
+            form = form_of(first, self.name, self.source, self.expected, fixed, self.format)
             pieces = itertools.chain([first], pieces)
         return replace(self, form=form), form, form.converted(pieces, self.name)
 
