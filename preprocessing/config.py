@@ -150,8 +150,8 @@ class SplitConfig:
     """Column of groups (film, author, customer): splits are cut so that all rows of a group are in one split. Rows with
     an empty cell belong to no group."""
     time_column: Name | None = None
-    """Column of dates, times or numbers: the rows with the last of them are the test split, those before it validation.
-    Equal texts and groups go with their last row, rows with an empty cell to training."""
+    """Column of dates (2024-12-31) or numbers: the rows with the last of them are the test split, those before it
+    validation. Equal texts and groups go with their last row, rows with an empty cell to training."""
     folds: Annotated[int, Meta(ge=0, le=100)] = 0
     """For cross-validation: number of folds of the training and validation rows; groups and equal texts stay in one
     fold. train --folds all holds out each fold in turn. 0: none."""

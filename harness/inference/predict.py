@@ -320,7 +320,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     schema = pa.schema([])
     with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
         for part in every:
-            for rows in tables.iter_rows(part, None if of_json else part.file.source.text_columns):
+            for rows in tables.iter_rows(part, part.file.source.text_columns):
                 texts_of(rows, layout.missing)
                 ROWS.add(len(rows.table))
                 schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema

@@ -134,7 +134,7 @@ def texts_in(files: Sequence[File], stage: Path) -> Iterator[list[str]]:
     """Lists of all texts of some files; a row without one is an empty text."""
     for file in files:
         for part in sources.scan(file, stage).parts:
-            for rows in tables.iter_rows(part, None if file.format == "jsonl" else file.source.text_columns):
+            for rows in tables.iter_rows(part, file.source.text_columns):
                 yield texts_of(rows, missing=True)
 
 

@@ -2,13 +2,12 @@
 """Arrays of segments of unequal length (segment i is ``values[offsets[i]:offsets[i + 1]]``); NumPy and Arrow files.
 
 An Arrow IPC *file* is an IPC *stream* between a magic word and a footer with the offsets of its messages. A footer may
-hold wrong offsets, so ``record_batches`` reads the stream, and checks all messages before it unpacks any.
-See https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format and Message.fbs there.
+hold wrong offsets, so ``record_batches`` reads the stream.
+See https://arrow.apache.org/docs/format/Columnar.html#ipc-file-format.
 """
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -81,40 +80,17 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     """Schema and record batches of an Arrow file, without a copy, so they are no larger than the file.
 
     ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays. Raises ``ValueError``
-    or ``pyarrow.ArrowException`` for another file, for compressed batches and for dictionaries.
+    or ``pyarrow.ArrowException`` for another file, and for compressed batches.
     """
     whole = source.read_buffer()
     if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
         raise ValueError("it does not begin like an Arrow file")
-    stream = whole.slice(len(MAGIC))
-    for message in pa.ipc.MessageReader.open_stream(pa.BufferReader(stream)):
-        if not is_plain(message):
-            raise ValueError("it holds compressed rows or dictionaries, which cannot be mapped")
-    reader = pa.ipc.open_stream(pa.BufferReader(stream))
-    batches = list(reader)
-    for batch in batches:
+    reader = pa.ipc.open_stream(pa.BufferReader(whole.slice(len(MAGIC))))
+    batches = list[pa.RecordBatch]()
+    for batch in reader:
         batch.validate()
+        batches.append(batch)
+        buffers = [one for column in batch.columns for one in column.buffers() if one]
+        if not all(whole.address <= one.address < whole.address + whole.size for one in buffers):
+            raise ValueError("it holds compressed rows, which cannot be mapped")
     return reader.schema, batches
-
-
-def is_plain(message: Any) -> bool:
-    """Whether a message is a schema, or rows that are not compressed: Arrow would unpack others."""
-    if message.type == "schema":
-        return True
-    data = message.metadata.to_pybytes()
-    header = _field(data, _follow(data, 0), 2)
-    return message.type == "record batch" and header is not None and _field(data, _follow(data, header), 3) is None
-
-
-def _follow(data: bytes, at: int) -> int:
-    """The target of the FlatBuffers offset stored at ``at``."""
-    return int(at + struct.unpack_from("<I", data, at)[0])
-
-
-def _field(data: bytes, table: int, number: int) -> int | None:
-    """The position of a field of a FlatBuffers table; None at its default. Arrow has already checked the bounds."""
-    layout = table - struct.unpack_from("<i", data, table)[0]
-    if 4 + 2 * number >= struct.unpack_from("<H", data, layout)[0]:
-        return None
-    offset = struct.unpack_from("<H", data, layout + 4 + 2 * number)[0]
-    return table + offset if offset else None

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.untrusted import check_regular, check_unpacked, sha256_of
+from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -27,6 +27,7 @@ UNKNOWN_BYTES = 1 << 28
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 FAILURES = (OSError, ArrowException)
+KNOWN: dict[type[Exception], str] = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Longest pauses between the attempts of a remote request."""
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def naming(address: str, name: str | None = None, mend: str = "") -> Iterator[No
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {sentence(error)}{mend}") from None
+            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}{mend}") from None
         raise
 
 
@@ -100,15 +101,6 @@ def local_path(address: str) -> str:
 def absolute(address: str) -> str:
     """The absolute address."""
     return address if is_remote(address) else str(Path(local_path(address)).absolute())
-
-
-def sentence(error: BaseException) -> str:
-    """The message of an error, without its path and line breaks."""
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def prefix(address: str, path: str) -> str:

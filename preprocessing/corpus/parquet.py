@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -16,14 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import check_unpacked
+from preprocessing.base.untrusted import check_unpacked, one_line
 from preprocessing.corpus import addresses
-from preprocessing.corpus.records import Cut, check_width, runs
+from preprocessing.corpus.records import Cut, check_width
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
-"""Most rows and bytes of a piece."""
-DECODED_BYTES, FEWEST_ROWS = 64 << 20, 4
-"""Most bytes decoded at once, if each row were as large as its row group; and the least rows."""
+"""Most rows of a piece, and most bytes of as many rows of the mean size."""
 ROW_BYTES = 16
 """Least memory of a row."""
 VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
@@ -42,7 +39,7 @@ def footer_of(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sche
             footer = pa.parquet.read_metadata(opened)
             schema, size = footer.schema.to_arrow_schema(), opened.size()
         except (*addresses.FAILURES, UnicodeDecodeError) as error:
-            raise DataError(f"{name}: not a Parquet file ({addresses.sentence(error)})") from None
+            raise DataError(f"{name}: not a Parquet file ({one_line(error)})") from None
     check_width(name, footer.num_columns)
     if twice := [column for column, times in Counter(schema.names).items() if times > 1]:
         raise DataError(f"{name}: has more than one column {twice[0]!r}; rename one")
@@ -61,16 +58,24 @@ def cuts_of(footer: pa.parquet.FileMetaData, part_bytes: int) -> Iterator[tuple[
         yield Cut(low, high, low + 1, high - low), size * (high - low) // footer.num_rows
 
 
-def pieces(opened: pa.NativeFile, name: str, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows ``start`` to ``stop`` of a Parquet file, in pieces of bounded rows and bytes.
+def pieces(opened: pa.NativeFile, start: int, stop: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The rows ``start`` to ``stop`` of a Parquet file, in pieces of a bounded number of rows.
 
-    Earlier row groups are skipped; earlier rows of the same group are decoded and dropped. A footer does not tell
-    whether a long value is repeated in every row, so the size is checked while decoding. Raises ``DataError`` for a
-    decompression bomb.
+    Earlier row groups are skipped; earlier rows of the same group are decoded and dropped.
     """
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
-        for some in runs(sized(file, name, opened.size(), start, stop, columns), itemgetter(1), BATCH_BYTES):
-            yield chosen(pa.Table.from_batches([batch for batch, _ in some]).combine_chunks(), columns)
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        begins = [0, *itertools.accumulate(group.num_rows for group in groups)]
+        needed = [at for at in range(len(groups)) if begins[at] < stop and begins[at + 1] > start]
+        row, size = begins[min(needed, default=0)], sum(group.total_byte_size for group in groups)
+        few = max(1, min(BATCH_ROWS, BATCH_BYTES * begins[-1] // max(size, 1)))
+        for batch in file.iter_batches(few, row_groups=needed, columns=list(columns), use_threads=False):
+            low, high = max(start - row, 0), min(stop - row, len(batch))
+            row += len(batch)
+            if low < high:
+                yield chosen(pa.Table.from_batches([batch.slice(low, high - low)]), columns)
+            if row >= stop:
+                break
 
 
 def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -91,30 +96,6 @@ def columns_of(schema: pa.Schema, named: Iterable[str]) -> dict[str, pa.DataType
         with suppress(KeyError, pa.ArrowException):
             kinds |= {name: chosen(schema.empty_table(), [name]).schema.types[0]}
     return kinds
-
-
-def sized(
-    file: pa.parquet.ParquetFile, name: str, size: int, start: int, stop: int, columns: Sequence[str]
-) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Batches small enough to decode safely, with their bytes; each row counts for at least its share of a piece."""
-    end = unpacked = 0
-    is_packed = any(map(pa.types.is_dictionary, file.schema_arrow.types))
-    for group in range(file.num_row_groups):
-        about = file.metadata.row_group(group)
-        row, end = end, end + about.num_rows
-        if end <= start or row >= stop:
-            continue
-        few = max(FEWEST_ROWS, min(BATCH_ROWS, DECODED_BYTES // max(about.total_byte_size, 1)))
-        for batch in file.iter_batches(few, row_groups=[group], columns=list(columns), use_threads=False):
-            bytes_here = decoded(pa.Table.from_batches([batch])).nbytes if is_packed else batch.nbytes
-            unpacked += bytes_here
-            check_unpacked(name, unpacked, size)
-            low, high = max(start - row, 0), min(stop - row, len(batch))
-            row += len(batch)
-            if low < high:
-                yield batch.slice(low, high - low), max(bytes_here, (high - low) * BATCH_BYTES // BATCH_ROWS)
-            if row >= stop:
-                break
 
 
 def decoded(table: pa.Table) -> pa.Table:

@@ -391,7 +391,7 @@ def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = 
             data = decoder.decode(piece, whole and not piece).encode()
         except UnicodeError as error:
             what = f"near byte {done + max(getattr(error, 'start', 0), 0):,} it is not {encoding}"
-            what += f" ({addresses.sentence(error)})"
+            what += f" ({one_line(error)})"
             raise DataError(f"{name}: {what}; set source.encoding to its encoding") from None
         yield data if done else data.removeprefix(BYTE_ORDER_MARK)
         done += len(piece)

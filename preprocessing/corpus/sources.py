@@ -98,7 +98,7 @@ class File:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
             fixed = self.source.delimiter is not None and not self.is_new
-            form = form_of(first, self.name, self.source, self.expected, fixed, self.kind)
+            form = form_of(first, self.name, self.source, self.expected, fixed, self.format)
             pieces = itertools.chain([first], pieces)
         return replace(self, form=form), form, form.converted(pieces, self.name)
 
@@ -156,10 +156,6 @@ class Part:
     """Changes with the content of the file."""
     drawn: tuple[int, ...] | None = None
     """With ``limit``: the numbers of the rows to take; None: all."""
-
-    def read(self) -> bytes:
-        """Its bytes, of a file of lines. Raises ``DataError``."""
-        return addresses.read_range(self.data, self.cut.start, self.cut.stop)
 
 
 @dataclass(frozen=True)
@@ -327,7 +323,7 @@ def scan_folder(file: File, stage: Path, look: bool) -> Plan:
         raise DataError(f"{file.name}: holds no {what} below it; name other files, or a pattern such as '*.csv'")
     found.sort(key=lambda entry: place_in_order(*entry[:3]))
     dated = [[address, info.size, info.mtime_ns] for address, _, _, info in found]
-    copy = stage / hash_of([dated, source.encoding, source.text_column, source.label_column, file.split])[:24]
+    copy = stage / hash_of([repr(file), dated])[:24]
     if not copy.exists():
         with atomic.replacing(copy) as temporary, open(temporary, "wb") as sink:
             for address, label, split, _ in found:

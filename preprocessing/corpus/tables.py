@@ -22,7 +22,7 @@ import pyarrow.parquet
 from pyarrow.types import is_struct
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import listed, shown
+from preprocessing.base.untrusted import listed, one_line, shown
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.records import (
     BYTE_ORDER_MARK,
@@ -125,7 +125,7 @@ def consecutive(part: Part, first: int, table: pa.Table, lines: Sequence[bytes] 
 
 
 def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[Rows]:
-    """The rows of a part as tables of bounded size; all columns unless some are named.
+    """The rows of a part as tables of bounded size; all columns unless some are named, of JSON lines always all.
 
     A column of JSON lines is text, int64, double or bool if all its values in the table are, else JSON; ``schema``
     gives the types for the whole file (``common_schema``). Raises ``DataError`` for an invalid record, and for a value
@@ -136,16 +136,8 @@ def iter_rows(part: Part, columns: Sequence[str] | None = None, schema: pa.Schem
         return
     row = part.cut.first_row
     for lines in runs(lines_of(part), len, MOST_BYTES, MOST_ROWS):
-        if part.file.kind == "csv":
-            table = csv_table(part, b"".join(lines), len(lines), row, columns)
-        elif part.file.kind == "jsonl":
-            records = json_records(part, lines, row)
-            names = dict.fromkeys([*keys_of(records, part.file.name), *part.file.source.text_columns])
-            table = json_table(records, schema.names if schema else list(names), schema)
-        else:
-            found = pa.array([line.rstrip(b"\r\n") for line in lines], BYTES)
-            table = pa.table([found], part.file.source.text_columns)
-        yield consecutive(part, row, table, lines)
+        wanted = None if part.file.kind == "jsonl" else columns
+        yield consecutive(part, row, table_of(part, lines, row, wanted, schema), lines)
         row += len(lines)
 
 
@@ -154,18 +146,27 @@ def read_rows(part: Part, wanted: list[str]) -> Rows:
     JSON lines that lacks one of them.
     """
     first, label = part.cut.first_row, part.file.source.label_column
-    if part.file.kind == "csv":
-        table = csv_table(part, part.read(), part.cut.rows, first, wanted)
-    elif part.file.kind == "jsonl":
-        table = json_table(json_records(part, lines_of(part), first, wanted), wanted)
-    else:
+    if part.file.kind == "parquet":
         table = pa.concat_tables(parquet.decoded(rows.table) for rows in iter_rows(part, wanted))
+    else:
+        table = table_of(part, lines_of(part), first, wanted)
     if part.file.format == "parquet" and part.file.source.labels == AUTO and label in wanted:
         with addresses.open_file(part.data) as opened:
             classes = parquet.class_names(pa.parquet.read_schema(opened), label)
         if classes:
             table = table.set_column(wanted.index(label), label, by_name(part, table[label], classes))
     return consecutive(part, first, table)
+
+
+def table_of(
+    part: Part, lines: Sequence[bytes], first: int, wanted: Sequence[str] | None, schema: pa.Schema | None = None
+) -> pa.Table:
+    """The ``wanted`` columns of some lines of a part, or all; ``first`` is the number of the first row."""
+    if part.file.kind == "csv":
+        return csv_table(part, b"".join(lines), len(lines), first, wanted)
+    if part.file.kind == "jsonl":
+        return json_table(part, lines, first, wanted, schema)
+    return pa.table([pa.array([line.rstrip(b"\r\n") for line in lines], BYTES)], part.file.source.text_columns)
 
 
 def fail(part: Part, row: int, what: str) -> DataError:
@@ -183,8 +184,8 @@ def row_in_words(part: Part, row: int) -> str:
 
 def lines_of(part: Part) -> list[bytes]:
     """The records of a part of a text file, each with the blank lines after it."""
-    data, blank = part.read(), part.file.format == "txt"
-    begins, _ = record_begins(data, part.file.dialect, last=True, blank=blank)
+    data = addresses.read_range(part.data, part.cut.start, part.cut.stop)
+    begins, _ = record_begins(data, part.file.dialect, last=True, blank=part.file.format == "txt")
     return [data[low:high] for low, high in itertools.pairwise([*begins.tolist(), len(data)])]
 
 
@@ -234,23 +235,23 @@ def json_record(line: bytes, where: str) -> dict[str, Any]:
         record = JSON.decode(line.strip(b"\r\n").decode())
     except (ValueError, RecursionError) as error:
         mend = ENCODING if isinstance(error, UnicodeDecodeError) else "one object per line"
-        raise DataError(f"{where}: not a JSON value ({addresses.sentence(error)}); {mend}") from None
+        raise DataError(f"{where}: not a JSON value ({one_line(error)}); {mend}") from None
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(f'{where}: a {kind}, expected an object such as {{"text": "…"}}')
     return record
 
 
-def json_records(
-    part: Part, lines: Iterable[bytes], first_row: int, wanted: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-    """The objects in some lines. Each must have the ``wanted`` keys, except a label or a group that may be missing, and
-    its text must be a string or null.
+def json_table(
+    part: Part, lines: Iterable[bytes], first: int, wanted: Sequence[str] | None, schema: pa.Schema | None
+) -> pa.Table:
+    """The ``wanted`` keys of the objects in some lines as columns, or those in the ``schema``, or all. Wanted ones must
+    be there, except a label or a group that may be missing; a text must be a string or null.
     """
     source, splits, records = part.file.source, part.file.splits, list[dict[str, Any]]()
     optional = {splits.group_column if part.file.is_unlabelled else splits.time_column}
     optional |= {source.label_column} if source.missing_label != "error" else set()
-    for row, line in enumerate(lines, first_row):
+    for row, line in enumerate(lines, first):
         record = json_record(line, f"{part.file.name}: row {row}")
         for name in wanted or source.text_columns:
             value = value_of(record, name, None if name in optional or not wanted else ABSENT)
@@ -260,7 +261,24 @@ def json_records(
             if isinstance(value, dict | list) or (name in source.text_columns and not isinstance(value, str | None)):
                 raise fail(part, row, f"{name!r} is {shown(value)}, expected a text")
         records.append(record)
-    return records
+    names = wanted or (schema.names if schema else [*keys_of(records, part.file.name), *source.text_columns])
+    kinds = {name: schema.field(name).type if schema else None for name in names}
+    columns = {name: [value_of(record, name) for record in records] for name in kinds}
+    return pa.table({name: json_column(columns[name], kind) for name, kind in kinds.items()})
+
+
+def json_column(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    """JSON values as a column of this type, or of the common type of numbers or booleans; else as text."""
+    if kind == pa.float64():
+        values = [None if value is None else float(value) for value in values]
+    try:
+        found = pa.array(values, kind)
+        if found.type in (pa.int64(), pa.float64(), pa.bool_(), pa.null()):
+            return found
+    except (ValueError, TypeError, OverflowError):
+        pass
+    texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+    return pa.array([text if text is None or text.isascii() else encode(text).decode() for text in texts], TEXT)
 
 
 def value_of(record: Mapping[str, Any], name: str, absent: Any = None) -> Any:
@@ -289,30 +307,6 @@ def keys_of(records: Iterable[Mapping[str, Any]], name: str) -> list[str]:
     return keys
 
 
-def json_table(records: list[dict[str, Any]], names: Sequence[str], schema: pa.Schema | None = None) -> pa.Table:
-    """Some keys of JSON objects as columns; a missing key is null."""
-    table = {}
-    for name in names:
-        values = [value_of(record, name) for record in records]
-        kind = schema.field(name).type if schema else json_type(values)
-        if pa.types.is_floating(kind):
-            values = [None if value is None else float(value) for value in values]
-        elif kind == TEXT:
-            texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-            values = [text if text is None or text.isascii() else encode(text).decode() for text in texts]
-        table[name] = pa.array(values, kind)
-    return pa.table(table)
-
-
-def json_type(values: list[Any]) -> pa.DataType:
-    """The common type of JSON values; text if they have several types, or another one."""
-    try:
-        kind = pa.array(values).type
-    except (ValueError, TypeError, OverflowError):
-        return TEXT
-    return kind if kind in (pa.int64(), pa.float64(), pa.bool_(), pa.null()) else TEXT
-
-
 def common_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """The columns of all pieces of JSON lines, each of a type for the values of every piece."""
     found: dict[str, set[pa.DataType]] = {}
@@ -326,7 +320,7 @@ def rows_of_parquet(part: Part, wanted: Sequence[str]) -> Iterator[Rows]:
     """A run of rows of a Parquet file."""
     row, stop = part.cut.first_row, part.cut.first_row + part.cut.rows
     with addresses.naming(part.data, f"{part.file.name}: from row {row}"), addresses.open_file(part.data) as opened:
-        for table in parquet.pieces(opened, part.file.name, part.cut.start, part.cut.stop, wanted):
+        for table in parquet.pieces(opened, part.cut.start, part.cut.stop, wanted):
             yield consecutive(part, row, table)
             row += len(table)
     if row != stop:
@@ -431,7 +425,7 @@ def parquet_values(file: File) -> dict[str, list[Any]]:
     with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
         for group in chosen:
             begin, number = sum(rows[:group]), min(rows[group], SAMPLE_ROWS // len(chosen))
-            found += parquet.pieces(opened, file.name, begin, begin + number, flat)
+            found += parquet.pieces(opened, begin, begin + number, flat)
     table = pa.concat_tables(found)
     values: dict[str, list[Any]] = dict.fromkeys(flat, [None] * len(table))
     for name in flat:

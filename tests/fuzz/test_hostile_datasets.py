@@ -213,7 +213,7 @@ def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: 
 
 
 def test_a_compressed_shard_is_refused(root: Path) -> None:
-    """Nothing of it is unpacked."""
+    """It would take more memory than the file."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     agreeing(root, SHARDS[0], as_file(batches_of(root / SHARDS[0]), options))
     assert outcome(lambda: used(root), nothing, root / SHARDS[0]) == "refused"

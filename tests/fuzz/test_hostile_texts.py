@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -144,12 +143,6 @@ def bomb(path: Path) -> None:
             packed.write(b"a fine film,good\n" * (1 << 19))
 
 
-def repeated(path: Path) -> None:
-    """One text in every row: a dictionary, and how often its only word follows."""
-    column = pa.DictionaryArray.from_arrays(np.zeros(186_000, np.int8), ["a" * 1_000_000])
-    pq.write_table(pa.table({"text": column, "label": column}), path, compression="zstd", store_schema=False)
-
-
 def long_line(path: Path) -> None:
     with open(path, "wb") as file:
         file.write(b"text,label\n")
@@ -160,11 +153,6 @@ FAR_AWAY = '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>'
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
-    "186 GB of Parquet": (
-        "a.parquet",
-        repeated,
-        "and perhaps more, over 200 times as many; if they are texts",
-    ),
     "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "over 200 times as many"),
     "a sheet without end": ("a.xlsx", partial(write_xlsx, rows=[], more=" " * (17 << 20)), "over 200 times as many"),
     "a deep list": (

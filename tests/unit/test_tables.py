@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import tempfile
 from collections.abc import Iterable
 from datetime import datetime
@@ -193,6 +194,11 @@ def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
     found = rows_of(root)
     assert [row[:2] for row in found] == sorted(ROWS, key=lambda row: (row[1], ROWS.index(row)))
     assert [row[3] for row in found] == list(range(1, len(ROWS) + 1))
+    (root / "validation" / "unsup").mkdir(parents=True)
+    (root / "validation" / "unsup" / "1.txt").write_text("a film")
+    said = f"{root / 'validation/unsup/1.txt'}: there is no label, but the split is validation"
+    with pytest.raises(DataError, match=re.escape(said)):
+        rows_of(root, missing_label="unlabelled")
 
 
 def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
