@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of each task; reading the weights of a bundle, checked against the network's shapes first."""
+"""The network of each task, also with the weights of a bundle."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from harness.config import LANGUAGE_MODEL, RunConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.registry import OWNERS, network_shapes
+from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
-from harness.rundir.checkpoint import check_tensors, read_header
+from harness.rundir.checkpoint import elements_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import Manifest
@@ -26,27 +26,34 @@ RESTORE = "restore the bundle, or train again"
 
 def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network of a configuration for a dataset; weights are drawn from torch's global generator."""
-    if config.task == LANGUAGE_MODEL:
-        return LanguageModel(config.model, manifest.vocabulary_size)
-    return Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    return network_of(config.task, config.model, manifest.vocabulary_size, len(manifest.labels))
 
 
-def read_tensors(directory: Path, info: BundleInfo) -> dict[str, torch.Tensor]:
-    """Read all weights of a bundle; checks that they have the names and shapes of its network.
+def network_of(task: Task, config: ModelConfig, vocabulary_size: int, num_classes: int) -> AnyNetwork:
+    """The network of a task; see ``build_network``."""
+    if task == LANGUAGE_MODEL:
+        return LanguageModel(config, vocabulary_size)
+    return Classifier(config, vocabulary_size, num_classes)
 
-    The file's header is checked first, so a wrong index with huge sizes allocates no memory. Raises ``DataError`` if
-    the file is damaged or belongs to another network than the index describes.
+
+def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
+    """The network of a bundle with its weights, on the CPU.
+
+    A network with more parameters than the file has is not built, so a wrong index with huge sizes allocates no memory.
+    Raises ``DataError`` if the file is damaged or belongs to another network than the index describes.
     """
-    path = directory / info.weights
-    found = read_header(path, f"{INDEX} names these weights: {RESTORE}")
+    path, sizes = directory / info.weights, (info.vocabulary_size, len(info.labels))
+    elements = elements_of(path, f"{INDEX} names these weights: {RESTORE}")
     try:
-        shapes = network_shapes(info.model, info.vocabulary_size, len(info.labels), info.task)
+        parameters = num_parameters(info.model, *sizes, info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
-    wanted = {name: ("I32" if name == OWNERS else "F32", shape) for name, shape in shapes.items()}
-    check_tensors(found, wanted, f"{path}: not the weights of the model in {INDEX}")
-    tensors: dict[str, torch.Tensor] = load(read_named(path, info.weights_sha256, INDEX))
-    return tensors
+    if parameters > elements:
+        raise DataError(f"{path}: not the weights of the model in {INDEX}; {RESTORE}")
+    with torch.random.fork_rng(devices=[]):
+        network = network_of(info.task, info.model, *sizes)
+    load_weights(network, load(read_named(path, info.weights_sha256, INDEX)), path)
+    return network
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:

@@ -23,6 +23,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -49,7 +50,6 @@ AVERAGE = "average"
 """Prefix of the names of averaged weights there."""
 
 Tensors = Mapping[str, "torch.Tensor"]
-Header = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of a tensor -> dtype, as safetensors spells it, and shape."""
 
 
@@ -214,7 +214,7 @@ def verify(path: Path) -> Checkpoint:
     if step != manifest.step or path != path_of(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {MEND}")
     for name in (MODEL, OPTIMIZER):
-        read_header(path / name, MEND)
+        elements_of(path / name, MEND)
     return Checkpoint(path, step, state)
 
 
@@ -267,8 +267,9 @@ def sweep(run: str | Path) -> None:
                 atomic.remove(path)
 
 
-def read_header(path: Path, mend: str) -> Header:
-    """The header of a safetensors file; no tensor is read. Raises ``DataError`` for an incomplete or invalid file.
+def elements_of(path: Path, mend: str) -> int:
+    """Number of elements of all tensors of a safetensors file; only its header is read. Raises ``DataError`` for an
+    incomplete or invalid file.
 
     The library checks that the tensors fill the file, so loading it takes no more memory than its size.
     """
@@ -277,21 +278,8 @@ def read_header(path: Path, mend: str) -> Header:
     try:
         check_regular(path, os.stat(path).st_mode)
         with safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - not a mapping
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or one_line(error)}; {mend}") from None
     except (SafetensorError, MemoryError) as error:  # MemoryError: too large to map
         raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {mend}") from None
-
-
-def check_tensors(found: Header, wanted: Header, what: str) -> None:
-    """Raise ``DataError``, which begins with ``what``, for tensors that are not those of a network."""
-
-    def spelt(tensors: Header, name: str) -> str:
-        return f"{tensors[name][0]} {list(tensors[name][1])}" if name in tensors else "nothing"
-
-    for name in (*wanted, *found):
-        if found.get(name) != wanted.get(name):
-            what += f" ({shown(name)} is {spelt(found, name)} where {spelt(wanted, name)} is expected)"
-            raise DataError(what)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from harness.config import CheckpointConfig, OptimConfig, RunConfig
 from harness.rundir import checkpoint, layout, records, results
-from harness.rundir.checkpoint import check_tensors, read_header
+from harness.rundir.checkpoint import elements_of
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import known_status, read_config, write_config
@@ -166,19 +166,13 @@ def test_a_fault_at_any_file_operation_leaves_a_whole_checkpoint(
     assert int(succeed(run_command(command, 240)).stdout.split()[-1]) >= 20, "fewer operations than a checkpoint has"
 
 
-def test_tensors_are_compared_with_a_network_from_the_header_alone(tmp_path: Path) -> None:
+def test_tensors_are_counted_from_the_header_alone(tmp_path: Path) -> None:
     path = tmp_path / "w"
     checkpoint.write_tensors(path, WEIGHTS)
-    found = read_header(path, "restore it")
-    assert found == {"weight": ("F32", (3, 4)), "half": ("BF16", (2,)), "empty": ("F32", (0, 7))}
-    check_tensors(found, found, "w")
-    wanted = {"weight": ("F32", (4, 3)), "half": ("BF16", (2,)), "bias": ("F32", (3,))}
-    sentence = r"^w \('weight' is F32 \[3, 4\] where F32 \[4, 3\] is expected\)$"
-    with pytest.raises(DataError, match=sentence):
-        check_tensors(found, wanted, "w")
+    assert elements_of(path, "restore it") == 3 * 4 + 2
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"w: not a safetensors file .*; restore it"):
-        read_header(path, "restore it")
+        elements_of(path, "restore it")
 
 
 def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
