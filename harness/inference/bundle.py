@@ -16,7 +16,7 @@ from safetensors.torch import save
 from harness.batch import Batch
 from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
 from harness.model.classifier import Classifier
-from harness.model.networks import AnyNetwork, read_tensors
+from harness.model.networks import AnyNetwork, read_network
 from harness.ranks.precision import (
     DTYPES,
     choose_device,
@@ -98,10 +98,9 @@ class Bundle(Scorer):
 
     def open(self) -> None:
         """See ``Scorer.open``."""
-        info = self.info
-        weights = read_tensors(self.directory, info)
-        self.model = Classifier(info.model, info.vocabulary_size, len(info.labels)).eval()
-        self.model.load_state_dict(weights)
+        network = read_network(self.directory, self.info)
+        assert isinstance(network, Classifier)
+        self.model = network.eval()
         if self.threads:
             keep_memory()
         if self.settled["device"] == "cuda":

@@ -140,7 +140,7 @@ class Explanation:
         return f"{shown(self.label)} {self.probability:.4f}{other}  score {self.logit:+.2f} = {words}"
 
     @property
-    def notes(self) -> list[str]:
+    def summary(self) -> list[str]:
         """Lines below the text: what the model has not read, and whether the scores miss the logit."""
         lines, unknown = list[str](), self.tokens.count(UNKNOWN)
         if not self.num_tokens:
@@ -154,8 +154,8 @@ class Explanation:
         return lines
 
     def to_html(self) -> str:
-        """The marked text and its notes as an HTML element, without style sheet."""
-        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.notes)
+        """The marked text and its summary as an HTML element, without style sheet."""
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.summary)
         return (
             f'<p class="padless-head"><b>{html.escape(self.head)}</b></p>'
             f'<p class="padless-words" dir="auto">{as_html(self.pieces)}</p>'
@@ -167,7 +167,7 @@ class Explanation:
         return f"<style>{STYLE}</style><div>{self.to_html()}</div>"
 
     def __str__(self) -> str:
-        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.notes])
+        return "\n".join([self.head, *as_plain(self.pieces).splitlines(), *self.summary])
 
     def __repr__(self) -> str:
         return f"<padless explanation of {shown(self.text[:40])!r}: {self.head}>"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network of each task; reading the weights of a bundle, checked against the network's shapes."""
+"""The network of each task, also with the weights of a bundle."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load
 
-from harness.config import LANGUAGE_MODEL, RunConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.registry import OWNERS, network_shapes
+from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.untrusted import one_line, shown
+from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.shards import Manifest
 
 AnyNetwork = Classifier | LanguageModel
@@ -25,33 +25,38 @@ RESTORE = "restore the bundle, or train again"
 
 def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network of a configuration for a dataset; weights are drawn from torch's global generator."""
-    if config.task == LANGUAGE_MODEL:
-        return LanguageModel(config.model, manifest.vocabulary_size)
-    return Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    return network_of(config.task, config.model, manifest.vocabulary_size, len(manifest.labels))
 
 
-def read_tensors(directory: Path, info: BundleInfo) -> dict[str, torch.Tensor]:
-    """Read all weights of a bundle; checks that they have the names, types and shapes of its network.
+def network_of(task: Task, config: ModelConfig, vocabulary_size: int, num_classes: int) -> AnyNetwork:
+    """The network of a task; see ``build_network``."""
+    if task == LANGUAGE_MODEL:
+        return LanguageModel(config, vocabulary_size)
+    return Classifier(config, vocabulary_size, num_classes)
 
+
+def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
+    """The network of a bundle with its weights, on the CPU.
+
+    A network with more parameters than the file has is not built, so a wrong index with huge sizes allocates no memory.
     Raises ``DataError`` if the file is damaged or belongs to another network than the index describes.
     """
-    path = directory / info.weights
+    path, sizes = directory / info.weights, (info.vocabulary_size, len(info.labels))
     try:
-        shapes = network_shapes(info.model, info.vocabulary_size, len(info.labels), info.task)
+        parameters = num_parameters(info.model, *sizes, info.task)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
     data = read_named(path, info.weights_sha256, INDEX)
     try:
-        tensors: dict[str, torch.Tensor] = load(data)
+        weights: dict[str, torch.Tensor] = load(data)
     except Exception as error:  # of many kinds, where somebody wrote the header by hand
         raise DataError(f"{path}: not a safetensors file ({one_line(error)}); {RESTORE}") from None
-    wanted = {name: (torch.int32 if name == OWNERS else torch.float32, shape) for name, shape in shapes.items()}
-    found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-    for name in (*wanted, *found):
-        if found.get(name) != wanted.get(name):
-            what = f"{shown(name)} is {found.get(name)} where {wanted.get(name)} is expected"
-            raise DataError(f"{path}: not the weights of the model in {INDEX} ({what})")
-    return tensors
+    if parameters > sum(tensor.numel() for tensor in weights.values()):
+        raise DataError(f"{path}: not the weights of the model in {INDEX}; {RESTORE}")
+    with torch.random.fork_rng(devices=[]):
+        network = network_of(info.task, info.model, *sizes)
+    load_weights(network, weights, path)
+    return network
 
 
 def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:

@@ -246,9 +246,9 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
 
     ``donor``: result of ``find_donor`` for this model, so the layers have the same shape.
     """
-    from harness.model.networks import read_tensors
+    from harness.model.networks import read_network
 
-    info, weights = donor.info, read_tensors(donor.directory, donor.info)
+    info, weights = donor.info, read_network(donor.directory, donor.info).state_dict()
     # <unk> counts as a common token, <pad> does not.
     found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
     places = found.to_numpy(zero_copy_only=False).astype(np.int64)

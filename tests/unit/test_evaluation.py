@@ -189,7 +189,7 @@ def test_words_have_their_places(explained: Path) -> None:
     assert [TEXT[slice(*span)] for span in one.spans if span] == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
     assert list(one.to_frame()) == ["token", "score", "start", "end"]
     assert "".join(text for text, _ in one.pieces) == TEXT
-    assert one.notes == ["unknown to the model: 1 of 6 words"]
+    assert one.summary == ["unknown to the model: 1 of 6 words"]
 
 
 def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
@@ -198,10 +198,10 @@ def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
     assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
     assert "no word of the text was left" in str(empty)
     unknown = model.explain("nowhere never none")
-    assert unknown.notes == ["unknown to the model: 3 of 3 words"]
+    assert unknown.summary == ["unknown to the model: 3 of 3 words"]
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
-    assert long.notes == ["the model has read 64 of 20,000 words"]
+    assert long.summary == ["the model has read 64 of 20,000 words"]
 
 
 def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:

@@ -15,10 +15,11 @@ import pytest
 import torch
 
 from harness.__main__ import main
-from harness.config import ModelConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig
 from harness.model import registry
 from harness.model.classifier import Classifier
-from harness.model.registry import network_shapes
+from harness.model.language import LanguageModel
+from harness.model.registry import num_parameters
 from harness.tracking import observer, trackers
 from harness.tracking.journal import Journal
 from preprocessing.text import spec as spec_module
@@ -76,7 +77,7 @@ def check_model(config: ModelConfig) -> None:
         torch.testing.assert_close(logits, apart, rtol=0, atol=1e-12)
         for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-    assert network_shapes(config, 30, 3) == {name: tuple(held.shape) for name, held in model.state_dict().items()}
+    assert num_parameters(config, 30, 3) == sum(value.numel() for value in wanted)
 
 
 SMALL = ModelConfig(embedding_dim=6, hidden_size=5, num_layers=2)
@@ -87,6 +88,16 @@ def test_every_pooling_gives_a_row_what_it_gives_it_alone(example: Callable[[str
     assert example("A pooling") == "attention"
     for pooling in registry.POOLINGS:  # with the new one
         check_model(dataclasses.replace(SMALL, pooling=pooling, bidirectional=bidirectional))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_parameters_are_counted_without_the_network(classes: int) -> None:
+    config = dataclasses.replace(SMALL, wide=64, wide_ngrams=3)
+    network, language_model = Classifier(config, 30, classes), LanguageModel(config, 30)
+    own = [*network.parameters(), network.wide.table, network.wide.bias]
+    assert num_parameters(config, 30, classes) == sum(value.numel() for value in own)
+    tied = sum(value.numel() for value in language_model.parameters())
+    assert num_parameters(config, 30, classes, LANGUAGE_MODEL) == tied
 
 
 def test_a_tokenizer(example: Callable[[str], str]) -> None:
