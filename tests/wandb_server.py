@@ -48,7 +48,6 @@ class Store:
 
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
-    alerts: list[dict[str, Any]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self) -> dict[str, str]:
@@ -83,10 +82,6 @@ class Store:
     def on_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": self.place(f"{variables['run']}/{name}")} for name in variables["files"]]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
-
-    def on_notifyscriptablerunalert(self, variables: dict[str, Any]) -> dict[str, Any]:
-        self.alerts.append(variables)
-        return {"notifyScriptableRunAlert": {"success": True}}
 
     def place(self, name: str) -> str:
         """Where a file is to be put."""

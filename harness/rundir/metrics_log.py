@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from harness.rundir.json_files import MOST_LINES, Line, parse_line, read_lines
+from harness.rundir.json_files import MOST_LINES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -87,14 +87,6 @@ def numbers_of(line: Line) -> Line:
         if not isinstance(value, int | float | None) and not (name in TEXTS and isinstance(value, str)):
             raise ValueError(f"has {shown(value)} under {shown(name)}")
     return row
-
-
-def parse_row(line: bytes) -> Line | None:
-    """A parsed line; None for an incomplete one, or one that padless has not written."""
-    try:
-        return numbers_of(parse_line(line)) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
 
 
 def read_log(run: str | Path, name: str = METRICS) -> list[Line]:

@@ -104,13 +104,11 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     total = int(labels.sum())
     if total in (0, len(labels)):
         return 0.5
-    below = np.append(edges[1:], edges[-1] - 1.0)
-    halfway = probabilities((edges + below) / 2)[:, 1]
+    bounds = np.concatenate((edges[:1] + 2.0, edges, edges[-1:] - 1.0))
+    halfway = probabilities((bounds[:-1] + bounds[1:]) / 2)[:, 1]
+    found, taken = np.append(0, found), np.append(0, taken)  # the first threshold predicts class 0 for all rows
     if config.threshold == "recall":
         return float(halfway[np.argmax(found >= np.ceil(config.recall * total - 1e-9))])
-    # predicting class 0 for all rows is a candidate too
-    found, taken = np.append(0, found), np.append(0, taken)
-    halfway = np.append(probabilities(edges[:1] + 1.0)[:, 1], halfway)
     right = found + (len(labels) - total) - (taken - found)
     quality = right if config.threshold == "accuracy" else 2 * found / (taken + total)
     best = halfway[quality == quality.max()]

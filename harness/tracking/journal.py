@@ -7,6 +7,9 @@ these keys::
 
     start       facts of the run at the start of an attempt: project, name, configuration, …
     run_id      the tracker's id of the run
+    say, warn   a sentence of the observer for the terminal of the trainer
+    summary     name and values of figures of the whole run
+    end         how the attempt ended, and how long the tracker may take to finish
     kept        an attempt's tracker was closed, and has each kind of rows up to this step
     finished    name of the folder with the tracker's files of that attempt
 """
@@ -20,32 +23,64 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.rundir.json_files import Line, read_lines
+from harness.rundir.json_files import Line, parse_line
 from harness.rundir.layout import METRICS, THROUGHPUT, tracker_journal
-from harness.rundir.metrics_log import parse_row
+from harness.rundir.metrics_log import numbers_of
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import acquire
 from preprocessing.base.untrusted import open_regular
 
 
+class Tail:
+    """Lines of JSON that other processes append to a file."""
+
+    def __init__(self, path: Path) -> None:
+        """From its beginning; it need not exist yet."""
+        self.path, self.offset = path, 0
+
+    def new(self) -> list[Line]:
+        """The objects of the complete lines since the last call; lines that are no objects are skipped."""
+        try:
+            with open_regular(self.path) as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        lines, found = data[: data.rfind(b"\n") + 1], list[Line]()
+        self.offset += len(lines)
+        for line in lines.splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(parse_line(line))
+        return found
+
+
 class Journal:
     """The file of one tracker of one run."""
 
     def __init__(self, run: Path, name: str) -> None:
-        """Read the existing lines; incomplete ones are skipped."""
+        """Read the existing lines."""
+        self.run, self.name = run, name
         self.path = tracker_journal(run, name)
-        self.lines = read_lines(self.path, several_writers=True)
+        self.tail = Tail(self.path)
+        self.lines: list[Line] = []
+        self.new()
 
     def note(self, **line: Any) -> None:
         """Append a line and fsync."""
         self.path.parent.mkdir(exist_ok=True)
         atomic.append_line(self.path, json.dumps(line))
         atomic.fsync(self.path)
-        self.lines.append(line)
+
+    def new(self) -> list[Line]:
+        """The lines since the last call, or since those that ``all`` has read."""
+        found = self.tail.new()
+        self.lines += found
+        return found
 
     def all(self, key: str) -> list[Any]:
         """The values of ``key`` in all lines, in order."""
+        self.new()
         return [line[key] for line in self.lines if key in line]
 
     def last(self, key: str) -> Any:
@@ -85,14 +120,14 @@ class Rows:
 
         A resumed run logs the steps since its checkpoint again, with equal values: those are skipped.
         """
-        self.run, self.after, self.last = run, after, dict(after)
-        self.offsets = {METRICS: 0, THROUGHPUT: 0}
+        self.after, self.last = after, dict(after)
+        self.metrics, self.throughput = Tail(run / METRICS), Tail(run / THROUGHPUT)
         self.speeds: dict[tuple[str, int], Line] = {}
 
     def new(self) -> Iterator[tuple[str, Line]]:
         """The rows since the last call, as kind and figures."""
-        metrics = self._added(METRICS)  # first: a row's throughput is written before the row
-        self.speeds |= {(line["kind"], line["step"]): line for line in self._added(THROUGHPUT)}
+        metrics = rows_of(self.metrics)  # first: a row's throughput is written before the row
+        self.speeds |= {(line["kind"], line["step"]): line for line in rows_of(self.throughput)}
         for line in metrics:
             kind, step = line["kind"], line["step"]
             whole = self.speeds.pop((kind, step), {}) | line
@@ -100,14 +135,11 @@ class Rows:
                 self.last[kind] = step
                 yield kind, {key: value for key, value in whole.items() if key != "kind"}
 
-    def _added(self, name: str) -> list[Line]:
-        """Rows of the complete lines since the last call; lines that padless has not written are skipped."""
-        try:
-            with open_regular(self.run / name) as file:
-                file.seek(self.offsets[name])
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-        self.offsets[name] += sum(map(len, lines))
-        return [row for line in lines if (row := parse_row(line)) is not None]
+
+def rows_of(tail: Tail) -> list[Line]:
+    """The rows of its new lines; lines that padless has not written are skipped."""
+    rows = []
+    for line in tail.new():
+        with contextlib.suppress(ValueError):
+            rows.append(numbers_of(line))
+    return rows

@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import configparser
 import importlib.util
-import netrc
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 from harness.config import TrackingConfig, flat
 from harness.tracking.journal import Journal
@@ -24,20 +20,14 @@ TRACKERS = dict.fromkeys(PACKAGES, "harness.tracking.trackers:AccelerateTracker"
 TRACKERS |= {"wandb": "harness.tracking.wandb_run:WandbTracker"}
 """The registry of trackers: value of ``tracking.tracker`` -> ``module:class``, ``AccelerateTracker`` or a subclass.
 docs/extending.md shows how to add one."""
-PUBLIC_URL = "https://api.wandb.ai"
 
 
 def check_trackers(config: TrackingConfig) -> None:
-    """Raise ``ConfigError`` for a tracker that is unknown, or whose package or key is missing."""
+    """Raise ``ConfigError`` for a tracker that is unknown, or whose package is missing."""
     check_names(config)
     for name in config.trackers:
         if name in PACKAGES and not is_installed(name):
             raise ConfigError(f"tracking.tracker: {name} needs the package {name}: pip install {name}, or use none")
-    if "wandb" in config.trackers and os.environ.get("WANDB_MODE") == "online" and not has_wandb_key():
-        raise ConfigError(
-            "tracking.tracker: WANDB_MODE=online needs a key: set WANDB_API_KEY, run `wandb login`, "
-            "or unset WANDB_MODE to keep the run offline until `padless wandb-sync`"
-        )
 
 
 def check_names(config: TrackingConfig) -> None:
@@ -58,31 +48,6 @@ def active_trackers(config: TrackingConfig) -> list[str]:
     """The trackers to start: all of the configuration, without W&B if ``WANDB_MODE=disabled``."""
     is_off = os.environ.get("WANDB_MODE") == "disabled"
     return [name for name in config.trackers if not (name == "wandb" and is_off)]
-
-
-def wandb_mode() -> Literal["offline"] | None:
-    """Offline if neither a key nor a mode is set: W&B would wait for input."""
-    return None if "WANDB_MODE" in os.environ or has_wandb_key() else "offline"
-
-
-def has_wandb_key() -> bool:
-    """Whether there is a key for W&B's server: in the environment, or from ``wandb login``."""
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(urlsplit(wandb_url()).netloc) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
-
-
-def wandb_url() -> str:
-    """Address of W&B's server: from the environment, else from ``wandb login --host``, else the public one."""
-    folder = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
-    settings = configparser.ConfigParser()
-    with suppress(OSError, configparser.Error, UnicodeDecodeError):
-        settings.read((folder / "settings", Path("wandb") / "settings"))
-    left = settings.get("default", "base_url", fallback=PUBLIC_URL)
-    return (os.environ.get("WANDB_BASE_URL") or left).rstrip("/")
 
 
 @dataclass
@@ -126,14 +91,11 @@ class AccelerateTracker:
         row = row_of(kind, values)
         self.tracker.log(row, step=row.pop(f"{kind}/step"))
 
-    def alert(self, title: str, text: str) -> None:
-        """Alert users; Accelerate's trackers cannot."""
-
     def summarize(self, name: str, values: dict[str, Any]) -> None:
         """Log figures of the whole run; Accelerate's trackers cannot."""
 
-    def close(self, state: str, reason: str) -> None:
-        """Finish as ``state``: finished, preempted, failed or crashed; ``reason`` is a sentence."""
+    def close(self, state: str) -> None:
+        """Finish as ``state``: finished, preempted, failed or crashed."""
         self.tracker.finish()
 
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer's side of the trackers: processes that can neither stop nor slow the training (law 8).
 
-Each tracker has its own process (``observer.py``), which follows ``metrics.jsonl``. The trainer sends it everything
-else through a pipe, without blocking. A tracker that hangs, raises or dies costs a warning and a bounded wait at the
-end.
+Each tracker has its own process (``observer.py``), which follows ``metrics.jsonl``. Everything else passes between it
+and the trainer through the tracker's journal. A tracker that hangs, raises or dies costs a warning and a bounded wait
+at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -81,22 +80,19 @@ class Trackers(Sink):
         self.observers = [Observer(name, run, start) for name in active_trackers(settings)]
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Print new messages of the trackers, which read rows from ``metrics.jsonl``; send them what is in no row:
-        figures of the whole run, such as those of a baseline, and an alert for skipped steps.
+        """Print new messages of the trackers, which read rows from ``metrics.jsonl``; note what is in no row: figures
+        of the whole run, such as those of a baseline.
         """
         for observer in self.observers:
             observer.listen()
             if kind not in KINDS:
-                observer.send(do="summarize", name=kind, values=values)
-            elif values.get("skipped"):
-                text = f"{values['skipped']} steps up to step {values['step']} had a gradient that was not finite."
-                observer.send(do="alert", title="Steps were skipped", text=text)
+                observer.note(summary={"name": kind, "values": values})
 
     def close(self, ending: Ending) -> None:
         """Finish the trackers within ``FINISH_S`` and ``KILL_AFTER_S``; none is left running."""
-        began, state = time.monotonic(), ending.state
+        began = time.monotonic()
         for observer in self.observers:
-            observer.ask_to_close(state, f"{ending.reason}." if state == "preempted" else ending.reason)
+            observer.close(ending.state)
         for observer in self.observers:
             observer.wait(began)
         self.observers = []
@@ -108,51 +104,45 @@ class Observer:
     def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
         """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
         self.name, self.run, self.log = name, run, run / TRACKING / f"{name}.log"
-        self.heard = b""
         self.warned = self.closing = False
         self.limit_s = FINISH_S
         self.process: subprocess.Popen[bytes] | None = None
         try:
-            Journal(run, name).note(start=start)
+            self.journal = Journal(run, name)
+            self.journal.note(start=start)
             with self.log.open("ab") as log:
                 self.process = subprocess.Popen(
                     [sys.executable, "-m", "harness.tracking.observer", name, str(run.absolute())],
-                    bufsize=0,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
                     stderr=log,
                     env=observer_environment(os.environ),
                     start_new_session=True,  # not in the trainer's process group, which gets signals
                 )
         except (OSError, DataError) as error:
             self.warn(f"could not be started ({getattr(error, 'strerror', error)})")
-            return
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.commands, self.replies = self.process.stdin, self.process.stdout
-        for pipe in (self.commands, self.replies):
-            os.set_blocking(pipe.fileno(), False)
 
-    def send(self, **message: Any) -> None:
-        """Write a line to the pipe; it is lost if the pipe is full."""
-        self.listen()
+    def note(self, **line: Any) -> None:
+        """Append a line to the journal; it is lost if that cannot be written."""
         if self.process is not None:
-            with contextlib.suppress(OSError):  # it has ended, which ``listen`` notices
-                self.commands.write(json.dumps(message, default=float).encode() + b"\n")
+            with contextlib.suppress(OSError):
+                self.journal.note(**line)
 
     def listen(self) -> None:
-        """Print new messages of the observer. A closed pipe means that it has finished or died."""
-        while self.process is not None and (said := self.replies.read()) is not None:
-            *lines, self.heard = (self.heard + said).split(b"\n")
-            for reply in map(json.loads, lines):
-                if "say" in reply:
-                    tell(f"{self.name:<10} {reply['say']}", sys.stdout)
-                if "warn" in reply:
-                    self.warn(reply["warn"])
-            if not said:
-                if not self.closing:
-                    self.warn(f"stopped; {self.log} says why")
-                self._end(self.process, KILL_AFTER_S if self.closing else 0.0)
+        """Print new messages of the process, and notice its end."""
+        if self.process is None:
+            return
+        has_ended = self.process.poll() is not None  # first: after its end it says nothing more
+        with contextlib.suppress(OSError, DataError):
+            for line in self.journal.new():
+                if "say" in line:
+                    tell(f"{self.name:<10} {line['say']}", sys.stdout)
+                if "warn" in line:
+                    self.warn(line["warn"])
+        if has_ended:
+            self.process = None
+            if not self.closing:
+                self.warn(f"stopped; {self.log} says why")
 
     def warn(self, what: str) -> None:
         """Print the first warning only; later ones follow from it and are in the log."""
@@ -161,12 +151,12 @@ class Observer:
             tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
         self.warned = True
 
-    def ask_to_close(self, state: str, reason: str) -> None:
-        """Send how the run ended, and the tracker's time limit to finish."""
+    def close(self, state: str) -> None:
+        """Note how the run ended, and the tracker's time limit to finish."""
         self.listen()
         self.closing = True
         self.limit_s = FINISH_S if state == "finished" else SHORT_FINISH_S
-        self.send(do="close", state=state, reason=reason, limit_s=self.limit_s)
+        self.note(end={"state": state, "limit_s": self.limit_s})
 
     def wait(self, began: float) -> None:
         """Wait until the process has ended, then kill what is left of it and its children."""
@@ -176,19 +166,9 @@ class Observer:
         self.listen()
         if self.process is not None:
             self.warn(f"did not finish within {self.limit_s:.0f} s, and was stopped")
-            self._end(self.process, 0.0)
-
-    def _end(self, process: subprocess.Popen[bytes], patience_s: float) -> None:
-        """Wait this long for the process to end, then kill it and its children."""
-        self.process = None
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            kill_tree(process.pid)
+            kill_tree(self.process.pid)
             with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel is left behind
-                process.wait(KILLED_S)
-        self.commands.close()
-        self.replies.close()
+                self.process.wait(KILLED_S)
 
 
 def tell(line: str, stream: TextIO) -> None:

@@ -16,8 +16,6 @@ import subprocess
 import sys
 import traceback
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +26,7 @@ from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import read_config, read_status
 from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
-from harness.tracking.trackers import AccelerateTracker, has_wandb_key, is_installed, row_of, wandb_mode, wandb_url
+from harness.tracking.trackers import AccelerateTracker, is_installed, row_of
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.untrusted import one_line
 
@@ -46,24 +44,21 @@ OFFLINE = "offline-"
 
 
 class WandbTracker(AccelerateTracker):
-    """A W&B run, with alerts, summary and artifacts."""
+    """A W&B run, with summary and artifacts."""
 
     def start(self) -> str:
-        """Start or resume the run; offline if the server cannot be reached."""
+        """Start or resume the run; offline without a key, or if the server cannot be reached."""
         set_folders(self.run)
         import wandb
 
         self.earlier = self.journal.last("run_id")
-        mode = wandb_mode()
         try:
-            self.wandb = self._init(mode)
-        except Exception as error:
-            if mode == "offline":
-                raise
+            self.wandb = self._init(None)
+        except Exception as error:  # no key, no server, …
             traceback.print_exc()
             wandb.teardown(1)  # its service still uses the run's id
             self.wandb = self._init("offline")
-            self.tell(warn=f"could not be reached ({one_line(error)}); rows are kept offline")
+            self.tell(warn=f"could not begin online ({one_line(error)}); rows are kept offline")
         self.kept_in = Path(self.wandb.dir).parent.name
         self.wandb.config.update({**self.spec["config"], **self.spec["facts"]}, allow_val_change=True)
         for kind in KINDS:  # each has its own axis
@@ -110,36 +105,23 @@ class WandbTracker(AccelerateTracker):
         if values.get("best"):
             self.wandb.summary.update(row_of("best", values))
 
-    def alert(self, title: str, text: str) -> None:
-        """Send mail or a Slack message, as set up at W&B."""
-        with self._extra("send an alert"):
-            self.wandb.alert(title=title, text=text)
-
     def summarize(self, name: str, values: dict[str, Any]) -> None:
         """Add ``name/key`` to W&B's summary of the run."""
         self.wandb.summary.update(row_of(name, values))
 
-    def close(self, state: str, reason: str) -> None:
+    def close(self, state: str) -> None:
         """Finish the run; a preempted one is marked as such."""
-        self.alert(f"{self.spec['name']} {state}", f"{self.run}: {state}. {reason}".strip())
         if state == "finished" and self.spec["log_bundle"]:
-            with self._extra("log the bundle"):
-                name = f"bundle-{self.wandb.id}"
-                self.wandb.log_artifact(str(self.run / BUNDLE), name=name, type="model")
+            try:
+                self.wandb.log_artifact(str(self.run / BUNDLE), name=f"bundle-{self.wandb.id}", type="model")
+            except Exception as error:
+                traceback.print_exc()
+                self.tell(say=f"could not log the bundle: {one_line(error)}")
         if state == "preempted":
             self.wandb.mark_preempting()
         self.wandb.finish(exit_code=int(state != "finished"))
         if self.kept_in.startswith(OFFLINE):
             check_room(Path(self.wandb.dir).parent)
-
-    @contextmanager
-    def _extra(self, what: str) -> Iterator[None]:
-        """Run an optional step: if it fails, print a warning and go on."""
-        try:
-            yield
-        except Exception as error:
-            traceback.print_exc()
-            self.tell(say=f"could not {what}: {one_line(error)}")
 
 
 def check_room(folder: Path) -> None:
@@ -185,17 +167,17 @@ def main(config: SyncConfig) -> None:
     """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
     folder = Path(config.run)
     runs = [one.path for one in layout.members(folder)]
-    for run in runs or [folder]:
-        check(run)
     for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
+    for run in runs or [folder]:
+        check(run.absolute())
     reports = [sync(run.absolute(), quiet=config.json) for run in runs or [folder]]
     if config.json:
         print(json.dumps(reports if runs else reports[0]))
 
 
 def check(run: Path) -> None:
-    """Raise ``UserError`` if nothing can be sent: no run, no W&B, no key, no server.
+    """Raise ``UserError`` if nothing can be sent: no run, no W&B, no server.
 
     wandb itself would retry for hours if the server does not answer.
     """
@@ -204,13 +186,15 @@ def check(run: Path) -> None:
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
     if Journal(run, "wandb").last("start") is None:
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
-    if not has_wandb_key():
-        raise ConfigError("wandb-sync needs a key: set WANDB_API_KEY, or run `wandb login`")
+    set_folders(run)
+    import wandb
+
+    url = wandb.setup().settings.base_url
     try:
-        urllib.request.urlopen(wandb_url(), timeout=ANSWER_S).close()
+        urllib.request.urlopen(url, timeout=ANSWER_S).close()
     except OSError as error:
         if getattr(error, "code", 500) >= 500:  # below 500 the server has answered
-            reason = f"{wandb_url()} cannot be reached ({one_line(error)})"
+            reason = f"{url} cannot be reached ({one_line(error)})"
             raise UserError(f"{reason}; nothing was sent, try again from a login node") from None
 
 
@@ -226,7 +210,6 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
         if warn:
             print(f"warning: wandb {warn}", file=sys.stderr, flush=True)
 
-    set_folders(run)
     attempts = []
     for folder in offline_attempts(run):
         attempts.append({"folder": folder.name, "state": send(folder)})
@@ -238,18 +221,17 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
         tell(say=f"{missing} rows of {METRICS} are in no finished attempt: sending those missing at W&B")
         status = read_status(run)
         state = status.get("state", "running").replace("running", "crashed")
-        end = {"do": "close", "state": state, "reason": status.get("reason", ""), "limit_s": SYNC_S}
         try:
             journal.note(start=journal.last("start") | {"pid": 0, "finish_s": SYNC_S})
-            serve("wandb", run, [end], tell, wait_s=0)
+            serve(journal, tell, lambda _: {"state": state, "limit_s": SYNC_S}, wait_s=0)
         except ConfigError:
             tell(say="the training still runs and keeps or sends them; call wandb-sync again after its end")
             return report | {"filled": 0}
         except Exception as error:
             raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); {AGAIN}") from error
     if len(offline_attempts(run)) > len(attempts):  # the server was lost meanwhile
-        raise UserError(f"{wandb_url()} cannot be reached any more; {AGAIN}")
-    tell(say=f"W&B has all {total} rows of {run / METRICS} in run {Journal(run, 'wandb').last('run_id')}")
+        raise UserError(f"{run}: the rest was kept offline; {AGAIN}")
+    tell(say=f"W&B has all {total} rows of {run / METRICS} in run {journal.last('run_id')}")
     return report
 
 
@@ -265,8 +247,10 @@ def send(folder: Path) -> str:
     if marker.exists():
         return "sent before"
     command = [sys.executable, "-m", "wandb", "sync", str(folder)]
+    said = f"no answer within {SYNC_S:.0f} s"
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
+        said = " ".join(done.stderr.decode(errors="replace").splitlines()[-1:])
     if not marker.exists():  # the exit code of `wandb sync` is not reliable
-        raise UserError(f"{folder}: W&B did not take it within {SYNC_S:.0f} s; {AGAIN}, or see `wandb sync {folder}`")
+        raise UserError(f"{folder}: W&B did not take it ({said}); {AGAIN}, or see `wandb sync {folder}`")
     return "sent"

@@ -131,9 +131,6 @@ def test_online_attempts_append_to_one_curve(data: Path, tmp_path: Path) -> None
         assert stored.exit_codes[-2:] == [1, 0]
         assert stored.fields["groupName"] == "dataset-0123456789ab"
         assert json.loads(stored.fields["config"])["optim"]["value"]["lr"] == 2e-3
-        alerts = [alert["title"] for alert in store.alerts]
-        assert alerts[-2:] == ["run preempted", "run finished"]
-        assert set(alerts[:-2]) <= {"run crashed"}  # unless the observer was killed before it noticed
         assert sync(run, store)["filled"] == 0
         check_history(stored, range(1, last + 1))
 

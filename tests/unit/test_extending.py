@@ -114,15 +114,16 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     name = example("A tracker")
     trackers.check_trackers(trackers.TrackingConfig(tracker=name))
     said = []
-    Journal(tmp_path, name).note(start={"project": "p"})
+    journal = Journal(tmp_path, name)
+    journal.note(start={"project": "p"})
     rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "padding": null}\n'
     (tmp_path / "metrics.jsonl").write_text(rows)
-    close = {"do": "close", "state": "finished", "reason": "", "limit_s": 9.0}
-    observer.serve(name, tmp_path, [close], lambda **reply: said.append(reply))
+    end = {"state": "finished", "limit_s": 9.0}
+    observer.serve(journal, lambda **reply: said.append(reply), lambda _: end)
     assert said == [{"say": f"rows go to {tmp_path / 'table'}"}]
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
-    assert (tmp_path / "table" / "state.txt").read_text() == "finished \n"
+    assert (tmp_path / "table" / "state.txt").read_text() == "finished\n"
 
 
 dataset = shared_dataset({"train": 60, "validation": 10})
