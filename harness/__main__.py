@@ -94,14 +94,6 @@ COMMANDS = (
         "harness.launch.starting_points:TutorialConfig",
     ),
     Command(
-        "recipes",
-        "[NAME …]",
-        "List or copy the recipes that come with padless.",
-        "harness.launch.starting_points:recipes",
-        "harness.launch.starting_points:RecipesConfig",
-        example="padless recipes imdb",
-    ),
-    Command(
         "plan",
         "DATA",
         "Forecast: steps, padding, memory, balance.",

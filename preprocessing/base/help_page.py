@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
+from preprocessing.base.configuration import Option, choices_of, groups_of, names, options_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import wrapped
 
@@ -62,11 +62,13 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
     output = getattr(config_class, "OUTPUT", "output")
+    kind = getattr(config_class, "RECIPES", "")
+    recipe = f", or a recipe: {', '.join(names(kind))}" if kind else ""
     more = {
         "-o PATH": f"the same as --{output}" if output in options else "",
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
-        "--config FILE": "a YAML file with any of the keys; keys beside it win",
+        "--config FILE": f"a YAML file with any of the keys{recipe}; keys beside it win",
         "--print_config": "print the resulting configuration",
     }
     blocks = [
