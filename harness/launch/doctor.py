@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, meeting
-from harness.launch.options import LOG_LEVEL, accelerate_arguments
+from harness.launch.options import LOG_LEVEL, accelerate_arguments, as_asked
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve, resolve_without_data
 from preprocessing.base import cli
@@ -82,11 +82,11 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
     Several machines meet first, at the port that the ranks will use. Raises ``UserError`` if one does not come.
     """
     arguments = accelerate_arguments(options, keys, MODULE)
+    as_asked(arguments, config)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     if place is not None:
         meeting.name_network(place, say)
-        hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
-        meeting.meet(place, hello, "", config.timeout_s, say)
+        meeting.meet(place, ("", "", 0), config.timeout_s, say)
     return launcher.run_module(arguments)
 
 

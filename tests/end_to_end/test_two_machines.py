@@ -141,7 +141,7 @@ TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
 NO_B = "machine 1 of 2 did not come to .* within 30 s"
 NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
 NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
-DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
+DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
 NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
@@ -205,6 +205,6 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
-            own = re.escape(f"{one.device} ({one.address}) leads to the other machines")
+            own = re.escape(f"{one.device} ({one.address}): the route to the other machines")
             assert re.search(rf"^ok +interface +{one.host}: {own}$", said, re.MULTILINE), said
-        assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said
+        assert re.search(r"^ok +all-reduce +2 ranks on 2 machines met in", said, re.MULTILINE), said
