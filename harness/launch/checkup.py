@@ -19,9 +19,8 @@ import torch
 
 from harness.config import NOTHING, RunConfig
 from harness.data import placement
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.model.registry import parameters_of
-from harness.ranks import devices, precision
+from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import existing
@@ -36,8 +35,6 @@ State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
 SUM_NUMBERS = 2_500_000
 """Numbers that the all-reduce sums: as many as the gradients of a small model."""
-UNITS = 16
-"""Of the LSTM that is tried out."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +75,17 @@ def judged(name: str, check: Callable[[], Checked], host: str = "") -> Finding:
 
 def look_here(config: RunConfig, session: Session) -> list[Finding]:
     """What is found on this rank; the first of a machine also looks at what all share."""
-    checks: dict[str, Callable[[], Checked]] = {"precision": partial(look_at_precision, session)}
-    if launched_local_rank() == 0:
-        checks["gpus"] = partial(look_at_gpus, config, session)
-        if config.run != NOTHING:
-            checks["space"] = partial(look_at_space, config)
-        if "network" in session.choices:
-            checks["interface"] = lambda: ("ok", str(session.choices["network"]))
     host = platform.node() if launched_machines() > 1 else ""
-    return [judged(name, check, host) for name, check in checks.items()]
+    found = [
+        Finding(name, "ok", str(session.choices[name]), host)
+        for name in ("precision", "network")
+        if name in session.choices
+    ]
+    if launched_local_rank() == 0:
+        found.append(judged("gpus", partial(look_at_gpus, config, session), host))
+        if config.run != NOTHING:
+            found.append(judged("space", partial(look_at_space, config), host))
+    return found
 
 
 def look_at_network(session: Session, met_s: float) -> Checked:
@@ -116,15 +115,6 @@ def look_at_training(config: RunConfig, session: Session) -> Checked:
     if placement.is_network(placement.filesystem(config.data)) and config.stage_dir == "none":
         return "warn", f"{shown}; pages come over the network: name a local directory with --stage_dir"
     return "ok", shown
-
-
-def look_at_precision(session: Session) -> Checked:
-    """Device and arithmetic, tried out on a small recurrent step."""
-    device, chosen = session.device, session.choices["precision"]
-    layout, _ = precision.layout_on(device, UNITS)
-    wanted = precision.recurrent_dtype(chosen.value, device.type, layout)
-    try_recurrence(VariableLengthLSTM(UNITS, UNITS).to(device), layout, wanted)
-    return "ok", f"{chosen}, on {device.type}; the LSTM computes in {wanted}"
 
 
 def look_at_gpus(config: RunConfig, session: Session) -> Checked:

@@ -206,5 +206,5 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
             own = re.escape(f"{one.device} ({one.address}): the route to the other machines")
-            assert re.search(rf"^ok +interface +{one.host}: {own}$", said, re.MULTILINE), said
+            assert re.search(rf"^ok +network +{one.host}: {own}$", said, re.MULTILINE), said
         assert re.search(r"^ok +all-reduce +2 ranks on 2 machines met in", said, re.MULTILINE), said

@@ -35,10 +35,9 @@ from tests.datasets import write_dataset
 GB = 10**9
 
 
-def on(device: str, precision: str = "fp32: asked for") -> Any:
+def on(device: str) -> Any:
     """The session of a rank on this device."""
-    value, _, reason = precision.partition(": ")
-    choices = {"device": Choice(device, "3 processes and 2 CUDA devices"), "precision": Choice(value, reason)}
+    choices = {"device": Choice(device, "3 processes and 2 CUDA devices"), "precision": Choice("fp32", "asked for")}
     return SimpleNamespace(device=torch.device(device), choices=choices)
 
 
@@ -94,11 +93,13 @@ def test_a_line_names_its_machine_and_what_is_to_be_fixed_is_an_exit_code(capsys
     assert max(map(len, shown)) <= 80
 
 
-def test_what_the_lstm_computes_in_is_tried() -> None:
-    said = "fp32: asked for, on cpu; the LSTM computes in fp32: as the weights"
-    assert checkup.look_at_precision(on("cpu")) == ("ok", said)
-    found = checkup.judged("precision", lambda: checkup.look_at_precision(on("cpu", "fp16: asked for")))
-    assert (found.state, found.message.startswith("precision: fp16 cannot run on cpu: only CUDA")) == ("fix", True)
+def test_the_precision_is_said_and_a_check_that_fails_is_to_be_fixed() -> None:
+    assert checkup.look_here(RunConfig(run="none"), on("cpu"))[0] == Finding("precision", "ok", "fp32: asked for")
+
+    def fail() -> Any:
+        raise RuntimeError("no kernel image\nis available")
+
+    assert checkup.judged("gpus", fail) == Finding("gpus", "fix", "no kernel image is available")
 
 
 SIZES = {"train": 80, "validation": 20}
