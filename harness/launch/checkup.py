@@ -24,6 +24,7 @@ from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import existing
+from harness.training import preflight
 from harness.training.assembly import agree, check_shared
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import UserError
@@ -108,6 +109,8 @@ def look_at_network(session: Session, met_s: float) -> Checked:
 def look_at_training(config: RunConfig, session: Session) -> Checked:
     """The checks of a training on all ranks: dataset, run directory, and whether all were started alike."""
     config = replace(config, dry_run=True, quiet=True)
+    if preflight.pretraining(config) is not None:  # that language model is trained first
+        config = replace(config, init=replace(config.init, pretrain=None))
     with RunWriter(config, active=False) as writer:
         manifest, _ = agree(config, session, writer)
     check_shared(session.world.from_main(str(existing(config.run)), "the run directory"), session.world)

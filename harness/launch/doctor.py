@@ -86,7 +86,7 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     if place is not None:
         meeting.name_network(place, say)
-        meeting.meet(place, ("", "", 0), config.timeout_s, say)
+        meeting.meet(place, "", config.timeout_s, say)
     return launcher.run_module(arguments)
 
 

@@ -94,19 +94,18 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     arguments = accelerate_arguments(options, training)
     recipe = as_asked(arguments, recipe)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
-    with meeting.telling(place, recipe.timeout_s):
-        processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-        config = resolve(recipe, lambda: devices.cards(recipe.device, here, processes)).config
-        point = preflight.check_run(config, screen.say, tell)
-        if point.finished and not config.dry_run:
-            screen.say(f"{config.run} has finished already; name another run directory to train again")
-            return 0
-        preflight.check_data(config, processes, point.checkpoint)
-        if point.checkpoint is None and not arguments.machine_rank:
-            preflight.check_start(config)
-        devices.choose(config.device, here, devices.look())
-        if place is not None:
-            meeting.name_network(place, screen.say)
+    processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
+    config = resolve(recipe, lambda: devices.cards(recipe.device, here, processes)).config
+    point = preflight.check_run(config, screen.say, tell)
+    if point.finished and not config.dry_run:
+        screen.say(f"{config.run} has finished already; name another run directory to train again")
+        return 0
+    preflight.check_data(config, processes, point.checkpoint)
+    if point.checkpoint is None and not arguments.machine_rank:
+        preflight.check_start(config)
+    devices.choose(config.device, here, devices.look())
+    if place is not None:
+        meeting.name_network(place, screen.say)
     begin = partial(meeting.name_start, place, config, screen.say, uuid.uuid4().hex)
     return run_with_restarts(config, arguments, begin)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launchers of several machines meet before any rank starts, at the address and port where the ranks will.
 
-Machine 0 opens a ``TCPStore`` of torch; the others write there that they have come, or why they cannot train, and all
-get the same answer. So every machine reports a missing machine, a taken port or one that cannot train within the time
-limit. Whether all have the same configuration, dataset and code is compared by the ranks.
+Machine 0 opens a ``TCPStore`` of torch; the others write there that they have come, and all get the same answer. So
+every machine reports a missing machine or a taken port within the time limit. Whether all have the same configuration,
+dataset and code is compared by the ranks.
 """
 
 from __future__ import annotations
@@ -13,31 +13,28 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-
-from msgspec.json import decode, encode
 
 from harness.config import RunConfig
 from harness.launch.stop import STOP
 from harness.ranks import network
 from harness.rundir import records
 from harness.rundir.records import LAUNCH_ID
-from preprocessing.base.errors import ERRORS, ConfigError, UserError
+from preprocessing.base.errors import ConfigError, UserError
 
 LOOK_EVERY_S = 0.1
 TALK = timedelta(seconds=5)
 """How long the others may take to read the answer; and how much longer they wait for it than machine 0 for them."""
-PROBLEM_S = 60.0
-"""Longest wait of a machine that only reports that it cannot train."""
-ANSWER = "answer"
+LAUNCH, REFUSAL = "launch", "refusal"
+"""Keys of machine 0's answer."""
 
 Say = Callable[[str], None]
-Answer = tuple[str, str, int]
-"""The name of this start, why it is refused (or ""), and the exit code."""
+Answer = tuple[str, str]
+"""The name of this start, and why it is refused, or ""."""
 
 
 @dataclass(frozen=True)
@@ -99,25 +96,12 @@ def name_start(place: Place | None, config: RunConfig, say: Say, launch: str, at
     gc.collect()  # torch's objects of a failed attempt may hold the port
     STOP.between()
     try:
-        name = os.environ[LAUNCH_ID] = meet(place, (name, "", 0), config.timeout_s * (2 if attempt else 1), say)
+        name = os.environ[LAUNCH_ID] = meet(place, name, config.timeout_s * (2 if attempt else 1), say)
     except UserError as error:
         if place.rank == 0:
             note_end(config, str(error), error.exit_code)
         raise
     return name
-
-
-@contextmanager
-def telling(place: Place | None, timeout_s: float) -> Iterator[None]:
-    """Send a ``UserError`` of the block to the other machines, so that they need not wait for this one."""
-    try:
-        yield
-    except UserError as error:
-        if place is not None:
-            refusal = f"machine {place.rank} ({platform.node()}) cannot train: {error}"
-            with suppress(UserError):  # a machine that does not come is not told
-                meet(place, ("", refusal, error.exit_code), min(timeout_s, PROBLEM_S), lambda text: None)
-        raise
 
 
 def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
@@ -130,16 +114,16 @@ def note_end(config: RunConfig, reason: str, exit_code: int) -> None:
             records.write_status(config.run, records.Ending("failed", status.get("step", 0), exit_code, reason))
 
 
-def meet(place: Place, mine: Answer, timeout_s: float, say: Say) -> str:
-    """Meet the other machines; returns the name that machine 0 gives this start.
+def meet(place: Place, launch: str, timeout_s: float, say: Say) -> str:
+    """Meet the other machines; returns the name that machine 0 gives this start (its ``launch``).
 
-    Raises ``UserError`` with what is wrong, the same on all that have come, also for a taken port.
+    Raises ``UserError`` for a missing machine, the same on all that have come, and for a taken port.
     """
     others = "machine 0" if place.rank else f"the other {place.machines - 1}"
     say(f"{place}, {platform.node()}: waits up to {timeout_s:.0f} s for {others} at {place.where}")
-    name, refusal, code = (ask if place.rank else receive)(place, mine, timeout_s)
+    name, refusal = ask(place, timeout_s) if place.rank else receive(place, launch, timeout_s)
     if refusal:
-        raise ERRORS.get(code, UserError)(refusal)
+        raise UserError(refusal)
     return name
 
 
@@ -150,7 +134,7 @@ def open_store(place: Place) -> Any:
     return TCPStore(place.host, place.port, is_master=place.rank == 0, timeout=TALK, wait_for_workers=False)
 
 
-def receive(place: Place, mine: Answer, timeout_s: float) -> Answer:
+def receive(place: Place, launch: str, timeout_s: float) -> Answer:
     """On machine 0: wait for all others, and answer. Raises ``ConfigError`` for a taken port."""
     try:
         store = open_store(place)
@@ -159,26 +143,23 @@ def receive(place: Place, mine: Answer, timeout_s: float) -> Answer:
         raise ConfigError(
             f"main_process_port: {place.port} {what} on {platform.node()}; name another, the same on every machine"
         ) from None
-    ranks = [str(rank) for rank in range(1, place.machines)]
+    ranks, refusal = [str(rank) for rank in range(1, place.machines)], ""
     with suppress(RuntimeError):  # not all have come
         store.wait(ranks, timedelta(seconds=timeout_s))
-    came = [rank for rank in ranks if store.check([rank])]
-    said = [mine, *(decode(store.get(rank), type=Answer) for rank in came)]
-    answer = next((one for one in said if one[1]), mine)
-    if not answer[1] and (missing := [rank for rank in ranks if rank not in came]):
+    if missing := [rank for rank in ranks if not store.check([rank])]:
         refusal = (
             f"machine{'s' if missing[1:] else ''} {', '.join(missing)} of {place.machines} did not come to "
             f"{place.where} within {timeout_s:.0f} s; start the same command there, each with its own --machine_rank, "
             "and see whether it reaches that address and port"
         )
-        answer = ("", refusal, UserError.exit_code)
-    store.set(ANSWER, encode(answer).decode())
+    store.set(REFUSAL, refusal)
+    store.set(LAUNCH, launch)
     with suppress(RuntimeError):
-        store.wait([f"read {rank}" for rank in came], TALK)
-    return answer
+        store.wait([f"read {rank}" for rank in ranks if rank not in missing], TALK)
+    return launch, refusal
 
 
-def ask(place: Place, mine: Answer, timeout_s: float) -> Answer:
+def ask(place: Place, timeout_s: float) -> Answer:
     """On the other machines: look for machine 0 until it answers. Raises ``UserError`` when it does not."""
     deadline = time.monotonic() + timeout_s + TALK.seconds
     answers: list[Answer] = []
@@ -188,9 +169,9 @@ def ask(place: Place, mine: Answer, timeout_s: float) -> Answer:
             # torch raises these if nothing listens there, if it is no store, or if it is gone.
             with suppress(RuntimeError, OSError):
                 store = open_store(place)
-                store.set(str(place.rank), encode(mine).decode())
-                store.wait([ANSWER], timedelta(seconds=deadline - time.monotonic()))
-                answers.append(decode(store.get(ANSWER), type=Answer))
+                store.set(str(place.rank), "")
+                store.wait([LAUNCH], timedelta(seconds=deadline - time.monotonic()))
+                answers.append((store.get(LAUNCH).decode(), store.get(REFUSAL).decode()))
                 store.set(f"read {place.rank}", "")
                 # The ranks' own store uses the same port: they must not find this one, which is about to close.
                 store.wait(["closed"], TALK)

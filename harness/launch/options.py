@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from harness.config import RunConfig
 from harness.ranks import devices
 from preprocessing.base import cli
-from preprocessing.base.configuration import find
+from preprocessing.base.configuration import find, read_config
 from preprocessing.base.errors import ConfigError
 
 Recipe = TypeVar("Recipe", bound=RunConfig)
@@ -98,8 +98,11 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
         if not Path(arguments.config_file).is_file():
             raise ConfigError(f"--config_file {arguments.config_file}: no such file; name one, or a recipe such as cpu")
     file = arguments.config_file or default_config_file
-    arguments.asked = {"device": devices.asked_by(arguments), "threads": devices.threads_of(arguments)}
-    settings = load_config_from_file(file) if Path(file).is_file() else None
+    settings = None
+    if Path(file).is_file():
+        read_config(file)  # accelerate has no sentence for a file that is no YAML
+        settings = load_config_from_file(file)
+    arguments.asked = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))

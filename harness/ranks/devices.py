@@ -25,9 +25,8 @@ import os
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
 
 USE_CPU = "ACCELERATE_USE_CPU"
@@ -63,22 +62,15 @@ def look() -> Cuda:
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def asked_by(arguments: Namespace) -> Literal["cpu", "cuda"] | None:
-    """The device that accelerate's options and configuration file ask for. Raises ``ConfigError`` for a file that is no
-    YAML.
-    """
-    from accelerate.commands.config.config_args import default_config_file
-
+def asked_by(arguments: Namespace, settings: Any) -> Literal["cpu", "cuda"] | None:
+    """The device that accelerate's options and the ``settings`` of its configuration file, if there is one, ask for."""
     if arguments.multi_gpu or arguments.gpu_ids:
         return "cuda"
     if arguments.cpu:
         return "cpu"
-    path = Path(arguments.config_file or default_config_file)
-    if not path.is_file():
+    if settings is None:
         return None
-    settings = read_config(path)  # as texts
-    on_cpu = str(settings.get("use_cpu")).lower() in ("true", "yes", "on")
-    return "cpu" if on_cpu or settings.get("gpu_ids", "null") == "null" else "cuda"
+    return "cpu" if settings.use_cpu or settings.gpu_ids is None else "cuda"
 
 
 def threads_of(arguments: Namespace) -> int | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 
+from harness.launch.options import accelerate_arguments
 from harness.ranks import devices, network, precision
 from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
 from harness.ranks.network import GLOO, Route
@@ -48,13 +49,13 @@ def given(*options: str) -> Namespace:
 
 
 def asked_by(*options: str) -> str | None:
-    return devices.asked_by(given(*options))
+    return accelerate_arguments([*options, "--num_processes", "3"], []).asked["device"]
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     assert asked_by("--num_processes", "2") is None
-    mine.write_text("gpu_ids: null")
+    mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
     assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "cuda"
     mine.write_text("distributed_type: MULTI_GPU")
     assert asked_by("--config_file", str(mine)) == "cpu"

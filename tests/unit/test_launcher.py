@@ -117,10 +117,10 @@ def places(count: int) -> list[Place]:
     return [Place("127.0.0.1", port, rank, count) for rank in range(count)]
 
 
-def meet(place: Place, timeout_s: float = 20, refusal: str = "") -> str:
+def meet(place: Place, timeout_s: float = 20) -> str:
     """The name of the start, or exit code and sentence."""
     try:
-        return meeting.meet(place, (f"start {place.rank}", refusal, 3), timeout_s, lambda text: None)
+        return meeting.meet(place, f"start {place.rank}", timeout_s, lambda text: None)
     except UserError as error:
         return f"{error.exit_code}: {error}"
 
@@ -135,12 +135,6 @@ def test_who_does_not_come_is_named_in_time() -> None:
     said = all_meet((zero, 1), (one, 1))
     expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 1 s; start the same command there"
     assert [text.startswith(expected) for text in said] == [True, True]
-
-
-def test_a_machine_that_cannot_train_says_so_on_all() -> None:
-    zero, one = places(2)
-    said = all_meet((zero,), (one, 20, "machine 1 cannot train: data/mine: no such directory"))
-    assert said == ["3: machine 1 cannot train: data/mine: no such directory"] * 2
 
 
 def test_a_taken_port_is_a_sentence_on_both() -> None:
