@@ -95,7 +95,8 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     recipe = as_asked(arguments, recipe)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-    config = resolve(recipe, lambda: devices.cards(recipe.device, here, processes)).config
+    cards = devices.cards(recipe.device, here, processes)
+    config = resolve(recipe, lambda: cards).config
     point = preflight.check_run(config, screen.say, tell)
     if point.finished and not config.dry_run:
         screen.say(f"{config.run} has finished already; name another run directory to train again")
@@ -103,7 +104,6 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     preflight.check_data(config, processes, point.checkpoint)
     if point.checkpoint is None and not arguments.machine_rank:
         preflight.check_start(config)
-    devices.choose(config.device, here, devices.look())
     if place is not None:
         meeting.name_network(place, screen.say)
     begin = partial(meeting.name_start, place, config, screen.say, uuid.uuid4().hex)
