@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from harness.config import RunConfig
 from harness.ranks import stopping
-from harness.ranks.devices import asked_here, cards
+from harness.ranks.devices import cards
 from harness.ranks.stopping import leave, run_rank
 from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
@@ -23,7 +23,7 @@ def cards_here(config: RunConfig) -> int | None:
     """The number of GPUs that train, as this rank sees it; None on CPUs."""
     from harness.ranks.distributed import launched_local_world_size, launched_world_size
 
-    return cards(config.device, asked_here()[0], launched_local_world_size(), launched_world_size())
+    return cards(config.device, launched_local_world_size(), launched_world_size())
 
 
 def fit(resolved: Resolved, *, reports: bool = True) -> None:

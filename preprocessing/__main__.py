@@ -30,7 +30,6 @@ COMMANDS = (
         "What is in a dataset, and how good it is.",
         "preprocessing.dataset.inspect:main",
         "preprocessing.dataset.inspect:InspectConfig",
-        elsewhere="show, stats, info",
         heading="datasets",
     ),
     Command(
@@ -47,7 +46,6 @@ COMMANDS = (
         "Do tasks of a job on another machine.",
         "preprocessing.job.executors:work",
         "preprocessing.config:WorkConfig",
-        elsewhere="worker, dask",
     ),
 )
 

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, meeting
-from harness.launch.options import LOG_LEVEL, accelerate_arguments
+from harness.launch.options import LOG_LEVEL, accelerate_arguments, as_asked
 from harness.ranks.stopping import leave
-from harness.training.rules import resolve, resolve_without_data
+from harness.training.rules import resolve
 from preprocessing.base import cli
-from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
 
@@ -63,16 +62,12 @@ def rank(argv: list[str]) -> int:
 
 
 def check(config: DoctorConfig) -> int:
-    """Check in this process; the exit code of the report."""
-    training = config.recipe if config.data == NOTHING else launcher.first(config)[0]
-    try:
-        resolved = resolve(training)
-    except DataError:  # the report shows it
-        resolved = resolve_without_data(training)
+    """Check in this process; the exit code of the report. Raises ``DataError`` for a dataset that cannot be read."""
+    training = config.recipe if config.data == NOTHING else resolve(launcher.first(config)[0]).config
     os.environ.setdefault(LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
-    findings = examine(resolved.config)
+    findings = examine(training)
     return 0 if findings is None else report(findings, as_json=config.json)
 
 
@@ -82,11 +77,11 @@ def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
     Several machines meet first, at the port that the ranks will use. Raises ``UserError`` if one does not come.
     """
     arguments = accelerate_arguments(options, keys, MODULE)
+    as_asked(arguments, config)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     if place is not None:
         meeting.name_network(place, say)
-        hello = meeting.Hello(rank=place.rank, facts=meeting.facts_of(arguments))
-        meeting.meet(place, hello, "", config.timeout_s, say)
+        meeting.meet(place, "", config.timeout_s, say)
     return launcher.run_module(arguments)
 
 

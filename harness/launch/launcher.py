@@ -36,7 +36,7 @@ from unittest.mock import patch
 from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
 from harness.data.views import check_folds
 from harness.launch import meeting
-from harness.launch.options import accelerate_arguments, free_port
+from harness.launch.options import accelerate_arguments, as_asked, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
@@ -92,23 +92,21 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
     if not options:
         resolve(recipe)  # a missing dataset is refused before accelerate imports torch
     arguments = accelerate_arguments(options, training)
+    recipe = as_asked(arguments, recipe)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
-    with meeting.telling(place, recipe.timeout_s):
-        processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-        asked = devices.asked_here()[0]
-        config = resolve(recipe, lambda: devices.cards(recipe.device, asked, here, processes)).config
-        point = preflight.check_run(config, tell)
-        if point.finished and not config.dry_run:
-            screen.say(f"{config.run} has finished already; name another run directory to train again")
-            return 0
-        manifest = preflight.check_data(config, processes)
-        if point.checkpoint is None and not arguments.machine_rank:
-            preflight.check_start(config)
-        devices.choose(config.device, asked, here, devices.look())
-        if place is not None:
-            meeting.name_network(place, screen.say)
-    facts = {} if place is None else meeting.facts_of(arguments, manifest.fingerprint, config)
-    begin = partial(meeting.name_start, place, config, facts, screen.say, uuid.uuid4().hex)
+    processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
+    cards = devices.cards(recipe.device, here, processes)
+    config = resolve(recipe, lambda: cards).config
+    point = preflight.check_run(config, tell)
+    if point.finished and not config.dry_run:
+        screen.say(f"{config.run} has finished already; name another run directory to train again")
+        return 0
+    preflight.check_data(config, processes)
+    if point.checkpoint is None and not arguments.machine_rank:
+        preflight.check_start(config)
+    if place is not None:
+        meeting.name_network(place, screen.say)
+    begin = partial(meeting.name_start, place, config, screen.say, uuid.uuid4().hex)
     return run_with_restarts(config, arguments, begin)
 
 
@@ -143,7 +141,9 @@ def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bo
     if failure is None and config.dry_run and not STOP.heard:
         return 0, False
     if failure is None and elsewhere:  # rank 0, on another machine, may still be closing trackers
-        meeting.until(lambda: state_of(run, launch_id) not in (None, "running"), time.monotonic() + END_LIMIT_S)
+        deadline = time.monotonic() + END_LIMIT_S
+        while state_of(run, launch_id) in (None, "running") and time.monotonic() < deadline:
+            time.sleep(meeting.LOOK_EVERY_S)
     if failure is not None and failure.code == 1 and not STOP.heard and not elsewhere:
         meeting.note_end(config, failure.sentence, 1)
     with STOP.deciding:

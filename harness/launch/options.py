@@ -11,15 +11,18 @@ import argparse
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from harness.config import RunConfig
 from harness.ranks import devices
 from preprocessing.base import cli
-from preprocessing.base.configuration import find
+from preprocessing.base.configuration import find, read_config
 from preprocessing.base.errors import ConfigError
 
+Recipe = TypeVar("Recipe", bound=RunConfig)
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
 IDLE = "--gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
@@ -95,8 +98,11 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
         if not Path(arguments.config_file).is_file():
             raise ConfigError(f"--config_file {arguments.config_file}: no such file; name one, or a recipe such as cpu")
     file = arguments.config_file or default_config_file
-    devices.tell_ranks(arguments)
-    settings = load_config_from_file(file) if Path(file).is_file() else None
+    settings = None
+    if Path(file).is_file():
+        read_config(file)  # accelerate has no sentence for a file that is no YAML
+        settings = load_config_from_file(file)
+    arguments.asked = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
@@ -113,10 +119,19 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
     if settings is None or arguments.cpu:
         arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1  # what it calls DDP
-        arguments.cpu = False  # it would start one process; the ranks read what ``tell_ranks`` has noted
+        arguments.cpu = False  # it would start one process; the ranks get the key ``device`` from ``as_asked``
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
     return arguments
+
+
+def as_asked(arguments: Any, config: Recipe) -> Recipe:
+    """The configuration with the devices and threads that were asked of accelerate, where its own keys leave them open;
+    the ranks get these keys too.
+    """
+    own = {key: its for key, its in arguments.asked.items() if its and getattr(config, key) in ("auto", None)}
+    arguments.training_script_args += cli.as_words(own.items())
+    return replace(config, **own)
 
 
 def free_port() -> int:

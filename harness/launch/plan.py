@@ -127,7 +127,7 @@ def cards_of(config: RunConfig, world_size: int) -> int | None:
     """The number of GPUs that would train: asked for, which need not be here, or visible; None on CPUs."""
     if config.device == "cuda":
         return world_size
-    return cards(config.device, "either", world_size, world_size)
+    return cards(config.device, world_size, world_size)
 
 
 def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int, world_size: int) -> float:

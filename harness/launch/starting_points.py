@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to start from: ``padless recipes`` lists and copies recipes, ``padless init FILE`` writes a
-configuration for a file of texts, ``padless runs`` lists runs.
+"""What there is to start from: ``padless tutorial`` writes the tutorial's files, ``padless init FILE`` a configuration
+for a file of texts, ``padless runs`` lists runs.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import textwrap
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -24,13 +23,12 @@ from harness.rundir.results import read_figures
 from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import beside, nearest, plain
+from preprocessing.base.help_page import beside, plain
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, public_values, table
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import columns, sources
 
-EVERY = "all"
 ASKED = (
     *("output", "source.path", "source.text_column", "source.label_column", "source.labels", "text.max_tokens"),
     *("splits.validation", "splits.test", "splits.column", "splits.group_column", "splits.time_column"),
@@ -40,57 +38,6 @@ RUN_COLUMNS = [
     Column(key, right=key in ("step", "best", "test"), weight=weight)
     for key, weight in {"run": 0, "data": 1, "step": 2, "best": 0, "test": 0, "when": 0, "state": 0}.items()
 ]
-NAME_CELLS = 18
-"""Cells of the column of names."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipesConfig:
-    """List the recipes that come with padless, or copy the named ones, to change them.
-
-    --config takes a name in any folder; copy a recipe only to change it. A name that several kinds have means all of
-    them, train/NAME one of them, and all means every recipe.
-    """
-
-    SUBJECT = ("names",)
-    names: list[str] = field(default_factory=list)
-    """Recipes to copy; none: list them."""
-    output: str = "configs"
-    """Folder to copy to; each recipe keeps its kind, as in configs/train/imdb.yaml."""
-
-
-def recipes(config: RecipesConfig) -> None:
-    """List, or copy what was named."""
-    known = {
-        f"{kind}/{name}": configuration.file_of(kind, name)
-        for kind in configuration.KINDS
-        for name in configuration.names(kind)
-    }
-    chosen = [path for name in config.names for path in paths_named(name, known)]
-    copy({Path(config.output, path + configuration.ENDING): known[path] for path in chosen})
-    screen = Screen(quiet=bool(chosen))
-    for kind, where in configuration.KINDS.items():
-        screen.write([f"{kind}: {where}"], "head")
-        for name in configuration.names(kind):
-            screen.fact(f"  {name}", about(known[f"{kind}/{name}"]), indent=NAME_CELLS)
-    screen.say("padless recipes NAME copies one to configs/, to change it")
-
-
-def about(file: Path) -> str:
-    """The first sentence of the comments of a recipe."""
-    comments = re.findall("^# (.*)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return " ".join(comments).split(". ")[0].rstrip(".")
-
-
-def paths_named(word: str, known: Collection[str]) -> list[str]:
-    """The recipes, as in ``train/imdb``, that a word names. Raises ``ConfigError`` with the nearest name."""
-    wanted = word.removesuffix(configuration.ENDING)
-    found = [path for path in known if wanted in (path, path.partition("/")[2], EVERY)]
-    if not found:
-        near = nearest(wanted, {path.partition("/")[2] for path in known})
-        hint = f"did you mean {near}?" if near else "padless recipes lists them"
-        raise ConfigError(f"{word}: padless has no recipe of that name; {hint}")
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,21 +49,19 @@ class TutorialConfig:
 
 
 def tutorial(config: TutorialConfig) -> None:
-    """``padless tutorial``: write the two files."""
-    shipped = sorted(Path(sources.__file__).parent.glob("*.csv"))
-    copy({Path(config.output, file.name): file for file in shipped})
-    Screen().say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
-
-
-def copy(chosen: Mapping[Path, Path]) -> None:
-    """Copy files and say where they are. Raises ``ConfigError`` before anything is written if one was changed there."""
-    for target, file in chosen.items():
+    """``padless tutorial``: write the two files. Raises ``ConfigError`` before anything is written if one was changed
+    there.
+    """
+    shipped = {Path(config.output, file.name): file for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
+    for target, file in shipped.items():
         if target.exists() and target.read_bytes() != file.read_bytes():
             raise ConfigError(f"{target}: is there already and differs; remove it, or name another --output")
-    for target, file in chosen.items():
+    screen = Screen()
+    for target, file in shipped.items():
         with storing(target, otherwise="name another --output"):
             atomic.write_bytes(target, file.read_bytes())
-        Screen().say(str(target))
+        screen.say(str(target))
+    screen.say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ class Stop:
                 if rank.pid not in moved and not self.unbegun:
                     send(rank, number, signal.SIGCONT)
                     leave_at = float("inf")
-                if rank.pid not in moved or (not processes.held(rank.pid) and processes.has_taken(rank.pid, number)):
+                if rank.pid not in moved or processes.has_taken(rank.pid, number):
                     moved[rank.pid] = now
                 elif now - moved[rank.pid] > ANSWER_S:
                     self.verdict = self.verdict or silent(rank, name)
@@ -181,8 +181,7 @@ def silent(rank: psutil.Process, name: str) -> str:
     number = "0"
     with contextlib.suppress(psutil.Error):
         number = rank.environ().get("RANK", number)
-    who = f"rank {number} ({processes.in_words(rank.pid)})"
-    return f"{who} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
+    return f"rank {number} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
 
 
 def leave(code: int, sentence: str | None = None) -> None:

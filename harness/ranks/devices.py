@@ -14,27 +14,23 @@ none of these                                                       GPUs if ever
                                                                     else the CPU
 ==================================================================  ===================================================
 
-If GPUs are requested and too few are visible, that is an error. Threads are those of the key ``threads``, else of
-accelerate's option or the user's ``OMP_NUM_THREADS``, else a share of the cores. The launchers set that variable for
-their ranks where the user has not, so a rank cannot tell whose number it is: ``padless train`` passes on the user's
-request, and under bare ``accelerate launch`` a rank reads the command line and environment of its parent.
+If GPUs are requested and too few are visible, that is an error. ``padless train`` reads the options of accelerate, and
+gives its ranks the keys ``device`` and ``threads``. Under bare ``accelerate launch``, ``ACCELERATE_USE_CPU`` and
+torch's own reading of ``OMP_NUM_THREADS`` decide.
 """
 
 from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal
 
-from preprocessing.base.configuration import read_config
 from preprocessing.base.errors import ConfigError
 
-Asked = Literal["gpu", "cpu", "either"]
-DEVICES, THREADS = "PADLESS_DEVICES", "PADLESS_THREADS"
-"""Environment variables by which ``padless train`` passes the requested devices and threads to its ranks."""
+USE_CPU = "ACCELERATE_USE_CPU"
+"""Environment variable by which accelerate tells its ranks to leave GPUs alone."""
 OMP = "OMP_NUM_THREADS"
 
 
@@ -66,79 +62,43 @@ def look() -> Cuda:
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def asked_by(arguments: Namespace) -> Asked:
-    """What accelerate's options and configuration file ask for. Raises ``ConfigError`` for a file that is no YAML."""
-    from accelerate.commands.config.config_args import default_config_file
-
+def asked_by(arguments: Namespace, settings: Any) -> Literal["cpu", "cuda"] | None:
+    """The device that accelerate's options and the ``settings`` of its configuration file, if there is one, ask for."""
     if arguments.multi_gpu or arguments.gpu_ids:
-        return "gpu"
+        return "cuda"
     if arguments.cpu:
         return "cpu"
-    path = Path(arguments.config_file or default_config_file)
-    if not path.is_file():
-        return "either"
-    settings = read_config(path)  # as texts
-    on_cpu = str(settings.get("use_cpu")).lower() in ("true", "yes", "on")
-    return "cpu" if on_cpu or settings.get("gpu_ids", "null") == "null" else "gpu"
+    if settings is None:
+        return None
+    return "cpu" if settings.use_cpu or settings.gpu_ids is None else "cuda"
 
 
-def threads_of(arguments: Namespace | None, environment: Mapping[str, str]) -> int | None:
-    """The number of threads that the user gave a launcher, by option or ``OMP_NUM_THREADS``; None without one."""
-    text = str((arguments and arguments.num_cpu_threads_per_process) or environment.get(OMP, ""))
+def threads_of(arguments: Namespace) -> int | None:
+    """The number of threads that the user gave, by accelerate's option or ``OMP_NUM_THREADS``; None without one."""
+    text = str(arguments.num_cpu_threads_per_process or os.environ.get(OMP, ""))
     first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
     return int(first) or None if first.isdigit() else None
 
 
-def tell_ranks(arguments: Namespace) -> None:
-    """Pass the devices and threads of accelerate's options and this environment to the ranks."""
-    os.environ[DEVICES], os.environ[THREADS] = asked_by(arguments), str(threads_of(arguments, os.environ) or "")
-
-
-def asked_here() -> tuple[Asked, int | None]:
-    """The devices and the threads that were asked for when this process was started."""
-    if DEVICES in os.environ:
-        return cast(Asked, os.environ[DEVICES]), int(os.environ.get(THREADS) or 0) or None
-    launched = {"RANK", "LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"} & os.environ.keys()
-    arguments, environment = parent() if launched else (None, os.environ)
-    return ("either" if arguments is None else asked_by(arguments)), threads_of(arguments, environment)
-
-
-def parent() -> tuple[Namespace | None, Mapping[str, str]]:
-    """The options of ``accelerate launch``, if that is the parent, and the parent's environment."""
-    import psutil
-    from accelerate.commands.launch import launch_command_parser
-
-    try:
-        process = psutil.Process(os.getppid())
-        words, environment = process.cmdline(), process.environ()
-    except psutil.Error:
-        return None, {}
-    for place, word in enumerate(words):
-        if word.endswith("commands.launch") or (word == "launch" and words[place - 1].endswith("accelerate")):
-            return launch_command_parser().parse_args(words[place + 1 :]), environment
-    return None, environment
-
-
-def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, str]:
-    """``cpu`` or ``cuda``, and why; a pure function of the key ``device``, the request and the visible devices.
+def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
+    """``cpu`` or ``cuda``, and why, from the key ``device``, the visible devices, and what accelerate told this rank.
 
     ``processes`` are those of this machine. Raises ``ConfigError`` where GPUs were asked for and are too few.
     """
     if wanted == "cpu":
         return "cpu", "asked for"
     devices = f"{cuda.found} CUDA device{'' if cuda.found == 1 else 's'}"
-    if wanted == "cuda" or asked == "gpu":
-        who = "device: cuda" if wanted == "cuda" else "gpu_ids, --multi_gpu or --gpu_ids"
+    if wanted == "cuda":
         if cuda.found == 0:
-            raise ConfigError(f"{who} asks for GPUs, but no CUDA device is visible ({cuda}); use --device cpu")
+            raise ConfigError(f"device: cuda: no CUDA device is visible ({cuda}); use --device cpu")
         if processes > cuda.found:
             raise ConfigError(
-                f"num_processes: {who} asks for GPUs, and {processes} processes cannot share {cuda.found} of them "
-                f"({cuda}); start {cuda.found}, or --device cpu"
+                f"num_processes: device is cuda, and {processes} processes cannot share {cuda.found} of them ({cuda}); "
+                f"start {cuda.found}, or --device cpu"
             )
-        return "cuda", f"{who} asks for it; {devices} visible"
-    if asked == "cpu":
-        return "cpu", "accelerate's configuration names no gpu_ids"
+        return "cuda", f"asked for; {devices} visible"
+    if os.environ.get(USE_CPU, "").lower() == "true":
+        return "cpu", f"as {USE_CPU} says"
     if cuda.found == 0:
         return "cpu", "no CUDA device is visible"
     if processes > cuda.found:
@@ -146,9 +106,9 @@ def choose(wanted: str, asked: Asked, processes: int, cuda: Cuda) -> tuple[str, 
     return "cuda", f"{devices} visible"
 
 
-def cards(wanted: str, asked: Asked, here: int, processes: int) -> int | None:
+def cards(wanted: str, here: int, processes: int) -> int | None:
     """How many GPUs train: one for each of ``processes``, of which ``here`` are on this machine; None on CPUs.
 
     Raises ``ConfigError`` as ``choose`` does.
     """
-    return processes if choose(wanted, asked, here, look())[0] == "cuda" else None
+    return processes if choose(wanted, here, look())[0] == "cuda" else None

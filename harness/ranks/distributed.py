@@ -25,7 +25,7 @@ import torch.distributed as dist
 from harness.ranks.network import GLOO
 from harness.ranks.stopping import HEARTBEAT
 from preprocessing.base.atomic import told
-from preprocessing.base.errors import UserError
+from preprocessing.base.errors import ConfigError, UserError
 
 Value = TypeVar("Value")
 
@@ -158,7 +158,7 @@ class World:
             for name, value in everyone[0].items():
                 for rank, theirs in enumerate(everyone):
                     if theirs[name] != value:
-                        raise RankError(
+                        raise ConfigError(
                             f"rank {rank} has {name} {theirs[name]}, rank 0 has {value}: start all ranks alike"
                         )
 

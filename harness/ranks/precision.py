@@ -12,6 +12,7 @@ from harness.batch import Layout
 from harness.config import Choice, Precision, Recurrence
 from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import available_cores
 
@@ -31,7 +32,7 @@ GLIBC = (65536, 128 << 10)
 
 def choose_device(wanted: str) -> Choice:
     """``cpu`` or ``cuda`` on this machine. Raises ``ConfigError`` as ``devices.choose`` does."""
-    return Choice(*devices.choose(wanted, devices.asked_here()[0], launched_local_world_size(), devices.look()))
+    return Choice(*devices.choose(wanted, launched_local_world_size(), devices.look()))
 
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
@@ -67,15 +68,15 @@ def runnable(device_type: str) -> dict[str, str]:
 
 
 def configure_threads(device_type: str, asked: int | None = None) -> Choice:
-    """Set how many threads this process computes with: those of the key ``threads``, ``asked``, or of the launcher, or
-    a share of the cores; on CUDA only if ``asked``.
+    """Set how many threads this process computes with: those of the key ``threads``, ``asked``, else on a CPU a share
+    of the cores. torch's own number stays on CUDA, and where ``OMP_NUM_THREADS`` is not that of ``padless train``.
     """
     if asked is not None:
         count, reason = asked, "asked for"
     elif device_type != "cpu":
         return Choice(str(torch.get_num_threads()), "torch's default; the work is on the device")
-    elif (users := devices.asked_here()[1]) is not None:
-        count, reason = users, f"as {devices.OMP} says"
+    elif devices.OMP in os.environ and LAUNCH_ID not in os.environ:
+        return Choice(str(torch.get_num_threads()), f"as {devices.OMP} says")
     else:
         count = max(1, available_cores() // launched_local_world_size())
         reason = "this process's share of the cores"

@@ -69,7 +69,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     A rank that fails alone does not leave it: NCCL would wait for ranks that wait for this one. It reports the error
     and exits (``ranks.stopping``), so that its launcher ends the others.
 
-    ``threads``: how many this process computes with on a CPU; None: see ``harness.ranks.devices``.
+    ``threads``: how many this process computes with on a CPU; None: see ``configure_threads``.
     """
     choices = {"device": choose_device(device)}
     kind = choices["device"].value

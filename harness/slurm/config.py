@@ -17,7 +17,6 @@ from preprocessing.base.errors import ConfigError, require
 MOST = 10**6
 Number = Annotated[int, Meta(ge=1, le=MOST)]
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-LINE = re.compile(r"(?:--)?([a-z][a-z0-9-]*)(?:=(.*))?", re.DOTALL)
 NAMED = {
     "account": "account",
     "partition": "partition",
@@ -28,9 +27,6 @@ NAMED = {
     "time": "time",
 }
 """Key of ``Resources`` -> option of sbatch, in the order of their lines."""
-OWN = ("array", "job-name", "output", "error", "open-mode", "ntasks", "ntasks-per-node", "dependency", "requeue")
-"""Options of sbatch that a script of padless depends on."""
-WRITTEN = dict.fromkeys(OWN, "its value is submit's own") | {option: f"give --{key}" for key, option in NAMED.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +62,10 @@ class Resources:
         return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
 
     def further(self) -> list[tuple[str, str | None]]:
-        """Name and value of each option in ``sbatch``. Raises ``ConfigError`` for a wrong one, or one with a key."""
-        found = []
+        """Name and value of each option in ``sbatch``, for sbatch to check. Raises ``ConfigError``."""
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
-        for word in shell_words("sbatch", text) if text else ():
-            line = LINE.fullmatch(word)
-            if line is None:
-                raise ConfigError(f"sbatch: {word!r} is no long option of sbatch: expected name=value, or name alone")
-            if (instead := WRITTEN.get(line[1])) is not None:
-                raise ConfigError(f"sbatch: {line[1]} is written by submit itself: {instead}")
-            found.append((line[1], line[2]))
-        return found
+        parts = [word.removeprefix("--").partition("=") for word in shell_words("sbatch", text)] if text else []
+        return [(name, value if equals else None) for name, equals, value in parts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,17 +74,10 @@ class ArrayConfig:
 
     seeds: Seeds | None = None
     """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
-    options: str | None = None
-    """A file with a line of options for each training, as in --optim.lr 0.01; in RUN/task-0, RUN/task-1, …"""
     parts: Number | None = None
     """Jobs that share one preprocessing, each with the nodes of one; the first leads, the others begin at any time."""
     at_once: Number | None = None
     """Most tasks of an array at a time; null: as many as the site allows."""
-
-    def __post_init__(self) -> None:
-        """Check that one array of trainings varies one thing."""
-        if self.seeds is not None and self.options is not None:
-            raise ConfigError("array.seeds, array.options: one array varies one of the two; write seeds into the file")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch.launcher import PROG, check_named, keys_in, keys_of, planned
+from harness.launch.launcher import check_named, keys_in, keys_of, planned
 from harness.launch.options import split_arguments
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base import atomic, cli
@@ -133,7 +133,7 @@ def jobs_of(config: SubmitConfig) -> list[Job]:
         raise ConfigError(f"hook: {hook}: no such file; it holds the shell lines that every job reads first")
     split = [words_of(command) for command in config.jobs]
     trainings = sum(words[0] == "train" for words in split)
-    if (config.array.seeds or config.array.options) and trainings != 1:
+    if config.array.seeds and trainings != 1:
         raise ConfigError(f"array: it repeats one training, and there are {trainings} among the commands; name one")
     if config.array.parts and "prepare" not in [words[0] for words in split]:
         raise ConfigError("array.parts: it shares out prepare, which is not among the commands; leave it out")
@@ -188,37 +188,17 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
 
 
 def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
-    """The trainings of an array, each parsed as in its job. Raises ``ConfigError``."""
-    seeds, path = config.array.seeds, config.array.options
-    if seeds is None and path is None:
+    """The trainings of an array. Raises ``ConfigError``."""
+    seeds = config.array.seeds
+    if seeds is None:
         return ()
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
-    if seeds is not None:
-        if "seed" in keys_in(keys):
-            raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
-        every = replace(asked, seeds=seeds)
-        each = [keys_of(one, every) for one in planned(every)]
-        return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)
-    tasks: list[Task] = []
-    try:
-        lines = Path(path or "").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"array.options: {path}: cannot be read ({error}); name a file of options") from None
-    for number, line in enumerate(lines, 1):
-        if line.lstrip()[:1] in ("", "#"):
-            continue
-        try:
-            words = shlex.split(line)
-            if "run" in keys_in(words):
-                raise ConfigError("each training has a directory of its own; leave --run out")
-            cli.parse(LaunchRecipe, [*keys, *words], prog=PROG)
-        except (ConfigError, ValueError) as error:
-            raise ConfigError(f"array.options: {path}: line {number}: {error}") from None
-        tasks.append((str(Path(asked.run, f"task-{len(tasks)}")), tuple(words)))
-    if not tasks:
-        raise ConfigError(f"array.options: {path}: no task; expected lines of options")
-    return tuple(tasks)
+    if "seed" in keys_in(keys):
+        raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
+    every = replace(asked, seeds=seeds)
+    each = [keys_of(one, every) for one in planned(every)]
+    return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)
 
 
 def ask(command: list[str], script: str = "") -> str:

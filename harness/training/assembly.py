@@ -8,7 +8,6 @@ the other ranks. A resumed run loads its checkpoint instead.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import time
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
 from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
@@ -57,7 +56,6 @@ from harness.training.run import PretrainingRun, Run, Selection
 from harness.training.trainer import Trainer
 from harness.training.wide import C, learn, places_of
 from harness.training.writer import RunWriter
-from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen
@@ -160,9 +158,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
             preflight.check_start(config)
-    settings = hashlib.sha256(atomic.canonical_json(to_dict(config))).hexdigest()[:16]
-    facts = {"configuration": settings, "dataset": manifest.fingerprint[:16], "torch": torch.__version__}
-    world.handshake(facts | ({"code": code_hash()} if launched_machines() > 1 else {}))
+    facts = {"dataset": manifest.fingerprint[:16], "torch": torch.__version__}
+    settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
+    world.handshake(facts | settings | ({"code": code_hash()} if launched_machines() > 1 else {}))
     if not config.dry_run:
         check_shared(config.run, world)
     step = world.from_main(None if start is None else start.step, "the step to resume from")

@@ -92,11 +92,6 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), number or 1)
 
 
-def resolve_without_data(config: RunConfig) -> Resolved:
-    """The same without a dataset: ``auto`` becomes the value for a tiny corpus."""
-    return decide(for_task(config), Corpus(0, 0, 2))
-
-
 def keys_to_resolve(config: RunConfig) -> list[str]:
     values = flat(to_dict(config))
     return [key for key in BY_CORPUS if is_auto(values[key])]

@@ -292,9 +292,7 @@ def complete(commands: Sequence[Command]) -> None:
 
 
 def offered(option: Option) -> list[str]:
-    """Values for an option: the words that it takes, datasets or runs near here, or names of recipes."""
-    if option.key == "names":
-        return sorted({name for kind in configuration.KINDS for name in configuration.names(kind)})
+    """Values for an option: the words that it takes, and datasets or runs near here."""
     marks = [f"{folders}/{PLACES[option.key]}" for folders in ("*", "*/*", "*/*/*")] if option.key in PLACES else []
     return choices_of(option.kind) + [os.path.dirname(path) for mark in marks for path in sorted(glob(mark))]
 

@@ -208,13 +208,6 @@ BESIDE = Path(__file__).parents[2]
 INSTALLED = BESIDE / "padless_configs"
 SHIPPED = INSTALLED if INSTALLED.is_dir() else BESIDE / "configs"
 """The folder of recipes that belongs to this code."""
-KINDS = {
-    "train": "--config NAME of padless train, plan and doctor",
-    "pretrain": "--config pretrain/NAME of padless train",
-    "preprocess": "--config NAME of padless prepare",
-    "accelerate": "--config_file NAME of padless train and doctor",
-}
-"""Folder -> the option that names its files."""
 MOST_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""
 MENDS = {

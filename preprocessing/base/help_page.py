@@ -18,7 +18,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base.configuration import Option, choices_of, groups_of, options_of
+from preprocessing.base.configuration import Option, choices_of, groups_of, names, options_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import wrapped
 
@@ -62,11 +62,13 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
     output = getattr(config_class, "OUTPUT", "output")
+    kind = getattr(config_class, "RECIPES", "")
+    recipe = f", or a recipe: {', '.join(names(kind))}" if kind else ""
     more = {
         "-o PATH": f"the same as --{output}" if output in options else "",
         f"--help {ALL}": f"all {len(options)} keys; --help KEY: one",
         "--help GROUP": ", ".join(groups),
-        "--config FILE": "a YAML file with any of the keys; keys beside it win",
+        "--config FILE": f"a YAML file with any of the keys{recipe}; keys beside it win",
         "--print_config": "print the resulting configuration",
     }
     blocks = [
@@ -115,58 +117,30 @@ def _default(value: Any) -> str:
 
 ELSEWHERE = {
     "global_batch": "batch_size per_device_train_batch_size train_batch_size",
-    "eval_batch": "per_device_eval_batch_size eval_batch_size",
     "batch": "batch_size per_device_eval_batch_size eval_batch_size",
     "micro_batch": "gradient_accumulation_steps accumulate_grad_batches",
     "optim.lr": "learning_rate",
-    "optim.decay": "lr_scheduler lr_scheduler_type",
-    "optim.warmup": "warmup_ratio warmup_steps",
-    "optim.clip_norm": "max_grad_norm grad_clip gradient_clip_val",
-    "epochs": "num_epochs num_train_epochs max_epochs epoch max_steps",
+    "optim.clip_norm": "max_grad_norm clipnorm gradient_clip_val",
+    "epochs": "num_epochs num_train_epochs max_epochs max_steps",
     "patience": "early_stopping_patience",
     "precision": "fp16 bf16 mixed_precision",
     "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
-    "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
     "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
-    "tracking.tracker": "wandb report_to log_with logger",
-    "tracking.log_every": "logging_steps",
-    "checkpoint.keep_last": "save_total_limit",
-    "resume": "resume_from_checkpoint",
-    "processes": "workers",
+    "tracking.tracker": "wandb report_to logger",
     "threads": "num_threads n_jobs num_workers",
-    "source.path": "train_file input path file input_file",
-    "data": "dataset data_dir dataset_name train_file",
-    "input": "file input_file",
-    "init.weights": "model_name_or_path pretrained init_checkpoint init_from load_weights",
-    "run": "model_dir checkpoint_dir model_name_or_path teacher",
-    "source.unlabelled_path": "unlabelled unlabeled unlabelled_path unlabeled_path unsupervised",
+    "init.weights": "model_name_or_path pretrained",
     "source.text_column": "text_column text_col text column",
-    "column": "text_column text_col",
-    "source.label_column": "label_column label_col label target",
-    "label": "target class target_class",
-    "rows": "limit max_rows n_rows nrows",
-    "source.delimiter": "sep",
     "text.max_tokens": "max_length max_len max_seq_length",
-    "vocabulary.min_count": "min_freq",
-    "splits.validation": "val_size",
-    "folds": "n_splits n_folds num_folds k_folds cv",
-    "splits.folds": "n_splits n_folds num_folds k_folds cv",
-    "seeds": "n_seeds num_seeds",
+    "vocabulary.min_count": "min_freq min_df",
+    "folds": "n_splits n_folds cv",
     "seed": "random_state random_seed",
-    "overwrite": "force",
 }
-"""Our key -> its names in other tools, if ``nearest`` does not find it. If several keys have a name, the first that the
-command takes is suggested."""
-VALUES = {"wandb", "fp16", "bf16", "cpu", "cuda"}
-"""Names of options in other tools that are values here."""
+"""Our key -> its names in scikit-learn, Keras and Hugging Face, if ``nearest`` does not find it. If several keys have a
+name, the first that the command takes is suggested."""
 REMARKS = {
-    "seeds": " (the seeds themselves, as in 0,1,2)",
-    "folds": " (all, or the number of folds that the dataset has)",
     "global_batch": " (rows an optimizer step over all processes)",
     "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
     "num_processes": " (an option of accelerate launch: one process a GPU)",
-    "optim.warmup": " (a share of all steps)",
-    "epochs": " (how often every training row is seen)",
 }
 """Our key -> how it differs from other tools."""
 
@@ -176,8 +150,7 @@ def suggestion(name: str, known: Collection[str], dashes: str) -> str:
     last = name.rpartition(".")[2].replace("-", "_").lower()
     meant = [here for here, names in ELSEWHERE.items() if last in names.split()]
     if here := next(filter(known.__contains__, meant), None):
-        value = f" {name}" if name in VALUES else ""
-        return f"; it is {dashes}{here}{value} here{REMARKS.get(here, '')}"
+        return f"; it is {dashes}{here} here{REMARKS.get(here, '')}"
     if near := nearest(name, known):
         return f"; did you mean {dashes}{near}?"
     return f"; {meant[0]} is a key of other commands" if meant else "; --help all lists them"

@@ -29,35 +29,21 @@ from typing import IO, Any
 
 from preprocessing.base.errors import UserError
 
-HELD = {"T": "stopped", "t": "held by a debugger"}
+HELD = ("T", "t")
 """States of a process that does not run until SIGCONT or its debugger (proc(5))."""
 
 
-def status(pid: int) -> dict[str, str]:
-    """``/proc/PID/status``; empty for a process that has ended, and without /proc."""
+def has_taken(pid: int, number: int) -> bool:
+    """False for a stopped process, and if a signal of this number is pending and not blocked; True also if that is
+    unknown.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def held(pid: int) -> str | None:
-    """The ``HELD`` state of a process; None if it runs, or if that is unknown."""
-    return HELD.get(status(pid).get("State", "")[:1])
-
-
-def in_words(pid: int) -> str:
-    """``process 4711, stopped``, or ``process 4711`` if it runs."""
-    why = held(pid)
-    return f"process {pid}, {why}" if why else f"process {pid}"
-
-
-def has_taken(pid: int, number: int) -> bool:
-    """False if a signal of this number is pending and not blocked; True also if that is unknown."""
-    found = status(pid)
+    except OSError:  # it has ended, or there is no /proc
+        return True
+    found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
-    return not (own | shared) & ~blocked & 1 << (number - 1)
+    return not (found.get("State", "").startswith(HELD) or (own | shared) & ~blocked & 1 << (number - 1))
 
 
 def end_spawned() -> None:
@@ -120,10 +106,7 @@ def holder(file: IO[Any]) -> str:
         pid = int(number)
     except (OSError, ValueError):
         return ""
-    if host != platform.node():
-        return f" (process {pid} on {host})"
-    mend = f"; kill -CONT {pid} lets it go on" if held(pid) else ""
-    return f" ({in_words(pid)}{mend})"
+    return f" (process {pid})" if host == platform.node() else f" (process {pid} on {host})"
 
 
 @contextmanager

@@ -196,14 +196,25 @@ def paths_with(folder: Path, module: str) -> str:
 
 
 def test_the_doctor_lets_ranks_meet_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
-    where = ("--data", long, "--run", tmp_path / "runs" / "a", "--device", "cpu", "--precision", "fp32")
+    where = (
+        "--data",
+        long,
+        "--run",
+        tmp_path / "runs" / "a",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--config",
+        "imdb",
+    )
     options = (*CPU, "--main_process_port", free_port())
     report = json.loads(succeed(run_module("harness", "doctor", *options, *where, "--json", timeout_s=90)).stdout)
     lines = {finding["check"]: finding["message"] for finding in report["findings"]}
     assert report["exit_code"] == 0
-    assert lines["rendezvous"].startswith("2 ranks on 1 machine met in ")
-    assert lines["all-reduce"].startswith("10 MB over gloo in ")
-    assert "1,500 training rows" in lines["data"]
+    assert lines["all-reduce"].startswith("2 ranks on 1 machine met in ")
+    assert "and added 10 MB in " in lines["all-reduce"]
+    assert "1,500 training rows" in lines["training"]
     assert list(tmp_path.iterdir()) == []
 
 

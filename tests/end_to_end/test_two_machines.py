@@ -140,13 +140,13 @@ BY_A, BY_B = (LOST.format(0), "", LOST.format(0)), ("", LOST.format(1), LOST.for
 TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
 NO_B = "machine 1 of 2 did not come to .* within 30 s"
 NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
-NO_DATA = r"(machine 1 \(machine-b\) cannot train: )?/.*dataset.json: missing"
-DATASET = r"the dataset's fingerprint is \w+ on machine 1 \(machine-b\) and \w+ on machine 0"
+NO_DATA = r"/.*dataset.json: missing"
+DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
 NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
     "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
-    "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (3, 3), (NO_DATA,) * 3),
+    "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (1, 3), (NO_B, NO_DATA, NO_B)),
     "port taken": (take_port, (2, 1), (TAKEN, "machine 1 of 2: ", TAKEN)),
     "machine 1 never comes": (lambda one: codes_of(one.start(sides="a")), (1,), (NO_B, "", NO_B)),
     "machine 0 never comes": (lambda one: codes_of(one.start(sides="b")), (1,), ("", NO_A, "")),
@@ -205,6 +205,6 @@ def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
         assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
         for one in two.both:
-            own = re.escape(f"{one.device} ({one.address}) leads to the other machines")
-            assert re.search(rf"^ok +interface +{one.host}: {own}$", said, re.MULTILINE), said
-        assert re.search(r"^ok +rendezvous +2 ranks on 2 machines met in", said, re.MULTILINE), said
+            own = re.escape(f"{one.device} ({one.address}): the route to the other machines")
+            assert re.search(rf"^ok +network +{one.host}: {own}$", said, re.MULTILINE), said
+        assert re.search(r"^ok +all-reduce +2 ranks on 2 machines met in", said, re.MULTILINE), said

@@ -43,8 +43,6 @@ FILES = {
     "rare.csv": small.table([*[(text, "good") for text, _ in small.ROWS], *[("the same", "bad")] * 2]),
     "configs/train/imdb.yaml": b"epochs: 1\n",
     "jobs/1-report.sbatch": b"changed by its user",
-    "options.txt": b"# first\n--epochs none\n",
-    "none.txt": b"# first\n# nothing\n",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
     "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),

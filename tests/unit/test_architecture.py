@@ -145,7 +145,7 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    packages |= {"padless-stubs", *(f"padless_configs.{kind}" for kind in configuration.KINDS)}
+    packages |= {"padless-stubs", *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir())}
     settings = project["tool"]["setuptools"]
     assert set(settings["packages"]) == packages
     named = set()

@@ -15,10 +15,12 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 
+from harness.launch.options import accelerate_arguments
 from harness.ranks import devices, network, precision
-from harness.ranks.devices import DEVICES, OMP, THREADS, Asked, Cuda, choose
+from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
 from harness.ranks.network import GLOO
 from harness.ranks.precision import configure_threads
+from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
 
@@ -35,8 +37,8 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         "RANK",
         "LOCAL_WORLD_SIZE",
         "ACCELERATE_MIXED_PRECISION",
-        DEVICES,
-        THREADS,
+        USE_CPU,
+        LAUNCH_ID,
         OMP,
         GLOO,
     ):
@@ -49,28 +51,30 @@ def given(*options: str) -> Namespace:
     return launch_command_parser().parse_args([*options, "-m", "harness.train", "--num_processes", "3"])
 
 
-def asked_by(*options: str) -> Asked:
-    return devices.asked_by(given(*options))
+def asked_by(*options: str) -> str | None:
+    return accelerate_arguments([*options, "--num_processes", "3"], []).asked["device"]
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    assert asked_by("--num_processes", "2") == "either"
-    mine.write_text("gpu_ids: null")
-    assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "gpu"
+    assert asked_by("--num_processes", "2") is None
+    mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
+    assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "cuda"
     mine.write_text("distributed_type: MULTI_GPU")
     assert asked_by("--config_file", str(mine)) == "cpu"
 
 
 def test_the_shipped_files_ask_for_what_their_names_say() -> None:
-    for name, asked in (("cpu", "cpu"), ("gpu", "gpu"), ("multi_gpu", "gpu"), ("multi_node", "gpu")):
+    for name, asked in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
         assert asked_by(f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}") == asked
 
 
-def test_what_a_rank_trains_on() -> None:
-    assert choose("auto", "either", 2, ONE)[0] == "cpu"
-    assert choose("auto", "either", 2, EIGHT)[0] == "cuda"
-    assert choose("cuda", "cpu", 1, ONE)[0] == "cuda"
+def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("auto", 2, ONE)[0] == "cpu"
+    assert choose("auto", 2, EIGHT)[0] == "cuda"
+    monkeypatch.setenv(USE_CPU, "True")
+    assert choose("auto", 2, EIGHT)[0] == "cpu"
+    assert choose("cuda", 1, ONE)[0] == "cuda"
 
 
 def test_too_few_are_refused_with_what_was_seen() -> None:
@@ -78,40 +82,31 @@ def test_too_few_are_refused_with_what_was_seen() -> None:
     one = "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"
     for processes, cuda, said in ((8, NONE, none), (2, ONE, one)):
         with pytest.raises(ConfigError, match=f"{re.escape(said)}.*CUDA_VISIBLE_DEVICES is"):
-            choose("auto", "gpu", processes, cuda)
+            choose("cuda", processes, cuda)
 
 
 @pytest.mark.parametrize(
-    ("options", "omp", "told"),
-    [
-        (["--num_cpu_threads_per_process", "2"], "3", ("either", 2)),
-        ([], "3,2", ("either", 3)),
-    ],
+    ("options", "omp", "threads"), [(["--num_cpu_threads_per_process", "2"], "3", 2), ([], "3,2", 3), ([], "", None)]
 )
-@pytest.mark.parametrize("by", ["padless", "accelerate"])
-def test_a_rank_knows_what_its_launcher_was_asked_for(
-    monkeypatch: pytest.MonkeyPatch, options: list[str], omp: str, told: tuple[Asked, int | None], by: str
+def test_the_threads_that_the_user_gave(
+    monkeypatch: pytest.MonkeyPatch, options: list[str], omp: str, threads: int | None
 ) -> None:
-    """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
-    if by == "padless":
-        monkeypatch.setenv(OMP, omp)
-        devices.tell_ranks(given(*options))
-    else:
-        monkeypatch.setattr(devices, "parent", lambda: (given(*options), {OMP: omp}))
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv(OMP, "1")
-    assert devices.asked_here() == told
+    monkeypatch.setenv(OMP, omp)
+    assert devices.threads_of(given(*options)) == threads
 
 
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
-        monkeypatch.setenv(OMP, "3")
-        assert str(configure_threads("cpu")) == "3: as OMP_NUM_THREADS says"
         assert str(configure_threads("cpu", 2)) == "2: asked for"
-        assert torch.get_num_threads() == 2
+        monkeypatch.setenv(OMP, "3")
+        assert str(configure_threads("cpu")) == "2: as OMP_NUM_THREADS says"  # read when torch was loaded
+        monkeypatch.setenv(LAUNCH_ID, "mine")
+        assert str(configure_threads("cpu")) == f"1: {SHARE}"
+        assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
 

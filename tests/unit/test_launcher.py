@@ -18,9 +18,8 @@ import pytest
 from harness.config import RunConfig
 from harness.launch import launcher, meeting
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
-from harness.launch.meeting import Hello, Place
-from harness.launch.options import accelerate_arguments, free_port, split_arguments
-from harness.ranks import devices
+from harness.launch.meeting import Place
+from harness.launch.options import accelerate_arguments, as_asked, free_port, split_arguments
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from preprocessing.base.errors import UserError
 from tests.commands import start_python, wait_until
@@ -106,14 +105,11 @@ def test_the_status_has_the_code_and_the_cause(
         ("--cpu", False),
     ],
 )
-def test_cpu_stands_for_several_processes_too(words: str, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (devices.DEVICES, devices.THREADS):
-        monkeypatch.setenv(name, "")
+def test_cpu_stands_for_several_processes_too(words: str, several: bool) -> None:
     given = accelerate_arguments(split_arguments(words.split(), RunConfig)[0], [])
-    assert (given.multi_gpu, given.cpu, devices.asked_here()[0]) == (several, False, "cpu")
-
-
-FACTS = {"--num_processes": 2, "optim.lr": "0.002", "seed": "0"}
+    assert (given.multi_gpu, given.cpu) == (several, False)
+    assert as_asked(given, RunConfig(threads=1)).device == "cpu"
+    assert given.training_script_args == ["--device=cpu"]
 
 
 def places(count: int) -> list[Place]:
@@ -121,11 +117,10 @@ def places(count: int) -> list[Place]:
     return [Place("127.0.0.1", port, rank, count) for rank in range(count)]
 
 
-def meet(place: Place, facts: dict[str, Any] = FACTS, timeout_s: float = 20, problem: str = "") -> str:
+def meet(place: Place, timeout_s: float = 20) -> str:
     """The name of the start, or exit code and sentence."""
-    hello = Hello(rank=place.rank, facts=facts, problem=problem, exit_code=3 if problem else 1)
     try:
-        return meeting.meet(place, hello, f"start {place.rank}", timeout_s, lambda text: None)
+        return meeting.meet(place, f"start {place.rank}", timeout_s, lambda text: None)
     except UserError as error:
         return f"{error.exit_code}: {error}"
 
@@ -135,32 +130,18 @@ def all_meet(*calls: tuple[Any, ...]) -> list[str]:
         return list(threads.map(lambda call: meet(*call), calls))
 
 
-def test_what_differs_is_said_on_both() -> None:
-    zero, one = places(2)
-    other = {**FACTS, "optim.lr": "0.01"}
-    said = all_meet((zero,), (one, other))
-    host = Hello(rank=0).host
-    expected = f"2: optim.lr is 0.01 on machine 1 ({host}) and 0.002 on machine 0 ({host}): start the same command"
-    assert [text.startswith(expected) for text in said] == [True, True]
-
-
 def test_who_does_not_come_is_named_in_time() -> None:
     zero, one, _ = places(3)
-    said = all_meet((zero, FACTS, 1), (one, FACTS, 1))
+    said = all_meet((zero, 1), (one, 1))
     expected = f"1: machine 2 of 3 did not come to 127.0.0.1:{zero.port} within 1 s; start the same command there"
     assert [text.startswith(expected) for text in said] == [True, True]
 
 
-def test_a_machine_that_cannot_train_says_so_on_all() -> None:
+def test_a_taken_port_is_a_sentence_on_both() -> None:
     zero, one = places(2)
-    said = all_meet((zero,), (one, {}, 20, "data/mine: no such directory"))
-    assert said == [f"3: machine 1 ({Hello(rank=1).host}) cannot train: data/mine: no such directory"] * 2
-
-
-def test_a_taken_port_is_a_sentence() -> None:
-    zero, _ = places(2)
     with socket.create_server(("", zero.port)):
         assert meet(zero).startswith(f"2: main_process_port: {zero.port} is taken by another program on ")
+        assert meet(one, 1).startswith(f"1: machine 1 of 2: machine 0 did not answer at 127.0.0.1:{zero.port} within 1")
 
 
 def test_three_meet_past_a_stranger_at_the_port() -> None:
@@ -189,7 +170,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Place:
 
 def start(place: Place, run: Path, attempt: int = 0) -> str:
     config = RunConfig(run=str(run), timeout_s=1)
-    return meeting.name_start(place, config, {}, lambda text: None, "mine", attempt)
+    return meeting.name_start(place, config, lambda text: None, "mine", attempt)
 
 
 def test_why_no_rank_was_started_is_in_the_status_but_of_a_run_that_has_finished(alone: Place, tmp_path: Path) -> None:
@@ -213,7 +194,7 @@ STOP.begin()
 from harness.config import RunConfig
 from harness.launch import meeting
 place = meeting.Place("127.0.0.1", int(sys.argv[1]), 0, 2)
-meeting.name_start(place, RunConfig(run=sys.argv[2]), {}, lambda text: print(text, flush=True), "mine", 1)
+meeting.name_start(place, RunConfig(run=sys.argv[2]), lambda text: print(text, flush=True), "mine", 1)
 """
 
 

@@ -121,20 +121,13 @@ with locked(Path({path!r}), 0, UserError("taken")):
 TAKEN = UserError("out: another run is writing; wait for it")
 
 
-def test_who_holds_a_lock_is_said_and_how_to_let_it_go_on(tmp_path: Path) -> None:
+def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = saying(HOLD.format(path=str(path)), "held")
     try:
         with pytest.raises(UserError) as refused, locked(path, 0.2, TAKEN):
             pass
         assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
-        holder.send_signal(signal.SIGSTOP)
-        while psutil.Process(holder.pid).status() != psutil.STATUS_STOPPED:
-            time.sleep(0.01)
-        with pytest.raises(UserError) as refused, locked(path, 0, TAKEN):
-            pass
-        stopped = f"(process {holder.pid}, stopped; kill -CONT {holder.pid} lets it go on)"
-        assert str(refused.value) == f"out: another run is writing; wait for it {stopped}"
     finally:
         holder.kill()
         holder.communicate(timeout=20)
@@ -198,4 +191,4 @@ def test_a_rank_that_stays_stopped_is_killed_and_named() -> None:
         time.sleep(0.02)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL % 256
-    assert f"rank 0 (process {rank.pid}, stopped) did not answer SIGTERM within 2 s and was killed" in out
+    assert "rank 0 did not answer SIGTERM within 2 s and was killed" in out

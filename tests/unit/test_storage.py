@@ -92,7 +92,7 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 @needs_full
 def test_standard_output_that_is_full() -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "harness", "recipes"]
+        command = [sys.executable, "-m", "harness", "train", "--help"]
         result = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )

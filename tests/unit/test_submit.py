@@ -32,9 +32,9 @@ GOLDEN = {
         *("--python", "apptainer exec --nv 'my image.sif' python", "--time", "2-00:00:00", "--memory", "0"),
         *("--train.sbatch", "--qos=long 'constraint=a100|h100'", "--restarts", "3"),
     ),
-    "tests/slurm/golden/options.sbatch": (
+    "tests/slurm/golden/quoted.sbatch": (
         """train --config quickstart --run "runs/it's mine" --tracking.name '$(rm -rf x) `y` "z" \\ #'""",
-        *("--array.options", "tests/slurm/golden/options.txt", "--python", "python3", "--hook", "launch/slurm/site.sh"),
+        *("--array.seeds", "0,1", "--python", "python3", "--hook", "launch/slurm/site.sh"),
         *("--account", 'a "b" \\ #c $(d)', "--sbatch", "comment='two words' exclusive", "--logs", "/scratch/my logs"),
     ),
 }
