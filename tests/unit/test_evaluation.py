@@ -121,17 +121,17 @@ def test_labels_that_the_run_does_not_know_may_be_left_out(
 
 @pytest.mark.parametrize("name", ["evaluate", "explain", "predict"])
 def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, command: Command, tmp_path: Path) -> None:
-    """Quoted with ', in an encoding that cannot be detected."""
+    """Quoted with ', between semicolons, in an encoding that cannot be detected."""
     names = Bundle(run / "bundle").info.labels
     shutil.copytree(run, tmp_path / "run")
     manifest = read_manifest(run.parent / "data")
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
-    files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {}}]
+    files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {"delimiter": ";"}}]
     provenance = {"config": {"source": source}, "sources": files}
     write_training(tmp_path / "run" / "bundle", replace(manifest, provenance=provenance))
     text = "ночь, улица, w1 ''фонарь''"
-    rows = "".join(f"'{text}','{names[at % 2]}'\n" for at in range(4))
-    (tmp_path / "new.csv").write_bytes(f"text,label\n{rows}".encode("cp1251"))
+    rows = "".join(f"'{text}';'{names[at % 2]}';1,2\n" for at in range(4))  # a comma in each line would do too
+    (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{rows}".encode("cp1251"))
     more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
     words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
