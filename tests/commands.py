@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
+
 from harness.launch.options import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +94,14 @@ def sentence(result: subprocess.CompletedProcess[str]) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     return lines[0].removeprefix("error: ")
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, also one that nobody has reaped."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 150) -> None:

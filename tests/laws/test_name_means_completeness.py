@@ -16,10 +16,9 @@ import pytest
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.processes import status
 from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
-from tests.commands import run_module, start_python, succeed, wait_until
+from tests.commands import is_gone, run_module, start_python, succeed, wait_until
 from tests.corpora import contents, prepare, reviews, write_csv
 
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
@@ -119,7 +118,7 @@ def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None
     assert workers
     process.kill()
     process.wait(timeout=30)
-    wait_until(lambda: all(status(worker.pid).get("State", "Z")[0] == "Z" for worker in workers), 60)
+    wait_until(lambda: all(is_gone(worker.pid) for worker in workers), 60)
 
 
 def test_every_changed_byte_every_cut_and_every_missing_file_is_named(tmp_path: Path) -> None:

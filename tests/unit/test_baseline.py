@@ -29,11 +29,10 @@ from harness.rundir.records import Ending
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError
-from preprocessing.base.processes import status
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import STEP, write_index
-from tests.commands import listens, read_json, start_python, unwrapped, wait_until
+from tests.commands import is_gone, listens, read_json, start_python, unwrapped, wait_until
 from tests.corpora import Command, prepare, write_csv
 from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
@@ -213,7 +212,7 @@ def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
     parent.kill()
     parent.communicate(timeout=20)
     os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: status(pid).get("State", "Z")[0] == "Z", 20)
+    wait_until(lambda: is_gone(pid), 20)
     assert not (own / FOLDER).exists()
 
 
