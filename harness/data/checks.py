@@ -115,7 +115,7 @@ def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: 
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
     return (
         f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "
-        f"look at balanced accuracy, and weigh small classes with optim.class_weights"
+        "look at balanced accuracy, and weigh small classes with optim.class_weights"
     )
 
 

@@ -43,10 +43,20 @@ class RunningConfig:
     """Print nothing but warnings and errors."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringConfig(RunningConfig):
-    """How the rows of a dataset are scored, on one process or several."""
+def check_source(source: SourceConfig) -> None:
+    """Raise ``ConfigError`` if ``source.path`` is set: ``--input`` names the files."""
+    if source.path != SourceConfig().path:
+        raise ConfigError("source.path: --input names the files; leave this out")
 
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(RunningConfig):
+    """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
+
+    New rows are read like the training corpus.
+    """
+
+    SUBJECT = ("run", "input")
     batch: AtLeast1 = 512
     """Rows per batch and process."""
     stage_dir: str = NOTHING
@@ -55,22 +65,6 @@ class ScoringConfig(RunningConfig):
     """Maximum wait of one process for another."""
     threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-
-
-def check_source(source: SourceConfig) -> None:
-    """Raise ``ConfigError`` if ``source.path`` is set: ``--input`` names the files."""
-    if source.path != SourceConfig().path:
-        raise ConfigError("source.path: --input names the files; leave this out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(ScoringConfig):
-    """Evaluate the best weights of a run on new labelled rows, or on a split of a dataset.
-
-    New rows are read like the training corpus.
-    """
-
-    SUBJECT = ("run", "input")
     run: str
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: str | None = None

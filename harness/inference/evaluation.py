@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     world, device = session.world, session.device.type
     bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
     bundle.dtype = DTYPES[Bundle.settle(bundle.info, device, config.precision)["precision"]]
-    scores, split = score_split(bundle, manifest, config.split, config.data, config, session)
+    scores, split = score_split(bundle, manifest, config.data, config, session)
     with world.together("writing the results"):
         if world.is_main:
             values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}

@@ -22,7 +22,7 @@ from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
 from harness.data.views import held_out
 from harness.inference.bundle import Bundle, same_text
-from harness.inference.config import ScoringConfig
+from harness.inference.config import EvaluateConfig
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
@@ -59,17 +59,17 @@ def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[B
 
 
 def score_split(
-    bundle: Bundle, manifest: Manifest, name: str, data: str, config: ScoringConfig, session: Session
+    bundle: Bundle, manifest: Manifest, data: str, config: EvaluateConfig, session: Session
 ) -> tuple[Scores, Split]:
-    """Stage, open and score the split ``name`` of the dataset ``data``; returns the scores and the split."""
-    wanted = (data, manifest, [name], session.world)
+    """Stage, open and score ``config.split`` of the dataset ``data``; returns the scores and the split."""
+    wanted = (data, manifest, [config.split], session.world)
     opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    split = opened.splits[name]
+    split = opened.splits[config.split]
     layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
     loader = loader_over(split, session.world, config.batch, layout, session.device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
     own_rows, quiet = -(-len(split) // session.world.world_size), config.quiet or not session.world.is_main
-    with shown(f"scoring {name}", own_rows, quiet):
+    with shown(f"scoring {config.split}", own_rows, quiet):
         return score(bundle.model, loader, session.world, read=read), split
 
 

@@ -59,10 +59,10 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
-    ``warn`` prints damaged files, also in a quiet run. A dry run gets the same checks, but
-    does not resume, runs even if the run has finished, and writes nothing. Raises ``ConfigError`` if a tracker is
-    missing or the run cannot resume, ``DataError`` for another dataset than the run's, ``DataError`` or
-    ``StorageError`` for an unusable directory.
+    ``warn`` prints damaged files, also in a quiet run. A dry run gets the same checks, but does not resume, runs even
+    if the run has finished, and writes nothing. Raises ``ConfigError`` if a tracker is missing or the run cannot
+    resume, ``DataError`` for another dataset than the run's, ``DataError`` or ``StorageError`` for an unusable
+    directory.
     """
     check_trackers(config.tracking)
     if config.dry_run:
