@@ -48,7 +48,7 @@ from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.labels import AUTO, LabelType, fits
 from preprocessing.text.vocabulary import Vocabulary
 
-KIND = ("padless-bundle", 2)
+KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 LEAST_LABELS = 2
@@ -189,7 +189,7 @@ def identity(info: BundleInfo) -> str:
     return seal_of(asdict(info))
 
 
-TRAINING_KIND = ("padless-training", 1)
+TRAINING_KIND = ("padless-training", 2)
 TRAINING = "training.json"
 """How the training texts were read, since new rows are read in the same way, and statistics for a model card. It is
 made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""

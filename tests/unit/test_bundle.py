@@ -118,7 +118,7 @@ def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) 
         ),
         ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
         ({"weights": "../../other/run/bundle/x.safetensors"}, r"matching regex .* - at `\$.weights`; "),
-        ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 2; restore the bundle, or train"),
+        ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 3; restore the bundle, or train"),
         ({"model": {**asdict(info.model), "hidden_size": 10**4}}, "not the weights of the model in"),
     ]
     for values, sentence in cases:
