@@ -20,15 +20,11 @@ def blocks(logits: np.ndarray) -> Iterator[slice]:
     yield from (slice(start, start + step) for start in range(0, len(logits), step))
 
 
-def of_classes(logits: np.ndarray) -> np.ndarray:
-    """Logits as float64 ``[rows, classes]``; those ``[rows]`` of two classes are class 1's, and class 0 has 0."""
-    logits = logits.astype(np.float64)
-    return np.stack((np.zeros_like(logits), logits), axis=1) if logits.ndim == 1 else logits
-
-
 def probabilities(logits: np.ndarray) -> np.ndarray:
     """Class probabilities, float64 ``[rows, classes]``, from logits ``[rows]`` (two classes) or ``[rows, classes]``."""
-    logits = of_classes(logits)
+    logits = logits.astype(np.float64)
+    if logits.ndim == 1:
+        return np.exp(-np.logaddexp(0.0, np.stack((logits, -logits), axis=1)))
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shifted / shifted.sum(axis=1, keepdims=True)
 
@@ -37,10 +33,12 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Negative log-likelihood of each row in float64, computed from logits so that no probability is rounded to 0."""
     from scipy.special import log_softmax  # predictions need no scipy
 
+    if logits.ndim == 1:  # class 0 has 0
+        logits = np.stack((np.zeros_like(logits), logits), axis=1)
     losses = np.empty(len(labels), np.float64)
     for rows in blocks(logits):
         true = labels[rows]
-        losses[rows] = -log_softmax(of_classes(logits[rows]), axis=1)[np.arange(len(true)), true]
+        losses[rows] = -log_softmax(logits[rows].astype(np.float64), axis=1)[np.arange(len(true)), true]
     return losses
 
 

@@ -230,7 +230,7 @@ def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path:
     assert questions.unseen == set()
     places = {place.replace("<listcomp>", "_act") for place in questions.all}  # which has a name of its own until 3.12
     assert {place for place in places if place.partition(":")[0] not in MEASURED} == PLACES
-    columns, validations = 3 if task == "classifier" else 1, 2  # of four batches each
+    columns, validations = 2 if task == "classifier" else 1, 2  # of four batches each
     waits = sum(count for place, count in questions.all.items() if place.startswith("scoring.py"))
     assert waits == columns * validations
 
