@@ -94,7 +94,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
             meant[name] = f"{prog} {command.name} {options}".strip()
     if near := nearest(word.lstrip("-").replace("-", "_").lower(), meant):
         raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
-    raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
+    why = "a command comes first" if word.startswith("-") else f"no such command; {prog} --help lists them"
+    raise ConfigError(f"{word}: {why}, as in {commands[0].example}")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
