@@ -36,7 +36,7 @@ from preprocessing.base.untrusted import shown
 if TYPE_CHECKING:
     import torch
 
-FORMAT, FORMAT_VERSION = "padless-checkpoint", 2
+FORMAT, FORMAT_VERSION = "padless-checkpoint", 3
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
