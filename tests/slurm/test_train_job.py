@@ -193,6 +193,6 @@ def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -
     cluster.complete(job, 120)
     log = cluster.log(job)
     assert "ok    all-reduce     2 ranks on 2 machines met in " in log
-    assert f"ok    training       {training.data} on " in log
+    assert f"ok    training       {training.data}: " in log
     assert "\nfix" not in log
     assert not (cluster.folder / "run").exists()
