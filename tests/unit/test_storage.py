@@ -142,7 +142,7 @@ BAD = {
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
     rb'"\ud800"': "truncated",
-    b'"\xff"': "can't decode byte 0xff",
+    b'"\xff"': "can't decode byte 0xff|Invalid UTF-8",
     b"{} x": "trailing characters",
 }
 
