@@ -260,10 +260,16 @@ OVER_STEPS = (
 
 
 def draw(
-    title: str, curves: Iterable[tuple[str, Curve]], x_label: str, y_label: str, *, diagonal: bool = False
+    title: str,
+    curves: Iterable[tuple[str, Curve]],
+    x_label: str,
+    y_label: str,
+    *,
+    low: float | None = 0,
+    diagonal: bool = False,
 ) -> list[Chart]:
     """Draw named curves, each in the colour of its position, with the line x = y if ``diagonal``; nothing if all are
-    empty.
+    empty. ``low`` is the minimum of the y axis.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -282,7 +288,7 @@ def draw(
             label = shortened(name, LONGEST) if place < SLOTS else None
             style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
             axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=low)
         if len(shown) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with warnings.catch_warnings():
@@ -307,11 +313,12 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
     if len(runs) == 1:
         (run,), table = runs, table[2:]
         figure = "log_loss" if run.selected == "accuracy" else run.selected
-        both = [("training", averaged(run.train, "loss")), (VALIDATION, averaged(run.validation, figure))]
+        name = "validation, calibrated" if figure == "calibrated_log_loss" else VALIDATION
+        both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
         charts += draw("Loss", both, "step", "log loss")
     for title, lines, figure, y_label in table:
         curves = [(name, averaged(getattr(run, lines), figure)) for name, run in zip(names, runs, strict=True)]
-        charts += draw(title, curves, "step", y_label)
+        charts += draw(title, curves, "step", y_label, low=None if lines == VALIDATION else 0)
     return charts
 
 
