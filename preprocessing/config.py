@@ -59,7 +59,7 @@ class SourceConfig:
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     missing_text: Literal["keep", "error"] = "keep"
-    """Rows whose text is null (in JSON lines or absent, Parquet, frames): kept as an empty text and counted, or refused.
+    """Rows whose text is null (in Parquet, frames; in JSON or absent): kept as an empty text and counted, or refused.
     padless.prepare refuses them unless this is keep."""
     labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
