@@ -59,7 +59,7 @@ class SourceConfig:
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     missing_text: Literal["keep", "error"] = "keep"
-    """Rows whose text is null (in JSON lines, Parquet and frames): kept as an empty text and counted, or refused.
+    """Rows whose text is null (in Parquet, frames; in JSON or absent): kept as an empty text and counted, or refused.
     padless.prepare refuses them unless this is keep."""
     labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
@@ -72,7 +72,7 @@ class SourceConfig:
     encoding: str = AUTO
     """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
     delimiter: Name | None = None
-    """CSV: between fields; none: a comma, in .tsv files a tab, or another that gives every line as many fields."""
+    """CSV: between fields; none: a comma, in .tsv files a tab. If lines differ in their fields, another that fits."""
     quote: str = '"'
     """CSV: around fields with delimiters or line ends; doubled inside. An empty string turns quoting off."""
     escape: str | None = None

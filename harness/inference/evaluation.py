@@ -278,7 +278,7 @@ def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet
     unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
     source = replace(reading_of(given, known), path=[address])
-    found = resolved(files_of(source, is_new=given.delimiter is None))
+    found = resolved(files_of(source))
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:

@@ -323,7 +323,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
             for rows in tables.iter_rows(part, part.file.source.text_columns):
                 texts_of(rows, layout.missing)
                 ROWS.add(len(rows.table))
-                schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
+                schema = tables.common_schema(schema, rows.table.schema) if of_json else schema
     layout = replace(layout, schema=schema if of_json else None)
     files = [part for part in every if part.cut.first_row == 1]
     for part in files:
@@ -336,7 +336,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
                 "the names of the new columns"
             )
     kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format
-    is_csv = kind in ("csv", "tsv") and len({(part.file.dialect, top_of(part)) for part in files}) == 1
+    is_csv = kind in ("csv", "tsv") and len({(part.file.form.dialect, top_of(part)) for part in files}) == 1
     keeps_bytes = kind == layout.kind and (of_json or is_csv)
     return replace(layout, top=top_of(first)) if keeps_bytes else layout
 

@@ -57,16 +57,16 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": columns[-1]}
     return [
         opened(replace(file, name="standard input") if file.address == str(copy) else file, columns)
-        for file in files_of(replace(source, **its), is_new=given.delimiter is None)
+        for file in files_of(replace(source, **its))
     ]
 
 
-def files_of(source: SourceConfig, *, is_new: bool) -> list[File]:
-    """The files of new rows, ``is_new`` if their delimiter may be another. Raises ``DataError`` for a missing one."""
+def files_of(source: SourceConfig) -> list[File]:
+    """The files of new rows. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
         if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
             raise DataError(f"{name}: no such file; check --input")
-    return [replace(file, is_new=is_new) for file in sources.files(source, SplitConfig(column=None))]
+    return list(sources.files(source, SplitConfig(column=None)))
 
 
 def opened(file: File, columns: Sequence[str | list[str]]) -> File:
@@ -78,14 +78,14 @@ def opened(file: File, columns: Sequence[str | list[str]]) -> File:
     seen, names = tables.sample(replace(file, source=replace(file.source, columns=[]))), file.source.columns
     if file.format == "csv" and len(seen.columns) == len(names) and set(seen.columns) != set(names):
         seen = tables.sample(file)  # a file without header
-    if seen.file.form and seen.file.form.recorded:
+    if seen.file.form.recorded:
         tell(f"input: {file.name}: {seen.file.form}")
     sources = [replace(seen.file.source, text_column=its) for its in columns]
     chosen = next((one for one in sources if all(map(seen.has, one.text_columns))), None)
     if chosen is None and (seen.columns or file.format != "jsonl"):  # a file without rows is refused later
         lacks = next(name for name in sources[0].text_columns if not seen.has(name))
         raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
-    return replace(seen.file, source=chosen or sources[-1], form=None)
+    return replace(seen.file, source=chosen or sources[-1])
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:
@@ -178,7 +178,7 @@ class Layout:
         bare = line.rstrip(b"\r\n")
         end = line[len(bare) :] or (b"\r\n" if (self.top or b"").endswith(b"\r\n") else b"\n")
         if self.kind != "jsonl":
-            return bare + f"{part.file.dialect.delimiter}{more}".encode() + end
+            return bare + f"{part.file.form.dialect.delimiter}{more}".encode() + end
         bare = bare.rstrip()[:-1]
         return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + end
 
@@ -188,7 +188,7 @@ class Layout:
         """
         if self.kind == "jsonl":
             return [as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows]
-        dialect, records = USUAL[self.kind] if self.top is None else part.file.dialect, Records()
+        dialect, records = USUAL[self.kind] if self.top is None else part.file.form.dialect, Records()
         writer = csv.writer(
             records,
             delimiter=dialect.delimiter,
@@ -221,7 +221,7 @@ class Records(list[str]):
 def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
     """The columns of a file; for JSON lines those in ``schema``."""
     texts = part.file.source.text_columns
-    others = {"txt": texts, "folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
+    others = {"folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
     return list(part.columns) or others.get(part.file.format, [])
 
 

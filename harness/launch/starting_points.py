@@ -85,9 +85,8 @@ def init(config: InitConfig) -> None:
         raise ConfigError(f"{target}: is there already; name another file with -o")
     found = columns.resolved(list(sources.files(config.source, config.splits)))
     usual = PreprocessConfig(output="")
-    given = columns.settled(
-        PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits), found.chosen
-    )
+    asked = PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits)
+    given = columns.settled(asked, found.chosen, found.column)
     prepared = {
         key: value
         for key in configuration.options_of(PreprocessConfig)

@@ -26,15 +26,21 @@ UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
-FAILURES = (OSError, ArrowException)
-KNOWN: dict[type[Exception], str] = {FileNotFoundError: "no such file", PermissionError: "permission denied"}
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
+"""What no name has: a zero byte, bytes that are not UTF-8."""
+FAILURES = (OSError, ArrowException, UnicodeDecodeError)
+KNOWN: dict[type[Exception], str] = {
+    FileNotFoundError: "no such file",
+    PermissionError: "permission denied",
+    UnicodeDecodeError: "a name in it is not UTF-8; rename it",
+}
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Longest pauses between the attempts of a remote request."""
 T = TypeVar("T")
 
 
 @contextmanager
-def naming(address: str, name: str | None = None, mend: str = "") -> Iterator[None]:
+def naming(address: str, name: str | None = None) -> Iterator[None]:
     """Raise read errors as a ``DataError`` that names the address; remote drivers raise exceptions of any type."""
     try:
         yield
@@ -42,7 +48,7 @@ def naming(address: str, name: str | None = None, mend: str = "") -> Iterator[No
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}{mend}") from None
+            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}") from None
         raise
 
 
@@ -82,19 +88,16 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
 
         remote = fsspec.filesystem(protocol)
     except (ImportError, ValueError) as missing:
-        install = "" if str(missing).startswith("Please") else "; pip install 'padless[remote]'"
-        raise ConfigError(f"{address}: no driver for {protocol}:// ({missing}){install}") from None
+        raise ConfigError(
+            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
+        ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
 
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
-    if not address or "\0" in address:
-        raise DataError(f"{address!r}: no file has such a name")
-    try:
-        address.encode()
-    except UnicodeEncodeError:
-        raise DataError(f"{address}: its name is not UTF-8; rename it") from None
+    if not address or UNUSABLE.search(address):
+        raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
     return str(Path(os.path.expanduser(address)))
 
 
@@ -134,10 +137,7 @@ def below(address: str) -> list[tuple[str, fs.FileInfo]]:
     system, path = filesystem(address)
     with naming(address):
         found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        try:
-            return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
-        except UnicodeDecodeError as error:
-            raise DataError(f"{os.fsdecode(error.object)}: its name is not UTF-8; rename it") from None
+        return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
 
 
 def info_of(address: str) -> fs.FileInfo:
@@ -209,14 +209,13 @@ def stream(address: str) -> Iterator[bytes]:
     Raises ``DataError`` for a file that cannot be read or is a decompression bomb.
     """
     system, path = filesystem(address)
-    codec, size, unpacked = codec_of(address), 0, 0
-    if codec:
-        size = info_of(address).size or UNKNOWN_BYTES
-    mend = "; restore it, or name it without this ending" if codec else ""
-    with naming(address, mend=mend), system.open_input_stream(path, compression=codec) as source:
+    codec, unpacked = codec_of(address), 0
+    size = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
         while piece := source.read(READ_BYTES):
-            unpacked += len(piece)
-            check_unpacked(address, unpacked, size if codec else unpacked)
+            if codec:
+                unpacked += len(piece)
+                check_unpacked(address, unpacked, size)
             yield piece
 
 

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import listed
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.sources import File
-from preprocessing.corpus.tables import Sample, names_in, sample
+from preprocessing.corpus.sources import File, check_columns
+from preprocessing.corpus.tables import Sample, sample
 from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
 
 TEXT_NAME = re.compile(
@@ -61,8 +61,6 @@ GROUP_NAMES = re.compile(
 )
 """Names of group columns; ``id`` alone identifies the row."""
 SPLIT_NAMES = ("split", "subset")
-DEFAULTS = {"text_column": "text", "label_column": "label"}
-"""Names of the columns for a source without columns, such as a folder, or without rows."""
 Holder = TypeVar("Holder", File, PreprocessConfig)
 
 
@@ -91,12 +89,12 @@ def looked_at(name: str, values: Sequence[Any]) -> Column:
     numbers = [text for text in texts if NUMBER.fullmatch(text.strip())]
     others = [text for text in texts if NEVER.fullmatch(text.strip())]
     words, letters = (sum(len(found(text)) for text in texts) for found in (str.split, WIDE.findall))
-    is_written = all(isinstance(value, str) for value in there) and 2 * len(numbers + others) < number
+    is_written = 2 * len(numbers + others) < number
     is_long = words >= WORDS * number or letters >= LETTERS * number or TEXT_NAME.fullmatch(key)
     is_usual = LABEL_NAME.fullmatch(key) is not None
     is_fractional = len(numbers) == number and not all(text.strip("+-").isdigit() for text in numbers)
     most = min(MANY_CLASSES, number - 1 if is_usual else number // 2)
-    repeats = 2 <= distinct <= most and max(map(len, texts)) <= 100
+    repeats = (1 if is_usual else 2) <= distinct <= most and max(map(len, texts)) <= 100
     return Column(
         name=name,
         key=key,
@@ -124,19 +122,18 @@ class Found:
 
     files: list[File]
     chosen: dict[str, Any]
-    """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source and ``column`` of the splits."""
+    """``text_column``, ``label_column``, ``columns`` and ``labels`` of the source."""
+    column: str | None
+    """``column`` of the splits."""
     lines: list[str]
     """Lines to print."""
     hints: list[str]
     """Hints on the first labelled file: see ``hints``."""
 
 
-def settled(holder: Holder, chosen: dict[str, Any]) -> Holder:
+def settled(holder: Holder, chosen: dict[str, Any], column: str | None) -> Holder:
     """A file or a configuration with ``auto`` replaced."""
-    names = {key: chosen[key] for key in (*DEFAULTS, "labels") if getattr(holder.source, key) == AUTO}
-    source = replace(holder.source, columns=chosen["columns"], **names)
-    column = chosen["column"] if holder.splits.column == AUTO else holder.splits.column
-    return replace(holder, source=source, splits=replace(holder.splits, column=column))
+    return replace(holder, source=replace(holder.source, **chosen), splits=replace(holder.splits, column=column))
 
 
 def resolved(files: Sequence[File]) -> Found:
@@ -144,54 +141,50 @@ def resolved(files: Sequence[File]) -> Found:
 
     Raises ``DataError`` for a file that cannot be read, and if its text or label column is not found.
     """
-    first, lines, further = files[0], list[str](), list[str]()
-    chosen = {**DEFAULTS, "columns": first.source.columns, "column": None, "labels": first.source.labels}
-    if first.format != "folder":
-        seen = named(sample(first), lines)
-        chosen["columns"] = seen.file.source.columns
-        texts = column_of(seen, "text", [first.source.label_column], lines)
-        (label,) = column_of(seen, "label", texts, lines)
-        read, judged = (looked_at(name, seen.values.get(name, [])) for name in (texts[0], label))
-        if read.is_label and judged.is_text:
-            raise DataError(
-                f"{first.name}: column {texts[0]!r} looks like labels and {label!r} like texts; exchange "
-                "source.text_column and source.label_column"
-            )
-        text = texts[0] if len(texts) == 1 else texts
-        chosen |= {"text_column": text, "label_column": label, "column": split_of(seen, texts, label, lines)}
-        further = list(hints(seen, settled(seen.file, chosen)))
-    labelled = [settled(file, chosen) for file in files if not file.is_unlabelled]
+    lines = list[str]()
+    seen = named(sample(files[0]), lines)
+    source = seen.file.source
+    texts = column_of(seen, "text", [source.label_column], lines)
+    (label,) = column_of(seen, "label", texts, lines)
+    chosen = {
+        "text_column": texts if len(texts) > 1 else texts[0],
+        "label_column": label,
+        "columns": source.columns,
+        "labels": source.labels,
+    }
+    column = split_of(seen, texts, label, lines)
+    first = settled(seen.file, chosen, column)
+    filled = [name for name, its in seen.values.items() if any(value is not None for value in its)]
+    check_columns(first, list(dict.fromkeys([*seen.columns, *seen.names, *filled])))
+    labelled = [settled(file, chosen, column) for file in files if not file.is_unlabelled]
     unlabelled = of_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
-    return Found(labelled + unlabelled, chosen, lines, further)
+    return Found(labelled + unlabelled, chosen, column, lines, list(hints(seen, first)))
 
 
-def of_unlabelled(files: Sequence[File], elsewhere: dict[str, Any], lines: list[str]) -> list[File]:
+def of_unlabelled(files: Sequence[File], chosen: dict[str, Any], lines: list[str]) -> list[File]:
     """Files of ``source.unlabelled_path`` with their text column; appends the lines to print to ``lines``.
 
-    ``elsewhere`` has the columns of the labelled files. The same text column is taken if the file has it, else its only
-    column, else the one that is found. Labels are not read.
+    The text column ``chosen`` of the labelled files is taken if the first file has it, else the one that is found.
+    Labels are not read.
     """
-    text, label, columns = elsewhere["text_column"], elsewhere["label_column"], elsewhere["columns"]
     if first := next((file for file in files if file.format not in ("folder", "txt")), None):
         seen = named(sample(first), lines)
-        columns = seen.file.source.columns
-        if not all(map(seen.has, [text] if isinstance(text, str) else text)):
-            text = seen.columns if len(seen.columns) == 1 else column_of(seen, "text", [label], lines)
-    names = {"columns": columns, "text_column": text, "label_column": label}
-    return [
-        replace(file, source=replace(file.source, **names), splits=replace(file.splits, column=None)) for file in files
-    ]
+        chosen = chosen | {"columns": seen.file.source.columns}
+        if not all(map(seen.has, replace(first.source, **chosen).text_columns)):
+            (text,) = seen.columns if len(seen.columns) == 1 else column_of(seen, "text", [], lines)
+            chosen |= {"text_column": text}
+    return [settled(file, chosen, None) for file in files]
 
 
 def named(seen: Sample, lines: list[str]) -> Sample:
     """Name the columns of a CSV file without a header line; appends what is unusual about a file to ``lines``."""
     file, names = seen.file, [f"column_{place}" for place in range(1, len(seen.columns) + 1)]
-    if file.form and file.form.recorded:
+    if file.form.recorded:
         lines.append(f"source: {file.name}: {file.form}")
     if file.kind != "csv" or file.source.columns or not begins_with_row(seen):
         return seen
     lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(names)}")
-    return replace(seen, file=replace(file, source=replace(file.source, columns=names)), columns=names)
+    return sample(replace(file, source=replace(file.source, columns=names)))
 
 
 def begins_with_row(seen: Sample) -> bool:
@@ -224,16 +217,16 @@ def column_of(seen: Sample, what: str, others: list[str], lines: list[str]) -> l
         values = {one: [value for value in its if spelling(value)] for one, its in values.items()}
     found = candidates([looked_at(one, its) for one, its in values.items()], what)
     if len(found) > 1:
-        some = "; ".join(f"{one.name!r} ({listed(list(dict.fromkeys(one.texts))[:4])}, …)" for one in found)
+        some = listed([one.name for one in found])
         raise DataError(f"{name}: which column is the {what}? It could be {some}; set source.{key}")
     if not found:
         expected = "sentences" if what == "text" else "few values that repeat"
-        there = listed(names_in(seen.records[0]) if seen.records else seen.columns)
-        if file.kind == "jsonl" and len(seen.records) == 1:
+        there = listed(seen.names)
+        if file.kind == "jsonl" and len(seen.values[source.text_columns[0]]) == 1:
             there += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
         raise DataError(
             f"{name}: has no column {what!r}, and none that looks like it ({expected}); it has {there}; "
-            f"set source.{key}{' or source.delimiter' * (file.format == 'csv' and len(seen.columns) == 1)}"
+            f"set source.{key}"
         )
     lines.append(f"source: {name}: the {what} is column {found[0].name!r} (source.{key})")
     return [found[0].name]
@@ -254,10 +247,9 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
     if file.split is not None or file.splits.time_column or len(names) != 1:
         return None
     known = file.spellings
-    found = list(dict.fromkeys(known.get(spelling(value), "") for value in seen.values.get(names[0], [""])))
-    if "" in found:
+    if not all(spelling(value) in known for value in seen.values.get(names[0], [""])):
         return None
-    which = f"column {names[0]!r} names each row's split ({', '.join(found)})"
+    which = f"column {names[0]!r} names each row's split"
     lines.append(f"splits: {file.name}: {which}; --splits.column null cuts splits at random instead")
     return names[0]
 
@@ -265,12 +257,10 @@ def split_of(seen: Sample, texts: list[str], label: str, lines: list[str]) -> st
 def hints(seen: Sample, file: File) -> Iterator[str]:
     """Hints about a labelled file: unused columns of splits or groups, and labels that look like lists."""
     label, hint = file.source.label_column, f"hint: {file.name}: column"
-    names = sorted({as_found(value) or "" for value in seen.values.get(label, [])})
-    if file.source.labels == AUTO and is_list(names):
-        some = next(name for name in names if re.search("[,;|]", name))
+    if file.source.labels == AUTO and is_list({as_found(value) or "" for value in seen.values.get(label, [])}):
         yield (
-            f"{hint} {label!r} looks like several labels in one cell ({some[:60]!r}); each combination is a class of "
-            "its own: keep one label a row, or say in source.labels what each combination means"
+            f"{hint} {label!r} looks like several labels in one cell; each combination is a class of its own: keep one "
+            "label a row, or say in source.labels what each combination means"
         )
     if file.split is not None or file.splits.column is not None:
         return

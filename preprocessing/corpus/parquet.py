@@ -6,12 +6,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet
 
 from preprocessing.base.errors import DataError
@@ -38,7 +36,7 @@ def footer_of(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sche
         try:
             footer = pa.parquet.read_metadata(opened)
             schema, size = footer.schema.to_arrow_schema(), opened.size()
-        except (*addresses.FAILURES, UnicodeDecodeError) as error:
+        except addresses.FAILURES as error:
             raise DataError(f"{name}: not a Parquet file ({one_line(error)})") from None
     check_width(name, footer.num_columns)
     if twice := [column for column, times in Counter(schema.names).items() if times > 1]:
@@ -80,27 +78,25 @@ def pieces(opened: pa.NativeFile, start: int, stop: int, columns: Sequence[str])
 
 def chosen(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Some columns, also fields of structs by their dotted names."""
-    if {*columns} <= {*table.column_names}:
-        return table.select(list(columns))
-    found = {}
-    for name in columns:
-        head, *path = [name] if name in table.column_names else name.split(".")
-        found[name] = pc.struct_field(table[head], path) if path else table[head]
-    return pa.table(found)
+    for _ in range(max((name.count(".") for name in columns), default=0)):
+        if not {*columns} <= {*table.column_names}:
+            table = table.flatten()
+    return table.select(list(columns))
 
 
-def columns_of(schema: pa.Schema, named: Iterable[str]) -> dict[str, pa.DataType]:
-    """The type of each column, and of the fields of structs that are ``named`` by their dotted names."""
-    kinds = dict(zip(schema.names, schema.types, strict=True))
-    for name in named:
-        with suppress(KeyError, pa.ArrowException):
-            kinds |= {name: chosen(schema.empty_table(), [name]).schema.types[0]}
+def columns_of(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """The type of each column, and of the fields of structs by their dotted names."""
+    table, kinds = schema.empty_table(), dict[str, pa.DataType]()
+    while not {*table.column_names} <= {*kinds}:
+        kinds |= dict(zip(table.column_names, table.schema.types, strict=True))
+        table = table.flatten()
     return kinds
 
 
 def decoded(table: pa.Table) -> pa.Table:
     """Rows with dictionary columns (pandas categories) and views as plain values."""
-    return table.cast(pa.schema([(field.name, value_type(field.type)) for field in table.schema]))
+    kinds = [(field.name, value_type(field.type)) for field in table.schema]
+    return table.cast(pa.schema(kinds, table.schema.metadata))
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
@@ -114,7 +110,7 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
     try:
         feature = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][column]
         names: Any = feature["names"] if feature["_type"] == "ClassLabel" else None
+        is_named = isinstance(names, list) and pa.types.is_integer(schema.field(column).type)
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
-    is_named = isinstance(names, list) and pa.types.is_integer(schema.field(column).type)
     return list(map(str, names)) if is_named else []

@@ -23,11 +23,10 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -42,15 +41,14 @@ BYTE_ORDER_MARK = codecs.BOM_UTF8
 NEWLINE, RETURN = 10, 13
 MAX_RECORD_BYTES = 256 << 20
 MAX_HEADER_BYTES = 1 << 20
-SAMPLE_BYTES = 1 << 20
-"""Size of the sample at the beginning of a file."""
+SAMPLE_BYTES = 2_000_000
+"""Size of the sample at the beginning of a file, less than the UTF-8 of the first piece of a longer one."""
 MAX_COLUMNS = 1 << 14
 """With more, Arrow needs gigabytes for their names."""
 LONE_RETURNS = re.compile(r"(?<!\r)\r+(?![\r\n]|\Z)")
 RETURN_STANDS_IN, NUL_STANDS_IN = "\u0100", "\u0101"
 """Replace characters that the csv module refuses; Latin-1 decodes no byte to them."""
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
-Item = TypeVar("Item")
 SUFFIXES = {
     ".csv": "csv",
     ".tsv": "csv",
@@ -132,21 +130,6 @@ def cuts(
         yield Cut(start, offset, first_row, row - first_row)
 
 
-def runs(
-    items: Iterable[Item], size_of: Callable[[Item], int], most_bytes: int, most_items: int | None = None
-) -> Iterator[list[Item]]:
-    """Group items until they reach ``most_bytes`` or ``most_items``."""
-    held, size = list[Item](), 0
-    for item in items:
-        held.append(item)
-        size += size_of(item)
-        if size >= most_bytes or len(held) == most_items:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
-
-
 def record_begins(data: bytes, dialect: Dialect, *, last: bool, blank: bool) -> tuple[np.ndarray, int]:
     """Start offsets of the records in ``data``, of blank lines only if ``blank``; and the end of the last whole one.
 
@@ -224,8 +207,6 @@ def read_header(first: bytes, name: str, dialect: Dialect) -> tuple[str, ...]:
     lines = first.removeprefix(BYTE_ORDER_MARK).lstrip(b"\r\n")[:MAX_HEADER_BYTES]
     if not lines:
         raise DataError(f"{name}: the file is empty; it needs a header line and a row for each text")
-    if lines[:4].lower() == b"sep=":
-        raise DataError(f"{name}: the first line is for Excel, no header; remove it")
     _, fields = next(csv_rows(with_newline(lines), dialect), (0, ["a quote opens and never closes"]))
     check_width(name, len(fields))
     try:
@@ -299,25 +280,22 @@ class Form:
 
     def __str__(self) -> str:
         """How the file differs from UTF-8 with newlines and the expected dialect."""
-        said = {name: repr(value) for name, value in self.recorded.items()}
-        said |= {"encoding": self.encoding + (f" ({self.word!r})" if self.word else "")} if "encoding" in said else {}
-        return ", ".join(f"{name} {value}" for name, value in said.items())
+        said = ", ".join(f"{name} {value!r}" for name, value in self.recorded.items())
+        return f"{said} (as in {self.word!r})" if self.word else said
 
 
-def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, fixed: bool, kind: str) -> Form:
-    """The form of a file from its ``first`` bytes; the delimiter is as ``expected`` if it is ``fixed``."""
-    sample, whole = first[:SAMPLE_BYTES], len(first) < SAMPLE_BYTES
+def form_of(first: bytes, name: str, source: SourceConfig, expected: Dialect, kind: str) -> Form:
+    """The form of a file from its ``first`` bytes."""
+    sample = first[:SAMPLE_BYTES]
     encoding = encoding_of(sample, name) if source.encoding == AUTO else source.encoding
     if encoding != UTF8:
-        sample = b"".join(as_utf8([sample], encoding, name, whole=whole))
+        sample = next(as_utf8([sample], encoding, name))  # its last character may be cut
     if b"\r" in sample and b"\n" not in sample:
         raise DataError(f"{name}: its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW")
     sample = sample.removeprefix(BYTE_ORDER_MARK)
-    dialect = dialect_of(sample, expected, fixed=fixed, whole=whole) if kind == "csv" else expected
-    is_list = kind == "jsonl" and is_one_value(first.removeprefix(BYTE_ORDER_MARK) if encoding == UTF8 else sample)
-    recorded: dict[str, Any] = {}
-    if dialect != expected:
-        recorded = {"delimiter": dialect.delimiter}
+    dialect = dialect_of(sample, expected) if kind == "csv" else expected
+    is_list = kind == "jsonl" and is_one_value(sample)
+    recorded: dict[str, Any] = {"delimiter": dialect.delimiter} if dialect != expected else {}
     word = None
     if encoding != UTF8:
         word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode())
@@ -364,8 +342,6 @@ def encoding_of(sample: bytes, name: str) -> str:
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding
-    if len(sample) < 4 * sample.count(0) < 3 * len(sample):
-        raise DataError(f"{name}: is binary, or UTF-16 without its mark; then set source.encoding to utf-16-le or -be")
     decoder = codecs.getincrementaldecoder(UTF8)("ignore")
     valid = decoder.decode(sample)
     bad = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())
@@ -380,15 +356,12 @@ def encoding_of(sample: bytes, name: str) -> str:
     return LATIN
 
 
-def as_utf8(pieces: Iterable[bytes], encoding: str, name: str, *, whole: bool = True) -> Iterator[bytes]:
-    """A stream in any encoding as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes.
-
-    Unless it is ``whole``, its last character may be cut.
-    """
+def as_utf8(pieces: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """A stream in any encoding as UTF-8, without a byte order mark. Raises ``DataError`` for invalid bytes."""
     decoder, done = codecs.getincrementaldecoder(encoding)(), 0
     for piece in itertools.chain(pieces, [b""]):
         try:
-            data = decoder.decode(piece, whole and not piece).encode()
+            data = decoder.decode(piece, not piece).encode()
         except UnicodeError as error:
             what = f"near byte {done + max(getattr(error, 'start', 0), 0):,} it is not {encoding}"
             what += f" ({one_line(error)})"
@@ -404,22 +377,19 @@ def plain(address: str, encoding: str) -> str:
     return b"".join(as_utf8([content], encoding, address)).decode()
 
 
-def dialect_of(sample: bytes, expected: Dialect, *, fixed: bool, whole: bool) -> Dialect:
-    """The dialect of a file from its first bytes (all bytes if ``whole``): the ``expected`` one if that works or its
-    delimiter is ``fixed``, else one with another delimiter. If none works, returns ``expected``.
+def dialect_of(sample: bytes, expected: Dialect) -> Dialect:
+    """The dialect of a file from its first bytes: the ``expected`` one if that works, else the first other delimiter
+    that does. If none works, returns ``expected``.
     """
-    whole = whole and len(sample) <= DIALECT_BYTES
-    sample = with_newline(sample) if whole else sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
-    if fixed or num_fields(sample, whole, expected):
-        return expected
+    sample = with_newline(sample)
+    sample = sample[: sample.rfind(b"\n", 0, DIALECT_BYTES) + 1]
     others = [replace(expected, delimiter=one) for one in DELIMITERS if one not in (expected.quote, expected.escape)]
-    return max([expected, *others], key=partial(num_fields, sample, whole))
+    return next((one for one in [expected, *others] if divides(sample, one)), expected)
 
 
-def num_fields(sample: bytes, whole: bool, dialect: Dialect) -> int:
-    """The number of fields of every record, at least 2; 0 if it varies or a quote never closes."""
-    records = list(csv_rows(sample, dialect))
-    counts = [len(fields) for _, fields in records if fields]
-    used, lines = records[-1][0] if records else 0, sample.count(b"\n")
-    is_closed = used == lines if whole else 2 * used >= lines
-    return counts[0] if is_closed and len(counts) > 1 and 1 < min(counts) == max(counts) else 0
+def divides(sample: bytes, dialect: Dialect) -> bool:
+    """Whether every record has as many fields, at least 2, and no quote stays open for most of the lines."""
+    records = [(lines, len(fields)) for lines, fields in csv_rows(sample, dialect) if fields]
+    numbers = {number for _, number in records}
+    is_same = len(records) > 1 and len(numbers) == 1 and numbers != {1}
+    return is_same and 2 * records[-1][0] >= sample.count(b"\n")

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import (
-    ALL_SPLITS,
     NO_LABEL,
     TEST_NUMBER,
     UNLABELLED_NUMBER,
@@ -96,8 +95,8 @@ def read(part: Part) -> Piece:
     without = label == MISSING
     measured = without & ((split == VALIDATION_NUMBER) | (split == TEST_NUMBER))
     if measured.any():
-        name = ALL_SPLITS[split[at := np.argmax(measured)]]
-        raise rows.fail(at, f"there is no label, but the split is {name}, which needs one; take the row out of it")
+        what = "there is no label, which rows of validation and test need; take the row out of its split"
+        raise rows.fail(np.argmax(measured), what)
     label[without], split[without] = NO_LABEL, UNLABELLED_NUMBER
     return Piece(
         texts=pc.fill_null(texts, ""),
@@ -153,11 +152,9 @@ def labels_of(rows: Rows, hidden: np.ndarray) -> tuple[np.ndarray, list[str], La
 def check_number(classes: Collection[str], file: File) -> None:
     """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
     if len(classes) > MAX_CLASSES:
-        some = ", ".join(repr(name[:40]) for name in sorted(classes)[:3])
-        raise DataError(
-            f"{file.name}: column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values "
-            f"({some}, …): is it the label? Name another source.label_column, or say in source.labels what they mean"
-        )
+        what = f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        mend = "Name another source.label_column, or say in source.labels what they mean"
+        raise DataError(f"{file.name}: {what} {mend}")
 
 
 def split_numbers(rows: Rows) -> np.ndarray:
@@ -184,7 +181,7 @@ def group_hashes(rows: Rows) -> np.ndarray | None:
     hashes = []
     for name in ((value or "").strip() for value in values):
         digest = hashlib.sha256(name.encode()).digest()[:8]
-        hashes.append((int.from_bytes(digest, "little") or 1) if name else NO_GROUP)
+        hashes.append(int.from_bytes(digest, "little") if name else NO_GROUP)
     return np.array(hashes, np.uint64)[indices]
 
 

@@ -24,7 +24,7 @@ from pyarrow import fs
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.help_page import beside
-from preprocessing.base.split_names import SPELLINGS, TEST, UNLABELLED, UNLABELLED_SPELLINGS, VALIDATION, split_number
+from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import listed
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
@@ -46,6 +46,9 @@ from preprocessing.labels import AUTO, spelling
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
 """The classes of ``EMBEDDED``, whose file has 0 and 1, with their names in other copies of IMDB's reviews."""
 
+UNREAD = Form(Dialect())
+"""The form of a file before it is read, and of Parquet."""
+
 
 @dataclass(frozen=True)
 class File:
@@ -60,15 +63,8 @@ class File:
     split: str | None
     source: SourceConfig
     splits: SplitConfig
-    form: Form | None = None
-    """Detected from its first bytes; None before they are read, and for binary formats."""
-    is_new: bool = False
-    """Whether its delimiter is that of the training corpus, which a file to predict or evaluate need not have."""
-
-    @property
-    def dialect(self) -> Dialect:
-        """The detected dialect, else the expected one."""
-        return self.form.dialect if self.form else self.expected
+    form: Form = UNREAD
+    """Detected from its first bytes."""
 
     @property
     def expected(self) -> Dialect:
@@ -83,7 +79,7 @@ class File:
         """How its rows are read: its format, but csv for a sheet and jsonl for the copy of a folder."""
         return {"xlsx": "csv", "folder": "jsonl"}.get(self.format, self.format)
 
-    def opened(self) -> tuple[File, Form, Iterator[bytes]]:
+    def opened(self) -> tuple[File, Iterator[bytes]]:
         """This file with the form detected from its first bytes, and its content, in UTF-8 and lines.
 
         Raises ``DataError`` for an unknown encoding, or an unreadable sheet.
@@ -97,10 +93,9 @@ class File:
         else:
             pieces = addresses.stream(self.address)
             first = next(pieces, b"")
-            fixed = self.source.delimiter is not None and not self.is_new
-            form = form_of(first, self.name, self.source, self.expected, fixed, self.format)
+            form = form_of(first, self.name, self.source, self.expected, self.format)
             pieces = itertools.chain([first], pieces)
-        return replace(self, form=form), form, form.converted(pieces, self.name)
+        return replace(self, form=form), form.converted(pieces, self.name)
 
     @property
     def part_bytes(self) -> int:
@@ -122,13 +117,14 @@ class File:
     @property
     def wanted(self) -> dict[str, str]:
         """The columns to read -> the option that names each."""
-        named = {"splits.group_column": self.splits.group_column}
+        source, splits = self.source, self.splits
+        wanted: dict[str | None, str] = {**dict.fromkeys(source.text_columns, "source.text_column")}
+        wanted[splits.group_column] = "splits.group_column"
         if not self.is_unlabelled:
-            named |= {"source.label_column": self.source.label_column, "splits.column": self.splits.column}
-            named["splits.time_column"] = self.splits.time_column
-        wanted = dict.fromkeys(self.source.text_columns, "source.text_column")
-        wanted |= {column: key for key, column in named.items() if column is not None}
-        return wanted | dict.fromkeys(self.source.where, "source.where")
+            wanted |= {source.label_column: "source.label_column", splits.column: "splits.column"}
+            wanted[splits.time_column] = "splits.time_column"
+        wanted |= dict.fromkeys(source.where, "source.where")
+        return {column: key for column, key in wanted.items() if column is not None}
 
     def with_columns(self, columns: Sequence[str]) -> File:
         """This file, without its group column if it is unlabelled and does not have it."""
@@ -172,8 +168,6 @@ class Plan:
     """Rows of the corpus before this file."""
 
 
-WITHOUT_LABELS = ("unsup",)
-"""Name of the folder of unlabelled texts among folders of labels, unless ``source.missing_label`` is set."""
 FILE, SPLIT = "file", "split of the folder"
 """Keys of each text's file name and split in the copy of a folder."""
 LOOK_BYTES = 64 << 20
@@ -239,13 +233,13 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
     """CSV, JSON, sheets and texts a line: one pass finds the record ends, counts them and takes the sha256."""
     known = addresses.identity(file.address)
     look = look and known["bytes"] > LOOK_BYTES
-    file, form, pieces = file.opened()
-    digest, data = hashlib.sha256(), file.address
-    first = next(pieces, b"")
+    file, pieces = file.opened()
+    form, data, digest, first = file.form, file.address, hashlib.sha256(), next(pieces, b"")
     pieces = itertools.chain([first], pieces)
     columns: tuple[str, ...] = ()
-    if file.kind == "csv":
-        columns = tuple(file.source.columns) or read_header(first, file.name, form.dialect)
+    if file.kind != "jsonl":
+        named = file.source.text_columns if file.format == "txt" else file.source.columns
+        columns = tuple(named) or read_header(first, file.name, form.dialect)
         file = file.with_columns(columns)
         check_columns(file, columns)
     identity = json.dumps([known, form.encoding, file.source.sheet])
@@ -255,8 +249,14 @@ def scan_lines(file: File, stage: Path, look: bool) -> Plan:
             data = str(stage / hashlib.sha256((file.address + identity).encode()).hexdigest()[:24])
             temporary = writing.enter_context(atomic.replacing(data))
             sink = writing.enter_context(open(temporary, "wb")).write
-        header, blank = file.kind == "csv" and not file.source.columns, file.format == "txt"
-        every = cuts(passed_to(sink, pieces), form.dialect, file.part_bytes, file.name, header=header, blank=blank)
+        every = cuts(
+            passed_to(sink, pieces),
+            form.dialect,
+            file.part_bytes,
+            file.name,
+            header=file.kind == "csv" and not file.source.columns,
+            blank=file.format == "txt",
+        )
         found = list(itertools.takewhile(lambda cut: not look or cut.start < LOOK_BYTES, every))
     parts = [Part(file, data, columns, cut, size=cut.stop - cut.start, identity=identity) for cut in found]
     sha256 = digest.hexdigest() if form.is_plain else addresses.sha256(file.address)
@@ -284,12 +284,14 @@ def scan_parquet(file: File) -> Plan:
     """Parquet: row counts come from the footer."""
     known = addresses.identity(file.address)
     footer, schema = parquet.footer_of(file.address, file.name)
-    kinds = parquet.columns_of(schema, file.wanted)
+    kinds = parquet.columns_of(schema)
     file = file.with_columns(list(kinds))
     check_columns(file, list(kinds))
     for name, key in file.wanted.items():
-        if pa.types.is_nested(kind := kinds[name]):
-            raise DataError(f"{file.name}: column {name!r} holds {kind}, not one value a row; set {key}")
+        kind = parquet.value_type(kinds[name])
+        is_text = "string" in str(kind) or "binary" in str(kind) or pa.types.is_null(kind)
+        if pa.types.is_nested(kind) or not (is_text or name not in file.source.text_columns):
+            raise DataError(f"{file.name}: column {name!r} holds {kind}, where texts are expected; set {key}")
     columns, identity = tuple(schema.names), json.dumps(known)
     parts = [
         Part(file, file.address, columns, cut, size=share, identity=identity)
@@ -306,9 +308,6 @@ def scan_folder(file: File, stage: Path, look: bool) -> Plan:
     The unlabelled reviews of aclImdb, ``train/unsup``, are skipped unless ``source.missing_label`` is ``unlabelled``.
     """
     source = file.source
-    for key in ("group_column", "time_column"):
-        if (column := getattr(file.splits, key)) and not file.is_unlabelled:
-            raise DataError(f"{file.name}: a folder has no column {column!r}; unset splits.{key}")
     found: list[tuple[str, str, str | None, fs.FileInfo]] = []
     for address, info in addresses.below(file.address):
         inside = Path(address).relative_to(file.address).parts
@@ -317,10 +316,8 @@ def scan_folder(file: File, stage: Path, look: bool) -> Plan:
             if label is not None:
                 found.append((address, label, split, info))
     if not found:
-        what = (
-            "text; expected *.txt" if file.is_unlabelled else "labelled text; expected LABEL/*.txt or train/LABEL/*.txt"
-        )
-        raise DataError(f"{file.name}: holds no {what} below it; name other files, or a pattern such as '*.csv'")
+        expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
+        raise DataError(f"{file.name}: holds no {expected} below it; name other files, or a pattern such as '*.csv'")
     found.sort(key=lambda entry: place_in_order(*entry[:3]))
     dated = [[address, info.size, info.mtime_ns] for address, _, _, info in found]
     copy = stage / hash_of([repr(file), dated])[:24]
@@ -350,13 +347,12 @@ def place_of(inside: Sequence[str], file: File) -> tuple[str | None, str | None]
     """
     if file.is_unlabelled:
         return UNLABELLED, ""
-    split, policy = SPELLINGS.get(inside[0].casefold()), file.source.missing_label
+    split = SPELLINGS.get(inside[0].casefold())
     if len(inside) != (2 if split is None else 3):
         return split, None
-    if inside[-2] not in (WITHOUT_LABELS if policy == "error" else UNLABELLED_SPELLINGS):
+    if inside[-2] not in UNLABELLED_SPELLINGS:
         return split, inside[-2]
-    measured = split in (VALIDATION, TEST)
-    return (split if measured else UNLABELLED, "") if policy == UNLABELLED else (split, None)
+    return (UNLABELLED, "") if file.source.missing_label == UNLABELLED else (split, None)
 
 
 def place_in_order(address: str, label: str, split: str | None) -> tuple[int, str, int, str, str]:
@@ -368,10 +364,13 @@ def place_in_order(address: str, label: str, split: str | None) -> tuple[int, st
 
 def in_sequence(plans: list[Plan], before: int = 0) -> list[Plan]:
     """The files of a corpus that has ``before`` rows before them."""
-    ends = itertools.accumulate((plan.rows for plan in plans), initial=before)
-    return [replace(plan, before=rows) for plan, rows in zip(plans, ends, strict=False)]
+    found = []
+    for plan in plans:
+        found.append(replace(plan, before=before, parts=[replace(part, offset=before) for part in plan.parts]))
+        before += plan.rows
+    return found
 
 
 def numbered(plans: list[Plan]) -> list[Part]:
-    """All parts in order, each with the number of rows in the files before its own."""
-    return [replace(part, offset=plan.before) for plan in plans for part in plan.parts if part.cut.rows]
+    """All parts in order."""
+    return [part for plan in plans for part in plan.parts]

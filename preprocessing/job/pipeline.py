@@ -108,7 +108,7 @@ def build(config: PreprocessConfig) -> Manifest:
             source = public(config.vocabulary.base)
             on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
         found = resolved(list(sources.files(config.source, config.splits)))
-        config = settled(config, found.chosen)
+        config = settled(config, found.chosen, found.column)
         for line in (*found.lines, *(() if before else found.hints)):
             screen.say(line)
         plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)
@@ -283,7 +283,7 @@ def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
     entries = []
     for plan in plans:
         entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
-        if plan.file.form and (read_as := plan.file.form.recorded):
+        if read_as := plan.file.form.recorded:
             entry["read_as"] = read_as
         if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
             entry["text_column"] = plan.file.source.text_column
@@ -388,8 +388,7 @@ def arrow_of(frame: Any) -> pa.Table:
     if hasattr(frame, "iloc"):
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-    table = pa.table(frame)
-    return decoded(table).replace_schema_metadata(table.schema.metadata)
+    return decoded(pa.table(frame))
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

@@ -49,7 +49,6 @@ FILES = {
     "untexted.csv": small.table([*small.ROWS, ("", "good")]),
     "above.csv": b"# by me\n" + small.table(),
     "unmarked.csv": "text,label\na,b\n".encode("utf-16-le"),
-    "for-excel.csv": b"sep=;\n",
     "plain.csv.gz": small.table(),
     "header.csv": b"text,label\n",
     "few.csv": small.table(small.ROWS[:3]),

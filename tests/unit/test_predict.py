@@ -357,7 +357,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert predict(source, "out.csv") == 0
         assert Stub.seen == seen
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *seen]
-    assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no text; expected *.txt below it; name other fi")
+    assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
 
 
 def test_a_folder_of_texts() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import tempfile
 from collections.abc import Iterable
 from datetime import datetime
@@ -152,7 +151,7 @@ def test_delimiter_and_encoding_are_recognised(
         assert pairs_of(path, part_mb=part_mb) == rows
         said = "".join(plans(Path(folder), path=str(path))[1])
         assert ("delimiter" in said) == (delimiter != ",")
-        assert ("encoding utf-16" in said) == (encoding == "utf-16")
+        assert ("encoding 'utf-16'" in said) == (encoding == "utf-16")
         path = path.with_suffix(".jsonl")
         path.write_bytes("".join(lines).encode(encoding))
         assert pairs_of(path, part_mb=part_mb) == rows
@@ -194,11 +193,6 @@ def test_folders_of_labels_and_splits(tmp_path: Path) -> None:
     found = rows_of(root)
     assert [row[:2] for row in found] == sorted(ROWS, key=lambda row: (row[1], ROWS.index(row)))
     assert [row[3] for row in found] == list(range(1, len(ROWS) + 1))
-    (root / "validation" / "unsup").mkdir(parents=True)
-    (root / "validation" / "unsup" / "1.txt").write_text("a film")
-    said = f"{root / 'validation/unsup/1.txt'}: there is no label, but the split is validation"
-    with pytest.raises(DataError, match=re.escape(said)):
-        rows_of(root, missing_label="unlabelled")
 
 
 def test_globs_and_lists_follow_their_names(tmp_path: Path) -> None:
@@ -324,7 +318,7 @@ def test_the_only_candidate_or_all_of_them(case: str) -> None:
 
 
 def test_a_long_file_that_is_sorted_by_label(tmp_path: Path) -> None:
-    """The first megabyte has only one label; rows sampled from the whole file have the others."""
+    """The sample is of both labels, and evenly spaced."""
     filler = " ".join(f"word{at}" for at in range(200))
     rows = [(f"{at} {filler}", "bad" if at < 1200 else "good") for at in range(2400)]
     found = found_in(write_csv(tmp_path / "a.csv", rows, ("opinion", "mood"))).chosen
@@ -336,7 +330,7 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
     header = ("text", "label", "Split")
     assert found_in(write_csv(tmp_path / "a.csv", rows, header)).files[0].splits.column == "Split"
     unsafe = [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)]
-    assert found_in(write_csv(tmp_path / "b.csv", unsafe, header)).files[0].splits.column is None
+    assert found_in(write_csv(tmp_path / "b.csv", unsafe, header)).column is None
 
 
 def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
@@ -351,7 +345,7 @@ def test_a_first_line_that_is_a_row(tmp_path: Path) -> None:
 
 def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", zip(SENTENCES, SENTENCES, MOODS, strict=True), ("pros", "cons", "mood"))
-    with pytest.raises(DataError, match=r"which column is the text\? It could be 'pros' .*; 'cons' .*; set"):
+    with pytest.raises(DataError, match=r"which column is the text\? It could be 'pros', 'cons'; set"):
         found_in(path)
     assert found_in(path, text_column="cons").chosen["label_column"] == "mood"
     assert found_in(path, text_column="cons", label_column="mood").lines == []
@@ -364,7 +358,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, command: Command) -> Non
     small = ("--executor.workers", 1, "--text.max_tokens", 16)
     assert command("prepare", path, "--output", tmp_path / "found", *small) == 0, command.err
     assert [line.partition("avis.csv: ")[2] for line in command.err.splitlines() if line.startswith("source: ")] == [
-        "delimiter ';', encoding windows-1252 ('très')",
+        "delimiter ';', encoding 'windows-1252' (as in 'très')",
         "the text is column 'avis' (source.text_column)",
         "the label is column 'note' (source.label_column)",
     ]
