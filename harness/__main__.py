@@ -93,7 +93,7 @@ COMMANDS = (
     Command(
         "plan",
         "DATA",
-        "Forecast: steps, padding, memory, balance.",
+        "Forecast: steps, padding, memory.",
         "harness.launch.plan:main",
         "harness.launch.plan:PlanConfig",
         first=("world_size", "data", "epochs", "global_batch", "json"),
