@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch import launcher, meeting
-from harness.launch.options import LOG_LEVEL, accelerate_arguments, as_asked
+from harness.launch.options import LOG_LEVEL, accelerate_arguments
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve
 from preprocessing.base import cli
@@ -51,9 +51,9 @@ class DoctorConfig(LaunchRecipe):
     """Print JSON."""
 
 
-def main(config: DoctorConfig, options: list[str], keys: list[str]) -> int:
+def main(config: DoctorConfig, options: list[str]) -> int:
     """Start ranks if there are options for accelerate, else check in this process."""
-    return launch(options, keys, config) if options else check(config)
+    return launch(options, config) if options else check(config)
 
 
 def rank(argv: list[str]) -> int:
@@ -63,7 +63,7 @@ def rank(argv: list[str]) -> int:
 
 def check(config: DoctorConfig) -> int:
     """Check in this process; the exit code of the report. Raises ``DataError`` for a dataset that cannot be read."""
-    training = config.recipe if config.data == NOTHING else resolve(launcher.first(config)[0]).config
+    training = config.recipe if config.data == NOTHING else resolve(launcher.trainings(config)[0][0]).config
     os.environ.setdefault(LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
@@ -71,18 +71,17 @@ def check(config: DoctorConfig) -> int:
     return 0 if findings is None else report(findings, as_json=config.json)
 
 
-def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
+def launch(options: list[str], config: DoctorConfig) -> int:
     """Run this module on every rank under accelerate's launcher; returns the exit code of the report.
 
     Several machines meet first, at the port that the ranks will use. Raises ``UserError`` if one does not come.
     """
-    arguments = accelerate_arguments(options, keys, MODULE)
-    as_asked(arguments, config)
+    arguments, config = accelerate_arguments(options, config, MODULE)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     if place is not None:
         meeting.name_network(place, say)
         meeting.meet(place, "", config.timeout_s, say)
-    return launcher.run_module(arguments)
+    return launcher.run_module(arguments, config)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:

@@ -84,15 +84,16 @@ def parser_of_accelerate() -> argparse.ArgumentParser:
     return parser
 
 
-def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
+def accelerate_arguments(options: list[str], config: Recipe, module: str = "harness.train") -> tuple[Any, Recipe]:
     """Parse accelerate's options with its own parser and its configuration file, which may be a recipe's name; every
-    value that it would guess is set.
+    value that it would guess is set. Also returns the configuration with the devices and threads that were asked of
+    accelerate, where its own keys leave them open.
 
     Raises ``ConfigError`` for a file that is missing and for options that cannot be meant.
     """
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 
-    arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])
+    arguments = parser_of_accelerate().parse_args([*options, "--module", module])
     if arguments.config_file:
         arguments.config_file = find(arguments.config_file, "accelerate", "--config_file")
         if not Path(arguments.config_file).is_file():
@@ -102,7 +103,8 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if Path(file).is_file():
         read_config(file)  # accelerate has no sentence for a file that is no YAML
         settings = load_config_from_file(file)
-    arguments.asked = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
+    asked = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
+    own: dict[str, Any] = {key: its for key, its in asked.items() if its and getattr(config, key) in ("auto", None)}
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
@@ -119,19 +121,10 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
     if settings is None or arguments.cpu:
         arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1  # what it calls DDP
-        arguments.cpu = False  # it would start one process; the ranks get the key ``device`` from ``as_asked``
+        arguments.cpu = False  # it would start one process; the ranks get the key ``device``
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
-    return arguments
-
-
-def as_asked(arguments: Any, config: Recipe) -> Recipe:
-    """The configuration with the devices and threads that were asked of accelerate, where its own keys leave them open;
-    the ranks get these keys too.
-    """
-    own = {key: its for key, its in arguments.asked.items() if its and getattr(config, key) in ("auto", None)}
-    arguments.training_script_args += cli.as_words(own.items())
-    return replace(config, **own)
+    return arguments, replace(config, **own)
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
 from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_words, order_spec
 from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
-from harness.launch.launcher import first
+from harness.launch.launcher import trainings
 from harness.model.registry import parameters_of
 from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
@@ -50,7 +50,7 @@ class PlanConfig(LaunchRecipe):
 
 def main(config: PlanConfig) -> None:
     """Print the plan; of many trainings, that of the first."""
-    training, runs = first(config)
+    (training, *_), runs = trainings(config)
     resolved = resolve(training, lambda: cards_of(training, config.world_size))
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch.launcher import check_named, keys_in, keys_of, planned
+from harness.launch.launcher import check_named, keys_of, planned
 from harness.launch.options import split_arguments
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base import atomic, cli
@@ -167,7 +167,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         asked = cli.parse(config_class, keys, prog=f"padless {name}")
         if name == "train":
             check_named(asked)
-        tasks = tasks_of(config, keys, asked) if name == "train" else ()
+        tasks = tasks_of(config, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     own: Resources = getattr(config, body)
@@ -187,15 +187,13 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     )
 
 
-def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
+def tasks_of(config: SubmitConfig, asked: LaunchRecipe) -> tuple[Task, ...]:
     """The trainings of an array. Raises ``ConfigError``."""
     seeds = config.array.seeds
     if seeds is None:
         return ()
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
-    if "seed" in keys_in(keys):
-        raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
     every = replace(asked, seeds=seeds)
     each = [keys_of(one, every) for one in planned(every)]
     return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)

@@ -68,7 +68,7 @@ class Command:
     """A complete command for the same screen."""
     others: str = ""
     """``module:function`` that takes the options of another program out of a command line, given with the class:
-    returns them and the rest. ``main`` is then called with these options too, and with the rest as ``--key=value``.
+    returns them and the rest. ``main`` is then called with these options too.
     """
 
 
@@ -112,12 +112,12 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
     try:
-        config_class, theirs = load(command.config), list[str]()
+        config_class, more = load(command.config), list[list[str]]()
         if command.others:
             theirs, argv = load(command.others)(argv, config_class)
+            more = [theirs]
         usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-        config, given = parse_all(config_class, argv, Page(usage, command.first, command.example))
-        more = [theirs, as_words(given)] if command.others else []
+        config = parse_all(config_class, argv, Page(usage, command.first, command.example))
         return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
     except ModuleNotFoundError as missing:
         root = (missing.name or "").partition(".")[0]
@@ -134,13 +134,12 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
-    config: Config
-    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
+    config: Config = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
     return config
 
 
-def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[tuple[str, Any]]]:
-    """An instance of the class, and every key with its value as given, those of positional arguments last."""
+def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
+    """``parse`` with a page for ``--help``."""
     alone, given = apart(argv, config_class)
     options, keys, values = options_of(config_class), dict(given), dict[str, Any]()
     if "config" not in keys and (default := getattr(config_class, "DEFAULT", None)):
@@ -169,7 +168,7 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
-    return config, every
+    return config
 
 
 def output_of(config_class: type) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 
+from harness.config import RunConfig
 from harness.launch.options import accelerate_arguments
 from harness.ranks import devices, network, precision
 from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
@@ -51,13 +52,13 @@ def given(*options: str) -> Namespace:
     return launch_command_parser().parse_args([*options, "-m", "harness.train", "--num_processes", "3"])
 
 
-def asked_by(*options: str) -> str | None:
-    return accelerate_arguments([*options, "--num_processes", "3"], []).asked["device"]
+def asked_by(*options: str) -> str:
+    return accelerate_arguments([*options, "--num_processes", "3"], RunConfig())[1].device
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    assert asked_by("--num_processes", "2") is None
+    assert asked_by() == "auto"
     mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
     assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "cuda"
     mine.write_text("distributed_type: MULTI_GPU")

@@ -22,7 +22,6 @@ from harness.launch import launcher
 from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
 from harness.rundir.records import Ending, write_status
-from preprocessing.base import cli
 from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN
@@ -47,8 +46,7 @@ class Recorded:
         self.codes = codes
         monkeypatch.setattr(launcher, "train", self.train)
 
-    def train(self, options: list[str], words: list[str], recipe: RunConfig) -> int:
-        assert cli.parse(RunConfig, words, prog="train") == recipe
+    def train(self, options: list[str], recipe: RunConfig) -> int:
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 
@@ -124,10 +122,10 @@ def test_several_machines_start_lost_ranks_again_unless_told(
         starts.append(attempt)
         return "mine"
 
-    monkeypatch.setattr(launcher, "start", lambda arguments: launcher.Failure(1, "a rank was lost"))
+    monkeypatch.setattr(launcher, "start", lambda *_: launcher.Failure(1, "a rank was lost"))
     monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
-    arguments = launcher.accelerate_arguments(options, [])
-    assert launcher.run_with_restarts(RunConfig(run=str(tmp_path / "run")), arguments, begin) == 1
+    arguments, config = launcher.accelerate_arguments(options, RunConfig(run=str(tmp_path / "run")))
+    assert launcher.run_with_restarts(config, arguments, begin) == 1
     assert starts == list(range(restarts + 1))
 
 
