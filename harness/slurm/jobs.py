@@ -102,7 +102,6 @@ def write(scripts: dict[Path, Job]) -> None:
 
 def submit(jobs: list[Job]) -> None:
     """Submit each job to run after the one before; cancel all if one is refused. Raises ``ConfigError``."""
-    check_arrays(jobs)
     submitted, condition = list[str](), list[str]()
     for job in jobs:
         try:
@@ -116,14 +115,6 @@ def submit(jobs: list[Job]) -> None:
         condition = [f"--dependency=afterok:{submitted[-1]}{job.end}", AFTER]
         tasks = f", {job.size} tasks" if job.size else ""
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
-
-
-def check_arrays(jobs: Sequence[Job]) -> None:
-    """Raise ``ConfigError`` for an array that is larger than the site allows."""
-    if size := max(job.size for job in jobs):
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
-        if found and size > int(found[1]):
-            raise ConfigError(f"array: {size} tasks are more than this site allows: {found[1]} (MaxArraySize)")
 
 
 def jobs_of(config: SubmitConfig) -> list[Job]:

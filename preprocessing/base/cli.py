@@ -18,12 +18,11 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
-from glob import glob
 from types import NoneType
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULL, Option, build, choices_of, groups_of, options_of, takes_list
+from preprocessing.base.configuration import NULL, build, choices_of, groups_of, options_of, takes_list
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
@@ -39,8 +38,6 @@ OWN = ("config", "help", "print_config")
 """Options that every command has."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
 """Key of a YAML file for one command, and for the other."""
-PLACES = {"data": "dataset.json", "run": "status.json"}
-"""Key of a directory -> a file by which TAB finds those that there are."""
 OPTION = re.compile(r"-(-|[A-Za-z])[\w.-]*(=.*)?", re.DOTALL)
 """An argument that is no word; one with a blank before its value is."""
 
@@ -281,20 +278,16 @@ def complete(commands: Sequence[Command]) -> None:
         offers = {one.add_argument("--config"): configuration.names(recipes) if recipes else []}
         for key, option in options.items():
             short = ["-o"] if key == output_of(config_class) else []
-            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = offered(option)
+            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = choices_of(
+                option.kind
+            )
         for key in getattr(config_class, "SUBJECT", ()):
             several = "*" if takes_list(options[key]) else "?"
-            offers[one.add_argument(f"word {key}", nargs=several)] = offered(options[key])
+            offers[one.add_argument(f"word {key}", nargs=several)] = choices_of(options[key].kind)
         for action, words in offers.items():
             if words:
                 action.completer = argcomplete.ChoicesCompleter(words)  # type: ignore[arg-type, attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False)
-
-
-def offered(option: Option) -> list[str]:
-    """Values for an option: the words that it takes, and datasets or runs near here."""
-    marks = [f"{folders}/{PLACES[option.key]}" for folders in ("*", "*/*", "*/*/*")] if option.key in PLACES else []
-    return choices_of(option.kind) + [os.path.dirname(path) for mark in marks for path in sorted(glob(mark))]
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
