@@ -358,6 +358,8 @@ class LaunchRecipe(RunConfig):
     spread. Options of accelerate launch, such as --num_processes 2, may stand anywhere among the keys.
     """
 
+    OTHERS: ClassVar[tuple[str, ...]] = ("num_processes", "num_machines", "machine_rank", "config_file")
+
     seeds: Seeds | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
     mean and spread of their scores are printed. See docs/many-runs.md."""

@@ -24,7 +24,7 @@ from preprocessing.base.errors import ConfigError
 
 Recipe = TypeVar("Recipe", bound=RunConfig)
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
-IDLE = "--gradient_accumulation_steps"
+IDLE = "gradient_accumulation_steps"
 """Accelerate takes it, and passes it on to DeepSpeed alone."""
 OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
 """Accelerate's options for trainings that padless has not."""
@@ -44,22 +44,20 @@ def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], lis
 def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
     """Accelerate's options, wherever they stand, and all other words.
 
-    A dotted name always belongs to padless, so its parser answers a misspelt key. Accelerate, and so torch, is imported
-    for an option that is no key of ``config_class``. Raises ``ConfigError`` for one that neither has.
+    The parser of padless answers an option that neither has. Accelerate, and so torch, is imported for one without a
+    dot that is no key of ``config_class``.
     """
-    known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
+    known, options, ours, words = cli.known_keys(config_class) | {IDLE}, list[str](), list[str](), list(argv)
     while words and words[0] != "--":
         word = words.pop(0)
         name, equals, _ = word.partition("=")
-        if not name.startswith("--") or {".", " "} & {*name} or name[2:] in known:
+        takes_value: dict[str, bool] = {}
+        if name.startswith("--") and not {".", " "} & {*name} and name[2:] not in known:
+            actions = parser_of_accelerate()._actions
+            takes_value = {option: one.nargs != 0 for one in actions for option in one.option_strings}
+        if name not in takes_value:
             ours.append(word)
             continue
-        takes_value = {
-            option: one.nargs != 0 for one in parser_of_accelerate()._actions for option in one.option_strings
-        }
-        if name not in takes_value or name == IDLE:
-            hint = cli.unknown(config_class, name, others={option.lstrip("-") for option in takes_value})
-            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
         options.append(word)
         if takes_value[name] and not equals and words:
             options.append(words.pop(0))

@@ -89,7 +89,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         for other in (command.name, *filter(None, command.elsewhere.split(", "))):
             name, _, options = other.partition(" ")
             meant[name] = f"{prog} {command.name} {options}".strip()
-    if near := nearest(word.lstrip("-").replace("-", "_").lower(), meant):
+    if near := nearest(word.lstrip("-").removesuffix(".py").replace("-", "_").lower(), meant):
         raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
     why = "a command comes first" if word.startswith("-") else f"no such command; {prog} --help lists them"
     raise ConfigError(f"{word}: {why}, as in {commands[0].example}")
@@ -108,19 +108,13 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    try:
-        config_class, more = load(command.config), list[list[str]]()
-        if command.others:
-            theirs, argv = load(command.others)(argv, config_class)
-            more = [theirs]
-        usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-        config = parse_all(config_class, argv, Page(usage, command.first, command.example))
-        return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
-    except ModuleNotFoundError as missing:
-        root = (missing.name or "").partition(".")[0]
-        if root in ("harness", "preprocessing"):
-            raise
-        raise ConfigError(f"{prog}: needs {root}, which is not installed here; pip install padless brings it") from None
+    config_class, more = load(command.config), list[list[str]]()
+    if command.others:
+        theirs, argv = load(command.others)(argv, config_class)
+        more = [theirs]
+    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
+    config = parse_all(config_class, argv, Page(usage, command.first, command.example))
+    return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -129,7 +123,8 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
+    end of the sentence about an unknown key; ``OTHERS``, options beside the keys that this sentence may suggest.
+    ``--help`` ends the program. Raises ``ConfigError``.
     """
     config: Config = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
     return config
@@ -241,15 +236,16 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
     return values
 
 
-def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[str] = ()) -> str:
-    """The end of the sentence about a key that a class does not have, nor another program, which has ``others``."""
+def unknown(config_class: type, key: str, dashes: str = "--") -> str:
+    """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
         column = "; a column is --source.text_column" if "source.text_column" in options and name == "text" else ""
         return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
-    return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
+    known = {*options, *getattr(config_class, "OTHERS", ())}
+    return suggestion(name, known, dashes=dashes) + getattr(config_class, "HINT", "")
 
 
 def known_keys(config_class: type) -> set[str]:
