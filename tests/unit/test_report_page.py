@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import html
-import json
 import re
 import shutil
 from dataclasses import replace
