@@ -102,6 +102,8 @@ class Stop:
 
     def _enforce(self, name: str) -> None:
         """Until the ranks have left: signal each, and kill all after the limit."""
+        import psutil
+
         self.unbegun = not self._begun()
         if not self.unbegun and name == "SIGINT":
             Screen(errors=True).say("Saving a checkpoint. Press Ctrl-C again to quit without saving.")
@@ -111,7 +113,7 @@ class Stop:
         killed: float | None = None
         told: set[int] = set()
         while self._phase == "ranks":
-            now, ranks = time.monotonic(), children()
+            now, ranks = time.monotonic(), psutil.Process().children()
             for rank in ranks:
                 if rank.pid not in told and not self.unbegun:
                     send(rank, number, signal.SIGCONT)
@@ -139,13 +141,6 @@ def listen(argv: Sequence[str]) -> None:
         STOP.begin()
     else:
         processes.listen()
-
-
-def children() -> list[psutil.Process]:
-    """The ranks that this launcher has started."""
-    import psutil
-
-    return psutil.Process().children()
 
 
 def send(rank: psutil.Process, *numbers: int) -> None:
