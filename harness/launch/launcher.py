@@ -38,7 +38,7 @@ import yaml
 from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
 from harness.data.views import check_folds
 from harness.launch import meeting
-from harness.launch.options import accelerate_arguments, free_port
+from harness.launch.options import TrainConfig, accelerate_arguments, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
@@ -83,11 +83,10 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
-def train(options: list[str], recipe: RunConfig) -> int:
-    """Check, start, wait; returns the run's own exit code. ``options`` are accelerate's."""
-    if not options:
-        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
-    arguments, recipe = accelerate_arguments(options, recipe)
+def train(asked: TrainConfig, recipe: RunConfig) -> int:
+    """Check, start, wait; returns the run's own exit code."""
+    resolve(recipe)  # keys that contradict each other are refused before accelerate imports torch
+    arguments, recipe = accelerate_arguments(asked, recipe)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
     cards = devices.cards(recipe.device, here, processes)
@@ -266,9 +265,9 @@ SHORTEST_S = 1.0
 """No training begins with less time than this."""
 
 
-def main(asked: LaunchRecipe, options: list[str]) -> int:
+def main(asked: TrainConfig) -> int:
     """Train, run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
-    else 0 when the summary of several is written. ``options`` are accelerate's.
+    else 0 when the summary of several is written.
 
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
@@ -280,9 +279,9 @@ def main(asked: LaunchRecipe, options: list[str]) -> int:
         first = preflight.pretraining(config)
         steps += [config] if first is None else [first, config]
     if not runs and len(steps) == 1:
-        return train(options, steps[0])
-    code = in_turn(options, steps, asked)
-    if runs and not (code or asked.dry_run or accelerate_arguments(options, asked)[0].machine_rank):
+        return train(asked, steps[0])
+    code = in_turn(steps, asked)
+    if runs and not (code or asked.dry_run or accelerate_arguments(asked, asked)[0].machine_rank):
         conclude(runs, asked)
     return code
 
@@ -293,7 +292,7 @@ def check_named(asked: RunConfig) -> None:
         raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
-def in_turn(options: list[str], steps: Sequence[RunConfig], asked: RunConfig) -> int:
+def in_turn(steps: Sequence[RunConfig], asked: TrainConfig) -> int:
     """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
     does only the first one.
     """
@@ -305,7 +304,7 @@ def in_turn(options: list[str], steps: Sequence[RunConfig], asked: RunConfig) ->
             return EXIT_CODE
         screen.say("" if number == 1 else "\n")
         screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
-        code = train(options, config if left == inf else replace(config, max_time=f"{left:.0f}"))
+        code = train(asked, config if left == inf else replace(config, max_time=f"{left:.0f}"))
         if code or asked.dry_run:
             return code
     STOP.between()
@@ -347,6 +346,7 @@ def trainings(asked: LaunchRecipe) -> tuple[list[RunConfig], list[Member]]:
     ``DataError``.
     """
     check_named(asked)
+    read_data(asked.data)
     runs = planned(asked)
     return [with_values(asked.recipe, keys_of(run, asked)) for run in runs] or [asked.recipe], runs
 

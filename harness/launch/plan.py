@@ -42,8 +42,6 @@ WARNINGS = {"imbalance": "imbalance", "few_steps": "few steps"}
 class PlanConfig(LaunchRecipe):
     """Show what a run will do, without training; it takes every key that train takes."""
 
-    OTHERS = ()
-
     world_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     """Processes that will train."""
     json: bool = False

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
 from harness.launch.launcher import check_named, keys_of, planned
-from harness.launch.options import split_arguments
+from harness.launch.options import OF_ACCELERATE
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
@@ -37,7 +37,7 @@ AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends instead of waiting forever."""
 JOBS = {
     "prepare": "preprocessing.config:PreprocessConfig",
-    "train": "harness.config:LaunchRecipe",
+    "train": "harness.launch.options:TrainConfig",
     "doctor": "harness.launch.doctor:DoctorConfig",
     "evaluate": "harness.inference.config:EvaluateConfig",
     "predict": "harness.inference.config:PredictConfig",
@@ -147,15 +147,11 @@ def words_of(command: str) -> list[str]:
 
 def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     """One job. Raises ``ConfigError`` as the command would."""
-    config_class, body, keys = load(JOBS[name]), BODIES.get(name, "single"), list(arguments)
+    body = BODIES.get(name, "single")
     try:
-        if body == "train":
-            theirs, keys = split_arguments(keys, config_class)
-            if theirs:
-                raise ConfigError(
-                    f"{theirs[0]}: the job gives accelerate launch its options; --nodes and --processes say how many"
-                )
-        asked = cli.parse(config_class, keys, prog=f"padless {name}")
+        asked = cli.parse(load(JOBS[name]), arguments, prog=f"padless {name}")
+        if theirs := [key for key in OF_ACCELERATE if body == "train" and getattr(asked, key)]:
+            raise ConfigError(f"--{theirs[0]}: the job itself gives it; --nodes and --processes say how many")
         if name == "train":
             check_named(asked)
         tasks = tasks_of(config, asked) if name == "train" else ()

@@ -63,10 +63,6 @@ class Command:
     """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
     """A complete command for the same screen."""
-    others: str = ""
-    """``module:function`` that takes the options of another program out of a command line, given with the class:
-    returns them and the rest. ``main`` is then called with these options too.
-    """
 
 
 def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
@@ -108,13 +104,9 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    config_class, more = load(command.config), list[list[str]]()
-    if command.others:
-        theirs, argv = load(command.others)(argv, config_class)
-        more = [theirs]
     usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-    config = parse_all(config_class, argv, Page(usage, command.first, command.example))
-    return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
+    config = parse_all(load(command.config), argv, Page(usage, command.first, command.example))
+    return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -123,8 +115,7 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key; ``OTHERS``, options beside the keys that this sentence may suggest.
-    ``--help`` ends the program. Raises ``ConfigError``.
+    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
     config: Config = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
     return config
@@ -244,13 +235,7 @@ def unknown(config_class: type, key: str, dashes: str = "--") -> str:
         return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
-    known = {*options, *getattr(config_class, "OTHERS", ())}
-    return suggestion(name, known, dashes=dashes) + getattr(config_class, "HINT", "")
-
-
-def known_keys(config_class: type) -> set[str]:
-    """Every key that a command with this class takes, without dashes."""
-    return {*OWN, *options_of(config_class), *groups_of(config_class)}
+    return suggestion(name, options, dashes=dashes) + getattr(config_class, "HINT", "")
 
 
 def complete(commands: Sequence[Command]) -> None:

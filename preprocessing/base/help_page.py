@@ -140,7 +140,7 @@ name, the first that the command takes is suggested."""
 REMARKS = {
     "global_batch": " (rows an optimizer step over all processes)",
     "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
-    "num_processes": " (an option of accelerate launch: one process a GPU)",
+    "num_processes": " (one process for each GPU)",
 }
 """Our key -> how it differs from other tools."""
 

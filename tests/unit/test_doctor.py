@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import LaunchRecipe, RunConfig
+from harness.config import RunConfig
 from harness.data.checks import imbalance
 from harness.launch import checkup
 from harness.launch.checkup import Finding
 from harness.launch.doctor import report
-from harness.launch.options import split_arguments
 from harness.ranks import devices
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
@@ -93,15 +92,6 @@ def test_imbalance_says_what_to_do() -> None:
     )
     assert imbalance({"no": 9000, "yes": 100}, {"yes": 3.0}) is None
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
-
-
-def test_options_of_accelerate_stand_anywhere() -> None:
-    words = ["--cpu", "data/mine", "--epochs", "2", "--num_processes", "2", "-o", "r", "--num-machines=1", "--quiet"]
-    options, ours = split_arguments(words, LaunchRecipe)
-    assert options == ["--cpu", "--num_processes", "2", "--num-machines=1"]
-    assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
-    words = ["--config_file", "a.yaml", "--", "--cpu"]
-    assert split_arguments(words, LaunchRecipe) == (words[:2], words[2:])
 
 
 class OnAnotherMachine(World):

@@ -19,6 +19,7 @@ from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.views import held_out
 from harness.launch import launcher
+from harness.launch.options import TrainConfig
 from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
 from harness.rundir.records import Ending, write_status
@@ -46,7 +47,7 @@ class Recorded:
         self.codes = codes
         monkeypatch.setattr(launcher, "train", self.train)
 
-    def train(self, options: list[str], recipe: RunConfig) -> int:
+    def train(self, _: TrainConfig, recipe: RunConfig) -> int:
         self.trained.append(recipe)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 
@@ -109,12 +110,12 @@ def test_a_time_limit_is_that_of_all_runs(
 @pytest.mark.parametrize(
     ("options", "restarts"),
     [
-        (["--max_restarts", "2"], 2),
-        (["--num_machines", "2", "--num_processes", "2"], 3),
+        ({"max_restarts": 2}, 2),
+        ({"num_machines": 2, "num_processes": 2}, 3),
     ],
 )
 def test_several_machines_start_lost_ranks_again_unless_told(
-    options: list[str], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, int], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
 
@@ -124,7 +125,8 @@ def test_several_machines_start_lost_ranks_again_unless_told(
 
     monkeypatch.setattr(launcher, "start", lambda *_: launcher.Failure(1, "a rank was lost"))
     monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
-    arguments, config = launcher.accelerate_arguments(options, RunConfig(run=str(tmp_path / "run")))
+    asked = TrainConfig(run=str(tmp_path / "run"), **options)
+    arguments, config = launcher.accelerate_arguments(asked, asked.recipe)
     assert launcher.run_with_restarts(config, arguments, begin) == 1
     assert starts == list(range(restarts + 1))
 
