@@ -47,7 +47,7 @@ OF_ANOTHER = ("TIMEOUT", "REMOTE_ERROR")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable: the file in which torch's agent looks for the reason; empty or missing under no launcher."""
 GRACE_S = 5.0
-"""How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
+"""How long other ranks wait for rank 0 to report an error before ranks can talk."""
 
 
 class Heartbeat:
