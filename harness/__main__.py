@@ -22,11 +22,10 @@ COMMANDS = (
         "DATA",
         "Train, with checks before the start.",
         "harness.launch.launcher:main",
-        "harness.config:LaunchRecipe",
+        "harness.launch.options:TrainConfig",
         elsewhere="fit, run, vectors, pretrain --task language_model",
         first=("data", "run", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
-        others="harness.launch.options:of_training",
     ),
     Command(
         "predict",
@@ -93,7 +92,7 @@ COMMANDS = (
     Command(
         "plan",
         "DATA",
-        "Forecast: steps, padding, memory, balance.",
+        "Forecast: steps, padding, memory.",
         "harness.launch.plan:main",
         "harness.launch.plan:PlanConfig",
         first=("world_size", "data", "epochs", "global_batch", "json"),
@@ -107,7 +106,6 @@ COMMANDS = (
         "harness.launch.doctor:DoctorConfig",
         first=("data", "run", "device", "precision", "json"),
         example="padless doctor data/mine --num_processes 2",
-        others="harness.launch.options:of_training",
     ),
     Command(
         "submit",

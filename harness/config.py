@@ -354,9 +354,7 @@ def seconds(text: str | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecipe(RunConfig):
-    """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints the
-    spread. Options of accelerate launch, such as --num_processes 2, may stand anywhere among the keys.
-    """
+    """Trainings that differ in their seeds, or in the fold that they hold out."""
 
     seeds: Seeds | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,

@@ -34,7 +34,6 @@ PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessin
 """Package -> the name of its shared options, and their page."""
 SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
 """Package -> the class with the keys that several of its commands share."""
-ACCELERATE = "[options of accelerate launch]"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -167,9 +166,7 @@ def commands_page(package: str) -> str:
 def commands_of(commands: Sequence[Any]) -> Iterator[str]:
     """The lines of some commands."""
     for command in commands:
-        usage = " ".join(
-            filter(None, (f"padless {command.name}", command.words, "[--key value …]", command.others and ACCELERATE))
-        )
+        usage = " ".join(filter(None, (f"padless {command.name}", command.words, "[--key value …]")))
         yield f"### padless {command.name} {{ #padless-{command.name} }}\n\n{as_markdown(command.summary)}\n"
         example = f"\n{command.example}" if command.example else ""
         yield f"```\n{usage}{example}\n```\n"

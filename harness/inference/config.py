@@ -176,7 +176,7 @@ class PredictConfig(ReadingConfig):
     """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
     scheduler file."""
     timeout_s: Wait = 86_400.0
-    """Maximum wait for the next part, and of one rank for the others."""
+    """Maximum wait for the next part."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless predict``: predicts texts, or every row of files, in parts, by processes, ranks or other machines.
+"""``padless predict``: predicts texts, or every row of files, in parts, by processes here or on other machines.
 
 1. cut the input into parts, and check each row once: errors are reported before anything is predicted
 2. predict the missing parts, and write a marker for each                                      (parallel)
@@ -19,11 +19,11 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -52,11 +52,8 @@ from preprocessing.corpus.records import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, Workers, workers
+from preprocessing.job.executors import ROWS, workers
 from preprocessing.labels import as_found
-
-if TYPE_CHECKING:
-    from harness.ranks.distributed import World
 
 VERSION = 1
 """Increase it when the same input and settings give other bytes."""
@@ -184,33 +181,9 @@ def predict_here(config: PredictConfig) -> None:
         default = 1 if parts[0].opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
         kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
-            make(parts, crew, config.quiet)
+            with engine.shown("predicting", sum(part.size for part in parts), config.quiet) as progress:
+                deque(engine.run(parts, crew, progress), maxlen=0)
             finish(parts, target, config.quiet)
-
-
-def predict_on_ranks(config: PredictConfig, world: World) -> None:
-    """Predict on every rank: each makes its share of the parts; rank 0 plans and joins them.
-
-    The next start makes the parts that a lost rank has not made.
-    """
-    target, quiet = target_of(config), config.quiet or not world.is_main
-    config = replace(config, run=str(local(config.run)))
-    with ExitStack() as stack:
-        with world.together("claiming the output"):
-            if world.is_main:
-                stack.enter_context(claimed(target))
-        with world.together("planning the predictions"), storing(target, otherwise=OTHERWISE):
-            parts = begin(config, target, work_of(target)) if world.is_main else []
-            left = [part for part in parts if engine.finished(part) is None]
-        left = world.from_main(left, "the parts that are left")
-        with world.together("predicting"), storing(target, otherwise=OTHERWISE):
-            if not (work := work_of(target)).is_dir():
-                what = "this rank cannot see the folder of rank 0; write to a disk that all machines share"
-                raise DataError(f"{work}: {what}")
-            make(left[world.rank :: world.world_size], Workers(config.timeout_s), quiet)
-        with world.together("putting the parts together"):
-            if world.is_main:
-                finish(parts, target, quiet)
 
 
 def target_of(config: PredictConfig) -> Path:
@@ -226,19 +199,15 @@ def target_of(config: PredictConfig) -> Path:
     return target
 
 
-def work_of(target: Path) -> Path:
-    """The absolute folder of the settings, the parts and the markers of finished ones."""
-    return target.with_name(f"{target.name}.parts").absolute()
-
-
 @contextmanager
 def claimed(target: Path) -> Iterator[Path]:
-    """Lock an output and yield its folder of parts, which is deleted afterwards if no prediction was begun.
+    """Lock an output and yield the absolute folder of its settings, parts and markers, which is deleted afterwards if
+    no prediction was begun.
 
     Raises ``ConfigError`` for a folder that no prediction made, ``StorageError`` if it is not writable, ``UserError``
     while another process predicts to it.
     """
-    work = work_of(target)
+    work = target.with_name(f"{target.name}.parts").absolute()
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     if os.path.lexists(work) and not atomic.is_signed(work, target):
         what = "would hold the parts of this prediction, but was not made by one"
@@ -353,12 +322,6 @@ def typed_columns(part: Part) -> str:
 def top_of(part: Part) -> bytes:
     """The bytes before the first row of a text file: byte order mark, header."""
     return addresses.read_range(part.data, 0, part.cut.start) if part.cut.start else b""
-
-
-def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
-    """Make the missing parts, and show the progress."""
-    with engine.shown("predicting", sum(part.size for part in parts), quiet) as progress:
-        deque(engine.run(parts, crew, progress), maxlen=0)
 
 
 def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:

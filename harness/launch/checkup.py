@@ -8,7 +8,6 @@ do what was asked).
 from __future__ import annotations
 
 import platform
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from typing import Literal
 import torch
 
 from harness.config import NOTHING, RunConfig
-from harness.model.registry import parameters_of
 from harness.ranks import devices
 from harness.ranks.distributed import launched_local_rank, launched_local_world_size, launched_machines
 from harness.ranks.session import Session, open_session
@@ -29,7 +27,6 @@ from harness.training.writer import RunWriter
 from preprocessing.base.errors import UserError
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import counted, size
-from preprocessing.dataset.views import read_data
 
 State = Literal["ok", "warn", "fix"]
 Checked = tuple[State, str]
@@ -74,7 +71,7 @@ def judged(name: str, check: Callable[[], Checked], host: str = "") -> Finding:
 
 
 def look_here(config: RunConfig, session: Session) -> list[Finding]:
-    """What is found on this rank; the first of a machine also looks at what all share."""
+    """What is found on this rank; the first of a machine also looks at its GPUs."""
     host = platform.node() if launched_machines() > 1 else ""
     found = [
         Finding(name, "ok", str(session.choices[name]), host)
@@ -83,8 +80,6 @@ def look_here(config: RunConfig, session: Session) -> list[Finding]:
     ]
     if launched_local_rank() == 0:
         found.append(judged("gpus", partial(look_at_gpus, config, session), host))
-        if config.run != NOTHING:
-            found.append(judged("space", partial(look_at_space, config), host))
     return found
 
 
@@ -129,14 +124,3 @@ def look_at_gpus(config: RunConfig, session: Session) -> Checked:
     if used < cuda.found:
         return "warn", f"{', '.join(shown)}: {used} of {cuda.found} used; pass --num_processes to use all"
     return "ok", ", ".join(shown)
-
-
-def look_at_space(config: RunConfig) -> Checked:
-    """Free space of the run directory, or of the one that it would be made in."""
-    needed, free = 0, shutil.disk_usage(existing(config.run)).free
-    if config.data != NOTHING:
-        # Weights and Adam's two averages in fp32, in the newest checkpoints, the best, and the one being written.
-        numbers = 3 if config.optim.ema is None else 4
-        needed = (config.checkpoint.keep_last + 2) * 4 * numbers * parameters_of(config, read_data(config.data))
-    shown = f"{config.run}: {size(free)} free, about {size(needed)} needed"
-    return ("fix", f"{shown}; make room, or name another directory with --run") if free < needed else ("ok", shown)

@@ -17,14 +17,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from harness.config import NOTHING, LaunchRecipe
+from harness.config import NOTHING
 from harness.launch import launcher, meeting
-from harness.launch.options import LOG_LEVEL, accelerate_arguments, as_asked
+from harness.launch.options import LOG_LEVEL, OF_ACCELERATE, TrainConfig, accelerate_arguments
 from harness.ranks.stopping import leave
 from harness.training.rules import resolve
 from preprocessing.base import cli
 from preprocessing.base.schema import Seconds
 from preprocessing.base.terminal import Screen, Tone
+from preprocessing.dataset.views import read_data
 
 if TYPE_CHECKING:
     from harness.launch.checkup import Finding
@@ -36,7 +37,7 @@ TONES: dict[str, Tone] = {"ok": "", "warn": "warn", "fix": "bad"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorConfig(LaunchRecipe):
+class DoctorConfig(TrainConfig):
     """Check machine, limits, file systems, versions and network before a training.
 
     Each line says ok, warn (it would run, but not well) or fix (it would fail); the exit code is 2 if anything is to be
@@ -44,16 +45,16 @@ class DoctorConfig(LaunchRecipe):
     """
 
     run: str = NOTHING
-    """Run directory of the training; none: only the machine is checked."""
+    """Run directory of the training; none: not checked."""
     timeout_s: Seconds = 60
     """Longest wait for missing ranks."""
     json: bool = False
     """Print JSON."""
 
 
-def main(config: DoctorConfig, options: list[str], keys: list[str]) -> int:
-    """Start ranks if there are options for accelerate, else check in this process."""
-    return launch(options, keys, config) if options else check(config)
+def main(config: DoctorConfig) -> int:
+    """Start ranks if a key of accelerate is given, else check in this process."""
+    return launch(config) if any(getattr(config, key) for key in OF_ACCELERATE) else check(config)
 
 
 def rank(argv: list[str]) -> int:
@@ -63,7 +64,7 @@ def rank(argv: list[str]) -> int:
 
 def check(config: DoctorConfig) -> int:
     """Check in this process; the exit code of the report. Raises ``DataError`` for a dataset that cannot be read."""
-    training = config.recipe if config.data == NOTHING else resolve(launcher.first(config)[0]).config
+    training = config.recipe if config.data == NOTHING else resolve(launcher.trainings(config)[0][0]).config
     os.environ.setdefault(LOG_LEVEL, "FATAL")  # the report needs one line, torch forty
     from harness.launch.checkup import examine
 
@@ -71,18 +72,19 @@ def check(config: DoctorConfig) -> int:
     return 0 if findings is None else report(findings, as_json=config.json)
 
 
-def launch(options: list[str], keys: list[str], config: DoctorConfig) -> int:
+def launch(config: DoctorConfig) -> int:
     """Run this module on every rank under accelerate's launcher; returns the exit code of the report.
 
     Several machines meet first, at the port that the ranks will use. Raises ``UserError`` if one does not come.
     """
-    arguments = accelerate_arguments(options, keys, MODULE)
-    as_asked(arguments, config)
+    if config.data != NOTHING:
+        read_data(config.data)
+    arguments, config = accelerate_arguments(config, config, MODULE)
     place, say = meeting.place_of(arguments), Screen(quiet=config.json).say
     if place is not None:
         meeting.name_network(place, say)
         meeting.meet(place, "", config.timeout_s, say)
-    return launcher.run_module(arguments)
+    return launcher.run_module(arguments, config)
 
 
 def report(findings: Sequence[Finding], *, as_json: bool) -> int:

@@ -33,10 +33,12 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
+import yaml
+
+from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
 from harness.data.views import check_folds
 from harness.launch import meeting
-from harness.launch.options import accelerate_arguments, as_asked, free_port
+from harness.launch.options import TrainConfig, accelerate_arguments, free_port
 from harness.launch.stop import AT_ONCE, INTERRUPTED, STOP, leave
 from harness.ranks import devices
 from harness.ranks.stopping import EXIT_CODE
@@ -47,15 +49,12 @@ from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import Ending, State, is_free, read_status, write_status
 from harness.scores.tables import spread_table
 from harness.training import preflight
-from harness.training.rules import resolve
-from preprocessing.base import cli
+from harness.training.rules import resolve, with_values
 from preprocessing.base.atomic import temporary_folder, told
-from preprocessing.base.cli import as_words
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.views import read_data
 
-PROG = "padless train"
 END_LIMIT_S = 60
 RESTARTS = 3
 """Default of ``--max_restarts`` for several machines: one of them is lost sooner or later."""
@@ -84,15 +83,10 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
-def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
-    """Check, start, wait; returns the run's own exit code.
-
-    ``options`` are accelerate's, ``training`` the keys that ``recipe`` was made of.
-    """
-    if not options:
-        resolve(recipe)  # a missing dataset is refused before accelerate imports torch
-    arguments = accelerate_arguments(options, training)
-    recipe = as_asked(arguments, recipe)
+def train(asked: TrainConfig, recipe: RunConfig) -> int:
+    """Check, start, wait; returns the run's own exit code."""
+    resolve(recipe)  # keys that contradict each other are refused before accelerate imports torch
+    arguments, recipe = accelerate_arguments(asked, recipe)
     screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
     processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
     cards = devices.cards(recipe.device, here, processes)
@@ -106,8 +100,8 @@ def train(options: list[str], training: list[str], recipe: RunConfig) -> int:
         preflight.check_start(config)
     if place is not None:
         meeting.name_network(place, screen.say)
-    begin = partial(meeting.name_start, place, config, screen.say, uuid.uuid4().hex)
-    return run_with_restarts(config, arguments, begin)
+    begin = partial(meeting.name_start, place, recipe, screen.say, uuid.uuid4().hex)
+    return run_with_restarts(recipe, arguments, begin)
 
 
 def run_with_restarts(config: RunConfig, arguments: Any, begin: Callable[[int], str]) -> int:
@@ -137,7 +131,7 @@ def run_once(config: RunConfig, arguments: Any, launch_id: str) -> tuple[int, bo
 
     # What ranks of other machines have to save is not seen from here.
     with STOP.ranks(lambda: several or state_of(run, launch_id) is not None, given_up):
-        failure = start(arguments)
+        failure = start(arguments, config)
     if failure is None and config.dry_run and not STOP.heard:
         return 0, False
     if failure is None and elsewhere:  # rank 0, on another machine, may still be closing trackers
@@ -159,8 +153,10 @@ def state_of(run: Path, launch_id: str) -> str | None:
     return status["state"] if status.get("launch") == launch_id else None
 
 
-def start(arguments: Any) -> Failure | None:
-    """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure."""
+def start(arguments: Any, config: RunConfig) -> Failure | None:
+    """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure. The ranks
+    read the configuration from a file.
+    """
     from accelerate.commands.launch import launch_command
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -169,7 +165,10 @@ def start(arguments: Any) -> Failure | None:
     with temporary_folder() as folder, patch.dict(os.environ):  # torch itself would leave both of these in TMPDIR
         given.log_dir = given.log_dir or str(folder)
         os.environ.setdefault(COMPILED, str(folder / "compiled"))
+        keys = folder / "keys.yaml"
+        given.training_script_args = ["--config", str(keys), f"--run={config.run}"]  # so that ps shows the run
         try:
+            keys.write_text(yaml.safe_dump(to_dict(config)), encoding="utf-8")
             if not STOP.heard:
                 launch_command(given)
             return None
@@ -185,9 +184,9 @@ def start(arguments: Any) -> Failure | None:
             return describe_failure(error)
 
 
-def run_module(arguments: Any) -> int:
+def run_module(arguments: Any, config: RunConfig) -> int:
     """Run ranks that write no status; returns their exit code."""
-    failure = start(arguments)
+    failure = start(arguments, config)
     if failure is not None and not failure.said and not STOP.heard:
         tell(f"error: {failure.sentence}")
     return 0 if failure is None else failure.code
@@ -264,21 +263,27 @@ def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
 
 SHORTEST_S = 1.0
 """No training begins with less time than this."""
-LANGUAGE = "language model"
-Step = tuple[str, str, list[str]]
-"""A training of several: two texts that say which, and its command line."""
 
 
-def main(asked: LaunchRecipe, options: list[str], training: list[str]) -> int:
-    """Train; returns the exit code. ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of."""
-    check_named(asked)
-    if "run" not in keys_in(training):
+def main(asked: TrainConfig) -> int:
+    """Train, run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
+    else 0 when the summary of several is written.
+
+    Raises ``ConfigError`` or ``DataError`` before the first one begins.
+    """
+    own, runs = trainings(asked)
+    if asked.run == replace(asked, run=AUTO).run:
         Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
-    if asked.seeds is not None or asked.folds is not None:
-        return train_many(options, training, asked)
-    if (first := preflight.pretraining(asked.recipe)) is not None:
-        return in_turn(options, [(LANGUAGE, "trained first", first), ("classifier", asked.run, training)], asked)
-    return train(options, training, asked.recipe)
+    steps: list[RunConfig] = []
+    for config in own:
+        first = preflight.pretraining(config)
+        steps += [config] if first is None else [first, config]
+    if not runs and len(steps) == 1:
+        return train(asked, steps[0])
+    code = in_turn(steps, asked)
+    if runs and not (code or asked.dry_run or accelerate_arguments(asked, asked)[0].machine_rank):
+        conclude(runs, asked)
+    return code
 
 
 def check_named(asked: RunConfig) -> None:
@@ -287,52 +292,19 @@ def check_named(asked: RunConfig) -> None:
         raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
-def keys_in(words: Sequence[str]) -> set[str]:
-    """The keys that a command line of a training gives."""
-    return {key for key, _ in cli.apart(words, LaunchRecipe)[1]}
-
-
-def train_many(options: list[str], training: list[str], asked: LaunchRecipe) -> int:
-    """Train run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
-    else 0 when the summary is written.
-
-    ``options`` are accelerate's, ``training`` the keys that ``asked`` was made of. Raises ``ConfigError`` or
-    ``DataError`` before the first one begins.
-    """
-    given = cli.apart(training, LaunchRecipe)[1]
-    key = "fold" if asked.seeds is None else "seed"
-    words = as_words(one for one in given if one[0] != f"{key}s")
-    if len(words) == len(given):
-        raise ConfigError(f"{key}s: belongs on the command line, as --{key}s; take it out of the file")
-    if key in dict(given):
-        raise ConfigError(f"--{key}: --{key}s gives them all; leave --{key} out")
-    runs = planned(asked)
-    steps: list[Step] = []
-    for place, run in enumerate(runs, 1):
-        own = [*words, *as_words(keys_of(run, asked).items())]
-        if (first := preflight.pretraining(cli.parse(RunConfig, own, prog=PROG))) is not None:
-            steps.append((LANGUAGE, f"of {run.name}", first))
-        steps.append((f"{run.kind} {run.number}", f"{place} of {len(runs)}: {run.path}", own))
-    code = in_turn(options, steps, asked)
-    if not (code or asked.dry_run or accelerate_arguments(options, []).machine_rank):
-        conclude(runs, asked)
-    return code
-
-
-def in_turn(options: list[str], steps: Sequence[Step], asked: RunConfig) -> int:
+def in_turn(steps: Sequence[RunConfig], asked: TrainConfig) -> int:
     """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
     does only the first one.
     """
     began, screen = time.monotonic(), Screen(quiet=asked.quiet)
-    for number, (what, said, words) in enumerate(steps):
+    for number, config in enumerate(steps, 1):
         STOP.between()
         left = (asked.max_time_s or inf) - (time.monotonic() - began)
         if STOP.heard or left < SHORTEST_S:
             return EXIT_CODE
-        screen.say("\n" if number else "")
-        screen.fact(what, said)
-        own = [*words, *as_words([("max_time", f"{left:.0f}")] if left < inf else [])]
-        code = train(options, own, cli.parse(RunConfig, own, prog=PROG))
+        screen.say("" if number == 1 else "\n")
+        screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
+        code = train(asked, config if left == inf else replace(config, max_time=f"{left:.0f}"))
         if code or asked.dry_run:
             return code
     STOP.between()
@@ -369,15 +341,14 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     return runs
 
 
-def first(asked: LaunchRecipe) -> tuple[RunConfig, list[Member]]:
-    """The first training, for a preview, and all trainings of the command, empty for a single one.
-
-    Raises ``ConfigError`` or ``DataError`` as ``train`` does.
+def trainings(asked: LaunchRecipe) -> tuple[list[RunConfig], list[Member]]:
+    """The configuration of each training of a command; and what is planned of several. Raises ``ConfigError`` or
+    ``DataError``.
     """
     check_named(asked)
+    read_data(asked.data)
     runs = planned(asked)
-    own: dict[str, Any] = {runs[0].kind: runs[0].number, "run": str(runs[0].path)} if runs else {}
-    return replace(asked.recipe, **own), runs
+    return [with_values(asked.recipe, keys_of(run, asked)) for run in runs] or [asked.recipe], runs
 
 
 def conclude(runs: Sequence[Member], asked: LaunchRecipe) -> None:

@@ -63,8 +63,6 @@ def place_of(arguments: Any) -> Place | None:
     machines, processes, rank = arguments.num_machines, arguments.num_processes, arguments.machine_rank or 0
     if machines == 1:
         return None
-    if arguments.rdzv_backend not in (None, "static"):
-        raise ConfigError(f"--rdzv_backend {arguments.rdzv_backend}: padless itself counts the machines; leave it out")
     if not arguments.main_process_ip or arguments.main_process_port is None:
         raise ConfigError(
             f"{machines} machines meet at an address: give --main_process_ip and --main_process_port, the same on each"

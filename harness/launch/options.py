@@ -1,98 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of a training: its keys, and among them the options of ``accelerate launch``.
-
-Accelerate's own parser reads those; it brings torch, which takes seconds. So it is imported only for an option that is
-no key of padless, and after the dataset was found to be there.
+"""The keys of ``padless train`` that say where and how often: those of ``accelerate launch``, and its own parser's word
+for all that they leave open. It brings torch, which takes seconds, so it is imported after the dataset was found.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, TypeVar
 
-from harness.config import RunConfig
+from harness.config import LaunchRecipe, RunConfig
 from harness.ranks import devices
-from preprocessing.base import cli
 from preprocessing.base.configuration import find, read_config
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.schema import AtLeast0, AtLeast1
 
 Recipe = TypeVar("Recipe", bound=RunConfig)
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
-IDLE = "--gradient_accumulation_steps"
-"""Accelerate takes it, and passes it on to DeepSpeed alone."""
-OTHERS = ("use_deepspeed", "use_fsdp", "use_megatron_lm", "tpu")
-"""Accelerate's options for trainings that padless has not."""
 
 
-def of_training(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
-    """As ``split_arguments``. Raises ``DataError`` for a dataset that is not there, before torch is imported."""
-    alone, given = cli.apart(argv, config_class)
-    keys = {"data": "".join(alone[:1]), **dict(given)}
-    if keys["data"] and not {"help", "print_config"} & {*keys} and keys["data"][0] != "{":
-        from preprocessing.dataset.views import read_data
-
-        read_data(keys["data"])
-    return split_arguments(argv, config_class)
-
-
-def split_arguments(argv: Sequence[str], config_class: type) -> tuple[list[str], list[str]]:
-    """Accelerate's options, wherever they stand, and all other words.
-
-    A dotted name always belongs to padless, so its parser answers a misspelt key. Accelerate, and so torch, is imported
-    for an option that is no key of ``config_class``. Raises ``ConfigError`` for one that neither has.
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LaunchRecipe):
+    """Train, with checks before any process starts; --seeds 0,1,2 or --folds all trains once for each and prints the
+    spread. The keys from num_processes on are those of accelerate launch.
     """
-    known, options, ours, words = cli.known_keys(config_class), list[str](), list[str](), list(argv)
-    while words and words[0] != "--":
-        word = words.pop(0)
-        name, equals, _ = word.partition("=")
-        if not name.startswith("--") or {".", " "} & {*name} or name[2:] in known:
-            ours.append(word)
-            continue
-        takes_value = {
-            option: one.nargs != 0 for one in parser_of_accelerate()._actions for option in one.option_strings
-        }
-        if name not in takes_value or name == IDLE:
-            hint = cli.unknown(config_class, name, others={option.lstrip("-") for option in takes_value})
-            raise ConfigError(f"{name}: neither a key of the training nor an option of accelerate launch{hint}")
-        options.append(word)
-        if takes_value[name] and not equals and words:
-            options.append(words.pop(0))
-    return options, [*ours, *words]
+
+    num_processes: AtLeast1 | None = None
+    """Processes on all machines together, one for each GPU; null: as config_file has it, or 1."""
+    num_machines: AtLeast1 | None = None
+    """Machines; each starts the same command with its own machine_rank."""
+    machine_rank: AtLeast0 | None = None
+    """Which of the machines this one is, from 0."""
+    main_process_ip: str | None = None
+    """Address of machine 0, where the machines meet."""
+    main_process_port: AtLeast1 | None = None
+    """Port there, the same on each machine; null: a free one, on a single machine."""
+    max_restarts: AtLeast0 | None = None
+    """How often all processes start again when one was lost; null: 3 times on several machines, else never."""
+    config_file: str | None = None
+    """A configuration file of accelerate, or a recipe: cpu, gpu, multi_gpu, multi_node."""
+    multi_gpu: bool = False
+    """The same as device: cuda."""
+    gpu_ids: str | None = None
+    """GPUs to use, as in 0,1."""
+    cpu: bool = False
+    """The same as device: cpu."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """For precision: auto."""
+    num_cpu_threads_per_process: AtLeast1 | None = None
+    """The same as threads."""
 
 
-@cache
-def parser_of_accelerate() -> argparse.ArgumentParser:
-    """The parser of ``accelerate launch``, which brings torch."""
+OF_ACCELERATE = [one.name for one in fields(TrainConfig)][len(fields(LaunchRecipe)) :]
+
+
+def accelerate_arguments(asked: TrainConfig, config: Recipe, module: str = "harness.train") -> tuple[Any, Recipe]:
+    """What accelerate's launcher is called with; every value that it would guess is set. Also returns ``config`` with
+    the devices and threads that were asked of accelerate, where its own keys leave them open.
+
+    Raises ``ConfigError`` for a configuration file that is missing and for keys that cannot be meant.
+    """
     users = os.environ.get(LOG_LEVEL)
     os.environ[LOG_LEVEL] = users or "FATAL"  # torch would print a stack for a missing machine
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     os.environ[LOG_LEVEL] = users or "ERROR"  # for the ranks: torch would warn of every address that has no name
-    parser: argparse.ArgumentParser = launch_command_parser()
-    parser.set_defaults(max_restarts=None)
-
-    def refuse(message: str) -> NoReturn:
-        raise ConfigError(message)
-
-    parser.error = refuse  # type: ignore[method-assign]  # it would print two hundred lines
-    return parser
-
-
-def accelerate_arguments(options: list[str], training: list[str], module: str = "harness.train") -> Any:
-    """Parse accelerate's options with its own parser and its configuration file, which may be a recipe's name; every
-    value that it would guess is set.
-
-    Raises ``ConfigError`` for a file that is missing and for options that cannot be meant.
-    """
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-
-    arguments = parser_of_accelerate().parse_args([*options, "--module", module, *training])
+    arguments = launch_command_parser().parse_args(["--module", module])
+    vars(arguments).update({name: getattr(asked, name) for name in OF_ACCELERATE})
     if arguments.config_file:
         arguments.config_file = find(arguments.config_file, "accelerate", "--config_file")
         if not Path(arguments.config_file).is_file():
@@ -102,36 +79,22 @@ def accelerate_arguments(options: list[str], training: list[str], module: str = 
     if Path(file).is_file():
         read_config(file)  # accelerate has no sentence for a file that is no YAML
         settings = load_config_from_file(file)
-    arguments.asked = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
+    wanted = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
+    own: dict[str, Any] = {key: its for key, its in wanted.items() if its and getattr(config, key) in ("auto", None)}
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
-    if arguments.num_processes < 1:
-        raise ConfigError(f"--num_processes {arguments.num_processes}: must be at least 1; give one for each GPU")
     if arguments.cpu and arguments.multi_gpu:
         raise ConfigError("--cpu beside --multi_gpu: leave one of them out")
-    others = [f"--{name}" for name in OTHERS if getattr(arguments, name)]
-    others += ["--mixed_precision fp8"] * (arguments.mixed_precision == "fp8")
-    if others:
-        raise ConfigError(f"{others[0]}: padless trains by DDP, in fp32, bf16 or fp16; leave it out")
     if settings is None:
         arguments.mixed_precision = arguments.mixed_precision or "no"
         arguments.dynamo_backend = arguments.dynamo_backend or "no"
     if settings is None or arguments.cpu:
         arguments.multi_gpu = arguments.multi_gpu or arguments.num_processes > 1  # what it calls DDP
-        arguments.cpu = False  # it would start one process; the ranks get the key ``device`` from ``as_asked``
+        arguments.cpu = False  # it would start one process; the ranks get the key ``device``
     if arguments.num_machines == 1 and arguments.main_process_port is None:
         arguments.main_process_port = free_port()
-    return arguments
-
-
-def as_asked(arguments: Any, config: Recipe) -> Recipe:
-    """The configuration with the devices and threads that were asked of accelerate, where its own keys leave them open;
-    the ranks get these keys too.
-    """
-    own = {key: its for key, its in arguments.asked.items() if its and getattr(config, key) in ("auto", None)}
-    arguments.training_script_args += cli.as_words(own.items())
-    return replace(config, **own)
+    return arguments, replace(config, **own)
 
 
 def free_port() -> int:

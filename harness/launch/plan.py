@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless plan``: what a run will do, computed from its configuration and dataset.
 
-Steps and rows are exact. Padding and balance are those of the order's first windows, up to ``SAMPLED_ROWS`` rows.
+Steps and rows are exact. Padding and time steps are those of the order's first windows, up to ``SAMPLED_ROWS`` rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.config import LANGUAGE_MODEL, LaunchRecipe, RunConfig
 from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_words, order_spec
 from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
-from harness.launch.launcher import first
+from harness.launch.launcher import trainings
 from harness.model.registry import parameters_of
 from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
@@ -50,7 +50,7 @@ class PlanConfig(LaunchRecipe):
 
 def main(config: PlanConfig) -> None:
     """Print the plan; of many trainings, that of the first."""
-    training, runs = first(config)
+    (training, *_), runs = trainings(config)
     resolved = resolve(training, lambda: cards_of(training, config.world_size))
     manifest = rows_of_task(training.task, read_data(training.data), training.data, training.fold)
     values = forecast(resolved.config, manifest, config.world_size)
@@ -99,28 +99,20 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
 
 
 def shares(order: Order, world_size: int) -> dict[str, float]:
-    """Padding and balance between ranks. ``padding``: the share of computed positions that hold no token, where each
-    rank pads to its longest row; ``time_steps``: the mean longest row of a step; ``mean_step`` and ``worst_step``: by
-    how much the tokens of a step's ranks differ, over their mean.
+    """``padding``: the share of computed positions that hold no token, where each rank pads to its longest row;
+    ``time_steps``: the mean longest row of a step.
     """
-    steps: list[list[np.ndarray]] = []
-    rows = 0
-    while len(steps) < order.steps_per_epoch and rows < SAMPLED_ROWS:
-        window = order.window(0, len(steps))
+    longest: list[int] = []
+    rows = tokens = padded = 0
+    while len(longest) < order.steps_per_epoch and rows < SAMPLED_ROWS:
+        window = order.window(0, len(longest))
         lengths = np.concatenate([order.lengths(block) for block in window.blocks])[window.places]
-        rows += len(lengths)
-        steps += [
-            [step[rank::world_size] for rank in range(world_size)] for step in np.split(lengths, window.cuts[1:-1])
-        ]
-    tokens = np.array([[part.sum() for part in step] for step in steps], np.int64)
-    padded = sum(len(part) * int(part.max(initial=0)) for step in steps for part in step)
-    apart, mean = np.ptp(tokens, axis=1), tokens.mean(axis=1)
-    return {
-        "time_steps": float(np.mean([max(part.max(initial=0) for part in step) for step in steps])),
-        "padding": float(1 - tokens.sum() / padded),
-        "mean_step": float(apart.sum() / mean.sum()),
-        "worst_step": float((apart / mean).max()),
-    }
+        rows, tokens = rows + len(lengths), tokens + int(lengths.sum())
+        for step in np.split(lengths, window.cuts[1:-1]):
+            longest.append(int(step.max()))
+            parts = [step[rank::world_size] for rank in range(world_size)]
+            padded += sum(len(part) * int(part.max(initial=0)) for part in parts)
+    return {"time_steps": float(np.mean(longest)), "padding": 1 - tokens / padded}
 
 
 def cards_of(config: RunConfig, world_size: int) -> int | None:
@@ -157,7 +149,6 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
         "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
         "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
-        "balance": f"ranks of a step differ by {ranks['mean_step']:.2%} in tokens, {ranks['worst_step']:.2%} at most",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
         "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time "
         "steps follow one another, for few rows as for many",

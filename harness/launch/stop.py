@@ -7,8 +7,8 @@ takes them. What a signal does depends on what runs:
 
 - no rank yet, or between two trainings of one command: the launcher leaves at once;
 - ranks that have not begun their run: they are killed, since there is nothing to save;
-- ranks at work: they get the signal and SIGCONT. One that does not take it, because it is stopped or stuck in the
-  kernel, is killed after ``ANSWER_S``; the others then have ``OTHERS_S`` to leave. All have at most ``LIMIT_S``;
+- ranks at work: they get the signal and SIGCONT, and have at most ``LIMIT_S``. A rank that waits for one which does not
+  take it leaves by itself (``harness.ranks.stopping``);
 - a second Ctrl-C: all are killed now.
 """
 
@@ -31,10 +31,6 @@ from preprocessing.base.terminal import Screen
 if TYPE_CHECKING:
     import psutil
 
-ANSWER_S = 15.0
-"""Longest wait for a rank to take a stop signal. With ``OTHERS_S`` less than the 30 s of SLURM's KillWait."""
-OTHERS_S = 8.0
-"""How long the other ranks have to leave when one was killed because it did not answer."""
 LIMIT_S = 300.0
 """How long ranks that are at work may take to save."""
 BACKSTOP_S = 10.0
@@ -59,7 +55,7 @@ class Stop:
         self.unbegun = False
         """The ranks were killed before they had begun their run."""
         self.verdict: str | None = None
-        """Which rank did not answer and was killed."""
+        """Why the ranks were killed."""
         self.deciding = threading.Lock()
         """Held while the end of the run is written."""
         self._phase = "nothing"
@@ -105,30 +101,26 @@ class Stop:
                     threading.Thread(target=self._enforce, args=(name,), name="padless-end", daemon=True).start()
 
     def _enforce(self, name: str) -> None:
-        """Until the ranks have left: signal each, and kill those that do not answer, or all after the limit."""
+        """Until the ranks have left: signal each, and kill all after the limit."""
+        import psutil
+
         self.unbegun = not self._begun()
         if not self.unbegun and name == "SIGINT":
             Screen(errors=True).say("Saving a checkpoint. Press Ctrl-C again to quit without saving.")
         number, began = int(getattr(signal, name)), time.monotonic()
         kill_at = began if self.unbegun else began + LIMIT_S
-        leave_at = began + ANSWER_S  # without ranks: torch's agent may wait for other machines
+        leave_at = began + BACKSTOP_S  # without ranks: torch's agent may wait for other machines
         killed: float | None = None
-        moved: dict[int, float] = {}
-        """Ranks that got the signal, and when each was last seen running."""
+        told: set[int] = set()
         while self._phase == "ranks":
-            now, ranks = time.monotonic(), children()
+            now, ranks = time.monotonic(), psutil.Process().children()
             for rank in ranks:
-                if rank.pid not in moved and not self.unbegun:
+                if rank.pid not in told and not self.unbegun:
                     send(rank, number, signal.SIGCONT)
+                    told.add(rank.pid)
                     leave_at = float("inf")
-                if rank.pid not in moved or processes.has_taken(rank.pid, number):
-                    moved[rank.pid] = now
-                elif now - moved[rank.pid] > ANSWER_S:
-                    self.verdict = self.verdict or silent(rank, name)
-                    send(rank, signal.SIGKILL)
-                    kill_at = min(kill_at, now + OTHERS_S)
             if self.now or now > kill_at:
-                if not (self.now or self.unbegun or self.verdict):
+                if not (self.now or self.unbegun):
                     self.verdict = f"the ranks had not left {LIMIT_S:.0f} s after {name}, and were killed; {GOES_ON}"
                 killed = killed or now
                 leave_at = killed + (NOW_S if self.now else BACKSTOP_S)
@@ -151,13 +143,6 @@ def listen(argv: Sequence[str]) -> None:
         processes.listen()
 
 
-def children() -> list[psutil.Process]:
-    """The ranks that this launcher has started."""
-    import psutil
-
-    return psutil.Process().children()
-
-
 def send(rank: psutil.Process, *numbers: int) -> None:
     """Send signals to a rank and to what it has started in its own session.
 
@@ -172,16 +157,6 @@ def send(rank: psutil.Process, *numbers: int) -> None:
                 if os.getsid(member.pid) == session:
                     for number in numbers:
                         member.send_signal(number)
-
-
-def silent(rank: psutil.Process, name: str) -> str:
-    """The sentence for a rank that does not answer."""
-    import psutil
-
-    number = "0"
-    with contextlib.suppress(psutil.Error):
-        number = rank.environ().get("RANK", number)
-    return f"rank {number} did not answer {name} within {ANSWER_S:.0f} s and was killed; {GOES_ON}"
 
 
 def leave(code: int, sentence: str | None = None) -> None:

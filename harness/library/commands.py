@@ -134,7 +134,7 @@ def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
     from harness.training.rules import resolve
 
     if (first := preflight.pretraining(recipe)) is not None:
-        train_here(cli.parse(RunConfig, first, prog="padless.train"), reports=reports)
+        train_here(first, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
     resolved = resolve(recipe)

@@ -12,9 +12,7 @@ process.
 
 **Leaving** (``run_rank``, ``leave``): the launcher kills all ranks when the first one fails. When the ranks have agreed
 on an error, rank 0 reports it and the others leave with exit code 0; before ranks can talk to each other, the others
-wait a moment for rank 0. The reason also goes to the file that torch's elastic agent reads (``leave_words``). Under
-``accelerate launch`` or ``torchrun`` themselves, the launcher would add forty lines of traceback that hide the
-sentence: for a refusal, rank 0 ends that launcher instead.
+wait a moment for rank 0. The reason also goes to the file that torch's elastic agent reads (``leave_words``).
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import threading
@@ -35,7 +32,7 @@ from typing import NoReturn
 
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base import cli, processes
-from preprocessing.base.errors import ERRORS, UserError
+from preprocessing.base.errors import UserError
 from preprocessing.base.terminal import tell
 
 EXIT_CODE = processes.PREEMPTED
@@ -50,11 +47,7 @@ OF_ANOTHER = ("TIMEOUT", "REMOTE_ERROR")
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 """Environment variable: the file in which torch's agent looks for the reason; empty or missing under no launcher."""
 GRACE_S = 5.0
-"""How long other ranks wait for rank 0 to report an error before ranks can talk, and how long they have to leave."""
-BARE_LAUNCHER = re.compile(r"(^|/)(accelerate|accelerate-launch|torchrun)$|^accelerate\.commands\.|\.distributed\.run$")
-"""Programs and modules, in a command line, that print a traceback for a rank."""
-LAST_SIGNAL = signal.SIGUSR1
-"""Ends a launcher without output; it has handlers for the stop signals."""
+"""How long other ranks wait for rank 0 to report an error before ranks can talk."""
 
 
 class Heartbeat:
@@ -296,25 +289,4 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
     except Exception:
         traceback.print_exc()
         code = 1
-    if code in ERRORS and rank == 0:  # the message is enough, a traceback does not help
-        dismiss_launcher()
     return code
-
-
-def dismiss_launcher() -> None:
-    """End a bare launcher, and the other ranks as it would; a launcher of padless, or of several machines, stays."""
-    if LAUNCH_ID in os.environ or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
-        return
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        launcher = psutil.Process(os.getppid())
-        if not any(map(BARE_LAUNCHER.search, launcher.cmdline()[:5])):
-            return
-        others = [rank for rank in launcher.children() if rank.pid != os.getpid()]
-        launcher.send_signal(LAST_SIGNAL)  # first, else it would report a rank that ends
-        for rank in others:
-            with contextlib.suppress(psutil.Error):
-                rank.terminate()
-        for rank in psutil.wait_procs(others, timeout=GRACE_S)[1]:
-            rank.kill()  # it waits for missing ranks, in a call that no signal interrupts

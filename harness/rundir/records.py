@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from functools import cache
 from pathlib import Path
@@ -171,7 +170,6 @@ class StoredEnvironment(TypedDict, total=False):
     git_revision: str | None
     host: str
     cores: Count
-    command: list[str]
 
 
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
@@ -185,7 +183,6 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
         "platform": platform.platform(),
         "host": platform.node(),
         "cores": available_cores(),
-        "command": [public(word) for word in sys.argv],
         "git_revision": git_revision(),
         "versions": {name: version for name in RECORDED if (version := installed_version(name))},
     }

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.config import NOTHING, LaunchRecipe
-from harness.launch.launcher import check_named, keys_in, keys_of, planned
-from harness.launch.options import split_arguments
+from harness.launch.launcher import check_named, keys_of, planned
+from harness.launch.options import OF_ACCELERATE
 from harness.slurm.config import NAMED, Resources, SubmitConfig, shell_words
 from preprocessing.base import atomic, cli
 from preprocessing.base.atomic import storing
@@ -37,7 +37,7 @@ AFTER = "--kill-on-invalid-dep=yes"
 """A job whose predecessor failed ends instead of waiting forever."""
 JOBS = {
     "prepare": "preprocessing.config:PreprocessConfig",
-    "train": "harness.config:LaunchRecipe",
+    "train": "harness.launch.options:TrainConfig",
     "doctor": "harness.launch.doctor:DoctorConfig",
     "evaluate": "harness.inference.config:EvaluateConfig",
     "predict": "harness.inference.config:PredictConfig",
@@ -102,7 +102,6 @@ def write(scripts: dict[Path, Job]) -> None:
 
 def submit(jobs: list[Job]) -> None:
     """Submit each job to run after the one before; cancel all if one is refused. Raises ``ConfigError``."""
-    check_arrays(jobs)
     submitted, condition = list[str](), list[str]()
     for job in jobs:
         try:
@@ -116,14 +115,6 @@ def submit(jobs: list[Job]) -> None:
         condition = [f"--dependency=afterok:{submitted[-1]}{job.end}", AFTER]
         tasks = f", {job.size} tasks" if job.size else ""
         print(f"job {submitted[-1]}: {job.command}{tasks}", flush=True)
-
-
-def check_arrays(jobs: Sequence[Job]) -> None:
-    """Raise ``ConfigError`` for an array that is larger than the site allows."""
-    if size := max(job.size for job in jobs):
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask(["scontrol", "show", "config"]), re.MULTILINE)
-        if found and size > int(found[1]):
-            raise ConfigError(f"array: {size} tasks are more than this site allows: {found[1]} (MaxArraySize)")
 
 
 def jobs_of(config: SubmitConfig) -> list[Job]:
@@ -156,18 +147,14 @@ def words_of(command: str) -> list[str]:
 
 def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     """One job. Raises ``ConfigError`` as the command would."""
-    config_class, body, keys = load(JOBS[name]), BODIES.get(name, "single"), list(arguments)
+    body = BODIES.get(name, "single")
     try:
-        if body == "train":
-            theirs, keys = split_arguments(keys, config_class)
-            if theirs:
-                raise ConfigError(
-                    f"{theirs[0]}: the job gives accelerate launch its options; --nodes and --processes say how many"
-                )
-        asked = cli.parse(config_class, keys, prog=f"padless {name}")
+        asked = cli.parse(load(JOBS[name]), arguments, prog=f"padless {name}")
+        if theirs := [key for key in OF_ACCELERATE if body == "train" and getattr(asked, key)]:
+            raise ConfigError(f"--{theirs[0]}: the job itself gives it; --nodes and --processes say how many")
         if name == "train":
             check_named(asked)
-        tasks = tasks_of(config, keys, asked) if name == "train" else ()
+        tasks = tasks_of(config, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
     own: Resources = getattr(config, body)
@@ -187,15 +174,13 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     )
 
 
-def tasks_of(config: SubmitConfig, keys: list[str], asked: LaunchRecipe) -> tuple[Task, ...]:
+def tasks_of(config: SubmitConfig, asked: LaunchRecipe) -> tuple[Task, ...]:
     """The trainings of an array. Raises ``ConfigError``."""
     seeds = config.array.seeds
     if seeds is None:
         return ()
     if asked.seeds is not None or asked.folds is not None:
         raise ConfigError("--seeds and --folds train one after the other; leave them out, or the array")
-    if "seed" in keys_in(keys):
-        raise ConfigError("--seed: --array.seeds gives all seeds; leave --seed out")
     every = replace(asked, seeds=seeds)
     each = [keys_of(one, every) for one in planned(every)]
     return tuple((own.pop("run"), tuple(as_words(own.items()))) for own in each)

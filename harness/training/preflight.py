@@ -20,8 +20,8 @@ from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.records import check_claim, read_status
 from harness.tracking.trackers import check_trackers
-from preprocessing.base.cli import as_words
-from preprocessing.base.configuration import find
+from preprocessing.base.cli import from_file
+from preprocessing.base.configuration import build, find
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
@@ -111,8 +111,8 @@ def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Ma
     return manifest
 
 
-def pretraining(config: RunConfig) -> list[str] | None:
-    """The command line of the language model that ``init.pretrain`` names, as a run of its own; None where there is
+def pretraining(config: RunConfig) -> RunConfig | None:
+    """The configuration of the language model that ``init.pretrain`` names, as a run of its own; None where there is
     none to train, or it has finished. Raises ``ConfigError`` for an unknown recipe.
     """
     run = config.initial_weights
@@ -122,8 +122,9 @@ def pretraining(config: RunConfig) -> list[str] | None:
     if read_status(run).get("state") == "finished":
         return None
     recipe, values = find(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
-    shared = ((key, values[key]) for key in OF_BOTH if values[key] is not None)
-    return as_words([("config", recipe), ("task", LANGUAGE_MODEL), ("run", run), *shared])
+    shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
+    first: RunConfig = build(RunConfig, from_file(RunConfig, recipe) | {"task": LANGUAGE_MODEL, "run": run} | shared)
+    return first
 
 
 def check_start(config: RunConfig) -> None:

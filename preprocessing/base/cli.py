@@ -18,12 +18,11 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
-from glob import glob
 from types import NoneType
 from typing import Any, TypeVar
 
 from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULL, Option, build, choices_of, groups_of, options_of, takes_list
+from preprocessing.base.configuration import NULL, build, choices_of, groups_of, options_of, takes_list
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
@@ -39,8 +38,6 @@ OWN = ("config", "help", "print_config")
 """Options that every command has."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
 """Key of a YAML file for one command, and for the other."""
-PLACES = {"data": "dataset.json", "run": "status.json"}
-"""Key of a directory -> a file by which TAB finds those that there are."""
 OPTION = re.compile(r"-(-|[A-Za-z])[\w.-]*(=.*)?", re.DOTALL)
 """An argument that is no word; one with a blank before its value is."""
 
@@ -66,10 +63,6 @@ class Command:
     """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
     """A complete command for the same screen."""
-    others: str = ""
-    """``module:function`` that takes the options of another program out of a command line, given with the class:
-    returns them and the rest. ``main`` is then called with these options too, and with the rest as ``--key=value``.
-    """
 
 
 def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
@@ -92,7 +85,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         for other in (command.name, *filter(None, command.elsewhere.split(", "))):
             name, _, options = other.partition(" ")
             meant[name] = f"{prog} {command.name} {options}".strip()
-    if near := nearest(word.lstrip("-").replace("-", "_").lower(), meant):
+    if near := nearest(word.lstrip("-").removesuffix(".py").replace("-", "_").lower(), meant):
         raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
     why = "a command comes first" if word.startswith("-") else f"no such command; {prog} --help lists them"
     raise ConfigError(f"{word}: {why}, as in {commands[0].example}")
@@ -111,19 +104,9 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    try:
-        config_class, theirs = load(command.config), list[str]()
-        if command.others:
-            theirs, argv = load(command.others)(argv, config_class)
-        usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-        config, given = parse_all(config_class, argv, Page(usage, command.first, command.example))
-        more = [theirs, as_words(given)] if command.others else []
-        return load(command.main)(config, *more) or 0  # only now, since neither --help nor a refusal needs torch
-    except ModuleNotFoundError as missing:
-        root = (missing.name or "").partition(".")[0]
-        if root in ("harness", "preprocessing"):
-            raise
-        raise ConfigError(f"{prog}: needs {root}, which is not installed here; pip install padless brings it") from None
+    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
+    config = parse_all(load(command.config), argv, Page(usage, command.first, command.example))
+    return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -134,13 +117,12 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
-    config: Config
-    config, _ = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
+    config: Config = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
     return config
 
 
-def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any, list[tuple[str, Any]]]:
-    """An instance of the class, and every key with its value as given, those of positional arguments last."""
+def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
+    """``parse`` with a page for ``--help``."""
     alone, given = apart(argv, config_class)
     options, keys, values = options_of(config_class), dict(given), dict[str, Any]()
     if "config" not in keys and (default := getattr(config_class, "DEFAULT", None)):
@@ -169,7 +151,7 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> tuple[Any,
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
-    return config, every
+    return config
 
 
 def output_of(config_class: type) -> str:
@@ -245,20 +227,15 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
     return values
 
 
-def unknown(config_class: type, key: str, dashes: str = "--", others: Iterable[str] = ()) -> str:
-    """The end of the sentence about a key that a class does not have, nor another program, which has ``others``."""
+def unknown(config_class: type, key: str, dashes: str = "--") -> str:
+    """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
     if group := [one for one in options if one.startswith(f"{name}.")]:
         column = "; a column is --source.text_column" if "source.text_column" in options and name == "text" else ""
         return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
-    return suggestion(name, {*options, *others}, dashes=dashes) + getattr(config_class, "HINT", "")
-
-
-def known_keys(config_class: type) -> set[str]:
-    """Every key that a command with this class takes, without dashes."""
-    return {*OWN, *options_of(config_class), *groups_of(config_class)}
+    return suggestion(name, options, dashes=dashes) + getattr(config_class, "HINT", "")
 
 
 def complete(commands: Sequence[Command]) -> None:
@@ -282,20 +259,16 @@ def complete(commands: Sequence[Command]) -> None:
         offers = {one.add_argument("--config"): configuration.names(recipes) if recipes else []}
         for key, option in options.items():
             short = ["-o"] if key == output_of(config_class) else []
-            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = offered(option)
+            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = choices_of(
+                option.kind
+            )
         for key in getattr(config_class, "SUBJECT", ()):
             several = "*" if takes_list(options[key]) else "?"
-            offers[one.add_argument(f"word {key}", nargs=several)] = offered(options[key])
+            offers[one.add_argument(f"word {key}", nargs=several)] = choices_of(options[key].kind)
         for action, words in offers.items():
             if words:
                 action.completer = argcomplete.ChoicesCompleter(words)  # type: ignore[arg-type, attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False)
-
-
-def offered(option: Option) -> list[str]:
-    """Values for an option: the words that it takes, and datasets or runs near here."""
-    marks = [f"{folders}/{PLACES[option.key]}" for folders in ("*", "*/*", "*/*/*")] if option.key in PLACES else []
-    return choices_of(option.kind) + [os.path.dirname(path) for mark in marks for path in sorted(glob(mark))]
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -27,23 +27,23 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.schema import AtLeast0, fits
+from preprocessing.base.schema import AtLeast0
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
 
 NULL = "null"
 """None in YAML and on a command line."""
 LARGEST = (1 << 63) - 1
 WORDS = {
-    int: "a whole number; 1; 2; 10",
-    float: "a number; 0.1; 0.5; 1",
+    int: "a whole number",
+    float: "a number; 0.5",
     str: "a text",
     bool: "true or false",
-    list: "a list; [a, b]; a,b",
+    list: "a list; a,b",
     list[AtLeast0]: "a list; 0,1,2",
     tuple: "two values; 0.1,0.9",
-    dict: "a mapping; {a: 1, b: 2}; a:1,b:2",
+    dict: "a mapping; a:1,b:2",
 }
-"""Type -> its name in messages, and examples."""
+"""Type -> its name in messages, and an example."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class Option:
         try:
             found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
         except ValueError:
-            expected = in_words(self.kind, self.default)
-            raise ConfigError(f"{self.key}: expected {expected}, got {shown(given)}") from None
+            raise ConfigError(f"{self.key}: expected {in_words(self.kind)}, got {shown(given)}") from None
         check_value(self.key, found)
         return found
 
@@ -165,24 +164,18 @@ def shares_of(data: str) -> dict[str, float]:
     return {path: share / sum(found.values()) for path, share in found.items()}
 
 
-def in_words(kind: Any, default: Any) -> str:
-    """The values of a type, as in ``a whole number of at least 1, such as 4, 10, auto``."""
-    heads, words, some = list[str](), list[str](), list[str]()
+def in_words(kind: Any) -> str:
+    """The values of a type, as in ``a number above 0 or auto, as in 0.5``."""
+    words, example = list[str](), ""
     for part in get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,):
         bare, *ranges = get_args(part) if get_origin(part) is Annotated else (part,)
         if get_origin(bare) is Literal or bare is NoneType:
             words += map(str, get_args(bare) or [NULL])
-            continue
-        name, *those = (WORDS.get(bare) or WORDS.get(get_origin(bare), "a value")).split("; ")
-        heads.append(" ".join([name, *map(limits, ranges)]))
-        if bare in (int, float):
-            usual = (default, 2 * default) if fits(part, default) else ()
-            those = [f"{one:.7g}" for one in dict.fromkeys((*usual, *map(ast.literal_eval, those))) if fits(part, one)]
-        some += those
-    if some:
-        return f"{' or '.join(heads)}, such as {', '.join([*some[: max(1, 3 - len(words))], *words])}"
-    every = heads + words
-    return " or ".join(every) if len(every) < 3 else f"one of {', '.join(every)}"
+        else:
+            name, _, example = (WORDS.get(bare) or WORDS.get(get_origin(bare), "a value")).partition("; ")
+            words.append(" ".join([name, *map(limits, ranges)]))
+    every = " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+    return f"{every}, as in {example}" if example else every
 
 
 def limits(meta: Meta) -> str:

@@ -140,7 +140,7 @@ name, the first that the command takes is suggested."""
 REMARKS = {
     "global_batch": " (rows an optimizer step over all processes)",
     "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
-    "num_processes": " (an option of accelerate launch: one process a GPU)",
+    "num_processes": " (one process for each GPU)",
 }
 """Our key -> how it differs from other tools."""
 
@@ -165,7 +165,7 @@ def beside(path: str | Path) -> str:
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name most similar to a name, as a whole or in its last part, else to the name's last part."""
-    choices = {choice.rpartition(".")[2]: choice for choice in sorted(known)} | {choice: choice for choice in known}
-    words = (name, name.rpartition(".")[2])
-    return next((choices[one] for word in words for one in difflib.get_close_matches(word, choices)), None)
+    """The known name whose last part is most similar to that of a name."""
+    parts = {one.rpartition(".")[2]: one for one in sorted(known)}
+    found = difflib.get_close_matches(name.rpartition(".")[2], parts, 1)
+    return parts[found[0]] if found else None

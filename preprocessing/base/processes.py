@@ -29,22 +29,6 @@ from typing import IO, Any
 
 from preprocessing.base.errors import UserError
 
-HELD = ("T", "t")
-"""States of a process that does not run until SIGCONT or its debugger (proc(5))."""
-
-
-def has_taken(pid: int, number: int) -> bool:
-    """False for a stopped process, and if a signal of this number is pending and not blocked; True also if that is
-    unknown.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:  # it has ended, or there is no /proc
-        return True
-    found = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    own, shared, blocked = (int(found.get(mask, "0"), 16) for mask in ("SigPnd", "ShdPnd", "SigBlk"))
-    return not (found.get("State", "").startswith(HELD) or (own | shared) & ~blocked & 1 << (number - 1))
-
 
 def end_spawned() -> None:
     """Kill the workers of this process, also one that is just starting: it would print a broken pipe."""

@@ -1,73 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions are the same bytes by one process and by several, also after a rank was lost: every row scored once (law
+"""Predictions are the same bytes by one process and by the workers of a shared directory: every row scored once (law
 5).
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness import predict
-from harness.inference.predict import ScoredPart
-from preprocessing.base.errors import UserError
+from harness.__main__ import main
 from tests.bundles import write_run
+from tests.commands import start_python
 from tests.corpora import reviews, write_csv
-from tests.ranks import Gone, run_ranks
 
 pytestmark = pytest.mark.processes
 ROWS = 3_000
-PART = ("--part_mb", "0.005")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, a table, and its predictions by one process."""
-    root = tmp_path_factory.mktemp("by-many")
-    write_run(root, embedding_dim=8, hidden_size=8)
-    write_csv(root / "in.csv", enumerate(text for text, _ in reviews(ROWS, words=12)), ("n", "text"))
-    assert ranked(root, "one.csv") is None
-    return root
-
-
-def ranked(root: Path, target: str, lost: int | None = None, *more: str) -> str | None:
-    """One rank of ``accelerate launch -m harness.predict``; the rank ``lost`` dies in its second part.
-
-    Returns the sentence of an error.
-    """
-    if lost is not None and os.environ.get("RANK") == str(lost):
-        make, calls = ScoredPart.make, []
-
-        def dying(part: ScoredPart) -> Any:
-            calls.append(part.number)
-            if len(calls) == 2:
-                os._exit(9)
-            return make(part)
-
-        ScoredPart.make = dying  # type: ignore[method-assign]
-    words = ["--run", str(root / "run"), "--input", str(root / "in.csv"), "--output", str(root / target)]
-    try:
-        assert predict.main([*words, *PART, "--device", "cpu", "--quiet", *more]) == 0
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def test_two_ranks_write_the_same_bytes(root: Path) -> None:
-    assert run_ranks(ranked, 2, root, "two.csv") == [None, None]
-    assert (root / "two.csv").read_bytes() == (root / "one.csv").read_bytes()
-    assert not (root / "two.csv.parts").exists()
-
-
-def test_what_a_lost_rank_has_not_made_is_made_at_the_next_start(root: Path) -> None:
-    left, gone = run_ranks(ranked, 2, root, "lost.csv", 1, "--timeout_s", "20", may_die=True)
-    assert gone == Gone(9)
-    assert "waited for the end of predicting from 1 other ranks" in left
-    made = len(list((root / "lost.csv.parts").glob("0*.json")))
-    assert made >= 2
-    assert not (root / "lost.csv").exists()
-    assert ranked(root, "lost.csv") is None
-    assert (root / "lost.csv").read_bytes() == (root / "one.csv").read_bytes()
+@pytest.mark.timeout(240)
+def test_two_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
+    write_run(tmp_path, embedding_dim=8, hidden_size=8)
+    write_csv(tmp_path / "in.csv", enumerate(text for text, _ in reviews(ROWS, words=12)), ("n", "text"))
+    words = ["predict", tmp_path / "run", tmp_path / "in.csv", "--part_mb", 0.005, "--device", "cpu", "--quiet"]
+    shared = ("--executor", "folder", "--scheduler", tmp_path / "queue")
+    alone, by_two = ["--processes", 1, "-o", tmp_path / "one.csv"], [*shared, "-o", tmp_path / "two.csv"]
+    assert main([*map(str, [*words, *alone])]) == 0
+    here = {"CUDA_VISIBLE_DEVICES": "0"}
+    told = ("-m", "harness", "work", tmp_path / "queue", "--processes", 1)
+    workers = [start_python(*told, env=here) for _ in range(2)]
+    assert main([*map(str, [*words, *by_two])]) == 0
+    assert [worker.wait(60) for worker in workers] == [0, 0]
+    assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert not (tmp_path / "two.csv.parts").exists()

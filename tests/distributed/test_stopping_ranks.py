@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a rank stops: a peer that is silent or gone becomes a sentence with the step and the wait; an error is said once,
-by a rank that is alive to say it; and a bare launcher does not hide it behind a traceback.
+by a rank that is alive to say it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,6 @@ def test_who_speaks(
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     monkeypatch.setattr(stopping, "GRACE_S", 0.0)
-    monkeypatch.setattr(stopping, "dismiss_launcher", lambda: None)
 
     def main(_: list[str]) -> int:
         raise error
@@ -138,9 +137,3 @@ def test_who_speaks(
     assert stopping.run_rank(main) == code
     assert capsys.readouterr().err.endswith(said)
     assert (read_json(file)["message"] if file.exists() else None) == word
-
-
-def test_a_bare_launcher_and_no_other_program_is_ended_after_a_refusal() -> None:
-    words = ["/venv/bin/python", "/venv/bin/accelerate", "launch", "-m", "harness.evaluate"]
-    assert any(map(stopping.BARE_LAUNCHER.search, words))
-    assert not any(map(stopping.BARE_LAUNCHER.search, ["bash", "-c", "accelerate launch -m harness.train"]))

@@ -12,7 +12,6 @@ import itertools
 import re
 import shlex
 import shutil
-import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import pytest
 from harness import __main__ as harness
 from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
-from tests.commands import accelerate, run_module, sentence
+from tests.commands import run_module
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.end_to_end import test_fingerprints as small
 
@@ -155,23 +154,6 @@ def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command
 def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
     result = run_module("preprocessing", "prepare", "--source.path", "absent.csv", "--output", tmp_path / "out")
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "keys", "expected"),
-    [
-        ("harness.train", ("--optim.lrr", "1"), "--optim.lrr: no such option; did you mean --optim.lr?"),
-        ("harness.evaluate", ("--run", "nowhere", "--data", "d"), "nowhere/bundle/bundle.json: missing: there is no"),
-    ],
-)
-def test_bare_accelerate_launch_prints_the_line_and_nothing_else(
-    module: str, keys: tuple[str, ...], expected: str
-) -> None:
-    """Before and after the rendezvous. The launcher's traceback would hide the line, so the ranks end the launcher."""
-    result = accelerate(module, *keys)
-    assert result.returncode == -signal.SIGUSR1
-    assert sentence(result).startswith(expected)
 
 
 if __name__ == "__main__":

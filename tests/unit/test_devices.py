@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import Namespace
 from pathlib import Path
 from socket import AF_INET, AF_INET6, SOCK_DGRAM
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 import torch
-from accelerate.commands.launch import launch_command_parser
 
-from harness.launch.options import accelerate_arguments
-from harness.ranks import devices, network, precision
+from harness.config import RunConfig
+from harness.launch.options import TrainConfig, accelerate_arguments
+from harness.ranks import network, precision
 from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
 from harness.ranks.network import GLOO
 from harness.ranks.precision import configure_threads
@@ -47,26 +47,22 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
 
 
-def given(*options: str) -> Namespace:
-    return launch_command_parser().parse_args([*options, "-m", "harness.train", "--num_processes", "3"])
-
-
-def asked_by(*options: str) -> str | None:
-    return accelerate_arguments([*options, "--num_processes", "3"], []).asked["device"]
+def asked_by(**options: Any) -> RunConfig:
+    return accelerate_arguments(TrainConfig(num_processes=3, **options), RunConfig())[1]
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
-    assert asked_by("--num_processes", "2") is None
+    assert asked_by().device == "auto"
     mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
-    assert asked_by("--gpu-ids", "0,1", "--config_file", str(mine)) == "cuda"
+    assert asked_by(gpu_ids="0,1", config_file=str(mine)).device == "cuda"
     mine.write_text("distributed_type: MULTI_GPU")
-    assert asked_by("--config_file", str(mine)) == "cpu"
+    assert asked_by(config_file=str(mine)).device == "cpu"
 
 
 def test_the_shipped_files_ask_for_what_their_names_say() -> None:
     for name, asked in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
-        assert asked_by(f"--config_file={ROOT / f'configs/accelerate/{name}.yaml'}") == asked
+        assert asked_by(config_file=str(ROOT / f"configs/accelerate/{name}.yaml")).device == asked
 
 
 def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,14 +81,12 @@ def test_too_few_are_refused_with_what_was_seen() -> None:
             choose("cuda", processes, cuda)
 
 
-@pytest.mark.parametrize(
-    ("options", "omp", "threads"), [(["--num_cpu_threads_per_process", "2"], "3", 2), ([], "3,2", 3), ([], "", None)]
-)
+@pytest.mark.parametrize(("given", "omp", "threads"), [(2, "3", 2), (None, "3,2", 3), (None, "", None)])
 def test_the_threads_that_the_user_gave(
-    monkeypatch: pytest.MonkeyPatch, options: list[str], omp: str, threads: int | None
+    monkeypatch: pytest.MonkeyPatch, given: int | None, omp: str, threads: int | None
 ) -> None:
     monkeypatch.setenv(OMP, omp)
-    assert devices.threads_of(given(*options)) == threads
+    assert asked_by(num_cpu_threads_per_process=given).threads == threads
 
 
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:

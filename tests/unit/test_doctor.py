@@ -5,7 +5,6 @@ ranks; and settings that do not fit rows, memory or machines.
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,19 +13,17 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import LaunchRecipe, OptimConfig, RunConfig
+from harness.config import RunConfig
 from harness.data.checks import imbalance
 from harness.launch import checkup
 from harness.launch.checkup import Finding
 from harness.launch.doctor import report
-from harness.launch.options import split_arguments
 from harness.ranks import devices
 from harness.ranks.devices import Cuda
 from harness.ranks.distributed import World
 from harness.ranks.precision import Choice
 from harness.training.assembly import check_shared
 from preprocessing.base.errors import ConfigError, DataError
-from tests.datasets import write_dataset
 
 GB = 10**9
 
@@ -53,17 +50,6 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch, cards: int, processes: int, devic
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: ((79 if place < 2 else 9) * GB, 80 * GB))
     found = checkup.look_at_gpus(RunConfig(), on(device))
     assert (found[0], words in found[1]) == (state, True), found
-
-
-def test_the_space_that_a_run_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_dataset(tmp_path / "data", {"train": 64, "validation": 10, "test": 10})
-    config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "deep" / "run"), optim=OptimConfig(ema=0.99))
-    found = checkup.look_at_space(config)
-    assert (found[0], found[1].endswith("needed")) == ("ok", True)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**6, used=10**6, free=1000))
-    found = checkup.look_at_space(config)
-    assert (found[0], "needed; make room, or name another directory with --run" in found[1]) == ("fix", True)
 
 
 class Two(World):
@@ -106,15 +92,6 @@ def test_imbalance_says_what_to_do() -> None:
     )
     assert imbalance({"no": 9000, "yes": 100}, {"yes": 3.0}) is None
     assert imbalance({"no": 9000, "yes": 100}, {}, "f1") is None
-
-
-def test_options_of_accelerate_stand_anywhere() -> None:
-    words = ["--cpu", "data/mine", "--epochs", "2", "--num_processes", "2", "-o", "r", "--num-machines=1", "--quiet"]
-    options, ours = split_arguments(words, LaunchRecipe)
-    assert options == ["--cpu", "--num_processes", "2", "--num-machines=1"]
-    assert ours == ["data/mine", "--epochs", "2", "-o", "r", "--quiet"]
-    words = ["--config_file", "a.yaml", "--", "--cpu"]
-    assert split_arguments(words, LaunchRecipe) == (words[:2], words[2:])
 
 
 class OnAnotherMachine(World):

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from accelerate.commands.launch import launch_command_parser
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
@@ -25,6 +24,7 @@ from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
 from preprocessing.base.cli import Command
+from preprocessing.base.configuration import groups_of, options_of
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.installed import load
 from tests.commands import ROOT
@@ -87,10 +87,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
         command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:
         return rest
-    known = {"--help"}
-    if command.name in ("train", "doctor"):
-        known |= {option for action in launch_command_parser()._actions for option in action.option_strings}
-    known |= {f"--{key}" for key in cli.known_keys(load(command.config))}
+    known = {f"--{key}" for key in (*cli.OWN, *options_of(load(command.config)), *groups_of(load(command.config)))}
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 
@@ -110,8 +107,7 @@ def leaves(config_class: type) -> dict[str, reference.Option]:
 def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
     config_class = reference.load(reference.SHARED[package])
     said = leaves(config_class)
-    sections = {option.key for option in reference.options(config_class) if option.parts}
-    assert set(said) == cli.known_keys(config_class) - sections - set(cli.OWN)
+    assert set(said) == set(options_of(config_class))
     config = config_class(**required)
     values = flat(to_dict(config))
     values.pop("run", None)  # which the dataset names

@@ -76,7 +76,7 @@ def test_a_search_on_several_processes() -> None:
     [
         ({}, [*"ab" * 49, "b", float("nan")], r"y\[99\] is missing; label this text, or leave it out"),
         ({}, NUMBERS[1:], "100 texts and 99 labels; give a label for each text"),
-        ({"lr": -1}, NUMBERS, "optim.lr: expected a number above 0, .*got '-1'"),
+        ({"lr": -1}, NUMBERS, "optim.lr: expected a number above 0 or auto, .*got '-1'"),
         ({"validation_fraction": 0}, NUMBERS, "validation_fraction: 0 is out of range: expected above 0 and below 1"),
     ],
 )

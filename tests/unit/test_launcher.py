@@ -19,8 +19,9 @@ from harness.config import RunConfig
 from harness.launch import launcher, meeting
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.meeting import Place
-from harness.launch.options import accelerate_arguments, as_asked, free_port, split_arguments
+from harness.launch.options import TrainConfig, accelerate_arguments, free_port
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
+from preprocessing.base import cli
 from preprocessing.base.errors import UserError
 from tests.commands import start_python, wait_until
 
@@ -106,10 +107,8 @@ def test_the_status_has_the_code_and_the_cause(
     ],
 )
 def test_cpu_stands_for_several_processes_too(words: str, several: bool) -> None:
-    given = accelerate_arguments(split_arguments(words.split(), RunConfig)[0], [])
-    assert (given.multi_gpu, given.cpu) == (several, False)
-    assert as_asked(given, RunConfig(threads=1)).device == "cpu"
-    assert given.training_script_args == ["--device=cpu"]
+    given, config = accelerate_arguments(cli.parse(TrainConfig, words.split(), prog="train"), RunConfig())
+    assert (given.multi_gpu, given.cpu, config.device) == (several, False, "cpu")
 
 
 def places(count: int) -> list[Place]:
