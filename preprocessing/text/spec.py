@@ -31,7 +31,7 @@ class TokenizerEntry:
 
 
 NLTK = TokenizerEntry(
-    rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
+    rules="preprocessing.text.nltk_tokenizer:rules", resources="preprocessing.text.nltk_tokenizer:resources"
 )
 TOKENIZERS = {
     "unicode": TokenizerEntry(rules="preprocessing.text.words:UnicodeRules"),
