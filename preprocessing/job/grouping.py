@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 FEWEST_TO_CUT = 3
 """A label with at least this many rows has at least one in validation and in test."""
-ONE_BY_ONE = 16384
-"""Most groups of several rows that are packed one by one, which takes about 10 µs each."""
 
 
 def assign(key: np.ndarray, label: np.ndarray, share: np.ndarray, *, seed: int) -> np.ndarray:
@@ -156,24 +154,21 @@ def packed(counts: Any, label: np.ndarray, priority: np.ndarray, above: np.ndarr
     of each bin above those that it should have, and is changed.
     """
     sizes = counts[:, [-1]].toarray()[:, 0]
-    by_size = np.lexsort((priority, -sizes))
-    large = by_size[: min(ONE_BY_ONE, int((sizes > 1).sum()))]
     chosen = np.zeros(len(sizes), np.int64)
     # into the bin where it adds least to the sum of squares, which is smallest when all are equal
-    for one, own in zip(large, counts[large].toarray(), strict=True):
-        chosen[one] = np.argmin((own * (2 * above + own)).sum(axis=1))
-        above[chosen[one]] += own
-    rest = np.setdiff1d(by_size, large)
-    for places in by_label(label[rest], priority[rest]):
-        members = rest[places]
+    for one in np.lexsort((priority, -sizes))[: (sizes > 1).sum()]:
+        there = slice(counts.indptr[one], counts.indptr[one + 1])
+        columns, own = counts.indices[there], counts.data[there]
+        chosen[one] = np.argmin((own * (2 * above[:, columns] + own)).sum(axis=1))
+        above[chosen[one], columns] += own
+    single = np.flatnonzero(sizes == 1)
+    for places in by_label(label[single], priority[single]):
+        members = single[places]
         value = label[members[0]]
-        shares = filled(above[:, value], int(sizes[members].sum()), above[:, -1])
-        # by the position of the first row, since groups beyond ONE_BY_ONE have several
-        before = np.cumsum(sizes[members]) - sizes[members]
-        chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), len(above) - 1)
-        got = np.bincount(chosen[members], weights=sizes[members], minlength=len(above)).astype(np.int64)
-        above[:, value] += got
-        above[:, -1] += got
+        shares = filled(above[:, value], len(members), above[:, -1])
+        chosen[members] = np.repeat(np.arange(len(above)), shares)
+        above[:, value] += shares
+        above[:, -1] += shares
     return chosen
 
 
