@@ -87,9 +87,9 @@ class SourceConfig:
         """Check values, and give lists, encoding and delimiter their final form."""
         for name in ("path", "validation_path", "test_path", "unlabelled_path", "neutral"):
             value = getattr(self, name)
-            object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
-        object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
+            vars(self)[name] = [value] if isinstance(value, str) else list(value)
+        delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
@@ -164,8 +164,6 @@ class SplitConfig:
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         if self.time_column is not None and self.folds:
             raise ConfigError("splits.folds: folds mix the times that splits.time_column keeps apart; leave one out")
-        if self.names and self.column in (None, AUTO):
-            raise ConfigError("splits.names: it maps values of splits.column; name that column too")
         for split in self.names:
             require(split in ALL_SPLITS, "splits.names", split, f"the splits {', '.join(ALL_SPLITS)}")
 
@@ -273,8 +271,6 @@ class PreprocessConfig:
             raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
         if self.splits.folds and self.quality.near_duplicates != "keep":
             raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
-        if UNLABELLED in self.splits.names and self.source.missing_label == "error":
-            raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.

@@ -171,7 +171,7 @@ class Sieve:
     def apply(self, name: str, found: pd.Series) -> None:
         """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet."""
         if getattr(self.quality, name) == "drop":
-            self.dropped[name] = self.dropped.get(name, 0) + int((found & self.alive).sum())
+            self.dropped[name] = int((found & self.alive).sum())
             self.alive &= ~found
 
     def again(self, keys: list[str]) -> pd.Series:
@@ -220,16 +220,28 @@ def suspects(rows: pd.DataFrame, quality: QualityConfig) -> Sieve:
 def decide_labelled(
     rows: pd.DataFrame, config: PreprocessConfig, cut: dict[str, float], share: np.ndarray
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """``decide`` for rows with labels."""
-    sieve = suspects(rows, config.quality)
-    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, cut, share)
+    """``decide`` for rows with labels.
+
+    Raises ``DataError`` for a group column that groups nothing, and for times that cannot be read or give no split.
+    """
+    splits, sieve, report = config.splits, suspects(rows, config.quality), dict[str, Any]()
+    split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
+    if splits.group_column is not None:
+        of_groups = {} if splits.time_column else cut
+        report["groups"] = by_group(rows, sieve.alive, split, of_groups, splits.group_column, config.seed)
+    pool = sieve.alive & (split == TRAIN_NUMBER)
+    if splits.time_column is not None:
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
+    elif any(cut.values()) and splits.group_column is None:
+        text, label = (rows[name][pool].to_numpy() for name in ("text_hash", "label"))
+        split.loc[pool] = assign(text, label, share, seed=config.seed)
     sieve.rows = rows = rows.assign(split=split)
     duplicates = {
         "normalised": int(sieve.again(["text_hash"]).sum()),
         "across_splits": int(differ(rows[sieve.alive & sieve.full], "split", "text_hash").sum()),
     }
     sieve.apply("duplicates", sieve.again(["text_hash", "split"]))
-    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, **of_groups}
+    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, **report}
     return split.where(sieve.alive, DROPPED), found
 
 
@@ -243,12 +255,9 @@ def decide_unlabelled(
     sieve = Sieve(rows, config.quality)
     measured = labelled[labelled["split"] >= (TRAIN_NUMBER if config.splits.folds else VALIDATION_NUMBER)]
     shared = sieve.full & rows["text_hash"].isin(measured["text_hash"])
+    shared |= (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
     found = {"rows": len(rows), **sieve.found, "shared": int(shared.sum())}
     sieve.apply("leaks", shared)
-    if config.splits.group_column is not None:
-        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
-        found["groups_measured"] = int(of_measured.sum())
-        sieve.apply("leaks", of_measured)
     again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
     sieve.apply("duplicates", again)
@@ -272,26 +281,6 @@ def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[s
         if name == TRAIN and len(absent := np.flatnonzero(labels[number] == 0)):
             mend = "leave it out with source.labels or source.neutral"
             raise DataError(f"split {name}: no row has the label {names[absent[0]]!r}; add some, or {mend}")
-
-
-def split_rows(
-    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int, cut: dict[str, float], share: np.ndarray
-) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns.
-
-    Raises ``DataError`` for a group column that groups nothing, groups too large for a split, or times that cannot be
-    read or give no split.
-    """
-    split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
-    report = dict[str, Any]()
-    if splits.group_column is not None:
-        report["groups"] = by_group(rows, alive, split, {} if splits.time_column else cut, splits.group_column, seed)
-    pool = alive & (split == TRAIN_NUMBER)
-    if splits.time_column is not None:
-        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
-    elif any(cut.values()) and splits.group_column is None:
-        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), share, seed=seed)
-    return split, report
 
 
 def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.ndarray, dict[str, Any]]:

@@ -11,7 +11,7 @@ are ordered by hash, so the result depends only on the set of rows and the seed.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import heapq
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -53,14 +53,14 @@ def fill(sizes: np.ndarray, share: np.ndarray) -> np.ndarray:
 
     Groups are taken in order while they fit, those larger than a share last; groups of one row fill the rest.
     """
-    fill_to = [(TEST_NUMBER, int(share[TEST_NUMBER])), (VALIDATION_NUMBER, int(share[VALIDATION_NUMBER]))]
-    order = np.argsort(sizes > min((rows for _, rows in fill_to if rows), default=0), kind="stable")
+    fill_to = {split: int(share[split]) for split in (TEST_NUMBER, VALIDATION_NUMBER)}
+    order = np.argsort(sizes > min(filter(None, fill_to.values()), default=0), kind="stable")
     ends = np.cumsum(sizes[order])
     chosen, before = np.zeros(len(sizes), np.int8), 0
-    for split, rows in fill_to:
+    for split, rows in fill_to.items():
         chosen[order[(ends - sizes[order] >= before) & (ends <= before + rows)]] = split
         before += rows
-    for split, rows in fill_to:
+    for split, rows in fill_to.items():
         missing = rows - int(sizes[chosen == split].sum())
         single = order[(sizes[order] == 1) & (chosen[order] == TRAIN_NUMBER)]
         chosen[single[: max(missing, 0)]] = split
@@ -175,12 +175,13 @@ def packed(counts: Any, label: np.ndarray, priority: np.ndarray, above: np.ndarr
 def filled(there: np.ndarray, more: int, total: np.ndarray) -> np.ndarray:
     """int64 ``[bins]``: how many of ``more`` rows each bin gets so that the counts ``there`` become equal.
 
-    The remainder goes to the bins with the fewest rows in ``total``.
+    Each row goes to the bin with the fewest; of several, to that with the fewest in ``total``.
     """
-    levels = range(int(there.min()), int(there.max()) + more + 1)
-    level = levels[bisect_right(levels, more, key=lambda height: np.maximum(height - there, 0).sum()) - 1]
-    shares = np.maximum(level - there, 0)
-    open_bins = np.flatnonzero(there <= level)
-    order = open_bins[np.argsort((total + shares)[open_bins], kind="stable")]
-    shares[order[: more - int(shares.sum())]] += 1
+    shares = np.zeros(len(there), np.int64)
+    bins = list(zip(there.tolist(), total.tolist(), range(len(there)), strict=True))
+    heapq.heapify(bins)
+    for _ in range(more):
+        count, every, place = bins[0]
+        shares[place] += 1
+        heapq.heapreplace(bins, (count + 1, every + 1, place))
     return shares

@@ -21,7 +21,7 @@ def resources(spec: TextSpec) -> dict[str, str]:
     found = {"nltk": str(nltk.__version__)}
     if spec.tokenizer == "nltk":
         resource = f"tokenizers/punkt_tab/{data.language_name(spec.language)}"
-        found["punkt_tab"] = data.fingerprint(data.find_folder(resource, "punkt_tab"), _PUNKT_FILES)
+        found["punkt_tab"] = data.fingerprint(data.find_folder(resource), _PUNKT_FILES)
     return found
 
 

@@ -127,15 +127,13 @@ class TextPipeline:
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: object = None) -> TextPipeline:
+    def from_json(cls, value: Any, where: object = "a manifest") -> TextPipeline:
         """The pipeline that :meth:`to_json` described in the file ``where``.
 
         Raises :class:`DataError` when the value is not one.
         """
-        place = "" if where is None else f"{where}: "
-        pipeline: TextPipeline = typed(
-            cls, value, f"{place}not a text pipeline of this version of padless", "run preprocessing again"
-        )
+        what = f"{where}: not a text pipeline of this version of padless"
+        pipeline: TextPipeline = typed(cls, value, what, "run preprocessing again")
         return pipeline
 
     @cached_property

@@ -43,8 +43,8 @@ class Tokens:
 
     def to_lists(self) -> list[list[str]]:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
-        tokens = self.types.take(pa.array(self.codes)).to_pylist()
-        return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
+        found: list[list[str]] = pa.LargeListArray.from_arrays(self.offsets, self.types.take(self.codes)).to_pylist()
+        return found
 
 
 class Rules(Protocol):
