@@ -13,7 +13,7 @@ from msgspec import Meta
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, as_recorded, spelling
+from preprocessing.labels import AUTO, LabelMap, as_recorded
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -27,6 +27,7 @@ LEFT_OUT = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
     "quality": "near_duplicates",
+    "vocabulary": "count_unlabelled base",
 }
 """Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
@@ -86,9 +87,9 @@ class SourceConfig:
         """Check values, and give lists, encoding and delimiter their final form."""
         for name in ("path", "validation_path", "test_path", "unlabelled_path", "neutral"):
             value = getattr(self, name)
-            object.__setattr__(self, name, [value] if isinstance(value, str) else list(value))
-        object.__setattr__(self, "encoding", known_encoding(self.encoding))
-        object.__setattr__(self, "delimiter", "\t" if self.delimiter in ("\\t", "tab") else self.delimiter)
+            vars(self)[name] = [value] if isinstance(value, str) else list(value)
+        delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
+        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
@@ -157,20 +158,14 @@ class SplitConfig:
     fold. train --folds all holds out each fold in turn. 0: none."""
 
     def __post_init__(self) -> None:
-        """Check that training rows are left, and that columns and names do not collide."""
+        """Check that training rows are left, and keys that need or exclude others."""
         total = self.validation + self.test
         require(self.folds != 1, "splits.folds", self.folds, "0 for none, or from 2 to 100")
         require(total < 1, "splits.validation + splits.test", total, "below 1, or nothing is left for training")
         if self.time_column is not None and self.folds:
             raise ConfigError("splits.folds: folds mix the times that splits.time_column keeps apart; leave one out")
-        if self.names and self.column in (None, AUTO):
-            raise ConfigError("splits.names: it maps values of splits.column; name that column too")
-        seen: dict[str | None, str] = {}
-        for split, values in self.names.items():
+        for split in self.names:
             require(split in ALL_SPLITS, "splits.names", split, f"the splits {', '.join(ALL_SPLITS)}")
-            for value in values:
-                if seen.setdefault(spelling(value), split) != split:
-                    raise ConfigError(f"splits.names.{split}: {value!r} already means {seen[spelling(value)]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,35 +271,18 @@ class PreprocessConfig:
             raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
         if self.splits.folds and self.quality.near_duplicates != "keep":
             raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
-        if not self.vocabulary.count_unlabelled and not self.source.has_unlabelled:
-            raise ConfigError("vocabulary.count_unlabelled: there are no unlabelled texts; name source.unlabelled_path")
-        if UNLABELLED in self.splits.names and self.source.missing_label == "error":
-            raise ConfigError("splits.names.unlabelled: set source.missing_label to unlabelled or drop")
-        source, splits = self.source, self.splits
-        several = dict.fromkeys((splits.group_column, splits.time_column))  # times may be the groups
-        every = [*source.text_columns, source.label_column, splits.column, *several]
-        columns = [column for column in every if column not in (AUTO, None)]
-        require(len({*columns}) == len(columns), "source, splits", columns, "each column for one purpose")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        ``auto`` columns are recorded as ``text``, ``label`` and no split. ``limit`` and those of ``LEFT_OUT`` are left
-        out at their defaults.
+        ``limit`` and the keys of ``LEFT_OUT`` are left out at their defaults.
         """
-        content = asdict(self) | {"text": self.text.recorded(), "vocabulary": self.vocabulary.recorded()}
+        content = asdict(self) | {"text": self.text.recorded()}
         left_out = "output overwrite append quiet executor" + " limit" * (not self.limit)
         for key in left_out.split():
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
-        for part, key, before in (
-            ("source", "text_column", "text"),
-            ("source", "label_column", "label"),
-            ("splits", "column", None),
-        ):
-            if content[part][key] == AUTO:
-                content[part][key] = before
-        usual = {"source": asdict(SourceConfig()), "splits": asdict(SplitConfig()), "quality": asdict(QualityConfig())}
+        usual = asdict(PreprocessConfig(output=self.output))
         for part, keys in LEFT_OUT.items():
             for key in keys.split():
                 if content[part][key] == usual[part][key]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -104,28 +104,25 @@ class LabelMap:
     """Class names in order, and the raw values of each."""
 
     def __init__(self, labels: Mapping[str, Sequence[Any]], neutral: Sequence[Any] = ()) -> None:
-        """Raises ``ConfigError`` for fewer than two classes, a class without values or a value with two meanings."""
+        """Raises ``ConfigError`` for fewer than two classes, and a value with two meanings."""
         if len(labels) < 2:
             raise ConfigError(f"source.labels: {list(labels)} is too few: a classifier needs two classes or more")
         self.names = list(labels)
         self.numbers: dict[str, int] = {}
         meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
-            if not values and number != NEUTRAL:
-                raise ConfigError(f"source.labels.{name}: names no value: list those of this class, as in [{name}]")
             for value in values:
                 key = spelling(value)
                 if key is None or key in self.numbers:
-                    why = "is no label" if key is None else "already has a meaning; name each value once"
-                    raise ConfigError(f"source.labels.{name}: {value!r} {why}")
+                    raise ConfigError(
+                        f"source.labels.{name}: {value!r} is null, or has a meaning already; name each value once"
+                    )
                 self.numbers[key] = number
 
-    def numbers_of(self, column: pa.Array) -> np.ndarray:
-        """int32 ``[rows]``: the class of every row of a column, ``NEUTRAL`` or ``UNKNOWN``."""
-        values, indices = distinct(column)
+    def numbers_of(self, values: list[Any]) -> list[int]:
+        """The class of each raw value, ``NEUTRAL`` or ``UNKNOWN``."""
         keys = [spelling(value) for value in values]
-        numbers = [UNKNOWN if key is None else self.numbers.get(key, UNKNOWN) for key in keys]
-        return np.array(numbers, np.int32)[indices]
+        return [UNKNOWN if key is None else self.numbers.get(key, UNKNOWN) for key in keys]
 
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
@@ -136,15 +133,13 @@ def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 
 
-def found_in(column: pa.Array, neutral: Sequence[Any]) -> tuple[np.ndarray, list[str]]:
-    """``auto`` on some rows: int32 ``[rows]`` into the sorted class names found there, ``NEUTRAL`` or ``UNKNOWN``."""
-    values, indices = distinct(column)
+def found_in(values: list[Any], neutral: Sequence[Any]) -> tuple[list[int], list[str]]:
+    """``auto`` for some raw values: each one's place among their sorted class names, ``NEUTRAL`` or ``UNKNOWN``."""
     left_out = {spelling(value) for value in neutral}
     names = [(as_found(value) or "") for value in values]
     classes = sorted({name for name in names if name.strip() and spelling(name) not in left_out})
     place = {name: number for number, name in enumerate(classes)}
-    numbers = [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names]
-    return np.array(numbers, np.int32)[indices], classes
+    return [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names], classes
 
 
 def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
@@ -152,14 +147,11 @@ def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[st
 
     ``1`` and ``1.0`` are one class. ``known`` names come first, in their order; then numbers, by size; then texts.
     """
-    spellings: defaultdict[str, list[str]] = defaultdict(list)
-    for name in found:
-        spellings[whole(name)].append(name)
-    names = {one: its[0] if len(its) == 1 else one for one, its in spellings.items()}
-    first = {name: place for place, name in enumerate(known)}
-    ordered = sorted(names.values(), key=lambda name: (first.get(name, len(known)), order(name)))
-    place = {name: number for number, name in enumerate(ordered)}
-    return ordered, {name: place[names[whole(name)]] for name in found}
+    times = Counter(map(whole, found))
+    names = {name: whole(name) if times[whole(name)] > 1 else name for name in found}
+    places = {name: place for place, name in enumerate(known)}
+    ordered = sorted({*names.values()}, key=lambda name: (places.get(name, len(known)), order(name)))
+    return ordered, {name: ordered.index(its) for name, its in names.items()}
 
 
 def order(name: str) -> tuple[bool, float, str]:

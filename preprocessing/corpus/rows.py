@@ -132,10 +132,12 @@ def labels_of(rows: Rows, hidden: np.ndarray) -> tuple[np.ndarray, list[str], La
         raise rows.bad_utf8(source.label_column) from None
     known = column.dictionary.to_pylist() if pa.types.is_dictionary(column.type) else []
     column = pc.if_else(pa.array(hidden), pa.scalar(None, column.type), column) if hidden.any() else column
-    numbers, names = (given.numbers_of(column), given.names) if given else found_in(column, source.neutral)
+    values, indices = distinct(column)
+    found, names = (given.numbers_of(values), given.names) if given else found_in(values, source.neutral)
     if source.missing_label != "error":
-        values, indices = distinct(column)
-        numbers[(numbers == UNKNOWN) & np.array([not spelling(value) for value in values])[indices]] = MISSING
+        pairs = zip(found, values, strict=True)
+        found = [MISSING if number == UNKNOWN and not spelling(value) else number for number, value in pairs]
+    numbers = np.array(found, np.int32)[indices]
     if (numbers == UNKNOWN).any():
         at = int(np.argmax(numbers == UNKNOWN))
         value = as_found(column[at].as_py())

@@ -177,8 +177,7 @@ def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
         found = report[UNLABELLED]
         parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
         for count, what in (
-            (found["shared"], "have texts that are validated or tested (quality.leaks)"),
-            (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
+            (found["shared"], "have texts or groups that are validated or tested (quality.leaks)"),
             (found["duplicates"], "repeat another of them (quality.duplicates)"),
             (found["empty"], "are empty (quality.empty)"),
         ):

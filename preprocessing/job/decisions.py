@@ -123,13 +123,13 @@ class Ranges:
         rows, starts = self.table(task[0])
         split, report = decide(rows, self.config, cut, task[1])
         rows = rows.assign(split=split)
-        names = self.classes.names
+        labels = len(self.classes.names)
         if self.config.splits.folds:
-            rows["fold"], report["folds"] = fold_rows(rows, self.config.splits.folds, self.config.seed, names)
+            rows["fold"], report["folds"] = fold_rows(rows, self.config.splits.folds, self.config.seed, labels)
         stored = rows[["split", "label", "fold"]].sort_index()
         structs = pa.RecordBatch.from_pandas(stored, preserve_index=False).to_struct_array()
         arrays.write_batch(self.path(task[0]), {"rows": pa.LargeListArray.from_arrays(starts, structs)})
-        counts = [np.bincount(rows["label"][split == place], minlength=len(names)) for place in range(len(SPLITS))]
+        counts = [np.bincount(rows["label"][split == place], minlength=labels) for place in range(len(SPLITS))]
         return {"found": report, "labels": np.stack(counts), "unlabelled": int((split == UNLABELLED_NUMBER).sum())}
 
     def gather(self, number: int) -> str:
@@ -171,7 +171,7 @@ class Sieve:
     def apply(self, name: str, found: pd.Series) -> None:
         """Apply the policy ``quality.<name>`` to the rows of ``found`` that are not dropped yet."""
         if getattr(self.quality, name) == "drop":
-            self.dropped[name] = self.dropped.get(name, 0) + int((found & self.alive).sum())
+            self.dropped[name] = int((found & self.alive).sum())
             self.alive &= ~found
 
     def again(self, keys: list[str]) -> pd.Series:
@@ -220,16 +220,28 @@ def suspects(rows: pd.DataFrame, quality: QualityConfig) -> Sieve:
 def decide_labelled(
     rows: pd.DataFrame, config: PreprocessConfig, cut: dict[str, float], share: np.ndarray
 ) -> tuple[pd.Series, dict[str, Any]]:
-    """``decide`` for rows with labels."""
-    sieve = suspects(rows, config.quality)
-    split, of_groups = split_rows(rows, sieve.alive, config.splits, config.seed, cut, share)
+    """``decide`` for rows with labels.
+
+    Raises ``DataError`` for a group column that groups nothing, and for times that cannot be read or give no split.
+    """
+    splits, sieve, report = config.splits, suspects(rows, config.quality), dict[str, Any]()
+    split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
+    if splits.group_column is not None:
+        of_groups = {} if splits.time_column else cut
+        report["groups"] = by_group(rows, sieve.alive, split, of_groups, splits.group_column, config.seed)
+    pool = sieve.alive & (split == TRAIN_NUMBER)
+    if splits.time_column is not None:
+        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
+    elif any(cut.values()) and splits.group_column is None:
+        text, label = (rows[name][pool].to_numpy() for name in ("text_hash", "label"))
+        split.loc[pool] = assign(text, label, share, seed=config.seed)
     sieve.rows = rows = rows.assign(split=split)
     duplicates = {
         "normalised": int(sieve.again(["text_hash"]).sum()),
         "across_splits": int(differ(rows[sieve.alive & sieve.full], "split", "text_hash").sum()),
     }
     sieve.apply("duplicates", sieve.again(["text_hash", "split"]))
-    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, **of_groups}
+    found = {**sieve.found, "duplicates": duplicates, "dropped": sieve.dropped, **report}
     return split.where(sieve.alive, DROPPED), found
 
 
@@ -243,12 +255,9 @@ def decide_unlabelled(
     sieve = Sieve(rows, config.quality)
     measured = labelled[labelled["split"] >= (TRAIN_NUMBER if config.splits.folds else VALIDATION_NUMBER)]
     shared = sieve.full & rows["text_hash"].isin(measured["text_hash"])
+    shared |= (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
     found = {"rows": len(rows), **sieve.found, "shared": int(shared.sum())}
     sieve.apply("leaks", shared)
-    if config.splits.group_column is not None:
-        of_measured = (rows["group"] != NO_GROUP) & rows["group"].isin(measured["group"])
-        found["groups_measured"] = int(of_measured.sum())
-        sieve.apply("leaks", of_measured)
     again = sieve.again(["text_hash"])
     found["duplicates"] = int(again.sum())
     sieve.apply("duplicates", again)
@@ -264,7 +273,7 @@ def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[s
     for number, (name, fraction) in enumerate(((TRAIN, 1.0), (VALIDATION, splits.validation), (TEST, splits.test))):
         present = np.flatnonzero(labels[number])
         if not len(present) and (fraction or named[number]):
-            why = "equal texts, and a class of one or two, stay in one split, and keys of quality may drop rows"
+            why = "equal texts, groups, and a class of one or two, stay in one split, and keys of quality may drop rows"
             raise DataError(f"split {name}: no row is left for it, of {rows:,}: {why}; give more, or change splits")
         if len(present) == 1:
             only = f"all {labels[number].sum()} rows have the label {names[present[0]]!r}"
@@ -272,26 +281,6 @@ def check_splits(labels: np.ndarray, named: np.ndarray, rows: int, names: list[s
         if name == TRAIN and len(absent := np.flatnonzero(labels[number] == 0)):
             mend = "leave it out with source.labels or source.neutral"
             raise DataError(f"split {name}: no row has the label {names[absent[0]]!r}; add some, or {mend}")
-
-
-def split_rows(
-    rows: pd.DataFrame, alive: pd.Series, splits: SplitConfig, seed: int, cut: dict[str, float], share: np.ndarray
-) -> tuple[pd.Series, dict[str, Any]]:
-    """int8 per row: its split; and the manifest's ``groups`` and ``times``, with such columns.
-
-    Raises ``DataError`` for a group column that groups nothing, groups too large for a split, or times that cannot be
-    read or give no split.
-    """
-    split = rows["named"].clip(lower=TRAIN_NUMBER)  # rows without a named split begin in training
-    report = dict[str, Any]()
-    if splits.group_column is not None:
-        report["groups"] = by_group(rows, alive, split, {} if splits.time_column else cut, splits.group_column, seed)
-    pool = alive & (split == TRAIN_NUMBER)
-    if splits.time_column is not None:
-        split.loc[pool], report["times"] = by_time(rows[pool], cut, splits.time_column)
-    elif any(cut.values()) and splits.group_column is None:
-        split.loc[pool] = assign(rows["text_hash"][pool].to_numpy(), rows["label"][pool].to_numpy(), share, seed=seed)
-    return split, report
 
 
 def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -309,28 +298,21 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
     late = last.rank(pct=True).fillna(0)  # rows of one time are cut by their mean rank
     bounds = [1 - cut[TEST] - cut[VALIDATION], 1 - cut[TEST]]
     split = np.digitize(late, bounds, right=True).astype(np.int8)
-    found = shares(split, cut, key, last)
+    found = shares(split, cut)
     for name, its in found.items():
         begin = int(last[split == SPLITS.index(name)].min())
         its["from"] = str(np.datetime64(begin, "s") if date.notna().any() else begin).removesuffix("T00:00:00")
     return split, {"column": column, "without": int(time.isna().sum()), "cut": found}
 
 
-def shares(split: Any, cut: dict[str, float], key: str, together: Any) -> dict[str, dict[str, Any]]:
-    """The rows that each split got of its share, for the manifest. Raises ``DataError`` for one without rows.
-
-    Rows that are equal in ``together`` stay together.
-    """
-    found = {}
-    for name, fraction in cut.items():
-        rows = int((split == SPLITS.index(name)).sum())
-        if fraction and not rows:
-            most = np.unique(together, return_counts=True)[1].max()
-            what = f"nothing fits into the split {name}: {most:,} of {len(split):,} rows stay together"
-            raise DataError(f"{key}: {what}; ask for another share in splits.{name}, or name another column")
-        if fraction:
-            found[name] = {"rows": rows, "share": round(rows / len(split), 6), "wanted": fraction}
-    return found
+def shares(split: Any, cut: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """The rows that each split got of its share, for the manifest."""
+    found = {name: int((split == SPLITS.index(name)).sum()) for name in cut}
+    return {
+        name: {"rows": rows, "share": round(rows / len(split), 6), "wanted": cut[name]}
+        for name, rows in found.items()
+        if rows
+    }
 
 
 def by_group(
@@ -341,14 +323,11 @@ def by_group(
     A row without a named split follows its group if the source puts rows of that group into validation or test. Groups
     that the source itself divides are counted and left as they are.
     """
-    key = f"splits.group_column: {column!r}"
     grouped, named = rows["group"] != NO_GROUP, rows["named"]
     sizes = rows["group"][grouped].value_counts()
-    if not len(sizes):
-        raise DataError(f"{key} is empty in every row; name another column")
-    if 1 < len(sizes) == grouped.sum():
-        what = f"has another value in each of the {len(sizes):,} rows, so it groups nothing"
-        raise DataError(f"{key} {what}; name another column, or leave it out")
+    if not (sizes > 1).any():
+        what = f"no value is in two rows of {column!r}, so it groups nothing"
+        raise DataError(f"splits.group_column: {what}; name another column, or leave it out")
     farthest = rows.groupby("group")["named"].transform("max").where(grouped, NO_SPLIT)  # from training
     follows = (named == NO_SPLIT) & (farthest > TRAIN_NUMBER)
     split.loc[follows] = farthest[follows]
@@ -365,41 +344,29 @@ def by_group(
         if len(both):
             counts = {SPLITS[number]: int((both["named"] == number).sum()) for number in pair}
             report["shared"].append({"groups": both["group"].nunique(), "rows": counts})
-    if not any(cut.values()):
-        return report
     pool = alive & (split == TRAIN_NUMBER) & (farthest <= TRAIN_NUMBER)
-    if not pool.any():
-        what = f"the source names a split other than {TRAIN} for all groups, so none is left to cut from"
-        raise DataError(f"{key}: {what}; set splits.validation and test to 0")
-    together, label = components(rows[pool]), rows["label"][pool].to_numpy()
-    split.loc[pool] = assign_groups(together, label, seed=seed, **cut)
-    report["cut"] = shares(split[pool], cut, key, together)
+    if any(cut.values()) and pool.any():
+        label = rows["label"][pool].to_numpy()
+        split.loc[pool] = assign_groups(components(rows[pool]), label, seed=seed, **cut)
+        report["cut"] = shares(split[pool], cut)
     return report
 
 
-def fold_rows(rows: pd.DataFrame, folds: int, seed: int, names: list[str]) -> tuple[pd.Series, dict[str, Any]]:
+def fold_rows(rows: pd.DataFrame, folds: int, seed: int, labels: int) -> tuple[pd.Series, dict[str, Any]]:
     """int16 per row: its fold, ``NO_FOLD`` where it is neither in training nor in validation; and the manifest's
     ``folds``.
 
-    ``names`` are the classes. Raises ``DataError`` if there are fewer groups than folds, or a fold has fewer than two
-    labels or all rows of one.
+    Raises ``DataError`` if there is nothing to measure on a fold, or if no other fold has one of its ``labels``.
     """
     pool = rows["split"].isin([SPLITS.index(TRAIN), SPLITS.index(VALIDATION)])
     together, label = components(rows[pool]), rows["label"][pool].to_numpy()
-    found = len(np.unique(together))
-    if found < folds:
-        what = f"only {found} groups or different texts outside of test"
-        raise DataError(f"splits.folds: {folds} folds, but {what}; ask for fewer folds")
     result = rows["fold"].copy()
     result.loc[pool] = fold = assign_folds(together, label, folds=folds, seed=seed)
-    counts = np.stack([np.bincount(label[fold == number], minlength=len(names)) for number in range(folds)])
+    counts = np.stack([np.bincount(label[fold == number], minlength=labels) for number in range(folds)])
     for number, inside in enumerate(counts):
-        alone = np.flatnonzero((counts.sum(axis=0) == inside) & (inside > 0))
-        if len(alone):
-            of_label = f"all {inside[alone[0]]:,} rows of the label {names[alone[0]]!r} fall into fold {number}"
-            mend = "so a training without it would never see that label; it needs at least two groups or texts"
-            raise DataError(f"splits.folds: {of_label}, {mend}")
-        if (inside > 0).sum() < 2:
-            what = f"fold {number} has rows of fewer than two labels, and nothing can be measured on it"
-            raise DataError(f"splits.folds: {what}; ask for fewer folds")
-    return result, {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": found}
+        there = inside > 0
+        if there.sum() < 2 or (inside == counts.sum(axis=0))[there].any():
+            what = f"fold {number} of {folds} has fewer than two labels, or all rows of one"
+            raise DataError(f"splits.folds: {what}; ask for fewer folds, or give more rows of each label")
+    kept = len(np.unique(together))
+    return result, {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": kept}

@@ -145,8 +145,7 @@ def frozen(
     """
     of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
     if vocabulary is None:
-        least = of.least(int(words.counts.sum()))
-        vocabulary = (freeze if in_words else freeze_pieces)(words, least, of.max_size)
+        vocabulary = (freeze if in_words else freeze_pieces)(words, int(of.min_count), of.max_size)
     counts = words if in_words else in_pieces(words, vocabulary)
     total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
     if 0 < total == unknown:

@@ -11,7 +11,7 @@ are ordered by hash, so the result depends only on the set of rows and the seed.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+import heapq
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 FEWEST_TO_CUT = 3
 """A label with at least this many rows has at least one in validation and in test."""
-ONE_BY_ONE = 16384
-"""Most groups of several rows that are packed one by one, which takes about 10 µs each."""
 
 
 def assign(key: np.ndarray, label: np.ndarray, share: np.ndarray, *, seed: int) -> np.ndarray:
@@ -55,14 +53,14 @@ def fill(sizes: np.ndarray, share: np.ndarray) -> np.ndarray:
 
     Groups are taken in order while they fit, those larger than a share last; groups of one row fill the rest.
     """
-    fill_to = [(TEST_NUMBER, int(share[TEST_NUMBER])), (VALIDATION_NUMBER, int(share[VALIDATION_NUMBER]))]
-    order = np.argsort(sizes > min((rows for _, rows in fill_to if rows), default=0), kind="stable")
+    fill_to = {split: int(share[split]) for split in (TEST_NUMBER, VALIDATION_NUMBER)}
+    order = np.argsort(sizes > min(filter(None, fill_to.values()), default=0), kind="stable")
     ends = np.cumsum(sizes[order])
     chosen, before = np.zeros(len(sizes), np.int8), 0
-    for split, rows in fill_to:
+    for split, rows in fill_to.items():
         chosen[order[(ends - sizes[order] >= before) & (ends <= before + rows)]] = split
         before += rows
-    for split, rows in fill_to:
+    for split, rows in fill_to.items():
         missing = rows - int(sizes[chosen == split].sum())
         single = order[(sizes[order] == 1) & (chosen[order] == TRAIN_NUMBER)]
         chosen[single[: max(missing, 0)]] = split
@@ -156,36 +154,34 @@ def packed(counts: Any, label: np.ndarray, priority: np.ndarray, above: np.ndarr
     of each bin above those that it should have, and is changed.
     """
     sizes = counts[:, [-1]].toarray()[:, 0]
-    by_size = np.lexsort((priority, -sizes))
-    large = by_size[: min(ONE_BY_ONE, int((sizes > 1).sum()))]
     chosen = np.zeros(len(sizes), np.int64)
     # into the bin where it adds least to the sum of squares, which is smallest when all are equal
-    for one, own in zip(large, counts[large].toarray(), strict=True):
-        chosen[one] = np.argmin((own * (2 * above + own)).sum(axis=1))
-        above[chosen[one]] += own
-    rest = np.setdiff1d(by_size, large)
-    for places in by_label(label[rest], priority[rest]):
-        members = rest[places]
+    for one in np.lexsort((priority, -sizes))[: (sizes > 1).sum()]:
+        there = slice(counts.indptr[one], counts.indptr[one + 1])
+        columns, own = counts.indices[there], counts.data[there]
+        chosen[one] = np.argmin((own * (2 * above[:, columns] + own)).sum(axis=1))
+        above[chosen[one], columns] += own
+    single = np.flatnonzero(sizes == 1)
+    for places in by_label(label[single], priority[single]):
+        members = single[places]
         value = label[members[0]]
-        shares = filled(above[:, value], int(sizes[members].sum()), above[:, -1])
-        # by the position of the first row, since groups beyond ONE_BY_ONE have several
-        before = np.cumsum(sizes[members]) - sizes[members]
-        chosen[members] = np.minimum(np.searchsorted(np.cumsum(shares), before, side="right"), len(above) - 1)
-        got = np.bincount(chosen[members], weights=sizes[members], minlength=len(above)).astype(np.int64)
-        above[:, value] += got
-        above[:, -1] += got
+        shares = filled(above[:, value], len(members), above[:, -1])
+        chosen[members] = np.repeat(np.arange(len(above)), shares)
+        above[:, value] += shares
+        above[:, -1] += shares
     return chosen
 
 
 def filled(there: np.ndarray, more: int, total: np.ndarray) -> np.ndarray:
     """int64 ``[bins]``: how many of ``more`` rows each bin gets so that the counts ``there`` become equal.
 
-    The remainder goes to the bins with the fewest rows in ``total``.
+    Each row goes to the bin with the fewest; of several, to that with the fewest in ``total``.
     """
-    levels = range(int(there.min()), int(there.max()) + more + 1)
-    level = levels[bisect_right(levels, more, key=lambda height: np.maximum(height - there, 0).sum()) - 1]
-    shares = np.maximum(level - there, 0)
-    open_bins = np.flatnonzero(there <= level)
-    order = open_bins[np.argsort((total + shares)[open_bins], kind="stable")]
-    shares[order[: more - int(shares.sum())]] += 1
+    shares = np.zeros(len(there), np.int64)
+    bins = list(zip(there.tolist(), total.tolist(), range(len(there)), strict=True))
+    heapq.heapify(bins)
+    for _ in range(more):
+        count, every, place = bins[0]
+        shares[place] += 1
+        heapq.heapreplace(bins, (count + 1, every + 1, place))
     return shares

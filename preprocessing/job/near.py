@@ -39,7 +39,6 @@ PLACE_BITS = 28
 """Low bits of a stored band that are the place of its row in the part; the others are a hash."""
 RANGE_BANDS = 1 << 20
 """Bands of a range, about."""
-LAST = np.uint64((1 << 63) - 1)
 COMPARED = 1 << 19
 """Tokens that are compared together, about."""
 MEASURED = (VALIDATION_NUMBER, TEST_NUMBER)
@@ -104,22 +103,21 @@ def candidates(stage: Stage) -> dict[str, np.ndarray]:
 
     Of measured rows with an equal band one is drawn for it, so a sentence that many texts have in common costs little.
     """
+    import pandas as pd
+
     pieces = []
     for part in range(stage.decided.parts):
         path = parts.file_of(stage.root, part, bands.__name__)
         band = parts.within(path, "band", stage.number, stage.of)["band"].to_numpy()
         hashes, place = band >> PLACE_BITS, (band % (1 << PLACE_BITS)).astype(np.int64)
         measured = np.isin(stage.decided.of(part)["split"][place], MEASURED)
-        drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64)) >> 1
-        key = hashes << PLACE_BITS | np.where(measured, drawn, LAST) >> 63 - PLACE_BITS
-        pieces.append((hashes, key, measured, part << PLACE_BITS | place))
-    hashes, key, measured, row = map(np.concatenate, zip(*pieces, strict=True))
-    order = np.argsort(key)
-    last = order[np.maximum.accumulate(np.where(measured[order], np.arange(len(order)), 0))]
-    met = ~measured[order] & measured[last] & (hashes[order] == hashes[last])
-    mine, its = row[order[met]], row[last[met]]
-    order = np.argsort(mine)
-    return {"mine": mine[order], "its": its[order]}
+        drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64))
+        columns = {"hash": hashes, "row": part << PLACE_BITS | place, "measured": measured, "drawn": drawn}
+        pieces.append(pd.DataFrame(columns))
+    rows = pd.concat(pieces)
+    its = rows[rows["measured"]].sort_values("drawn").drop_duplicates("hash", keep="last")
+    pairs = rows[~rows["measured"]].merge(its, on="hash", suffixes=("", "_its")).sort_values("row")
+    return {"mine": pairs["row"].to_numpy(), "its": pairs["row_its"].to_numpy()}
 
 
 def rejects(stage: Stage) -> dict[str, np.ndarray]:
@@ -165,6 +163,8 @@ def leave_out(decided: Decided, found: dict[str, Any], workers: Workers, screen:
 
     They become dropped ones in ``found``, that of ``pipeline.decided``.
     """
+    import pandas as pd
+
     folder, rows = decided.work / "near", decided.labelled + decided.unlabelled
     ranges = -(-rows * BANDS // RANGE_BANDS)
     for table, of in ((bands, decided.parts), (candidates, ranges), (rejects, decided.parts)):
@@ -172,19 +172,18 @@ def leave_out(decided: Decided, found: dict[str, Any], workers: Workers, screen:
         tasks = (shared(folder / f"{number:06d}-{table.__name__}.json", number=number) for number in range(of))
         with engine.shown("near-duplicates", rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
-    count, labels = 0, found["labels"][TRAIN_NUMBER]
-    listed, columns = decided.work.parent / NEAR_DUPLICATES, ("row", "other", "similarity")
-    with atomic.replacing(listed) as temporary, open(temporary, "w") as file:
-        file.write(",".join(columns) + "\n")
-        for number in range(decided.parts):
-            its, known = parts.load_columns(parts.file_of(folder, number, rejects.__name__)), decided.of(number)
-            split, place = known["split"].copy(), its["place"]
-            of_train = place[split[place] == TRAIN_NUMBER]
-            labels -= np.bincount(known["label"][of_train], minlength=len(labels))
-            found["unlabelled"] -= len(place) - len(of_train)
-            split[place] = DROPPED
-            arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
-            count += len(place)
-            np.savetxt(file, np.column_stack([its[name] for name in columns]), "%d,%d,%.4f")
-    found["found"]["dropped"]["near_duplicates"] = count
-    return replace(decided, hash=decided.hash + atomic.sha256_file(listed))
+    labels, pieces, path = found["labels"][TRAIN_NUMBER], [], decided.work.parent / NEAR_DUPLICATES
+    for number in range(decided.parts):
+        its, known = parts.read_batch(parts.file_of(folder, number, rejects.__name__)), decided.of(number)
+        pieces.append(its.drop_columns(["place"]).to_pandas())
+        split, place = known["split"].copy(), its["place"].to_numpy()
+        of_train = place[split[place] == TRAIN_NUMBER]
+        labels -= np.bincount(known["label"][of_train], minlength=len(labels))
+        found["unlabelled"] -= len(place) - len(of_train)
+        split[place] = DROPPED
+        arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
+    listed = pd.concat(pieces)
+    with atomic.replacing(path) as temporary:
+        listed.to_csv(temporary, index=False, float_format="%.4f")
+    found["found"]["dropped"]["near_duplicates"] = len(listed)
+    return replace(decided, hash=decided.hash + atomic.sha256_file(path))

@@ -147,6 +147,7 @@ def make(
     classes = Classes.of(config.source, summaries)
     written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
     words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
+    config = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
     report = found["found"] | {"vocabulary": in_vocabulary}
@@ -162,8 +163,7 @@ def make(
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    recorded = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
-    origin = provenance(recorded, plans) | on_base | {CUT: found["fractions"]}
+    origin = provenance(config, plans) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,

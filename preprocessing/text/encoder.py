@@ -110,8 +110,6 @@ def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Spa
 
 def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:
     """The span of each token, by aligning ``tokens`` to ``others``, an almost equal list that may be longer."""
-    if list(tokens) == others[: len(tokens)]:
-        return [*spans[: len(tokens)]]
     result: list[Span | None] = [None] * len(tokens)
     others = others[: 2 * len(tokens) + _LOOK_AHEAD]
     for kind, start, end, other, other_end in SequenceMatcher(None, tokens, others, autojunk=False).get_opcodes():

@@ -58,7 +58,7 @@ def installed_resources(spec: TextSpec) -> dict[str, str]:
     own = TOKENIZERS[spec.tokenizer].resources
     found: dict[str, str] = {} if own is None else load(own)(spec)
     if spec.lemmatizer == "wordnet":
-        found["wordnet"] = fingerprint(find_folder("corpora/wordnet", "wordnet"), WORDNET_FILES)
+        found["wordnet"] = fingerprint(find_folder("corpora/wordnet"), WORDNET_FILES)
     if spec.lemmatizer == "simplemma":
         simplemma(spec.language)
         found["simplemma"] = str(load("simplemma:__version__"))
@@ -102,7 +102,7 @@ def stop_words(spec: TextSpec) -> tuple[str, ...]:
 def read_stop_words(source: str, language: str) -> list[str]:
     """The words of a list as they are written. Raises :class:`DataError`."""
     if source == "nltk":
-        folder = find_folder("corpora/stopwords", "stopwords")
+        folder = find_folder("corpora/stopwords")
         return read_file(folder, language_name(language)).decode().split("\n")
     if source == "stop-words":
         lists = importlib.import_module("stop_words")
@@ -158,7 +158,7 @@ class WordNet:
         """
         from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
-        folder = find_folder("corpora/wordnet", "wordnet")
+        folder = find_folder("corpora/wordnet")
         self._parts: list[tuple[set[str], dict[str, list[str]], list[tuple[str, str]]]] = []
         """Of each part of speech: its words, its exceptions, and its suffixes with what takes their place."""
         for part in ["noun"] if pos == "noun" else PARTS_OF_SPEECH:
@@ -189,14 +189,15 @@ def language_name(language: str) -> str:
     return NLTK_LANGUAGES[language]
 
 
-def find_folder(resource: str, package: str) -> Any:
+def find_folder(resource: str) -> Any:
     """NLTK's path pointer to a folder such as ``corpora/wordnet``, unpacked or inside its zip file.
 
-    ``package`` is its name for the downloader. Raises :class:`DataError` when it is not installed.
+    Raises :class:`DataError` when it is not installed.
     """
     import nltk.data
 
     kind, _, name = resource.partition("/")
+    package = name.partition("/")[0]
     for candidate in (f"{resource}/", f"{kind}/{package}.zip/{name}/"):
         with suppress(LookupError):
             return nltk.data.find(candidate)

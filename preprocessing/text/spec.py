@@ -11,11 +11,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import typed
+from preprocessing.base.schema import Name, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class TokenizerEntry:
 
 
 NLTK = TokenizerEntry(
-    rules="preprocessing.text.nltk_tokenizer:NLTKTokenizer", resources="preprocessing.text.nltk_tokenizer:resources"
+    rules="preprocessing.text.nltk_tokenizer:rules", resources="preprocessing.text.nltk_tokenizer:resources"
 )
 TOKENIZERS = {
     "unicode": TokenizerEntry(rules="preprocessing.text.words:UnicodeRules"),
@@ -67,7 +69,7 @@ class TextSpec:
     """unicode: words and numbers of any script, #tags, emoji, runs of ! and ?, each letter of scripts without spaces.
     nltk: what nltk.tokenize.word_tokenize returns (sentences, then Treebank rules). nltk_line: the same with
     preserve_line=True, which needs no data."""
-    stop_words: str = "none"
+    stop_words: Name = "none"
     """none, nltk, stop-words (the package), or the path of a UTF-8 file with one word a line."""
     keep_negations: bool = True
     """Keep no, not, never, don't, … although the stop list holds them."""
@@ -81,7 +83,7 @@ class TextSpec:
     """bpe: frequent words stay whole, others become pieces, down to letters (##ing is one inside a word). They are
     learned by byte-pair encoding from the words of the training split (extra subwords), at most vocabulary.max_size;
     the longest piece comes first, as in WordPiece."""
-    max_tokens: int = 512
+    max_tokens: Annotated[int, Meta(ge=1, le=MOST_TOKENS)] = 512
     """The longest sequence kept: the largest width of a shard."""
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
@@ -100,9 +102,6 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         require(self.tokenizer in TOKENIZERS, "text.tokenizer", self.tokenizer, f"one of {', '.join(TOKENIZERS)}")
-        fits = 1 <= self.max_tokens <= MOST_TOKENS
-        require(fits, "text.max_tokens", self.max_tokens, f"at least 1, at most {MOST_TOKENS:,}")
-        require(bool(self.stop_words), "text.stop_words", "", "none, nltk, stop-words or the path of a file")
         if self.lemmatizer == "wordnet" and self.language != "en":
             raise ConfigError(
                 f"text.lemmatizer: wordnet is English, but text.language is {self.language!r}; use simplemma"
@@ -128,15 +127,13 @@ class TextPipeline:
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: object = None) -> TextPipeline:
+    def from_json(cls, value: Any, where: object = "a manifest") -> TextPipeline:
         """The pipeline that :meth:`to_json` described in the file ``where``.
 
         Raises :class:`DataError` when the value is not one.
         """
-        place = "" if where is None else f"{where}: "
-        pipeline: TextPipeline = typed(
-            cls, value, f"{place}not a text pipeline of this version of padless", "run preprocessing again"
-        )
+        what = f"{where}: not a text pipeline of this version of padless"
+        pipeline: TextPipeline = typed(cls, value, what, "run preprocessing again")
         return pipeline
 
     @cached_property

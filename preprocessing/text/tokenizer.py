@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -42,8 +43,8 @@ class Tokens:
 
     def to_lists(self) -> list[list[str]]:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
-        tokens = self.types.take(pa.array(self.codes)).to_pylist()
-        return [tokens[a:b] for a, b in zip(self.offsets[:-1].tolist(), self.offsets[1:].tolist(), strict=True)]
+        found: list[list[str]] = pa.LargeListArray.from_arrays(self.offsets, self.types.take(self.codes)).to_pylist()
+        return found
 
 
 class Rules(Protocol):
@@ -64,22 +65,19 @@ class Rules(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class PerText:
     """Rules from a function that gives the words of one clean text: simple, at the speed of Python."""
 
-    def __init__(self, spec: TextSpec, words_of_text: Callable[[str], list[str]]) -> None:
-        """``words_of_text`` is given each text as ``prepare`` leaves it."""
-        self._spec = spec
-        self._words_of_text = words_of_text
+    spec: TextSpec
+    words_of_text: Callable[[str], list[str]]
+    """Is given each text as ``prepare`` leaves it."""
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Every word is a surface."""
-        found: list[str] = []
-        offsets = [0]
-        for text in texts.to_pylist():
-            found += self._words_of_text(prepare(text, self._spec))
-            offsets.append(len(found))
-        return pa.array(found, pa.large_string()), np.array(offsets, np.int64)
+        words = [self.words_of_text(prepare(text, self.spec)) for text in texts.to_pylist()]
+        sizes = np.array([len(own) for own in words], np.int64)
+        return pa.array(chain.from_iterable(words), pa.large_string()), _ends(sizes)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A surface is a word already."""
@@ -92,8 +90,6 @@ ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 """Each distinct surface is looked up once in a round, which is several pieces."""
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 """The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
-CACHE_SURFACE_BYTES = 128
-"""A longer surface is not cached: it hardly occurs twice."""
 MAX_TEXT_BYTES = 1 << 30
 _DROPPED = -1
 _NONE = np.zeros(0, np.int32)
@@ -154,8 +150,7 @@ class Tokenizer:
         for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
             known[row] = learnt = self._number(words_of_row)
             self._learnt_bytes += len(surfaces[row])
-            if len(surfaces[row]) <= CACHE_SURFACE_BYTES:
-                self._surfaces[surfaces[row]] = learnt
+            self._surfaces[surfaces[row]] = learnt
         return np.array(known, np.int32)
 
     def _number(self, words_of_surface: list[str]) -> int:

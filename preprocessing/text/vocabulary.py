@@ -11,19 +11,21 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import Meta
 
 from preprocessing.base.arrays import mapped, record_batches, write_batch
-from preprocessing.base.errors import ConfigError, DataError, require
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
+from preprocessing.base.schema import AtLeast1, Name
 from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
@@ -60,50 +62,31 @@ def merged(every: Sequence[Counts]) -> Counts:
 class VocabularyConfig:
     """Which tokens of the training split get an id of their own."""
 
-    min_count: int | Literal["auto"] = "auto"
+    min_count: AtLeast1 | Literal["auto"] = "auto"
     """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
     5."""
-    max_size: int = 65536
+    max_size: Annotated[int, Meta(ge=3)] = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
     count_unlabelled: bool = True
     """Whether tokens of unlabelled texts are counted like those of training texts."""
-    base: str | None = None
+    base: Name | None = None
     """Run, bundle or dataset whose vocabulary is used with the same ids, so that its weights can read the new texts;
     the settings under text must be those of the base. null: none."""
 
     def __post_init__(self) -> None:
-        """Check sizes, and keys that need or exclude a base."""
-        fits = self.min_count == "auto" or self.min_count >= 1
-        require(fits, "vocabulary.min_count", self.min_count, "at least 1, or auto")
-        least = len(RESERVED) + 1
-        expected = f"at least {least}: {', '.join(RESERVED)} and one token"
-        require(self.max_size >= least, "vocabulary.max_size", self.max_size, expected)
-        require(self.base != "", "vocabulary.base", self.base, "the directory of a run, bundle or dataset, or null")
+        """Check that a base takes no further tokens."""
         if self.base is not None and self.min_count != "auto":
             raise ConfigError("vocabulary.min_count: no token is added to those of vocabulary.base; set this to auto")
 
     def of(self, tokens: int) -> VocabularyConfig:
-        """This configuration with ``auto`` resolved for so many training tokens."""
-        return replace(self, min_count=self.least(tokens)) if self.base is None else self
-
-    def least(self, tokens: int) -> int:
-        """``min_count`` for so many training tokens.
+        """This configuration with ``auto`` resolved for so many training tokens.
 
         One occurrence is too little to learn a token's vector from; as ``<unk>`` such tokens train one vector together.
         A tiny corpus needs them all; a huge one can do without those that occur four times.
         """
-        if self.min_count != "auto":
-            return self.min_count
-        return 1 if tokens < TINY else 2 if tokens < HUGE else 5
-
-    def recorded(self) -> dict[str, Any]:
-        """As a manifest stores it; keys of later versions are left out at their defaults."""
-        content = asdict(self)
-        if self.count_unlabelled:
-            del content["count_unlabelled"]
-        if self.base is None:
-            del content["base"]
-        return content
+        if self.base is not None or self.min_count != "auto":
+            return self
+        return replace(self, min_count=1 if tokens < TINY else 2 if tokens < HUGE else 5)
 
 
 def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabulary:

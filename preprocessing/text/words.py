@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -225,11 +226,11 @@ def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tu
     return np.concatenate(parts), np.concatenate([starts[:1], starts[0] + np.cumsum(lengths)])
 
 
+@dataclass(frozen=True)
 class UnicodeRules:
     """The tokenizer ``unicode`` as :class:`preprocessing.text.tokenizer.Rules`."""
 
-    def __init__(self, spec: TextSpec) -> None:
-        self._spec = spec
+    spec: TextSpec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Cut texts into chunks, after the markup is removed and characters are normalized as the specification says.
@@ -237,17 +238,17 @@ class UnicodeRules:
         ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
         in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
         """
-        joined, starts = join(texts, self._spec)
-        table = _TABLES[self._spec.lowercase]
+        joined, starts = join(texts, self.spec)
+        table = _TABLES[self.spec.lowercase]
         kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
-        if self._spec.html:
+        if self.spec.html:
             tags, markup = scan(joined)
             kept[tags] = 0
             written = (
                 (text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts)
             )
             kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
-        if self._spec.normalize == "nfkc":
+        if self.spec.normalize == "nfkc":
             kept, starts = _normalized(kept, starts, table)
         kind, alone = _kinds(kept)
         begins = np.append(False, kind[1:] != kind[:-1])
@@ -260,5 +261,5 @@ class UnicodeRules:
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A chunk of ASCII letters and digits is a token as it stands."""
-        spec = self._spec
+        spec = self.spec
         return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), spec) for chunk in surfaces]

@@ -217,8 +217,8 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
     inside = {name: {film[row - 1] for row in data[name]["row"]} for name in data}
     assert inside["unlabelled"] == inside["train"] | {"film 12", "film 13", "film 14", "none"}
     measured = len(inside["validation"] | inside["test"])
-    assert data.manifest.statistics["unlabelled"]["groups_measured"] == 10 * measured > 0
-    assert f"{10 * measured} are of groups of validation or test (quality.leaks)" in command.err
+    assert data.manifest.statistics["unlabelled"]["shared"] == 10 * measured > 0
+    assert f"{10 * measured} have texts or groups that are validated or tested (quality.leaks)" in command.err
 
 
 def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
