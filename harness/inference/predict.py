@@ -37,6 +37,7 @@ from harness.inference.rows import (
     lines_of_stdin,
     refuse_input,
     texts_of,
+    values_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier, read_training
@@ -48,7 +49,6 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.records import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
@@ -58,7 +58,7 @@ from preprocessing.labels import as_found
 if TYPE_CHECKING:
     from harness.ranks.distributed import World
 
-VERSION = 1
+VERSION = 2
 """Increase it when the same input and settings give other bytes."""
 FEWEST = 20
 """Minimum width of a text in a readable line."""
@@ -121,8 +121,7 @@ class ScoredPart(engine.Part[Made]):
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    needed = None if layout.top is None else part.file.source.text_columns  # other columns are copied as bytes
-    pieces = tables.iter_rows(part, needed, layout.schema)
+    pieces = tables.iter_rows(part, schema=layout.schema)
     steps = ((rows, scorer.encode(texts_of(rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, steps, None)
@@ -320,13 +319,15 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     schema = pa.schema([])
     with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
         for part in every:
-            for rows in tables.iter_rows(part, part.file.source.text_columns):
+            needed = part.file.source.text_columns if part.file.format == "parquet" else None
+            for rows in tables.iter_rows(part, needed):
                 texts_of(rows, layout.missing)
+                values_of(rows)
                 ROWS.add(len(rows.table))
                 schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
-    layout = replace(layout, schema=schema if of_json else None)
-    files = [part for part in every if part.cut.first_row == 1]
-    for part in files:
+    delimiter = "\t" if layout.kind == "tsv" else first.file.dialect.delimiter.replace("\t", ",")
+    layout = replace(layout, delimiter=delimiter, schema=schema if of_json else None)
+    for part in (part for part in every if part.cut.first_row == 1):
         if (here := typed_columns(part)) != (there := typed_columns(first)):
             what = f"its columns ({here}) are not those of {first.file.name} ({there})"
             raise DataError(f"{part.file.name}: {what}; predict them in two commands")
@@ -335,10 +336,7 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
                 f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before "
                 "the names of the new columns"
             )
-    kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format
-    is_csv = kind in ("csv", "tsv") and len({(part.file.dialect, top_of(part)) for part in files}) == 1
-    keeps_bytes = kind == layout.kind and (of_json or is_csv)
-    return replace(layout, top=top_of(first)) if keeps_bytes else layout
+    return layout
 
 
 def typed_columns(part: Part) -> str:
@@ -348,11 +346,6 @@ def typed_columns(part: Part) -> str:
         _, schema = parquet.footer_of(part.data, part.file.name)
         columns = [f"{field.name} {field.type}" for field in schema]
     return f"{part.file.format}: {', '.join(columns)}"
-
-
-def top_of(part: Part) -> bytes:
-    """The bytes before the first row of a text file: byte order mark, header."""
-    return addresses.read_range(part.data, 0, part.cut.start) if part.cut.start else b""
 
 
 def make(parts: Sequence[ScoredPart], crew: Workers, quiet: bool) -> None:
