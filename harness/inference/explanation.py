@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from harness.inference.config import STDIN, ExplainConfig, Form
-from harness.inference.rows import find, lines_of_stdin, refuse_input, texts_in
+from harness.inference.config import ExplainConfig, Form
+from harness.inference.rows import find, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -176,16 +176,15 @@ class Explanation:
 def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
     form, directory = config.form, bundle_directory(config.run)
-    streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
-    info = read_classifier(directory)
+    info, size = read_classifier(directory), config.batch
     with ExitStack() as stack:
-        files: list[File] = []
-        chunks = lines_of_stdin() if streams else iter([config.texts])
-        if config.inputs and not streams:
+        texts, files = config.texts, list[File]()
+        if config.inputs:
             work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
             files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
-            texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
-            chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
+            texts = list(itertools.islice(texts_in(files, work), config.rows))
+        if not texts:
+            raise DataError(f"{', '.join(config.inputs)}: holds no rows")
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
@@ -196,14 +195,11 @@ def main(config: ExplainConfig) -> None:
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
         from harness.inference.bundle import Bundle
 
-        bundle, size = Bundle(directory, device=config.device), config.batch
-        some = (texts[start : start + size] for texts in chunks for start in range(0, len(texts), size))
-        every = itertools.chain.from_iterable(explain(bundle, texts, config.label) for texts in some)
-        number = write_all(stream, form, config.run, every, numbered=bool(files))
-        if not number:
-            raise DataError(f"{', '.join(config.inputs)}: holds no rows")
+        bundle = Bundle(directory, device=config.device)
+        some = (explain(bundle, texts[at : at + size], config.label) for at in range(0, len(texts), size))
+        write_all(stream, form, config.run, itertools.chain.from_iterable(some), numbered=bool(files))
     if config.output is not None:
-        Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
+        Screen(quiet=config.quiet).say(f"{counted(len(texts), 'explanation')} written to {config.output}")
 
 
 def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
@@ -240,25 +236,22 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     return result
 
 
-def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> int:
+def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> None:
     """Write explanations as ``text``, ``json`` (an object a line) or ``html`` (one page without script or other files),
-    each as soon as it is ready, with its row's number if ``numbered``; returns how many.
+    each as soon as it is ready, with its row's number if ``numbered``.
     """
-    number = 0
+    stream.write(page_start(run) if form == "html" else "")
     for number, one in enumerate(explanations, 1):
         row = f"row {number:,}" if numbered else ""
         if form == "html":
-            head = page_start(run) if number == 1 else ""
-            stream.write(f'{head}<article><p class="row">{row}</p>{one.to_html()}</article>\n')
+            stream.write(f'<article><p class="row">{row}</p>{one.to_html()}</article>\n')
         elif form == "json":
             values = ({"row": number} if numbered else {}) | one.to_dict()
             stream.write(encode(json.dumps(values, ensure_ascii=False)).decode() + "\n")
         else:
             stream.write(f"{row}: {one}\n\n" if row else f"{one}\n\n")
         stream.flush()
-    if form == "html" and number:
-        stream.write(f'<p class="note">{counted(number, "text")}.</p>\n</body></html>\n')
-    return number
+    stream.write("</body></html>\n" if form == "html" else "")
 
 
 def page_start(run: str) -> str:

@@ -118,12 +118,12 @@ def texts_of(rows: Rows, missing: bool) -> list[str]:
     return [text or "" for text in texts]
 
 
-def texts_in(files: Sequence[File], stage: Path) -> Iterator[list[str]]:
-    """Lists of all texts of some files; a row without one is an empty text."""
+def texts_in(files: Sequence[File], stage: Path) -> Iterator[str]:
+    """All texts of some files; a row without one is an empty text."""
     for file in files:
         for part in sources.scan(file, stage).parts:
             for rows in tables.iter_rows(part, file.source.text_columns):
-                yield texts_of(rows, missing=True)
+                yield from texts_of(rows, missing=True)
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,10 @@ from harness.report.mistakes import mistakes_of
 from harness.report.runs import (
     RunFacts,
     capital,
-    dataset_groups,
     differences,
     differing,
     ranked,
     ranking_figure,
-    ranks,
     together,
     unique_names,
 )
@@ -131,7 +129,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     )
     environment.filters.update(FILTERS)
     runs = ranked(runs) if spread is None else runs
-    names, groups = unique_names(runs), dataset_groups(runs)
+    names, is_one = unique_names(runs), len({run.fingerprint or run.directory for run in runs}) == 1
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     split = VALIDATION if {each["split"] for each in views} - {None} == {VALIDATION} else TEST  # of the charts
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
@@ -151,10 +149,9 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(views, split),
         "split": split,
         "differing": differing(runs),
-        "pairs": differences(runs, names) if spread is None else [],
-        "groups": groups,
-        "apart": len(set(groups)) > 1,
-        "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
+        "pairs": differences(runs, names) if is_one and spread is None else [],
+        "apart": not is_one,
+        "numbers": range(1, len(runs) + 1) if spread is None else [one.number for one in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": SLOTS,
     }
