@@ -34,7 +34,6 @@ from harness.rundir.bundle_files import (
     read_training,
     write_info,
 )
-from harness.rundir.json_files import facts_of
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
@@ -87,11 +86,10 @@ def main(config: ExportConfig) -> None:
             atomic.write_bytes(temporary / ONNX, network)
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
-        files = {path.name: facts_of(path) for path in sorted(temporary.iterdir())}
         name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
-        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files, parity))
-    screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
+        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, parity))
+    screen.say(f"written to {folder}")
 
 
 def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -138,8 +136,6 @@ def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
 
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
-"""Figures with the same names on the hub."""
 SETTINGS = ("epochs", "global_batch", "seed", "lr")
 """Settings of the training in a card."""
 CLASSES = 30
@@ -165,52 +161,27 @@ def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
     return found
 
 
-def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
-    """The figures that the hub lists, as its ``EvalResult``."""
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Text Classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=figures["split"],
-            metric_type=key,
-            metric_name=key.replace("_", " "),
-            metric_value=figures[key],
-        )
-        for key in HUB_METRICS
-        if isinstance(figures.get(key), float)
-    ]
-
-
 def render(
     config: ExportConfig,
     name: str,
     info: BundleInfo,
     parameters: int,
     records: dict[str, Any],
-    files: dict[str, Any],
     onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``files``: bytes and sha256 of each; ``onnx``: the result of
-    ``compare``, empty without an ONNX file.
+    """The model card: README.md in the format of the hub; ``onnx``: the result of ``compare``, empty without an ONNX
+    file.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
     bounds, spec = figures.get("intervals", {}), info.text["spec"]
-    results = hub_results(figures, Path(run_config.get("data") or "dataset").name)
     metadata = ModelCardData(
         license=config.license,
         language=config.language or spec["language"],
         library_name="padless",
         pipeline_tag="text-classification",
         tags=["text-classification", "padless", "lstm", *(["onnx"] if onnx else [])],
-        metrics=[result.metric_type for result in results],
-        model_name=name,
-        eval_results=results or None,
     )
     settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
@@ -219,7 +190,6 @@ def render(
         "name": name,
         "info": info,
         "parameters": parameters,
-        "files": files,
         "version": VERSION,
         "spec": spec,
         "most": CLASSES,

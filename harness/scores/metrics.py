@@ -3,21 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
-BLOCK = 1 << 22
-"""Logits per block, 32 MB in float64; their probabilities take a few times that."""
-
-
-def blocks(logits: np.ndarray) -> Iterator[slice]:
-    """Slices of rows, small enough that intermediate results take little memory compared with ``logits``."""
-    step = max(1, BLOCK // max(1, logits[:1].size))
-    yield from (slice(start, start + step) for start in range(0, len(logits), step))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -35,10 +27,7 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     if logits.ndim == 1:  # class 0 has 0
         logits = np.stack((np.zeros_like(logits), logits), axis=1)
-    losses = np.empty(len(labels), np.float64)
-    for rows in blocks(logits):
-        true = labels[rows]
-        losses[rows] = -log_softmax(logits[rows].astype(np.float64), axis=1)[np.arange(len(true)), true]
+    losses: np.ndarray = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     return losses
 
 
@@ -155,10 +144,8 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     float64 ``[3, bins]``: rows whose confidence is in ((b - 1) / bins, b / bins], their mean confidence, and their
     accuracy; 0 for an empty bin.
     """
-    said, confidence = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
-    for rows in blocks(logits):
-        chances = probabilities(logits[rows])
-        said[rows], confidence[rows] = chances.argmax(axis=1), chances.max(axis=1)
+    chances = probabilities(logits)
+    said, confidence = chances.argmax(axis=1), chances.max(axis=1)
     places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
     return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))
