@@ -152,9 +152,8 @@ def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
     if (run := run_of(place)) is None:
         return found
     found |= {"run_config": read_config(run), "environment": read_environment(run)}
-    measured = read_measured(run)
-    if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
-        found["figures"] = {**measured.figures, "split": measured.split}
+    if measured := read_measured(run):
+        found["figures"] = measured.figures
         with suppress(DataError):
             kept = find_results(run, found["run_config"].get("data", ""), info.dataset)[1]
             found["linear"] = kept.get(measured.split, {})

@@ -21,9 +21,9 @@ from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import files_of
 from harness.inference.scorer import unknown_shares
-from harness.inference.scoring import score_split, weights_and_dataset
+from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
-from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
+from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
 from harness.rundir.layout import EVALUATION
@@ -58,19 +58,15 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
-    assert config.data is not None
     if config.split == UNLABELLED:
         raise DataError(
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
             "the file that they are from"
         )
-    world, device = session.world, session.device.type
-    bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
-    bundle.dtype = DTYPES[Bundle.settle(bundle.info, device, config.precision)["precision"]]
-    scores, split = score_split(bundle, manifest, config.data, config, session)
-    with world.together("writing the results"):
-        if world.is_main:
-            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
+    bundle, scores, split = score_split(config, session)
+    with session.world.together("writing the results"):
+        if session.world.is_main:
+            values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
             unread = np.concatenate([(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks])
             return conclude(config, bundle, scores, hashes_of(split)[~unread], values)
     return {}

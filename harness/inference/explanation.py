@@ -28,7 +28,7 @@ from harness.inference.rows import find, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen, bare, counted, plain_line, printable, public, shortened
 from preprocessing.corpus.sources import File
 from preprocessing.text.cleaning import encode
@@ -48,7 +48,6 @@ GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
 WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": " = base "}
 """What an existing file of each form is recognised by."""
-LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
 @media screen and (prefers-color-scheme: dark) {
@@ -183,8 +182,6 @@ def main(config: ExplainConfig) -> None:
             work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
             files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
             texts = list(itertools.islice(texts_in(files, work), config.rows))
-        if not texts:
-            raise DataError(f"{', '.join(config.inputs)}: holds no rows")
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
@@ -260,10 +257,11 @@ def page_start(run: str) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{page_head(title, GENERATOR, PAGE_STYLE + STYLE)}</head>\n'
         f"<body><h1>{html.escape(title)}</h1>\n"
-        f'<p class="note"><span class="padless-words">{as_html(LEGEND)}</span>the stronger the colour, the more, '
-        "within one text. Integrated gradients: the scores of all words add up to the logit of the class, relative to "
-        "a blank text of the same length. Without colour: words that the model has not read, or that add almost "
-        "nothing.</p>\n"
+        '<p class="note"><span class="padless-words"><mark class="for" style="--a: 0.6">These words</mark> support '
+        'the class, <mark class="against" style="--a: 0.6">these</mark> oppose it; </span>the stronger the colour, the '
+        "more, within one text. Integrated gradients: the scores of all words add up to the logit of the class, "
+        "relative to a blank text of the same length. Without colour: words that the model has not read, or that add "
+        "almost nothing.</p>\n"
     )
 
 
@@ -318,14 +316,13 @@ def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:
     """
     largest = max((abs(score) for _, score in pieces), default=0.0) or 1.0
     result: list[tuple[str, float, float]] = []
-    for is_clear, some in itertools.groupby(pieces, lambda piece: abs(piece[1]) > FAINTEST * largest):
-        if is_clear:
-            result += [(shown(text), score, score / largest) for text, score in some]
-            continue
-        text = "".join(text for text, _ in some)
-        if len(text) > LONGEST:
-            text = f"{text[:KEPT]} … {len(text) - 2 * KEPT:,} characters … {text[-KEPT:]}"
-        result.append((shown(text), 0.0, 0.0))
+    for text, score in pieces:
+        if abs(score) > FAINTEST * largest:
+            result.append((shown(text), score, score / largest))
+        elif len(text) > LONGEST:
+            result.append((shown(f"{text[:KEPT]} … {len(text) - 2 * KEPT:,} characters … {text[-KEPT:]}"), 0.0, 0.0))
+        else:
+            result.append((shown(text), 0.0, 0.0))
     return result
 
 

@@ -30,12 +30,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import WRITTEN, PredictConfig
+from harness.inference.model import chunks
 from harness.inference.rows import (
     Layout,
-    columns_of,
     find,
-    lines_of_stdin,
     refuse_input,
+    texts_in,
     texts_of,
     values_of,
 )
@@ -44,7 +44,7 @@ from harness.rundir.bundle_files import bundle_directory, identity, read_classif
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
-from preprocessing.base.atomic import check_replaced, storing
+from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
@@ -137,20 +137,11 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_here(config)
         return
-    name, settled = chosen(config)
-    scorer = open_scorer(config.run, name, config.batch, **settled)
-    for some in [config.texts] if config.texts else lines_of_stdin():
-        show(scorer, some, config.json)
-
-
-def chosen(config: PredictConfig) -> tuple[str, dict[str, Any]]:
-    """The engine, and its device and precision. Raises ``UserError``."""
-    directory = bundle_directory(config.run)
-    name, info = engine_of(directory, config.engine), read_classifier(directory)
-    settled = scorer_class(name).settle(info, config.device, config.precision)
-    if settled["precision"] == "bf16" and not config.quiet:
-        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
-    return name, settled
+    scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
+    with temporary_folder() as work:
+        lines = texts_in(find(config.inputs, config.format, config.given, {}, work), work) if config.inputs else ()
+        for some in chunks(config.texts or lines):
+            show(scorer, some, config.json)
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
@@ -261,8 +252,10 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), WRITTEN[target.suffix.lower()]
-    name, settled = chosen(config)
-    info = read_classifier(directory)
+    name, info = engine_of(directory, config.engine), read_classifier(directory)
+    settled = scorer_class(name).settle(info, config.device, config.precision)
+    if settled["precision"] == "bf16" and not config.quiet:
+        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
     if config.overwrite:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):
@@ -315,28 +308,29 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     Raises ``DataError`` for the first row that cannot be predicted, for files with other columns than the first file,
     and for columns named like the new ones.
     """
-    first, of_json = every[0], every[0].file.format == "jsonl"
-    schema = pa.schema([])
+    first, of_json = every[0].file, every[0].file.format == "jsonl"
+    schema, columns = pa.schema([]), list(every[0].columns)
     with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
         for part in every:
             needed = part.file.source.text_columns if part.file.format == "parquet" else None
             for rows in tables.iter_rows(part, needed):
                 texts_of(rows, layout.missing)
-                values_of(rows)
+                whole = values_of(rows)
+                columns = columns or whole.column_names
                 ROWS.add(len(rows.table))
                 schema = tables.common_schema([schema, rows.table.schema]) if of_json else schema
-    delimiter = "\t" if layout.kind == "tsv" else first.file.dialect.delimiter.replace("\t", ",")
-    layout = replace(layout, delimiter=delimiter, schema=schema if of_json else None)
-    for part in (part for part in every if part.cut.first_row == 1):
-        if (here := typed_columns(part)) != (there := typed_columns(first)):
-            what = f"its columns ({here}) are not those of {first.file.name} ({there})"
+    for part in (one for one in every if one.cut.first_row == 1):
+        if (here := typed_columns(part)) != (there := typed_columns(every[0])):
+            what = f"its columns ({here}) are not those of {first.name} ({there})"
             raise DataError(f"{part.file.name}: {what}; predict them in two commands")
-        if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
-            raise DataError(
-                f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before "
-                "the names of the new columns"
-            )
-    return layout
+    columns = schema.names if of_json else columns
+    if taken := next((name for name in layout.names if name in columns), None):
+        raise DataError(
+            f"{first.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before the names "
+            "of the new columns"
+        )
+    delimiter = "\t" if layout.kind == "tsv" else first.dialect.delimiter.replace("\t", ",")
+    return replace(layout, columns=columns, delimiter=delimiter, schema=schema if of_json else None)
 
 
 def typed_columns(part: Part) -> str:

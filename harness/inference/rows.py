@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 import shutil
@@ -34,8 +33,6 @@ from preprocessing.corpus.tables import Rows, json_record
 from preprocessing.text.cleaning import encode
 
 TEXT = "text"
-AVAILABLE_BYTES = 1 << 16
-"""Maximum bytes of one read from standard input."""
 Cells = dict[str, list[Any]]
 """Name -> values of the new columns."""
 
@@ -83,31 +80,6 @@ def refuse_input(output: Path, files: Iterable[File]) -> None:
         raise ConfigError(f"--output {output}: is the input; name another --output")
 
 
-def lines_of_stdin() -> Iterator[list[str]]:
-    """Lists of the texts on standard input, one per line, as they arrive. Raises ``DataError`` if there are none."""
-    if sys.stdin.isatty():
-        print("one text a line; Ctrl-D ends", file=sys.stderr)
-    stdin: Any = sys.stdin.buffer
-    rest, number = b"", 0
-    while piece := stdin.read1(AVAILABLE_BYTES):
-        *lines, rest = (rest + piece).split(b"\n")
-        yield [text_of(line, at) for at, line in enumerate(lines, number + 1)]
-        number += len(lines)
-    if rest:
-        yield [text_of(rest, number + 1)]
-    elif not number:
-        raise DataError("standard input: holds no text; give one a line")
-
-
-def text_of(line: bytes, number: int) -> str:
-    """The text of a line of standard input."""
-    try:
-        return line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").removesuffix(b"\r").decode()
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start} (0x{error.object[error.start]:02x}) is not UTF-8"
-        raise DataError(f"standard input: line {number}: {byte}; convert it with iconv -t utf-8") from None
-
-
 def texts_of(rows: Rows, missing: bool) -> list[str]:
     """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
     texts, part = rows.texts().to_pylist(), rows.part
@@ -119,11 +91,13 @@ def texts_of(rows: Rows, missing: bool) -> list[str]:
 
 
 def texts_in(files: Sequence[File], stage: Path) -> Iterator[str]:
-    """All texts of some files; a row without one is an empty text."""
-    for file in files:
-        for part in sources.scan(file, stage).parts:
-            for rows in tables.iter_rows(part, file.source.text_columns):
-                yield from texts_of(rows, missing=True)
+    """All texts of some files; a row without one is an empty text. Raises ``DataError`` if there are no rows."""
+    parts = [part for file in files for part in sources.scan(file, stage).parts]
+    if not parts:
+        raise DataError(f"{files[0].name}: holds no rows")
+    for part in parts:
+        for rows in tables.iter_rows(part, part.file.source.text_columns):
+            yield from texts_of(rows, missing=True)
 
 
 @dataclass(frozen=True)
@@ -136,6 +110,8 @@ class Layout:
     """The new columns."""
     missing: bool
     """Whether rows without a text are predicted as an empty text."""
+    columns: Sequence[str] = ()
+    """Those of the input."""
     delimiter: str = ","
     """Of CSV."""
     schema: pa.Schema | None = None
@@ -148,7 +124,7 @@ class Layout:
         if self.kind == "jsonl":
             return b""
         begins = addresses.read_range(part.data, 0, len(BYTE_ORDER_MARK))
-        header = self.records([[*columns_of(part, self.schema), *self.names]])
+        header = self.records([[*self.columns, *self.names]])
         return (BYTE_ORDER_MARK if begins == BYTE_ORDER_MARK else b"") + header
 
     def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
@@ -167,9 +143,9 @@ class Layout:
 
     def records(self, rows: Iterable[Iterable[Any]]) -> bytes:
         """Rows as CSV."""
-        text = io.StringIO()
-        csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerows(map(field_of, row) for row in rows)
-        return encode(text.getvalue())
+        records = Records()
+        csv.writer(records, delimiter=self.delimiter).writerows(map(field_of, row) for row in rows)
+        return encode("".join(f"{record[:-2]}\n" for record in records))  # a carriage return is quoted like its ends
 
     def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
         """Rows with their predictions, for Parquet; columns from Parquet keep their types."""
@@ -179,11 +155,10 @@ class Layout:
         return whole
 
 
-def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
-    """The columns of a file; for JSON lines those in ``schema``."""
-    texts = part.file.source.text_columns
-    others = {"txt": texts, "folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
-    return list(part.columns) or others.get(part.file.format, [])
+class Records(list[str]):
+    """A file for ``csv.writer`` that collects its records."""
+
+    write = list.append
 
 
 def values_of(rows: Rows) -> pa.Table:

@@ -8,7 +8,6 @@ nothing in it.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -36,7 +35,6 @@ from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.processes import available_cores
-from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
 from preprocessing.text.encoder import Encoder
@@ -223,8 +221,7 @@ def local(place: str | Path) -> Path:
     import huggingface_hub.utils
 
     try:
-        if isinstance(sys.stderr, Guarded):  # a command, where padless escapes the cursor movements of its bars
-            huggingface_hub.utils.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()  # whose cursor movements a command would escape
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
         raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None

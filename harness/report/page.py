@@ -297,9 +297,8 @@ def draw(
 def averaged(lines: Sequence[Line], name: str) -> Curve:
     """Steps and values of a figure over a run; for many lines, means of neighbouring ones."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
-    size = -(-len(known) // CURVE_POINTS) or 1
-    groups = [known[start : start + size] for start in range(0, len(known), size)]
-    return [group[-1][0] for group in groups], [float(np.mean([value for _, value in group])) for group in groups]
+    groups = np.array_split(np.array(known, float).reshape(-1, 2), min(len(known), CURVE_POINTS) or 1)
+    return [group[-1, 0] for group in groups if len(group)], [group[:, 1].mean() for group in groups if len(group)]
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:

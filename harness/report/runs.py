@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.baseline.results import Comparison, compare, find_results
@@ -43,7 +44,7 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import as_found
+from preprocessing.labels import typed_values
 
 WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""
@@ -257,11 +258,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)
-    places = {name: number for number, name in enumerate(names)}
-    labels, predicted = (
-        np.array([places[str(as_found(value))] for value in table[column].to_pylist()], np.int64)
-        for column in ("label", "predicted")
-    )
+    classes = pa.array(typed_values(names, manifest.label_type))
+    labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, SMALLEST))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits

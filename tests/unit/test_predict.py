@@ -125,14 +125,14 @@ def write(kind: str, number: int = ROWS) -> str:
 
 
 def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";" ";"two\nlines"\r\n'
+    lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";"a\rb";"two\nlines"\r\n'
     source = written("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
     assert predict(source, "out.csv") == 0
     assert Stub.seen == ["a b", 'x, "y"', "NA", "two\nlines"]
     good = GOOD.replace(",0.", ";0.")
     rows = ["007;1e5;a b;bad;0.75;0.25", f'NA;;"x, ""y""";{good}', f"2020-01-01; 1.0 ;NA;{good}"]
     header = '\ufeffid;when;text;predicted;probability_bad;"probability_good, or ""fine"""'
-    expected = "\n".join([header, *rows, '; ;"two', 'lines";bad;0.75;0.25\n'])
+    expected = "\n".join([header, *rows, ';"a\rb";"two', 'lines";bad;0.75;0.25\n'])
     assert Path("out.csv").read_bytes().decode() == expected
     written("in.csv", b"id,text\n1,a\n\xff\xfe,b")
     what = "byte 0 (0xff) of 'id' is not UTF-8; set source.encoding, or correct the row"
@@ -226,8 +226,8 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     found = json.loads(capsys.readouterr().out)
     assert (found["predicted"], found["unknown_share"]) == (LABELS[1], 1.0)
     feed(monkeypatch, b"fine\ncaf\xe9")
-    assert run("-") == 3
-    assert "standard input: line 2: byte 3 (0xe9) is not UTF-8" in capsys.readouterr().err
+    assert run("-", "--source.encoding", "utf-8") == 3
+    assert "standard input: row 2: byte 3 (0xe9) of 'text' is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
