@@ -20,7 +20,7 @@ from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle
-from harness.inference.scorer import onnx_logits, session_of
+from harness.inference.scorer import OnnxScorer
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -79,13 +79,12 @@ def main(config: ExportConfig) -> None:
         shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
             shutil.copyfile(place / TRAINING, temporary / TRAINING)
-        parity = {}
         if config.onnx:
             network = onnx_model(bundle.model, info)
-            parity = compare(bundle, session_of(network, ONNX), screen)
             atomic.write_bytes(temporary / ONNX, network)
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
+        parity = compare(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, parity))
@@ -104,8 +103,8 @@ def run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
-def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
-    """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
+def compare(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
+    """Compare ONNX Runtime with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
     ``DataError`` if a probability differs by more than ``MOST`` or is not finite.
@@ -119,7 +118,7 @@ def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
         encoded = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
         _, wanted = bundle.decision.predictions(bundle.score(encoded))
-        difference = float(np.abs(onnx_logits(session, encoded, output=PROBABILITIES) - wanted).max())
+        difference = float(np.abs(onnx.score(encoded, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(

@@ -25,10 +25,9 @@ from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.export import folder as writing
 from harness.export.config import ExportConfig
 from harness.export.folder import compare, records_of, render
-from harness.export.graph import onnx_model
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.evaluation import compare_bf16
-from harness.inference.scorer import session_of
+from harness.inference.scorer import OnnxScorer
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import PoolingEntry
@@ -266,11 +265,12 @@ own_run = copy_of("run")
 @pytest.mark.parametrize(("classes", "shape"), SHAPES)
 def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str, Any], tmp_path: Path) -> None:
     bundle = Bundle(make_run(tmp_path, classes, **shape) / BUNDLE)
-    session = session_of(onnx_model(bundle.model, bundle.info), "network")
-    found = compare(bundle, session, Screen())
+    assert export(tmp_path / "run", "--output", tmp_path / "out", "--onnx") == 0
+    onnx = OnnxScorer(tmp_path / "out")
+    found = compare(bundle, onnx, Screen())
     assert 0 < found["difference"] < 2e-6
     assert (found["longest"], found["texts"] > 64) == (64, True)
-    assert session.get_modelmeta().custom_metadata_map["text_hash"] == bundle.info.text_hash
+    assert onnx.session.get_modelmeta().custom_metadata_map["text_hash"] == bundle.info.text_hash
 
 
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
