@@ -30,6 +30,7 @@ from preprocessing.corpus.columns import of_unlabelled
 from preprocessing.corpus.records import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows, json_record
+from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 TEXT = "text"
@@ -41,9 +42,9 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
     ``kind`` is ``auto`` or a format. Files are read as ``given``, and where that is unset, like the training corpus,
-    whose ``known`` options are in the bundle. Their texts are in the column of that corpus, else in the one that is
-    found as in preprocessing. Raises ``DataError`` for a missing or unreadable file, ``ConfigError`` for a file of
-    unknown kind.
+    whose ``known`` options are in the bundle. Their texts are in the column that is given, else in that of the corpus,
+    else in the one that is found as in preprocessing. Raises ``DataError`` for a missing or unreadable file,
+    ``ConfigError`` for a file of unknown kind.
     """
     copy = work / "input.txt"
     if STDIN in names:
@@ -56,6 +57,8 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
         replace(file, name="standard input") if file.address == str(copy) else file
         for file in files_of(replace(source, **its), is_new=given.delimiter is None)
     ]
+    if given.text_column != AUTO:
+        return found
     lines = list[str]()
     text = TEXT if found[0].format in ("folder", "txt") else source.text_column
     trained = {"text_column": text, "label_column": source.label_column, "columns": source.columns}

@@ -137,6 +137,9 @@ def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     written("in.csv", b"id,text\n1,a\n\xff\xfe,b")
     what = "byte 0 (0xff) of 'id' is not UTF-8; set source.encoding, or correct the row"
     assert refused(capsys, "in.csv", "new.csv", "--source.encoding", "utf-8") == (3, f"in.csv: row 2: {what}")
+    written("in.csv", b"body\na\n")
+    what = "in.csv: has no column 'txt'; it has 'body'; set source.text_column"
+    assert refused(capsys, "in.csv", "new.csv", "--column", "txt") == (3, what)
 
 
 def test_json_lines_keep_what_is_inside_objects() -> None:
