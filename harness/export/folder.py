@@ -20,7 +20,7 @@ from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle
-from harness.inference.scorer import onnx_logits, session_of
+from harness.inference.scorer import OnnxScorer
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -34,7 +34,6 @@ from harness.rundir.bundle_files import (
     read_training,
     write_info,
 )
-from harness.rundir.json_files import facts_of
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_config, read_environment
 from harness.rundir.results import read_measured
@@ -80,18 +79,16 @@ def main(config: ExportConfig) -> None:
         shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
         with suppress(FileNotFoundError):
             shutil.copyfile(place / TRAINING, temporary / TRAINING)
-        parity = {}
         if config.onnx:
             network = onnx_model(bundle.model, info)
-            parity = compare(bundle, session_of(network, ONNX), screen)
             atomic.write_bytes(temporary / ONNX, network)
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
-        files = {path.name: facts_of(path) for path in sorted(temporary.iterdir())}
+        parity = compare(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(place) or place).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
-        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, files, parity))
-    screen.say(f"written to {folder}: {', '.join([*files, CARD])}")
+        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, parity))
+    screen.say(f"written to {folder}")
 
 
 def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -106,8 +103,8 @@ def run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
-def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
-    """Compare an ONNX Runtime session with torch on random ids: every length of the bundle's texts, then mixed batches.
+def compare(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
+    """Compare ONNX Runtime with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
     ``DataError`` if a probability differs by more than ``MOST`` or is not finite.
@@ -121,7 +118,7 @@ def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
         tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
         encoded = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
         _, wanted = bundle.decision.predictions(bundle.score(encoded))
-        difference = float(np.abs(onnx_logits(session, encoded, output=PROBABILITIES) - wanted).max())
+        difference = float(np.abs(onnx.score(encoded, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
     if worst > MOST:
         raise DataError(
@@ -138,8 +135,6 @@ def compare(bundle: Bundle, session: Any, screen: Screen) -> dict[str, Any]:
 
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
-HUB_METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "log_loss")
-"""Figures with the same names on the hub."""
 SETTINGS = ("epochs", "global_batch", "seed", "lr")
 """Settings of the training in a card."""
 CLASSES = 30
@@ -156,33 +151,12 @@ def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
     if (run := run_of(place)) is None:
         return found
     found |= {"run_config": read_config(run), "environment": read_environment(run)}
-    measured = read_measured(run)
-    if measured and (measured.figures["dataset"], measured.figures["step"]) == (info.dataset, info.step):
-        found["figures"] = {**measured.figures, "split": measured.split}
+    if measured := read_measured(run):
+        found["figures"] = measured.figures
         with suppress(DataError):
             kept = find_results(run, found["run_config"].get("data", ""), info.dataset)[1]
             found["linear"] = kept.get(measured.split, {})
     return found
-
-
-def hub_results(figures: dict[str, Any], dataset: str) -> list[Any]:
-    """The figures that the hub lists, as its ``EvalResult``."""
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type="text-classification",
-            task_name="Text Classification",
-            dataset_type=dataset,
-            dataset_name=dataset,
-            dataset_split=figures["split"],
-            metric_type=key,
-            metric_name=key.replace("_", " "),
-            metric_value=figures[key],
-        )
-        for key in HUB_METRICS
-        if isinstance(figures.get(key), float)
-    ]
 
 
 def render(
@@ -191,26 +165,21 @@ def render(
     info: BundleInfo,
     parameters: int,
     records: dict[str, Any],
-    files: dict[str, Any],
     onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``files``: bytes and sha256 of each; ``onnx``: the result of
-    ``compare``, empty without an ONNX file.
+    """The model card: README.md in the format of the hub; ``onnx``: the result of ``compare``, empty without an ONNX
+    file.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
     bounds, spec = figures.get("intervals", {}), info.text["spec"]
-    results = hub_results(figures, Path(run_config.get("data") or "dataset").name)
     metadata = ModelCardData(
         license=config.license,
         language=config.language or spec["language"],
         library_name="padless",
         pipeline_tag="text-classification",
         tags=["text-classification", "padless", "lstm", *(["onnx"] if onnx else [])],
-        metrics=[result.metric_type for result in results],
-        model_name=name,
-        eval_results=results or None,
     )
     settings = {**run_config, "lr": run_config.get("optim", {}).get("lr")}
     facts: dict[str, Any] = {
@@ -219,7 +188,6 @@ def render(
         "name": name,
         "info": info,
         "parameters": parameters,
-        "files": files,
         "version": VERSION,
         "spec": spec,
         "most": CLASSES,

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,16 @@ from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import files_of
-from harness.inference.scoring import score_split, weights_and_dataset
+from harness.inference.scorer import unknown_shares
+from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
-from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
+from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
 from harness.scores.tables import show_evaluation
-from preprocessing.base.arrays import segment_sums
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
@@ -58,56 +58,32 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
 
     Every rank calls this. Raises the same ``UserError`` on all of them.
     """
-    assert config.data is not None
     if config.split == UNLABELLED:
         raise DataError(
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
             "the file that they are from"
         )
-    world, device = session.world, session.device.type
-    bundle, manifest = weights_and_dataset(bundle_directory(config.run), config.data, session)
-    bundle.dtype = DTYPES[Bundle.settle(bundle.info, device, config.precision)["precision"]]
-    scores, split = score_split(bundle, manifest, config.data, config, session)
-    with world.together("writing the results"):
-        if world.is_main:
-            values = assess(scores, bundle, split) | {"dataset": manifest.fingerprint}
-            unknown = np.concatenate([(block.ids == UNK).sum(axis=1) for block in split.blocks])
-            texts = Texts(split.column("length"), unknown, hashes_of(split))
-            return conclude(config, bundle, scores, texts, values)
+    bundle, scores, split = score_split(config, session)
+    with session.world.together("writing the results"):
+        if session.world.is_main:
+            values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
+            unread = np.concatenate([(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks])
+            return conclude(config, bundle, scores, hashes_of(split)[~unread], values)
     return {}
 
 
-@dataclass(frozen=True)
-class Texts:
-    """Facts of the evaluated texts, in any order."""
-
-    lengths: np.ndarray
-    """int64 ``[rows]``: tokens of each."""
-    unknown: np.ndarray
-    """int64 ``[rows]``: unknown tokens of each."""
-    hashes: np.ndarray
-    """``row_hashes``."""
-
-    @property
-    def unknown_share(self) -> float:
-        """The share of unknown tokens."""
-        return float(self.unknown.sum() / max(self.lengths.sum(), 1))
-
-
 def conclude(
-    config: EvaluateConfig, bundle: Bundle, scores: Scores, texts: Texts, values: dict[str, Any]
+    config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
 ) -> dict[str, Any]:
     """Add facts about the texts to the figures, write them and the predictions, print and return them.
 
-    Texts without a known word are not looked up, since their ids do not identify them.
+    ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
     """
     directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
     done = "replaced" if (directory / figures_name(name)).exists() else "written to"
-    unread = texts.unknown == texts.lengths
     facts = {
-        "unknown_share": texts.unknown_share,
-        "without_known_word": int(unread.sum()),
-        "training_texts": training_texts(texts.hashes[~unread], config.run, bundle.info.dataset),
+        "without_known_word": len(scores.rows) - len(hashes),
+        "training_texts": training_texts(hashes, config.run, bundle.info.dataset),
     }
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
@@ -220,7 +196,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     configure_threads(bundle.settled["device"], config.threads)
     known: Mapping[str, Any] = read_training(directory, bundle.info.dataset).get("source", {})
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    columns: list[tuple[np.ndarray, ...]] = []
+    columns, known_texts = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
     mistakes: list[dict[str, Any]] = []
     left_out = missing = 0
     for piece in pieces_of(config.input, config.source, known, config.quiet):
@@ -230,18 +206,17 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
             continue
         labels = class_of(config.input, piece, bundle.labels, classes)
         encoded = bundle.encoder(piece.texts)
-        logits = bundle.score(np.split(encoded.ids, encoded.offsets[1:-1]))
-        unknown = segment_sums((encoded.ids == UNK).astype(np.uint64), encoded.offsets).astype(np.int64)
-        hashes = row_hashes(encoded.ids, encoded.offsets)
-        columns.append((piece.row, labels, logits, np.diff(encoded.offsets), unknown, hashes))
+        texts = np.split(encoded.ids, encoded.offsets[1:-1])
+        logits, hashes = bundle.score(texts), row_hashes(encoded.ids, encoded.offsets)
+        known_texts.append(hashes[unknown_shares(texts) < 1])
+        columns.append((piece.row, labels, logits))
         for mistake in worst_mistakes(Scores(piece.row, labels, logits), bundle):
             at = int(np.searchsorted(piece.row, mistake["row"]))
             mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
         mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
-    found = [np.concatenate(one) for one in zip(*columns, strict=True)]
-    scores, texts = Scores(*found[:3]), Texts(*found[3:])
+    scores = Scores(*(np.concatenate(one) for one in zip(*columns, strict=True)))
     values = {
         **known_of(scores, bundle, name_of(config.input)),
         "left_out": left_out,
@@ -249,7 +224,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
     }
-    return conclude(config, bundle, scores, texts, values)
+    return conclude(config, bundle, scores, np.concatenate(known_texts), values)
 
 
 def name_of(address: str) -> str:

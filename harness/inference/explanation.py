@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from harness.inference.config import STDIN, ExplainConfig, Form
-from harness.inference.rows import find, lines_of_stdin, refuse_input, texts_in
+from harness.inference.config import ExplainConfig, Form
+from harness.inference.rows import find, refuse_input, texts_in
 from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen, bare, counted, plain_line, printable, public, shortened
 from preprocessing.corpus.sources import File
 from preprocessing.text.cleaning import encode
@@ -48,7 +48,6 @@ GENERATOR = "padless explain"
 """``generator`` of a page of explanations."""
 WRITTEN_BY_US: dict[Form, str] = {"html": f'content="{GENERATOR}"', "json": '"baseline": ', "text": " = base "}
 """What an existing file of each form is recognised by."""
-LEGEND = [("These words", 1.0), (" support the class, ", 0.0), ("these", -1.0), (" oppose it; ", 0.0)]
 PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #1b2026; --quiet: #5a6572; --line: #d9dee5; }
 @media screen and (prefers-color-scheme: dark) {
@@ -176,16 +175,13 @@ class Explanation:
 def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
     form, directory = config.form, bundle_directory(config.run)
-    streams = config.inputs == [STDIN] and config.input_format == "auto" and config.rows is None
-    info = read_classifier(directory)
+    info, size = read_classifier(directory), config.batch
     with ExitStack() as stack:
-        files: list[File] = []
-        chunks = lines_of_stdin() if streams else iter([config.texts])
-        if config.inputs and not streams:
+        texts, files = config.texts, list[File]()
+        if config.inputs:
             work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
             files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
-            texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
-            chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
+            texts = list(itertools.islice(texts_in(files, work), config.rows))
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)
@@ -196,14 +192,11 @@ def main(config: ExplainConfig) -> None:
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
         from harness.inference.bundle import Bundle
 
-        bundle, size = Bundle(directory, device=config.device), config.batch
-        some = (texts[start : start + size] for texts in chunks for start in range(0, len(texts), size))
-        every = itertools.chain.from_iterable(explain(bundle, texts, config.label) for texts in some)
-        number = write_all(stream, form, config.run, every, numbered=bool(files))
-        if not number:
-            raise DataError(f"{', '.join(config.inputs)}: holds no rows")
+        bundle = Bundle(directory, device=config.device)
+        some = (explain(bundle, texts[at : at + size], config.label) for at in range(0, len(texts), size))
+        write_all(stream, form, config.run, itertools.chain.from_iterable(some), numbered=bool(files))
     if config.output is not None:
-        Screen(quiet=config.quiet).say(f"{counted(number, 'explanation')} written to {config.output}")
+        Screen(quiet=config.quiet).say(f"{counted(len(texts), 'explanation')} written to {config.output}")
 
 
 def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
@@ -240,25 +233,22 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     return result
 
 
-def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> int:
+def write_all(stream: TextIO, form: str, run: str, explanations: Iterable[Explanation], *, numbered: bool) -> None:
     """Write explanations as ``text``, ``json`` (an object a line) or ``html`` (one page without script or other files),
-    each as soon as it is ready, with its row's number if ``numbered``; returns how many.
+    each as soon as it is ready, with its row's number if ``numbered``.
     """
-    number = 0
+    stream.write(page_start(run) if form == "html" else "")
     for number, one in enumerate(explanations, 1):
         row = f"row {number:,}" if numbered else ""
         if form == "html":
-            head = page_start(run) if number == 1 else ""
-            stream.write(f'{head}<article><p class="row">{row}</p>{one.to_html()}</article>\n')
+            stream.write(f'<article><p class="row">{row}</p>{one.to_html()}</article>\n')
         elif form == "json":
             values = ({"row": number} if numbered else {}) | one.to_dict()
             stream.write(encode(json.dumps(values, ensure_ascii=False)).decode() + "\n")
         else:
             stream.write(f"{row}: {one}\n\n" if row else f"{one}\n\n")
         stream.flush()
-    if form == "html" and number:
-        stream.write(f'<p class="note">{counted(number, "text")}.</p>\n</body></html>\n')
-    return number
+    stream.write("</body></html>\n" if form == "html" else "")
 
 
 def page_start(run: str) -> str:
@@ -267,10 +257,11 @@ def page_start(run: str) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head>{page_head(title, GENERATOR, PAGE_STYLE + STYLE)}</head>\n'
         f"<body><h1>{html.escape(title)}</h1>\n"
-        f'<p class="note"><span class="padless-words">{as_html(LEGEND)}</span>the stronger the colour, the more, '
-        "within one text. Integrated gradients: the scores of all words add up to the logit of the class, relative to "
-        "a blank text of the same length. Without colour: words that the model has not read, or that add almost "
-        "nothing.</p>\n"
+        '<p class="note"><span class="padless-words"><mark class="for" style="--a: 0.6">These words</mark> support '
+        'the class, <mark class="against" style="--a: 0.6">these</mark> oppose it; </span>the stronger the colour, the '
+        "more, within one text. Integrated gradients: the scores of all words add up to the logit of the class, "
+        "relative to a blank text of the same length. Without colour: words that the model has not read, or that add "
+        "almost nothing.</p>\n"
     )
 
 
@@ -325,14 +316,13 @@ def marked(pieces: Sequence[Piece]) -> list[tuple[str, float, float]]:
     """
     largest = max((abs(score) for _, score in pieces), default=0.0) or 1.0
     result: list[tuple[str, float, float]] = []
-    for is_clear, some in itertools.groupby(pieces, lambda piece: abs(piece[1]) > FAINTEST * largest):
-        if is_clear:
-            result += [(shown(text), score, score / largest) for text, score in some]
-            continue
-        text = "".join(text for text, _ in some)
-        if len(text) > LONGEST:
-            text = f"{text[:KEPT]} … {len(text) - 2 * KEPT:,} characters … {text[-KEPT:]}"
-        result.append((shown(text), 0.0, 0.0))
+    for text, score in pieces:
+        if abs(score) > FAINTEST * largest:
+            result.append((shown(text), score, score / largest))
+        elif len(text) > LONGEST:
+            result.append((shown(f"{text[:KEPT]} … {len(text) - 2 * KEPT:,} characters … {text[-KEPT:]}"), 0.0, 0.0))
+        else:
+            result.append((shown(text), 0.0, 0.0))
     return result
 
 

@@ -32,11 +32,11 @@ import pyarrow.parquet as pq
 from harness.inference.config import WRITTEN, PredictConfig
 from harness.inference.rows import (
     Layout,
-    columns_of,
     find,
     lines_of_stdin,
     refuse_input,
     texts_of,
+    values_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier, read_training
@@ -48,14 +48,13 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
 from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.records import uncompressed
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
 from preprocessing.job.executors import ROWS, workers
 from preprocessing.labels import as_found
 
-VERSION = 1
+VERSION = 2
 """Increase it when the same input and settings give other bytes."""
 FEWEST = 20
 """Minimum width of a text in a readable line."""
@@ -118,8 +117,7 @@ class ScoredPart(engine.Part[Made]):
 
 def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
     """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    needed = None if layout.top is None else part.file.source.text_columns  # other columns are copied as bytes
-    pieces = tables.iter_rows(part, needed, layout.schema)
+    pieces = tables.iter_rows(part, schema=layout.schema)
     steps = ((rows, scorer.encode(texts_of(rows, layout.missing))) for rows in pieces)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(next, steps, None)
@@ -135,20 +133,9 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_here(config)
         return
-    name, settled = chosen(config)
-    scorer = open_scorer(config.run, name, config.batch, **settled)
+    scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
     for some in [config.texts] if config.texts else lines_of_stdin():
         show(scorer, some, config.json)
-
-
-def chosen(config: PredictConfig) -> tuple[str, dict[str, Any]]:
-    """The engine, and its device and precision. Raises ``UserError``."""
-    directory = bundle_directory(config.run)
-    name, info = engine_of(directory, config.engine), read_classifier(directory)
-    settled = scorer_class(name).settle(info, config.device, config.precision)
-    if settled["precision"] == "bf16" and not config.quiet:
-        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
-    return name, settled
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
@@ -231,8 +218,10 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
     Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
     """
     directory, kind = bundle_directory(config.run), WRITTEN[target.suffix.lower()]
-    name, settled = chosen(config)
-    info = read_classifier(directory)
+    name, info = engine_of(directory, config.engine), read_classifier(directory)
+    settled = scorer_class(name).settle(info, config.device, config.precision)
+    if settled["precision"] == "bf16" and not config.quiet:
+        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
     if config.overwrite:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):
@@ -285,29 +274,29 @@ def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
     Raises ``DataError`` for the first row that cannot be predicted, for files with other columns than the first file,
     and for columns named like the new ones.
     """
-    first, of_json = every[0], every[0].file.format == "jsonl"
-    schema = pa.schema([])
+    first, of_json = every[0].file, every[0].file.format == "jsonl"
+    schema, columns = pa.schema([]), list(every[0].columns)
     with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
         for part in every:
-            for rows in tables.iter_rows(part, part.file.source.text_columns):
+            needed = part.file.source.text_columns if part.file.format == "parquet" else None
+            for rows in tables.iter_rows(part, needed):
                 texts_of(rows, layout.missing)
+                whole = values_of(rows)
+                columns = columns or whole.column_names
                 ROWS.add(len(rows.table))
                 schema = tables.common_schema(schema, rows.table.schema) if of_json else schema
-    layout = replace(layout, schema=schema if of_json else None)
-    files = [part for part in every if part.cut.first_row == 1]
-    for part in files:
-        if (here := typed_columns(part)) != (there := typed_columns(first)):
-            what = f"its columns ({here}) are not those of {first.file.name} ({there})"
+    for part in (one for one in every if one.cut.first_row == 1):
+        if (here := typed_columns(part)) != (there := typed_columns(every[0])):
+            what = f"its columns ({here}) are not those of {first.name} ({there})"
             raise DataError(f"{part.file.name}: {what}; predict them in two commands")
-        if taken := next((name for name in layout.names if name in columns_of(part, layout.schema)), None):
-            raise DataError(
-                f"{part.file.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before "
-                "the names of the new columns"
-            )
-    kind = "tsv" if uncompressed(first.file.address).endswith(".tsv") else first.file.format
-    is_csv = kind in ("csv", "tsv") and len({(part.file.form.dialect, top_of(part)) for part in files}) == 1
-    keeps_bytes = kind == layout.kind and (of_json or is_csv)
-    return replace(layout, top=top_of(first)) if keeps_bytes else layout
+    columns = schema.names if of_json else columns
+    if taken := next((name for name in layout.names if name in columns), None):
+        raise DataError(
+            f"{first.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before the names "
+            "of the new columns"
+        )
+    delimiter = "\t" if layout.kind == "tsv" else first.form.dialect.delimiter.replace("\t", ",")
+    return replace(layout, columns=columns, delimiter=delimiter, schema=schema if of_json else None)
 
 
 def typed_columns(part: Part) -> str:
@@ -317,11 +306,6 @@ def typed_columns(part: Part) -> str:
         _, schema = parquet.footer_of(part.data, part.file.name)
         columns = [f"{field.name} {field.type}" for field in schema]
     return f"{part.file.format}: {', '.join(columns)}"
-
-
-def top_of(part: Part) -> bytes:
-    """The bytes before the first row of a text file: byte order mark, header."""
-    return addresses.read_range(part.data, 0, part.cut.start) if part.cut.start else b""
 
 
 def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:

@@ -26,15 +26,16 @@ from preprocessing.base.terminal import tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.records import BYTE_ORDER_MARK, Dialect
+from preprocessing.corpus.columns import of_unlabelled
+from preprocessing.corpus.records import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.labels import AUTO
+from preprocessing.text.cleaning import encode
 
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""
-USUAL = {"csv": Dialect(",", '"'), "tsv": Dialect("\t", '"')}
 Cells = dict[str, list[Any]]
 """Name -> values of the new columns."""
 
@@ -43,22 +44,30 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
     ``kind`` is ``auto`` or a format. Files are read as ``given``, and where that is unset, like the training corpus,
-    whose ``known`` options are in the bundle. Raises ``DataError`` for a missing or unreadable file, ``ConfigError``
-    for a file of unknown kind.
+    whose ``known`` options are in the bundle. Their texts are in the column that is given, else in that of the corpus,
+    else in the one that is found as in preprocessing. Raises ``DataError`` for a missing or unreadable file,
+    ``ConfigError`` for a file of unknown kind.
     """
     copy = work / "input.txt"
     if STDIN in names:
         with open(copy, "wb") as file:  # so that it can be read twice
             shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
     source = reading_of(given, known)
-    wanted = [one for one in (source.text_column, TEXT) if one != AUTO]
-    columns = wanted if given.text_column == AUTO else [given.text_column]
     places = [str(copy) if name == STDIN else name for name in names]
-    its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": columns[-1]}
-    return [
-        opened(replace(file, name="standard input") if file.address == str(copy) else file, columns)
+    its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": given.text_column}
+    found = [
+        replace(file, name="standard input") if file.address == str(copy) else file
         for file in files_of(replace(source, **its))
     ]
+    if given.text_column != AUTO:
+        return found
+    lines = list[str]()
+    text = TEXT if found[0].format in ("folder", "txt") else source.text_column
+    trained = {"text_column": text, "label_column": source.label_column, "columns": source.columns}
+    files = of_unlabelled(found, trained, lines)
+    for line in lines:
+        tell(line)
+    return files
 
 
 def files_of(source: SourceConfig) -> list[File]:
@@ -67,25 +76,6 @@ def files_of(source: SourceConfig) -> list[File]:
         if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
             raise DataError(f"{name}: no such file; check --input")
     return list(sources.files(source, SplitConfig(column=None)))
-
-
-def opened(file: File, columns: Sequence[str | list[str]]) -> File:
-    """A file whose texts are in the first of ``columns`` (each one or several) that it has; print its format if it was
-    detected. Raises ``DataError``.
-    """
-    if file.format == "folder":
-        return file
-    seen, names = tables.sample(replace(file, source=replace(file.source, columns=[]))), file.source.columns
-    if file.format == "csv" and len(seen.columns) == len(names) and set(seen.columns) != set(names):
-        seen = tables.sample(file)  # a file without header
-    if seen.file.form.recorded:
-        tell(f"input: {file.name}: {seen.file.form}")
-    sources = [replace(seen.file.source, text_column=its) for its in columns]
-    chosen = next((one for one in sources if all(map(seen.has, one.text_columns))), None)
-    if chosen is None and (seen.columns or file.format != "jsonl"):  # a file without rows is refused later
-        lacks = next(name for name in sources[0].text_columns if not seen.has(name))
-        raise DataError(f"{file.name}: no column {lacks!r}; it has {listed(seen.columns)}; use --column")
-    return replace(seen.file, source=chosen or sources[-1])
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:
@@ -130,12 +120,14 @@ def texts_of(rows: Rows, missing: bool) -> list[str]:
     return [text or "" for text in texts]
 
 
-def texts_in(files: Sequence[File], stage: Path) -> Iterator[list[str]]:
-    """Lists of all texts of some files; a row without one is an empty text."""
-    for file in files:
-        for part in sources.scan(file, stage).parts:
-            for rows in tables.iter_rows(part, file.source.text_columns):
-                yield texts_of(rows, missing=True)
+def texts_in(files: Sequence[File], stage: Path) -> Iterator[str]:
+    """All texts of some files; a row without one is an empty text. Raises ``DataError`` if there are no rows."""
+    parts = [part for file in files for part in sources.scan(file, stage).parts]
+    if not parts:
+        raise DataError(f"{files[0].name}: holds no rows")
+    for part in parts:
+        for rows in tables.iter_rows(part, part.file.source.text_columns):
+            yield from texts_of(rows, missing=True)
 
 
 @dataclass(frozen=True)
@@ -148,61 +140,42 @@ class Layout:
     """The new columns."""
     missing: bool
     """Whether rows without a text are predicted as an empty text."""
-    top: bytes | None = None
-    """The bytes before the first row, if input and output are both CSV or both JSON lines: then rows keep their bytes.
-    None: rows are written from their values.
-    """
+    columns: Sequence[str] = ()
+    """Those of the input."""
+    delimiter: str = ","
+    """Of CSV."""
     schema: pa.Schema | None = None
     """For JSON lines: all keys, and the types of their values."""
 
     def header(self, part: Part) -> bytes:
-        """The bytes to write before the first row."""
-        if self.kind == "jsonl" or (self.top is not None and part.file.source.columns):
-            return self.top or b""
-        before = columns_of(part, self.schema) if self.top is None else []
-        (names,) = self.records(part, [], [[*before, *self.names]])
-        return f"{names}\n".encode() if self.top is None else self.extended(part, self.top, names)
-
-    def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
-        """Rows of a text file with their predictions."""
-        if self.top is None:
-            whole = values_of(rows)
-            every = zip(*(column.to_pylist() for column in whole.columns), *added.values(), strict=True)
-            records = self.records(part, [*whole.column_names, *added], every)
-            return "".join(f"{record}\n" for record in records).encode()
-        more = self.records(part, list(added), zip(*added.values(), strict=True))
-        return b"".join(self.extended(part, line, one) for line, one in zip(rows.lines, more, strict=True))
-
-    def extended(self, part: Part, line: bytes, more: str) -> bytes:
-        """A record with more fields or members appended; its own bytes stay unchanged."""
-        bare = line.rstrip(b"\r\n")
-        end = line[len(bare) :] or (b"\r\n" if (self.top or b"").endswith(b"\r\n") else b"\n")
-        if self.kind != "jsonl":
-            return bare + f"{part.file.form.dialect.delimiter}{more}".encode() + end
-        bare = bare.rstrip()[:-1]
-        return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + end
-
-    def records(self, part: Part, names: list[str], rows: Iterable[Iterable[Any]]) -> list[str]:
-        """Rows as CSV, in the dialect of the file or the default one, or as JSON objects with these ``names``; without
-        line ends. Raises ``DataError`` if the dialect cannot represent a value.
+        """The bytes before the first row: the header, after the byte order mark of the input, by which programs know
+        UTF-8.
         """
         if self.kind == "jsonl":
-            return [as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows]
-        dialect, records = USUAL[self.kind] if self.top is None else part.file.form.dialect, Records()
-        writer = csv.writer(
-            records,
-            delimiter=dialect.delimiter,
-            quotechar=dialect.quote or None,
-            escapechar=dialect.escape,
-            quoting=csv.QUOTE_MINIMAL if dialect.quote else csv.QUOTE_NONE,
-            lineterminator="\r\n",
-        )
-        try:
-            writer.writerows(map(field_of, row) for row in rows)
-        except csv.Error as error:
-            what = f"its fields are not quoted, and a prediction needs quotes ({error})"
-            raise DataError(f"{part.file.name}: {what}; name an --output that ends in .parquet or .jsonl") from None
-        return [record[:-2] for record in records]
+            return b""
+        begins = addresses.read_range(part.data, 0, len(BYTE_ORDER_MARK))
+        header = self.records([[*self.columns, *self.names]])
+        return (BYTE_ORDER_MARK if begins == BYTE_ORDER_MARK else b"") + header
+
+    def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
+        """Rows of a text file with their predictions. The bytes of JSON lines stay as they are in JSON lines."""
+        new = list(zip(*added.values(), strict=True))
+        if self.kind == part.file.format == "jsonl":
+            more = [as_json(dict(zip(added, row, strict=True))) for row in new]
+            return b"".join(extended(line, one) for line, one in zip(rows.lines, more, strict=True))
+        whole = values_of(rows)
+        old = zip(*(column.to_pylist() for column in whole.columns), strict=True)
+        every = (before + after for before, after in zip(old, new, strict=True))
+        if self.kind != "jsonl":
+            return self.records(every)
+        names = [*whole.column_names, *added]
+        return encode("".join(f"{as_json(dict(zip(names, map(finite, row), strict=True)))}\n" for row in every))
+
+    def records(self, rows: Iterable[Iterable[Any]]) -> bytes:
+        """Rows as CSV."""
+        records = Records()
+        csv.writer(records, delimiter=self.delimiter).writerows(map(field_of, row) for row in rows)
+        return encode("".join(f"{record[:-2]}\n" for record in records))  # a carriage return is quoted like its ends
 
     def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
         """Rows with their predictions, for Parquet; columns from Parquet keep their types."""
@@ -218,11 +191,10 @@ class Records(list[str]):
     write = list.append
 
 
-def columns_of(part: Part, schema: pa.Schema | None) -> list[str]:
-    """The columns of a file; for JSON lines those in ``schema``."""
-    texts = part.file.source.text_columns
-    others = {"folder": [sources.FILE, *texts], "jsonl": schema.names if schema else []}
-    return list(part.columns) or others.get(part.file.format, [])
+def extended(line: bytes, more: str) -> bytes:
+    """A JSON object on a line with the members of another; its own bytes stay."""
+    bare = line.rstrip()[:-1]
+    return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + b"\n"
 
 
 def values_of(rows: Rows) -> pa.Table:

@@ -8,7 +8,6 @@ nothing in it.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -36,7 +35,6 @@ from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load, needed
 from preprocessing.base.processes import available_cores
-from preprocessing.base.terminal import Guarded
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
 from preprocessing.text.encoder import Encoder
@@ -137,41 +135,26 @@ class OnnxScorer(Scorer):
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
         data = read_named(path, sha256, INDEX)
         needed("onnxruntime", f"{path}", "onnx")
-        self.session = session_of(data, str(path), self.threads)
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = self.threads or available_cores()
+        try:
+            self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors share no base class
+            raise DataError(f"{path}: ONNX Runtime cannot read it ({one_line(error)})") from None
         if self.session.get_modelmeta().custom_metadata_map.get(OF_WEIGHTS) != self.info.weights_sha256:
             raise DataError(f"{path}: the network of another bundle; export this one again")
 
-    def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """See ``Scorer.score``."""
-        return onnx_logits(self.session, encoded, self.batch_rows)
+    def score(self, encoded: list[np.ndarray], output: str = LOGITS) -> np.ndarray:
+        """See ``Scorer.score``; or another ``output`` of the graph."""
 
+        def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            found: np.ndarray = self.session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+            return found
 
-def session_of(data: bytes, name: str, threads: int | None = None) -> Any:
-    """An ONNX Runtime session on the CPU with this many threads; None: one per core.
-
-    Raises ``DataError``, which names ``name``, for an invalid ONNX file.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    options.intra_op_num_threads = threads or available_cores()
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no base class
-        raise DataError(f"{name}: ONNX Runtime cannot read it ({one_line(error)})") from None
-
-
-def onnx_logits(
-    session: Any, texts: Sequence[np.ndarray], batch_rows: int = BATCH_ROWS, output: str = LOGITS
-) -> np.ndarray:
-    """Like ``Scorer.score``, from a session; or another ``output`` of its graph."""
-
-    def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
-        return found
-
-    return in_batches(texts, batch_rows, read)
+        return in_batches(encoded, self.batch_rows, read)
 
 
 def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **how: Any) -> Scorer:
@@ -223,8 +206,7 @@ def local(place: str | Path) -> Path:
     import huggingface_hub.utils
 
     try:
-        if isinstance(sys.stderr, Guarded):  # a command, where padless escapes the cursor movements of its bars
-            huggingface_hub.utils.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()  # whose cursor movements a command would escape
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
         raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,9 @@ from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
+from harness.rundir.bundle_files import bundle_directory
 from harness.scores.figures import Scores
-from preprocessing.dataset.shards import Manifest, Split
+from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import read_data
 from preprocessing.job.engine import shown
 from preprocessing.job.executors import ROWS
@@ -41,36 +41,30 @@ MEASURED_TOKENS = 1 << 17
 left: the exact softmax of all takes longer than an epoch on a CPU, and these give the log loss to 0.01 nats."""
 
 
-def weights_and_dataset(directory: Path, data: str, session: Session) -> tuple[Bundle, Manifest]:
-    """A bundle on this rank's device, and the dataset, with the fold of its training held out if there was one.
+def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Scores, Split]:
+    """Stage, open and score ``config.split`` of ``config.data`` with the weights of a run, on the session's device. The
+    fold of their training is held out, if there was one.
 
     Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code.
     """
-    world = session.world
+    world, device, data = session.world, session.device, config.data
+    assert data is not None
     with world.together("loading weights and dataset"):
-        bundle = Bundle(directory)
+        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = held_out(manifest, bundle.info.fold, data)
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
-    bundle.model.to(session.device).recurrent.flatten_parameters()
-    return bundle, manifest
-
-
-def score_split(
-    bundle: Bundle, manifest: Manifest, data: str, config: EvaluateConfig, session: Session
-) -> tuple[Scores, Split]:
-    """Stage, open and score ``config.split`` of the dataset ``data``; returns the scores and the split."""
-    wanted = (data, manifest, [config.split], session.world)
-    opened = open_data(*wanted, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    bundle.model.to(device).recurrent.flatten_parameters()
+    opened = open_data(data, manifest, [config.split], world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     split = opened.splits[config.split]
-    layout, _ = layout_on(session.device, bundle.model.config.hidden_size)
-    loader = loader_over(split, session.world, config.batch, layout, session.device)
+    layout, _ = layout_on(device, bundle.model.config.hidden_size)
+    loader = loader_over(split, world, config.batch, layout, device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
-    own_rows, quiet = -(-len(split) // session.world.world_size), config.quiet or not session.world.is_main
+    own_rows, quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
     with shown(f"scoring {config.split}", own_rows, quiet):
-        return score(bundle.model, loader, session.world, read=read), split
+        return bundle, score(bundle.model, loader, world, read=read), split
 
 
 def score(

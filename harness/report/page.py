@@ -28,12 +28,10 @@ from harness.report.mistakes import mistakes_of
 from harness.report.runs import (
     RunFacts,
     capital,
-    dataset_groups,
     differences,
     differing,
     ranked,
     ranking_figure,
-    ranks,
     together,
     unique_names,
 )
@@ -131,7 +129,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     )
     environment.filters.update(FILTERS)
     runs = ranked(runs) if spread is None else runs
-    names, groups = unique_names(runs), dataset_groups(runs)
+    names, is_one = unique_names(runs), len({run.fingerprint or run.directory for run in runs}) == 1
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
     split = VALIDATION if {each["split"] for each in views} - {None} == {VALIDATION} else TEST  # of the charts
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
@@ -151,10 +149,9 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(views, split),
         "split": split,
         "differing": differing(runs),
-        "pairs": differences(runs, names) if spread is None else [],
-        "groups": groups,
-        "apart": len(set(groups)) > 1,
-        "ranks": ranks(runs) if spread is None else [str(one.number) for one in spread["runs"]],
+        "pairs": differences(runs, names) if is_one and spread is None else [],
+        "apart": not is_one,
+        "numbers": range(1, len(runs) + 1) if spread is None else [one.number for one in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": SLOTS,
     }
@@ -300,9 +297,8 @@ def draw(
 def averaged(lines: Sequence[Line], name: str) -> Curve:
     """Steps and values of a figure over a run; for many lines, means of neighbouring ones."""
     known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
-    size = -(-len(known) // CURVE_POINTS) or 1
-    groups = [known[start : start + size] for start in range(0, len(known), size)]
-    return [group[-1][0] for group in groups], [float(np.mean([value for _, value in group])) for group in groups]
+    groups = np.array_split(np.array(known, float).reshape(-1, 2), min(len(known), CURVE_POINTS) or 1)
+    return [group[-1, 0] for group in groups if len(group)], [group[:, 1].mean() for group in groups if len(group)]
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.baseline.results import Comparison, compare, find_results
@@ -41,9 +42,9 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import public_values
-from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import as_found
+from preprocessing.labels import typed_values
 
 WEIGHED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""
@@ -135,15 +136,15 @@ def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]
 
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
-    """The manifest of the run's dataset, or a sentence on why it is missing."""
-    place, fold = config["data"], config.get("fold")
+    """The manifest of the run's dataset, or why it is missing."""
+    place = config["data"]
     try:
         manifest = read_data(place)
-    except DataError:
-        return None, f"There is no readable {Path(place, MANIFEST)} where the report was made."
-    if fingerprint is not None and manifest.fingerprint != fingerprint:
-        return None, f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})."
-    return held_out(manifest, fold if fold is not None and fold < manifest.folds else None, place), None
+        if fingerprint not in (None, manifest.fingerprint):
+            raise DataError(f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})")
+        return held_out(manifest, config.get("fold"), place), None
+    except DataError as error:
+        return None, str(error)
 
 
 def ranking_figure(runs: Sequence[RunFacts]) -> str:
@@ -153,48 +154,27 @@ def ranking_figure(runs: Sequence[RunFacts]) -> str:
 
 
 def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
-    """Runs grouped by dataset, in the given order of datasets, and within each the best validation first.
-
-    Runs without a validation come last. Ties keep their order.
-    """
+    """Runs, the best validation first; those without one come last. Ties keep their order."""
     name = ranking_figure(runs)
 
-    def place(numbered: tuple[int, RunFacts]) -> tuple[int, float]:
-        group, run = numbered
+    def place(run: RunFacts) -> float:
         value = (run.best_validation or {}).get(name)
         if value is None or not math.isfinite(value):
-            return group, math.inf
-        return group, value if FIGURES[name].lower_is_better else -value
+            return math.inf
+        return value if FIGURES[name].lower_is_better else -value
 
-    return [run for _, run in sorted(zip(dataset_groups(runs), runs, strict=True), key=place)]
-
-
-def ranks(runs: Sequence[RunFacts]) -> list[int | None]:
-    """The rank of each run of ``ranked`` within its dataset, from 1; None without a validation."""
-    groups = dataset_groups(runs)
-    lines = [run.best_validation for run in runs]
-    return [None if line is None else groups[:end].count(groups[end - 1]) for end, line in enumerate(lines, 1)]
+    return sorted(runs, key=place)
 
 
-def dataset_groups(runs: Sequence[RunFacts]) -> list[int]:
-    """For each run the number of its dataset; a run with an unknown dataset is a group of its own."""
-    keys = [run.fingerprint or str(run.directory) for run in runs]
-    return [list(dict.fromkeys(keys)).index(key) for key in keys]
-
-
-def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy of the runs of ``ranked`` minus that of the first of the same dataset, over the same rows, with its 95 %
-    interval; without runs that have no predictions.
+def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
+    """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
+    linear model's.
     """
-    groups, found = dataset_groups(runs), []
-    for run, name, group in zip(runs, names, groups, strict=True):
-        first = groups.index(group)
-        best = runs[first].measured
+    best, found = runs[0].measured, list[tuple[str, Comparison]]()
+    for run, name in zip(runs[1:], names[1:], strict=True):
         with suppress(DataError):  # other rows, or no predictions
-            others = {best.split: best.figures} if best and run is not runs[first] else {}
-            if best and (pair := compare(run.measured, best.directory, others)):
-                about = {"run": name, "minus": names[first], "split": pair.split, "rows": pair.network["rows"]}
-                found.append({**about, "accuracy": pair.difference, "low": pair.low, "high": pair.high})
+            if best and (pair := compare(run.measured, best.directory, {best.split: best.figures})):
+                found.append((name, pair))
     return found
 
 
@@ -206,10 +186,8 @@ def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
-    """Directory names; if two are equal, paths below the common parent of all runs."""
+    """The directories below the common parent of all runs."""
     paths = [run.directory.resolve() for run in runs]
-    if len({path.name for path in paths}) == len(paths):
-        return [path.name for path in paths]
     above = os.path.commonpath([path.parent for path in paths])
     return [str(path.relative_to(above)) for path in paths]
 
@@ -280,11 +258,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)
-    places = {name: number for number, name in enumerate(names)}
-    labels, predicted = (
-        np.array([places[str(as_found(value))] for value in table[column].to_pylist()], np.int64)
-        for column in ("label", "predicted")
-    )
+    classes = pa.array(typed_values(names, manifest.label_type))
+    labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, SMALLEST))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
@@ -294,23 +269,19 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
 
 
 def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
-    """The facts of a page about the finished runs of ``folder``, and the names of the unfinished ones in ``began``.
+    """The facts of a page about the runs in the summary of ``folder``; the names of others in ``began`` are ``open``.
 
-    Raises ``DataError`` if none of them has.
+    Raises ``DataError`` without a summary.
     """
-    done = [one for one in began if read_status(one.path).get("state") == "finished"]
-    if not done:
-        raise DataError(
-            f"{folder}: none of its runs has finished yet ({listed(began)}); wait for the first, or name one of them"
-        )
-    kind, values = done[0].kind, collect(done)
-    stored = read_summary(folder, kind)
-    if stored is not None and stored["runs"] == values["runs"]:
-        values = stored
+    kind = began[0].kind
+    values = read_summary(folder, kind)
+    if values is None:
+        raise DataError(f"{folder}: its runs ({listed(began)}) have not all finished; wait, or name those to compare")
+    counted = [one["run"] for one in values["runs"]]
     return {
         "kind": kind,
-        "runs": done,
-        "open": [one.name for one in began if one not in done],
+        "runs": [one for one in began if one.name in counted],
+        "open": [one.name for one in began if one.name not in counted],
         "values": values,
         "shown": list(values["splits"])[0 if kind == "fold" else -1 :],
         "titles": {name: capital(one.title) for name, one in FIGURES.items()},

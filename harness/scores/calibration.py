@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import cuts, log_loss_per_row, predicted_labels, probabilities
+from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
 
 LOWEST, HIGHEST = 0.01, 100.0
 """Range of temperatures."""
@@ -98,18 +98,19 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     """The threshold by the criterion of ``config``, halfway between two rows' scores.
 
     ``accuracy`` and ``f1`` take the best threshold, of equals the one nearest to 0.5; ``recall`` the highest one that
-    reaches the required recall of class 1. 0.5 if the split has only one class.
+    reaches the required recall of class 1. 0.5 if the split has only one class, or a logit is no number.
     """
-    edges, found, taken = cuts(logits.astype(np.float64), labels == 1)
-    total = int(labels.sum())
-    if total in (0, len(labels)):
+    from sklearn.metrics import roc_curve  # predictions need no scikit-learn
+
+    total, others = int(labels.sum()), int((1 - labels).sum())
+    if 0 in (total, others) or not np.isfinite(logits).all():
         return 0.5
-    bounds = np.concatenate((edges[:1] + 2.0, edges, edges[-1:] - 1.0))
+    wrong, found, edges = roc_curve(labels, logits, drop_intermediate=False)  # the first one predicts class 0 for all
+    wrong, found = np.rint(wrong * others), np.rint(found * total)
+    bounds = np.concatenate((edges[1:2] + 2.0, edges[1:], edges[-1:] - 1.0))
     halfway = probabilities((bounds[:-1] + bounds[1:]) / 2)[:, 1]
-    found, taken = np.append(0, found), np.append(0, taken)  # the first threshold predicts class 0 for all rows
     if config.threshold == "recall":
         return float(halfway[np.argmax(found >= np.ceil(config.recall * total - 1e-9))])
-    right = found + (len(labels) - total) - (taken - found)
-    quality = right if config.threshold == "accuracy" else 2 * found / (taken + total)
+    quality = found - wrong if config.threshold == "accuracy" else 2 * found / (found + wrong + total)
     best = halfway[quality == quality.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])

@@ -3,21 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
-BLOCK = 1 << 22
-"""Logits per block, 32 MB in float64; their probabilities take a few times that."""
-
-
-def blocks(logits: np.ndarray) -> Iterator[slice]:
-    """Slices of rows, small enough that intermediate results take little memory compared with ``logits``."""
-    step = max(1, BLOCK // max(1, logits[:1].size))
-    yield from (slice(start, start + step) for start in range(0, len(logits), step))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -35,10 +27,7 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     if logits.ndim == 1:  # class 0 has 0
         logits = np.stack((np.zeros_like(logits), logits), axis=1)
-    losses = np.empty(len(labels), np.float64)
-    for rows in blocks(logits):
-        true = labels[rows]
-        losses[rows] = -log_softmax(logits[rows].astype(np.float64), axis=1)[np.arange(len(true)), true]
+    losses: np.ndarray = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     return losses
 
 
@@ -64,7 +53,7 @@ def classification_metrics(
     With two classes F1 and the areas under the ROC and the precision-recall curve (average precision) are those of
     class 1; with more they are macro averages, one class against the rest, and F1 leaves out classes that neither occur
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
-    has no row. The calibration error (ECE) is that of the most probable class.
+    has no row, or a logit is no number. The calibration error (ECE) is that of the most probable class.
     """
     predicted, classes = predicted_labels(logits) if predicted is None else predicted, num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
@@ -84,28 +73,14 @@ def classification_metrics(
 
 
 def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest.
+    """``roc_auc`` and ``pr_auc`` (average precision): of class 1, or the mean over classes against the rest."""
+    from sklearn.metrics import average_precision_score, roc_auc_score  # predictions need no scikit-learn
 
-    Equal to scikit-learn's, which take ten times as long.
-    """
-    if len(np.unique(labels)) < num_classes_of(logits):
+    if len(np.unique(labels)) < num_classes_of(logits) or not np.isfinite(logits).all():
         return {"roc_auc": None, "pr_auc": None}
-    roc, precision = [], []
-    for number, scores in [(1, logits)] if logits.ndim == 1 else enumerate(probabilities(logits).T):
-        _, found, taken = cuts(scores, labels == number)
-        gained, wrong = np.diff(found, prepend=0), taken - found
-        below = wrong[-1] - wrong + np.diff(wrong, prepend=0) / 2  # of rows with equal scores half are below
-        roc.append((gained * below).sum() / (found[-1] * wrong[-1]))
-        precision.append((gained * found / taken).sum() / found[-1])
-    return {"roc_auc": float(np.mean(roc)), "pr_auc": min(1.0, float(np.mean(precision)))}  # rounding may exceed 1
-
-
-def cuts(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The different ``scores``, falling, and the numbers of ``positive`` rows and of all rows that reach each."""
-    order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
-    last = np.append(scores[1:] < scores[:-1], True)  # the last row of each run of equal scores
-    return scores[last], np.cumsum(positive[order])[last], np.flatnonzero(last) + 1
+    scores = logits if logits.ndim == 1 else probabilities(logits)
+    roc, precision = roc_auc_score(labels, scores, multi_class="ovr"), average_precision_score(labels, scores)
+    return {"roc_auc": float(roc), "pr_auc": float(precision)}
 
 
 def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[list[int]]:
@@ -155,10 +130,8 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     float64 ``[3, bins]``: rows whose confidence is in ((b - 1) / bins, b / bins], their mean confidence, and their
     accuracy; 0 for an empty bin.
     """
-    said, confidence = np.empty(len(logits), np.int64), np.empty(len(logits), np.float64)
-    for rows in blocks(logits):
-        chances = probabilities(logits[rows])
-        said[rows], confidence[rows] = chances.argmax(axis=1), chances.max(axis=1)
+    chances = probabilities(logits)
+    said, confidence = chances.argmax(axis=1), chances.max(axis=1)
     places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
     sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
     return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))

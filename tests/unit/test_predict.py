@@ -124,36 +124,34 @@ def write(kind: str, number: int = ROWS) -> str:
     return written("in.csv", "n,text\n" + "".join(f'{place},"{text}"\n' for place, text in enumerate(texts)) + "\n\n")
 
 
-def test_csv_keeps_every_byte() -> None:
-    lines = [
-        b'007,1e5,"a b"\r\n',
-        b'NA,,"x, ""y"""\n',
-        b"\r\n",
-        b'"2020-01-01", 1.0 ,"NA"\r\n',
-        b'""," ","two\nlines"\r\n',
-        b"\xff\xfe,null,10",
-    ]
-    source = written("in.csv", b"\xef\xbb\xbfid,when,text\r\n" + b"".join(lines))
+def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";"a\rb";"two\nlines"\r\n'
+    source = written("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
     assert predict(source, "out.csv") == 0
-    assert Stub.seen == ["a b", 'x, "y"', "NA", "two\nlines", "10"]
-    ends = [",bad,0.75,0.25\r\n", f",{GOOD}\n", None, f",{GOOD}\r\n", ",bad,0.75,0.25\r\n", f",{GOOD}\r\n"]
-    expected = [
-        row if end is None else row.rstrip(b"\r\n") + end.encode() for row, end in zip(lines, ends, strict=True)
-    ]
-    header = b'\xef\xbb\xbfid,when,text,predicted,probability_bad,"probability_good, or ""fine"""\r\n'
-    assert Path("out.csv").read_bytes() == header + b"".join(expected)
+    assert Stub.seen == ["a b", 'x, "y"', "NA", "two\nlines"]
+    good = GOOD.replace(",0.", ";0.")
+    rows = ["007;1e5;a b;bad;0.75;0.25", f'NA;;"x, ""y""";{good}', f"2020-01-01; 1.0 ;NA;{good}"]
+    header = '\ufeffid;when;text;predicted;probability_bad;"probability_good, or ""fine"""'
+    expected = "\n".join([header, *rows, ';"a\rb";"two', 'lines";bad;0.75;0.25\n'])
+    assert Path("out.csv").read_bytes().decode() == expected
+    written("in.csv", b"id,text\n1,a\n\xff\xfe,b")
+    what = "byte 0 (0xff) of 'id' is not UTF-8; set source.encoding, or correct the row"
+    assert refused(capsys, "in.csv", "new.csv", "--source.encoding", "utf-8") == (3, f"in.csv: row 2: {what}")
+    written("in.csv", b"body\na\n")
+    what = "in.csv: has no column 'txt'; it has 'body'; set source.text_column"
+    assert refused(capsys, "in.csv", "new.csv", "--column", "txt") == (3, what)
 
 
-def test_json_lines_keep_every_byte() -> None:
+def test_json_lines_keep_the_bytes_of_their_objects() -> None:
     lines = ['{"id": "007", "text": "a b", "n": 1e5}', ' { "text" : "fine" , "deep": {"a": [1.0, null]} } ', ""]
     written("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')
     assert predict("in.jsonl", "out.jsonl") == 0
-    found = Path("out.jsonl").read_bytes().decode().split("\r\n")
+    found = Path("out.jsonl").read_bytes().decode().split("\n")
     bad = ', "predicted": "bad", "probability_bad": 0.75, "probability_good, or \\"fine\\"": 0.25}'
-    assert found[0] == "\ufeff" + lines[0][:-1] + bad
+    assert found[0] == lines[0][:-1] + bad
     assert found[1].startswith(lines[1].rstrip()[:-1] + ', "predicted": "good')
     assert json.loads(found[1])["deep"] == {"a": [1.0, None]}
-    assert found[2] == '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN' + bad + "\n"
+    assert found[2] == '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN' + bad
     assert Stub.seen == ["a b", "fine", "lé "]
 
 
@@ -243,7 +241,7 @@ def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 AS_TRAINED = {
-    "no quotes": ({"quote": "", "delimiter": "\t"}, b'text\tn\n"a" b\t1\n', '"a" b\t1\tbad\t0.75\t0.25'),
+    "no quotes": ({"quote": "", "delimiter": "\t"}, b'text\tn\n"a" b\t1\n', '"""a"" b",1,bad,0.75,0.25'),
     "another delimiter": ({"delimiter": ";"}, b"text,n\na b,1\n", "a b,1,bad,0.75,0.25"),
     "two texts": ({"text_column": ["title", "text"]}, b"title,text\nab,c\n", f"ab,c,{GOOD}"),
     "one of two": ({"text_column": ["title", "body"]}, b"title,text\na,bc\n", f"a,bc,{GOOD}"),

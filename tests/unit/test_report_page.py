@@ -25,7 +25,7 @@ from harness.baseline.results import main as baseline
 from harness.config import OptimConfig
 from harness.report.mistakes import find_originals, placed
 from harness.report.page import confusions, matrix_of, write_report
-from harness.report.runs import RunFacts, dataset_groups, ranked, ranks, unique_names
+from harness.report.runs import RunFacts, ranked, unique_names
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
@@ -220,12 +220,12 @@ def test_the_worst_classes_and_the_largest_confusions_come_first() -> None:
     ]
 
 
-def run(name: str, accuracy: float = 0.5, log_loss: float = 1, fingerprint: str = "a", **config: str) -> RunFacts:
+def run(name: str, accuracy: float = 0.5, log_loss: float = 1, **config: str) -> RunFacts:
     """A run with two validations, the first being the best."""
     best = {"step": 1, "accuracy": accuracy, "log_loss": log_loss, "best": True}
     later = {"step": 2, "accuracy": 1.0, "log_loss": 0.0, "best": False}
     made = object.__new__(RunFacts)
-    vars(made).update(directory=Path(name), validation=[best, later], fingerprint=fingerprint, config=config)
+    vars(made).update(directory=Path(name), validation=[best, later], config=config)
     return made
 
 
@@ -236,8 +236,6 @@ def names(runs: list[RunFacts]) -> list[str]:
 def test_runs_stand_in_the_order_of_their_best_validation() -> None:
     by_loss = [run("a", 0.9, 0.5, select="loss"), run("b", 0.8, 0.3, select="loss")]
     assert names(ranked(by_loss)) == ["b", "a"]
-    apart = ranked([run("a", 0.5, 1, "x"), run("b", 0.9, 1, "y"), run("c", 0.6, 1, "x")])
-    assert (names(apart), ranks(apart), dataset_groups(apart)) == (["c", "a", "b"], [1, 2, 1], [0, 0, 1])
     alike = [run(place) for place in ("x/a", "y/a", "y/b")]
     assert unique_names(alike) == ["x/a", "y/a", "y/b"]
 
