@@ -135,8 +135,9 @@ def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     expected = "\n".join([header, *rows, ';"a\rb";"two', 'lines";bad;0.75;0.25\n'])
     assert Path("out.csv").read_bytes().decode() == expected
     written("in.csv", b"id,text\n1,a\n\xff\xfe,b")
-    what = "byte 0 (0xff) of 'id' is not UTF-8; set source.encoding, or correct the row"
-    assert refused(capsys, "in.csv", "new.csv", "--source.encoding", "utf-8") == (3, f"in.csv: row 2: {what}")
+    code, what = refused(capsys, "in.csv", "new.csv", "--source.encoding", "utf-8")
+    assert code == 3
+    assert what.startswith("in.csv: row 2: 'id' is not UTF-8 ('utf-8' codec can't decode byte 0xff")
     written("in.csv", b"body\na\n")
     what = "in.csv: has no column 'txt'; it has 'body'; set source.text_column"
     assert refused(capsys, "in.csv", "new.csv", "--column", "txt") == (3, what)
