@@ -319,7 +319,7 @@ class MixedOrder(Order):
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-    order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
+    order = split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths
     found = Order(*order)
     if isinstance(split, MixedSplit) and spec.shuffle:
         seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))

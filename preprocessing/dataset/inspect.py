@@ -6,8 +6,9 @@ tables, with ids decoded to tokens; and verified: bytes against the manifest, le
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,7 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
 
 def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
     """At most so many rows of the middle block, with decoded tokens."""
-    block, labels = split.checked((len(split.blocks) - 1) // 2), np.array(split.manifest.labels, object)
+    block, labels = split.blocks[(len(split.blocks) - 1) // 2], np.array(split.manifest.labels, object)
     rows: list[dict[str, Any]] = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])[:number].to_pylist()
     for row in rows:
         if len(row["text"]) > SAMPLE_CHARACTERS:
@@ -231,10 +232,10 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        has_folds = all(part.fold is not None for part in self.manifest.splits[split])
-        for shard in remote.split_of(self.path, self.manifest, split).check().shards:
-            for block in shard.blocks:
-                yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
+        for part in self.manifest.splits[split]:
+            own = replace(self.manifest, splits={split: [part]})
+            for block in remote.split_of(self.path, own, split).blocks:
+                yield batch_of(block, self.vocabulary, self._values, part.fold)
 
     def arrow(self, split: str) -> pa.Table:
         """A split as one table in the order of the source, with the columns of ``batches``."""
@@ -292,40 +293,30 @@ def check(config: CheckConfig) -> int:
     return 0
 
 
-def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
-
-    Remote shards are checked when they are read.
-    """
-    try:
-        check_words(root, manifest)
-    except DataError as error:
-        yield str(error)
-    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
-        try:
-            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
-        except DataError as error:
-            yield str(error)
-            continue
-        if atomic.sha256_file(path) != info.sha256:
-            yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
-
-
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, what a
-    training checks of the rows.
+    training checks of the rows. Remote shards are checked when they are read.
 
     Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
-    manifest, path = read_manifest(root), Path(root, VOCABULARY)
-    known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-    problems = list(verify_hashes(root, manifest))
-    if not problems and atomic.sha256_file(path) != known:
-        problems = [f"{path}: its sha256 is not the manifest's; {REBUILD}"]
-    if not problems:
-        for name in manifest.names:
-            try:
-                remote.split_of(root, manifest, name).check()
-            except DataError as error:
-                problems.append(str(error))
+    manifest, path, problems = read_manifest(root), Path(root, VOCABULARY), list[str]()
+    try:
+        check_words(root, manifest)
+        known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+        if atomic.sha256_file(path) != known:
+            raise DataError(f"{path}: its sha256 is not the manifest's; {REBUILD}")
+    except DataError as error:
+        problems.append(str(error))
+    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
+        try:
+            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
+            if atomic.sha256_file(path) != info.sha256:
+                raise DataError(f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")
+        except DataError as error:
+            problems.append(str(error))
+    for name in manifest.names if not problems else ():
+        try:
+            deque(remote.split_of(root, manifest, name).blocks, 0)
+        except DataError as error:
+            problems.append(str(error))
     return problems

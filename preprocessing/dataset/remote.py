@@ -32,13 +32,14 @@ from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.index import INDEX, Lazy, ShardInfo
+from preprocessing.dataset.index import INDEX, ShardInfo
 from preprocessing.dataset.shards import (
     MANIFEST,
     MOST_MANIFEST,
     NEAR_DUPLICATES,
     REBUILD,
     VOCABULARY,
+    Block,
     Manifest,
     Shard,
     Split,
@@ -204,9 +205,9 @@ def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
 
 
 class RemoteSplit(Split):
-    """A split whose shards lie elsewhere; each of its ``shards`` here is a record batch of one there."""
+    """A split whose shards lie elsewhere; each of its blocks is kept here as a shard of its own."""
 
-    is_remote, most_open = True, 2 * THREADS
+    is_remote = True
     step = 0
     """Of all splits of this process: where its training reads, as a step counted over all epochs."""
 
@@ -214,13 +215,19 @@ class RemoteSplit(Split):
         """``root``: the dataset's folder in the cache."""
         super().__init__(root, manifest, name)
         self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
-        self._first, self._blocks = self._blocks, np.arange(self._blocks[-1] + 1)
-        self.shards = Lazy(len(self._blocks) - 1, self._shard)
-        self._times = dict[int, int]()
-        """Block -> the step from which a window reads it, of the latest window and the one after it."""
+        self._times, self._held = dict[int, int](), dict[int, Shard]()
+        """Block -> the step from which a window reads it, of the latest window and the one after it; and those that
+        stay mapped."""
 
-    def look(self) -> None:
-        """Nothing to do: files in the cache are removed, but never changed."""
+    def states(self) -> np.ndarray:
+        """None: files in the cache are removed, but never changed."""
+        return np.arange(0)
+
+    def _found(self, number: int) -> tuple[Path, Block]:
+        shard = self._held.get(number) or self._fetched(number)
+        if number in self._times:
+            self._held[number] = shard
+        return shard.path, shard.blocks[0]
 
     def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
         """Fetch the ``blocks`` of a window with these steps now, and those of the window ``ahead`` in threads.
@@ -237,7 +244,7 @@ class RemoteSplit(Split):
             info, _, folder = self._file(block)
             with suppress(FileNotFoundError):
                 os.utime(folder / info.path, (time, time))
-        self.most_open = len(self._times) + THREADS
+        self._held = {block: self._held[block] for block in self._times if block in self._held}
         for thread in self._fetching(blocks):
             thread.join()  # cannot hang: each request ends
         self._fetching(ahead)
@@ -249,7 +256,7 @@ class RemoteSplit(Split):
         def work() -> None:
             try:
                 for block in todo:
-                    self.shards[block]
+                    self.blocks[block]
             except UserError:
                 list(todo)  # no other one is tried
 
@@ -260,19 +267,18 @@ class RemoteSplit(Split):
 
     def _file(self, block: int) -> tuple[ShardInfo, int, Path]:
         """A block's shard, its number there, and the folder of its file."""
-        place = int(self._first.searchsorted(block, side="right")) - 1
-        number = block - int(self._first[place])
+        place, number = self.place_of(block)
         return self.index[place], number, self.folder / Path(self.root).name / str(number)
 
-    def _mapped(self, place: int) -> Shard:
+    def _fetched(self, block: int) -> Shard:
         """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
-        info, number, folder = self._file(place)
+        info, number, folder = self._file(block)
         where = f"{self.address}/{info.path}"
         try:
             (start, stop), digest = info.starts[number : number + 2], info.hashes[number]
         except (ValueError, IndexError):
             raise DataError(f"{where}: the index names fewer record batches than it has; {REBUILD}") from None
-        dtype, rows = self.manifest.id_dtype, int(self.block_starts[place + 1] - self.block_starts[place])
+        dtype, rows = self.manifest.id_dtype, int(self.block_starts[block + 1] - self.block_starts[block])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
         piece = replace(info, rows=rows, bytes=len(head) + stop - start)
         opened = partial(Shard, folder, piece, dtype, rows)
@@ -290,7 +296,7 @@ class RemoteSplit(Split):
                 make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step)
                 with atomic.replacing(folder / info.path, lasting=False) as temporary:
                     temporary.write_bytes(head + data)
-                    os.utime(temporary, (step := self._times.get(place, NEVER), step))
+                    os.utime(temporary, (step := self._times.get(block, NEVER), step))
                 return opened()  # before another process removes it
 
 

@@ -203,7 +203,7 @@ def test_a_damaged_remote_shard_is_named_and_not_kept(
     data[len(data) // 2] ^= 1
     s3.pipe_file(shard, bytes(data))
     with pytest.raises(DataError, match=f"{shard}: its bytes from 336 to [0-9]+ are not those that were published"):
-        open_split(published, read_data(published), "train").check()
+        open_split(published, read_data(published), "train").column("row")
     assert [*tmp_path.glob("cache/blocks/*/*/*/*")] == []
 
 
@@ -266,11 +266,11 @@ def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, 
 
 def test_what_only_fails_ends_with_one_sentence(far: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     split = open_split(far, read_data(far), "train")
-    split.check()
+    split.column("row")
     monkeypatch.setattr(addresses, "PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(proxy, "faults", itertools.repeat(1))
     with pytest.raises(DataError, match=rf"\A{far}/train/00000-w00[0-9]+.arrow: [^\n]+\Z"):
-        split.check()
+        split.column("row")
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
