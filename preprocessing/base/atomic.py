@@ -119,7 +119,8 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
             fsync(temporary)
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            remove(temporary)
         name(error, path)
         raise
     if lasting:
@@ -128,28 +129,17 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success fsync its content and rename it to ``path``, on failure
-    remove it. Raises ``FileExistsError`` if ``path`` exists at the end.
-    """
+    """As ``replacing`` for a folder; its content is fsynced too. Raises ``FileExistsError`` if ``path`` appears."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = unfinished(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
-    temporary.mkdir()
-    try:
+    with replacing(path) as temporary:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
+        temporary.mkdir()
         yield temporary
         for inside in temporary.rglob("*"):
             fsync(inside)
-        fsync(temporary)
         if path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-        os.rename(temporary, path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        name(error, path)
-        raise
-    fsync(path.parent)
 
 
 def name(error: BaseException, path: str | Path) -> None:

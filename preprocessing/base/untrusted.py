@@ -145,10 +145,8 @@ def read_json(path: str | Path, mend: str) -> Any:
 
 
 def _depth(value: Any) -> int:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    if parts is None:
-        return 0
-    return 1 + max((_depth(part) for part in parts if isinstance(part, dict | list)), default=0)
+    parts = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, parts), default=0) if isinstance(value, dict | list) else 0
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
