@@ -21,7 +21,7 @@ from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import plain_line, printable, public, tell
+from preprocessing.base.terminal import counted, plain_line, printable, public, shortened, tell
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -45,6 +45,20 @@ FREQUENT = 25
 SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
+REASONS = {
+    "filtered": "with another value than source.where says",
+    "neutral": "with a label of source.neutral",
+    "without_label": "without a label (source.missing_label)",
+    "empty": "whose text has no token left (quality.empty)",
+    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
+    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
+    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
+    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
+}
+"""Why rows are left out, or are suspect although they are kept."""
+LABEL_CELLS, NAMED = 32, 12
+"""Width of a class in a line, and most classes that one line names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
@@ -61,8 +75,9 @@ class InspectConfig:
 
 def main(config: InspectConfig) -> None:
     """Print what is in a dataset."""
-    found = inspect(remote.local(config.data), config.samples)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
+    root = remote.local(config.data)
+    found = inspect(root, config.samples)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found, read_manifest(root)))
 
 
 def inspect(root: str | Path, samples: int) -> dict[str, Any]:
@@ -117,26 +132,18 @@ def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str,
     return rows
 
 
-def render(found: dict[str, Any]) -> str:
+def render(found: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
-    table = {}
-    for name, split in found["splits"].items():
-        rows = split["rows"]
-        table[name] = {
-            "rows": f"{rows:,}",
-            **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
-            **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
-            "padding on disk": f"{split['padding_on_disk']:.1%}",
-            "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
-            **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
-        }
+    table = pd.json_normalize([*found["splits"].values()]).convert_dtypes().astype(object).fillna("-")
+    table.index = [*found["splits"]]
     size = f"{found['vocabulary_size']:,} ({found['id_dtype']})"
     lines = [f"{found['dataset']}: vocabulary {size}, {found['tokens']}", ""]
-    lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
+    lines += [table.T.to_string(), ""]
     try:
-        lines += of_corpus(found)
+        if "rows_read" in manifest.statistics:
+            lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
     lines += ["", "most frequent tokens: " + " ".join(map(plain_line, found["frequent_tokens"])), ""]
@@ -147,60 +154,74 @@ def render(found: dict[str, Any]) -> str:
     return printable("\n".join(lines))
 
 
-def of_corpus(found: dict[str, Any]) -> list[str]:
-    """The statistics of the preprocessing job in words; none for a dataset that was made otherwise."""
-    corpus, lines = found["corpus"], list[str]()
-    if "rows_read" in corpus:
-        dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
-        repeated = corpus["duplicates"]
-        lines = [
-            f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}",
-            f"duplicates: {repeated['normalised']:,} after the text pipeline, "
-            f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
-        ]
-    return [*lines, *found_in_words(corpus, found["splits"].get(UNLABELLED, {"rows": 0})["rows"])]
+def rows_in_words(manifest: Manifest) -> str:
+    """How many rows were read, of which files."""
+    files = manifest.provenance["sources"]
+    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
+    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
 
 
-def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
-    """Lines about splits, folds and unlabelled rows, for the job and for ``inspect``. ``kept``: unlabelled rows."""
-    if "groups" in report:
-        yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
-    if "times" in report:
-        times = report["times"]
-        parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
-        parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-        yield f"splits: by {times['column']}: {'; '.join(parts)}"
-    if "folds" in report:
-        rows = report["folds"]["rows"]
+def lines_on_classes(manifest: Manifest) -> Iterator[str]:
+    """Lines on the classes, and on those too small for a split."""
+    splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
+    names = [shortened(name, LABEL_CELLS) for name in manifest.labels]
+    every = [f"{name} {sum(its.get(number, 0) for its in splits):,}" for number, name in enumerate(names)]
+    yield f"labels: {len(names):,} classes: {some(every)}"
+    if few := [repr(name) for number, name in enumerate(names) if not all(number in its for its in splits)]:
+        yield f"labels: too few rows for every split: {some(few)}"
+
+
+def some(names: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def lines_on_splits(manifest: Manifest) -> Iterator[str]:
+    """Lines on groups, times, folds and unlabelled rows."""
+    found = manifest.statistics
+    if groups := found.get("groups"):
+        many = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
+        yield f"splits: by {groups['column']}: {many}{shares_in_words(groups)}"
+        for entry in groups["shared"]:
+            rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
+            yield f"splits: those of the source share {entry['groups']:,} groups of {groups['column']}: {rows}"
+    if times := found.get("times"):
+        without = f"{times['without']:,} rows without a time are in train"
+        yield f"splits: by {times['column']}{shares_in_words(times)}; {without}"
+    if "folds" in found:
+        rows = found["folds"]["rows"]
         what = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
         yield f"folds: {what}, groups and equal texts whole"
-    if UNLABELLED in report:
-        found = report[UNLABELLED]
-        parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
-        for count, what in (
-            (found["shared"], "have texts that are validated or tested (quality.leaks)"),
-            (found.get("groups_measured", 0), "are of groups of validation or test (quality.leaks)"),
-            (found["duplicates"], "repeat another of them (quality.duplicates)"),
-            (found["empty"], "are empty (quality.empty)"),
-        ):
-            parts += [f"{count:,} {what}"] if count else []
-        yield f"unlabelled: {'; '.join(parts)}"
+    if UNLABELLED in found:
+        kept, rows = manifest.rows(UNLABELLED), found[UNLABELLED]["rows"]
+        yield f"unlabelled: {kept:,} of {rows:,} rows without labels are kept"
 
 
-def groups_in_words(groups: dict[str, Any]) -> list[str]:
-    """Lines about groups."""
-    parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
-    parts += [share_in_words(*cut) for cut in groups["cut"].items()]
-    lines = [f"by {groups['column']}: {'; '.join(parts)}"]
-    for entry in groups["shared"]:
-        rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
-        lines.append(f"the source's own splits share {entry['groups']:,} groups of {groups['column']}: {rows}")
+def shares_in_words(found: dict[str, Any]) -> str:
+    """The rows of each split, its share, the wanted one, and its first time."""
+    return "".join(
+        f"; {split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
+        + (f" from {cut['from']}" if "from" in cut else "")
+        for split, cut in found["cut"].items()
+    )
+
+
+def lines_on_rows(manifest: Manifest) -> list[str]:
+    """A line for each reason why rows are left out, suspect or shortened."""
+    found = manifest.statistics
+    kept, others = {name: found[name] for name in ("empty", "contradictions", "leaks")}, found.get(UNLABELLED, {})
+    kept["empty"] += others.get("empty", 0)
+    kept["leaks"] += others.get("shared", 0)
+    lines = []
+    for name, what in REASONS.items():
+        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
+    if cut := sum(split["truncated"] for split in found["splits"].values()):
+        most = manifest.text["spec"]["max_tokens"]
+        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
     return lines
-
-
-def share_in_words(split: str, cut: dict[str, Any]) -> str:
-    """The rows of a split, its share, and the wanted one."""
-    return f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
 
 
 class Dataset(Mapping[str, "pd.DataFrame"]):

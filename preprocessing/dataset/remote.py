@@ -19,7 +19,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ import numpy as np
 from pyarrow import fs
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal, storing
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
@@ -119,29 +119,22 @@ def publish(root: Path, address: str) -> None:
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
     others = [path.name for path in root.glob(NEAR_DUPLICATES)]
     every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
-    with addresses.naming(address):
+    with addresses.naming(address), storing(address, otherwise="name another --output"):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
         else:
             send(root, system, base + suffix, every, address + suffix)
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
-                with whole(system, f"{base}/{path}", join(address, path)):
-                    system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
+                system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
         if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # also one of an interrupted job
             system.delete_dir(base + suffix)
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
-    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``StorageError`` if there
-    is no room.
-    """
+    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``OSError``."""
     for path in paths:
-        with (
-            whole(system, f"{base}/{path}", join(address, path)),
-            open(root / path, "rb") as file,
-            system.open_output_stream(f"{base}/{path}") as sink,
-        ):
+        with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
             while piece := file.read(addresses.READ_BYTES):
                 sink.write(piece)
         size = system.get_file_info(f"{base}/{path}").size
@@ -149,30 +142,9 @@ def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address
             raise DataError(f"{join(address, path)}: only {size} of {(root / path).stat().st_size} bytes arrived")
 
 
-@contextmanager
-def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
-    """Delete ``target`` if writing it fails: a store on a file system keeps a partial file."""
-    try:
-        yield
-    except OSError as error:
-        with suppress(Exception):  # report the failed write
-            system.delete_file(target)
-        if error.errno in NO_ROOM | NOT_ALLOWED:
-            raise refusal(error, address, otherwise="name another --output") from None
-        raise
-
-
 def join(address: str, path: str) -> str:
     """The address of a file below ``address``."""
     return f"{address.rstrip('/')}/{path}"
-
-
-def manifest_bytes(address: str) -> bytes | None:
-    """The manifest of a remote dataset; None if there is none."""
-    target = join(address, MANIFEST)
-    if addresses.kind(target) == fs.FileType.NotFound:
-        return None
-    return b"".join(at_most(MOST_MANIFEST, target))
 
 
 def at_most(most: int, address: str) -> Iterator[bytes]:

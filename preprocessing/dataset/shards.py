@@ -104,8 +104,8 @@ class Manifest:
         return [name for name, parts in self.splits.items() if parts]
 
     def rows(self, split: str) -> int:
-        """Number of rows in a split."""
-        return sum(part.rows for part in self.splits[split])
+        """Number of rows in a split; 0 if there is none of this name."""
+        return sum(part.rows for part in self.splits.get(split, ()))
 
     def tokens(self, split: str) -> int:
         """Number of tokens in a split; 0 if there is none of this name."""

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FileType
+
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -36,7 +38,6 @@ from preprocessing.dataset.shards import (
     NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
-    parse_manifest,
     read_manifest,
 )
 from preprocessing.job.encode import BASE
@@ -131,26 +132,20 @@ def is_left(root: Path, target: Path) -> bool:
 
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
-    work, manifest = root / WORK, root / MANIFEST
+    work = root / WORK
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
-    if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
-        strangers = [WORK]
-    elif begun or atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
-        strangers = []  # of a job, or a dataset, if perhaps with a damaged manifest
-    else:
-        there = root.iterdir() if root.is_dir() else ()
-        strangers = sorted(path.name for path in there if atomic.final_of(path.name) != WORK)
-    if strangers:
-        raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
+    strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
+    others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
+    if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):
+        raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 
 def existing(address: str, overwrite: bool) -> Manifest | None:
     """The manifest that is there. Raises ``ConfigError`` for one that cannot be read, unless it may be replaced."""
     try:
-        if addresses.is_remote(address):
-            content = remote.manifest_bytes(address)
-            return None if content is None else parse_manifest(content, remote.join(address, MANIFEST))
-        return read_manifest(address) if Path(address, MANIFEST).exists() else None
+        if addresses.kind(remote.join(address, MANIFEST)) == FileType.NotFound:
+            return None
+        return read_manifest(remote.local(address))
     except DataError as error:
         if overwrite:
             return None
