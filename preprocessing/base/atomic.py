@@ -121,7 +121,8 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     except BaseException as error:
         if temporary.exists():
             remove(temporary)
-        name(error, path)
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)  # the system gives it for ``open``, not for ``write``
         raise
     if lasting:
         fsync(path.parent)
@@ -140,12 +141,6 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             fsync(inside)
         if path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-
-
-def name(error: BaseException, path: str | Path) -> None:
-    """Add the file's name to a write error: the system gives it for ``open``, not for ``write``."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
-        error.filename = str(path)
 
 
 def write_bytes(path: str | Path, data: bytes, *, lasting: bool = True) -> None:
