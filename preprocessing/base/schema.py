@@ -2,7 +2,7 @@
 """JSON values converted to classes: msgspec checks types, ranges and missing keys.
 
 Annotations are the schema: dataclasses, ``TypedDict`` and ``Record``, ``Literal``, unions, ``Annotated[int,
-msgspec.Meta(ge=0)]``. ``untrusted`` has already refused NaN and deep nesting.
+msgspec.Meta(ge=0)]``. ``untrusted`` has already refused NaN, duplicate keys and deep nesting.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ A harmful file is refused with a ``DataError``. ``preprocessing.base.schema`` th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Sequence
@@ -110,13 +111,14 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse strict JSON in UTF-8; of equal keys the last one counts. Raises ``ValueError``.
+    """Parse strict JSON in UTF-8. Raises ``ValueError``.
 
-    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: more than
-    ``MOST_DEPTH`` levels.
+    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: duplicate keys; more
+    than ``MOST_DEPTH`` levels.
     """
     try:
-        value = msgspec.json.decode(data)
+        msgspec.json.decode(data)
+        value = json.loads(data, object_pairs_hook=unique)
         deep = _depth(value) > MOST_DEPTH
     except RecursionError:
         deep = True
