@@ -41,7 +41,7 @@ def check_dataset(
         check_words(path, part)
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for every in part.splits.values() for totals in every)
-        if hashes and size <= HASH_LIMIT_BYTES and not any(split.is_remote for split in splits):
+        if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
             for problem in verify(path):
                 raise DataError(problem)
     return manifest

@@ -127,8 +127,7 @@ def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str,
     block, labels = split.blocks[(len(split.blocks) - 1) // 2], np.array(split.manifest.labels, object)
     rows: list[dict[str, Any]] = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])[:number].to_pylist()
     for row in rows:
-        if len(row["text"]) > SAMPLE_CHARACTERS:
-            row["text"] = row["text"][:SAMPLE_CHARACTERS] + " …"
+        row["text"] = shortened(row["text"], SAMPLE_CHARACTERS)
     return rows
 
 
@@ -243,7 +242,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         ``unlabelled``; ``length`` is the number of tokens; ``text`` the tokens as the network reads them, joined by
         spaces, unknown ones as ``<unk>``. Raises ``KeyError``.
         """
-        return self._table(split, "ids").to_pandas()
+        return self.arrow(split).drop_columns(["ids"]).to_pandas()
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split as record batches, in the order of its shards, in bounded memory.
@@ -260,10 +259,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
     def arrow(self, split: str) -> pa.Table:
         """A split as one table in the order of the source, with the columns of ``batches``."""
-        return self._table(split)
-
-    def _table(self, split: str, *without: str) -> pa.Table:
-        return pa.Table.from_batches(self.batches(split)).drop_columns(list(without)).sort_by("row")
+        return pa.Table.from_batches(self.batches(split)).sort_by("row")
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""

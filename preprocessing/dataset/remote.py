@@ -223,16 +223,15 @@ class RemoteSplit(Split):
 
     def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
         """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
-        todo = iter(np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist())
+        order = np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist()
 
-        def work() -> None:
-            try:
-                for block in todo:
+        def work(some: list[int]) -> None:
+            with suppress(UserError):
+                for block in some:
                     self.blocks[block]
-            except UserError:
-                list(todo)  # no other one is tried
 
-        threads = [threading.Thread(target=work, name="padless-cache", daemon=True) for _ in blocks[:THREADS]]
+        some = (order[number::THREADS] for number in range(THREADS))
+        threads = [threading.Thread(target=work, args=(its,), name="padless-cache", daemon=True) for its in some]
         for thread in threads:
             thread.start()
         return threads

@@ -180,7 +180,6 @@ def write_shard(
     ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
     """
     rows, width = ids.shape
-    assert rows == len(length) == len(label) == len(row)
     assert rows > 0
     layout = schema(width, ids.dtype)
     columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
@@ -246,10 +245,9 @@ class Shard:
             with arrays.mapped(self.path) as file:
                 layout, batches = arrays.record_batches(file)
             whole, rest = divmod(info.rows, block_rows)
-            if [batch.num_rows for batch in batches] != [block_rows] * whole + [rest] * (rest > 0):
-                raise ValueError(f"they are not {info.rows} rows in record batches of {block_rows}")
-            if layout != schema(info.width, np.dtype(id_dtype)):
-                raise ValueError(f"its columns are not {info.width} ids of {id_dtype}, length, label and row")
+            sizes = [batch.num_rows for batch in batches]
+            if sizes != [block_rows] * whole + [rest] * (rest > 0) or layout != schema(info.width, np.dtype(id_dtype)):
+                raise ValueError(f"it does not hold {info.rows} rows of {info.width} ids")
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
@@ -328,21 +326,19 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     for described in (manifest.statistics, manifest.provenance):
         typed(Described, described, path, REBUILD)
     every = (part for parts in manifest.splits.values() for part in parts)
-    if any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels)):
-        raise DataError(f"{path}: its totals contradict each other; {REBUILD}")
-    if len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
-        raise DataError(f"{path}: labels are not different values of the type {manifest.label_type}; {REBUILD}")
+    wrong = any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels))
+    if wrong or len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
+        raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
 
 
 def check_words(root: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
-    path, vocabulary = Path(root, VOCABULARY), Vocabulary.read(Path(root, VOCABULARY))
-    if (len(vocabulary), vocabulary.hash) != (manifest.vocabulary_size, manifest.vocabulary_hash):
-        raise DataError(f"{path}: not the vocabulary of {MANIFEST}; {REBUILD}")
-    path = Path(root, MANIFEST)
-    if text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash) != manifest.text_hash:
-        raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
+    path, vocabulary = Path(root, MANIFEST), Vocabulary.read(Path(root, VOCABULARY))
+    known = manifest.vocabulary_size, manifest.vocabulary_hash, manifest.text_hash
+    found = text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash)
+    if (len(vocabulary), vocabulary.hash, found) != known:
+        raise DataError(f"{path}: its text does not match its text_hash, or {VOCABULARY} is another; {REBUILD}")
 
 
 class Split:

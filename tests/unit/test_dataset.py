@@ -110,12 +110,12 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
     content = read_json(root / MANIFEST)
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
     (root / MANIFEST).write_bytes(rehashed(content))
-    with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash: edited or damaged"):
+    with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash"):
         check_dataset(root)
 
 
 def test_a_vocabulary_has_as_many_words_as_the_manifest_says(root: Path, manifest: Manifest) -> None:
-    with pytest.raises(DataError, match=f"{VOCABULARY}: not the vocabulary of {MANIFEST}"):
+    with pytest.raises(DataError, match=f"{VOCABULARY} is another"):
         check_words(root, replace(manifest, vocabulary_size=9))
 
 
