@@ -182,14 +182,14 @@ def write_shard(
     rows, width = ids.shape
     assert rows > 0
     layout = schema(width, ids.dtype)
-    columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
     values = pa.array(np.ascontiguousarray(ids).reshape(-1))
-    every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
+    lists = pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)
+    columns = {"ids": lists, "length": length, "label": label, "row": row}
     path = Path(root, shard_path(split, number, fold, width))
     with atomic.replacing(path, lasting=False) as temporary:
         starts = list[int]()
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-            for batch in pa.table(every, schema=layout).to_batches(block_rows):
+            for batch in pa.table(columns, schema=layout).to_batches(block_rows):
                 writer.write_batch(batch)
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
@@ -198,7 +198,7 @@ def write_shard(
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
         digest, *hashes = (hashlib.sha256(whole[part]).hexdigest() for part in parts)
     about = number, width, rows, len(whole), digest, starts, hashes, fold
-    return ShardInfo(split, *about, histogram(columns[0]), histogram(columns[1]))
+    return ShardInfo(split, *about, histogram(length), histogram(label))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:

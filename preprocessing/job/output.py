@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -179,13 +179,13 @@ def is_ours(name: str) -> bool:
 
 def remove_files(root: Path, kept: Collection[str] = ()) -> None:
     """Remove a dataset's files, its manifest first, except ``kept``; other files stay."""
-    for folder in (root, *(root / name for name in ALL_SPLITS if not (root / name).is_symlink())):
-        for path in sorted(folder.glob("*")):
-            name = path.relative_to(root).as_posix()
-            if is_ours(name) and name not in kept and path.is_file():
-                path.unlink()
-        if folder != root and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if is_ours(name) and name not in kept and path.is_file():
+            path.unlink()
+    for split in ALL_SPLITS:
+        with suppress(OSError):  # it holds other files, or is not there
+            (root / split).rmdir()
 
 
 def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> str | None:
