@@ -320,8 +320,6 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    for name in ("fingerprint", "vocabulary_sha256"):  # of others, and of ``verify``
-        content.pop(name, None)
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
     for described in (manifest.statistics, manifest.provenance):
         typed(Described, described, path, REBUILD)
