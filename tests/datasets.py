@@ -81,7 +81,7 @@ def write_dataset(
         encoded = encoder(split_texts)
         classes = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
         splits[name] = (
-            arrays.padded(encoded.ids, encoded.offsets, widths[-1], np.int32),
+            arrays.padded(encoded.ids, encoded.offsets, widths[-1]),
             np.diff(encoded.offsets),
             classes,
         )

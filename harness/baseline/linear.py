@@ -116,7 +116,7 @@ class Linear:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        train = open_split(data, manifest, TRAIN).check()
+        train = open_split(data, manifest, TRAIN)
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
@@ -166,7 +166,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     began = time.process_time()
     linear = Linear.learn(data, manifest)
-    measured = {name: linear.scores(open_split(data, manifest, name).check()) for name in names_of(manifest)}
+    measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
     about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
     decision = decide(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
     found = {}

@@ -35,7 +35,7 @@ import numpy as np
 
 from harness.config import OrderConfig
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation, splitmix64, splitmix64_of, words
+from preprocessing.base.randomness import permutation, splitmix64, words
 from preprocessing.dataset.views import MixedSplit
 
 if TYPE_CHECKING:
@@ -319,10 +319,10 @@ class MixedOrder(Order):
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-    order = split.block_starts, lambda block: split.checked(block).length, spec, split.block_widths
+    order = split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths
     found = Order(*order)
     if isinstance(split, MixedSplit) and spec.shuffle:
-        seeds = (splitmix64_of(spec.seed ^ number) for number in range(1, len(split.parts) + 1))
+        seeds = splitmix64(np.uint64(spec.seed) ^ np.arange(1, len(split.parts) + 1, dtype=np.uint64)).tolist()
         sources = [
             order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
         ]
@@ -348,7 +348,7 @@ def row_hash(rows: np.ndarray, step: int) -> int:
     A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
     same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
     """
-    mixed = splitmix64(rows.astype(np.uint64) ^ np.uint64(splitmix64_of(step + 1)))
+    mixed = splitmix64(rows.astype(np.uint64) ^ splitmix64(np.array([step + 1])))
     return int(np.add.reduce(mixed, dtype=np.uint64))
 
 

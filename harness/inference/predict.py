@@ -201,7 +201,8 @@ def claimed(target: Path) -> Iterator[Path]:
         raise ConfigError(f"{work}: {what}; rename it, or {OTHERWISE}")
     with storing(target, otherwise=OTHERWISE):
         if not work.exists():
-            with suppress(FileExistsError), atomic.new_folder(work) as made:  # another process may have made it
+            # another process may have made it
+            with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as made:
                 atomic.sign(made, target)
         with locked(work / LOCK, 0, refusal):
             atomic.sweep(target)

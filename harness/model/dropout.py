@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Masks, send
-from preprocessing.base.randomness import GAMMA, finalized, splitmix64, splitmix64_of
+from preprocessing.base.randomness import GAMMA, finalized, splitmix64
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
@@ -37,7 +37,7 @@ def masks_of(
     A feature of a site (site -> number of features) is 0 with the chance ``dropout``, else ``1 / (1 - dropout)``, in
     ``dtype``. A token is read as ``<unk>`` with the chance ``word_dropout``.
     """
-    run, keep, unknown = np.uint64(splitmix64_of(splitmix64_of(seed) ^ step)), {}, None
+    run, keep, unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
     keys = splitmix64(batch.rows.astype(np.uint64) ^ run)[:, None]
     if dropout:
         drawn = torch.from_numpy(kept(keys, places(tuple(sizes.items())), dropout).view(np.uint8))

@@ -27,10 +27,10 @@ def take(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.
     return values[index], bounds
 
 
-def padded(values: np.ndarray, offsets: np.ndarray, width: int, dtype: np.dtype | type) -> np.ndarray:
+def padded(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
     """``[segments, width]``: each segment with zeros after it. No segment may be longer than ``width``."""
     lengths = np.diff(offsets)
-    result = np.zeros((len(lengths), width), dtype)
+    result = np.zeros((len(lengths), width), values.dtype)
     result[np.arange(width) < lengths[:, None]] = values
     return result
 

@@ -119,8 +119,10 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
             fsync(temporary)
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        name(error, path)
+        if temporary.exists():
+            remove(temporary)
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            error.filename = str(path)  # the system gives it for ``open``, not for ``write``
         raise
     if lasting:
         fsync(path.parent)
@@ -128,34 +130,17 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; on success fsync its content and rename it to ``path``, on failure
-    remove it. Raises ``FileExistsError`` if ``path`` exists at the end.
-    """
+    """As ``replacing`` for a folder; its content is fsynced too. Raises ``FileExistsError`` if ``path`` appears."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path)
-    temporary = unfinished(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
-    temporary.mkdir()
-    try:
+    with replacing(path) as temporary:
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
+        temporary.mkdir()
         yield temporary
         for inside in temporary.rglob("*"):
             fsync(inside)
-        fsync(temporary)
         if path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
-        os.rename(temporary, path)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        name(error, path)
-        raise
-    fsync(path.parent)
-
-
-def name(error: BaseException, path: str | Path) -> None:
-    """Add the file's name to a write error: the system gives it for ``open``, not for ``write``."""
-    if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
-        error.filename = str(path)
 
 
 def write_bytes(path: str | Path, data: bytes, *, lasting: bool = True) -> None:

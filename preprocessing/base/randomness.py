@@ -10,7 +10,6 @@ import numpy as np
 
 GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 """The constants of splitmix64."""
-WORD = (1 << 64) - 1
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
@@ -26,14 +25,6 @@ def finalized(mixed: np.ndarray) -> np.ndarray:
     mixed *= np.uint64(SECOND)
     mixed ^= mixed >> np.uint64(31)
     return mixed
-
-
-def splitmix64_of(value: int) -> int:
-    """``splitmix64`` of one number from 0 to 2**64 - 1, faster than an array of one."""
-    mixed = (value + GAMMA) & WORD
-    mixed = (mixed ^ (mixed >> 30)) * FIRST & WORD
-    mixed = (mixed ^ (mixed >> 27)) * SECOND & WORD
-    return mixed ^ (mixed >> 31)
 
 
 def words(*key: int, count: int) -> np.ndarray:

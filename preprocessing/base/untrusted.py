@@ -23,8 +23,6 @@ MOST_JSON = 64 << 20
 """Most bytes of a JSON file, unless its reader allows more."""
 MOST_DEPTH = 32
 """Most levels of nested lists and objects."""
-INTEGERS = range(-(1 << 63), 1 << 64)
-"""Signed and unsigned integers of 64 bits."""
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 """Most unpacked bytes of any file; a larger one may have 200 times its packed size. Texts are packed to a tenth."""
 MOST_LISTED = 20
@@ -115,12 +113,12 @@ def sha256_of(file: BinaryIO) -> str:
 def parse_json(data: bytes) -> Any:
     """Parse strict JSON in UTF-8. Raises ``ValueError``.
 
-    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: integers beyond 64
-    bits; duplicate keys; more than ``MOST_DEPTH`` levels.
+    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: duplicate keys; more
+    than ``MOST_DEPTH`` levels.
     """
     try:
         msgspec.json.decode(data)
-        value = json.loads(data, object_pairs_hook=unique, parse_int=_integer)
+        value = json.loads(data, object_pairs_hook=unique)
         deep = _depth(value) > MOST_DEPTH
     except RecursionError:
         deep = True
@@ -145,10 +143,8 @@ def read_json(path: str | Path, mend: str) -> Any:
 
 
 def _depth(value: Any) -> int:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    if parts is None:
-        return 0
-    return 1 + max((_depth(part) for part in parts if isinstance(part, dict | list)), default=0)
+    parts = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, parts), default=0) if isinstance(value, dict | list) else 0
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,9 +154,3 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} occurs twice")
     return found
-
-
-def _integer(text: str) -> int:
-    if len(text) <= 20 and (value := int(text)) in INTEGERS:
-        return value
-    raise ValueError(f"the number {text[:20]}… is too large")

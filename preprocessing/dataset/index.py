@@ -185,14 +185,11 @@ class Index(Lazy[ShardInfo]):
             with arrays.mapped(path) as file:
                 whole = file.read_buffer()
             layout, (batch,) = arrays.record_batches(pa.BufferReader(whole))
-            if hashlib.sha256(whole).hexdigest() != sha256:
-                raise ValueError("its sha256 is not the manifest's")
-            if layout != LINES:
-                raise ValueError("its columns are others")
+            if hashlib.sha256(whole).hexdigest() != sha256 or layout != LINES:
+                raise ValueError("its sha256 or its columns are others")
             batch.validate(full=True)
-            if any(column.null_count for column in (*batch.columns, *(batch[name].flatten() for name in BATCHES))):
-                raise ValueError("it holds nulls")
-            if not all(agree(part, batch) for part in parts):
+            holds_nulls = any(one.null_count for one in (*batch.columns, *(batch[name].flatten() for name in BATCHES)))
+            if holds_nulls or not all(agree(part, batch) for part in parts):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None

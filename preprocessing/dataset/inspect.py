@@ -6,8 +6,9 @@ tables, with ids decoded to tokens; and verified: bytes against the manifest, le
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import plain_line, printable, public, tell
+from preprocessing.base.terminal import counted, plain_line, printable, public, shortened, tell
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -44,6 +45,20 @@ FREQUENT = 25
 SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
+REASONS = {
+    "filtered": "with another value than source.where says",
+    "neutral": "with a label of source.neutral",
+    "without_label": "without a label (source.missing_label)",
+    "empty": "whose text has no token left (quality.empty)",
+    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
+    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
+    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
+    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
+}
+"""Why rows are left out, or are suspect although they are kept."""
+LABEL_CELLS, NAMED = 32, 12
+"""Width of a class in a line, and most classes that one line names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
@@ -60,8 +75,9 @@ class InspectConfig:
 
 def main(config: InspectConfig) -> None:
     """Print what is in a dataset."""
-    found = inspect(remote.local(config.data), config.samples)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found))
+    root = remote.local(config.data)
+    found = inspect(root, config.samples)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found, read_manifest(root)))
 
 
 def inspect(root: str | Path, samples: int) -> dict[str, Any]:
@@ -108,34 +124,25 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
 
 def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
     """At most so many rows of the middle block, with decoded tokens."""
-    block, labels = split.checked((len(split.blocks) - 1) // 2), np.array(split.manifest.labels, object)
+    block, labels = split.blocks[(len(split.blocks) - 1) // 2], np.array(split.manifest.labels, object)
     rows: list[dict[str, Any]] = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])[:number].to_pylist()
     for row in rows:
-        if len(row["text"]) > SAMPLE_CHARACTERS:
-            row["text"] = row["text"][:SAMPLE_CHARACTERS] + " …"
+        row["text"] = shortened(row["text"], SAMPLE_CHARACTERS)
     return rows
 
 
-def render(found: dict[str, Any]) -> str:
+def render(found: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
-    table = {}
-    for name, split in found["splits"].items():
-        rows = split["rows"]
-        table[name] = {
-            "rows": f"{rows:,}",
-            **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
-            **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
-            "padding on disk": f"{split['padding_on_disk']:.1%}",
-            "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
-            **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
-        }
+    table = pd.json_normalize([*found["splits"].values()]).convert_dtypes().astype(object).fillna("-")
+    table.index = [*found["splits"]]
     size = f"{found['vocabulary_size']:,} ({found['id_dtype']})"
     lines = [f"{found['dataset']}: vocabulary {size}, {found['tokens']}", ""]
-    lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
+    lines += [table.T.to_string(), ""]
     try:
-        lines += of_corpus(found)
+        if "rows_read" in manifest.statistics:
+            lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
     lines += ["", "most frequent tokens: " + " ".join(map(plain_line, found["frequent_tokens"])), ""]
@@ -146,59 +153,74 @@ def render(found: dict[str, Any]) -> str:
     return printable("\n".join(lines))
 
 
-def of_corpus(found: dict[str, Any]) -> list[str]:
-    """The statistics of the preprocessing job in words; none for a dataset that was made otherwise."""
-    corpus, lines = found["corpus"], list[str]()
-    if "rows_read" in corpus:
-        dropped = ", ".join(f"{name} {count:,}" for name, count in corpus["dropped"].items() if count) or "none"
-        repeated = corpus["duplicates"]
-        lines = [
-            f"rows read {corpus['rows_read']:,}, kept {corpus['rows_kept']:,}; left out: {dropped}",
-            f"duplicates: {repeated['normalised']:,} after the text pipeline, "
-            f"{repeated['across_splits']:,} rows across splits; contradictory labels: {corpus['contradictions']:,}",
-        ]
-    return [*lines, *found_in_words(corpus, found["splits"].get(UNLABELLED, {"rows": 0})["rows"])]
+def rows_in_words(manifest: Manifest) -> str:
+    """How many rows were read, of which files."""
+    files = manifest.provenance["sources"]
+    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
+    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
 
 
-def found_in_words(report: dict[str, Any], kept: int) -> Iterator[str]:
-    """Lines about splits, folds and unlabelled rows, for the job and for ``inspect``. ``kept``: unlabelled rows."""
-    if "groups" in report:
-        yield from (f"splits: {line}" for line in groups_in_words(report["groups"]))
-    if "times" in report:
-        times = report["times"]
-        parts = [f"{share_in_words(*cut)} from {cut[1]['from']}" for cut in times["cut"].items()]
-        parts += [f"{times['without']:,} rows without a time are in train"] if times["without"] else []
-        yield f"splits: by {times['column']}: {'; '.join(parts)}"
-    if "folds" in report:
-        rows = report["folds"]["rows"]
+def lines_on_classes(manifest: Manifest) -> Iterator[str]:
+    """Lines on the classes, and on those too small for a split."""
+    splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
+    names = [shortened(name, LABEL_CELLS) for name in manifest.labels]
+    every = [f"{name} {sum(its.get(number, 0) for its in splits):,}" for number, name in enumerate(names)]
+    yield f"labels: {len(names):,} classes: {some(every)}"
+    if few := [repr(name) for number, name in enumerate(names) if not all(number in its for its in splits)]:
+        yield f"labels: too few rows for every split: {some(few)}"
+
+
+def some(names: list[str]) -> str:
+    """The first few of a list, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+
+
+def lines_on_splits(manifest: Manifest) -> Iterator[str]:
+    """Lines on groups, times, folds and unlabelled rows."""
+    found = manifest.statistics
+    if groups := found.get("groups"):
+        many = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
+        yield f"splits: by {groups['column']}: {many}{shares_in_words(groups)}"
+        for entry in groups["shared"]:
+            rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
+            yield f"splits: those of the source share {entry['groups']:,} groups of {groups['column']}: {rows}"
+    if times := found.get("times"):
+        without = f"{times['without']:,} rows without a time are in train"
+        yield f"splits: by {times['column']}{shares_in_words(times)}; {without}"
+    if "folds" in found:
+        rows = found["folds"]["rows"]
         what = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
         yield f"folds: {what}, groups and equal texts whole"
-    if UNLABELLED in report:
-        found = report[UNLABELLED]
-        parts = [f"{kept:,} of {found['rows']:,} rows without labels are kept"]
-        for count, what in (
-            (found["shared"], "have texts or groups that are validated or tested (quality.leaks)"),
-            (found["duplicates"], "repeat another of them (quality.duplicates)"),
-            (found["empty"], "are empty (quality.empty)"),
-        ):
-            parts += [f"{count:,} {what}"] if count else []
-        yield f"unlabelled: {'; '.join(parts)}"
+    if UNLABELLED in found:
+        kept, rows = manifest.rows(UNLABELLED), found[UNLABELLED]["rows"]
+        yield f"unlabelled: {kept:,} of {rows:,} rows without labels are kept"
 
 
-def groups_in_words(groups: dict[str, Any]) -> list[str]:
-    """Lines about groups."""
-    parts = [f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"]
-    parts += [share_in_words(*cut) for cut in groups["cut"].items()]
-    lines = [f"by {groups['column']}: {'; '.join(parts)}"]
-    for entry in groups["shared"]:
-        rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
-        lines.append(f"the source's own splits share {entry['groups']:,} groups of {groups['column']}: {rows}")
+def shares_in_words(found: dict[str, Any]) -> str:
+    """The rows of each split, its share, the wanted one, and its first time."""
+    return "".join(
+        f"; {split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
+        + (f" from {cut['from']}" if "from" in cut else "")
+        for split, cut in found["cut"].items()
+    )
+
+
+def lines_on_rows(manifest: Manifest) -> list[str]:
+    """A line for each reason why rows are left out, suspect or shortened."""
+    found = manifest.statistics
+    kept, others = {name: found[name] for name in ("empty", "contradictions", "leaks")}, found.get(UNLABELLED, {})
+    kept["empty"] += others.get("empty", 0)
+    kept["leaks"] += others.get("shared", 0)
+    lines = []
+    for name, what in REASONS.items():
+        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
+            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
+    if cut := sum(split["truncated"] for split in found["splits"].values()):
+        most = manifest.text["spec"]["max_tokens"]
+        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
     return lines
-
-
-def share_in_words(split: str, cut: dict[str, Any]) -> str:
-    """The rows of a split, its share, and the wanted one."""
-    return f"{split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
 
 
 class Dataset(Mapping[str, "pd.DataFrame"]):
@@ -220,7 +242,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         ``unlabelled``; ``length`` is the number of tokens; ``text`` the tokens as the network reads them, joined by
         spaces, unknown ones as ``<unk>``. Raises ``KeyError``.
         """
-        return self._table(split, "ids").to_pandas()
+        return self.arrow(split).drop_columns(["ids"]).to_pandas()
 
     def batches(self, split: str) -> Iterator[pa.RecordBatch]:
         """A split as record batches, in the order of its shards, in bounded memory.
@@ -230,17 +252,14 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
-        has_folds = all(part.fold is not None for part in self.manifest.splits[split])
-        for shard in remote.split_of(self.path, self.manifest, split).check().shards:
-            for block in shard.blocks:
-                yield batch_of(block, self.vocabulary, self._values, shard.info.fold if has_folds else None)
+        for part in self.manifest.splits[split]:
+            own = replace(self.manifest, splits={split: [part]})
+            for block in remote.split_of(self.path, own, split).blocks:
+                yield batch_of(block, self.vocabulary, self._values, part.fold)
 
     def arrow(self, split: str) -> pa.Table:
         """A split as one table in the order of the source, with the columns of ``batches``."""
-        return self._table(split)
-
-    def _table(self, split: str, *without: str) -> pa.Table:
-        return pa.Table.from_batches(self.batches(split)).drop_columns(list(without)).sort_by("row")
+        return pa.Table.from_batches(self.batches(split)).sort_by("row")
 
     def __iter__(self) -> Iterator[str]:
         """The names of the splits."""
@@ -291,40 +310,30 @@ def check(config: CheckConfig) -> int:
     return 0
 
 
-def verify_hashes(root: str | Path, manifest: Manifest) -> Iterator[str]:
-    """One sentence per file that is missing or does not match the manifest; raises ``DataError`` for the index.
-
-    Remote shards are checked when they are read.
-    """
-    try:
-        check_words(root, manifest)
-    except DataError as error:
-        yield str(error)
-    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
-        try:
-            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
-        except DataError as error:
-            yield str(error)
-            continue
-        if atomic.sha256_file(path) != info.sha256:
-            yield f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}"
-
-
 def verify(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, what a
-    training checks of the rows.
+    training checks of the rows. Remote shards are checked when they are read.
 
     Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
-    manifest, path = read_manifest(root), Path(root, VOCABULARY)
-    known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-    problems = list(verify_hashes(root, manifest))
-    if not problems and atomic.sha256_file(path) != known:
-        problems = [f"{path}: its sha256 is not the manifest's; {REBUILD}"]
-    if not problems:
-        for name in manifest.names:
-            try:
-                remote.split_of(root, manifest, name).check()
-            except DataError as error:
-                problems.append(str(error))
+    manifest, path, problems = read_manifest(root), Path(root, VOCABULARY), list[str]()
+    try:
+        check_words(root, manifest)
+        known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+        if atomic.sha256_file(path) != known:
+            raise DataError(f"{path}: its sha256 is not the manifest's; {REBUILD}")
+    except DataError as error:
+        problems.append(str(error))
+    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
+        try:
+            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
+            if atomic.sha256_file(path) != info.sha256:
+                raise DataError(f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")
+        except DataError as error:
+            problems.append(str(error))
+    for name in manifest.names if not problems else ():
+        try:
+            deque(remote.split_of(root, manifest, name).blocks, 0)
+        except DataError as error:
+            problems.append(str(error))
     return problems

@@ -19,7 +19,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,17 +28,18 @@ import numpy as np
 from pyarrow import fs
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.atomic import NO_ROOM, NOT_ALLOWED, refusal, storing
+from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.corpus import addresses
-from preprocessing.dataset.index import INDEX, Lazy, ShardInfo
+from preprocessing.dataset.index import INDEX, ShardInfo
 from preprocessing.dataset.shards import (
     MANIFEST,
     MOST_MANIFEST,
     NEAR_DUPLICATES,
     REBUILD,
     VOCABULARY,
+    Block,
     Manifest,
     Shard,
     Split,
@@ -118,29 +119,22 @@ def publish(root: Path, address: str) -> None:
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
     others = [path.name for path in root.glob(NEAR_DUPLICATES)]
     every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
-    with addresses.naming(address):
+    with addresses.naming(address), storing(address, otherwise="name another --output"):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)
         else:
             send(root, system, base + suffix, every, address + suffix)
             system.delete_file(f"{base}/{MANIFEST}")
             for path in every:
-                with whole(system, f"{base}/{path}", join(address, path)):
-                    system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
+                system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
         if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # also one of an interrupted job
             system.delete_dir(base + suffix)
 
 
 def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
-    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``StorageError`` if there
-    is no room.
-    """
+    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``OSError``."""
     for path in paths:
-        with (
-            whole(system, f"{base}/{path}", join(address, path)),
-            open(root / path, "rb") as file,
-            system.open_output_stream(f"{base}/{path}") as sink,
-        ):
+        with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
             while piece := file.read(addresses.READ_BYTES):
                 sink.write(piece)
         size = system.get_file_info(f"{base}/{path}").size
@@ -148,30 +142,9 @@ def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address
             raise DataError(f"{join(address, path)}: only {size} of {(root / path).stat().st_size} bytes arrived")
 
 
-@contextmanager
-def whole(system: fs.FileSystem, target: str, address: str) -> Iterator[None]:
-    """Delete ``target`` if writing it fails: a store on a file system keeps a partial file."""
-    try:
-        yield
-    except OSError as error:
-        with suppress(Exception):  # report the failed write
-            system.delete_file(target)
-        if error.errno in NO_ROOM | NOT_ALLOWED:
-            raise refusal(error, address, otherwise="name another --output") from None
-        raise
-
-
 def join(address: str, path: str) -> str:
     """The address of a file below ``address``."""
     return f"{address.rstrip('/')}/{path}"
-
-
-def manifest_bytes(address: str) -> bytes | None:
-    """The manifest of a remote dataset; None if there is none."""
-    target = join(address, MANIFEST)
-    if addresses.kind(target) == fs.FileType.NotFound:
-        return None
-    return b"".join(at_most(MOST_MANIFEST, target))
 
 
 def at_most(most: int, address: str) -> Iterator[bytes]:
@@ -204,9 +177,9 @@ def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
 
 
 class RemoteSplit(Split):
-    """A split whose shards lie elsewhere; each of its ``shards`` here is a record batch of one there."""
+    """A split whose shards lie elsewhere; each of its blocks is kept here as a shard of its own."""
 
-    is_remote, most_open = True, 2 * THREADS
+    is_remote = True
     step = 0
     """Of all splits of this process: where its training reads, as a step counted over all epochs."""
 
@@ -214,13 +187,19 @@ class RemoteSplit(Split):
         """``root``: the dataset's folder in the cache."""
         super().__init__(root, manifest, name)
         self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
-        self._first, self._blocks = self._blocks, np.arange(self._blocks[-1] + 1)
-        self.shards = Lazy(len(self._blocks) - 1, self._shard)
-        self._times = dict[int, int]()
-        """Block -> the step from which a window reads it, of the latest window and the one after it."""
+        self._times, self._held = dict[int, int](), dict[int, Shard]()
+        """Block -> the step from which a window reads it, of the latest window and the one after it; and those that
+        stay mapped."""
 
-    def look(self) -> None:
-        """Nothing to do: files in the cache are removed, but never changed."""
+    def states(self) -> np.ndarray:
+        """None: files in the cache are removed, but never changed."""
+        return np.arange(0)
+
+    def _found(self, number: int) -> tuple[Path, Block]:
+        shard = self._held.get(number) or self._fetched(number)
+        if number in self._times:
+            self._held[number] = shard
+        return shard.path, shard.blocks[0]
 
     def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
         """Fetch the ``blocks`` of a window with these steps now, and those of the window ``ahead`` in threads.
@@ -237,42 +216,40 @@ class RemoteSplit(Split):
             info, _, folder = self._file(block)
             with suppress(FileNotFoundError):
                 os.utime(folder / info.path, (time, time))
-        self.most_open = len(self._times) + THREADS
+        self._held = {block: self._held[block] for block in self._times if block in self._held}
         for thread in self._fetching(blocks):
             thread.join()  # cannot hang: each request ends
         self._fetching(ahead)
 
     def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
         """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
-        todo = iter(np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist())
+        order = np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist()
 
-        def work() -> None:
-            try:
-                for block in todo:
-                    self.shards[block]
-            except UserError:
-                list(todo)  # no other one is tried
+        def work(some: list[int]) -> None:
+            with suppress(UserError):
+                for block in some:
+                    self.blocks[block]
 
-        threads = [threading.Thread(target=work, name="padless-cache", daemon=True) for _ in blocks[:THREADS]]
+        some = (order[number::THREADS] for number in range(THREADS))
+        threads = [threading.Thread(target=work, args=(its,), name="padless-cache", daemon=True) for its in some]
         for thread in threads:
             thread.start()
         return threads
 
     def _file(self, block: int) -> tuple[ShardInfo, int, Path]:
         """A block's shard, its number there, and the folder of its file."""
-        place = int(self._first.searchsorted(block, side="right")) - 1
-        number = block - int(self._first[place])
+        place, number = self.place_of(block)
         return self.index[place], number, self.folder / Path(self.root).name / str(number)
 
-    def _mapped(self, place: int) -> Shard:
+    def _fetched(self, block: int) -> Shard:
         """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
-        info, number, folder = self._file(place)
+        info, number, folder = self._file(block)
         where = f"{self.address}/{info.path}"
         try:
             (start, stop), digest = info.starts[number : number + 2], info.hashes[number]
         except (ValueError, IndexError):
             raise DataError(f"{where}: the index names fewer record batches than it has; {REBUILD}") from None
-        dtype, rows = self.manifest.id_dtype, int(self.block_starts[place + 1] - self.block_starts[place])
+        dtype, rows = self.manifest.id_dtype, int(self.block_starts[block + 1] - self.block_starts[block])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
         piece = replace(info, rows=rows, bytes=len(head) + stop - start)
         opened = partial(Shard, folder, piece, dtype, rows)
@@ -290,7 +267,7 @@ class RemoteSplit(Split):
                 make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step)
                 with atomic.replacing(folder / info.path, lasting=False) as temporary:
                     temporary.write_bytes(head + data)
-                    os.utime(temporary, (step := self._times.get(place, NEVER), step))
+                    os.utime(temporary, (step := self._times.get(block, NEVER), step))
                 return opened()  # before another process removes it
 
 

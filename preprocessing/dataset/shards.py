@@ -18,8 +18,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -48,7 +48,6 @@ NEAR_DUPLICATES = "near_duplicates.csv"
 MOST_WORDS = (1 << 31) - 1
 """Most ids of a vocabulary."""
 BLOCK_ROWS = 8192
-CHANGED = "this shard was removed or replaced while the run used it, or cut short; put it back"
 MOST_MANIFEST = 1 << 28
 """Most bytes of a manifest."""
 
@@ -105,8 +104,8 @@ class Manifest:
         return [name for name, parts in self.splits.items() if parts]
 
     def rows(self, split: str) -> int:
-        """Number of rows in a split."""
-        return sum(part.rows for part in self.splits[split])
+        """Number of rows in a split; 0 if there is none of this name."""
+        return sum(part.rows for part in self.splits.get(split, ()))
 
     def tokens(self, split: str) -> int:
         """Number of tokens in a split; 0 if there is none of this name."""
@@ -153,11 +152,6 @@ class Described(TypedDict, total=False):
     versions: dict[str, str]
 
 
-def labels_of(split: str, labels: int) -> tuple[int, int]:
-    """The lowest and the highest label of a row of a split, for so many classes."""
-    return (NO_LABEL, NO_LABEL) if split == UNLABELLED else (0, labels - 1)
-
-
 def id_dtype(vocabulary_size: int) -> np.dtype:
     """The narrowest supported dtype for the ids of a vocabulary: uint16 or int32."""
     return np.dtype(np.uint16) if vocabulary_size <= 1 << 16 else np.dtype(np.int32)
@@ -186,17 +180,16 @@ def write_shard(
     ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
     """
     rows, width = ids.shape
-    assert rows == len(length) == len(label) == len(row)
     assert rows > 0
     layout = schema(width, ids.dtype)
-    columns = [np.ascontiguousarray(column, kind) for column, kind in ((length, "i4"), (label, "i4"), (row, "i8"))]
     values = pa.array(np.ascontiguousarray(ids).reshape(-1))
-    every = [pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type), *map(pa.array, columns)]
+    lists = pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)
+    columns = {"ids": lists, "length": length, "label": label, "row": row}
     path = Path(root, shard_path(split, number, fold, width))
     with atomic.replacing(path, lasting=False) as temporary:
         starts = list[int]()
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, layout) as writer:
-            for batch in pa.table(every, schema=layout).to_batches(block_rows):
+            for batch in pa.table(columns, schema=layout).to_batches(block_rows):
                 writer.write_batch(batch)
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
@@ -205,7 +198,7 @@ def write_shard(
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
         digest, *hashes = (hashlib.sha256(whole[part]).hexdigest() for part in parts)
     about = number, width, rows, len(whole), digest, starts, hashes, fold
-    return ShardInfo(split, *about, histogram(columns[0]), histogram(columns[1]))
+    return ShardInfo(split, *about, histogram(length), histogram(label))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -224,19 +217,17 @@ class Block:
     label: np.ndarray
     row: np.ndarray
 
-    def outside(self, vocabulary_size: int, labels: tuple[int, int] | None) -> str | None:
-        """The first length, label or id out of range, in words; reads the whole block.
-
-        ``labels`` are the lowest and the highest label; None if labels are ignored, as in pretraining.
+    def is_within(self, vocabulary_size: int, labels: range | None) -> bool:
+        """Whether lengths, labels and ids are in range; reads the whole block. ``labels``: None if they are ignored, as
+        in pretraining.
         """
-        width = self.ids.shape[1]
-        if self.length.min() < 1 or self.length.max() > width:
-            return f"a length outside 1..{width}"
-        if labels is not None and (self.label.min() < labels[0] or self.label.max() > labels[1]):
-            return f"a label outside {labels[0]}..{labels[1]}"
-        if self.ids.max() >= vocabulary_size or (self.ids.dtype.kind == "i" and self.ids.min() < 0):
-            return f"an id beyond the vocabulary of {vocabulary_size}"
-        return None
+        return bool(
+            self.length.min() >= 1
+            and self.length.max() <= self.ids.shape[1]
+            and (labels is None or {self.label.min(), self.label.max()} <= {*labels})
+            and self.ids.max() < vocabulary_size
+            and (self.ids.dtype.kind == "u" or self.ids.min() >= 0)
+        )
 
 
 class Shard:
@@ -249,15 +240,14 @@ class Shard:
         """
         self.info = info
         self.path = Path(root, info.path)
-        self.state = check_size(self.path, info.bytes)
+        check_size(self.path, info.bytes)
         try:
             with arrays.mapped(self.path) as file:
                 layout, batches = arrays.record_batches(file)
             whole, rest = divmod(info.rows, block_rows)
-            if [batch.num_rows for batch in batches] != [block_rows] * whole + [rest] * (rest > 0):
-                raise ValueError(f"they are not {info.rows} rows in record batches of {block_rows}")
-            if layout != schema(info.width, np.dtype(id_dtype)):
-                raise ValueError(f"its columns are not {info.width} ids of {id_dtype}, length, label and row")
+            sizes = [batch.num_rows for batch in batches]
+            if sizes != [block_rows] * whole + [rest] * (rest > 0) or layout != schema(info.width, np.dtype(id_dtype)):
+                raise ValueError(f"it does not hold {info.rows} rows of {info.width} ids")
             self.blocks = [self._block(batch) for batch in batches]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
@@ -330,33 +320,30 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    for name in ("fingerprint", "vocabulary_sha256"):  # of others, and of ``verify``
-        content.pop(name, None)
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
     for described in (manifest.statistics, manifest.provenance):
         typed(Described, described, path, REBUILD)
     every = (part for parts in manifest.splits.values() for part in parts)
-    if any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels)):
-        raise DataError(f"{path}: its totals contradict each other; {REBUILD}")
-    if len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
-        raise DataError(f"{path}: labels are not different values of the type {manifest.label_type}; {REBUILD}")
+    wrong = any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels))
+    if wrong or len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
+        raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
 
 
 def check_words(root: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
-    path, vocabulary = Path(root, VOCABULARY), Vocabulary.read(Path(root, VOCABULARY))
-    if (len(vocabulary), vocabulary.hash) != (manifest.vocabulary_size, manifest.vocabulary_hash):
-        raise DataError(f"{path}: not the vocabulary of {MANIFEST}; {REBUILD}")
-    path = Path(root, MANIFEST)
-    if text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash) != manifest.text_hash:
-        raise DataError(f"{path}: its text does not match its text_hash: edited or damaged; {REBUILD}")
+    path, vocabulary = Path(root, MANIFEST), Vocabulary.read(Path(root, VOCABULARY))
+    known = manifest.vocabulary_size, manifest.vocabulary_hash, manifest.text_hash
+    found = text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash)
+    if (len(vocabulary), vocabulary.hash, found) != known:
+        raise DataError(f"{path}: its text does not match its text_hash, or {VOCABULARY} is another; {REBUILD}")
 
 
 class Split:
     """All blocks of one split, with a global row index over them in the order of the index.
 
-    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view.
+    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view. A block
+    is checked when it is read first.
     """
 
     is_remote, most_open = False, 1024
@@ -369,55 +356,60 @@ class Split:
             raise DataError(f"{root}: has no split {name!r}; it has {held}; name another, or build it with one")
         self.root, self.name, self.manifest = root, name, manifest
         self.index = manifest.shards(root, [name])
-        if not self.is_remote:
-            sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
-            self._states = np.fromiter((check_size(f"{root}/{path}", size) for path, size in sizes), np.int64)
-        self._open = dict[int, Shard]()
+        self._states = self.states()
         of_shard = self.index.rows.astype(np.int64)
         batches = -(-of_shard // manifest.block_rows)
-        self._blocks = np.concatenate([[0], np.cumsum(batches)])
+        self._first = np.concatenate([[0], np.cumsum(batches)])
         """int64 ``[shards + 1]``: the first block of each shard."""
-        rows = np.full(self._blocks[-1], manifest.block_rows)
-        rows[self._blocks[1:] - 1] = of_shard - (batches - 1) * manifest.block_rows
+        rows = np.full(self._first[-1], manifest.block_rows)
+        rows[self._first[1:] - 1] = of_shard - (batches - 1) * manifest.block_rows
         self.block_starts = np.concatenate([[0], np.cumsum(rows)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
         self.block_widths = np.repeat(self.index.width.astype(np.int64), batches)
         """int64 ``[blocks]``: the width of each block's shard."""
         self._checked = bytearray(len(rows))
-        self.shards: Sequence[Shard] = Lazy(len(self.index), self._shard)
-        self.blocks: Sequence[Block] = Lazy(len(rows), lambda number: self._holder(number)[1])
+        self.shards: Sequence[Shard] = Lazy(len(self.index), lru_cache(self.most_open)(self._mapped))
+        self.blocks: Sequence[Block] = Lazy(len(rows), self._block)
 
     def __len__(self) -> int:
         """Number of rows."""
         return int(self.block_starts[-1])
 
-    def _shard(self, place: int) -> Shard:
-        found = self._open.pop(place, None)  # threads may share a split: each of these operations is atomic
-        if found is None:
-            found = self._mapped(place)
-            for oldest in list(self._open)[: 1 - self.most_open]:
-                self._open.pop(oldest, None)
-        self._open[place] = found
-        return found
-
-    def _mapped(self, place: int) -> Shard:
-        found = Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
-        if found.state != self._states[place]:
-            raise DataError(f"{found.path}: {CHANGED}")
-        return found
-
-    def _holder(self, number: int) -> tuple[Shard, Block]:
-        place = int(self._blocks.searchsorted(number, side="right")) - 1
-        shard = self.shards[place]
-        return shard, shard.blocks[number - int(self._blocks[place])]
+    def states(self) -> np.ndarray:
+        """int64 ``[shards]``: numbers that change if a file is modified or replaced. Raises ``DataError``."""
+        sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
+        return np.fromiter((check_size(f"{self.root}/{path}", size) for path, size in sizes), np.int64)
 
     def look(self) -> None:
-        """Raise ``DataError`` if the file of a mapped shard has changed since this split was opened."""
-        for shard in list(self._open.values()):
-            with suppress(DataError):
-                if check_size(shard.path, shard.info.bytes) == shard.state:
-                    continue
-            raise DataError(f"{shard.path}: {CHANGED}")
+        """Raise ``DataError`` if a file has changed since this split was opened."""
+        changed = np.flatnonzero(self.states() != self._states)
+        if len(changed):
+            what = "this shard was removed or replaced while the run used it; put it back"
+            raise DataError(f"{Path(self.root, self.index[changed[0]].path)}: {what}")
+
+    def place_of(self, number: int) -> tuple[int, int]:
+        """The place of a block's shard in the index, and the block's number there."""
+        place = int(self._first.searchsorted(number, side="right")) - 1
+        return place, number - int(self._first[place])
+
+    def _mapped(self, place: int) -> Shard:
+        return Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
+
+    def _found(self, number: int) -> tuple[Path, Block]:
+        """A block, and the file that holds it."""
+        place, within = self.place_of(number)
+        shard = self.shards[place]
+        return shard.path, shard.blocks[within]
+
+    def _block(self, number: int) -> Block:
+        path, block = self._found(number)
+        if not self._checked[number]:
+            labels = range(len(self.manifest.labels)) if self.name != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
+            known = all(part.labels for part in self.index.parts)
+            if not block.is_within(self.manifest.vocabulary_size, labels if known else None):
+                raise DataError(f"{path}: it holds a length, a label or an id out of range; {REBUILD}")
+            self._checked[number] = True
+        return block
 
     def expect(self, *window: Any, **more: Any) -> None:
         """Be told what an order reads, as a remote split is; nothing to do."""
@@ -425,23 +417,6 @@ class Split:
     def column(self, name: str) -> np.ndarray:
         """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""
         return np.concatenate([getattr(block, name).astype(np.int64) for block in self.blocks])
-
-    def checked(self, number: int) -> Block:
-        """A block whose lengths, labels and ids are in range: checked once. Raises ``DataError``."""
-        shard, block = self._holder(number)
-        if not self._checked[number]:
-            known = all(part.labels for part in self.index.parts)
-            labels = labels_of(self.name, len(self.manifest.labels)) if known else None
-            if wrong := block.outside(self.manifest.vocabulary_size, labels):
-                raise DataError(f"{shard.path}: it holds {wrong}; {REBUILD}")
-            self._checked[number] = True
-        return block
-
-    def check(self) -> Split:
-        """Check all blocks; returns this split. Raises ``DataError``."""
-        for number in range(len(self.blocks)):
-            self.checked(number)
-        return self
 
     @property
     def max_width(self) -> int:

@@ -139,12 +139,12 @@ class MixedSplit(Split):
             (number * APART, part, block) for number, part in self.parts.items() for block in range(len(part.blocks))
         ]
         """Of each block: the number of row 0 there, its split, and its own number there."""
-        self.blocks = Lazy(len(self._places), self.checked)
+        self.blocks = Lazy(len(self._places), self._block)
 
-    def checked(self, number: int) -> Block:
+    def _block(self, number: int) -> Block:
         """As for a split of one dataset."""
         first_row, part, place = self._places[number]
-        block = part.checked(place)
+        block = part.blocks[place]
         return replace(block, row=block.row + first_row)
 
     def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:

@@ -130,7 +130,7 @@ class Ranges:
         structs = pa.RecordBatch.from_pandas(stored, preserve_index=False).to_struct_array()
         arrays.write_batch(self.path(task[0]), {"rows": pa.LargeListArray.from_arrays(starts, structs)})
         counts = [np.bincount(rows["label"][split == place], minlength=labels) for place in range(len(SPLITS))]
-        return {"found": report, "labels": np.stack(counts), "unlabelled": int((split == UNLABELLED_NUMBER).sum())}
+        return {"found": report, "labels": np.stack(counts)}
 
     def gather(self, number: int) -> str:
         """Store the decisions on the rows of a part, from all ranges, in the order of ``parts.load``; their sha256."""

@@ -187,7 +187,7 @@ class Buckets(engine.Part[list[ShardInfo]]):
         rows["number"] = self.first + self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
         shards = list[ShardInfo]()
         for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
-            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width), values.dtype)
+            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width))
             others = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
             of_fold = None if fold == NO_FOLD else int(fold)
             shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *others, fold=of_fold))

@@ -129,7 +129,7 @@ def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
 
 
 class Progress(Live):
-    """Shows on stderr how far a pass is, also inside unfinished parts that call ``ROWS.add``."""
+    """Shows on stderr how far a pass is, also inside the parts of this process that call ``ROWS.add``."""
 
     def __init__(self, what: str, total: int, screen: Screen) -> None:
         """``total``: rows of the whole pass."""

@@ -60,8 +60,6 @@ workers at least.
 """
 SCHEDULER_S = 60.0
 """How long a Dask scheduler may take to answer."""
-PLACES = 1024
-"""For the counts of workers; more than run at a time."""
 CONTINUE = "run the same command to continue"
 ENDED = "ended"
 SILENT_S = 120.0
@@ -71,23 +69,13 @@ TICK_S = 0.5
 
 
 class Rows:
-    """The rows that this process and its workers on this machine have done, for the progress.
+    """The rows that tasks of this process have done, for the progress."""
 
-    Workers write to memory that they share with the process that started them, each to a place of its own, without a
-    lock: one that is killed blocks nobody.
-    """
-
-    places: Any = [0] * PLACES
-    """Not shared in a process that starts no workers."""
+    done = 0
 
     def add(self, rows: int) -> None:
-        """Called by a task with the number of rows that it has done, while it runs; costs a microsecond."""
-        self.places[os.getpid() % PLACES] += rows
-
-    @property
-    def done(self) -> int:
-        """The rows of all of them."""
-        return sum(self.places)
+        """Called by a task with the number of rows that it has done, while it runs."""
+        self.done += rows
 
 
 ROWS = Rows()
@@ -183,8 +171,7 @@ def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of this machine. Leaving the block by an error ends them at once."""
     start_tracker()
     context = multiprocessing.get_context("spawn")
-    ROWS.places = context.RawArray("q", PLACES)
-    with ProcessPoolExecutor(number, context, start_worker, (ROWS.places,)) as pool:
+    with ProcessPoolExecutor(number, context, start_worker) as pool:
         try:
             yield pool
         except BaseException:
@@ -216,9 +203,8 @@ def start_tracker() -> None:
         resource_tracker.ensure_running()
 
 
-def start_worker(places: Any) -> None:
-    """Prepare a new worker: one Arrow thread, stop signals ignored, an end when the parent ends; see ``Rows``."""
-    ROWS.places = places
+def start_worker() -> None:
+    """Prepare a new worker: one Arrow thread, stop signals ignored, an end when the parent ends."""
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     for number in SIGNALS:

@@ -179,7 +179,6 @@ def leave_out(decided: Decided, found: dict[str, Any], workers: Workers, screen:
         split, place = known["split"].copy(), its["place"].to_numpy()
         of_train = place[split[place] == TRAIN_NUMBER]
         labels -= np.bincount(known["label"][of_train], minlength=len(labels))
-        found["unlabelled"] -= len(place) - len(of_train)
         split[place] = DROPPED
         arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
     listed = pd.concat(pieces)

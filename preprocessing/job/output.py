@@ -13,11 +13,13 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pyarrow.fs import FileType
 
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
@@ -36,7 +38,6 @@ from preprocessing.dataset.shards import (
     NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
-    parse_manifest,
     read_manifest,
 )
 from preprocessing.job.encode import BASE
@@ -131,26 +132,20 @@ def is_left(root: Path, target: Path) -> bool:
 
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
-    work, manifest = root / WORK, root / MANIFEST
+    work = root / WORK
     begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
-    if os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir())):
-        strangers = [WORK]
-    elif begun or atomic.says(manifest, FORMAT) or (manifest.is_file() and (root / VOCABULARY).is_file()):
-        strangers = []  # of a job, or a dataset, if perhaps with a damaged manifest
-    else:
-        there = root.iterdir() if root.is_dir() else ()
-        strangers = sorted(path.name for path in there if atomic.final_of(path.name) != WORK)
-    if strangers:
-        raise ConfigError(f"output: {root}: holds {strangers[0]!r} and no dataset; name an empty or a new directory")
+    strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
+    others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
+    if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):
+        raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 
 def existing(address: str, overwrite: bool) -> Manifest | None:
     """The manifest that is there. Raises ``ConfigError`` for one that cannot be read, unless it may be replaced."""
     try:
-        if addresses.is_remote(address):
-            content = remote.manifest_bytes(address)
-            return None if content is None else parse_manifest(content, remote.join(address, MANIFEST))
-        return read_manifest(address) if Path(address, MANIFEST).exists() else None
+        if addresses.kind(remote.join(address, MANIFEST)) == FileType.NotFound:
+            return None
+        return read_manifest(remote.local(address))
     except DataError as error:
         if overwrite:
             return None
@@ -184,13 +179,13 @@ def is_ours(name: str) -> bool:
 
 def remove_files(root: Path, kept: Collection[str] = ()) -> None:
     """Remove a dataset's files, its manifest first, except ``kept``; other files stay."""
-    for folder in (root, *(root / name for name in ALL_SPLITS if not (root / name).is_symlink())):
-        for path in sorted(folder.glob("*")):
-            name = path.relative_to(root).as_posix()
-            if is_ours(name) and name not in kept and path.is_file():
-                path.unlink()
-        if folder != root and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if is_ours(name) and name not in kept and path.is_file():
+            path.unlink()
+    for split in ALL_SPLITS:
+        with suppress(OSError):  # it holds other files, or is not there
+            (root / split).rmdir()
 
 
 def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> str | None:

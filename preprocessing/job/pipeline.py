@@ -14,10 +14,8 @@ manifest's statistics and provenance hold no times and no machine names, so equa
 from __future__ import annotations
 
 import hashlib
-import re
 import shlex
 import sys
-import unicodedata
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,15 +32,15 @@ from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.split_names import SPLITS, TEST, UNLABELLED, VALIDATION
-from preprocessing.base.terminal import Screen, counted, public, public_values, shortened
+from preprocessing.base.split_names import SPLITS, TEST, VALIDATION
+from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
 from preprocessing.corpus.parquet import decoded
 from preprocessing.corpus.sources import Plan
 from preprocessing.dataset.index import INDEX, Totals
-from preprocessing.dataset.inspect import found_in_words
+from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
@@ -62,28 +60,11 @@ from preprocessing.job.parts import Classes, Summary, TokenizedPart
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import RESERVED, Vocabulary
-from preprocessing.text.words import classes_of
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LETTER_ALONE = re.compile("am*")
-"""The classes of a letter of a script without spaces, with its marks, which is a token."""
-REASONS = {
-    "filtered": "with another value than source.where says",
-    "neutral": "with a label of source.neutral",
-    "without_label": "without a label (source.missing_label)",
-    "empty": "whose text has no token left (quality.empty)",
-    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
-    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
-    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
-    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
-}
-"""Why rows are left out, or are suspect although they are kept."""
-LABEL_CELLS, NAMED = 32, 12
-"""Width of a class in a line, and most classes that one line names."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -151,13 +132,6 @@ def make(
     vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
     report = found["found"] | {"vocabulary": in_vocabulary}
-    if not before:
-        for line in (
-            *lines_on_classes(classes.names, found["labels"]),
-            *found_in_words(report, found["unlabelled"]),
-            *lines_on_tokens(vocabulary, config.text),
-        ):
-            screen.say(line)
     splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
         report["leaks"] += leaks.total()
@@ -293,67 +267,13 @@ def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def lines_on_classes(names: list[str], splits: np.ndarray) -> list[str]:
-    """Lines on the classes, and on those too small for a split; ``splits``: rows, int64 ``[splits, labels]``."""
-    cut = [shortened(name, LABEL_CELLS) for name in names]
-    of_classes = [f"{name} {rows:,}" for name, rows in zip(cut, np.sum(splits, axis=0).tolist(), strict=True)]
-    lines = [f"{len(names):,} classes: {some(of_classes)}"]
-    lacking = np.any([its == 0 for its in splits if its.any()], axis=0)
-    few = [repr(cut[number]) for number in np.flatnonzero(lacking)]
-    lines += [f"too few rows for every split: {some(few)}"] if few else []
-    return [f"labels: {line}" for line in lines]
-
-
-def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
-    """A line on what a token is, with the share of letters that are tokens, and perhaps one on rules of another
-    language.
-    """
-    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
-    alone = counts[[bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]].sum()
-    share = (
-        f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
-    )
-    lines = [f"tokens: {spec.in_words()}{share}"]
-    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
-    if spec.language == "en" and any(asked.values()):
-        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
-        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
-            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
-            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
-    return lines
-
-
-def some(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
-
-
-def lines_on_rows(manifest: Manifest) -> list[str]:
-    """A line for each reason why rows are left out, suspect or shortened."""
-    found = manifest.statistics
-    kept = {name: found[name] + found.get(UNLABELLED, {}).get(name, 0) for name in ("empty", "contradictions", "leaks")}
-    lines = []
-    for name, what in REASONS.items():
-        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
-        if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
-            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
-    if cut := sum(split["truncated"] for split in found["splits"].values()):
-        most = manifest.text["spec"]["max_tokens"]
-        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
-    return lines
-
-
-def rows_in_words(manifest: Manifest) -> str:
-    """How many rows were read, of which files."""
-    files = manifest.provenance["sources"]
-    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
-    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
-    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
-
-
 def run(config: PreprocessConfig) -> None:
     """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest, screen = build(config), Screen(quiet=config.quiet)
+    notes = Screen(errors=True, quiet=config.quiet)
+    for line in (*lines_on_classes(manifest), *lines_on_splits(manifest)):
+        notes.say(line)
+    notes.say(f"tokens: {TextPipeline.from_json(manifest.text, config.output).spec.in_words()}")
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)

@@ -88,7 +88,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
     )
     manifest = check_dataset(root, hashes=hashes)
     forecast(config, manifest, 1)
-    inspect.render(inspect.inspect(root, samples=1))
+    inspect.render(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
     model = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).eval()

@@ -84,20 +84,13 @@ def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
     assert (train.first, train.shards, train.rows, train.widths) == (0, 2, 16, {"16": 16})
 
 
-def test_a_shard_that_changed_while_it_was_not_mapped_is_named(
-    root: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Split, "most_open", 2)
+def test_a_shard_that_changed_while_it_was_not_mapped_is_named(root: Path, manifest: Manifest) -> None:
     infos = [write_shard(root, "train", number, *arrays(8, 16, np.uint16)) for number in range(3)]
     splits, index = write_index(root, infos)
     split = Split(root, replace(manifest, splits=splits, index=index), "train")
-    first, second, _ = split.shards
-    for shard in (first, second):
-        os.utime(shard.path, ns=(0, 0))
-    assert split.shards[1] is second
-    with pytest.raises(DataError, match=f"{first.path}: this shard was removed or replaced while the run used it"):
-        split.blocks[0]
-    with pytest.raises(DataError, match=f"{second.path}: this shard was removed or replaced while the run used it"):
+    path = root / infos[1].path
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(DataError, match=f"{path}: this shard was removed or replaced while the run used it"):
         split.look()
 
 
@@ -117,12 +110,12 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
     content = read_json(root / MANIFEST)
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
     (root / MANIFEST).write_bytes(rehashed(content))
-    with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash: edited or damaged"):
+    with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash"):
         check_dataset(root)
 
 
 def test_a_vocabulary_has_as_many_words_as_the_manifest_says(root: Path, manifest: Manifest) -> None:
-    with pytest.raises(DataError, match=f"{VOCABULARY}: not the vocabulary of {MANIFEST}"):
+    with pytest.raises(DataError, match=f"{VOCABULARY} is another"):
         check_words(root, replace(manifest, vocabulary_size=9))
 
 
@@ -179,7 +172,7 @@ def test_open_splits_are_staged_mapped_and_watched(root: Path, manifest: Manifes
     path = opened.splits["test"].shards[0].path
     opened.check()
     os.truncate(path, 100)
-    with pytest.raises(DataError, match="while the run used it, or cut short"):
+    with pytest.raises(DataError, match="truncated or changed"):
         opened.check()
 
 
@@ -191,8 +184,8 @@ def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: P
     assert {name: len(split) for name, split in opened.splits.items()} == {
         name: manifest.rows(name) for name in ("test", "train")
     }
-    opened.splits["train"].check()
+    opened.splits["train"].column("row")
     opened.check()
     os.truncate(staged_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)
-    with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*while the run used it, or cut short"):
+    with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*truncated or changed"):
         opened.check()

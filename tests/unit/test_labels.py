@@ -29,7 +29,7 @@ from preprocessing.base.split_names import TEST_NUMBER as TEST
 from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
-from preprocessing.dataset.inspect import Dataset, groups_in_words
+from preprocessing.dataset.inspect import Dataset
 from preprocessing.job import decisions, pipeline
 from preprocessing.job.decisions import by_time, decide
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
@@ -218,7 +218,6 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
     assert inside["unlabelled"] == inside["train"] | {"film 12", "film 13", "film 14", "none"}
     measured = len(inside["validation"] | inside["test"])
     assert data.manifest.statistics["unlabelled"]["shared"] == 10 * measured > 0
-    assert f"{10 * measured} have texts or groups that are validated or tested (quality.leaks)" in command.err
 
 
 def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
@@ -299,8 +298,6 @@ def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     groups = report["groups"]
     assert decision.tolist() == named
     assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
-    shared = "share 2 groups of film: 3 rows in train and 2 rows in test"
-    assert groups_in_words(groups)[1] == f"the source's own splits {shared}"
 
 
 # By time.

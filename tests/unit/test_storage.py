@@ -137,7 +137,6 @@ def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_le
 BAD = {
     b"NaN": "invalid character",
     b"1e999": "out of range",
-    b"18446744073709551616": "is too large",
     b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
