@@ -50,7 +50,6 @@ from harness.rundir.records import LAUNCH_ID, code_hash
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.optim import NonFiniteGuard
 from harness.training.recurrence import choose
 from harness.training.run import PretrainingRun, Run, Selection
 from harness.training.trainer import Trainer
@@ -64,8 +63,6 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-FP16_FIRST_SKIPS = 20
-"""Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
 MANY_PLACES = 10_000_000
 """From so many n-grams on, learning the linear part is announced: it takes five seconds or more."""
 LOOK_LIMIT_S = 60.0
@@ -237,9 +234,7 @@ def build_trainer(
         micro_batch=config.micro_batch,
         masks=partial(network.masks, config.seed),
     )
-    limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(config, world, limit)
-    return Trainer(config, objective, loader, session.accelerator, world, guard)
+    return Trainer(config, objective, loader, session.accelerator, world)
 
 
 def build_objective(

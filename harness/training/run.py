@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -200,12 +201,6 @@ class Run(Milestones):
         self.pending = self.session.world.start_maximum(wanted, f"the requests of step {step}")
         self.console.advance(step)
 
-    def before_validation(self) -> None:
-        """Handle the requests of the last step; no more are sent until the next epoch."""
-        self.handle_requests()
-        self.pending = Run.pending
-        self.console.advance(self.trainer.step, "validating")
-
     def handle_requests(self) -> None:
         """On all ranks at the same steps. Raises to leave the loop."""
         stop, save, fail = self.pending()
@@ -257,16 +252,26 @@ class Run(Milestones):
         """Write a log line."""
         self.writer.log("train", figures)
 
-    def validate(self, epoch: int, step: int) -> bool:
-        """Validate exactly and keep the weights if they are the best so far; returns whether to stop here."""
-        world, writer, selection = self.session.world, self.writer, self.selection
+    def validate(self, epoch: int) -> bool:
+        """Handle the requests of the last step; no more are sent until the next epoch. Then, if it is due, validate
+        exactly, with the averaged weights if there are any, and keep the weights if they are the best so far; returns
+        whether to stop here.
+        """
+        self.handle_requests()
+        self.pending = Run.pending
+        if (epoch + 1) % self.config.validate_every and epoch + 1 < self.config.epochs:
+            return False
+        world, writer, selection, step = self.session.world, self.writer, self.selection, self.trainer.step
+        self.console.advance(step, "validating")
         with world.together("checking that the dataset is unchanged"):
             self.data.check()
-        values, deciding = self.measure()
-        better = selection.agree(world, values, step, deciding, 1 - (epoch + 1) / self.config.epochs)
-        if better:
-            with world.together("writing the best weights"):
-                writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
+        average = self.trainer.average
+        with nullcontext() if average is None else average.swapped():
+            values, deciding = self.measure()
+            better = selection.agree(world, values, step, deciding, 1 - (epoch + 1) / self.config.epochs)
+            if better:
+                with world.together("writing the best weights"):
+                    writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
         figures = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
         writer.log(VALIDATION, {**figures, "seconds": writer.seconds})
         with world.together("writing status.json"):
