@@ -26,7 +26,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
+from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
@@ -73,8 +73,9 @@ def write_bundle(
         **origin,
         fold=manifest.fold if isinstance(manifest, View) else None,
         label_type=manifest.label_type,
+        source=source_of(manifest),
+        splits=split_facts(manifest),
     )
-    write_training(directory, manifest)
     write_info(directory, info)
 
 

@@ -24,7 +24,7 @@ from harness.inference.scoring import score_split, weights_and_dataset
 from harness.model.attribution import attributions
 from harness.ranks.precision import DTYPES, NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
+from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
@@ -217,7 +217,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)
-    known: Mapping[str, Any] = read_training(directory, bundle.info.dataset).get("source", {})
+    known = bundle.info.source
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns: list[tuple[np.ndarray, ...]] = []
     mistakes: list[dict[str, Any]] = []

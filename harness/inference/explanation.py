@@ -25,7 +25,7 @@ import numpy as np
 
 from harness.inference.config import STDIN, ExplainConfig, Form
 from harness.inference.rows import find, lines_of_stdin, refuse_input, texts_in
-from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -182,8 +182,8 @@ def main(config: ExplainConfig) -> None:
         files: list[File] = []
         chunks = lines_of_stdin() if streams else iter([config.texts])
         if config.inputs and not streams:
-            work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
-            files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
+            work = stack.enter_context(temporary_folder())
+            files = find(config.inputs, config.input_format, config.given, info.source, work)
             texts_of_files = itertools.chain.from_iterable(texts_in(files, work))
             chunks = iter([list(itertools.islice(texts_of_files, config.rows))])  # all are read before any is explained
         stream = bare(sys.stdout) if form == "html" else sys.stdout

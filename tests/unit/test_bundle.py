@@ -36,7 +36,7 @@ from harness.model.starts import Start
 from harness.ranks import precision
 from harness.ranks.distributed import World
 from harness.rundir import bundle_files
-from harness.rundir.bundle_files import CARD, INDEX, ONNX, TRAINING, read_info
+from harness.rundir.bundle_files import CARD, INDEX, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training import preflight
@@ -81,7 +81,7 @@ def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
         (1.0, "native", "fp32", "fp32"),
         (0.0, "emulated", "bf16", "bf16"),
     ):
-        monkeypatch.setattr(precision, "runnable", {"cpu": {"bf16": how}}.get)
+        monkeypatch.setattr(precision, "runnable", {"cpu": {"fp32": "native", "bf16": how}}.get)
         settled = Bundle.settle(replace(info, bf16=kept), "cpu", asked)
         assert settled == {"device": "cpu", "precision": expected}, (kept, how, asked)
 
@@ -263,7 +263,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
 
 
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
-    names = {read_info(folder).weights, VOCABULARY, TRAINING, INDEX, ONNX, CARD}
+    names = {read_info(folder).weights, VOCABULARY, INDEX, ONNX, CARD}
     assert {path.name for path in folder.iterdir()} == names
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
