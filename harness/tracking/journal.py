@@ -11,7 +11,6 @@ these keys::
     summary     name and values of figures of the whole run
     end         how the attempt ended, and how long the tracker may take to finish
     kept        an attempt's tracker was closed, and has each kind of rows up to this step
-    finished    name of the folder with the tracker's files of that attempt
 """
 
 from __future__ import annotations
