@@ -51,7 +51,7 @@ from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.recurrence import choose
-from harness.training.run import PretrainingRun, Run, Selection
+from harness.training.run import Run, Selection
 from harness.training.trainer import Trainer
 from harness.training.wide import C, learn, places_of
 from harness.training.writer import RunWriter
@@ -102,8 +102,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     writer.origin = {**origin, "dataset_parts": preflight.parts_of(manifest)}
     choices = {**decided, **session.choices, **{name: in_words(facts) for name, facts in origin.items()}}
     trainer = build_trainer(config, session, data, choices, starts, began)
-    pretrains = config.task == LANGUAGE_MODEL
-    selection = Selection("loss" if pretrains else config.select, config.patience)
+    selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select, config.patience)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
@@ -124,8 +123,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         facts = {"dataset": manifest.fingerprint, "effective": settings}
         writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
-    kind = PretrainingRun if pretrains else Run
-    run = kind(config, session, data, trainer, selection, watch, writer, console)
+    run = Run(config, session, data, trainer, selection, watch, writer, console)
     trainer.milestones = run
     return run
 

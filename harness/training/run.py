@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.config import RunConfig, to_dict
+from harness.config import CLASSIFIER, RunConfig, to_dict
 from harness.data import order
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
@@ -126,7 +126,8 @@ class Run(Milestones):
         try:
             self.pause()
             self.trainer.fit()
-            self.finish()
+            if self.config.task == CLASSIFIER:  # a language model has no test
+                self.finish()
             self.raise_failure()
         except Preempted:
             self.console.advance(self.trainer.step, "saving")
@@ -281,12 +282,15 @@ class Run(Milestones):
         return selection.exhausted
 
     def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """The figures of the validation split, and a function that computes temperature and threshold from them.
+        """The figures of the validation split, of a language model its perplexity, and a function that computes
+        temperature and threshold from them.
 
         With a wide part, also choose its share in the summed logits.
         """
         objective, world = self.trainer.objective, self.session.world
         classifier, loader = objective.classifier, self.measured(VALIDATION)
+        if isinstance(objective, LanguageObjective):
+            return measure(objective.classifier, loader, world, self.pause, objective.targets), Decision
         assert isinstance(classifier, Classifier)
         on_cuda = self.session.device.type == "cuda"
         read = partial(classifier.read, recurrent_dtype=objective.recurrent_dtype if on_cuda else None)
@@ -302,21 +306,6 @@ class Run(Milestones):
         if self.config.select == "calibrated":
             values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
         return values, partial(decide, scores.logits, scores.labels, self.config.evaluation)
-
-
-@dataclass
-class PretrainingRun(Run):
-    """Trains, measures perplexity and saves; the weights with the lowest log loss are kept."""
-
-    def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """Exact perplexity."""
-        objective = self.trainer.objective
-        assert isinstance(objective, LanguageObjective)
-        loader = self.measured(VALIDATION)
-        return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
-
-    def finish(self) -> None:
-        """A language model has no test."""
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:
