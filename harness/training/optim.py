@@ -13,6 +13,9 @@ from torch import nn
 from harness.config import OptimConfig
 from harness.rundir.checkpoint import AVERAGE, MOMENTS
 
+GO, SKIP = torch.zeros(()), torch.ones(())
+"""The two values of the skip flag on a CPU."""
+
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW (Loshchilov and Hutter, 2019); weight decay on matrices only, so a decay of 0 is plain Adam.
@@ -129,6 +132,10 @@ class NonFiniteGuard:
         if scaler is not None:
             found = list(scaler._found_inf_per_device(optimizer).values())
             return torch.stack([flag.to(found[0].device) for flag in found]).sum().clamp(max=1.0)
+        if grad_norm.is_cpu:  # reading does not wait; without a flag the optimizer skips the check
+            finite = math.isfinite(float(grad_norm))
+            optimizer.found_inf = None if finite else SKIP  # type: ignore[attr-defined]
+            return GO if finite else SKIP
         skip = (grad_norm * 0).nan_to_num(nan=1.0).float()  # 0 times inf is not a number
         optimizer.found_inf = skip  # type: ignore[attr-defined]
         return skip
