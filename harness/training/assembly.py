@@ -102,7 +102,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     writer.origin = {**origin, "dataset_parts": preflight.parts_of(manifest)}
     choices = {**decided, **session.choices, **{name: in_words(facts) for name, facts in origin.items()}}
     trainer = build_trainer(config, session, data, choices, starts, began)
-    selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select, config.patience)
+    selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):

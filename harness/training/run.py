@@ -53,8 +53,6 @@ class Selection:
 
     metric: Literal["accuracy", "loss", "calibrated"]
     """The best has the highest accuracy, the lowest log loss, or the lowest log loss of calibrated probabilities."""
-    patience: int | None = None
-    """Training stops after this many validations in a row without improvement; None: never."""
     best: float | None = None
     """The best value so far; losses are negated, so higher is always better."""
     best_step: int | None = None
@@ -84,14 +82,9 @@ class Selection:
         self.load(state)
         return better
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether there was no improvement for ``patience`` validations."""
-        return self.patience is not None and self.epochs_since_best >= self.patience
-
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {key: value for key, value in asdict(self).items() if key != "patience"}
+        return asdict(self)
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a result of ``state``; if the metric has changed, forget the best so far."""
@@ -277,9 +270,10 @@ class Run(Milestones):
         writer.log(VALIDATION, {**figures, "seconds": writer.seconds})
         with world.together("writing status.json"):
             writer.status(step)
-        if selection.exhausted:
-            writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
-        return selection.exhausted
+        if self.config.patience is None or selection.epochs_since_best < self.config.patience:
+            return False
+        writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+        return True
 
     def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
         """The figures of the validation split, of a language model its perplexity, and a function that computes
