@@ -27,7 +27,7 @@ from harness.data.checks import TRAIN
 from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, set_tf32
 from harness.ranks.session import Session, open_session
-from harness.training.assembly import Beginning, build_trainer
+from harness.training.assembly import build_trainer
 from harness.training.run import Run
 from harness.training.throughput import synchronize
 from harness.training.trainer import Milestones
@@ -91,7 +91,7 @@ class Fit(Milestones):
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
-        self.trainer = build_trainer(config, session, data, {}, Beginning({}, {}, {}))
+        self.trainer = build_trainer(config, session, data, {}, {})
         self.trainer.milestones = self
         self.pending, self.ended = Run.pending, time.perf_counter()
         self.figures: dict[str, Any] = {}

@@ -274,7 +274,8 @@ class RunConfig:
     validate_every: AtLeast1 = 1
     """Epochs from one validation to the next; after the last epoch there always is one."""
     nan_limit: AtLeast1 = 3
-    """A step whose gradient is not finite is skipped on all processes; after this many in a row training stops."""
+    """A step whose gradient is not finite is skipped on all processes; a log line after this many in a row stops the
+    training."""
     dry_run: bool = False
     """Build everything, run the longest batch, print memory and the time of a full run; write no files."""
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"

@@ -52,8 +52,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
-    beginning = begin(config, manifest, world)
-    trainer = assembly.build_trainer(config, session, data, dict(session.choices), beginning)
+    trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     assembly.learn_linear_part(config, trainer, data, {})
     trainer.model.train()
     return trainer

@@ -21,8 +21,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass
-from functools import cache, partial
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -230,6 +230,18 @@ def pack(ids: torch.Tensor, length: np.ndarray, out: torch.Tensor) -> np.ndarray
 
 
 @dataclass(eq=False)
+class Prefetch:
+    """What the loading thread and the training loop exchange: filled groups, and free buffers."""
+
+    ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = field(
+        default_factory=queue.SimpleQueue
+    )
+    """Groups of steps with their buffer, an exception, or None for the end; bounded by the number of buffers."""
+    free: queue.SimpleQueue[Buffer | None] = field(default_factory=queue.SimpleQueue)
+    cancelled: bool = False
+
+
+@dataclass(eq=False)
 class Loader:
     """This rank's slice of every step, prefetched by a thread."""
 
@@ -261,8 +273,28 @@ class Loader:
         as ``DataError`` for a damaged row.
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
-        with Prefetch(partial(self._produce, epoch, first_step, stop)) as found:
-            yield from found
+        prefetch = Prefetch()
+        words = (epoch, first_step, stop, prefetch)
+        thread = threading.Thread(target=self._produce, args=words, name="padless-loader", daemon=True)
+        thread.start()
+        try:
+            while True:
+                started = time.perf_counter()
+                item = prefetch.ready.get()  # cannot hang: the thread always puts None or an exception at its end
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                buffer, group = item
+                group[0].wait_s = time.perf_counter() - started
+                for step in group:
+                    hand_over(step)
+                    yield step
+                prefetch.free.put(buffer)
+        finally:
+            prefetch.cancelled = True
+            prefetch.free.put(None)  # wakes the thread if it waits for a buffer
+            thread.join()  # cannot hang: it checks cancelled before each group, and waits for nothing else
 
     def _produce(self, epoch: int, step: int, stop: int, prefetch: Prefetch) -> None:
         """Run in the thread: put groups of steps into the queue, then None; or an exception."""
@@ -309,47 +341,6 @@ class Loader:
                 mine = batches[own.start - bounds[0] : own.stop - bounds[0]]
                 group.append(StepBatch(steps[at], mine, share.global_rows[at], tokens[at], copied=copied))
             prefetch.ready.put((buffer, group))
-
-
-class Prefetch:
-    """Steps prefetched by a thread; iterate inside a ``with`` block, which ends the thread.
-
-    One queue carries filled groups, another one free buffers.
-    """
-
-    def __init__(self, produce: Callable[[Prefetch], None]) -> None:
-        """Start the thread."""
-        self.ready: queue.SimpleQueue[tuple[Buffer, list[StepBatch]] | BaseException | None] = queue.SimpleQueue()
-        """Groups of steps with their buffer, an exception, or None for the end; bounded by the number of buffers."""
-        self.free: queue.SimpleQueue[Buffer | None] = queue.SimpleQueue()
-        self.cancelled = False
-        self.thread = threading.Thread(target=produce, args=(self,), name="padless-loader", daemon=True)
-        self.thread.start()
-
-    def __enter__(self) -> Prefetch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the thread and wait for it."""
-        self.cancelled = True
-        self.free.put(None)  # wakes the thread if it waits for a buffer
-        self.thread.join()  # cannot hang: it checks cancelled before each group, and waits for nothing else
-
-    def __iter__(self) -> Iterator[StepBatch]:
-        """The steps; raises exceptions of the thread."""
-        while True:
-            started = time.perf_counter()
-            item = self.ready.get()  # cannot hang: the thread always puts None or an exception at its end
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            buffer, group = item
-            group[0].wait_s = time.perf_counter() - started
-            for step in group:
-                hand_over(step)
-                yield step
-            self.free.put(buffer)
 
 
 @cache

@@ -27,11 +27,9 @@ from harness.rundir.bundle_files import (
     INDEX,
     ONNX,
     PROBABILITIES,
-    TRAINING,
     BundleInfo,
     bundle_directory,
     read_named,
-    read_training,
     write_info,
 )
 from harness.rundir.layout import BUNDLE, CONFIG
@@ -77,8 +75,6 @@ def main(config: ExportConfig) -> None:
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(place / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(place / TRAINING, temporary / TRAINING)
         if config.onnx:
             network = onnx_model(bundle.model, info)
             atomic.write_bytes(temporary / ONNX, network)
@@ -146,8 +142,7 @@ def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
     their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
     ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
     """
-    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}}
-    found["splits"] = read_training(place, info.dataset).get("splits", {})
+    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
     if (run := run_of(place)) is None:
         return found
     found |= {"run_config": read_config(run), "environment": read_environment(run)}

@@ -26,7 +26,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, write_info, write_training, write_weights
+from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import shortened
@@ -73,8 +73,9 @@ def write_bundle(
         **origin,
         fold=manifest.fold if isinstance(manifest, View) else None,
         label_type=manifest.label_type,
+        source=source_of(manifest),
+        splits=split_facts(manifest),
     )
-    write_training(directory, manifest)
     write_info(directory, info)
 
 
@@ -91,7 +92,7 @@ class Bundle(Scorer):
         place = choose_device(device).value
         if precision == "auto":
             precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
-        elif place == "cuda":
+        else:
             choose_precision(precision, place)  # type: ignore[arg-type]
         chosen = recurrent_dtype("bf16" if precision == "bf16" else "fp32", place, "padded")
         return {"device": place, "precision": chosen.value}

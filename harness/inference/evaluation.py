@@ -25,7 +25,7 @@ from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
 from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, read_training, reading_of, write_info
+from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
@@ -138,8 +138,7 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
     """
     device, until = bundle.model.head.weight.device.type, time.monotonic() + COMPARED_S
-    able = device == "cpu" or "bf16" in runnable(device)
-    if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
+    if "bf16" not in runnable(device) or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
         return 0.0
     every, same = -(-len(split) // COMPARED), list[bool]()
     texts = [block.ids[at, : block.length[at]] for block in split.blocks for at in range(0, len(block.row), every)]
@@ -194,7 +193,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)
-    known: Mapping[str, Any] = read_training(directory, bundle.info.dataset).get("source", {})
+    known = bundle.info.source
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns, known_texts = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
     mistakes: list[dict[str, Any]] = []

@@ -25,7 +25,7 @@ import numpy as np
 
 from harness.inference.config import ExplainConfig, Form
 from harness.inference.rows import find, refuse_input, texts_in
-from harness.rundir.bundle_files import bundle_directory, read_classifier, read_training
+from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
 from preprocessing.base.errors import ConfigError
@@ -179,8 +179,8 @@ def main(config: ExplainConfig) -> None:
     with ExitStack() as stack:
         texts, files = config.texts, list[File]()
         if config.inputs:
-            work, known = stack.enter_context(temporary_folder()), read_training(directory, info.dataset)
-            files = find(config.inputs, config.input_format, config.given, known.get("source", {}), work)
+            work = stack.enter_context(temporary_folder())
+            files = find(config.inputs, config.input_format, config.given, info.source, work)
             texts = list(itertools.islice(texts_in(files, work), config.rows))
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:

@@ -39,7 +39,7 @@ from harness.inference.rows import (
     values_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
-from harness.rundir.bundle_files import bundle_directory, identity, read_classifier, read_training
+from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic, processes
@@ -227,9 +227,8 @@ def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
         for path in work.iterdir():
             if path.name not in (LOCK, atomic.MARK):
                 atomic.remove(path)
-    known = read_training(directory, info.dataset).get("source", {})
     source = replace(config.given, part_mb=config.part_mb)
-    files = find(config.inputs, config.format, source, known, work)
+    files = find(config.inputs, config.format, source, info.source, work)
     refuse_input(target, files)
     plans = [sources.scan(file, work) for file in files]
     basis: dict[str, Any] = {

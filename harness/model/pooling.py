@@ -9,7 +9,6 @@ CUDA too.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
@@ -20,8 +19,9 @@ from harness.batch import PackedIndex
 from harness.model.recurrent import in_order, padded_of, reversal_index
 
 
-class Pooling(nn.Module, ABC):
-    """From the outputs of the recurrent layers to one vector per text.
+class Pooling(nn.Module):
+    """From the outputs of the recurrent layers to one vector per text; a subclass has ``dense``, or is faster and has
+    ``padded``, and perhaps ``packed``.
 
     ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same on the device of the outputs. A row's vector
     must depend on that row's real tokens alone, or else updates depend on how a batch is split (law 4).
@@ -32,13 +32,24 @@ class Pooling(nn.Module, ABC):
         super().__init__()
         self.output_size = output_size
 
-    @abstractmethod
+    def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Pool ``outputs`` ``[time, rows, output_size]``, in at least fp32 and in text order:
+        ``[rows, vectors * output_size]``. ``real``, bool ``[time, rows, 1]``, marks tokens; other outputs are arbitrary
+        finite numbers.
+        """
+        raise NotImplementedError
+
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Pool a tensor ``[time, rows, hidden]`` per direction, or one for both: ``[rows, vectors * output_size]``.
 
         In the second tensor, the backward direction, each row is reversed within its own length. A single tensor for
-        both directions is in text order.
+        both directions is in text order. By default, brings the backward direction into text order, and concatenates
+        both for ``dense``.
         """
+        reversal = reversal_index(device_lengths, len(outputs[0])) if len(outputs) > 1 else None
+        whole = in_order(outputs, reversal)
+        time = torch.arange(len(whole), device=whole.device)
+        return self.dense(whole.to(wide(whole)), (time[:, None] < device_lengths)[:, :, None])
 
     def packed(
         self,
@@ -52,24 +63,6 @@ class Pooling(nn.Module, ABC):
         ``[directions, rows, hidden]``. By default, pads the outputs and calls ``padded``.
         """
         return self.padded([padded_of(outputs, index)], lengths, device_lengths)
-
-
-class DensePooling(Pooling):
-    """A pooling that is one function of padded outputs; packed batches are padded first."""
-
-    @abstractmethod
-    def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """Pool ``outputs`` ``[time, rows, output_size]``, in at least fp32 and in text order:
-        ``[rows, vectors * output_size]``. ``real``, bool ``[time, rows, 1]``, marks tokens; other outputs are arbitrary
-        finite numbers.
-        """
-
-    def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
-        """Bring the backward direction into text order, and concatenate both."""
-        reversal = reversal_index(device_lengths, len(outputs[0])) if len(outputs) > 1 else None
-        whole = in_order(outputs, reversal)
-        time = torch.arange(len(whole), device=whole.device)
-        return self.dense(whole.to(wide(whole)), (time[:, None] < device_lengths)[:, :, None])
 
 
 class Last(Pooling):

@@ -142,6 +142,7 @@ def from_texts(splits: Sequence[Split], vocabulary: Vocabulary, dim: int, say: C
     say(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
     learned = learn(blocks, len(vocabulary), dim)
     if not learned.any():
+        say("vectors    are random: words have no neighbours that differ")
         return None
     facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
     return start_with(learned, facts, vocabulary)

@@ -5,8 +5,8 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
-    bundle/training.json      statistics of the training rows, and how they were read
-    bundle/bundle.json        written last, sealed; names the two with their hashes
+    bundle/bundle.json        written last, sealed; names the two with their hashes. It also has statistics of the
+                              training rows, and how they were read, so that the dataset is not needed later
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
@@ -21,17 +21,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
 from harness.rundir.json_files import (
-    MEND,
     FileName,
-    read_object,
     read_sealed,
     seal_of,
     write_sealed,
@@ -61,6 +59,21 @@ OF_WEIGHTS = "weights_sha256"
 """Metadata key of a graph: the hash of the safetensors file that it was made from."""
 KEPT_IN_BF16 = 0.999
 """Predictions may be in bf16 if at least this share of validation rows keeps its label."""
+
+
+SAME = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
+READ_WITH = (*SAME, "labels")
+"""Options of ``source`` for reading files like the corpus."""
+Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
+
+
+class SplitFacts(TypedDict):
+    """Statistics of a split."""
+
+    rows: Count
+    labels: dict[str, Count]
+    lengths: dict[Length, Count]
+    unknown_rate: Share | None
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,10 @@ class BundleInfo:
     """The type of the dataset's label column, and of predictions."""
     bf16: Share = 0.0
     """Share of validation rows that keep their label in bf16; 0 if none were compared."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Options in ``READ_WITH`` of the training's corpus: new rows are read in the same way."""
+    splits: dict[str, SplitFacts] = field(default_factory=dict)
+    """Of the dataset, for a model card."""
     onnx_sha256: Sha256 | None = None
     """Of ``model.onnx``; None without one."""
 
@@ -147,6 +164,7 @@ def stored_info(directory: Path) -> BundleInfo | None:
     if content is None:
         return None
     info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
+    typed(SourceConfig, info.source, f"{path}: source", DAMAGED)
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
@@ -189,54 +207,19 @@ def identity(info: BundleInfo) -> str:
     return seal_of(asdict(info))
 
 
-TRAINING_KIND = ("padless-training", 2)
-TRAINING = "training.json"
-"""How the training texts were read, since new rows are read in the same way, and statistics for a model card. It is
-made from the dataset's manifest, so that neither the dataset nor its corpus is needed later."""
-SAME = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
-READ_WITH = (*SAME, "labels")
-"""Options of ``source`` for reading files like the corpus."""
-
-Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
-
-
-@dataclass(frozen=True)
-class SplitFacts:
-    """Statistics of a split."""
-
-    rows: Count
-    labels: dict[str, Count]
-    lengths: dict[Length, Count]
-    unknown_rate: Share | None
-
-
-@dataclass(frozen=True)
-class TrainingFacts:
-    """``training.json``."""
-
-    format: str
-    format_version: int
-    dataset: str
-    source: SourceConfig
-    """Those in ``READ_WITH``."""
-    splits: dict[str, SplitFacts]
-
-
-def write_training(directory: Path, manifest: Manifest) -> None:
-    """Write ``training.json`` into a bundle. Raises ``OSError``."""
+def source_of(manifest: Manifest) -> dict[str, Any]:
+    """How the texts of a dataset were read: the options in ``READ_WITH``."""
     source = manifest.provenance.get("config", {}).get("source", {})
     read_with = {name: source[name] for name in READ_WITH if name in source}
-    read_with |= found_in(manifest.provenance.get("sources", []))
-    head = {"format": TRAINING_KIND[0], "format_version": TRAINING_KIND[1], "dataset": manifest.fingerprint}
-    atomic.write_json(directory / TRAINING, head | {"source": read_with, "splits": split_facts(manifest)})
+    return read_with | found_in(manifest.provenance.get("sources", []))
 
 
-def split_facts(manifest: Manifest) -> dict[str, dict[str, Any]]:
+def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     """For each split: rows, rows of each class, of each length after truncation, and the share of unknown tokens.
 
     The share is None if the manifest does not have it.
     """
-    splits = {}
+    splits = dict[str, SplitFacts]()
     for name in manifest.splits:
         labels = manifest.rows_by("labels", name)
         splits[name] = {
@@ -266,15 +249,3 @@ def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> SourceConfig:
     if "neutral" in taken:
         taken["neutral"] = [str(value) for value in taken["neutral"]]
     return replace(config, labels=AUTO, **taken)
-
-
-def read_training(directory: Path, fingerprint: str) -> dict[str, Any]:
-    """The facts of the training on the dataset with this fingerprint; empty for a bundle without them.
-
-    Raises ``DataError`` for a damaged file.
-    """
-    content = read_object(directory / TRAINING, MEND) or {}
-    if tuple(content.get(key) for key in ("format", "format_version", "dataset")) != (*TRAINING_KIND, fingerprint):
-        return {}
-    typed(TrainingFacts, content, str(directory / TRAINING), MEND)
-    return content

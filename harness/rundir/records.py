@@ -7,14 +7,12 @@ Also the lock of a run directory, which one process holds.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, TypedDict, cast
 
@@ -54,7 +52,7 @@ Ranks take a moment to exit after their launcher was killed.
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST_CONFIG = 4 << 20
 """Maximum bytes of ``config.yaml``; it usually has a few kilobytes."""
-PACKAGES, CODE = ("harness", "preprocessing"), Path(__file__).resolve().parents[2]
+CODE = Path(__file__).resolve().parents[2]
 RECORDED = (
     *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
     *("nltk", "simplemma"),
@@ -211,15 +209,6 @@ def git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-@cache
-def code_hash() -> str:
-    """The start of a hash over all modules, which distinguishes revisions without git."""
-    hashed = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (CODE / package).rglob("*.py")):
-        hashed.update(path.relative_to(CODE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return hashed.hexdigest()[:12]
 
 
 class Ending(Record, frozen=True):

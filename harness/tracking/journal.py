@@ -11,14 +11,13 @@ these keys::
     summary     name and values of figures of the whole run
     end         how the attempt ended, and how long the tracker may take to finish
     kept        an attempt's tracker was closed, and has each kind of rows up to this step
-    finished    name of the folder with the tracker's files of that attempt
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,12 @@ from preprocessing.base.untrusted import open_regular
 class Tail:
     """Lines of JSON that other processes append to a file."""
 
-    def __init__(self, path: Path) -> None:
-        """From its beginning; it need not exist yet."""
-        self.path, self.offset = path, 0
+    def __init__(self, path: Path, kind: Callable[[Line], Line] = dict) -> None:
+        """From its beginning; it need not exist yet. ``kind`` raises ``ValueError`` for lines of another kind."""
+        self.path, self.kind, self.offset = path, kind, 0
 
     def new(self) -> list[Line]:
-        """The objects of the complete lines since the last call; lines that are no objects are skipped."""
+        """The objects of the complete lines since the last call; other lines are skipped."""
         try:
             with open_regular(self.path) as file:
                 file.seek(self.offset)
@@ -51,7 +50,7 @@ class Tail:
         self.offset += len(lines)
         for line in lines.splitlines():
             with contextlib.suppress(ValueError):
-                found.append(parse_line(line))
+                found.append(self.kind(parse_line(line)))
         return found
 
 
@@ -121,25 +120,16 @@ class Rows:
         A resumed run logs the steps since its checkpoint again, with equal values: those are skipped.
         """
         self.after, self.last = after, dict(after)
-        self.metrics, self.throughput = Tail(run / METRICS), Tail(run / THROUGHPUT)
+        self.metrics, self.throughput = Tail(run / METRICS, numbers_of), Tail(run / THROUGHPUT, numbers_of)
         self.speeds: dict[tuple[str, int], Line] = {}
 
     def new(self) -> Iterator[tuple[str, Line]]:
         """The rows since the last call, as kind and figures."""
-        metrics = rows_of(self.metrics)  # first: a row's throughput is written before the row
-        self.speeds |= {(line["kind"], line["step"]): line for line in rows_of(self.throughput)}
+        metrics = self.metrics.new()  # first: a row's throughput is written before the row
+        self.speeds |= {(line["kind"], line["step"]): line for line in self.throughput.new()}
         for line in metrics:
             kind, step = line["kind"], line["step"]
             whole = self.speeds.pop((kind, step), {}) | line
             if step > self.after.get(kind, -1):
                 self.last[kind] = step
                 yield kind, {key: value for key, value in whole.items() if key != "kind"}
-
-
-def rows_of(tail: Tail) -> list[Line]:
-    """The rows of its new lines; lines that padless has not written are skipped."""
-    rows = []
-    for line in tail.new():
-        with contextlib.suppress(ValueError):
-            rows.append(numbers_of(line))
-    return rows

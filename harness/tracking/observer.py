@@ -71,7 +71,8 @@ def serve(
                     for summary in journal.all("summary"):
                         tracker.summarize(summary["name"], summary["values"])
                     tracker.close(end["state"])
-                    journal.note(kept=rows.last, finished=tracker.kept_in)
+                    if tracker.sends:
+                        journal.note(kept=rows.last)
                     return
             time.sleep(LOOK_S)
 

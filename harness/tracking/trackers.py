@@ -61,8 +61,8 @@ class AccelerateTracker:
     journal: Journal
     tell: Callable[..., None]
     """Prints: ``say=…``, ``warn=…``."""
-    kept_in: str = ""
-    """Name of the folder of this attempt's tracker files, if a sync needs it."""
+    sends: bool = True
+    """False for an attempt whose rows stay on this machine; the next one, or a sync, sends them again."""
 
     def start(self) -> str:
         """Start, with the run's name if the tracker has names; returns a sentence on where to look."""

@@ -8,17 +8,15 @@ could not: ``padless wandb-sync RUN``.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
-import subprocess
 import sys
 import traceback
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.rundir import layout
 from harness.rundir.layout import BUNDLE, METRICS
@@ -31,48 +29,23 @@ from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 80.0
-"""How long W&B's server may take to answer before this attempt continues offline."""
-PROBE_BYTES = 1 << 16
-"""Free space that W&B's folder must have at the end; its log is flushed in smaller pieces."""
+"""How long W&B's server may take to answer."""
 ANSWER_S = 30.0
 """How long a sync waits for the server's first answer."""
 SYNC_S = 1800.0
 """How long one attempt may take to send."""
-AGAIN = "nothing is lost, try again"
-OFFLINE = "offline-"
-"""Prefix of W&B's folder of an offline attempt."""
 
 
 class WandbTracker(AccelerateTracker):
     """A W&B run, with summary and artifacts."""
 
     def start(self) -> str:
-        """Start or resume the run; offline without a key, or if the server cannot be reached."""
+        """Start or resume the run."""
         set_folders(self.run)
         import wandb
 
         self.earlier = self.journal.last("run_id")
-        try:
-            self.wandb = self._init(None)
-        except Exception as error:  # no key, no server, …
-            traceback.print_exc()
-            wandb.teardown(1)  # its service still uses the run's id
-            self.wandb = self._init("offline")
-            self.tell(warn=f"could not begin online ({one_line(error)}); rows are kept offline")
-        self.kept_in = Path(self.wandb.dir).parent.name
-        self.wandb.config.update({**self.spec["config"], **self.spec["facts"]}, allow_val_change=True)
-        for kind in KINDS:  # each has its own axis
-            self.wandb.define_metric(f"{kind}/step")
-            self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-        if self.wandb.offline:
-            folder = Path(self.wandb.dir).parent
-            return f"rows are kept in {folder}; padless wandb-sync {self.run} sends them"
-        return str(self.wandb.url)
-
-    def _init(self, mode: Literal["offline"] | None) -> Any:
-        import wandb
-
-        return wandb.init(
+        self.wandb = wandb.init(
             project=self.spec["project"],
             id=run_id_for(self.journal),
             resume="allow",
@@ -80,7 +53,6 @@ class WandbTracker(AccelerateTracker):
             group=self.spec["config"]["tracking"]["group"] or f"dataset-{self.spec['facts']['dataset'][:12]}",
             tags=self.spec["tags"],
             dir=str(self.run),
-            mode=mode,
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -91,6 +63,12 @@ class WandbTracker(AccelerateTracker):
                 x_disable_stats=not self.spec["pid"],
             ),
         )
+        self.sends = not self.wandb.offline
+        self.wandb.config.update({**self.spec["config"], **self.spec["facts"]}, allow_val_change=True)
+        for kind in KINDS:  # each has its own axis
+            self.wandb.define_metric(f"{kind}/step")
+            self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+        return str(self.wandb.url) if self.sends else f"offline; padless wandb-sync {self.run} sends the rows"
 
     def known(self) -> dict[str, int]:
         """The last steps on the server: a killed attempt has sent more than its journal says."""
@@ -120,17 +98,6 @@ class WandbTracker(AccelerateTracker):
         if state == "preempted":
             self.wandb.mark_preempting()
         self.wandb.finish(exit_code=int(state != "finished"))
-        if self.kept_in.startswith(OFFLINE):
-            check_room(Path(self.wandb.dir).parent)
-
-
-def check_room(folder: Path) -> None:
-    """Raise ``OSError`` if W&B's disk is full: W&B itself drops rows silently."""
-    probe = folder / "room"
-    try:
-        probe.write_bytes(bytes(PROBE_BYTES))
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def set_folders(run: Path) -> None:
@@ -149,7 +116,7 @@ def run_id_for(journal: Journal) -> str:
     return run_id
 
 
-# Sends rows that a run kept offline or lost.
+# Sends rows that W&B does not have.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,10 +166,7 @@ def check(run: Path) -> None:
 
 
 def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send offline attempts, then the rows that none of them has; returns the result for ``--json``.
-
-    The offline log of a killed attempt is not sent: ``metrics.jsonl`` has its rows.
-    """
+    """Send the rows of ``metrics.jsonl`` that no online attempt has sent; returns the result for ``--json``."""
 
     def tell(say: str = "", warn: str = "") -> None:
         if say and not quiet:
@@ -210,15 +174,11 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
         if warn:
             print(f"warning: wandb {warn}", file=sys.stderr, flush=True)
 
-    attempts = []
-    for folder in offline_attempts(run):
-        attempts.append({"folder": folder.name, "state": send(folder)})
-        tell(say=f"{folder.name}: {attempts[-1]['state']}")
     journal = Journal(run, "wandb")
     total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
-    report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing, "attempts": attempts}
+    report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing}
     if missing:
-        tell(say=f"{missing} rows of {METRICS} are in no finished attempt: sending those missing at W&B")
+        tell(say=f"{missing} rows of {METRICS} were in no finished online attempt: sending those missing at W&B")
         status = read_status(run)
         state = status.get("state", "running").replace("running", "crashed")
         try:
@@ -228,29 +188,6 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tell(say="the training still runs and keeps or sends them; call wandb-sync again after its end")
             return report | {"filled": 0}
         except Exception as error:
-            raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); {AGAIN}") from error
-    if len(offline_attempts(run)) > len(attempts):  # the server was lost meanwhile
-        raise UserError(f"{run}: the rest was kept offline; {AGAIN}")
+            raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again") from error
     tell(say=f"W&B has all {total} rows of {run / METRICS} in run {journal.last('run_id')}")
     return report
-
-
-def offline_attempts(run: Path) -> list[Path]:
-    """W&B's folders of the offline attempts whose tracker was closed, oldest first."""
-    finished = Journal(run, "wandb").all("finished")
-    return [run / "wandb" / name for name in finished if name.startswith(OFFLINE)]
-
-
-def send(folder: Path) -> str:
-    """``wandb sync`` of one attempt, unless sent before. Raises ``UserError`` if W&B does not accept it."""
-    marker = folder / f"run-{folder.name.rpartition('-')[2]}.wandb.synced"
-    if marker.exists():
-        return "sent before"
-    command = [sys.executable, "-m", "wandb", "sync", str(folder)]
-    said = f"no answer within {SYNC_S:.0f} s"
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=SYNC_S, check=False)
-        said = " ".join(done.stderr.decode(errors="replace").splitlines()[-1:])
-    if not marker.exists():  # the exit code of `wandb sync` is not reliable
-        raise UserError(f"{folder}: W&B did not take it ({said}); {AGAIN}, or see `wandb sync {folder}`")
-    return "sent"

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -46,13 +46,12 @@ from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import STOP, storage
-from harness.rundir.records import LAUNCH_ID, code_hash
+from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.optim import NonFiniteGuard
 from harness.training.recurrence import choose
-from harness.training.run import PretrainingRun, Run, Selection
+from harness.training.run import Run, Selection
 from harness.training.trainer import Trainer
 from harness.training.wide import C, learn, places_of
 from harness.training.writer import RunWriter
@@ -64,8 +63,6 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-FP16_FIRST_SKIPS = 20
-"""Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
 MANY_PLACES = 10_000_000
 """From so many n-grams on, learning the linear part is announced: it takes five seconds or more."""
 LOOK_LIMIT_S = 60.0
@@ -96,14 +93,16 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     manifest, start = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    state = None if start is None else start.state
-    beginning = begin(config, manifest, world, state)
-    writer.origin = {**beginning.facts, "dataset_parts": preflight.parts_of(manifest)}
-    choices = {**decided, **session.choices, **beginning.choices}
-    began = None if state is None else state["trainer"]["recurrence"]
-    trainer = build_trainer(config, session, data, choices, beginning, began)
-    pretrains = config.task == LANGUAGE_MODEL
-    selection = Selection("loss" if pretrains else config.select, config.patience)
+    if start is None:
+        starts, began = begin(config, manifest, world), None
+        origin = {name: each.facts for name, each in starts.items()}
+    else:
+        starts, began = {}, start.state["trainer"]["recurrence"]
+        origin = {name: start.state[name] for name in ORIGINS if name in start.state}
+    writer.origin = {**origin, "dataset_parts": preflight.parts_of(manifest)}
+    choices = {**decided, **session.choices, **{name: in_words(facts) for name, facts in origin.items()}}
+    trainer = build_trainer(config, session, data, choices, starts, began)
+    selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
@@ -124,8 +123,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
         facts = {"dataset": manifest.fingerprint, "effective": settings}
         writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
-    kind = PretrainingRun if pretrains else Run
-    run = kind(config, session, data, trainer, selection, watch, writer, console)
+    run = Run(config, session, data, trainer, selection, watch, writer, console)
     trainer.milestones = run
     return run
 
@@ -160,7 +158,8 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             preflight.check_start(config)
     facts = {"dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
-    world.handshake(facts | settings | ({"code": code_hash()} if launched_machines() > 1 else {}))
+    code = {"padless": f"{installed_version('padless')} {git_revision()}"} if launched_machines() > 1 else {}
+    world.handshake(facts | settings | code)
     if not config.dry_run:
         check_shared(config.run, world)
     step = world.from_main(None if start is None else start.step, "the step to resume from")
@@ -175,16 +174,14 @@ def check_shared(run: str | Path, world: World) -> None:
     """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it."""
     if launched_machines() == 1:
         return
-    token = Path(run, f".seen-{uuid.uuid4().hex}") if world.is_main else None
+    token = Path(run, world.from_main(f".seen-{uuid.uuid4().hex}", "a file in the run directory"))
     try:
-        with world.together("writing into the run directory"):
-            if token is not None:
-                with storage(token):
-                    token.touch()
-        name = world.from_main(token and token.name, "a file in the run directory")
+        with world.together("writing into the run directory"), storage(token):
+            if world.is_main:
+                token.touch()
         with world.together("looking at the run directory"):
             deadline = time.monotonic() + min(LOOK_LIMIT_S, world.timeout_s / 2)
-            while launched_local_rank() == 0 and not Path(run, str(name)).exists():
+            while launched_local_rank() == 0 and not token.exists():
                 if time.monotonic() > deadline:
                     raise ConfigError(
                         f"run: {run} on {platform.node()} is not the directory that rank 0 writes to; name one that "
@@ -194,7 +191,7 @@ def check_shared(run: str | Path, world: World) -> None:
                 if Path(run).is_dir():
                     os.listdir(run)  # refreshes the cache of a network file system
     finally:
-        if token is not None:
+        if world.is_main:
             token.unlink(missing_ok=True)
 
 
@@ -203,10 +200,10 @@ def build_trainer(
     session: Session,
     data: OpenData,
     choices: dict[str, Choice],
-    beginning: Beginning,
+    starts: Mapping[str, Start],
     began: str | None = None,
 ) -> Trainer:
-    """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``beginning``, and DDP sends its weights
+    """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``starts``, and DDP sends its weights
     to all ranks. Adds settings resolved here to ``choices``. ``began``: how the recurrent layers of a run that is
     resumed compute.
     """
@@ -216,7 +213,7 @@ def build_trainer(
     if isinstance(network, LanguageModel):
         with world.together("reading the vocabulary"):
             network.start_bias(vocabulary_of(config).counts)
-    for start in beginning.starts.values():
+    for start in starts.values():
         start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
     split = data.splits[TRAIN]
@@ -237,9 +234,7 @@ def build_trainer(
         micro_batch=config.micro_batch,
         masks=partial(network.masks, config.seed),
     )
-    limit = config.nan_limit + (FP16_FIRST_SKIPS if session.arithmetic == "fp16" else 0)
-    guard = NonFiniteGuard(config, world, limit)
-    return Trainer(config, objective, loader, session.accelerator, world, guard)
+    return Trainer(config, objective, loader, session.accelerator, world)
 
 
 def build_objective(
@@ -270,66 +265,50 @@ def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
     return np.array([optim.class_weights.get(label, 1.0) for label in labels])
 
 
-FACTS = {"vectors": "vectors", "weights": "started_from"}
-"""Name of a start among the settings -> key of its facts in checkpoints and bundles."""
+ORIGINS = ("vectors", "started_from")
+"""What a run may start from; its facts have this key in checkpoints and bundles. For a token in both, the latter wins.
+"""
 
 
-@dataclass(frozen=True)
-class Beginning:
-    """Initial state of a run."""
-
-    starts: dict[str, Start]
-    """By name, only on rank 0 of a new run; for a token in both, the weights win."""
-    facts: dict[str, dict[str, Any]]
-    """Facts for checkpoints and the bundle."""
-    choices: dict[str, Choice]
-    """For the settings printed at the start."""
-
-
-def begin(config: RunConfig, manifest: Manifest, world: World, state: Mapping[str, Any] | None = None) -> Beginning:
-    """The initial state of a run; with the ``state`` of its checkpoint, only the facts.
+def begin(config: RunConfig, manifest: Manifest, world: World) -> dict[str, Start]:
+    """What a new run starts from; nothing on ranks other than 0.
 
     Every rank calls it; raises the same ``UserError`` on all.
     """
-    starts, choices = dict[str, Start](), dict[str, Choice]()
+    starts = dict[str, Start]()
     with world.together("reading the weights and vectors to start from"):
-        if state is None and world.is_main:
-            if config.init.vectors != "none":
-                found, why = find_vectors(config, manifest)
-                if found is None:
-                    choices["vectors"] = Choice("random", why)
-                else:
-                    starts["vectors"] = found
-            if config.initial_weights:
-                donor = find_donor(config.initial_weights, config.model)
-                starts["weights"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
-    state = state or {FACTS[name]: start.facts for name, start in starts.items()}
-    facts = {key: state[key] for key in FACTS.values() if state.get(key)}
-    for name, key in FACTS.items():
-        if about := facts.get(key):
-            covered = f"{about['words']:,} of {about['vocabulary']:,} words, {about['tokens']:.1%} of the tokens"
-            choices[name] = Choice(about["source"], f"{about['what']}; {covered}; sha256 {about['sha256'][:12]}")
-    return Beginning(starts, facts, choices)
+        if world.is_main and (found := find_vectors(config, manifest)):
+            starts["vectors"] = found
+        if world.is_main and config.initial_weights:
+            donor = find_donor(config.initial_weights, config.model)
+            starts["started_from"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
+    return starts
+
+
+def in_words(facts: Mapping[str, Any]) -> Choice:
+    """The facts of a start, for the settings printed at the start."""
+    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+    return Choice(facts["source"], f"{facts['what']}; {covered}; sha256 {facts['sha256'][:12]}")
 
 
 def vocabulary_of(config: RunConfig) -> Vocabulary:
     return Vocabulary.read(home_of(config.data) / VOCABULARY)
 
 
-def find_vectors(config: RunConfig, manifest: Manifest) -> tuple[Start | None, str]:
+def find_vectors(config: RunConfig, manifest: Manifest) -> Start | None:
     """The word vectors of a new run, read from a file or learned, with the standard deviation ``model.embedding_std``;
-    or None, and why there are none.
+    a dry run learns none.
     """
-    source, model, vocabulary = config.init.vectors, config.model, vocabulary_of(config)
-    say = (lambda text: None) if config.quiet else partial(print, flush=True)
+    source, model = config.init.vectors, config.model
+    if source == "none" or (source == "own" and config.dry_run):
+        return None
+    vocabulary, say = vocabulary_of(config), (lambda text: None) if config.quiet else partial(print, flush=True)
     if source != "own":
         say(f"vectors    reading {source}")
         found: Start | None = from_file(source, vocabulary, model.embedding_dim)
-    elif config.dry_run:
-        return None, "a dry run learns none; the run itself does before its first step"
     else:
         splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
         found = from_texts(splits, vocabulary, model.embedding_dim, say)
     if found is None:
-        return None, "words have no neighbours that differ"
-    return replace(found, embedding=found.embedding * (model.embedding_std / found.embedding.std(correction=0))), ""
+        return None
+    return replace(found, embedding=found.embedding * (model.embedding_std / found.embedding.std(correction=0)))

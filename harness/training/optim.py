@@ -4,22 +4,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from harness.config import OptimConfig, RunConfig
-from harness.ranks.distributed import World
+from harness.config import OptimConfig
 from harness.rundir.checkpoint import AVERAGE, MOMENTS
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import Screen
 
-LAG_STEPS = 8
-"""On CUDA the host reads this many steps later whether a step was skipped; by then the copy is done."""
 GO, SKIP = torch.zeros(()), torch.ones(())
 """The two values of the skip flag on a CPU."""
 
@@ -91,18 +84,9 @@ class WeightAverage:
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, step: int, skip: torch.Tensor) -> None:
-        """Update the average after optimizer step ``step`` (from 0); early steps have a smaller decay.
-
-        If ``skip`` is 1, the step was skipped and the average does not change. On CUDA the host does not read ``skip``.
-        """
-        share = 1 - min(self.decay, (1 + step) / (10 + step))
-        if not skip.is_cpu:  # a list of weights would be one kernel for each parameter
-            change = torch._foreach_sub(self.parameters, self.average)
-            torch._foreach_mul_(change, 1 - skip)
-            torch._foreach_add_(self.average, change, alpha=share)
-        elif not skip:
-            torch._foreach_lerp_(self.average, self.parameters, share)
+    def update(self, step: int) -> None:
+        """Update the average after optimizer step ``step`` (from 0); early steps have a smaller decay."""
+        torch._foreach_lerp_(self.average, self.parameters, 1 - min(self.decay, (1 + step) / (10 + step)))
 
     def state(self) -> dict[str, torch.Tensor]:
         """``average.NAME`` -> tensor for every parameter."""
@@ -127,22 +111,15 @@ class WeightAverage:
 
 
 class NonFiniteGuard:
-    """Skips a step whose gradient is not finite, on every rank.
+    """Skips a step whose gradient is not finite, on every rank, and counts such steps.
 
     The norm of the averaged gradient is the same on every rank, so the ranks agree without communication. The fused
-    optimizer reads the skip flag on the device. On CUDA the host reads the flag a fixed number of steps later, when its
-    copy is done, so the host does not wait; all ranks read it at the same step. After ``limit`` skipped steps in a row
-    the run ends.
+    optimizer reads the skip flag on the device; the counts stay there too until a log line, so the host never waits.
     """
 
-    def __init__(self, config: RunConfig, world: World, limit: int) -> None:
-        """``limit``: so many skipped steps in a row end the run."""
-        self.config, self.world, self.limit = config, world, limit
-        self.pending: deque[tuple[int, torch.Tensor, torch.cuda.Event | None]] = deque()
-        """Steps with their skip flags, on the host; a flag is valid once its event is done."""
-        self.in_a_row = 0
-        self.skipped = 0
-        """Since the last log line."""
+    def __init__(self, device: torch.device) -> None:
+        self.counts = torch.zeros(2, device=device)
+        """Skipped steps: in a row, up to the last step; and since the last log line."""
 
     def judge(
         self, optimizer: torch.optim.Optimizer, grad_norm: torch.Tensor, scaler: torch.amp.GradScaler | None
@@ -163,47 +140,16 @@ class NonFiniteGuard:
         optimizer.found_inf = skip  # type: ignore[attr-defined]
         return skip
 
-    def state(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return {"in_a_row": self.in_a_row, "skipped": self.skipped}
+    def count(self, skip: torch.Tensor) -> None:
+        """Count a step with this result of ``judge``."""
+        self.counts += skip
+        self.counts[0].mul_(skip)
 
-    def load(self, state: dict[str, Any]) -> None:
+    def state(self) -> dict[str, int]:
+        """The counts as plain values; the host waits for the device."""
+        in_a_row, skipped = map(int, self.counts.tolist())
+        return {"in_a_row": in_a_row, "skipped": skipped}
+
+    def load(self, state: dict[str, int]) -> None:
         """Load a result of ``state``."""
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
-
-    def record(self, step: int, skip: torch.Tensor) -> None:
-        """Queue a step and read the flag of the step that is due. Raises ``ConfigError`` at the limit."""
-        event = None
-        if not skip.is_cpu:
-            host = torch.empty((), dtype=skip.dtype, pin_memory=skip.is_cuda)
-            host.copy_(skip, non_blocking=True)
-            event = torch.cuda.Event()
-            event.record()
-            skip = host
-        self.pending.append((step, skip, event))
-        while len(self.pending) > (LAG_STEPS if event is not None else 0):
-            self._act(*self.pending.popleft())
-
-    def flush(self) -> None:
-        """Read the flags of all pending steps. Every rank calls it, at the end of an epoch and in a save."""
-        while self.pending:
-            self._act(*self.pending.popleft())
-
-    def _act(self, step: int, skip: torch.Tensor, copied: torch.cuda.Event | None) -> None:
-        with self.world.waiting(f"the device to finish step {step}, and with it gradients"):
-            if copied is not None:
-                copied.synchronize()
-            skipped = bool(skip)
-        self.in_a_row = self.in_a_row + 1 if skipped else 0
-        if not skipped:
-            return
-        self.skipped += 1
-        if self.world.is_main:
-            warning = f"warning: step {step}: the gradient was not finite; skipped"
-            Screen(errors=True).say(warning, "warn")
-        if self.in_a_row >= self.limit:
-            with self.world.together("stopping for gradients that are not finite"):
-                raise ConfigError(
-                    f"optim.lr: the gradient was not finite in {self.in_a_row} steps in a row, up to step "
-                    f"{step}; lower optim.lr (now {self.config.optim.lr:g})"
-                )
+        self.counts.copy_(torch.tensor([state["in_a_row"], state["skipped"]]))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, MOST_BUCKETS, Choice, RunConfig, flat, is_auto, to_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import SHARED_UP_TO, check_model
 from harness.rundir.checkpoint import newest
@@ -180,6 +180,6 @@ def batch_of(corpus: Corpus, cards: int, enough: int) -> int:
 def buckets_of(corpus: Corpus, longest: int) -> int:
     """A power of two, at least ``ROOM`` times the number of n-grams, within the maximum size of the table."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
-    most = min(LARGEST_WIDE, MOST_BUCKETS, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
+    most = min(LARGEST_WIDE, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
     wanted = 2 ** math.ceil(math.log2(max(2, ROOM * corpus.tokens * max(2, longest))))
     return int(min(most, max(SMALLEST_WIDE, wanted)))

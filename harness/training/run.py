@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.config import RunConfig, to_dict
+from harness.config import CLASSIFIER, RunConfig, to_dict
 from harness.data import order
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
@@ -52,8 +53,6 @@ class Selection:
 
     metric: Literal["accuracy", "loss", "calibrated"]
     """The best has the highest accuracy, the lowest log loss, or the lowest log loss of calibrated probabilities."""
-    patience: int | None = None
-    """Training stops after this many validations in a row without improvement; None: never."""
     best: float | None = None
     """The best value so far; losses are negated, so higher is always better."""
     best_step: int | None = None
@@ -83,14 +82,9 @@ class Selection:
         self.load(state)
         return better
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether there was no improvement for ``patience`` validations."""
-        return self.patience is not None and self.epochs_since_best >= self.patience
-
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {key: value for key, value in asdict(self).items() if key != "patience"}
+        return asdict(self)
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a result of ``state``; if the metric has changed, forget the best so far."""
@@ -125,7 +119,8 @@ class Run(Milestones):
         try:
             self.pause()
             self.trainer.fit()
-            self.finish()
+            if self.config.task == CLASSIFIER:  # a language model has no test
+                self.finish()
             self.raise_failure()
         except Preempted:
             self.console.advance(self.trainer.step, "saving")
@@ -200,12 +195,6 @@ class Run(Milestones):
         self.pending = self.session.world.start_maximum(wanted, f"the requests of step {step}")
         self.console.advance(step)
 
-    def before_validation(self) -> None:
-        """Handle the requests of the last step; no more are sent until the next epoch."""
-        self.handle_requests()
-        self.pending = Run.pending
-        self.console.advance(self.trainer.step, "validating")
-
     def handle_requests(self) -> None:
         """On all ranks at the same steps. Raises to leave the loop."""
         stop, save, fail = self.pending()
@@ -257,31 +246,45 @@ class Run(Milestones):
         """Write a log line."""
         self.writer.log("train", figures)
 
-    def validate(self, epoch: int, step: int) -> bool:
-        """Validate exactly and keep the weights if they are the best so far; returns whether to stop here."""
-        world, writer, selection = self.session.world, self.writer, self.selection
+    def validate(self, epoch: int) -> bool:
+        """Handle the requests of the last step; no more are sent until the next epoch. Then, if it is due, validate
+        exactly, with the averaged weights if there are any, and keep the weights if they are the best so far; returns
+        whether to stop here.
+        """
+        self.handle_requests()
+        self.pending = Run.pending
+        if (epoch + 1) % self.config.validate_every and epoch + 1 < self.config.epochs:
+            return False
+        world, writer, selection, step = self.session.world, self.writer, self.selection, self.trainer.step
+        self.console.advance(step, "validating")
         with world.together("checking that the dataset is unchanged"):
             self.data.check()
-        values, deciding = self.measure()
-        better = selection.agree(world, values, step, deciding, 1 - (epoch + 1) / self.config.epochs)
-        if better:
-            with world.together("writing the best weights"):
-                writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
+        average = self.trainer.average
+        with nullcontext() if average is None else average.swapped():
+            values, deciding = self.measure()
+            better = selection.agree(world, values, step, deciding, 1 - (epoch + 1) / self.config.epochs)
+            if better:
+                with world.together("writing the best weights"):
+                    writer.keep(self.trainer.objective.classifier, self.data.manifest, step, selection.decision)
         figures = {"step": step, "epoch": epoch + 1, **numbers_of(values), "best": better}
         writer.log(VALIDATION, {**figures, "seconds": writer.seconds})
         with world.together("writing status.json"):
             writer.status(step)
-        if selection.exhausted:
-            writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
-        return selection.exhausted
+        if self.config.patience is None or selection.epochs_since_best < self.config.patience:
+            return False
+        writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+        return True
 
     def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """The figures of the validation split, and a function that computes temperature and threshold from them.
+        """The figures of the validation split, of a language model its perplexity, and a function that computes
+        temperature and threshold from them.
 
         With a wide part, also choose its share in the summed logits.
         """
         objective, world = self.trainer.objective, self.session.world
         classifier, loader = objective.classifier, self.measured(VALIDATION)
+        if isinstance(objective, LanguageObjective):
+            return measure(objective.classifier, loader, world, self.pause, objective.targets), Decision
         assert isinstance(classifier, Classifier)
         on_cuda = self.session.device.type == "cuda"
         read = partial(classifier.read, recurrent_dtype=objective.recurrent_dtype if on_cuda else None)
@@ -297,21 +300,6 @@ class Run(Milestones):
         if self.config.select == "calibrated":
             values["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
         return values, partial(decide, scores.logits, scores.labels, self.config.evaluation)
-
-
-@dataclass
-class PretrainingRun(Run):
-    """Trains, measures perplexity and saves; the weights with the lowest log loss are kept."""
-
-    def measure(self) -> tuple[dict[str, Any], Callable[[], Decision]]:
-        """Exact perplexity."""
-        objective = self.trainer.objective
-        assert isinstance(objective, LanguageObjective)
-        loader = self.measured(VALIDATION)
-        return measure(objective.classifier, loader, self.session.world, self.pause, objective.targets), Decision
-
-    def finish(self) -> None:
-        """A language model has no test."""
 
 
 def heaviest_batch(loader: Loader) -> StepBatch:

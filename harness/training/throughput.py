@@ -47,8 +47,8 @@ class Meter:
     The loss stays on the device until it is read, so the host waits for the device only at a log line.
     """
 
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    predictions: int = 0
+    device: torch.device
+    predictions: int
     """Predictions per token, for all tokens of a row but one; the loss is a mean over them. 0: a mean over rows."""
     counted: Counted = field(default_factory=Counted)
     wait_s: float = 0.0

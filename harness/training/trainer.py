@@ -27,7 +27,10 @@ from harness.training.optim import (
 )
 from harness.training.throughput import Meter
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import Screen
 
+FP16_FIRST_SKIPS = 20
+"""Extra skipped steps allowed in fp16: at the start, loss scaling skips steps until it finds a scale that fits."""
 DIVERGED = 100
 """Training diverged if the loss is this many times that of guessing. The gradient norm may miss it: gates saturate."""
 
@@ -42,15 +45,12 @@ class Milestones:
     def after_step(self) -> None:
         """Called after each step; may raise to leave the loop."""
 
-    def before_validation(self) -> None:
-        """Called after the steps of an epoch, before averaged weights are loaded."""
+    def validate(self, epoch: int) -> bool:
+        """Called after the steps of each epoch; returns whether to stop training."""
+        return False
 
     def after_epoch(self) -> None:
         """Called after an epoch is trained and validated."""
-
-    def validate(self, epoch: int, step: int) -> bool:
-        """Validate; returns whether to stop training."""
-        return False
 
     def log(self, figures: dict[str, Any]) -> None:
         """Receive the figures since the last log line."""
@@ -66,11 +66,10 @@ class Trainer:
         loader: Loader,
         accelerator: Accelerator,
         world: World,
-        guard: NonFiniteGuard,
     ) -> None:
         """Start at step 0; allocates all memory that is kept between steps."""
         self.config, self.objective, self.loader = config, objective, loader
-        self.accelerator, self.world, self.guard = accelerator, world, guard
+        self.accelerator, self.world = accelerator, world
         accelerator.ddp_handler = DistributedDataParallelKwargs(
             gradient_as_bucket_view=True,
             # The graph is static, but DDP's static_graph fails if the first backward pass runs under no_sync.
@@ -84,14 +83,13 @@ class Trainer:
             self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
-        self.meter = Meter(self.device, objective.classifier.predictions)
+        self.meter, self.guard = Meter(self.device, objective.classifier.predictions), NonFiniteGuard(self.device)
+        self.nan_limit = config.nan_limit + (FP16_FIRST_SKIPS if accelerator.scaler is not None else 0)
         decay = config.optim.ema
         self.average = None if decay is None else WeightAverage(objective.classifier, decay)
         self.milestones = Milestones()
         """Called at every step, log line and epoch, on every rank."""
         self.total_steps = config.epochs * loader.order.steps_per_epoch
-        self.scale = 0.0, torch.zeros(())
-        """The gradient of the last step's losses, as a number and on the device."""
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
@@ -111,20 +109,11 @@ class Trainer:
                 if self.step % self.config.tracking.log_every == 0 or self.step == self.total_steps:
                     self.log(grad_norm)
                 self.milestones.after_step()
-            self.guard.flush()
-            self.milestones.before_validation()
-            if (epoch + 1) % self.config.validate_every == 0 or epoch + 1 == self.config.epochs:
-                self.stopped = self.evaluate(epoch)
+            started = time.perf_counter()
+            self.stopped = self.milestones.validate(epoch)
+            self.meter.paused_s += time.perf_counter() - started
             self.epochs_done = epoch + 1
             self.milestones.after_epoch()
-
-    def evaluate(self, epoch: int) -> bool:
-        """Validate, with the averaged weights if there are any; returns whether to stop training."""
-        started = time.perf_counter()
-        with nullcontext() if self.average is None else self.average.swapped():
-            stop = self.milestones.validate(epoch, self.step)
-        self.meter.paused_s += time.perf_counter() - started
-        return stop
 
     def update(self, batch: StepBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step over one global batch, however it is split (law 4).
@@ -144,9 +133,7 @@ class Trainer:
                 with self.meter.forward():
                     loss = self.model(micro_batch, self.step)
                 if self.accelerator.scaler is None:
-                    if self.scale[0] != scale:
-                        self.scale = scale, torch.full_like(loss, scale)
-                    loss.backward(self.scale[1])
+                    loss.backward(torch.full_like(loss, scale))
                 else:
                     self.accelerator.backward(loss * scale)
             losses.append(loss.detach())
@@ -169,36 +156,40 @@ class Trainer:
         for parameter in self.parameters:
             parameter.grad = None
         if self.average is not None:
-            self.average.update(self.step, skip)
-        self.guard.record(self.step, skip)
+            self.average.update(self.step)
+        self.guard.count(skip)
 
     def log(self, grad_norm: torch.Tensor) -> None:
         """Report the figures since the last log line; only here the host waits for the device."""
         with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
-            norm, figures = float(grad_norm), self.meter.read(self.world)
+            norm, figures, guard = float(grad_norm), self.meter.read(self.world), self.guard.state()
         figures = {
             "step": self.step,
             "epoch": self.step / self.loader.order.steps_per_epoch,
             "lr": learning_rate(self.step - 1, self.total_steps, self.config.optim),
             "grad_norm": norm,
-            "skipped": self.guard.skipped,
+            "skipped": guard["skipped"],
             **figures,
         }
-        self.guard.skipped = 0
+        self.guard.load({**guard, "skipped": 0})
         self.milestones.log(figures)
-        guessing = math.log(self.objective.classifier.num_classes)
-        if figures["loss"] > DIVERGED * guessing:
+        if guard["skipped"] and self.world.is_main:
+            warning = f"warning: up to step {self.step}, {guard['skipped']} were skipped: their gradient was not finite"
+            Screen(errors=True).say(warning, "warn")
+        why, guessing = "", math.log(self.objective.classifier.num_classes)
+        if guard["in_a_row"] >= self.nan_limit:
+            why = f"the gradient was not finite in {guard['in_a_row']} steps in a row, up to step {self.step}"
+        elif figures["loss"] > DIVERGED * guessing:
+            loss = figures["loss"]
+            why = f"training diverged: at step {self.step} the loss is {loss:.4g}, where guessing gives {guessing:.2f}"
+        if why:
             with self.world.together("stopping for a loss that diverged"):
-                raise ConfigError(
-                    f"optim.lr: training diverged: at step {self.step} the loss is {figures['loss']:.4g}, where "
-                    f"guessing gives {guessing:.2f}; lower optim.lr (now {self.config.optim.lr:g})"
-                )
+                raise ConfigError(f"optim.lr: {why}; lower optim.lr (now {self.config.optim.lr:g})")
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The complete state between two steps: tensors, which are the training's own, so do not write to them, and
         JSON values. Every rank calls it: it collects the counts of all ranks.
         """
-        self.guard.flush()
         classifier = self.objective.classifier
         optimizer = optimizer_state(self.optimizer, classifier)
         if self.average is not None:
@@ -206,12 +197,13 @@ class Trainer:
         scaler = self.accelerator.scaler
         with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
             scaled, counted = None if scaler is None else scaler.state_dict(), self.meter.state(self.world)
+            guard = self.guard.state()
         values = {
             "step": self.step,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
             "recurrence": "fused" if classifier.recurrent.fused else self.loader.layout,
-            "guard": self.guard.state(),
+            "guard": guard,
             "scaler": scaled,
             "counted": counted,
         }

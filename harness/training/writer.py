@@ -78,16 +78,14 @@ class Checkpointer:
         self.thread: threading.Thread | None = None
         self.failure: UserError | None = None
         """The first write error; nothing is written after it."""
-        self.saved_at = time.monotonic()
-        self.saved = False
+        self.due_at = time.monotonic() + min(FIRST_S, config.every_s)
 
     def is_due(self) -> bool:
         """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since the start without one.
 
         Call it on one rank only: clocks differ.
         """
-        every_s = self.config.every_s if self.saved else min(FIRST_S, self.config.every_s)
-        return time.monotonic() - self.saved_at >= every_s
+        return time.monotonic() >= self.due_at
 
     def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
         """Copy the state and write it, in the background unless ``wait``. The checkpoint of the best validation so far
@@ -100,7 +98,7 @@ class Checkpointer:
         copied = None if self.device == "cpu" else torch.cuda.Event()
         if copied is not None:
             copied.record()
-        self.saved_at, self.saved = time.monotonic(), True
+        self.due_at = time.monotonic() + self.config.every_s
 
         def write() -> None:
             if not wait:  # on Linux, per thread

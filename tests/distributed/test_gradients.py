@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config import OptimConfig, RunConfig
+from harness.config import OptimConfig, RunConfig, TrackingConfig
 from harness.ranks.session import open_session
 from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import Split
@@ -27,7 +27,8 @@ EPOCHS, LIMIT = 2, 3
 
 
 def config_of(data: str, run: str) -> RunConfig:
-    return small(data, run, epochs=EPOCHS, global_batch=20, nan_limit=LIMIT, optim=OptimConfig(lr=0.01))
+    keys = {"optim": OptimConfig(lr=0.01), "tracking": TrackingConfig(log_every=1)}
+    return small(data, run, epochs=EPOCHS, global_batch=20, nan_limit=LIMIT, **keys)
 
 
 def rare_token(split: Split) -> int:
@@ -83,6 +84,6 @@ def test_all_ranks_skip_the_step_and_training_ends_well(dataset: Path, tmp_path:
 def test_a_few_in_a_row_end_the_run_with_a_sentence(dataset: Path, tmp_path: Path) -> None:
     for said in run_ranks(train_with_nothing_but_bad_rows, 2, str(dataset), str(tmp_path)):
         assert said.startswith(
-            f"{LIMIT - 1} optim.lr: the gradient was not finite in {LIMIT} steps in a row, up to step {LIMIT - 1}; "
+            f"{LIMIT} optim.lr: the gradient was not finite in {LIMIT} steps in a row, up to step {LIMIT}; "
             "lower optim.lr"
         )

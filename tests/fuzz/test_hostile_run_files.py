@@ -30,7 +30,7 @@ from harness.ranks.session import Session, open_session
 from harness.report.page import view
 from harness.report.runs import RunFacts
 from harness.rundir import checkpoint, layout
-from harness.rundir.bundle_files import INDEX, ONNX, TRAINING, bundle_directory, read_info, read_training
+from harness.rundir.bundle_files import INDEX, ONNX, bundle_directory, read_info
 from harness.rundir.json_files import SEAL, seal_of
 from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.training import assembly
@@ -47,7 +47,7 @@ from tests.runs import small
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]
-HANDED_ON = ("bundle index", "bundle weights", "bundle vocabulary", "bundle training facts", "export network")
+HANDED_ON = ("bundle index", "bundle weights", "bundle vocabulary", "export network")
 """What may come from a stranger: checkpoints and records of runs are read where they were written."""
 KEPT = (
     *("checkpoint manifest", "checkpoint state.json", "checkpoint model.safetensors"),
@@ -88,9 +88,6 @@ class Stage:
     def predict(self, place: Path, engine: Any) -> Any:
         scorer = open_scorer(place, engine)
         return scorer.score(scorer.encode(TEXTS)).tolist()
-
-    def evaluate_with(self, place: Path) -> Any:
-        return read_training(place, read_info(place).dataset)
 
     def resume(self) -> Any:
         """Go on from the newest checkpoint that is whole: the state that a trainer then has, and what was said."""
@@ -157,7 +154,6 @@ def artefacts(stage: Stage) -> dict[str, Artefact]:
         "bundle index": Artefact(index, predict, seal=own_seal),
         "bundle weights": Artefact(bundle / read_info(bundle).weights, predict, index=index),
         "bundle vocabulary": Artefact(bundle / VOCABULARY, predict),
-        "bundle training facts": Artefact(bundle / TRAINING, partial(stage.evaluate_with, bundle), free=True),
         "export network": Artefact(stage.export / ONNX, exported),
         "checkpoint manifest": Artefact(stage.newest / checkpoint.MANIFEST, stage.resume),
         "status": Artefact(run / layout.STATUS, stage.resume, free=True),

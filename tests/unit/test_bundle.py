@@ -6,7 +6,6 @@ starts from the weights of one. Exports: equal probabilities from every form, a 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -31,14 +30,15 @@ from harness.inference.scorer import OnnxScorer
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.registry import PoolingEntry
+from harness.model.starts import Start
 from harness.ranks import precision
 from harness.ranks.distributed import World
 from harness.rundir import bundle_files
-from harness.rundir.bundle_files import CARD, INDEX, ONNX, TRAINING, read_info
+from harness.rundir.bundle_files import CARD, INDEX, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training import preflight
-from harness.training.assembly import Beginning, begin
+from harness.training.assembly import begin, in_words
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Screen
@@ -79,7 +79,7 @@ def test_predictions_are_in_bf16_where_it_is_native_and_labels_stay(
         (1.0, "native", "fp32", "fp32"),
         (0.0, "emulated", "bf16", "bf16"),
     ):
-        monkeypatch.setattr(precision, "runnable", {"cpu": {"bf16": how}}.get)
+        monkeypatch.setattr(precision, "runnable", {"cpu": {"fp32": "native", "bf16": how}}.get)
         settled = Bundle.settle(replace(info, bf16=kept), "cpu", asked)
         assert settled == {"device": "cpu", "precision": expected}, (kept, how, asked)
 
@@ -144,17 +144,17 @@ other = shared_dataset({"train": 90, "validation": 10}, seed=5)
 """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
 
 
-def started(data: Path, bundle: Path, **model: Any) -> tuple[Beginning, Classifier, dict[str, torch.Tensor]]:
+def started(data: Path, bundle: Path, **model: Any) -> tuple[dict[str, Start], Classifier, dict[str, torch.Tensor]]:
     """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
-    beginning = begin(config, manifest, World())
+    starts = begin(config, manifest, World())
     torch.manual_seed(2)
     made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
     usual = {name: values.clone() for name, values in made.state_dict().items()}
-    for start in beginning.starts.values():
+    for start in starts.values():
         start.put_into(made)
-    return beginning, made, usual
+    return starts, made, usual
 
 
 def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
@@ -167,7 +167,7 @@ def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
 
 def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
     source = write_drawn(tmp_path / "bundle", other)
-    beginning, made, usual = started(own, tmp_path / "bundle")
+    starts, made, usual = started(own, tmp_path / "bundle")
     mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (own, other))
     shared = set(mine) & set(theirs) - {"<pad>"}
     assert 10 < len(shared) < len(mine) - 5
@@ -178,25 +178,24 @@ def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> No
         )
         assert torch.equal(made.embedding.weight[number], expected), token
     assert not made.embedding.weight[PAD].any()
-    facts, counts = beginning.facts["started_from"], Vocabulary.read(own / VOCABULARY).counts
+    facts, counts = starts["started_from"].facts, Vocabulary.read(own / VOCABULARY).counts
     assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
     has = np.array([token in shared for token in mine])
     assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
     assert torch.equal(made.head.weight, source.head.weight)
-    assert f"{len(shared) - 1} of {len(mine) - 2} words" in str(beginning.choices["weights"])
+    assert f"{len(shared) - 1} of {len(mine) - 2} words" in str(in_words(facts))
 
 
 def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
     weights = write_drawn(tmp_path / "lm", other, language=True).state_dict()
-    beginning, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
+    starts, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
     now = made.state_dict()
     for name in now:
         if name.startswith("recurrent.layers.0."):
             assert torch.equal(now[name], weights[name]), name
         elif name != "embedding.weight":
             assert torch.equal(now[name], usual[name]), name
-    (line,) = map(str, beginning.choices.values())
-    assert "embedding, recurrent layer 1 of a language model; " in line
+    assert starts["started_from"].facts["what"] == "embedding, recurrent layer 1 of a language model"
 
 
 @pytest.mark.parametrize(
@@ -221,17 +220,6 @@ def test_what_cannot_be_started_from_is_refused_before_any_process_starts(own: P
     (tmp_path / "whole" / VOCABULARY).unlink()
     with pytest.raises(DataError, match=r"vocabulary\.arrow is missing"):
         check(tmp_path / "whole")
-
-
-def test_a_run_that_goes_on_reads_nothing(own: Path, tmp_path: Path) -> None:
-    write_drawn(tmp_path / "bundle", own)
-    beginning, _, _ = started(own, tmp_path / "bundle")
-    manifest = read_manifest(own)
-    gone = settings(own, tmp_path / "gone")
-    again = begin(gone, manifest, World(), json.loads(json.dumps(beginning.facts)))
-    assert (again.starts, again.facts) == ({}, beginning.facts)
-    (line,) = map(str, again.choices.values())
-    assert f"{tmp_path / 'bundle'}: embedding, recurrent layer 1, head of a classifier; " in line
 
 
 pytestmark = pytest.mark.thorough
@@ -274,7 +262,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
 
 
 def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: Path) -> None:
-    names = {read_info(folder).weights, VOCABULARY, TRAINING, INDEX, ONNX, CARD}
+    names = {read_info(folder).weights, VOCABULARY, INDEX, ONNX, CARD}
     assert {path.name for path in folder.iterdir()} == names
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)

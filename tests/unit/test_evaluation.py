@@ -23,7 +23,7 @@ from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
-from harness.rundir.bundle_files import write_training
+from harness.rundir.bundle_files import read_info, source_of, write_info
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
@@ -41,7 +41,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
     write_drawn(folder / "run" / "bundle", folder / "data", embedding_dim=8, hidden_size=8)
-    write_training(folder / "run" / "bundle", manifest)
     labels = stored(folder / "data", "test")
     rows = [(text, manifest.labels[labels[number].label]) for number, text in enumerate(texts["test"])]
     write_csv(folder / "labelled.csv", rows)
@@ -128,7 +127,8 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
     files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {"delimiter": ";"}}]
     provenance = {"config": {"source": source}, "sources": files}
-    write_training(tmp_path / "run" / "bundle", replace(manifest, provenance=provenance))
+    bundle = tmp_path / "run" / "bundle"
+    write_info(bundle, replace(read_info(bundle), source=source_of(replace(manifest, provenance=provenance))))
     text = "ночь, улица, w1 ''фонарь''"
     rows = "".join(f"'{text}';'{names[at % 2]}';1,2\n" for at in range(4))  # a comma in each line would do too
     (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{rows}".encode("cp1251"))

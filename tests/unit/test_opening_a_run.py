@@ -145,11 +145,11 @@ def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
         with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), active=True) as opened:
             run = assemble(opened.config, session, opened, {})
             now += waits
-            run.validate(0, 1)
+            run.validate(0)
             now += 1
             run.save(wait=True)
             lines.append(read_log(opened.directory, THROUGHPUT)[-1])
-    assert lines == [{"kind": "validation", "step": 1, "seconds": seconds} for seconds in (5.0, 8.0)]
+    assert lines == [{"kind": "validation", "step": 0, "seconds": seconds} for seconds in (5.0, 8.0)]
     assert all("seconds" not in line for line in read_log(tmp_path / "run"))
 
 

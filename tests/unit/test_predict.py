@@ -71,7 +71,7 @@ class Stub(scorer.Scorer):
 
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
-    info = SimpleNamespace(labels=LABELS, label_type="text", dataset="d", task="classifier", weights_sha256="w")
+    info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
     monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
@@ -251,9 +251,8 @@ AS_TRAINED = {
 
 
 @pytest.mark.parametrize("what", AS_TRAINED)
-def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    known, content, row = AS_TRAINED[what]
-    monkeypatch.setattr(predicting, "read_training", lambda bundle, dataset: {"source": known})
+def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: SimpleNamespace) -> None:
+    info.source, content, row = AS_TRAINED[what]
     assert predict(written("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 

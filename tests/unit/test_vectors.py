@@ -20,7 +20,7 @@ from harness.data.views import held_out
 from harness.model.starts import Start, from_file
 from harness.ranks.distributed import World
 from harness.training import preflight
-from harness.training.assembly import Beginning, begin
+from harness.training.assembly import begin
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors
 from preprocessing.dataset.shards import Split, read_manifest
@@ -65,8 +65,7 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
 
 def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 30}, longest=1)
-    found = start(tmp_path / "data", "own")
-    assert (found.starts, str(found.choices["vectors"])) == ({}, "random: words have no neighbours that differ")
+    assert start(tmp_path / "data", "own") == {}
 
 
 def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +91,7 @@ def check_scaled(found: Start, ours: np.ndarray) -> None:
 def test_of_train_and_unlabelled_alone(tmp_path: Path) -> None:
     """Not of validation and test; the run records them."""
     write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
-    found = start(tmp_path / "data", "own").starts["vectors"]
+    found = start(tmp_path / "data", "own")["vectors"]
     ours = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
     check_scaled(found, ours)
     assert found.facts["sha256"] == hashlib.sha256(ours).hexdigest()
@@ -111,7 +110,7 @@ def test_none_of_a_fold_that_is_held_out(tmp_path: Path) -> None:
         for task in ("classifier", "language_model"):
             one = config(root, "own", fold=fold, task=task)
             found = begin(one, preflight.check_data(one, 1), World())
-            check_scaled(found.starts["vectors"], ours)
+            check_scaled(found["vectors"], ours)
 
 
 DIM = 6
@@ -191,14 +190,12 @@ def config(data: Path, source: str, **more: object) -> RunConfig:
     return dataclasses.replace(base, **more)
 
 
-def start(data: Path, source: str, **more: object) -> Beginning:
+def start(data: Path, source: str, **more: object) -> dict[str, Start]:
     return begin(config(data, source, **more), read_manifest(data), World())
 
 
 def test_a_dry_run_learns_nothing(data: Path) -> None:
-    found = start(data, "own", dry_run=True)
-    assert found.starts == {}
-    assert str(found.choices["vectors"]) == "random: a dry run learns none; the run itself does before its first step"
+    assert start(data, "own", dry_run=True) == {}
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:
