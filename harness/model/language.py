@@ -31,6 +31,7 @@ the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,8 @@ DRAWS = 4
 """Tokens drawn per candidate; doubled if too few are distinct."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
 """Logits, or elements of vectors, computed at once: they fit into a core's cache, or keep a GPU busy."""
+STATES = 512
+"""States per block of exact logits; the number of logits at once gives the tokens per block."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ class LanguageModel(Network):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 ``[rows, directions]`` each: sum of the weighted losses of a row in nats, and sum of their weights.
 
-        Covers all distances of ``targets``, with an exact softmax over all tokens. With ``every``, one
+        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``). With ``every``, one
         state of so many is measured; which one comes first depends on the row's number.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
@@ -222,12 +225,11 @@ class LanguageModel(Network):
             for number, (states, wanted) in enumerate(
                 zip(reading.states, reading.neighbours(targets.window), strict=False)
             ):
-                for piece in pieces(len(kept), max(1, elements_at_once(vectors.device) // len(vectors))):
+                for piece in pieces(len(kept), STATES):
                     at = kept[piece]
                     found = ids[wanted[at]]
-                    logits = torch.addmm(bias, self.projected(number, states[at], bias.dtype), vectors.t())
-                    right = logits.gather(1, (found - FIRST).clamp(min=0))
-                    losses = torch.logsumexp(logits, 1, keepdim=True) - right
+                    projected = self.projected(number, states[at], bias.dtype)
+                    losses = log_losses(projected, vectors, bias, (found - FIRST).clamp(min=0))
                     counts = targets.counts(found, losses.dtype) * (found != PAD)
                     both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
                     sums[:, number].index_add_(1, rows[at], both)
@@ -420,3 +422,19 @@ class SampledSoftmax(torch.autograd.Function):
 def weighted_sums(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """``[N, features]``: sums of the ``vectors`` at ``places`` ``[N, K]`` times their ``weights`` ``[N, K]``."""
     return functional.embedding_bag(places, vectors, mode="sum", per_sample_weights=weights)
+
+
+def log_losses(
+    projected: torch.Tensor, vectors: torch.Tensor, bias: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
+    """Loss in nats ``[N, targets]`` of each of the tokens ``wanted`` ``[N, targets]``, by an exact softmax.
+
+    A token's logit is the product of ``projected`` ``[N, features]`` with its row of ``vectors``
+    ``[vocabulary, features]``, plus its ``bias``. The log-sum-exp is computed in blocks that fit into a cache.
+    """
+    right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
+    total = projected.new_full((len(projected),), -math.inf)
+    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // STATES)):
+        logits = torch.addmm(bias[columns], projected, vectors[columns].t())
+        total = torch.logaddexp(total, torch.logsumexp(logits, 1))
+    return total[:, None] - right
