@@ -92,7 +92,7 @@ class Bundle(Scorer):
         place = choose_device(device).value
         if precision == "auto":
             precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
-        else:
+        elif place == "cuda":
             choose_precision(precision, place)  # type: ignore[arg-type]
         chosen = recurrent_dtype("bf16" if precision == "bf16" else "fp32", place, "padded")
         return {"device": place, "precision": chosen.value}

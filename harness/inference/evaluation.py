@@ -138,7 +138,8 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
     is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
     """
     device, until = bundle.model.head.weight.device.type, time.monotonic() + COMPARED_S
-    if "bf16" not in runnable(device) or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
+    able = device == "cpu" or "bf16" in runnable(device)
+    if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
         return 0.0
     every, same = -(-len(split) // COMPARED), list[bool]()
     texts = [block.ids[at, : block.length[at]] for block in split.blocks for at in range(0, len(block.row), every)]

@@ -45,6 +45,8 @@ FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
 
 def lstm_padded(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
     """One direction of a layer over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+    if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return lstm_in_bf16(inputs, weights)
     given = (inputs, first_states(inputs, inputs.shape[1], weights, 1), weights)
     return torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
 
@@ -73,6 +75,19 @@ def first_states(
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_inference: bool) -> torch.Tensor:
     """Cached; autograd cannot save a tensor that was made ``for_inference``."""
     return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
+    """``lstm_padded`` in bf16 as oneDNN and cuDNN compute it, where oneDNN cannot: weights, inputs and
+    states are bf16, sums are fp32. It takes up to twice as long as fp32; torch's own kernel, which rounds sums too,
+    eight times.
+    """
+    weights, outputs = [weight.float() for weight in weights], []
+    hidden = state = inputs.new_zeros(inputs.shape[1], weights[1].shape[1], dtype=torch.float32)
+    for step in inputs.float():
+        hidden, state = (one.bfloat16().float() for one in torch.lstm_cell(step, (hidden, state), *weights))
+        outputs.append(hidden)
+    return torch.stack(outputs).bfloat16()
 
 
 class VariableLengthLSTM(nn.Module):
