@@ -135,11 +135,20 @@ def render(found: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
-    table = pd.json_normalize([*found["splits"].values()]).convert_dtypes().astype(object).fillna("-")
-    table.index = [*found["splits"]]
+    table = {}
+    for name, split in found["splits"].items():
+        rows = split["rows"]
+        table[name] = {
+            "rows": f"{rows:,}",
+            **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
+            **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
+            "padding on disk": f"{split['padding_on_disk']:.1%}",
+            "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
+            **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
+        }
     size = f"{found['vocabulary_size']:,} ({found['id_dtype']})"
     lines = [f"{found['dataset']}: vocabulary {size}, {found['tokens']}", ""]
-    lines += [table.T.to_string(), ""]
+    lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
     try:
         if "rows_read" in manifest.statistics:
             lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]

@@ -14,8 +14,10 @@ manifest's statistics and provenance hold no times and no machine names, so equa
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
+import unicodedata
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
@@ -60,11 +62,15 @@ from preprocessing.job.parts import Classes, Summary, TokenizedPart
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.resources import resolve
-from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import Vocabulary
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from preprocessing.text.words import classes_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LETTER_ALONE = re.compile("am*")
+"""The classes of a letter of a script without spaces, with its marks, which is a token."""
 
 
 def build(config: PreprocessConfig) -> Manifest:
@@ -131,6 +137,9 @@ def make(
     config = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
+    if not before:
+        for line in lines_on_tokens(vocabulary, config.text):
+            screen.say(line)
     report = found["found"] | {"vocabulary": in_vocabulary}
     splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
@@ -267,13 +276,31 @@ def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
+    """A line on what a token is, with the share of letters that are tokens, and perhaps one on rules of another
+    language.
+    """
+    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+    alone = counts[[bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]].sum()
+    share = (
+        f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
+    )
+    lines = [f"tokens: {spec.in_words()}{share}"]
+    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
+    if spec.language == "en" and any(asked.values()):
+        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
+        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
+            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
+            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
+    return lines
+
+
 def run(config: PreprocessConfig) -> None:
     """``padless prepare``: build a dataset; run it again to continue after an interruption."""
     manifest, screen = build(config), Screen(quiet=config.quiet)
     notes = Screen(errors=True, quiet=config.quiet)
     for line in (*lines_on_classes(manifest), *lines_on_splits(manifest)):
         notes.say(line)
-    notes.say(f"tokens: {TextPipeline.from_json(manifest.text, config.output).spec.in_words()}")
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
