@@ -342,6 +342,8 @@ def encoding_of(sample: bytes, name: str) -> str:
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding
+    if len(sample) < 4 * sample.count(0) < 3 * len(sample):
+        raise DataError(f"{name}: is binary, or UTF-16 without its mark; then set source.encoding to utf-16-le or -be")
     decoder = codecs.getincrementaldecoder(UTF8)("ignore")
     valid = decoder.decode(sample)
     bad = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())
