@@ -24,7 +24,7 @@ COMMANDS = (
         "harness.launch.launcher:main",
         "harness.launch.options:TrainConfig",
         elsewhere="fit, run, vectors, pretrain --task language_model",
-        first=("data", "run", "epochs", "global_batch", "optim.lr"),
+        first=("data", "run", "num_processes", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
     ),
     Command(
