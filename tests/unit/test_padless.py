@@ -180,7 +180,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     assert "accuracy" in capsys.readouterr().out
     assert [line["processes"] for line in read_attempts(run.directory)] == [2]
     assert repr(run).startswith(f"<padless run {tmp_path / 'run'}: finished, accuracy")
-    with pytest.raises(padless.UserError, match="num_processes 0: must be at least 1"):
+    with pytest.raises(padless.UserError, match="num_processes: expected a whole number of at least 1"):
         padless.train(tmp_path / "run-data", tmp_path / "run", **{**keys, "num_processes": 0})
 
 
