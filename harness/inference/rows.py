@@ -59,6 +59,8 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
         replace(file, name="standard input") if file.address == str(copy) else file
         for file in files_of(replace(source, **its))
     ]
+    if source.columns and not given.columns and has_header(found[0]):
+        found = [replace(file, source=replace(file.source, columns=[])) for file in found]
     if given.text_column != AUTO:
         return found
     lines = list[str]()
@@ -68,6 +70,17 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     for line in lines:
         tell(line)
     return files
+
+
+def has_header(file: File) -> bool:
+    """Whether a CSV file has a header line although the training corpus, whose columns are ``source.columns``, had
+    none: it has another number of columns, or the same names.
+    """
+    names = file.source.columns
+    columns = (
+        tables.sample(replace(file, source=replace(file.source, columns=[]))).columns if file.kind == "csv" else []
+    )
+    return len(columns) != len(names) or set(columns) == set(names)
 
 
 def files_of(source: SourceConfig) -> list[File]:

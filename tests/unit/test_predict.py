@@ -247,6 +247,7 @@ AS_TRAINED = {
     "two texts": ({"text_column": ["title", "text"]}, b"title,text\nab,c\n", f"ab,c,{GOOD}"),
     "one of two": ({"text_column": ["title", "body"]}, b"title,text\na,bc\n", f"a,bc,{GOOD}"),
     "no header": ({"columns": ["n", "text"]}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
+    "a header now": ({"columns": ["n", "text"]}, b"text\na b\n", "a b,bad,0.75,0.25"),
 }
 
 
