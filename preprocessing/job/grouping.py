@@ -11,7 +11,7 @@ are ordered by hash, so the result depends only on the set of rows and the seed.
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -175,13 +175,12 @@ def packed(counts: Any, label: np.ndarray, priority: np.ndarray, above: np.ndarr
 def filled(there: np.ndarray, more: int, total: np.ndarray) -> np.ndarray:
     """int64 ``[bins]``: how many of ``more`` rows each bin gets so that the counts ``there`` become equal.
 
-    Each row goes to the bin with the fewest; of several, to that with the fewest in ``total``.
+    The remainder goes to the bins with the fewest rows in ``total``.
     """
-    shares = np.zeros(len(there), np.int64)
-    bins = list(zip(there.tolist(), total.tolist(), range(len(there)), strict=True))
-    heapq.heapify(bins)
-    for _ in range(more):
-        count, every, place = bins[0]
-        shares[place] += 1
-        heapq.heapreplace(bins, (count + 1, every + 1, place))
+    levels = range(int(there.min()), int(there.max()) + more + 1)
+    level = levels[bisect_right(levels, more, key=lambda height: np.maximum(height - there, 0).sum()) - 1]
+    shares = np.maximum(level - there, 0)
+    open_bins = np.flatnonzero(there <= level)
+    order = open_bins[np.argsort((total + shares)[open_bins], kind="stable")]
+    shares[order[: more - int(shares.sum())]] += 1
     return shares
