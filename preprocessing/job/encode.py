@@ -41,7 +41,7 @@ from preprocessing.dataset.index import Index, ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
 from preprocessing.job.append import leaking
-from preprocessing.job.decisions import Decided
+from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
 from preprocessing.text.encoder import truncated
@@ -75,19 +75,19 @@ IDS_TOGETHER, TASKS = 1 << 21, 64
 each task reads in all parts."""
 
 
-def count_all(decided: Decided, workers: Workers, *, unlabelled: bool) -> Counts:
+def count_all(assigned: AssignedParts, workers: Workers, *, unlabelled: bool) -> Counts:
     """How often each token occurs in the training split, and with ``unlabelled`` in the unlabelled one too."""
     splits = [TRAIN_NUMBER, UNLABELLED_NUMBER] if unlabelled else [TRAIN_NUMBER]
     held: list[Counts] = []
-    for _, counts in workers.map(partial(count, decided, splits), range(decided.parts), what="count"):
+    for _, counts in workers.map(partial(count, assigned, splits), range(assigned.num_parts), what="count"):
         held = [merged([*held, counts])] if len(held) == COUNTS_TOGETHER else [*held, counts]
     return merged(held)
 
 
-def count(decided: Decided, splits: list[int], number: int) -> Counts:
+def count(assigned: AssignedParts, splits: list[int], number: int) -> Counts:
     """``count_all`` of one part."""
-    stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
-    per_token = np.repeat(np.isin(decided.of(number)["split"], splits), np.diff(stored["offsets"]))
+    stored, types = parts.load(assigned.work, number), parts.load_types(assigned.work, number)
+    per_token = np.repeat(np.isin(assigned.load(number)["split"], splits), np.diff(stored["offsets"]))
     counts = np.bincount(stored["codes"][per_token], minlength=len(types))
     occurring = np.flatnonzero(counts)
     return Counts(types.take(occurring), counts[occurring])
@@ -171,7 +171,7 @@ class Buckets(engine.Part[list[ShardInfo]]):
     """How many buckets these splits have."""
     first: int
     """Number of the first bucket's shards."""
-    decided: Decided
+    assigned: AssignedParts
     widths: tuple[int, ...]
 
     result: ClassVar[Any] = list[ShardInfo]
@@ -196,15 +196,15 @@ class Buckets(engine.Part[list[ShardInfo]]):
     def rows(self) -> pa.Table:
         """The rows of all parts in key order."""
         wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
-        for number in range(self.decided.parts):
-            path = encoded_path(self.decided.work, number, self.key)
+        for number in range(self.assigned.num_parts):
+            path = encoded_path(self.assigned.work, number, self.key)
             piece = parts.within(path, "key", self.numbers.start, self.of, len(self.numbers))
             pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
         return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
 
 
 def encode_all(
-    decided: Decided,
+    assigned: AssignedParts,
     root: Path,
     config: PreprocessConfig,
     vocabulary: Vocabulary,
@@ -219,15 +219,15 @@ def encode_all(
     Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that leak are left out, and returned
     as the split ``LEAKS``.
     """
-    rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
+    rows = {SPLITS: assigned.num_labelled, (UNLABELLED,): assigned.num_unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
     first = int(before.number.max()) + 1 if before else 0
-    basis = [decided.hash, vocabulary.hash, list(buckets.values()), first]
+    basis = [assigned.hash, vocabulary.hash, list(buckets.values()), first]
     basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     lengths, unknown = {name: Counter[int]() for name in NUMBERS}, Counter[str]()
     for _, found in workers.map(
-        partial(encode_part, decided, root, key, config.text, hashes), range(decided.parts), what="lookup"
+        partial(encode_part, assigned, root, key, config.text, hashes), range(assigned.num_parts), what="lookup"
     ):
         for name, (counts, number) in found.items():
             lengths[name].update(counts)
@@ -240,9 +240,9 @@ def encode_all(
         step = max(1, min(of // TASKS, of * IDS_TOGETHER // max(ids, 1)))
         for start in range(0, of, step):
             numbers = range(start, min(start + step, of))
-            marker = decided.work / "shards" / f"{splits[0]}-{start:06d}.json"
+            marker = assigned.work / "shards" / f"{splits[0]}-{start:06d}.json"
             size = rows[splits] * len(numbers) // of
-            tasks.append(Buckets(key, root, marker, size, splits, numbers, of, first, decided, widths))
+            tasks.append(Buckets(key, root, marker, size, splits, numbers, of, first, assigned, widths))
     with engine.shown("encode", sum(rows.values()), screen.quiet) as progress:
         made = chain.from_iterable(shards for _, shards in engine.run(tasks, workers, progress))
         written, index = write_index(root, made, before)
@@ -272,17 +272,17 @@ def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
 
 
 def encode_part(
-    decided: Decided, root: Path, key: str, spec: TextSpec, hashes: Path | None, number: int
+    assigned: AssignedParts, root: Path, key: str, spec: TextSpec, hashes: Path | None, number: int
 ) -> dict[str, tuple[Counter[int], int]]:
-    """Store the ids of a part's rows, truncated, beside what was decided on them; ``key`` changes with either.
+    """Store the ids of a part's rows, truncated, beside what was assigned to them; ``key`` changes with either.
 
     Returns for each split its number of rows by their number of tokens before truncation, and how many of the ids are
     ``<unk>``, without those that stand for an empty text.
     """
-    path = encoded_path(decided.work, number, key)
+    path = encoded_path(assigned.work, number, key)
     if not path.exists():
         vocabulary = engine.kept(key, lambda: Vocabulary.read(root / VOCABULARY))
-        stored, types = parts.load(decided.work, number), parts.load_types(decided.work, number)
+        stored, types = parts.load(assigned.work, number), parts.load_types(assigned.work, number)
         if spec.subwords == "none":
             ids, offsets = vocabulary.lookup(types)[stored["codes"]], stored["offsets"]
         else:
@@ -296,7 +296,7 @@ def encode_part(
         rows = truncated(ids, offsets, spec)
         lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_dtype(len(vocabulary))))
         columns = {"key": stored["key"], "row": stored["row"], "num_tokens": rows.num_tokens, "ids": lists}
-        columns |= decided.of(number)
+        columns |= assigned.load(number)
         if hashes:
             columns["split"] = np.where(leaking(hashes, rows, columns["split"]), np.int8(LEAKED), columns["split"])
         arrays.write_batch(path, columns)

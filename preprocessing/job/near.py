@@ -22,11 +22,11 @@ import numpy as np
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.randomness import splitmix64, words
-from preprocessing.base.split_names import TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
+from preprocessing.base.split_names import NO_SPLIT, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import NEAR_DUPLICATES
 from preprocessing.job import engine, parts
-from preprocessing.job.decisions import DROPPED, Decided
+from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import type_hashes
 
@@ -51,7 +51,7 @@ class Stage(engine.Part[int]):
     table: Callable[[Stage], dict[str, np.ndarray]]
     """One of the functions below."""
     number: int
-    decided: Decided
+    assigned: AssignedParts
     of: int
     """How many ranges of bands there are."""
 
@@ -65,13 +65,13 @@ class Stage(engine.Part[int]):
 
     def rows(self, number: int) -> dict[str, np.ndarray]:
         """``parts.load``."""
-        return parts.load(self.decided.work, number)
+        return parts.load(self.assigned.work, number)
 
     def shingles(self, number: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint64: a hash of each pair of neighbouring tokens of some rows of a part, row by row; and int64 ``[rows +
         1]``, where those of each row begin. Each row has two tokens or more.
         """
-        stored, types = self.rows(number), parts.load_types(self.decided.work, number)
+        stored, types = self.rows(number), parts.load_types(self.assigned.work, number)
         codes, offsets = arrays.take(stored["codes"], stored["offsets"], places)
         occurring = np.flatnonzero(np.bincount(codes, minlength=len(types)))
         of_types = np.zeros(len(types), np.uint64)
@@ -85,7 +85,7 @@ class Stage(engine.Part[int]):
 def bands(stage: Stage) -> dict[str, np.ndarray]:
     """Of a part, ascending: a hash of the values of each band of a row, with the row's place in its low bits."""
     sizes = np.diff(stage.rows(stage.number)["offsets"])
-    places = np.flatnonzero((stage.decided.of(stage.number)["split"] != DROPPED) & (sizes > 1))
+    places = np.flatnonzero((stage.assigned.load(stage.number)["split"] != NO_SPLIT) & (sizes > 1))
     hashes, offsets = stage.shingles(stage.number, places)
     mixed = (hashes >> 32).astype(np.uint32)
     band = np.empty((BANDS, len(places)), np.uint64)
@@ -106,11 +106,11 @@ def candidates(stage: Stage) -> dict[str, np.ndarray]:
     import pandas as pd
 
     pieces = []
-    for part in range(stage.decided.parts):
+    for part in range(stage.assigned.num_parts):
         path = parts.file_of(stage.root, part, bands.__name__)
         band = parts.within(path, "band", stage.number, stage.of)["band"].to_numpy()
         hashes, place = band >> PLACE_BITS, (band % (1 << PLACE_BITS)).astype(np.int64)
-        measured = np.isin(stage.decided.of(part)["split"][place], MEASURED)
+        measured = np.isin(stage.assigned.load(part)["split"][place], MEASURED)
         drawn = splitmix64(hashes + stage.rows(part)["row"][place].astype(np.uint64))
         columns = {"hash": hashes, "row": part << PLACE_BITS | place, "measured": measured, "drawn": drawn}
         pieces.append(pd.DataFrame(columns))
@@ -158,31 +158,32 @@ def similarity(*texts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     return both / (total - both)
 
 
-def leave_out(decided: Decided, found: dict[str, Any], workers: Workers, screen: Screen) -> Decided:
-    """The decisions without the rows that nearly repeat a measured one. They are listed in a file of the dataset.
-
-    They become dropped ones in ``found``, that of ``pipeline.decided``.
+def leave_out(assigned: AssignedParts, observed: dict[str, Any], workers: Workers, screen: Screen) -> AssignedParts:
+    """The assignments without the rows that nearly repeat a measured one. They are listed in a file of the dataset, and
+    counted as dropped in ``observed``, that of ``Assignment``.
     """
     import pandas as pd
 
-    folder, rows = decided.work / "near", decided.labelled + decided.unlabelled
-    ranges = -(-rows * BANDS // RANGE_BANDS)
-    for table, of in ((bands, decided.parts), (candidates, ranges), (rejects, decided.parts)):
-        shared = partial(Stage, decided.hash, folder, size=rows // of, table=table, decided=decided, of=ranges)
+    folder, num_rows = assigned.work / "near", assigned.num_labelled + assigned.num_unlabelled
+    ranges = -(-num_rows * BANDS // RANGE_BANDS)
+    for table, of in ((bands, assigned.num_parts), (candidates, ranges), (rejects, assigned.num_parts)):
+        shared = partial(Stage, assigned.hash, folder, size=num_rows // of, table=table, assigned=assigned, of=ranges)
         tasks = (shared(folder / f"{number:06d}-{table.__name__}.json", number=number) for number in range(of))
-        with engine.shown("near-duplicates", rows, screen.quiet) as progress:
+        with engine.shown("near-duplicates", num_rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
-    labels, pieces, path = found["labels"][TRAIN_NUMBER], [], decided.work.parent / NEAR_DUPLICATES
-    for number in range(decided.parts):
-        its, known = parts.read_batch(parts.file_of(folder, number, rejects.__name__)), decided.of(number)
-        pieces.append(its.drop_columns(["place"]).to_pandas())
-        split, place = known["split"].copy(), its["place"].to_numpy()
-        of_train = place[split[place] == TRAIN_NUMBER]
-        labels -= np.bincount(known["label"][of_train], minlength=len(labels))
-        split[place] = DROPPED
-        arrays.write_batch(parts.file_of(decided.work / "parts", number, "decided"), known | {"split": split})
-    listed = pd.concat(pieces)
+    result = replace(assigned, table="assigned-apart")
+    label_rows, rejected, path = observed["labels"][TRAIN_NUMBER], [], assigned.work.parent / NEAR_DUPLICATES
+    for number in range(assigned.num_parts):
+        rejects_of_part = parts.read_batch(parts.file_of(folder, number, rejects.__name__)).drop_columns(["place"])
+        rejected.append(rejects_of_part.to_pandas())
+        columns = parts.load_columns(assigned.path(number))
+        is_rejected = np.isin(columns["row"], rejected[-1]["row"])
+        for label in columns["label"][is_rejected & (columns["split"] == TRAIN_NUMBER)]:
+            label_rows[label] -= 1
+        columns["split"] = np.where(is_rejected, np.int8(NO_SPLIT), columns["split"])
+        arrays.write_batch(result.path(number), columns)
+    listed = pd.concat(rejected)
     with atomic.replacing(path) as temporary:
         listed.to_csv(temporary, index=False, float_format="%.4f")
-    found["found"]["dropped"]["near_duplicates"] = len(listed)
-    return replace(decided, hash=decided.hash + atomic.sha256_file(path))
+    observed["report"]["dropped"]["near_duplicates"] = len(listed)
+    return replace(result, hash=assigned.hash + atomic.sha256_file(path))

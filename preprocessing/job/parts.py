@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
@@ -35,7 +36,7 @@ from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 4
+VERSION = 5
 """Format of stored parts; parts of another version are made again."""
 UNPACKED = "unpacked"
 """Folder for the unpacked copies of compressed files, below the folder of work."""
@@ -92,25 +93,27 @@ class TokenizedPart(engine.Part[Summary]):
         narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         stored: dict[str, Any] = {"key": key[order], "row": piece.row[order]}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
+        text_hash = arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
         facts = {
-            "place": np.argsort(order),
             "row": piece.row,
-            "label": piece.label,
+            "label": class_names(piece),
             "named": piece.split,
-            "missing": piece.missing.astype(np.uint8),
-            "num_tokens": np.diff(tokens.offsets),
-            # equal exactly where the tokens are, up to one chance in 2**64 for each pair of texts
-            "text_hash": arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets),
-            "group": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
-            **piece.times,
+            "missing": piece.missing,
+            "num_tokens": np.diff(tokens.offsets).astype(np.int32),
+            "text_hash": text_hash,  # equal exactly where the tokens are, up to one chance in 2**64 for a pair of texts
+            "priority": keyed_hash(self.seed, "split", text_hash),
+            "group_hash": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
+            **{name: pa.array(times, from_pandas=True) for name, times in piece.times.items()},
         }
-        by_text = np.argsort(facts["text_hash"], kind="stable")
-        known = {name: values[by_text] for name, values in facts.items()}
         files = {}
-        for name, table in (("rows", stored), ("facts", known), ("types", {"types": tokens.types})):
+        for name, table in (("rows", stored), ("types", {"types": tokens.types})):
             path = file_of(self.root, self.number, name)
             arrays.write_batch(path, table)
             files[path.name] = atomic.sha256_file(path)
+        path = file_of(self.root, self.number, "facts")
+        with atomic.replacing(path) as temporary:
+            pq.write_table(pa.table(facts), temporary, compression="none")
+        files[path.name] = atomic.sha256_file(path)
         left_out = (piece.neutral, piece.filtered, piece.without_label)
         return Summary(len(piece.row), *left_out, piece.classes, piece.label_type, piece.known), files
 
@@ -163,8 +166,8 @@ class Classes:
 
     names: list[str]
     """In the order of their numbers."""
-    numbers: list[np.ndarray]
-    """For each part int32 ``[its classes]``: the numbers of its classes in ``names``."""
+    numbers: dict[str, int]
+    """Label as written in a part -> number of its class."""
     type: LabelType
     """Type of the label column."""
 
@@ -173,11 +176,17 @@ class Classes:
         """Merge the classes of all parts."""
         given = source.label_map()
         if given is not None:
-            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text")
+            return cls(given.names, {name: number for number, name in enumerate(given.names)}, "text")
         known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
-        names, found = in_order({name for summary in summaries for name in summary.classes}, known)
-        own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
-        return cls(names, own, common_type((summary.label_type for summary in summaries), names))
+        names, numbers = in_order({name for summary in summaries for name in summary.classes}, known)
+        return cls(names, numbers, common_type((summary.label_type for summary in summaries), names))
+
+
+def class_names(piece: rows.Piece) -> pa.Array:
+    """The class of each row as written, null without one."""
+    has_label = piece.label >= 0
+    indices = pa.array(piece.label, mask=~has_label)
+    return pa.DictionaryArray.from_arrays(indices, pa.array(piece.classes, pa.string()))
 
 
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
@@ -196,7 +205,7 @@ def load_types(work: Path, number: int) -> pa.Array:
 
 
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows, types or facts, which decide the splits; ``place`` of these is that in ``load``."""
+    """The file of a part's rows, types or facts."""
     return folder / f"{number:06d}-{name}.arrow"
 
 

@@ -14,14 +14,14 @@ manifest's statistics and provenance hold no times and no machine names, so equa
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 import sys
 import unicodedata
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,6 @@ from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
-from preprocessing.base.split_names import SPLITS, TEST, VALIDATION
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
@@ -52,12 +51,11 @@ from preprocessing.dataset.shards import (
     id_dtype,
     write_manifest,
 )
-from preprocessing.job import near, output, parts
+from preprocessing.job import engine, near, output, parts
 from preprocessing.job.append import CUT, Before
-from preprocessing.job.decisions import Decided, Ranges, check_splits, summed
+from preprocessing.job.assign import AssignedParts, Assignment, check_splits
 from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
@@ -132,21 +130,21 @@ def make(
             hashes = before.write_hashes(index, work, crew)
     tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
     classes = Classes.of(config.source, summaries)
-    written, found = decided(config, work, classes, plans, tasks, summaries, crew, screen)
-    words = count_all(written, crew, unlabelled=config.vocabulary.count_unlabelled)
+    assigned, observed = assign_all(config, work, classes, plans, tasks, summaries, crew, screen)
+    words = count_all(assigned, crew, unlabelled=config.vocabulary.count_unlabelled)
     config = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
     vocabulary.write(root / VOCABULARY)
     if not before:
         for line in lines_on_tokens(vocabulary, config.text):
             screen.say(line)
-    report = found["found"] | {"vocabulary": in_vocabulary}
-    splits, digest, unknown, lengths = encode_all(written, root, config, vocabulary, crew, screen, index, hashes)
+    report = observed["report"] | {"vocabulary": in_vocabulary}
+    splits, digest, unknown, lengths = encode_all(assigned, root, config, vocabulary, crew, screen, index, hashes)
     if leaks := lengths.pop(LEAKS):
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    origin = provenance(config, plans) | on_base | {CUT: found["fractions"]}
+    origin = provenance(config, plans) | on_base | {CUT: observed["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
@@ -167,7 +165,7 @@ def make(
     return manifest
 
 
-def decided(
+def assign_all(
     config: PreprocessConfig,
     work: Path,
     classes: Classes,
@@ -176,41 +174,26 @@ def decided(
     summaries: list[Summary],
     crew: Workers,
     screen: Screen,
-) -> tuple[Decided, dict[str, Any]]:
-    """The decisions on all rows, and what was found: that of ``Ranges.settle`` of all ranges together; ``fractions`` of
-    the rows that the seed is to put into validation and test.
-
-    Raises ``DataError`` for an unusable split.
+) -> tuple[AssignedParts, dict[str, Any]]:
+    """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
+    split.
     """
     check_files(plans, tasks, summaries)
-    rows = sum(summary.rows for summary in summaries)
-    ranges = Ranges.over(work, config, classes, rows)
-    before = summed(crew.ordered(ranges.survey, range(ranges.of), what="survey"))
-    named, labelled = before["named"][1:], int(before["named"].sum())
-    files = ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
-    if not labelled:
-        what = f"no row has a label in {config.source.label_column!r}"
-        raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
-    if before["empty"] == labelled:
-        raise DataError(f"{files}: no token is left of any text; check text.stop_words")
-    fractions = {VALIDATION: config.splits.validation, TEST: config.splits.test}
-    fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
-    for name, values in config.splits.names.items():
-        if name in SPLITS and not named[SPLITS.index(name)]:
-            raise DataError(
-                f"splits.names.{name}: no row has one of these in {config.splits.column!r}: "
-                f"{', '.join(map(repr, values))}; correct the key"
-            )
-    shares = apportioned(np.stack(before["pool"]), **fractions)
-    found = summed(crew.ordered(partial(ranges.settle, fractions), enumerate(shares), what="decide"))
-    hashes = crew.ordered(ranges.gather, range(len(tasks)), what="gather")
-    digest = hashlib.sha256("".join([*(task.key for task in tasks), *hashes]).encode()).hexdigest()
-    written = Decided(work, len(tasks), labelled, rows - labelled, digest)
+    rows_per_part = tuple(summary.rows for summary in summaries)
+    num_rows = sum(rows_per_part)
+    settings = [asdict(config.splits), asdict(config.quality), config.seed, classes.numbers]
+    content = [*(task.key for task in tasks), json.dumps(settings, sort_keys=True)]
+    key = hashlib.sha256("".join(content).encode()).hexdigest()
+    folder, files = work / "parts", ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
+    task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes.numbers, rows_per_part, files)
+    with engine.shown("assign", num_rows, screen.quiet) as progress:
+        ((_, observed),) = engine.run([task], crew, progress)
+    assigned = AssignedParts(work, len(tasks), observed["labelled"], num_rows - observed["labelled"], key)
     if config.quality.near_duplicates == "drop":
-        written = near.leave_out(written, found, crew, screen)
+        assigned = near.leave_out(assigned, observed, crew, screen)
     if not config.append:
-        check_splits(found["labels"], named, rows, classes.names, config.splits)
-    return written, found | {"fractions": fractions}
+        check_splits(observed, num_rows, classes.names, config.splits)
+    return assigned, observed
 
 
 def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]) -> None:
@@ -231,8 +214,8 @@ def statistics(
     unknown: dict[str, int],
     before: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest's statistics: what was read, left out and ``found`` (``pipeline.decided``), and each split with its
-    ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens; added to those ``before``.
+    """The manifest's statistics: what was read, left out and ``found`` (the report of ``Assignment``), and each split
+    with its ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens; added to those ``before``.
     """
     left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
@@ -254,11 +237,19 @@ def statistics(
             if its
         },
     }
-    facts = summed([before, new])
+    facts = add_counts(before, new)
     for name, of in facts["splits"].items():
         kept = sum(part.tokens for part in splits[name]) - of["empty"]
         of["unknown_rate"] = round(of["unknown"] / max(kept, 1), 6)
     return facts
+
+
+def add_counts(first: Any, second: Any) -> Any:
+    """Two reports as one: numbers are added, lists appended, dictionaries merged."""
+    if not isinstance(first, dict):
+        return first + second
+    added = {name: add_counts(first[name], value) if name in first else value for name, value in second.items()}
+    return first | added
 
 
 def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
