@@ -38,7 +38,7 @@ from preprocessing.job.packing import Units, assign_folds, assign_splits, join_n
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY_LIMIT = "300MB"
+MEMORY_LIMIT = "200MB"
 """Of DuckDB, which writes to files beyond it."""
 BATCH_ROWS = 1 << 16
 LABELLED_POLICIES = ("empty", "contradictions", "leaks", "duplicates")
@@ -153,9 +153,10 @@ class Assigner:
         self.set_variable("first_measured", TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER)
         self.database.execute(rules.SPLIT_NUMBERS + rules.EMPTY_TABLES)
         self.register("classes", {"name": list(class_numbers), "number": list(class_numbers.values())})
-        self.database.execute(rules.FACTS, {"files": facts})
+        self.database.execute("set variable fact_files = $files", {"files": facts})
+        self.database.execute(rules.FACTS)
         self.database.execute(rules.LABELLED)
-        counted = f"count(*), {COUNT_EMPTY}, count_if(contradicts)::bigint, count_if(leaks)::bigint"
+        counted = f"count(*), {COUNT_EMPTY}, count(*) filter (contradicts), count(*) filter (leaks)"
         num_labelled, empty, missing, contradictions, leaks = self.row(f"select {counted} from labelled")
         report = {"empty": empty, "missing_text": missing, "contradictions": contradictions, "leaks": leaks}
         named = {name: self.count(f"labelled where named = {name}()") for name in SPLITS}
@@ -164,7 +165,9 @@ class Assigner:
         groups = self.keep_groups_together() if splits.group_column is not None else {}
         cut = self.split_candidates(fractions, groups)
         self.database.execute(rules.ASSIGNED)
-        normalised, across = self.row("select count_if(is_duplicate), count_if(is_parted) from assigned")
+        normalised, across = self.row(
+            "select count(*) filter (is_duplicate), count(*) filter (is_parted) from repeated_rows"
+        )
         report["duplicates"] = {"normalised": normalised, "across_splits": across}
         report["dropped"] = self.count_dropped("assigned", LABELLED_POLICIES)
         report |= cut
@@ -229,7 +232,7 @@ class Assigner:
 
     def count_unlabelled(self) -> dict[str, Any]:
         """What was found among the rows without labels; empty if there are none."""
-        counted = f"count(*), {COUNT_EMPTY}, count_if(leaks), count_if(is_duplicate)"
+        counted = f"count(*), {COUNT_EMPTY}, count(*) filter (leaks), count(*) filter (is_duplicate)"
         values = self.row(f"select {counted} from unlabelled_rows")
         names = ("rows", "empty", "missing_text", "shared", "duplicates")
         counts: dict[str, Any] = dict(zip(names, values, strict=True))
@@ -297,8 +300,8 @@ class Assigner:
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
-        first = "select arg_min(label, row) as label, count(*) as size from units group by unit"
-        query = f"select label, sum(size)::bigint as num_rows from ({first}) group by label"
+        self.database.execute(rules.TEXTS)
+        query = "select label, sum(size)::bigint as num_rows from texts group by label"
         counted = self.columns(query)
         label_rows = np.zeros(self.num_labels, np.int64)
         label_rows[counted["label"]] = counted["num_rows"]
@@ -316,7 +319,7 @@ class Assigner:
             what = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
             raise DataError(f"{key} {what}")
         numbers, dates, without = self.row(
-            "select count(number), count(date), count_if(number is null and date is null) from candidates"
+            "select count(number), count(date), count(*) filter (number is null and date is null) from candidates"
         )
         if numbers and dates:
             raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
@@ -359,7 +362,7 @@ class Assigner:
         return {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": len(units.hash)}
 
 
-COUNT_EMPTY = "count_if(is_empty)::bigint, count_if(missing)::bigint"
+COUNT_EMPTY = "count(*) filter (is_empty), count(*) filter (missing)"
 
 
 def check_splits(observed: dict[str, Any], num_rows: int, class_names: list[str], splits: SplitConfig) -> None:

@@ -29,22 +29,22 @@ create table unit_folds (unit ubigint, fold smallint);
 """
 
 FACTS = """
-create table facts as
-select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty,
-    if(group_hash = 0, text_hash, group_hash) as node
-from read_parquet($files) as facts left join classes on facts.label = classes.name
+create view facts as
+select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
+from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name
 """
-"""A ``node`` is what must stay in one split: the rows of a group, or equal texts without a group. Nodes that have a
-text in common are ``joined`` to one ``unit``."""
 
 LABELLED = """
+create table repeated_texts as
+select text_hash, min(label) <> max(label) as contradicts, max(greatest(named, train())) as last_split
+from facts where named <> unlabelled() group by text_hash having count(*) > 1;
+
 create table labelled as
 with judged as (
-    select *,
-        not is_empty and min(label) over same_text <> max(label) over same_text as contradicts,
-        not is_empty and greatest(named, train()) < max(greatest(named, train())) over same_text as leaks
-    from facts where named <> unlabelled()
-    window same_text as (partition by text_hash)
+    select facts.*, repeated_texts.text_hash is not null as is_repeated,
+        not is_empty and coalesce(contradicts, false) as contradicts,
+        not is_empty and coalesce(greatest(named, train()) < last_split, false) as leaks
+    from facts left join repeated_texts using (text_hash) where named <> unlabelled()
 ),
 kept as (
     select *, case
@@ -54,10 +54,13 @@ kept as (
     end as dropped
     from judged
 )
-select *, greatest(named, train()) as split, dropped is null and named <= train() as is_candidate from kept;
+select *, greatest(named, train()) as split, if(group_hash = 0, text_hash, group_hash) as node,
+    dropped is null and named <= train() as is_candidate
+from kept;
 """
 """Rows with a label. Equal texts with two labels contradict each other; those in two named splits leak. Rows of
-training and rows without a named split are candidates for validation and test."""
+training and rows without a named split are candidates for validation and test. A ``node`` is what must stay in one
+split: the rows of a group, or equal texts without a group; nodes with a text in common are ``joined`` to a ``unit``."""
 
 GROUPED = """
 create or replace table labelled as
@@ -98,13 +101,17 @@ create or replace view units as
 select candidates.*, coalesce(joined.unit, node) as unit from candidates left join joined using (node)
 """
 
+TEXTS = """
+create view texts as
+select text_hash as unit, label, priority, 1 as size from candidates where not is_repeated
+union all
+select text_hash, arg_min(label, row), any_value(priority), count(*)
+from candidates where is_repeated group by text_hash
+"""
+
 SPLIT_BY_TEXT = """
 insert into unit_splits
-with texts as (
-    select unit, arg_min(label, row) as label, any_value(priority) as priority, count(*) as size
-    from units group by unit
-),
-ordered as (
+with ordered as (
     select texts.*, test, validation, sum(size) over (
         partition by label order by size > smallest, priority rows unbounded preceding
     ) as last
@@ -119,20 +126,20 @@ fitted as (
     from ordered
 ),
 gaps as (
-    select label, any_value(test) - coalesce(sum(size) filter (split = test()), 0) as of_test,
-        any_value(validation) - coalesce(sum(size) filter (split = validation()), 0) as of_validation
-    from fitted group by label
+    select label, test - coalesce(sum(size) filter (split = test()), 0) as of_test,
+        validation - coalesce(sum(size) filter (split = validation()), 0) as of_validation
+    from fitted group by label, test, validation
 ),
 single as (
-    select unit, row_number() over (partition by label order by priority) as number
-    from fitted where split = train() and size = 1
+    select unit, label, row_number() over (partition by label order by priority) as number
+    from fitted where split = train() and size = 1 and label in (
+        select label from gaps where of_test > 0 or of_validation > 0
+    )
 )
-select fitted.unit, case
-    when number <= of_test then test()
-    when number <= of_test + of_validation then validation()
-    else fitted.split
-end
-from fitted join gaps using (label) left join single using (unit);
+select unit, split from fitted where split <> train()
+union all
+select unit, if(number <= of_test, test(), validation())
+from single join gaps using (label) where number <= of_test + of_validation;
 """
 """Of each label, test and then validation are filled to their ``shares`` of the rows, in the order of ``priority``.
 Texts that occur more often than the ``smallest`` share come last; texts that occur once fill the gaps."""
@@ -164,24 +171,19 @@ select unit, label, count(*) as num_rows, min(row) as first_row from units group
 
 ASSIGNED = """
 create table assigned as
-with placed as (
-    select labelled.* exclude (split), dropped is null and not is_empty as is_compared,
-        coalesce(unit_splits.split, labelled.split) as split
-    from labelled left join joined using (node)
-    left join unit_splits on is_candidate and unit_splits.unit = coalesce(joined.unit, node)
-),
-compared as (
-    select *, row_number() over in_order > 1 as repeats_text, lag(split) over in_order = split as repeats_in_split,
-        min(split) over equal_rows <> max(split) over equal_rows as is_parted
-    from placed
-    window in_order as (partition by text_hash, is_compared order by split, row),
-        equal_rows as (partition by text_hash, is_compared)
-)
-select row, label, text_hash, group_hash, node, is_empty, split, is_candidate,
-    is_compared and repeats_text as is_duplicate,
-    is_compared and is_parted as is_parted,
-    if(is_compared and repeats_in_split and getvariable('drop_duplicates'), 'duplicates', dropped) as dropped
-from compared;
+select labelled.* exclude (split), coalesce(unit_splits.split, labelled.split) as split
+from labelled left join joined using (node)
+left join unit_splits on is_candidate and unit_splits.unit = coalesce(joined.unit, node);
+
+create table repeated_rows as
+select row, row_number() over in_order > 1 as is_duplicate,
+    coalesce(lag(split) over in_order = split, false) as repeats_in_split,
+    min(split) over equal_rows <> max(split) over equal_rows as is_parted
+from assigned where is_repeated and dropped is null and not is_empty
+window in_order as (partition by text_hash order by split, row), equal_rows as (partition by text_hash);
+
+update assigned set dropped = 'duplicates' from repeated_rows
+where getvariable('drop_duplicates') and repeats_in_split and assigned.row = repeated_rows.row;
 """
 """Of equal texts in one split, all rows but the first are duplicates."""
 
