@@ -37,7 +37,7 @@ from preprocessing.base.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.config import PreprocessConfig, QualityConfig, SplitConfig
-from preprocessing.corpus.rows import NO_GROUP
+from preprocessing.corpus.convert import NO_GROUP
 from preprocessing.job import parts
 from preprocessing.job.grouping import assign, assign_folds, assign_groups, components
 from preprocessing.job.parts import NO_FOLD, Classes

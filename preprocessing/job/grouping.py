@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.corpus.rows import NO_GROUP
+from preprocessing.corpus.convert import NO_GROUP
 from preprocessing.job.parts import keyed_hash
 
 if TYPE_CHECKING:
