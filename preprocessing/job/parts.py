@@ -190,15 +190,13 @@ def tokenize_all(
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
     pairs = [(source, part) for source in sources for part in source.converted.parts]
-    drawn = (
-        [None] * len(pairs)
-        if config.limit is None
-        else draw_rows([part for _, part in pairs], config.limit, config.seed)
-    )
+    drawn = dict[int, tuple[int, ...]]()
+    if config.limit is not None:
+        drawn = draw_rows([part for _, part in pairs], config.limit, config.seed)
     tasks = list[TokenizedPart]()
-    for (source, part), rows in zip(pairs, drawn, strict=True):
-        if rows != ():
-            tasks.append(TokenizedPart.of(work, len(tasks), source, part, rows, pipeline, config.seed))
+    for number, (source, part) in enumerate(pairs):
+        if config.limit is None or number in drawn:
+            tasks.append(TokenizedPart.of(work, len(tasks), source, part, drawn.get(number), pipeline, config.seed))
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
