@@ -17,11 +17,11 @@ from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.records import SUFFIXES, uncompressed
+from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, suffix_of
 from preprocessing.dataset.shards import MANIFEST
 
 STDIN = "-"
-WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
+WRITTEN = {ending: kind for ending, kind in FORMAT_BY_SUFFIX.items() if kind != "xlsx"} | {".tsv": "tsv"}
 """Ending of a file of predictions -> its format."""
 InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
 Form = Literal["text", "json", "html"]
@@ -99,13 +99,13 @@ def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
     if word == STDIN or os.path.exists(word):
         return True
-    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in (*SUFFIXES, ".txt"))
+    return not re.search(r"\s", word) and ("://" in word or suffix_of(word) in (*FORMAT_BY_SUFFIX, ".txt"))
 
 
 def beside(inputs: Sequence[str]) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
     name = Path(inputs[0]).name
-    ending, stem = Path(uncompressed(name)).suffix, re.split(r"\W*[.*?[]", name)[0]
+    ending, stem = suffix_of(name), re.split(r"\W*[.*?[]", name)[0]
     return f"{stem}-predicted{ending if ending in WRITTEN else '.csv'}".lstrip("-")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import random
 import re
@@ -14,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyarrow import ArrowException, NativeFile, fs
+from pyarrow import ArrowException, CompressedInputStream, NativeFile, PythonFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""File suffix -> compression."""
+CODEC_BY_MAGIC = {rb"\x1f\x8b\x08": "gzip", rb"\x28\xb5\x2f\xfd": "zstd", rb"BZh[1-9]1AY&SY": "bz2"}
+"""The first bytes of a compressed file -> its compression."""
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -86,19 +88,20 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
     try:
         import fsspec
 
-        remote = fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as missing:
+        remote, path = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError, TypeError) as error:  # TypeError: a driver that needs more than an address
         raise ConfigError(
-            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
+            f"{address}: no driver for {protocol}:// ({one_line(error)}); pip install 'padless[remote]'"
         ) from None
-    return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    return str(Path(os.path.expanduser(address)))
+    path = Path(os.path.expanduser(address))
+    return str(path.absolute() if ":" in address else path)  # Arrow takes a relative a:b for a URI
 
 
 def absolute(address: str) -> str:
@@ -198,25 +201,51 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
     return patiently(address, request)
 
 
-def codec_of(address: str) -> str | None:
-    """The compression that the suffix tells; None without one."""
-    return COMPRESSED.get(Path(without_query(address)).suffix.lower())
+class RawBytes:
+    """The bytes of a file as they are stored, for Arrow, which reads from objects with ``read``; they are hashed."""
+
+    closed = False
+
+    def __init__(self, source: Any, digest: Any) -> None:
+        self.source, self.digest = source, digest
+        self.first = bytes(source.read(READ_BYTES))
+        """The first piece."""
+        self.buffer = io.BytesIO(self.first)
+        digest.update(self.first)
+
+    def read(self, size: int) -> bytes:
+        """At most ``size`` bytes; none at the end."""
+        if data := self.buffer.read(size):
+            return data
+        data = bytes(self.source.read(size))
+        self.digest.update(data)
+        return data
 
 
-def stream(address: str) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed according to its suffix.
+def stream(address: str, digest: Any = None) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed if its first bytes say that it is compressed.
 
-    Raises ``DataError`` for a file that cannot be read or is a decompression bomb.
+    ``digest``, a hash of hashlib, is updated with the stored bytes. Raises ``DataError`` for a file that cannot be read
+    or is a decompression bomb.
     """
     system, path = filesystem(address)
-    codec, unpacked = codec_of(address), 0
-    size = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
-    with naming(address), system.open_input_stream(path, compression=codec) as source:
-        while piece := source.read(READ_BYTES):
-            if codec:
-                unpacked += len(piece)
-                check_unpacked(address, unpacked, size)
-            yield piece
+    with naming(address), system.open_input_stream(path, compression=None) as source:
+        yield from decompress(source, address, info_of(address).size or UNKNOWN_BYTES, digest or hashlib.sha256())
+
+
+def decompress(source: Any, name: str, packed_bytes: int, digest: Any) -> Iterator[bytes]:
+    """``stream`` of an open file of ``packed_bytes``."""
+    raw = RawBytes(source, digest)
+    codecs = [codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, raw.first)]
+    file = CompressedInputStream(PythonFile(raw, mode="r"), codecs[0]) if codecs else raw
+    unpacked_bytes = 0
+    while piece := file.read(READ_BYTES):
+        unpacked_bytes += len(piece)
+        if codecs:
+            check_unpacked(name, unpacked_bytes, packed_bytes)
+        yield piece
+    while raw.read(READ_BYTES):  # what is behind the compressed content belongs to the hash
+        pass
 
 
 def sha256(address: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import UNLABELLED_NUMBER, split_number
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.sources import File
 from preprocessing.dataset.index import REBUILD, ShardInfo
 from preprocessing.dataset.shards import MANIFEST, Manifest, Shard
 from preprocessing.job import parts
@@ -83,11 +83,11 @@ class Before:
             vocabulary=replace(built.vocabulary, base=str(self.root), min_count=AUTO),
         )
 
-    def has(self, plans: list[Plan]) -> bool:
+    def has(self, files: Sequence[File], fingerprints: Sequence[dict[str, str]]) -> bool:
         """Whether it holds these files. Raises ``ConfigError`` if it holds some of them."""
         known = [entry["fingerprint"] for entry in self.manifest.provenance["sources"]]
-        there = [plan.file.name for plan in plans if plan.fingerprint in known]
-        if 0 < len(there) < len(plans):
+        there = [file.name for file, fingerprint in zip(files, fingerprints, strict=True) if fingerprint in known]
+        if 0 < len(there) < len(files):
             raise ConfigError(f"append: {there[0]}: the dataset has its rows already; name only the other files")
         return bool(there)
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,6 @@ from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.terminal import public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import (
@@ -41,7 +40,6 @@ from preprocessing.dataset.shards import (
     read_manifest,
 )
 from preprocessing.job.encode import BASE
-from preprocessing.job.parts import UNPACKED
 
 WORK = ".work"
 LOCK = "lock"
@@ -153,14 +151,19 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
 
 
 def is_current(
-    manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan], on_base: dict[str, Any]
+    manifest: Manifest,
+    config: PreprocessConfig,
+    text: dict[str, Any],
+    fingerprints: Sequence[dict[str, str]],
+    on_base: dict[str, Any],
 ) -> bool:
-    """Whether the existing dataset is what this run would write; ``on_base``: facts of its base vocabulary.
+    """Whether the existing dataset is what this run would write, from files with these ``fingerprints``; ``on_base``:
+    facts of its base vocabulary.
 
     Raises ``ConfigError`` if it is not and may not be replaced.
     """
     known = manifest.provenance
-    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == [plan.fingerprint for plan in plans]
+    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == list(fingerprints)
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
     wanted = public_values(replace(config, vocabulary=config.vocabulary.of(counted)).deciding())
     found = known.get("config"), manifest.text, known.get(BASE)
@@ -213,7 +216,7 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
 def holds_work(root: Path) -> bool:
     """Whether a directory holds the work of an interrupted job."""
     work = root / WORK
-    return work.is_dir() and any(path.name not in (LOCK, UNPACKED, atomic.MARK) for path in work.iterdir())
+    return work.is_dir() and any(path.name not in (LOCK, atomic.MARK) for path in work.iterdir())
 
 
 def clear_leftovers(target: Path) -> None:

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first pass: reads and tokenizes each part of the corpus once, and stores its rows already shuffled.
+"""The first passes: each source becomes Parquet parts; each part is tokenized, and its rows stored already shuffled.
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One shard is one range of keys, so its rows are contiguous in every part. Shuffling the whole corpus
 therefore needs no exchange between workers, and the result does not depend on where the parts were cut. What decides a
-row's split (``facts``) is stored in the order of its text's hash: equal texts are in one range of hashes.
+row's split is stored beside (``facts``, Parquet), in the order of the source: see ``preprocessing.job.rules``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocessing.base import arrays, atomic
@@ -26,10 +27,10 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.randomness import permutation, splitmix64
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
-from preprocessing.corpus import rows, sources
-from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.convert import NO_GROUP, Converted, ConvertedPart, check_number, convert
+from preprocessing.corpus.sources import File, identity_of
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers
+from preprocessing.job.executors import ROWS, Workers
 from preprocessing.labels import LabelType, common_type, in_order
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
@@ -38,126 +39,176 @@ NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
 VERSION = 5
 """Format of stored parts; parts of another version are made again."""
-UNPACKED = "unpacked"
-"""Folder for the unpacked copies of compressed files, below the folder of work."""
-LOOK_PARTS = 8
-OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
-"""Keys of ``source`` and ``splits`` that do not change what a part stores."""
+NOT_DECIDING = {
+    "source": {"path", "validation_path", "test_path", "unlabelled_path"},
+    "splits": {"validation", "test", "folds"},
+}
+"""Keys that do not change what is read of a source."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The result of a tokenized part."""
+class ConvertedFile(engine.Part[Converted]):
+    """One source, to be converted."""
 
-    rows: int
-    neutral: int
-    filtered: int
-    without_label: int
-    """Rows left out because they have no label."""
-    classes: list[str]
-    """Class names; the labels of this part are indices into them."""
-    label_type: LabelType | None
-    known: list[str]
-    """As in ``Piece``."""
+    file: File
+    is_quick_look: bool
+
+    result: ClassVar[type] = Converted
+
+    @classmethod
+    def of(cls, work: Path, file: File, *, is_quick_look: bool) -> ConvertedFile:
+        """A source as a task; its key is the hash of the file's identity and everything that decides its rows."""
+        content = asdict(file)
+        for section, names in NOT_DECIDING.items():
+            content[section] = {name: value for name, value in content[section].items() if name not in names}
+        deciding = repr((VERSION, content, identity_of(file), is_quick_look))
+        key, folder = hashlib.sha256(deciding.encode()).hexdigest(), work / "sources"
+        return cls(key, folder, folder / f"{key[:24]}.json", 0, file, is_quick_look)
+
+    def make(self) -> tuple[Converted, dict[str, str]]:
+        """Write the rows as Parquet."""
+        prefix = f"{self.key[:24]}-"
+        converted = convert(self.file, self.root, prefix, is_quick_look=self.is_quick_look, on_rows=ROWS.add)
+        return converted, {part.path: part.sha256 for part in converted.parts}
 
 
 @dataclass(frozen=True)
-class TokenizedPart(engine.Part[Summary]):
-    """One part of the corpus, to be read and tokenized."""
+class Source:
+    """A converted source of the corpus."""
+
+    file: File
+    converted: Converted
+    offset: int
+    """Rows of the corpus before it."""
+
+
+def convert_all(
+    config: PreprocessConfig, files: Sequence[File], workers: Workers, work: Path, offset: int
+) -> list[Source]:
+    """Every file of the source as Parquet, in order; the corpus has ``offset`` rows before them. Finished files are not
+    read again.
+    """
+    tasks = [ConvertedFile.of(work, file, is_quick_look=config.limit is not None) for file in files]
+    result_by_key = dict[str, Converted]()
+    with engine.shown("read", 0, quiet=True) as progress:
+        for task, converted in engine.run(list({task.key: task for task in tasks}.values()), workers, progress):
+            result_by_key[task.key] = converted
+    sources, classes = list[Source](), set[str]()
+    for task in tasks:
+        converted = result_by_key[task.key]
+        sources.append(Source(task.file, converted, offset))
+        offset += converted.rows_read
+        classes.update(converted.classes)
+        check_number(classes, task.file)
+    return sources
+
+
+@dataclass(frozen=True)
+class TokenizedPart(engine.Part[int]):
+    """One part of the corpus, to be tokenized; the result is its number of rows."""
 
     number: int
-    part: sources.Part
+    path: Path
+    """Absolute: the rows as Parquet."""
+    offset: int
+    """Rows of the corpus before its file."""
+    drawn: tuple[int, ...] | None
+    """With ``limit``: the indices of the rows to take; None: all."""
     pipeline: TextPipeline
     seed: int
 
-    result: ClassVar[type] = Summary
+    result: ClassVar[type] = int
 
     @classmethod
-    def of(cls, work: Path, number: int, part: sources.Part, pipeline: TextPipeline, seed: int) -> TokenizedPart:
+    def of(
+        cls,
+        work: Path,
+        number: int,
+        source: Source,
+        part: ConvertedPart,
+        drawn: tuple[int, ...] | None,
+        pipeline: TextPipeline,
+        seed: int,
+    ) -> TokenizedPart:
         """A part as a task; its key is the hash of everything that decides what it stores."""
-        content = asdict(part)
-        for section in ("source", "splits"):
-            for name in OTHERS & content["file"][section].keys():
-                del content["file"][section][name]
-        key = hashlib.sha256(repr((VERSION, content, pipeline.hash, seed)).encode()).hexdigest()
-        folder = work / "parts"
-        return cls(key, folder, folder / f"{number:06d}.json", part.cut.rows, number, part, pipeline, seed)
+        deciding = repr((VERSION, part.sha256, source.offset, drawn, pipeline.hash, seed))
+        key, num_rows = hashlib.sha256(deciding.encode()).hexdigest(), part.rows if drawn is None else len(drawn)
+        folder, path = work / "parts", work / "sources" / part.path
+        return cls(
+            key, folder, folder / f"{number:06d}.json", num_rows, number, path, source.offset, drawn, pipeline, seed
+        )
 
-    def make(self) -> tuple[Summary, dict[str, str]]:
+    def make(self) -> tuple[int, dict[str, str]]:
         """Store the rows in the order of their keys, and the distinct tokens."""
-        piece = rows.read(self.part)
-        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
-        key = keyed_hash(self.seed, "shuffle", piece.row)
+        table = pq.read_table(self.path, use_threads=False)
+        if self.drawn is not None:
+            table = table.take(pa.array(self.drawn))
+        texts = table["text"].combine_chunks()
+        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
+        row = table["row"].to_numpy() + self.offset
+        key = keyed_hash(self.seed, "shuffle", row)
         order = np.argsort(key, kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
         narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
-        stored: dict[str, Any] = {"key": key[order], "row": piece.row[order]}
+        stored: dict[str, Any] = {"key": key[order], "row": row[order]}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
         text_hash = arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
         facts = {
-            "row": piece.row,
-            "label": class_names(piece),
-            "named": piece.split,
-            "missing": piece.missing,
+            "row": row,
+            "label": table["label"],
+            "named": table["split"],
+            "missing": texts.is_null(),
             "num_tokens": np.diff(tokens.offsets).astype(np.int32),
             "text_hash": text_hash,  # equal exactly where the tokens are, up to one chance in 2**64 for a pair of texts
             "priority": keyed_hash(self.seed, "split", text_hash),
-            "group_hash": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
-            **{name: pa.array(times, from_pandas=True) for name, times in piece.times.items()},
+            "group_hash": table["group"] if "group" in table.column_names else np.full(len(row), NO_GROUP, np.uint64),
         }
-        files = {}
-        for name, table in (("rows", stored), ("types", {"types": tokens.types})):
-            path = file_of(self.root, self.number, name)
-            arrays.write_batch(path, table)
-            files[path.name] = atomic.sha256_file(path)
-        path = file_of(self.root, self.number, "facts")
-        with atomic.replacing(path) as temporary:
+        for name in {"number", "date"} & {*table.column_names}:
+            facts[name] = pa.array(table[name].to_numpy(), from_pandas=True)
+        paths = {name: file_of(self.root, self.number, name) for name in ("rows", "types", "facts")}
+        arrays.write_batch(paths["rows"], stored)
+        arrays.write_batch(paths["types"], {"types": tokens.types})
+        with atomic.replacing(paths["facts"]) as temporary:
             pq.write_table(pa.table(facts), temporary, compression="none")
-        files[path.name] = atomic.sha256_file(path)
-        left_out = (piece.neutral, piece.filtered, piece.without_label)
-        return Summary(len(piece.row), *left_out, piece.classes, piece.label_type, piece.known), files
-
-
-def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int) -> list[Plan]:
-    """Count and cut every file of the source; the corpus has ``before`` rows before them."""
-    look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
-    found = sources.in_sequence(workers.ordered(look, files, what="scan"), before)
-    return found if config.limit is None else drawn(found, config.limit, config.seed)
-
-
-def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
-    """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
-    some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
-    ends = np.cumsum([part.cut.rows for part in some])
-    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
-    taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
-    some = [
-        replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
-        for part, end, its in taken
-    ]
-    return [replace(plan, parts=[part for part in some if part.file is plan.file and part.drawn]) for plan in plans]
+        return len(table), {path.name: atomic.sha256_file(path) for path in paths.values()}
 
 
 def tokenize_all(
-    config: PreprocessConfig, pipeline: TextPipeline, plans: list[Plan], workers: Workers, work: Path, screen: Screen
-) -> tuple[list[TokenizedPart], list[Summary]]:
+    config: PreprocessConfig,
+    pipeline: TextPipeline,
+    sources: list[Source],
+    workers: Workers,
+    work: Path,
+    screen: Screen,
+) -> list[TokenizedPart]:
     """Every part of the corpus, in order, tokenized; finished parts are not read again.
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
-    cut = enumerate(sources.numbered(plans))
-    tasks = [TokenizedPart.of(work, number, part, pipeline, config.seed) for number, part in cut]
-    if not tasks:
-        raise DataError(f"{', '.join(plan.file.name for plan in plans)}: the corpus is empty: no row to learn from")
-    found: dict[int, Summary] = {}
-    classes: set[str] = set()
-    with engine.shown("tokenize", sum(plan.rows for plan in plans), screen.quiet) as progress:
-        for task, summary in engine.run(tasks, workers, progress):
-            found[task.number] = summary
-            if config.source.label_map() is None:
-                classes.update(summary.classes)
-                rows.check_number(classes, task.part.file)
-    return tasks, [found[task.number] for task in tasks]
+    pairs = [(source, part) for source in sources for part in source.converted.parts]
+    drawn = dict[int, tuple[int, ...]]()
+    if config.limit is not None:
+        drawn = draw_rows([part for _, part in pairs], config.limit, config.seed)
+    tasks = list[TokenizedPart]()
+    for number, (source, part) in enumerate(pairs):
+        if config.limit is None or number in drawn:
+            tasks.append(TokenizedPart.of(work, len(tasks), source, part, drawn.get(number), pipeline, config.seed))
+    if not any(source.converted.rows_read for source in sources):
+        names = ", ".join(source.file.name for source in sources)
+        raise DataError(f"{names}: the corpus is empty: no row to learn from")
+    with engine.shown("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
+        deque(engine.run(tasks, workers, progress), maxlen=0)
+    return tasks
+
+
+def draw_rows(parts: Sequence[ConvertedPart], limit: int, seed: int) -> dict[int, tuple[int, ...]]:
+    """Number of a part -> the indices of its rows, ascending, of ``limit`` rows drawn at random from all."""
+    ends = np.cumsum([part.rows for part in parts])
+    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
+    pieces = np.split(rows, np.searchsorted(rows, ends))  # none is left at the end
+    starts = [end - part.rows for end, part in zip(ends, parts, strict=True)]
+    indices = [tuple((piece - start).tolist()) for piece, start in zip(pieces, starts, strict=False)]
+    return {number: rows for number, rows in enumerate(indices) if rows}
 
 
 @dataclass(frozen=True)
@@ -172,21 +223,15 @@ class Classes:
     """Type of the label column."""
 
     @classmethod
-    def of(cls, source: SourceConfig, summaries: Sequence[Summary]) -> Classes:
+    def of(cls, config: SourceConfig, sources: Sequence[Source]) -> Classes:
         """Merge the classes of all parts."""
-        given = source.label_map()
+        given = config.label_map()
         if given is not None:
             return cls(given.names, {name: number for number, name in enumerate(given.names)}, "text")
-        known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
-        names, numbers = in_order({name for summary in summaries for name in summary.classes}, known)
-        return cls(names, numbers, common_type((summary.label_type for summary in summaries), names))
-
-
-def class_names(piece: rows.Piece) -> pa.Array:
-    """The class of each row as written, null without one."""
-    has_label = piece.label >= 0
-    indices = pa.array(piece.label, mask=~has_label)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(piece.classes, pa.string()))
+        converted = [source.converted for source in sources]
+        known = list(dict.fromkeys(name for source in converted for name in source.class_names))
+        names, numbers = in_order({name for source in converted for name in source.classes}, known)
+        return cls(names, numbers, common_type((kind for source in converted for kind in source.label_types), names))
 
 
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
@@ -205,8 +250,8 @@ def load_types(work: Path, number: int) -> pa.Array:
 
 
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows, types or facts."""
-    return folder / f"{number:06d}-{name}.arrow"
+    """The file of a part's rows, types, facts or what was assigned to them."""
+    return folder / f"{number:06d}-{name}.{'parquet' if name == 'facts' else 'arrow'}"
 
 
 def load_columns(path: Path) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ import unicodedata
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,10 +37,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import sources
-from preprocessing.corpus.columns import resolved, settled
-from preprocessing.corpus.parquet import decoded
-from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.columns import apply_columns, resolve
+from preprocessing.corpus.parquet import value_type
+from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX, Totals
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
 from preprocessing.dataset.shards import (
@@ -56,10 +56,10 @@ from preprocessing.job.append import CUT, Before
 from preprocessing.job.assign import AssignedParts, Assignment, check_splits
 from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base
 from preprocessing.job.executors import Workers, workers
-from preprocessing.job.parts import Classes, Summary, TokenizedPart
+from preprocessing.job.parts import Classes, Source, TokenizedPart
+from preprocessing.text import resources
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
-from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from preprocessing.text.words import classes_of
@@ -71,8 +71,9 @@ LETTER_ALONE = re.compile("am*")
 """The classes of a letter of a script without spaces, with its marks, which is a token."""
 
 
-def build(config: PreprocessConfig) -> Manifest:
-    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete.
+def build(config: PreprocessConfig, frame: str | None = None) -> Manifest:
+    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete. ``frame`` is the
+    Parquet file of the source ``FRAME``.
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``.
     """
@@ -86,33 +87,48 @@ def build(config: PreprocessConfig) -> Manifest:
         if before:
             config, pipeline = before.settings(config), TextPipeline.from_json(before.manifest.text, target)
         else:
-            pipeline = resolve(config.text)
+            pipeline = resources.resolve(config.text)
         base, on_base = None, dict[str, Any]()
         if config.vocabulary.base is not None:
             base = read_base(config.vocabulary.base, pipeline)
             source = public(config.vocabulary.base)
             on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
-        found = resolved(list(sources.files(config.source, config.splits)))
-        config = settled(config, found.chosen, found.column)
+        found = resolve(list(list_files(config.source, config.splits, frame)))
+        config, files = apply_columns(config, found.chosen, found.split_column), found.files
         for line in (*found.lines, *(() if before else found.hints)):
             screen.say(line)
-        plans = parts.scan(config, found.files, crew, root.absolute() / output.WORK, before.rows if before else 0)
-        text = pipeline.to_json()
-        if there and (before.has(plans) if before else output.is_current(there, config, text, plans, on_base)):
+        if there and is_complete(config, files, pipeline, there, before, on_base, crew):
             screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
             manifest = there
         else:
-            manifest = make(config, root.absolute(), pipeline, plans, base, on_base, crew, screen, before)
+            manifest = make(config, root.absolute(), pipeline, files, base, on_base, crew, screen, before)
         if left := output.finish(root, target, config, fresh=manifest is not there):
             screen.say(left)
         return manifest
+
+
+def is_complete(
+    config: PreprocessConfig,
+    files: list[File],
+    pipeline: TextPipeline,
+    manifest: Manifest,
+    before: Before | None,
+    on_base: dict[str, Any],
+    crew: Workers,
+) -> bool:
+    """Whether the dataset of ``manifest`` holds these files already, in this configuration."""
+    fingerprint = partial(fingerprint_of, is_quick_look=config.limit is not None)
+    fingerprints = list(crew.ordered(fingerprint, files, what="compare"))
+    if before:
+        return before.has(files, fingerprints)
+    return output.is_current(manifest, config, pipeline.to_json(), fingerprints, on_base)
 
 
 def make(
     config: PreprocessConfig,
     root: Path,
     pipeline: TextPipeline,
-    plans: list[Plan],
+    files: list[File],
     base: Vocabulary | None,
     on_base: dict[str, Any],
     crew: Workers,
@@ -128,9 +144,11 @@ def make(
         before.link(index.paths(), root)
         if config.quality.leaks != "keep":
             hashes = before.write_hashes(index, work, crew)
-    tasks, summaries = parts.tokenize_all(config, pipeline, plans, crew, work, screen)
-    classes = Classes.of(config.source, summaries)
-    assigned, observed = assign_all(config, work, classes, plans, tasks, summaries, crew, screen)
+    sources = parts.convert_all(config, files, crew, work, before.rows if before else 0)
+    tasks = parts.tokenize_all(config, pipeline, sources, crew, work, screen)
+    check_files(sources)
+    classes = Classes.of(config.source, sources)
+    assigned, observed = assign_all(config, work, classes, files, tasks, crew, screen)
     words = count_all(assigned, crew, unlabelled=config.vocabulary.count_unlabelled)
     config = replace(config, vocabulary=config.vocabulary.of(int(words.counts.sum())))
     vocabulary, in_vocabulary = frozen(words, config, base, screen, others.get("vocabulary"))
@@ -143,8 +161,8 @@ def make(
     if leaks := lengths.pop(LEAKS):
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
-    facts = statistics(config, report, summaries, splits, lengths, unknown, others)
-    origin = provenance(config, plans) | on_base | {CUT: observed["fractions"]}
+    facts = statistics(config, report, sources, sum(task.size for task in tasks), splits, lengths, unknown, others)
+    origin = provenance(config, sources) | on_base | {CUT: observed["fractions"]}
     origin = before.provenance(origin, config) if before else origin
     manifest = Manifest(
         labels=classes.names,
@@ -169,23 +187,21 @@ def assign_all(
     config: PreprocessConfig,
     work: Path,
     classes: Classes,
-    plans: list[Plan],
+    files: list[File],
     tasks: list[TokenizedPart],
-    summaries: list[Summary],
     crew: Workers,
     screen: Screen,
 ) -> tuple[AssignedParts, dict[str, Any]]:
     """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
     split.
     """
-    check_files(plans, tasks, summaries)
-    rows_per_part = tuple(summary.rows for summary in summaries)
+    rows_per_part = tuple(task.size for task in tasks)
     num_rows = sum(rows_per_part)
     settings = [asdict(config.splits), asdict(config.quality), config.seed, classes.numbers]
     content = [*(task.key for task in tasks), json.dumps(settings, sort_keys=True)]
     key = hashlib.sha256("".join(content).encode()).hexdigest()
-    folder, files = work / "parts", ", ".join(plan.file.name for plan in plans if not plan.file.is_unlabelled)
-    task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes.numbers, rows_per_part, files)
+    folder, names = work / "parts", ", ".join(file.name for file in files if not file.is_unlabelled)
+    task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes.numbers, rows_per_part, names)
     with engine.shown("assign", num_rows, screen.quiet) as progress:
         ((_, observed),) = engine.run([task], crew, progress)
     assigned = AssignedParts(work, len(tasks), observed["labelled"], num_rows - observed["labelled"], key)
@@ -196,19 +212,20 @@ def assign_all(
     return assigned, observed
 
 
-def check_files(plans: list[Plan], tasks: list[TokenizedPart], summaries: list[Summary]) -> None:
+def check_files(sources: list[Source]) -> None:
     """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
-    left = {task.part.file.split for task, summary in zip(tasks, summaries, strict=True) if summary.rows}
-    for plan in plans:
-        if plan.file.split not in left:
+    splits = {source.file.split for source in sources if source.converted.parts}
+    for source in sources:
+        if source.file.split not in splits:
             why = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
-            raise DataError(f"{plan.file.name}: no row is left: {why}; change these keys, or name another file")
+            raise DataError(f"{source.file.name}: no row is left: {why}; change these keys, or name another file")
 
 
 def statistics(
     config: PreprocessConfig,
     found: dict[str, Any],
-    summaries: list[Summary],
+    sources: list[Source],
+    rows: int,
     splits: dict[str, list[Totals]],
     lengths: dict[str, Counter[int]],
     unknown: dict[str, int],
@@ -217,12 +234,13 @@ def statistics(
     """The manifest's statistics: what was read, left out and ``found`` (the report of ``Assignment``), and each split
     with its ``lengths`` (rows by tokens before truncation) and ``unknown`` tokens; added to those ``before``.
     """
-    left_out = {name: sum(getattr(summary, name) for summary in summaries) for name in ("neutral", "filtered")}
+    converted = [source.converted for source in sources]
+    left_out = {name: sum(getattr(source, name) for source in converted) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
-        left_out["without_label"] = sum(summary.without_label for summary in summaries)
+        left_out["without_label"] = sum(source.without_label for source in converted)
     dropped, most = found.pop("dropped"), config.text.max_tokens
     new = {
-        "rows_read": sum(summary.rows for summary in summaries) + sum(left_out.values()),
+        "rows_read": rows + sum(left_out.values()),
         "rows_kept": sum(its.total() for its in lengths.values()),
         "dropped": {**left_out, **dropped},
         **found,
@@ -252,17 +270,18 @@ def add_counts(first: Any, second: Any) -> Any:
     return first | added
 
 
-def provenance(config: PreprocessConfig, plans: list[Plan]) -> dict[str, Any]:
+def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any]:
     """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
     entries = []
-    for plan in plans:
-        entry: dict[str, Any] = {"name": plan.file.name, "format": plan.file.format, "split": plan.file.split}
-        if read_as := plan.file.form.recorded:
-            entry["read_as"] = read_as
-        if plan.file.is_unlabelled and plan.file.source.text_column != config.source.text_column:
-            entry["text_column"] = plan.file.source.text_column
-        entry |= {"bytes": plan.bytes, "rows": plan.rows, "first_row": plan.before + 1, "fingerprint": plan.fingerprint}
-        entries.append(entry)
+    for source in sources:
+        file, converted = source.file, source.converted
+        entry: dict[str, Any] = {"name": file.name, "format": file.format, "split": file.split}
+        if converted.read_as:
+            entry["read_as"] = converted.read_as
+        if file.is_unlabelled and file.source.text_column != config.source.text_column:
+            entry["text_column"] = file.source.text_column
+        entry |= {"bytes": converted.bytes, "rows": converted.rows_read, "first_row": source.offset + 1}
+        entries.append(entry | {"fingerprint": converted.fingerprint})
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
@@ -299,8 +318,6 @@ def run(config: PreprocessConfig) -> None:
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
 
 
-FRAME = "frame"
-"""The name of a data frame in messages and manifests, and its ``source.path``."""
 GROUP_ROWS = 16384
 
 
@@ -311,14 +328,13 @@ def prepare(config: PreprocessConfig, frame: Any) -> Manifest:
     temporary Parquet file. Raises ``StorageError`` too, if that cannot be written.
     """
     with ExitStack() as stack:
+        path = None
         if frame is not None:
-            path = stack.enter_context(temporary_folder()) / "frame.parquet"
+            path = str(stack.enter_context(temporary_folder()) / "frame.parquet")
             pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
-            sources.STAND_INS[FRAME] = str(path)
-            stack.callback(sources.STAND_INS.pop, FRAME)
         stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
         sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
-        return build(config)
+        return build(config, path)
 
 
 def arrow_of(frame: Any) -> pa.Table:
@@ -326,7 +342,9 @@ def arrow_of(frame: Any) -> pa.Table:
     if hasattr(frame, "iloc"):
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-    return decoded(pa.table(frame))
+    table = pa.table(frame)
+    types = [(field.name, value_type(field.type)) for field in table.schema]
+    return table.cast(pa.schema(types, table.schema.metadata))
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

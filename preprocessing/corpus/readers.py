@@ -1,0 +1,742 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One streaming reader for each format. All give the rows of a file in batches of about ``BATCH_BYTES``, with row
+numbers as a person counts: from 1, without the header and blank lines.
+
+**Form.** Valid UTF-8 is UTF-8. Other files are UTF-16 or UTF-32 if they begin with a byte order mark, else
+Windows-1252, which is Latin-1 with curly quotes. Bytes do not distinguish the other single-byte encodings, so a file
+with many letters beyond ASCII is refused. The expected delimiter is kept if it divides the first records of a CSV file
+into as many fields each, at least two; else the first other delimiter that does is taken.
+
+**CSV** is read by Arrow. Lines end at a newline, with or without a carriage return before it. Arrow ends lines at
+carriage returns alone too, so these are replaced by a byte that UTF-8 never has, and put back.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import one_line, shown
+from preprocessing.config import SourceConfig
+from preprocessing.corpus import addresses, parquet, sheets
+from preprocessing.corpus.sources import File, list_texts, strip_compression
+from preprocessing.labels import AUTO
+from preprocessing.text.cleaning import encode
+
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+BATCH_BYTES = 2 << 20
+MAX_RECORD_BYTES = 256 << 20
+SAMPLE_BYTES = 2_000_000
+"""How much of the beginning of a file tells its encoding."""
+DIALECT_BYTES = 1 << 18
+"""How much of it tells the dialect."""
+UTF8, LATIN = "utf-8", "windows-1252"
+ENCODING_BY_MARK = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""The longer marks first, since they begin with a shorter one."""
+MAX_HIGH_SHARE = 0.4
+"""Share of letters beyond ASCII that no Western European language reaches."""
+SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
+"""Symbols of Windows-1252 within a word: probably letters of a Polish or Czech encoding."""
+TEXT_NAME = re.compile(
+    r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
+    r"abstract|description|statement|transcript|feedback)s?(_(text|body|content|cleaned|clean|raw))?"
+)
+LABEL_NAME = re.compile(
+    r"(.+_)?(label|class|target|sentiment|category|categories|stars?|rating|polarity|emotion|intent|topic|genre|stance|"
+    r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
+)
+"""Usual names of columns, as ``normalize_name`` gives them."""
+DELIMITERS = ",;\t|"
+LONE_RETURNS = re.compile(rb"(?<!\r)\r+(?![\r\n])")
+RETURN_MARK = b"\xff"
+"""In place of a carriage return within a line; no UTF-8 has this byte."""
+END_MARK = b"\xfeend\xfe"
+"""Each field of a row that is added after the last one: it is missing if a quote is open."""
+MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
+"""In Arrow's error for a row with too few or too many fields; the header is row 1."""
+BLOCK_GROWTH = 8
+"""How much larger the next block is for a row that is longer than one."""
+QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quotes are text"
+FOLDER_SPLIT = "split of the folder"
+"""The column of each text's split."""
+SEPARATOR = " xxsep "
+"""The word between the columns of a text: a token for every tokenizer, which people can type too."""
+ENCODING_HINT = "set source.encoding, or correct the row"
+TEXT, BYTES = pa.large_string(), pa.large_binary()
+SHEET_ROWS = 4096
+"""Rows of a sheet in a batch."""
+JSON = json.JSONDecoder(parse_constant=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the bytes of a file become rows."""
+
+    encoding: str = UTF8
+    delimiter: str = ","
+    has_mark: bool = False
+    """Whether it begins with the byte order mark of UTF-8."""
+    recorded: dict[str, Any] = field(default_factory=dict)
+    """For the manifest: what differs from the name and the configuration."""
+    example: str = ""
+    """A word with a letter beyond ASCII, by which the user can check the encoding."""
+
+    def __str__(self) -> str:
+        """How the file differs from UTF-8 with the expected delimiter."""
+        differences = ", ".join(f"{name} {value!r}" for name, value in self.recorded.items())
+        return f"{differences} (as in {self.example!r})" if self.example else differences
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a file, or some of these."""
+
+    file: File
+    numbers: np.ndarray
+    """int64: the number of each row in its file, from 1."""
+    table: pa.Table
+    """Columns of bytes from CSV and texts a line, of the file's own types from the other formats."""
+    lines: Sequence[bytes] = ()
+    """JSON: each row as written, without its line end."""
+    paths: Sequence[str] = ()
+    """A folder: the text file of each row."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def select(self, mask: np.ndarray) -> Batch:
+        """The rows where ``mask``, bool ``[rows]``, is true."""
+        if mask.all():
+            return self
+        rows = np.flatnonzero(mask).tolist()
+        lines = [self.lines[row] for row in rows] if self.lines else ()
+        paths = [self.paths[row] for row in rows] if self.paths else ()
+        return Batch(self.file, self.numbers[rows], self.table.take(pa.array(rows, pa.int64())), lines, paths)
+
+    def error(self, row: int | np.integer, sentence: str) -> DataError:
+        """An error in the row at this index."""
+        if self.paths:
+            return DataError(f"{self.file.name.rstrip('/')}/{self.paths[int(row)]}: {sentence}")
+        return row_error(self.file, int(self.numbers[row]), sentence)
+
+    def values(self, column: str | int) -> pa.Array:
+        """A column, by its name or position, in its own type, without dictionaries and views."""
+        values = parquet.select_column(self.table, column).combine_chunks()
+        return values.cast(parquet.value_type(values.type))
+
+    def column(self, column: str | int) -> pa.Array:
+        """A column, by its name or position, as large_string; numbers become digits. Raises ``DataError`` for the first
+        value that is not UTF-8.
+        """
+        array = self.values(column)
+        try:
+            texts = array.cast(TEXT)
+            texts.validate(full=True)
+            return texts
+        except pa.ArrowInvalid:
+            for row, value in enumerate(array.cast(BYTES).to_pylist()):
+                try:
+                    (value or b"").decode()
+                except UnicodeDecodeError as error:
+                    name = self.table.field(column).name if isinstance(column, int) else column
+                    raise self.error(row, f"{name!r} is not UTF-8 ({error}); {ENCODING_HINT}") from None
+            raise
+
+    def texts(self) -> pa.Array:
+        """The texts, large_string: of several columns, their texts with ``SEPARATOR`` between.
+
+        Null where all are null, empty where all are empty. Raises ``DataError`` for invalid UTF-8.
+        """
+        columns = [self.column(name) for name in self.file.source.text_columns]
+        separator = pa.scalar(SEPARATOR, TEXT)
+        texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
+        return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
+
+
+def row_error(file: File, number: int, sentence: str) -> DataError:
+    """An error in the row with this number."""
+    return DataError(f"{file.name}: row {number}: {sentence}")
+
+
+class Reader:
+    """A file whose form and columns are known, and whose rows are read once."""
+
+    form = Form()
+    class_names: Sequence[str] = ()
+    """From the metadata of a Parquet file, for the numbers in its label column."""
+
+    def __init__(self, file: File, columns: Sequence[str]) -> None:
+        self.file = file
+        self.columns = list(columns)
+        """All columns, in order; those of a CSV file may repeat a name. Of JSON, the keys in its first rows."""
+        self.names = self.columns
+        """The columns for messages, and the keys inside them."""
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """All rows, in order, with all columns, or at least those named. Raises ``DataError`` for an invalid row."""
+        raise NotImplementedError
+
+    def sample(self) -> dict[str, list[Any]]:
+        """Column -> its values in the first batch. It is read instead of ``batches``."""
+        table = next((batch.table for batch in self.batches()), None)
+        if table is None:
+            return {name: [] for name in self.columns}
+        return {name: decode_bytes(table.column(at)) for at, name in enumerate(self.columns)}
+
+    def check_types(self, file: File) -> None:
+        """Raise ``DataError`` for a column of ``file`` that cannot hold what it should."""
+
+    def sha256(self) -> str | None:
+        """The hash of the stored bytes after all rows are read; None if it is not taken meanwhile."""
+        return None
+
+
+def decode_bytes(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; bytes as texts."""
+    values = column.to_pylist()
+    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+
+
+class StreamReader(Reader):
+    """A reader of a stream of bytes, which become UTF-8."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file, file.source.text_columns)
+        self.pieces = self.open()
+        self.head = next(self.pieces)
+        """The first piece."""
+        self.pieces = itertools.chain([self.head], self.pieces)
+        sample = self.head[:SAMPLE_BYTES]
+        if b"\r" in sample and b"\n" not in sample:
+            what = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
+            raise DataError(f"{file.name}: {what}")
+        word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode("utf-8", "ignore"))
+        if word and self.form.encoding != UTF8:
+            self.form = replace(self.form, example=word[0][:30])
+
+    def open(self) -> Iterator[bytes]:
+        """The content from its beginning, in UTF-8 without a byte order mark."""
+        self.digest = hashlib.sha256()
+        pieces = self.file.stream(self.digest)
+        first, encoding = next(pieces, b""), self.file.source.encoding
+        if encoding == AUTO:
+            encoding = encoding_of(first[:SAMPLE_BYTES], self.file.name)
+        recorded = {"encoding": encoding} if encoding != UTF8 else {}
+        self.form = Form(encoding, has_mark=first.startswith(BYTE_ORDER_MARK), recorded=recorded)
+        return convert_to_utf8(itertools.chain([first], pieces), encoding, self.file.name)
+
+    def sha256(self) -> str | None:
+        """None for a member of a zip archive."""
+        return None if self.file.member else self.digest.hexdigest()
+
+
+def encoding_of(sample: bytes, name: str) -> str:
+    """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
+    for mark, encoding in ENCODING_BY_MARK.items():
+        if sample.startswith(mark):
+            return encoding
+    if len(sample) < 4 * sample.count(0) < 3 * len(sample):
+        raise DataError(f"{name}: is binary, or UTF-16 without its mark; then set source.encoding to utf-16-le or -be")
+    decoder = codecs.getincrementaldecoder(UTF8)("ignore")
+    valid = decoder.decode(sample)
+    num_invalid = len(sample) - len(decoder.getstate()[0]) - len(valid.encode())
+    if num_invalid == 0 or 20 * sum(character > "\x7f" for character in valid) > num_invalid:
+        return UTF8  # if some bytes are damaged, the reader names the first
+    letters, symbols = len(re.findall(rb"[A-Za-z]", sample)), len(SYMBOL_IN_WORD.findall(sample))
+    if num_invalid > MAX_HIGH_SHARE * (letters + num_invalid) or 20 * symbols > num_invalid:
+        raise DataError(
+            f"{name}: its bytes are neither UTF-8 nor Latin-1; set source.encoding, "
+            "for example cp1250, cp1251, shift_jis or gb18030"
+        )
+    return LATIN
+
+
+def convert_to_utf8(pieces: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """A stream as UTF-8, without a byte order mark. Raises ``DataError`` for bytes that are not in the encoding."""
+    decoder, num_bytes, is_first = codecs.getincrementaldecoder(encoding)(), 0, True
+    for piece in itertools.chain(pieces, [b""]):
+        data = piece
+        if encoding != UTF8:
+            try:
+                data = decoder.decode(piece, not piece).encode()
+            except UnicodeError as error:
+                position = num_bytes + max(getattr(error, "start", 0), 0)
+                what = f"near byte {position:,} it is not {encoding} ({one_line(error)})"
+                raise DataError(f"{name}: {what}; set source.encoding to its encoding") from None
+        num_bytes += len(piece)
+        yield data.removeprefix(BYTE_ORDER_MARK) if is_first else data
+        is_first = False
+
+
+class LineReader(StreamReader):
+    """One text a line, blank lines too."""
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """A column of bytes."""
+        for first, lines in number_lines(self.pieces, self.file):
+            table = pa.table([pa.array([line.rstrip(b"\r") for line in lines], BYTES)], self.columns)
+            yield Batch(self.file, np.arange(first, first + len(lines)), table)
+
+    def sample(self) -> dict[str, list[Any]]:
+        """Nothing: a text has no columns."""
+        return {}
+
+
+def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = False) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines without their newlines in lists of about ``BATCH_BYTES``, each with the row number of its first line.
+
+    Raises ``DataError`` for a line of more than ``MAX_RECORD_BYTES``.
+    """
+    number, lines, size, start = 1, list[bytes](), 0, b""
+    for piece in itertools.chain(pieces, [None]):
+        *complete, start = [start] * bool(start) + [b""] if piece is None else (start + piece).split(b"\n")
+        for line in complete:
+            if skip_blank and not line.strip():
+                continue
+            lines.append(line)
+            size += len(line) + 1
+            if size >= BATCH_BYTES:
+                yield number, lines
+                number, lines, size = number + len(lines), [], 0
+        if len(start) > MAX_RECORD_BYTES:
+            raise length_error(file, number + len(lines))
+    if lines:
+        yield number, lines
+
+
+def length_error(file: File, number: int) -> DataError:
+    """The error for a row of more than ``MAX_RECORD_BYTES``."""
+    return row_error(file, number, f"is longer than {MAX_RECORD_BYTES >> 20} MiB; split its text")
+
+
+class CsvReader(StreamReader):
+    """CSV, read by Arrow."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file)
+        source = file.source
+        is_tsv = strip_compression(file.member or file.address).endswith(".tsv")
+        expected = source.delimiter or ("\t" if is_tsv else ",")
+        lines = (self.head if self.head.endswith(b"\n") else self.head + b"\n")[:SAMPLE_BYTES]
+        text = lines[: lines.rfind(b"\n", 0, DIALECT_BYTES) + 1].decode("latin-1")
+        others = [sign for sign in DELIMITERS if sign not in (source.quote, source.escape)]
+        delimiter = next((sign for sign in (expected, *others) if is_table(text, sign, source)), expected)
+        recorded = {"delimiter": delimiter} if delimiter != expected else {}
+        self.form = replace(self.form, delimiter=delimiter, recorded=recorded | self.form.recorded)
+        _, first_row = next(parse_records(lines.decode("latin-1"), delimiter, source), (0, None))
+        if first_row is None:
+            what = "the file is empty; it needs a header line and a row for each text"
+            raise DataError(f"{file.name}: {what if not lines.strip() else QUOTE_SENTENCE}")
+        parquet.check_width(file.name, len(first_row))
+        self.width = len(first_row)
+        self.has_header = not source.columns or is_header(first_row, source)
+        try:
+            header = [name.encode("latin-1").decode() for name in first_row]
+        except UnicodeDecodeError as error:
+            what = f"the header cannot be read ({error}); is it text? Set source.encoding"
+            raise row_error(file, 0, what) from None
+        self.columns = self.names = list(source.columns) or header
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """Columns of bytes. A row longer than a block is read again in a larger block."""
+        num_rows, block_bytes = 0, BATCH_BYTES
+        wanted = [at for at, name in enumerate(self.columns) if columns is None or name in columns]
+        names = [self.columns[at] for at in wanted]
+        while True:
+            try:
+                for table in self.read_blocks(block_bytes, wanted, num_rows):
+                    numbers = np.arange(num_rows + 1, num_rows + len(table) + 1)
+                    num_rows += len(table)
+                    yield Batch(self.file, numbers, table.rename_columns(names))
+                return
+            except pa.ArrowInvalid as error:
+                if mismatch := MISMATCH.search(str(error)):
+                    raise self.mismatch_error(int(mismatch[1]) - self.has_header, int(mismatch[2])) from None
+                block_bytes *= BLOCK_GROWTH
+                if block_bytes > BLOCK_GROWTH * MAX_RECORD_BYTES:
+                    raise length_error(self.file, num_rows + 1) from None
+                self.pieces = self.open()
+
+    def read_blocks(self, block_bytes: int, wanted: Sequence[int], skip: int) -> Iterator[pa.Table]:
+        """The rows after the first ``skip``, with the columns at the positions ``wanted``."""
+        source, delimiter = self.file.source, self.form.delimiter
+        stream = CsvStream(self.pieces, delimiter.encode().join([END_MARK] * self.width))
+        positions = list(map(str, range(self.width)))
+        included = [positions[at] for at in wanted]
+        reader = pa.csv.open_csv(
+            pa.PythonFile(stream, mode="r"),
+            pa.csv.ReadOptions(column_names=positions, use_threads=False, block_size=block_bytes),
+            pa.csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char=source.quote or False,
+                escape_char=source.escape or False,
+                newlines_in_values=bool(source.quote or source.escape),
+            ),
+            pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(included, BYTES), include_columns=included, strings_can_be_null=False
+            ),
+        )
+        skip += self.has_header
+        last: Any = None
+        for record_batch in reader:
+            table = pa.Table.from_batches([record_batch])
+            if len(table) and (last := table.column(-1)[-1].as_py()) == END_MARK:
+                table = table.slice(0, len(table) - 1)
+            skip, table = max(0, skip - len(table)), table.slice(skip)
+            if len(table):
+                yield restore_returns(table) if stream.has_lone_returns else table
+        if last != END_MARK:
+            raise DataError(f"{self.file.name}: {QUOTE_SENTENCE}")
+
+    def mismatch_error(self, number: int, num_fields: int) -> DataError:
+        """The error for a row with too few or too many fields."""
+        what = f"{num_fields} fields, the header has {self.width}; correct the row"
+        hint = f"(a text with {self.form.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
+        return row_error(self.file, number, f"{what} {hint}")
+
+
+def parse_records(text: str, delimiter: str, source: SourceConfig) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each whole record in some lines, and the number of lines up to its end; without blank lines."""
+    text = re.sub(r"\r(?!\n)", " ", text)
+    reader = csv.reader(
+        io.StringIO(f"{text}end", newline="\n"),  # an open record includes this extra line
+        quoting=csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE,
+        quotechar=source.quote or None,
+        escapechar=source.escape or None,
+        delimiter=delimiter,
+    )
+    num_lines = text.count("\n")
+    with suppress(csv.Error):  # a longer field than the csv module reads
+        for fields in reader:
+            if reader.line_num > num_lines:
+                return
+            if fields:
+                yield reader.line_num, fields
+
+
+def is_table(text: str, delimiter: str, source: SourceConfig) -> bool:
+    """Whether every record has as many fields, at least 2, and no quote stays open for most of the lines."""
+    records = [(num_lines, len(fields)) for num_lines, fields in parse_records(text, delimiter, source)]
+    widths = {width for _, width in records}
+    is_divided = len(records) > 1 and len(widths) == 1 and widths != {1}
+    return is_divided and 2 * records[-1][0] >= text.count("\n")
+
+
+def normalize_name(name: str) -> str:
+    """The name of a column: ``reviewText`` and ``Review Text`` are ``review_text``."""
+    return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()).strip("_")
+
+
+def is_header(row: Sequence[str], source: SourceConfig) -> bool:
+    """Whether the first row of a file, whose columns are known, is a header: it has their names, or usual ones in the
+    columns of the text and the label.
+    """
+    if set(row) == set(source.columns):
+        return True
+    cell_by_column = dict(zip(source.columns, map(normalize_name, row), strict=False))
+    texts = [cell_by_column.get(column, "") for column in source.text_columns]
+    label = cell_by_column.get(source.label_column, "label")
+    return all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+
+
+class CsvStream:
+    """A stream for Arrow, whose lines end at newlines alone, with a row after the last one."""
+
+    closed = False
+
+    def __init__(self, pieces: Iterable[bytes], last_row: bytes) -> None:
+        self.pieces = self.replace_lone_returns(itertools.chain(pieces, [b"\n", last_row]))
+        self.has_lone_returns = False
+        """Whether a carriage return was replaced."""
+        self.buffer = bytearray()
+
+    def read(self, size: int) -> bytes:
+        """``size`` bytes, fewer at the end."""
+        while len(self.buffer) < size and (piece := next(self.pieces, None)) is not None:
+            self.buffer += piece
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return data
+
+    def replace_lone_returns(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """A stream with ``RETURN_MARK`` in place of carriage returns that end no line."""
+        returns = b""
+        for piece in pieces:
+            data = returns + piece
+            returns = data[len(data.rstrip(b"\r")) :]
+            data = data.removesuffix(returns).replace(RETURN_MARK, b"\xfe")  # neither byte is UTF-8
+            if data.count(b"\r") != data.count(b"\r\n"):
+                self.has_lone_returns = True
+                data = LONE_RETURNS.sub(lambda run: RETURN_MARK * len(run[0]), data)
+            yield data
+
+
+def restore_returns(table: pa.Table) -> pa.Table:
+    """A table with the carriage returns that ``replace_lone_returns`` replaced."""
+    columns = [pc.replace_substring(column, pattern=RETURN_MARK, replacement=b"\r") for column in table.columns]
+    return pa.table(columns, table.column_names)
+
+
+class JsonReader(StreamReader):
+    """JSON: an object a line; or one list of objects, perhaps the only one in an object."""
+
+    def __init__(self, file: File) -> None:
+        super().__init__(file)
+        pieces = [list_as_lines(self.pieces, file.name)] if is_one_value(self.head[:SAMPLE_BYTES]) else self.pieces
+        self.lines = number_lines(pieces, file, skip_blank=True)
+        first = next(self.lines, (1, []))
+        self.lines = itertools.chain([first], self.lines)
+        self.records = [parse_object(line, file, number) for number, line in enumerate(first[1], 1)]
+        """Those of the first batch."""
+        self.columns = list(dict.fromkeys(key for record in self.records for key in record))
+        parquet.check_width(file.name, len(self.columns))
+        objects = [(key, value) for record in self.records[:1] for key, value in record.items()]
+        inner = [f"{key}.{name}" for key, value in objects if isinstance(value, dict) for name in value]
+        self.names = [*(key for key, _ in objects), *inner]
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """The values at some keys, which must be texts in the text columns, and no lists or objects."""
+        for first, lines in self.lines:
+            if not lines:
+                continue
+            records = [parse_object(line, self.file, number) for number, line in enumerate(lines, first)]
+            table = table_of_json(records, columns or self.columns)
+            batch = Batch(self.file, np.arange(first, first + len(lines)), table, lines)
+            for column in columns or ():
+                is_text = column in self.file.source.text_columns
+                for row, record in enumerate(records):
+                    value = value_at(record, column)
+                    if isinstance(value, dict | list) or (is_text and not isinstance(value, str | None)):
+                        raise batch.error(row, f"{column!r} is {shown(value)}, expected a text")
+            yield batch
+
+    def sample(self) -> dict[str, list[Any]]:
+        """The values of the first batch, lists and objects too."""
+        names = dict.fromkeys([*self.columns, *self.file.key_by_column])
+        return {name: [value_at(record, name) for record in self.records] for name in names}
+
+
+def is_one_value(sample: bytes) -> bool:
+    """Whether JSON may be one value, such as a list, and not an object a line: its first line is not the first of many
+    values.
+    """
+    line, _, others = sample.strip().partition(b"\n")
+    try:
+        JSON.decode(line.decode())
+    except (ValueError, RecursionError):
+        return bool(line)
+    return not others
+
+
+def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
+    """JSON that is one value as JSON lines: a line for each element of a list, or of the only list of objects in an
+    object. Other JSON is unchanged. Raises ``DataError`` for more than ``MAX_RECORD_BYTES``, and for a damaged list.
+    """
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > MAX_RECORD_BYTES:
+            what = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
+            raise DataError(f"{name}: {what}; write JSON lines, an object a line")
+    try:
+        value = JSON.decode(data.decode())
+    except (ValueError, RecursionError) as error:
+        if data.lstrip().startswith(b"["):
+            raise DataError(f"{name}: not a list of JSON ({one_line(error)}); correct it") from None
+        return bytes(data)
+    if isinstance(value, dict):
+        lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+        value = lists[0] if len(lists) == 1 else None
+    if not isinstance(value, list):
+        return bytes(data)
+    return b"".join(encode(json.dumps(item, ensure_ascii=False)) + b"\n" for item in value)
+
+
+def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
+    """The object in a line of JSON; NaN and infinities are null. Raises ``DataError``."""
+    try:
+        record = JSON.decode(line.strip(b"\r").decode())
+    except (ValueError, RecursionError) as error:
+        hint = ENCODING_HINT if isinstance(error, UnicodeDecodeError) else "one object per line"
+        raise row_error(file, number, f"not a JSON value ({one_line(error)}); {hint}") from None
+    if not isinstance(record, dict):
+        what = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
+        raise row_error(file, number, what)
+    return record
+
+
+def value_at(record: Mapping[str, Any], name: str) -> Any:
+    """The value at a key, or at a dotted path of keys and positions in lists; None if there is none."""
+    if name in record or "." not in name:
+        return record.get(name)
+    value: Any = record
+    try:
+        for step in name.split("."):
+            value = value[int(step) if isinstance(value, list) else step]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return value
+
+
+def table_of_json(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> pa.Table:
+    """The values at some keys as columns of numbers or booleans, if all are; else of texts."""
+    return pa.table({name: column_of_json([value_at(record, name) for record in records]) for name in names})
+
+
+def column_of_json(values: list[Any]) -> pa.Array:
+    """One column of ``table_of_json``; lists and objects become JSON."""
+    try:
+        column = pa.array(values)
+        if column.type in (pa.int64(), pa.float64(), pa.bool_(), pa.null()):
+            return column
+    except (ValueError, TypeError, OverflowError):
+        pass
+    texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
+    return pa.array([None if text is None else encode(text).decode() for text in texts], TEXT)
+
+
+class ParquetReader(Reader):
+    """Parquet."""
+
+    def __init__(self, file: File) -> None:
+        self.footer, schema = parquet.read_footer(file.address, file.name)
+        super().__init__(file, schema.names)
+        self.types = parquet.column_types(schema)
+        self.names = list(self.types)
+        if file.source.labels == AUTO:
+            self.class_names = parquet.class_names(schema, file.source.label_column)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """Columns of the file's own types; structs hold only the fields that are named."""
+        number, address = 1, self.file.address
+        with addresses.naming(address, self.file.name), addresses.open_file(address) as opened:
+            for table in parquet.iter_tables(opened, columns or self.columns):
+                yield Batch(self.file, np.arange(number, number + len(table)), table)
+                number += len(table)
+        if number <= self.footer.num_rows:
+            what = f"rows {number:,} to {self.footer.num_rows:,} are missing, although its footer counts them"
+            raise DataError(f"{self.file.name}: {what}: damaged; restore it")
+
+    def check_types(self, file: File) -> None:
+        """Raise ``DataError`` for a column of lists or objects, and for a text column of other values."""
+        for name, key in file.key_by_column.items():
+            kind = parquet.value_type(self.types[name])
+            is_text = "string" in str(kind) or "binary" in str(kind) or pa.types.is_null(kind)
+            if pa.types.is_nested(kind) or not (is_text or name not in file.source.text_columns):
+                raise DataError(f"{file.name}: column {name!r} holds {kind}, where texts are expected; set {key}")
+
+    def sample(self) -> dict[str, list[Any]]:
+        """The columns that are neither binary nor nested, which may be large."""
+        names = [
+            name
+            for name in dict.fromkeys([*self.columns, *self.file.key_by_column])
+            if name in self.types and not parquet.is_heavy(self.types[name])
+        ]
+        values = {name: list[Any]() for name in names}
+        for batch in itertools.islice(self.batches(names), 1):
+            for name in names:
+                with suppress(UnicodeDecodeError):  # the rows are named when they are read
+                    values[name] = batch.values(name).to_pylist()
+        return values
+
+
+class SheetReader(Reader):
+    """A sheet of Excel."""
+
+    def __init__(self, file: File) -> None:
+        self.rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
+        (title,) = next(self.rows)
+        header = next(self.rows, None)
+        if header is None:
+            raise DataError(f"{file.name}: the file is empty; it needs a header line and a row for each text")
+        if file.source.columns and not is_header(header, file.source):
+            self.rows = itertools.chain([header], self.rows)
+        super().__init__(file, file.source.columns or header)
+        self.form = Form(recorded={"sheet": title} if title else {})
+        parquet.check_width(file.name, len(self.columns))
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """Columns of texts."""
+        number, width = 1, len(self.columns)
+        while rows := list(itertools.islice(self.rows, SHEET_ROWS)):
+            for row, cells in enumerate(rows):
+                if len(cells) != width:
+                    what = f"{len(cells)} fields, the header has {width}; name all in source.columns"
+                    raise row_error(self.file, number + row, what)
+            arrays = [pa.array(cells, TEXT) for cells in zip(*rows, strict=True)]
+            table = pa.table(arrays, self.columns)
+            yield Batch(self.file, np.arange(number, number + len(rows)), table)
+            number += len(rows)
+
+
+class FolderReader(Reader):
+    """A folder of texts, a file each."""
+
+    def __init__(self, file: File) -> None:
+        source = file.source
+        names = ("text", "label", *source.text_columns, source.label_column)
+        super().__init__(file, [name for name in dict.fromkeys(names) if name != AUTO])
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+        """The text, its label, empty if it has none, and ``FOLDER_SPLIT``."""
+        source, texts = self.file.source, list_texts(self.file)
+        ends = np.cumsum([text.bytes for text in texts]) // BATCH_BYTES
+        starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(texts)]
+        for start, stop in itertools.pairwise(starts):
+            some = texts[start:stop]
+            values = {
+                source.text_columns[0]: [read_text(text.address, source.encoding) for text in some],
+                source.label_column: [text.label for text in some],
+                FOLDER_SPLIT: [self.file.split or text.split for text in some],
+            }
+            table = pa.table({name: pa.array(texts, TEXT) for name, texts in values.items()})
+            yield Batch(self.file, np.arange(start + 1, stop + 1), table, paths=[text.path for text in some])
+
+    def sample(self) -> dict[str, list[Any]]:
+        """Nothing: a text has no columns."""
+        return {}
+
+
+def read_text(address: str, encoding: str) -> str:
+    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = b"".join(addresses.stream(address))
+    encoding = encoding_of(content, address) if encoding == AUTO else encoding
+    return b"".join(convert_to_utf8([content], encoding, address)).decode()
+
+
+def open_reader(file: File) -> Reader:
+    """The reader for a file, which has looked at its beginning.
+
+    Raises ``DataError`` for an unknown encoding, a file without columns, and a damaged one.
+    """
+    if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
+        raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
+    readers: dict[str, Callable[[File], Reader]] = {
+        "csv": CsvReader,
+        "jsonl": JsonReader,
+        "txt": LineReader,
+        "parquet": ParquetReader,
+        "xlsx": SheetReader,
+        "folder": FolderReader,
+    }
+    return readers[file.format](file)
