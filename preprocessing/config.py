@@ -198,39 +198,26 @@ class QualityConfig:
 class ExecutorConfig:
     """Where the work runs; never changes the result."""
 
-    kind: Literal["local", "folder", "dask"] = "local"
-    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the directory;
-    dask: the workers of a running scheduler."""
+    kind: Literal["local", "dask"] = "local"
+    """local: processes on this machine; dask: the workers of a running scheduler."""
     workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
-    scheduler: str | None = None
-    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
-    scheduler file."""
+    scheduler: Name | None = None
+    """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    share: Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}$")] | None = None
+    """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
+    SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 900.0
     """Longest wait for the next part; then the job fails and names the parts it waited for."""
 
     def __post_init__(self) -> None:
-        """Check that kind and scheduler match."""
-        expected = "a directory for executor.kind folder, an address or a scheduler file for dask, null for local"
+        """Check that kind and scheduler match, and that the share is one of its number."""
+        expected = "an address or a scheduler file for executor.kind dask, null for local"
         require((self.kind == "local") != bool(self.scheduler), "executor.scheduler", self.scheduler, expected)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkConfig:
-    """Do tasks of a job that shares them through a directory, until it ends; workers may come and go.
-
-    The job is padless prepare with --executor.kind folder --executor.scheduler DIR, or padless predict with --executor
-    folder --scheduler DIR.
-    """
-
-    SUBJECT = ("folder",)
-
-    folder: Name
-    """The directory, on storage that all machines see."""
-    processes: Processes | None = None
-    """Processes; null: one per core that this command may use."""
-    timeout_s: Wait = 900.0
-    """Longest wait for a job."""
+        if self.share is not None:
+            index, count = map(int, self.share.split("/"))
+            require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
+            require(self.kind == "local", "executor.share", self.share, "null for executor.kind dask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +256,9 @@ class PreprocessConfig:
         """Check that the parts agree."""
         if self.append and (self.overwrite or "://" in self.output):
             raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
+        if self.executor.share and (self.append or self.overwrite or "://" in self.output):
+            what = "shares make a new dataset in a directory; leave out append and overwrite, and name a directory"
+            raise ConfigError(f"executor.share: {what}")
         if self.splits.folds and self.quality.near_duplicates != "keep":
             raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
 

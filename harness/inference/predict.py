@@ -51,7 +51,7 @@ from preprocessing.corpus import addresses, parquet, sources, tables
 from preprocessing.corpus.sources import Part
 from preprocessing.corpus.tables import Rows
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, workers
+from preprocessing.job.executors import ROWS, open_workers
 from preprocessing.labels import as_found
 
 VERSION = 2

@@ -26,7 +26,7 @@ from preprocessing.base.schema import typed
 from preprocessing.base.split_names import UNLABELLED_NUMBER, split_number
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import File
-from preprocessing.dataset.index import REBUILD, ShardInfo
+from preprocessing.dataset.index import REBUILD, Index, ShardInfo
 from preprocessing.dataset.shards import MANIFEST, Manifest, Shard
 from preprocessing.job import parts
 from preprocessing.job.executors import Workers
@@ -43,7 +43,7 @@ SOURCES = ("path", "validation_path", "test_path", "unlabelled_path")
 
 
 @dataclass(frozen=True)
-class Before:
+class OldDataset:
     """The dataset that rows are added to."""
 
     root: Path
@@ -96,9 +96,17 @@ class Before:
         """Rows of its sources."""
         return sum(entry["rows"] for entry in self.manifest.provenance["sources"])
 
-    def link(self, paths: Iterable[str], root: Path) -> None:
-        """Put its shards into ``root`` too: links, or copies where the file system has none."""
-        for path in paths:
+    @property
+    def index(self) -> Index:
+        """The index of its shards."""
+        return self.manifest.shards(self.root)
+
+    def link(self, root: Path, work: Path, workers: Workers) -> Path | None:
+        """Put its shards into ``root`` too: links, or copies where the file system has none.
+
+        Returns the file of ``write_hashes``; None if leaks are kept.
+        """
+        for path in self.index.paths():
             new = root / path
             new.parent.mkdir(exist_ok=True)
             new.unlink(missing_ok=True)
@@ -107,6 +115,8 @@ class Before:
             except OSError:
                 with atomic.replacing(new) as temporary:
                     shutil.copyfile(self.root / path, temporary)
+        leaks = self.manifest.provenance["config"]["quality"]["leaks"]
+        return None if leaks == "keep" else self.write_hashes(self.index, work, workers)
 
     def write_hashes(self, shards: Iterable[ShardInfo], work: Path, workers: Workers) -> Path:
         """Store the hashes of its rows, with their ``level`` in the last bits, ascending."""

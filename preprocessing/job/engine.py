@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import ROWS, Workers
+from preprocessing.job.executors import CONTINUE, POLL_S, ROWS, Workers
 
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
@@ -89,31 +89,63 @@ def make(part: Part[Result]) -> Result:
     return result
 
 
-Some = TypeVar("Some", bound=Part[Any])
+AnyPart = TypeVar("AnyPart", bound=Part[Any])
 
 
-def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
-    """Yield every part with its result: those that workers make as they finish, then those that were already done.
+def run(
+    parts: Iterable[AnyPart], workers: Workers, progress: Progress, *, wait: bool = True
+) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield every part with its result: those that workers make as they finish, those that other shares of the job make
+    (unless ``wait`` is false), then those that were already done.
 
     ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
-    Raises what a part and ``Workers.map`` raise.
+    Raises what a part and ``Workers.map`` raise, and ``UserError`` if another share finishes none within the limit.
     """
-    before: list[tuple[Some, Any]] = []
+    already_done = list[tuple[AnyPart, Any]]()
+    of_other_shares = list[AnyPart]()
 
-    def left() -> Iterator[Some]:
-        for part in parts:
-            if (result := finished(part)) is None:
-                yield part
-            else:
-                before.append((part, result))
+    def unfinished() -> Iterator[AnyPart]:
+        for number, part in enumerate(parts):
+            if (result := finished(part)) is not None:
+                already_done.append((part, result))
                 progress.total -= part.size
                 progress.skipped += 1
+            elif number % workers.share.count == workers.share.index:
+                yield part
+            else:
+                of_other_shares.append(part)
 
-    for part, result in workers.map(make, left(), what=progress.what):
+    for part, result in workers.map(make, unfinished(), what=progress.what):
+        progress.finished += part.size
+        yield part, result
+    for part, result in wait_for_shares(of_other_shares if wait else [], workers, progress.what):
         progress.finished += part.size
         yield part, result
     progress.conclude()
-    yield from before
+    yield from already_done
+
+
+def wait_for_shares(parts: list[AnyPart], workers: Workers, what: str) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield the parts that other shares make, with their results, as their markers appear."""
+    quiet_s = 0.0
+    while parts:
+        waiting = list[AnyPart]()
+        for part in parts:
+            if (result := finished(part, verify=False)) is None:
+                waiting.append(part)
+            else:
+                quiet_s = 0.0
+                yield part, result
+        if parts := waiting:
+            if quiet_s >= workers.timeout_s:
+                raise UserError(
+                    f"{what}: other shares of this job finished none of {len(parts)} parts within "
+                    f"{workers.timeout_s:g} s (executor.timeout_s), {parts[0].marker.name} among them; "
+                    f"start all of 0/{workers.share.count} to {workers.share.count - 1}/{workers.share.count}, and "
+                    f"{CONTINUE}"
+                )
+            time.sleep(POLL_S)
+            quiet_s += POLL_S
 
 
 Opened = TypeVar("Opened")

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,8 @@ from preprocessing.dataset.shards import (
     Manifest,
     read_manifest,
 )
-from preprocessing.job.encode import BASE
+from preprocessing.job.count import BASE
+from preprocessing.job.executors import Share
 
 WORK = ".work"
 LOCK = "lock"
@@ -76,8 +77,10 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             atomic.sweep(left)
     if config.append:
         read_manifest(target)
-    with writable(target):
-        clear_leftovers(target)
+    share = Share.parse(config.executor.share)
+    with writable(target, share):
+        if share.is_leader:
+            clear_leftovers(target)
         if not (config.append or (config.overwrite and (target / MANIFEST).exists())):
             yield target, target
             return
@@ -87,13 +90,13 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
                 "directory below it"
             )
         make_beside(target)
-        with writable(beside(target)):  # after the exchange of names this lock is on the output
+        with writable(beside(target), share):  # after the exchange of names this lock is on the output
             yield beside(target), target
 
 
 @contextmanager
-def writable(root: Path) -> Iterator[None]:
-    """Let one run at a time write below ``root``. The lock ends with its process.
+def writable(root: Path, share: Share) -> Iterator[None]:
+    """Let one run at a time write below ``root``, or each share of one. The lock ends with its process.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
@@ -101,7 +104,11 @@ def writable(root: Path) -> Iterator[None]:
         atomic.sweep(root / WORK)
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
-        with locked(root / WORK / LOCK, 0, refusal):
+        with ExitStack() as locks:
+            locks.enter_context(locked(root / WORK / LOCK, 0, refusal, shared=share.count > 1))
+            if share.count > 1:
+                refusal = UserError(f"{root}: another command makes share {share} of this dataset")
+                locks.enter_context(locked(root / WORK / f"{LOCK}-{share.index}", 0, refusal))
             yield
 
 

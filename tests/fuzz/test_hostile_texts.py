@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
+from preprocessing.corpus.rows import read
 
 from harness.inference.rows import find, texts_of, values_of
 from preprocessing.base import cli
@@ -25,7 +26,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import sources, tables
 from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import read
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec

@@ -32,7 +32,7 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.job import pipeline, rules
+from preprocessing.job import build, rules
 from preprocessing.job.assign import Assigner
 from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
 from preprocessing.job.parts import keyed_hash
@@ -466,7 +466,7 @@ def test_the_search_goes_on_where_the_job_ended(
         raise DataError("ended")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "count_all", ended)
+        patched.setattr(build, "count_all", ended)
         assert command.refused(3, source, tmp_path / "out", *DROP) == "ended"
     (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
     command.build(source, tmp_path / "out", *DROP)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.dataset.inspect import verify
-from preprocessing.job.encode import ladder
+from preprocessing.job.write import ladder
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary

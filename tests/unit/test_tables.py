@@ -20,15 +20,15 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from preprocessing.corpus.records import Dialect, cuts
+from preprocessing.corpus.rows import Piece, read
+from preprocessing.corpus.tables import read_rows
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.columns import Found, candidates, looked_at, resolved
-from preprocessing.corpus.records import Dialect, cuts
-from preprocessing.corpus.rows import Piece, read
 from preprocessing.corpus.sources import Plan, files, in_sequence, numbered, scan
-from preprocessing.corpus.tables import read_rows
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 

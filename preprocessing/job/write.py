@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks up the ids of each part, and writes shards, each from one range of shuffle keys of all parts.
+
+Labelled and unlabelled rows have separate ranges, so unlabelled rows change no shard of labelled ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections import Counter, deque
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from preprocessing.base import arrays, atomic
+from preprocessing.base.split_names import (
+    ALL_SPLITS,
+    SPLITS,
+    UNLABELLED,
+    split_number,
+)
+from preprocessing.base.terminal import Screen
+from preprocessing.config import PreprocessConfig
+from preprocessing.dataset.index import Index, ShardInfo, Totals, write_index
+from preprocessing.dataset.shards import VOCABULARY, id_dtype, write_shard
+from preprocessing.job import engine, parts
+from preprocessing.job.append import leaking
+from preprocessing.job.assign import AssignedParts
+from preprocessing.job.executors import Workers
+from preprocessing.job.parts import NO_FOLD
+from preprocessing.text.encoder import Encoded, truncated
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.vocabulary import (
+    UNK,
+    Vocabulary,
+)
+
+WIDTH_STEP = 4
+MAX_PADDING = 0.15
+"""Share of the ids of shards."""
+LEAKS, LEAKED = "leaks", -2
+"""In place of a split: rows that equal one of another split of the dataset that they are added to."""
+NUMBERS = {LEAKS: LEAKED} | {name: split_number(name) for name in ALL_SPLITS}
+LEAST_SAVED, LEAST_IDS = 0.005, 2048
+"""Share and number of the ids that a width must save; each makes more, smaller shards."""
+MAX_IDS_IN_MEMORY = 1 << 21
+"""Of a task that makes shards."""
+MIN_TASKS = 64
+"""How many tasks there are before one makes the shards of several ranges: each task reads in all parts."""
+
+
+@dataclass(frozen=True)
+class ShardRange(engine.Part[list[ShardInfo]]):
+    """The rows of some splits in neighbouring ranges of shuffle keys; each range becomes a shard per split, fold and
+    width.
+    """
+
+    splits: tuple[str, ...]
+    numbers: range
+    of: int
+    """How many buckets these splits have."""
+    first: int
+    """Number of the first bucket's shards."""
+    assigned: AssignedParts
+    widths: tuple[int, ...]
+
+    result: ClassVar[Any] = list[ShardInfo]
+
+    def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
+        """Write the shards."""
+        table = self.rows()
+        ids, rows = table["ids"].combine_chunks(), table.drop_columns("ids").to_pandas()
+        values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
+        rows["length"] = np.diff(offsets)
+        rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]
+        begins = np.array([(number << 64) // self.of for number in self.numbers], np.uint64)
+        rows["number"] = self.first + self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
+        shards = list[ShardInfo]()
+        for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
+            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width))
+            others = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            of_fold = None if fold == NO_FOLD else int(fold)
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *others, fold=of_fold))
+        return shards, {shard.path: shard.sha256 for shard in shards}
+
+    def rows(self) -> pa.Table:
+        """The rows of all parts in key order."""
+        wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
+        for number in range(self.assigned.num_parts):
+            path = encoded_path(self.assigned.work, number)
+            piece = parts.within(path, "key", self.numbers.start, self.of, len(self.numbers))
+            pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
+        return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
+
+
+@dataclass(frozen=True)
+class OldShards:
+    """The shards of the dataset that rows are added to."""
+
+    index: Index | None = None
+    """None: rows are added to nothing."""
+    hashes: Path | None = None
+    """File with hashes of their rows, by which leaks are found; None: leaks are kept."""
+
+    @property
+    def next_number(self) -> int:
+        """The number of the first new shard."""
+        return int(self.index.number.max()) + 1 if self.index else 0
+
+
+@dataclass(frozen=True)
+class WrittenShards:
+    """The shards of a dataset."""
+
+    splits: dict[str, list[Totals]]
+    """Those of the manifest; none for a share that another one completes."""
+    index_hash: str
+    """The sha256 of the index."""
+    lengths: dict[str, Counter[int]]
+    """Split, or ``LEAKS`` -> its rows by their number of tokens before truncation."""
+    unknown: dict[str, int]
+    """Split -> its ids that are ``<unk>``."""
+
+
+def write_all(
+    assigned: AssignedParts,
+    root: Path,
+    config: PreprocessConfig,
+    vocabulary: Vocabulary,
+    workers: Workers,
+    screen: Screen,
+    old: OldShards,
+) -> WrittenShards:
+    """Write shards of about ``shards.rows`` rows, and their index, unless another share completes the dataset.
+
+    Progress is on ``screen``. Rows that leak from the splits of ``old`` are left out.
+    """
+    basis = [assigned.hash, vocabulary.hash, config.shards.rows, old.next_number]
+    basis += [atomic.sha256_file(old.hashes)] if old.hashes else []
+    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
+    num_rows = assigned.num_labelled + assigned.num_unlabelled
+    task = partial(EncodedPart, key, assigned.work / "parts", vocabulary=root / VOCABULARY, assigned=assigned)
+    task = partial(task, size=num_rows // assigned.num_parts, spec=config.text, old_hashes=old.hashes)
+    markers = [assigned.work / "parts" / f"{number:06d}-ids.json" for number in range(assigned.num_parts)]
+    lookups = [task(marker, number=number) for number, marker in enumerate(markers)]
+    lengths, unknown = {name: Counter[int]() for name in NUMBERS}, Counter[str]()
+    with engine.shown("lookup", num_rows, screen.quiet) as progress:
+        for _, lengths_of_part in engine.run(lookups, workers, progress):
+            for name, (counts, num_unknown) in lengths_of_part.items():
+                lengths[name].update(counts)
+                unknown[name] += num_unknown
+    ranges = plan_ranges(key, root, config, assigned, lengths, old.next_number)
+    with engine.shown("encode", num_rows, screen.quiet) as progress:
+        made = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
+        shards = chain.from_iterable(shards for _, shards in made)
+        if workers.share.is_leader:
+            splits, index_hash = write_index(root, shards, old.index)
+            return WrittenShards(splits, index_hash, lengths, unknown)
+        deque(shards, maxlen=0)
+        return WrittenShards({}, "", lengths, unknown)
+
+
+def plan_ranges(
+    key: str,
+    root: Path,
+    config: PreprocessConfig,
+    assigned: AssignedParts,
+    lengths: dict[str, Counter[int]],
+    first: int,
+) -> list[ShardRange]:
+    """The tasks that write all shards; ``first`` is the number of the first one."""
+    tasks = list[ShardRange]()
+    max_tokens = config.text.max_tokens
+    for splits, num_rows in ((SPLITS, assigned.num_labelled), ((UNLABELLED,), assigned.num_unlabelled)):
+        num_ranges = -(-num_rows // config.shards.rows)
+        rows_by_length = sum((lengths[name] for name in splits), Counter())
+        widths = ladder(rows_by_length, max_tokens)
+        num_ids = sum(min(length, max_tokens) * rows for length, rows in rows_by_length.items())
+        step = max(1, min(num_ranges // MIN_TASKS, num_ranges * MAX_IDS_IN_MEMORY // max(num_ids, 1)))
+        for start in range(0, num_ranges, step):
+            numbers = range(start, min(start + step, num_ranges))
+            marker = assigned.work / "shards" / f"{splits[0]}-{start:06d}.json"
+            size = num_rows * len(numbers) // num_ranges
+            tasks.append(ShardRange(key, root, marker, size, splits, numbers, num_ranges, first, assigned, widths))
+    return tasks
+
+
+def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
+    """The widths of shards for so many rows of each length, ascending: multiples of 4, each the one that saves most,
+    until at most ``MAX_PADDING`` of the ids are padding or one more would save too few.
+    """
+    if not lengths:
+        return ()
+    rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()], max_tokens + WIDTH_STEP)
+    longest, up_to = int(np.flatnonzero(rows)[-1]), rows.cumsum()
+    tokens = rows @ np.arange(len(rows))
+
+    def ids(widths: list[int]) -> float:
+        return float(sum(width * (up_to[width] - up_to[below]) for below, width in itertools.pairwise([0, *widths])))
+
+    widths = [min(-(-longest // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
+    while tokens < (1 - MAX_PADDING) * (now := ids(widths)):
+        more = [sorted({*widths, width}) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP)]
+        before, widths = widths, min(more, key=ids, default=widths)
+        if now - ids(widths) < max(LEAST_SAVED * now, LEAST_IDS):
+            return tuple(before)
+    return tuple(widths)
+
+
+Lengths = dict[str, tuple[dict[int, int], int]]
+"""Split -> its rows by their number of tokens before truncation, and how many of its ids are ``<unk>``."""
+
+
+@dataclass(frozen=True)
+class EncodedPart(engine.Part[Lengths]):
+    """The ids of a part's rows, to be looked up; those that stand for an empty text are not counted as ``<unk>``."""
+
+    number: int
+    vocabulary: Path
+    assigned: AssignedParts
+    spec: TextSpec
+    old_hashes: Path | None
+    """``OldShards.hashes``."""
+
+    result: ClassVar[Any] = Lengths
+
+    def make(self) -> tuple[Lengths, dict[str, str]]:
+        """Store the ids, truncated, beside what was assigned to the rows."""
+        path = encoded_path(self.assigned.work, self.number)
+        rows, id_type = self.look_up()
+        stored, assigned = parts.load(self.assigned.work, self.number), self.assigned.load(self.number)
+        if self.old_hashes:
+            is_leak = leaking(self.old_hashes, rows, assigned["split"])
+            assigned["split"] = np.where(is_leak, np.int8(LEAKED), assigned["split"])
+        lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_type))
+        arrays.write_batch(path, {"key": stored["key"], "row": stored["row"], "ids": lists, **assigned})
+        unknown = arrays.segment_sums(rows.ids == UNK, rows.offsets) * (rows.num_tokens > 0)
+        lengths = Lengths()
+        for name, split in NUMBERS.items():
+            is_inside = assigned["split"] == split
+            lengths[name] = dict(Counter(rows.num_tokens[is_inside].tolist())), int(unknown[is_inside].sum())
+        return lengths, {path.name: atomic.sha256_file(path)}
+
+    def look_up(self) -> tuple[Encoded, Any]:
+        """The ids of the rows in stored order, and their dtype on disk."""
+        vocabulary = engine.kept(self.key, lambda: Vocabulary.read(self.vocabulary))
+        stored, types = parts.load(self.assigned.work, self.number), parts.load_types(self.assigned.work, self.number)
+        if self.spec.subwords == "none":
+            ids, offsets = vocabulary.lookup(types)[stored["codes"]], stored["offsets"]
+        else:
+            pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
+            ids_of_words = vocabulary.lookup(pa.array(chain(*pieces), pa.large_string()))
+            ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), stored["codes"])
+            offsets = ends[stored["offsets"]]
+        return truncated(ids, offsets, self.spec), id_dtype(len(vocabulary))
+
+
+def encoded_path(work: Path, number: int) -> Path:
+    """The file of an ``EncodedPart``."""
+    return parts.file_of(work / "parts", number, "ids")
