@@ -68,14 +68,15 @@ class Assignment(engine.Part[dict[str, Any]]):
         work = self.root.parent
         facts = [str(parts.file_of(self.root, number, "facts")) for number in range(len(self.rows_per_part))]
         num_labels = len(set(self.class_numbers.values()))
-        result_path = work / "assigned.parquet"
-        with open_database(work / "assign") as database:
+        folder = atomic.unfinished(work / "assign")  # another share may make the same part
+        result_path = folder / "result.parquet"
+        with open_database(folder) as database:
             assigner = Assigner(database, self.config, num_labels, self.source_name)
             observed = assigner.run(facts, self.class_numbers)
             path = str(result_path).replace("'", "''")
             database.execute(f"copy ({rules.RESULT}) to '{path}' (format parquet)")
         files = self.write_parts(result_path)
-        result_path.unlink()
+        shutil.rmtree(folder)
         return observed, files
 
     def write_parts(self, result_path: Path) -> dict[str, str]:
@@ -124,7 +125,7 @@ class AssignedParts:
 
 @contextmanager
 def open_database(folder: Path) -> Iterator[DuckDBPyConnection]:
-    """A database in a new folder, which is removed afterwards."""
+    """A database in a new folder."""
     import duckdb
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -132,7 +133,6 @@ def open_database(folder: Path) -> Iterator[DuckDBPyConnection]:
     settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "spilled"), "threads": 1}
     with duckdb.connect(str(folder / "facts.duckdb"), config=settings) as database:
         yield database
-    shutil.rmtree(folder)
 
 
 @dataclass(frozen=True)

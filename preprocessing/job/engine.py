@@ -19,10 +19,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import CONTINUE, POLL_S, ROWS, Workers
+from preprocessing.job.executors import POLL_S, ROWS, Workers
 
 KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
@@ -99,7 +99,7 @@ def run(
     (unless ``wait`` is false), then those that were already done.
 
     ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
-    Raises what a part and ``Workers.map`` raise, and ``UserError`` if another share finishes none within the limit.
+    Raises what a part and ``Workers.map`` raise.
     """
     already_done = list[tuple[AnyPart, Any]]()
     of_other_shares = list[AnyPart]()
@@ -118,34 +118,38 @@ def run(
     for part, result in workers.map(make, unfinished(), what=progress.what):
         progress.finished += part.size
         yield part, result
-    for part, result in wait_for_shares(of_other_shares if wait else [], workers, progress.what):
-        progress.finished += part.size
-        yield part, result
+    if wait:
+        for part, result in wait_for_shares(of_other_shares, workers, progress.what):
+            progress.finished += part.size
+            yield part, result
     progress.conclude()
     yield from already_done
 
 
 def wait_for_shares(parts: list[AnyPart], workers: Workers, what: str) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield the parts that other shares make, with their results, as their markers appear."""
+    """Yield the parts that other shares make, with their results, as their markers appear. After ``timeout_s`` without a
+    new one, this share makes them itself: where two make the same part, they write the same bytes.
+    """
     quiet_s = 0.0
-    while parts:
-        waiting = list[AnyPart]()
+    while parts and quiet_s < workers.timeout_s:
+        missing = list[AnyPart]()
         for part in parts:
             if (result := finished(part, verify=False)) is None:
-                waiting.append(part)
+                missing.append(part)
             else:
                 quiet_s = 0.0
                 yield part, result
-        if parts := waiting:
-            if quiet_s >= workers.timeout_s:
-                raise UserError(
-                    f"{what}: other shares of this job finished none of {len(parts)} parts within "
-                    f"{workers.timeout_s:g} s (executor.timeout_s), {parts[0].marker.name} among them; "
-                    f"start all of 0/{workers.share.count} to {workers.share.count - 1}/{workers.share.count}, and "
-                    f"{CONTINUE}"
-                )
+        parts = missing
+        if parts:
             time.sleep(POLL_S)
             quiet_s += POLL_S
+    yield from workers.map(find_or_make, parts, what=what)
+
+
+def find_or_make(part: Part[Result]) -> Result:
+    """The result of a part that another share may have made meanwhile."""
+    result = finished(part, verify=False)
+    return make(part) if result is None else result
 
 
 Opened = TypeVar("Opened")
