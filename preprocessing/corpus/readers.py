@@ -337,7 +337,7 @@ class CsvReader(StreamReader):
         source = file.source
         is_tsv = strip_compression(file.member or file.address).endswith(".tsv")
         expected = source.delimiter or ("\t" if is_tsv else ",")
-        lines = (self.head if self.head.endswith(b"\n") else self.head + b"\n")[:SAMPLE_BYTES]
+        lines = self.head[:SAMPLE_BYTES] + b"\n"
         text = lines[: lines.rfind(b"\n", 0, DIALECT_BYTES) + 1].decode("latin-1")
         others = [sign for sign in DELIMITERS if sign not in (source.quote, source.escape)]
         delimiter = next((sign for sign in (expected, *others) if is_table(text, sign, source)), expected)
@@ -372,9 +372,9 @@ class CsvReader(StreamReader):
             except pa.ArrowInvalid as error:
                 if mismatch := MISMATCH.search(str(error)):
                     raise self.mismatch_error(int(mismatch[1]) - self.has_header, int(mismatch[2])) from None
-                block_bytes *= BLOCK_GROWTH
-                if block_bytes > BLOCK_GROWTH * MAX_RECORD_BYTES:
+                if block_bytes >= MAX_RECORD_BYTES:
                     raise length_error(self.file, self.num_rows + 1) from None
+                block_bytes = min(BLOCK_GROWTH * block_bytes, MAX_RECORD_BYTES)
                 self.pieces = self.open()
 
     def read_blocks(self, block_bytes: int, wanted: Sequence[int], skip: int) -> Iterator[pa.Table]:
