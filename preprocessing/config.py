@@ -208,7 +208,7 @@ class ExecutorConfig:
     """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
     SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 900.0
-    """Longest wait for the next part; then the job fails and names the parts it waited for, or a share makes the parts of
+    """Longest wait for the next part; then the job fails and names the parts it waited for, or a share makes those of
     others itself."""
 
     def __post_init__(self) -> None:

@@ -337,7 +337,7 @@ class CsvReader(StreamReader):
         source = file.source
         is_tsv = strip_compression(file.member or file.address).endswith(".tsv")
         expected = source.delimiter or ("\t" if is_tsv else ",")
-        lines = (self.head if self.head.endswith(b"\n") else self.head + b"\n")[:SAMPLE_BYTES]
+        lines = self.head[:SAMPLE_BYTES] + b"\n"
         text = lines[: lines.rfind(b"\n", 0, DIALECT_BYTES) + 1].decode("latin-1")
         others = [sign for sign in DELIMITERS if sign not in (source.quote, source.escape)]
         delimiter = next((sign for sign in (expected, *others) if is_table(text, sign, source)), expected)
@@ -348,7 +348,6 @@ class CsvReader(StreamReader):
             what = "the file is empty; it needs a header line and a row for each text"
             raise DataError(f"{file.name}: {what if not lines.strip() else QUOTE_SENTENCE}")
         parquet.check_width(file.name, len(first_row))
-        self.width = len(first_row)
         self.has_header = not source.columns or is_header(first_row, source)
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
@@ -356,25 +355,26 @@ class CsvReader(StreamReader):
             what = f"the header cannot be read ({error}); is it text? Set source.encoding"
             raise row_error(file, 0, what) from None
         self.columns = self.names = list(source.columns) or header
+        self.width = len(self.columns)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
         """Columns of bytes. A row longer than a block is read again in a larger block."""
-        num_rows, block_bytes = 0, BATCH_BYTES
+        block_bytes, self.num_rows = BATCH_BYTES, 0
         wanted = [at for at, name in enumerate(self.columns) if columns is None or name in columns]
         names = [self.columns[at] for at in wanted]
         while True:
             try:
-                for table in self.read_blocks(block_bytes, wanted, num_rows):
-                    numbers = np.arange(num_rows + 1, num_rows + len(table) + 1)
-                    num_rows += len(table)
-                    yield Batch(self.file, numbers, table.rename_columns(names))
+                for table in self.read_blocks(block_bytes, wanted, self.num_rows):
+                    start = self.num_rows + 1
+                    self.num_rows += len(table)
+                    yield Batch(self.file, np.arange(start, start + len(table)), table.rename_columns(names))
                 return
             except pa.ArrowInvalid as error:
                 if mismatch := MISMATCH.search(str(error)):
                     raise self.mismatch_error(int(mismatch[1]) - self.has_header, int(mismatch[2])) from None
-                block_bytes *= BLOCK_GROWTH
-                if block_bytes > BLOCK_GROWTH * MAX_RECORD_BYTES:
-                    raise length_error(self.file, num_rows + 1) from None
+                if block_bytes >= MAX_RECORD_BYTES:
+                    raise length_error(self.file, self.num_rows + 1) from None
+                block_bytes = min(BLOCK_GROWTH * block_bytes, MAX_RECORD_BYTES)
                 self.pieces = self.open()
 
     def read_blocks(self, block_bytes: int, wanted: Sequence[int], skip: int) -> Iterator[pa.Table]:
@@ -406,12 +406,14 @@ class CsvReader(StreamReader):
             if len(table):
                 yield restore_returns(table) if stream.has_lone_returns else table
         if last != END_MARK:
-            raise DataError(f"{self.file.name}: {QUOTE_SENTENCE}")
+            raise row_error(self.file, self.num_rows, QUOTE_SENTENCE)
 
     def mismatch_error(self, number: int, num_fields: int) -> DataError:
         """The error for a row with too few or too many fields."""
         what = f"{num_fields} fields, the header has {self.width}; correct the row"
         hint = f"(a text with {self.form.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
+        if num_fields < self.width:
+            hint += f"; perhaps {QUOTE_SENTENCE}"
         return row_error(self.file, number, f"{what} {hint}")
 
 
@@ -471,11 +473,12 @@ class CsvStream:
         self.buffer = bytearray()
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, fewer at the end."""
-        while len(self.buffer) < size and (piece := next(self.pieces, None)) is not None:
+        """About ``size`` bytes, fewer at the end. Carriage return and newline stay together."""
+        while len(self.buffer) <= size and (piece := next(self.pieces, None)) is not None:
             self.buffer += piece
-        data = bytes(self.buffer[:size])
-        del self.buffer[:size]
+        stop = size - (self.buffer[size - 1 : size + 1] == b"\r\n")
+        data = bytes(self.buffer[:stop])
+        del self.buffer[:stop]
         return data
 
     def replace_lone_returns(self, pieces: Iterable[bytes]) -> Iterator[bytes]:

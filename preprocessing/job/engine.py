@@ -127,8 +127,8 @@ def run(
 
 
 def wait_for_shares(parts: list[AnyPart], workers: Workers, what: str) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield the parts that other shares make, with their results, as their markers appear. After ``timeout_s`` without a
-    new one, this share makes them itself: where two make the same part, they write the same bytes.
+    """Yield the parts that other shares make, with their results, as their markers appear. After ``timeout_s`` without
+    a new one, this share makes them itself: where two make the same part, they write the same bytes.
     """
     quiet_s = 0.0
     while parts and quiet_s < workers.timeout_s:
