@@ -235,14 +235,8 @@ class PreprocessConfig:
     is built in this user's cache ($PADLESS_CACHE), which all workers must see."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""
-    append: bool = False
-    """Add the rows of the source to the dataset in output, with its settings, classes and vocabulary; rows that it has
-    are not read again."""
     quiet: bool = False
     """Print only errors and which rows are left out, no progress or notes."""
-    limit: AtLeast1 | None = None
-    """For a quick look: so many rows, drawn from all over the source; of a longer file than 64 MB, from there at most.
-    none: every row."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -255,22 +249,18 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""
-        if self.append and (self.overwrite or "://" in self.output):
-            raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
-        if self.executor.share and (self.append or self.overwrite or "://" in self.output):
-            what = "shares make a new dataset in a directory; leave out append and overwrite, and name a directory"
-            raise ConfigError(f"executor.share: {what}")
+        if self.executor.share and (self.overwrite or "://" in self.output):
+            raise ConfigError("executor.share: shares make a new dataset in a directory; name one, without overwrite")
         if self.splits.folds and self.quality.near_duplicates != "keep":
             raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        ``limit`` and the keys of ``LEFT_OUT`` are left out at their defaults.
+        The keys of ``LEFT_OUT`` are left out at their defaults.
         """
         content = asdict(self) | {"text": self.text.recorded()}
-        left_out = "output overwrite append quiet executor" + " limit" * (not self.limit)
-        for key in left_out.split():
+        for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
         usual = asdict(PreprocessConfig(output=self.output))

@@ -21,7 +21,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -113,20 +112,13 @@ class Totals:
     fold: Annotated[int, Meta(ge=0, lt=100)] | None = None
 
 
-def write_index(
-    root: str | Path, shards: Iterable[ShardInfo], before: Index | None = None
-) -> tuple[dict[str, list[Totals]], str]:
+def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str, list[Totals]], str]:
     """Write ``index.arrow`` over shards in any order; returns the totals of each split, and the sha256 of the file.
-
-    The shards of the index ``before`` stay.
 
     Then a power cut spares the names of all shards. Raises ``OSError``.
     """
     lines, counts = [], defaultdict[tuple[int, int], list[Counter[str]]](lambda: [Counter() for _ in range(4)])
-    for part in before.parts if before else ():
-        for total, one in zip(counts[key_of(part)][2:], (part.lengths, part.labels), strict=True):
-            total.update(one)
-    for shard in chain(before or (), shards):
+    for shard in shards:
         key = key_of(shard)
         sha256, *hashes = map(bytes.fromhex, (shard.sha256, *shard.hashes))
         lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, sha256, shard.starts, hashes))

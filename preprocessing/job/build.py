@@ -23,7 +23,6 @@ import sys
 import unicodedata
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -53,12 +52,11 @@ from preprocessing.dataset.shards import (
     write_manifest,
 )
 from preprocessing.job import engine, near, output, parts
-from preprocessing.job.append import CUT, OldDataset
 from preprocessing.job.assign import AssignedParts, Assignment, check_splits
 from preprocessing.job.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.job.executors import Workers, open_workers
 from preprocessing.job.parts import Classes, Source, TokenizedPart
-from preprocessing.job.write import LEAKS, OldShards, WrittenShards, write_all
+from preprocessing.job.write import WrittenShards, write_all
 from preprocessing.text import resources
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
@@ -86,14 +84,10 @@ def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None
         stack.enter_context(processes.keeping(kept))
         workers = stack.enter_context(open_workers(config.executor, quiet=config.quiet))
         existing = output.existing(config.output, config.overwrite)
-        old = OldDataset(target.absolute(), existing) if existing and config.append else None
-        if old:
-            config, pipeline = old.settings(config), TextPipeline.from_json(old.manifest.text, target)
-        else:
-            pipeline = resources.resolve(config.text)
+        pipeline = resources.resolve(config.text)
         resolved = resolve(list(list_files(config.source, config.splits, frame)))
         config = apply_columns(config, resolved.chosen, resolved.split_column)
-        job = Job(config, root.absolute(), pipeline, resolved, workers, screen, old)
+        job = Job(config, root.absolute(), pipeline, resolved, workers, screen)
         if existing and job.is_complete(existing):
             screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
             manifest: Manifest | None = existing
@@ -118,8 +112,6 @@ class Job:
     """The files of the source, with their columns."""
     workers: Workers
     screen: Screen
-    old: OldDataset | None
-    """The dataset that rows are added to."""
 
     @property
     def files(self) -> list[File]:
@@ -148,42 +140,34 @@ class Job:
 
         Raises ``ConfigError`` if it does not and may not be replaced.
         """
-        fingerprint = partial(fingerprint_of, is_quick_look=self.config.limit is not None)
-        fingerprints = list(self.workers.ordered(fingerprint, self.files, what="compare"))
-        if self.old:
-            return self.old.has(self.files, fingerprints)
+        fingerprints = list(self.workers.ordered(fingerprint_of, self.files, what="compare"))
         base = self.base_provenance(self.read_base())
         return output.is_current(manifest, self.config, self.pipeline.to_json(), fingerprints, base)
 
     def make(self) -> Manifest | None:
         """All steps; None for a share that another one completes."""
         base = self.read_base()
-        for line in (*self.resolved.lines, *(() if self.old else self.resolved.hints)):
+        for line in (*self.resolved.lines, *self.resolved.hints):
             self.screen.say(line)
         if self.workers.share.is_leader:
             for name in (MANIFEST, NEAR_DUPLICATES):
                 (self.root / name).unlink(missing_ok=True)
-        old_shards = OldShards()
-        if self.old:
-            old_shards = OldShards(self.old.index, self.old.link(self.root, self.work, self.workers))
-        sources = parts.convert_all(self.config, self.files, self.workers, self.work, self.old.rows if self.old else 0)
+        sources = parts.convert_all(self.files, self.workers, self.work)
         tokenized = parts.tokenize_all(self.config, self.pipeline, sources, self.workers, self.work, self.screen)
         check_files(sources)
         classes = Classes.of(self.config.source, sources)
         assigned, observed = self.assign(classes, tokenized)
         words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
         config = replace(self.config, vocabulary=self.config.vocabulary.of(int(words.counts.sum())))
-        earlier = self.old.manifest.statistics if self.old else {}
-        vocabulary, counted = freeze_vocabulary(words, config, base, self.screen, earlier.get("vocabulary"))
+        vocabulary, counted = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
-        if not self.old:
-            for line in lines_on_tokens(vocabulary, config.text):
-                self.screen.say(line)
-        written = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen, old_shards)
+        for line in lines_on_tokens(vocabulary, config.text):
+            self.screen.say(line)
+        written = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
         if not self.workers.share.is_leader:
             return None
         report = observed["report"] | {"vocabulary": counted}
-        origin = provenance(config, sources) | self.base_provenance(base) | {CUT: observed["fractions"]}
+        origin = provenance(config, sources) | self.base_provenance(base)
         num_rows = sum(part.size for part in tokenized)
         manifest = Manifest(
             labels=classes.names,
@@ -195,11 +179,10 @@ class Job:
             vocabulary_hash=vocabulary.hash,
             text=self.pipeline.to_json(),
             text_hash=text_hash(self.pipeline, vocabulary.hash),
-            statistics=add_counts(earlier, statistics(config, report, sources, num_rows, written)),
-            provenance=self.old.provenance(origin, config) if self.old else origin,
-            label_type=self.old.manifest.label_type if self.old else classes.type,
+            statistics=statistics(config, report, sources, num_rows, written),
+            provenance=origin,
+            label_type=classes.type,
         )
-        add_unknown_rates(manifest)
         output.remove_files(self.root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
         return manifest
@@ -222,8 +205,7 @@ class Job:
         assigned = AssignedParts(self.work, len(tokenized), num_labelled, num_rows - num_labelled, key)
         if self.config.quality.near_duplicates == "drop":
             assigned = near.leave_out(assigned, observed, self.workers, self.screen)
-        if not self.old:
-            check_splits(observed, num_rows, classes.names, self.config.splits)
+        check_splits(observed, num_rows, classes.names, self.config.splits)
         return assigned, observed
 
 
@@ -244,42 +226,25 @@ def statistics(
     left_out = {name: sum(getattr(source, name) for source in converted) for name in ("neutral", "filtered")}
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
-    dropped, lengths = dict(report["dropped"]), dict(written.lengths)
-    report = {name: value for name, value in report.items() if name != "dropped"}
-    if leaks := lengths.pop(LEAKS).total():
-        report["leaks"] += leaks
-        dropped["leaks"] = dropped.get("leaks", 0) + leaks
-    splits = dict[str, dict[str, int]]()
-    for name, rows_by_length in lengths.items():
+    splits = dict[str, dict[str, float]]()
+    for name, rows_by_length in written.lengths.items():
         if rows_by_length:
+            empty, unknown = rows_by_length[0], written.unknown[name]
+            num_ids = sum(total.tokens for total in written.splits[name]) - empty
             splits[name] = {
                 "tokens": sum(length * rows for length, rows in rows_by_length.items()),
                 "truncated": sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens),
-                "empty": rows_by_length[0],
-                "unknown": written.unknown[name],
+                "empty": empty,
+                "unknown": unknown,
+                "unknown_rate": round(unknown / max(num_ids, 1), 6),
             }
     return {
         "rows_read": num_rows + sum(left_out.values()),
-        "rows_kept": sum(rows_by_length.total() for rows_by_length in lengths.values()),
-        "dropped": left_out | dropped,
+        "rows_kept": sum(rows_by_length.total() for rows_by_length in written.lengths.values()),
         **report,
+        "dropped": left_out | report["dropped"],
         "splits": splits,
     }
-
-
-def add_counts(first: Any, second: Any) -> Any:
-    """Two reports as one: numbers are added, lists appended, dictionaries merged."""
-    if not isinstance(first, dict):
-        return first + second
-    added = {name: add_counts(first[name], value) if name in first else value for name, value in second.items()}
-    return first | added
-
-
-def add_unknown_rates(manifest: Manifest) -> None:
-    """Add to the statistics of each split the share of its ids that are ``<unk>``."""
-    for name, split in manifest.statistics["splits"].items():
-        num_ids = sum(total.tokens for total in manifest.splits[name]) - split["empty"]
-        split["unknown_rate"] = round(split["unknown"] / max(num_ids, 1), 6)
 
 
 def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any]:

@@ -120,12 +120,12 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 
 def freeze_vocabulary(
-    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen, before: dict[str, int] | None
+    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
 ) -> tuple[Vocabulary, dict[str, int]]:
     """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
     words or pieces of words, and how many have no id.
 
-    Prints on ``screen`` the share that a base covers, and that of the old texts by their statistics. Raises
+    Prints on ``screen`` the share that a base covers. Raises
     ``DataError`` when no token of the texts is in it.
     """
     of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
@@ -138,7 +138,5 @@ def freeze_vocabulary(
         raise DataError(f"{what}; name another")
     if base:
         cover = f"{1 - unknown / max(total, 1):.1%} of the tokens"
-        if before:
-            cover += f", and {1 - before['tokens_left_out'] / max(before['tokens_counted'], 1):.1%} of the old ones"
         screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {cover}")
     return vocabulary, {"tokens_counted": total, "tokens_left_out": unknown}

@@ -75,13 +75,11 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             atomic.recover(target)
         for left in (atomic.aside(target), beside(target)):
             atomic.sweep(left)
-    if config.append:
-        read_manifest(target)
     share = Share.parse(config.executor.share)
     with writable(target, share):
         if share.is_leader:
             clear_leftovers(target)
-        if not (config.append or (config.overwrite and (target / MANIFEST).exists())):
+        if not (config.overwrite and (target / MANIFEST).exists()):
             yield target, target
             return
         if os.path.ismount(target):

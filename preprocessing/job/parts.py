@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation, splitmix64
+from preprocessing.base.randomness import splitmix64
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
 from preprocessing.corpus.convert import NO_GROUP, Converted, ConvertedPart, check_number, convert
@@ -51,24 +51,23 @@ class ConvertedFile(engine.Part[Converted]):
     """One source, to be converted."""
 
     file: File
-    is_quick_look: bool
 
     result: ClassVar[type] = Converted
 
     @classmethod
-    def of(cls, work: Path, file: File, *, is_quick_look: bool) -> ConvertedFile:
+    def of(cls, work: Path, file: File) -> ConvertedFile:
         """A source as a task; its key is the hash of the file's identity and everything that decides its rows."""
         content = asdict(file)
         for section, names in NOT_DECIDING.items():
             content[section] = {name: value for name, value in content[section].items() if name not in names}
-        deciding = repr((VERSION, content, identity_of(file), is_quick_look))
+        deciding = repr((VERSION, content, identity_of(file)))
         key, folder = hashlib.sha256(deciding.encode()).hexdigest(), work / "sources"
-        return cls(key, folder, folder / f"{key[:24]}.json", 0, file, is_quick_look)
+        return cls(key, folder, folder / f"{key[:24]}.json", 0, file)
 
     def make(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
         prefix = f"{self.key[:24]}-"
-        converted = convert(self.file, self.root, prefix, is_quick_look=self.is_quick_look, on_rows=ROWS.add)
+        converted = convert(self.file, self.root, prefix, on_rows=ROWS.add)
         return converted, {part.path: part.sha256 for part in converted.parts}
 
 
@@ -82,18 +81,14 @@ class Source:
     """Rows of the corpus before it."""
 
 
-def convert_all(
-    config: PreprocessConfig, files: Sequence[File], workers: Workers, work: Path, offset: int
-) -> list[Source]:
-    """Every file of the source as Parquet, in order; the corpus has ``offset`` rows before them. Finished files are not
-    read again.
-    """
-    tasks = [ConvertedFile.of(work, file, is_quick_look=config.limit is not None) for file in files]
+def convert_all(files: Sequence[File], workers: Workers, work: Path) -> list[Source]:
+    """Every file of the source as Parquet, in order. Finished files are not read again."""
+    tasks = [ConvertedFile.of(work, file) for file in files]
     result_by_key = dict[str, Converted]()
     with engine.shown("read", 0, quiet=True) as progress:
         for task, converted in engine.run(list({task.key: task for task in tasks}.values()), workers, progress):
             result_by_key[task.key] = converted
-    sources, classes = list[Source](), set[str]()
+    sources, classes, offset = list[Source](), set[str](), 0
     for task in tasks:
         converted = result_by_key[task.key]
         sources.append(Source(task.file, converted, offset))
@@ -112,8 +107,6 @@ class TokenizedPart(engine.Part[int]):
     """Absolute: the rows as Parquet."""
     offset: int
     """Rows of the corpus before its file."""
-    drawn: tuple[int, ...] | None
-    """With ``limit``: the indices of the rows to take; None: all."""
     pipeline: TextPipeline
     seed: int
 
@@ -121,28 +114,18 @@ class TokenizedPart(engine.Part[int]):
 
     @classmethod
     def of(
-        cls,
-        work: Path,
-        number: int,
-        source: Source,
-        part: ConvertedPart,
-        drawn: tuple[int, ...] | None,
-        pipeline: TextPipeline,
-        seed: int,
+        cls, work: Path, number: int, source: Source, part: ConvertedPart, pipeline: TextPipeline, seed: int
     ) -> TokenizedPart:
         """A part as a task; its key is the hash of everything that decides what it stores."""
-        deciding = repr((VERSION, part.sha256, source.offset, drawn, pipeline.hash, seed))
-        key, num_rows = hashlib.sha256(deciding.encode()).hexdigest(), part.rows if drawn is None else len(drawn)
+        deciding = repr((VERSION, part.sha256, source.offset, pipeline.hash, seed))
+        key = hashlib.sha256(deciding.encode()).hexdigest()
         folder, path = work / "parts", work / "sources" / part.path
-        return cls(
-            key, folder, folder / f"{number:06d}.json", num_rows, number, path, source.offset, drawn, pipeline, seed
-        )
+        marker = folder / f"{number:06d}.json"
+        return cls(key, folder, marker, part.rows, number, path, source.offset, pipeline, seed)
 
     def make(self) -> tuple[int, dict[str, str]]:
         """Store the rows in the order of their keys, and the distinct tokens."""
         table = pq.read_table(self.path, use_threads=False)
-        if self.drawn is not None:
-            table = table.take(pa.array(self.drawn))
         texts = table["text"].combine_chunks()
         tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
         row = table["row"].to_numpy() + self.offset
@@ -186,29 +169,16 @@ def tokenize_all(
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
     pairs = [(source, part) for source in sources for part in source.converted.parts]
-    drawn = dict[int, tuple[int, ...]]()
-    if config.limit is not None:
-        drawn = draw_rows([part for _, part in pairs], config.limit, config.seed)
-    tasks = list[TokenizedPart]()
-    for number, (source, part) in enumerate(pairs):
-        if config.limit is None or number in drawn:
-            tasks.append(TokenizedPart.of(work, len(tasks), source, part, drawn.get(number), pipeline, config.seed))
+    tasks = [
+        TokenizedPart.of(work, number, source, part, pipeline, config.seed)
+        for number, (source, part) in enumerate(pairs)
+    ]
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
     with engine.shown("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
         deque(engine.run(tasks, workers, progress), maxlen=0)
     return tasks
-
-
-def draw_rows(parts: Sequence[ConvertedPart], limit: int, seed: int) -> dict[int, tuple[int, ...]]:
-    """Number of a part -> the indices of its rows, ascending, of ``limit`` rows drawn at random from all."""
-    ends = np.cumsum([part.rows for part in parts])
-    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
-    pieces = np.split(rows, np.searchsorted(rows, ends))  # none is left at the end
-    starts = [end - part.rows for end, part in zip(ends, parts, strict=True)]
-    indices = [tuple((piece - start).tolist()) for piece, start in zip(pieces, starts, strict=False)]
-    return {number: rows for number, rows in enumerate(indices) if rows}
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,9 @@ from preprocessing.base.split_names import (
 )
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.dataset.index import Index, ShardInfo, Totals, write_index
+from preprocessing.dataset.index import ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import VOCABULARY, id_dtype, write_shard
 from preprocessing.job import engine, parts
-from preprocessing.job.append import leaking
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
@@ -46,9 +45,6 @@ from preprocessing.text.vocabulary import (
 WIDTH_STEP = 4
 MAX_PADDING = 0.15
 """Share of the ids of shards."""
-LEAKS, LEAKED = "leaks", -2
-"""In place of a split: rows that equal one of another split of the dataset that they are added to."""
-NUMBERS = {LEAKS: LEAKED} | {name: split_number(name) for name in ALL_SPLITS}
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
 MAX_IDS_IN_MEMORY = 1 << 21
@@ -67,8 +63,6 @@ class ShardRange(engine.Part[list[ShardInfo]]):
     numbers: range
     of: int
     """How many buckets these splits have."""
-    first: int
-    """Number of the first bucket's shards."""
     assigned: AssignedParts
     widths: tuple[int, ...]
 
@@ -82,7 +76,7 @@ class ShardRange(engine.Part[list[ShardInfo]]):
         rows["length"] = np.diff(offsets)
         rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]
         begins = np.array([(number << 64) // self.of for number in self.numbers], np.uint64)
-        rows["number"] = self.first + self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
+        rows["number"] = self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
         shards = list[ShardInfo]()
         for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
             padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width))
@@ -102,21 +96,6 @@ class ShardRange(engine.Part[list[ShardInfo]]):
 
 
 @dataclass(frozen=True)
-class OldShards:
-    """The shards of the dataset that rows are added to."""
-
-    index: Index | None = None
-    """None: rows are added to nothing."""
-    hashes: Path | None = None
-    """File with hashes of their rows, by which leaks are found; None: leaks are kept."""
-
-    @property
-    def next_number(self) -> int:
-        """The number of the first new shard."""
-        return int(self.index.number.max()) + 1 if self.index else 0
-
-
-@dataclass(frozen=True)
 class WrittenShards:
     """The shards of a dataset."""
 
@@ -125,7 +104,7 @@ class WrittenShards:
     index_hash: str
     """The sha256 of the index."""
     lengths: dict[str, Counter[int]]
-    """Split, or ``LEAKS`` -> its rows by their number of tokens before truncation."""
+    """Split -> its rows by their number of tokens before truncation."""
     unknown: dict[str, int]
     """Split -> its ids that are ``<unk>``."""
 
@@ -137,32 +116,30 @@ def write_all(
     vocabulary: Vocabulary,
     workers: Workers,
     screen: Screen,
-    old: OldShards,
 ) -> WrittenShards:
     """Write shards of about ``shards.rows`` rows, and their index, unless another share completes the dataset.
 
-    Progress is on ``screen``. Rows that leak from the splits of ``old`` are left out.
+    Progress is on ``screen``.
     """
-    basis = [assigned.hash, vocabulary.hash, config.shards.rows, old.next_number]
-    basis += [atomic.sha256_file(old.hashes)] if old.hashes else []
+    basis = [assigned.hash, vocabulary.hash, config.shards.rows]
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
     num_rows = assigned.num_labelled + assigned.num_unlabelled
     task = partial(EncodedPart, key, assigned.work / "parts", vocabulary=root / VOCABULARY, assigned=assigned)
-    task = partial(task, size=num_rows // assigned.num_parts, spec=config.text, old_hashes=old.hashes)
+    task = partial(task, size=num_rows // assigned.num_parts, spec=config.text)
     markers = [assigned.work / "parts" / f"{number:06d}-ids.json" for number in range(assigned.num_parts)]
     lookups = [task(marker, number=number) for number, marker in enumerate(markers)]
-    lengths, unknown = {name: Counter[int]() for name in NUMBERS}, Counter[str]()
+    lengths, unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
     with engine.shown("lookup", num_rows, screen.quiet) as progress:
         for _, lengths_of_part in engine.run(lookups, workers, progress):
             for name, (counts, num_unknown) in lengths_of_part.items():
                 lengths[name].update(counts)
                 unknown[name] += num_unknown
-    ranges = plan_ranges(key, root, config, assigned, lengths, old.next_number)
+    ranges = plan_ranges(key, root, config, assigned, lengths)
     with engine.shown("encode", num_rows, screen.quiet) as progress:
         made = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
         shards = chain.from_iterable(shards for _, shards in made)
         if workers.share.is_leader:
-            splits, index_hash = write_index(root, shards, old.index)
+            splits, index_hash = write_index(root, shards)
             return WrittenShards(splits, index_hash, lengths, unknown)
         deque(shards, maxlen=0)
         return WrittenShards({}, "", lengths, unknown)
@@ -174,9 +151,8 @@ def plan_ranges(
     config: PreprocessConfig,
     assigned: AssignedParts,
     lengths: dict[str, Counter[int]],
-    first: int,
 ) -> list[ShardRange]:
-    """The tasks that write all shards; ``first`` is the number of the first one."""
+    """The tasks that write all shards."""
     tasks = list[ShardRange]()
     max_tokens = config.text.max_tokens
     for splits, num_rows in ((SPLITS, assigned.num_labelled), ((UNLABELLED,), assigned.num_unlabelled)):
@@ -189,7 +165,7 @@ def plan_ranges(
             numbers = range(start, min(start + step, num_ranges))
             marker = assigned.work / "shards" / f"{splits[0]}-{start:06d}.json"
             size = num_rows * len(numbers) // num_ranges
-            tasks.append(ShardRange(key, root, marker, size, splits, numbers, num_ranges, first, assigned, widths))
+            tasks.append(ShardRange(key, root, marker, size, splits, numbers, num_ranges, assigned, widths))
     return tasks
 
 
@@ -227,8 +203,6 @@ class EncodedPart(engine.Part[Lengths]):
     vocabulary: Path
     assigned: AssignedParts
     spec: TextSpec
-    old_hashes: Path | None
-    """``OldShards.hashes``."""
 
     result: ClassVar[Any] = Lengths
 
@@ -237,14 +211,11 @@ class EncodedPart(engine.Part[Lengths]):
         path = encoded_path(self.assigned.work, self.number)
         rows, id_type = self.look_up()
         stored, assigned = parts.load(self.assigned.work, self.number), self.assigned.load(self.number)
-        if self.old_hashes:
-            is_leak = leaking(self.old_hashes, rows, assigned["split"])
-            assigned["split"] = np.where(is_leak, np.int8(LEAKED), assigned["split"])
         lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_type))
         arrays.write_batch(path, {"key": stored["key"], "row": stored["row"], "ids": lists, **assigned})
         unknown = arrays.segment_sums(rows.ids == UNK, rows.offsets) * (rows.num_tokens > 0)
         lengths = Lengths()
-        for name, split in NUMBERS.items():
+        for split, name in enumerate(ALL_SPLITS):
             is_inside = assigned["split"] == split
             lengths[name] = dict(Counter(rows.num_tokens[is_inside].tolist())), int(unknown[is_inside].sum())
         return lengths, {path.name: atomic.sha256_file(path)}
