@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import os
 import random
 import re
@@ -15,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyarrow import ArrowException, CompressedInputStream, NativeFile, PythonFile, fs
+from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
@@ -201,51 +200,32 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
     return patiently(address, request)
 
 
-class RawBytes:
-    """The bytes of a file as they are stored, for Arrow, which reads from objects with ``read``; they are hashed."""
-
-    closed = False
-
-    def __init__(self, source: Any, digest: Any) -> None:
-        self.source, self.digest = source, digest
-        self.first = bytes(source.read(READ_BYTES))
-        """The first piece."""
-        self.buffer = io.BytesIO(self.first)
-        digest.update(self.first)
-
-    def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end."""
-        if data := self.buffer.read(size):
-            return data
-        data = bytes(self.source.read(size))
-        self.digest.update(data)
-        return data
-
-
-def stream(address: str, digest: Any = None) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed if its first bytes say that it is compressed.
-
-    ``digest``, a hash of hashlib, is updated with the stored bytes. Raises ``DataError`` for a file that cannot be read
-    or is a decompression bomb.
-    """
+def codec_of(address: str) -> str | None:
+    """The compression of a file by its first bytes; None without one."""
     system, path = filesystem(address)
     with naming(address), system.open_input_stream(path, compression=None) as source:
-        yield from decompress(source, address, info_of(address).size or UNKNOWN_BYTES, digest or hashlib.sha256())
+        head = source.read(16)
+    return next((codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, head)), None)
 
 
-def decompress(source: Any, name: str, packed_bytes: int, digest: Any) -> Iterator[bytes]:
-    """``stream`` of an open file of ``packed_bytes``."""
-    raw = RawBytes(source, digest)
-    codecs = [codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, raw.first)]
-    file = CompressedInputStream(PythonFile(raw, mode="r"), codecs[0]) if codecs else raw
-    unpacked_bytes = 0
-    while piece := file.read(READ_BYTES):
-        unpacked_bytes += len(piece)
-        if codecs:
-            check_unpacked(name, unpacked_bytes, packed_bytes)
+def stream(address: str) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed. Raises ``DataError`` as ``iter_pieces`` does."""
+    codec, (system, path) = codec_of(address), filesystem(address)
+    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else None
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
+        yield from iter_pieces(source, address, packed_bytes)
+
+
+def iter_pieces(source: Any, name: str, packed_bytes: int | None) -> Iterator[bytes]:
+    """The rest of an open file in bounded pieces. Raises ``DataError`` if ``packed_bytes`` unpack to far more than
+    texts do, ``OSError`` if it cannot be read.
+    """
+    num_bytes = 0
+    while piece := source.read(READ_BYTES):
+        num_bytes += len(piece)
+        if packed_bytes is not None:
+            check_unpacked(name, num_bytes, packed_bytes)
         yield piece
-    while raw.read(READ_BYTES):  # what is behind the compressed content belongs to the hash
-        pass
 
 
 def sha256(address: str) -> str:
