@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +31,7 @@ WEB = re.compile(r"https?://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
 FAILURES = (OSError, ArrowException, UnicodeDecodeError)
-KNOWN: dict[type[Exception], str] = {
+SENTENCE_BY_ERROR: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
     PermissionError: "permission denied",
     UnicodeDecodeError: "a name in it is not UTF-8; rename it",
@@ -49,7 +50,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}") from None
+            raise DataError(f"{name or address}: {SENTENCE_BY_ERROR.get(type(error)) or one_line(error)}") from None
         raise
 
 
@@ -125,21 +126,21 @@ def find(address: str) -> list[str]:
         return [address]
     with naming(address):
         names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
-    found = [prefix(address, path) + name for name in sorted(names)]
-    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
+    matches = [prefix(address, path) + name for name in sorted(names)]
+    if files := [name for name in matches if kind(name) != fs.FileType.Directory]:
         return files
     raise DataError(f"{address}: no file matches; check the pattern")
 
 
-def below(address: str) -> list[tuple[str, fs.FileInfo]]:
+def list_folder(address: str) -> list[tuple[str, fs.FileInfo]]:
     """All files below a folder, with their addresses; none if it does not exist.
 
     Raises ``DataError`` for names not in UTF-8.
     """
     system, path = filesystem(address)
     with naming(address):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
+        matches = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return [(prefix(address, path) + info.path, info) for info in matches if info.type == fs.FileType.File]
 
 
 def info_of(address: str) -> fs.FileInfo:
@@ -157,7 +158,7 @@ def kind(address: str) -> fs.FileType:
     return info_of(address).type
 
 
-def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
+def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
     """Values that change with a file's content: its size, and its ETag if there is one, else its time.
 
     Raises ``DataError``, with the advice ``mend`` for a missing file.
@@ -165,8 +166,10 @@ def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; {mend}")
-    details = patiently(address, lambda: system.handler.fs.info(path)) if is_remote(address) else {}
+        raise DataError(f"{address}: no such file; {hint}")
+    details: dict[str, Any] = {}
+    if is_remote(address):
+        details = patiently(address, partial(system.handler.fs.info, path))
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
     return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 
@@ -221,11 +224,11 @@ def iter_pieces(source: Any, name: str, packed_bytes: int | None) -> Iterator[by
     texts do, ``OSError`` if it cannot be read.
     """
     num_bytes = 0
-    while piece := source.read(READ_BYTES):
-        num_bytes += len(piece)
+    while chunk := source.read(READ_BYTES):
+        num_bytes += len(chunk)
         if packed_bytes is not None:
             check_unpacked(name, num_bytes, packed_bytes)
-        yield piece
+        yield chunk
 
 
 def sha256(address: str) -> str:

@@ -195,8 +195,8 @@ def check_rows(batch: Batch, reader: Reader, converted: Converted, keep_columns:
     texts = read_texts(batch, converted)
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
-        what = "there is no label, which rows of validation and test need; take the row out of its split"
-        raise batch.error(np.argmax(is_measured), what)
+        problem = "there is no label, which rows of validation and test need; take the row out of its split"
+        raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
     columns: dict[str, Any] = {"row": batch.numbers, "text": texts, "label": labels, "split": split}
     if splits.group_column is not None:
@@ -241,18 +241,20 @@ def read_labels(
     names, labels = [name_label(value, source) for value in values], source.label_map()
     for index, (name, value) in enumerate(zip(names, map(as_found, values), strict=True)):
         if name is None and (spelling(value) or source.missing_label == "error"):
-            what = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
+            problem = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
             if value and value.strip() and labels:
-                known = ", ".join(labels.numbers)
-                what = f"label {value[:60]!r} is not known; known are {known}; correct the row, or set source.labels"
-            raise batch.error(np.argmax(indices == index), what)
+                spellings = ", ".join(labels.numbers)
+                problem = (
+                    f"label {value[:60]!r} is not known; known are {spellings}; correct the row, or set source.labels"
+                )
+            raise batch.error(np.argmax(indices == index), problem)
     is_neutral = np.array([name == NEUTRAL for name in names], bool)
-    classes = [name if isinstance(name, str) else None for name in names]
-    converted.classes = sorted({*converted.classes, *filter(None, classes)})
+    classes = pa.array([None if name == NEUTRAL else name for name in names], pa.string())
+    converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
     if kind := type_of(column.type):
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
-    return pa.array(classes, pa.string()).take(pa.array(indices)), is_neutral[indices]
+    return classes.take(pa.array(indices)), is_neutral[indices]
 
 
 def name_classes(column: pa.Array, reader: Reader) -> pa.Array:
@@ -278,9 +280,11 @@ def name_label(value: Any, source: SourceConfig) -> str | int | None:
 def check_number(classes: Collection[str], file: File) -> None:
     """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
     if len(classes) > MAX_CLASSES:
-        what = f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        problem = (
+            f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        )
         hint = "Name another source.label_column, or say in source.labels what they mean"
-        raise DataError(f"{file.name}: {what} {hint}")
+        raise DataError(f"{file.name}: {problem} {hint}")
 
 
 def read_splits(batch: Batch) -> np.ndarray:
@@ -293,8 +297,8 @@ def read_splits(batch: Batch) -> np.ndarray:
     names = [file.split_by_value.get(spelling(value)) for value in values]
     for index, (value, name) in enumerate(zip(values, names, strict=True)):
         if name is None and (value or "").strip():
-            what = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
-            raise batch.error(np.argmax(indices == index), f"{what}; say in splits.names which split it means")
+            problem = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
+            raise batch.error(np.argmax(indices == index), f"{problem}; say in splits.names which split it means")
     return np.array([split_number(name) for name in names], np.int8)[indices]
 
 
@@ -322,7 +326,7 @@ def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
     is_wrong = ((number.isna() & dates.isna()) | np.isinf(number)) & (texts != "")
     if is_wrong.any():
         row = int(is_wrong.argmax())
-        what = f"{texts[row][:60]!r} in {column!r} is no date and no number"
-        raise batch.error(row, f"{what}; write dates as 2024-12-31, or name another splits.time_column")
+        problem = f"{texts[row][:60]!r} in {column!r} is no date and no number"
+        raise batch.error(row, f"{problem}; write dates as 2024-12-31, or name another splits.time_column")
     seconds = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
     return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}

@@ -202,15 +202,18 @@ class Reader:
         """Column -> its values in the first batch; none for texts without columns. It is read instead of all rows."""
         if not self.has_table:
             return {}
-        batch = next(self.batches(keep_columns=True), None)
-        columns = batch.table.columns if batch else [pa.nulls(0)] * len(self.columns)
-        return {name: decode_bytes(column) for name, column in zip(self.columns, columns, strict=True)}
+        values = {name: list[Any]() for name in self.columns}
+        for batch in itertools.islice(self.batches(keep_columns=True), 1):
+            values = {name: decode_values(batch.values(at)) for at, name in enumerate(self.columns)}
+        return values
 
 
-def decode_bytes(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; bytes as texts."""
-    values = column.to_pylist()
-    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+def decode_values(column: pa.Array) -> list[Any]:
+    """The values of a column of any type; bytes as texts."""
+    if pa.types.is_large_binary(column.type):
+        return [(value or b"").decode("utf-8", "replace") for value in column.to_pylist()]
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 class StreamReader(Reader):
@@ -239,9 +242,9 @@ class StreamReader(Reader):
     def hash(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """The same pieces; at their end ``sha256`` is set, unless they are compressed."""
         digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-            yield piece
+        for chunk in pieces:
+            digest.update(chunk)
+            yield chunk
         if self.file.member is None and addresses.codec_of(self.file.address) is None:
             self.sha256 = digest.hexdigest()
 
@@ -270,16 +273,16 @@ def encoding_of(sample: bytes, name: str) -> str:
 def convert_to_utf8(pieces: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
     """A stream as UTF-8, without a byte order mark. Raises ``DataError`` for bytes that are not in the encoding."""
     decoder, num_bytes, is_first = codecs.getincrementaldecoder(encoding)(), 0, True
-    for piece in itertools.chain(pieces, [b""]):
-        data = piece
+    for chunk in itertools.chain(pieces, [b""]):
+        data = chunk
         if encoding != UTF8:
             try:
-                data = decoder.decode(piece, not piece).encode()
+                data = decoder.decode(chunk, not chunk).encode()
             except UnicodeError as error:
                 position = num_bytes + max(getattr(error, "start", 0), 0)
-                what = f"near byte {position:,} it is not {encoding} ({one_line(error)})"
-                raise DataError(f"{name}: {what}; set source.encoding to its encoding") from None
-        num_bytes += len(piece)
+                problem = f"near byte {position:,} it is not {encoding} ({one_line(error)})"
+                raise DataError(f"{name}: {problem}; set source.encoding to its encoding") from None
+        num_bytes += len(chunk)
         yield data.removeprefix(BYTE_ORDER_MARK) if is_first else data
         is_first = False
 
@@ -292,8 +295,8 @@ class LineReader(StreamReader):
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """A column of bytes."""
         if b"\r" in self.head and b"\n" not in self.head:
-            what = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
-            raise DataError(f"{self.file.name}: {what}")
+            problem = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
+            raise DataError(f"{self.file.name}: {problem}")
         for first, lines in number_lines(self.pieces, self.file):
             table = pa.table([pa.array([line.rstrip(b"\r") for line in lines], BYTES)], self.columns)
             yield Batch(self.file, np.arange(first, first + len(lines)), table)
@@ -305,8 +308,8 @@ def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = Fals
     Raises ``DataError`` for a line of more than ``MAX_RECORD_BYTES``.
     """
     number, lines, size, start = 1, list[bytes](), 0, b""
-    for piece in itertools.chain(pieces, [None]):
-        *complete, start = [start] * bool(start) + [b""] if piece is None else (start + piece).split(b"\n")
+    for chunk in itertools.chain(pieces, [None]):
+        *complete, start = [start] * bool(start) + [b""] if chunk is None else (start + chunk).split(b"\n")
         for line in complete:
             if skip_blank and not line.strip():
                 continue
@@ -347,8 +350,8 @@ class CsvReader(StreamReader):
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
         except UnicodeDecodeError as error:
-            what = f"the header cannot be read ({error}); is it text? Set source.encoding"
-            raise row_error(file, 0, what) from None
+            problem = f"the header cannot be read ({error}); is it text? Set source.encoding"
+            raise row_error(file, 0, problem) from None
         self.columns = self.names = list(source.columns) or header
         self.num_rows = 0
         """Rows that were read."""
@@ -405,11 +408,11 @@ class CsvReader(StreamReader):
 
     def mismatch_error(self, number: int, num_fields: int) -> DataError:
         """The error for a row with too few or too many fields."""
-        what = f"{num_fields} fields, the header has {len(self.columns)}; correct the row"
+        problem = f"{num_fields} fields, the header has {len(self.columns)}; correct the row"
         hint = f"(a text with {self.form.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
         if num_fields < len(self.columns):
             hint += f"; perhaps {QUOTE_SENTENCE}"
-        return row_error(self.file, number, f"{what} {hint}")
+        return row_error(self.file, number, f"{problem} {hint}")
 
 
 def parse_records(text: str, delimiter: str, source: SourceConfig) -> Iterator[tuple[int, list[str]]]:
@@ -465,8 +468,8 @@ class CsvStream:
 
     def read(self, size: int) -> bytes:
         """About ``size`` bytes, fewer at the end. Carriage return and newline stay together."""
-        while len(self.buffer) <= size and (piece := next(self.pieces, None)) is not None:
-            self.buffer += piece
+        while len(self.buffer) <= size and (chunk := next(self.pieces, None)) is not None:
+            self.buffer += chunk
         stop = size - (self.buffer[size - 1 : size + 1] == b"\r\n")
         data = bytes(self.buffer[:stop])
         del self.buffer[:stop]
@@ -498,8 +501,7 @@ class JsonReader(StreamReader):
             records = [parse_object(line, self.file, number) for number, line in enumerate(lines, first)]
             for name in self.file.key_by_column:
                 is_text = name in self.file.source.text_columns
-                for number, record in enumerate(records, first):
-                    value = value_at(record, name)
+                for number, value in enumerate(values_at(records, name), first):
                     if isinstance(value, dict | list) or (is_text and not isinstance(value, str | None)):
                         raise row_error(self.file, number, f"{name!r} is {shown(value)}, expected a text")
             table = table_of_json(records, self.file.key_by_column)
@@ -509,19 +511,19 @@ class JsonReader(StreamReader):
     def sample(self) -> dict[str, list[Any]]:
         """The values of the first batch, lists and objects too."""
         names = dict.fromkeys([*self.columns, *self.file.key_by_column])
-        return {name: [value_at(record, name) for record in self.records] for name in names}
+        return {name: values_at(self.records, name) for name in names}
 
 
 def is_one_value(sample: bytes) -> bool:
     """Whether JSON may be one value, such as a list, and not an object a line: its first line is not the first of many
     values.
     """
-    line, _, others = sample.strip().partition(b"\n")
+    line, _, other_lines = sample.strip().partition(b"\n")
     try:
         JSON.decode(line.decode())
     except (ValueError, RecursionError):
         return bool(line)
-    return not others
+    return not other_lines
 
 
 def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
@@ -529,11 +531,11 @@ def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
     object. Other JSON is unchanged. Raises ``DataError`` for more than ``MAX_RECORD_BYTES``, and for a damaged list.
     """
     data = bytearray()
-    for piece in pieces:
-        data += piece
+    for chunk in pieces:
+        data += chunk
         if len(data) > MAX_RECORD_BYTES:
-            what = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
-            raise DataError(f"{name}: {what}; write JSON lines, an object a line")
+            problem = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
+            raise DataError(f"{name}: {problem}; write JSON lines, an object a line")
     try:
         value = JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
@@ -556,8 +558,8 @@ def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
         hint = ENCODING_HINT if isinstance(error, UnicodeDecodeError) else "one object per line"
         raise row_error(file, number, f"not a JSON value ({one_line(error)}); {hint}") from None
     if not isinstance(record, dict):
-        what = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
-        raise row_error(file, number, what)
+        problem = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
+        raise row_error(file, number, problem)
     return record
 
 
@@ -574,9 +576,14 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     return value
 
 
+def values_at(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """``value_at`` of some objects."""
+    return [value_at(record, name) for record in records]
+
+
 def table_of_json(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> pa.Table:
     """The values at some keys as columns of numbers or booleans, if all are; else of texts."""
-    return pa.table({name: column_of_json([value_at(record, name) for record in records]) for name in names})
+    return pa.table({name: column_of_json(values_at(records, name)) for name in names})
 
 
 def column_of_json(values: list[Any]) -> pa.Array:
@@ -587,8 +594,14 @@ def column_of_json(values: list[Any]) -> pa.Array:
             return column
     except (ValueError, TypeError, OverflowError):
         pass
-    texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-    return pa.array([None if text is None else encode(text).decode() for text in texts], TEXT)
+    return pa.array(map(text_of_json, values), TEXT)
+
+
+def text_of_json(value: Any) -> str | None:
+    """A value of JSON as a text; lone surrogates are replaced."""
+    if value is None:
+        return None
+    return encode(value if isinstance(value, str) else json.dumps(value)).decode()
 
 
 class ParquetReader(Reader):
@@ -610,8 +623,8 @@ class ParquetReader(Reader):
             kind = parquet.value_type(self.types[name])
             is_text = "string" in str(kind) or "binary" in str(kind) or pa.types.is_null(kind)
             if pa.types.is_nested(kind) or not (is_text or name not in self.file.source.text_columns):
-                what = f"column {name!r} holds {kind}, where texts are expected; set {key}"
-                raise DataError(f"{self.file.name}: {what}")
+                problem = f"column {name!r} holds {kind}, where texts are expected; set {key}"
+                raise DataError(f"{self.file.name}: {problem}")
         yield from self.read_rows(self.columns if keep_columns else [*self.file.key_by_column])
 
     def read_rows(self, columns: Sequence[str]) -> Iterator[Batch]:
@@ -622,8 +635,8 @@ class ParquetReader(Reader):
                 yield Batch(self.file, np.arange(number, number + len(table)), table)
                 number += len(table)
         if number <= self.footer.num_rows:
-            what = f"rows {number:,} to {self.footer.num_rows:,} are missing, although its footer counts them"
-            raise DataError(f"{self.file.name}: {what}: damaged; restore it")
+            problem = f"rows {number:,} to {self.footer.num_rows:,} are missing, although its footer counts them"
+            raise DataError(f"{self.file.name}: {problem}: damaged; restore it")
 
     def sample(self) -> dict[str, list[Any]]:
         """The columns that are neither binary nor nested, which may be large."""
@@ -656,8 +669,8 @@ class SheetReader(Reader):
         while rows := list(itertools.islice(self.rows, SHEET_ROWS)):
             for row, cells in enumerate(rows):
                 if len(cells) != width:
-                    what = f"{len(cells)} fields, the header has {width}; name all in source.columns"
-                    raise row_error(self.file, number + row, what)
+                    problem = f"{len(cells)} fields, the header has {width}; name all in source.columns"
+                    raise row_error(self.file, number + row, problem)
             table = pa.table([pa.array(cells, TEXT) for cells in zip(*rows, strict=True)], self.columns)
             yield Batch(self.file, np.arange(number, number + len(rows)), table)
             number += len(rows)
@@ -675,15 +688,14 @@ class FolderReader(Reader):
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """The text, its label, empty if it has none, its split and path."""
         source, texts = self.file.source, list_texts(self.file)
-        block = np.cumsum([text.bytes for text in texts]) // BATCH_BYTES
-        for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(texts)]):
-            columns: dict[str, list[str | None]] = {name: [] for name in (source.text_columns[0], source.label_column)}
-            columns |= {FOLDER_SPLIT: [], PATH: []}
+        schema = pa.schema([(name, TEXT) for name in (source.text_columns[0], source.label_column, FOLDER_SPLIT, PATH)])
+        blocks = np.cumsum([text.bytes for text in texts]) // BATCH_BYTES
+        for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(texts)]):
+            rows = []
             for text in texts[start:stop]:
-                row = (read_text(text.address, source.encoding), text.label, self.file.split or text.split, text.path)
-                for values, value in zip(columns.values(), row, strict=True):
-                    values.append(value)
-            table = pa.table({name: pa.array(values, TEXT) for name, values in columns.items()})
+                content = read_text(text.address, source.encoding)
+                rows.append((content, text.label, self.file.split or text.split, text.path))
+            table = pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema)
             yield Batch(self.file, np.arange(start + 1, stop + 1), table)
 
 

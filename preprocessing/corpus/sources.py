@@ -232,7 +232,7 @@ def list_texts(file: File) -> list[FolderText]:
     ``source.missing_label`` is ``unlabelled``. Raises ``DataError`` if there are none.
     """
     texts = []
-    for address, info in addresses.below(file.address):
+    for address, info in addresses.list_folder(file.address):
         path = Path(address).relative_to(file.address)
         if path.suffix == ".txt" and not any(part.startswith(".") for part in path.parts):
             split, label = split_and_label(path.parts, file)
