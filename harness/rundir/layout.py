@@ -97,7 +97,7 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} is a file; name a directory")
     if holds_run(run):
         return
-    place = Path(run).resolve()
+    place = Path(os.path.realpath(run))
     if inside := next((folder for folder in (place, *place.parents) if (folder / MANIFEST).is_file()), None):
         raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
 

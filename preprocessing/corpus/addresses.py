@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -22,6 +23,8 @@ from preprocessing.base.untrusted import check_regular, check_unpacked, one_line
 READ_BYTES = 8 << 20
 COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """File suffix -> compression."""
+ZIP, ZIPPED = "zip://", (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Begin and ends of the address of a table in an archive, ``zip://TABLE::ARCHIVE``."""
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -79,30 +82,40 @@ def without_query(address: str) -> str:
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path on it. Raises ``ConfigError`` if fsspec has no driver for it."""
+    """The file system of an address, and the path on it.
+
+    Raises ``ConfigError`` if fsspec has no driver for it, ``DataError`` if the driver refuses it.
+    """
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
     protocol = address.split("://", 1)[0]
-    try:
-        import fsspec
+    with naming(address):
+        try:
+            from fsspec.core import url_to_fs
 
-        remote = fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as missing:
-        raise ConfigError(
-            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
-        ) from None
-    return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+            remote, path = url_to_fs(address)
+        except (ImportError, ValueError) as missing:
+            raise ConfigError(
+                f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
+            ) from None
+        except TypeError as error:
+            raise ConfigError(f"{address}: no whole address of {protocol}:// ({error})") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    return str(Path(os.path.expanduser(address)))
+    path = str(Path(os.path.expanduser(address)))
+    return os.path.join(os.curdir, path) if ":" in path else path  # Arrow takes a:b for an address
 
 
 def absolute(address: str) -> str:
     """The absolute address."""
+    if address.startswith(ZIP):
+        archive = container(address)
+        return address.removesuffix(archive) + absolute(archive)
     return address if is_remote(address) else str(Path(local_path(address)).absolute())
 
 
@@ -113,7 +126,29 @@ def prefix(address: str, path: str) -> str:
 
 
 def find(address: str) -> list[str]:
-    """The files of an address: itself, or the sorted matches of its glob.
+    """The files of an address: ``matches``, and for an archive the tables in it."""
+    return list(itertools.chain.from_iterable(map(tables_of, matches(address))))
+
+
+def tables_of(address: str) -> list[str]:
+    """The address of a file, or those of the tables in a zip archive. Raises ``DataError`` for one that has none."""
+    if address.startswith(ZIP) or not address.lower().endswith(".zip") or kind(address) != fs.FileType.File:
+        return [address]
+    system, _ = filesystem(f"{ZIP}::{absolute(address)}")
+    names = [name for name in system.handler.fs.find("") if name.lower().endswith(ZIPPED)]
+    tables = [f"{ZIP}{name}::{address}" for name in sorted(names) if not name.startswith(("__MACOSX/", "."))]
+    if not tables:
+        raise DataError(f"{address}: holds none of {', '.join(ZIPPED)}; unpack it, and name the file that is meant")
+    return tables
+
+
+def container(address: str) -> str:
+    """The address of the archive that a table is in; of another file its own."""
+    return address.rpartition("::")[2] if address.startswith(ZIP) else address
+
+
+def matches(address: str) -> list[str]:
+    """The address itself, or the sorted matches of its glob.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
     is not read as a glob. Raises ``DataError`` if no file matches.
@@ -160,6 +195,7 @@ def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
 
     Raises ``DataError``, with the advice ``mend`` for a missing file.
     """
+    address = container(address)
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
@@ -199,7 +235,9 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression that the suffix tells; None without one."""
+    """The compression that the suffix tells, or zip for a table in an archive; None without one."""
+    if address.startswith(ZIP):
+        return "zip"
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
@@ -210,8 +248,11 @@ def stream(address: str) -> Iterator[bytes]:
     """
     system, path = filesystem(address)
     codec, unpacked = codec_of(address), 0
-    size = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
-    with naming(address), system.open_input_stream(path, compression=codec) as source:
+    if codec == "zip":
+        size, unpacker = system.handler.fs.info(path)["compress_size"], None
+    else:
+        size, unpacker = (info_of(address).size or UNKNOWN_BYTES) if codec else 0, codec
+    with naming(address), system.open_input_stream(path, compression=unpacker) as source:
         while piece := source.read(READ_BYTES):
             if codec:
                 unpacked += len(piece)
@@ -221,5 +262,5 @@ def stream(address: str) -> Iterator[bytes]:
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
-    with naming(address), open_file(address) as file:
+    with naming(address), open_file(container(address)) as file:
         return sha256_of(file)
