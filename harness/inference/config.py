@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,16 +20,17 @@ from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
+from preprocessing.corpus.addresses import COMPRESSED
 from preprocessing.corpus.columns import TEXT_NAME
 from preprocessing.corpus.records import BYTE_ORDER_MARK, SUFFIXES, uncompressed
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.labels import AUTO
 
 STDIN = "-"
-OTHER_FILES = (".txt", ".zip", ".gz", ".tgz", ".tar", ".7z", ".xls", ".ods", ".doc", ".docx", ".pdf", ".arrow")
-FILE_ENDINGS = (*SUFFIXES, *OTHER_FILES)
+FILE_ENDINGS = (*SUFFIXES, *COMPRESSED, ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
 WINDOWS_PATH = re.compile(r"[A-Za-z]:\\")
+HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
 """Ending of a file of predictions -> its format."""
 InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
@@ -107,26 +109,21 @@ def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
     if word == STDIN or os.path.exists(word) or WINDOWS_PATH.match(word):
         return True
-    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in FILE_ENDINGS)
+    return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_ENDINGS))
 
 
 def piped_format() -> str | None:
     """The format of what is piped or redirected to this command, from its first line: csv after a header that names
     texts, jsonl from an object on, else txt. None for a terminal and other devices.
     """
-    try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
-    except (AttributeError, OSError, ValueError):  # there is no standard input, or a notebook has put another there
-        return None
-    if not (stat.S_ISFIFO(mode) or stat.S_ISREG(mode)):
-        return None
-    stdin: Any = sys.stdin.buffer
-    line = stdin.peek().removeprefix(BYTE_ORDER_MARK).partition(b"\n")[0].decode("utf-8", "replace").strip()
-    names = [name.strip('"') for name in re.split("[,;\t]", line)]
-    is_usual = any(TEXT_NAME.fullmatch(name.lower()) for name in names)
-    if len(names) > 1 and is_usual and all(map(str.isidentifier, names)):
-        return "csv"
-    return "jsonl" if line.startswith('{"') else "txt"
+    with suppress(AttributeError, OSError, ValueError):  # there is no standard input, or a notebook's
+        if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
+            stdin: Any = sys.stdin.buffer
+            line = stdin.peek().removeprefix(BYTE_ORDER_MARK).split(b"\n")[0].decode("utf-8", "replace").lower()
+            if HEADER.fullmatch(line) and any(map(TEXT_NAME.fullmatch, re.findall(r"\w+", line))):
+                return "csv"
+            return "jsonl" if line.startswith('{"') else "txt"
+    return None
 
 
 def beside(inputs: Sequence[str]) -> str:

@@ -97,14 +97,12 @@ def files_of(source: SourceConfig, given: SourceConfig) -> list[File]:
     return [replace(file, source=replace(file.source, columns=[])) if has_header(file) else file for file in files]
 
 
-def with_columns(files: Sequence[File], given: SourceConfig) -> list[File]:
-    """Labelled files; the columns of text and label are found anew where the first has not those of the training."""
-    seen, unset = tables.sample(files[0]), dict[str, Any]()
-    if given.text_column == AUTO and not all(map(seen.has, files[0].source.text_columns)):
-        unset["text_column"] = AUTO
-    if given.label_column == AUTO and not seen.has(files[0].source.label_column):
-        unset["label_column"] = AUTO
-    return [replace(file, source=replace(file.source, **unset)) for file in files]
+def with_text_column(files: list[File], given: SourceConfig) -> list[File]:
+    """Labelled files; their text column is found anew if none is ``given`` and the first lacks that of the training."""
+    first = files[0]
+    if given.text_column != AUTO or all(map(tables.sample(first).has, first.source.text_columns)):
+        return files
+    return [replace(file, source=replace(file.source, text_column=AUTO)) for file in files]
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:

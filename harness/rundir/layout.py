@@ -93,8 +93,8 @@ def check_directory(run: str | Path) -> None:
 
     Moving, publishing or overwriting a dataset affects everything in its directory.
     """
-    if Path(run).exists() and not Path(run).is_dir():
-        raise ConfigError(f"run: {run} is a file; name a directory")
+    if os.path.lexists(run) and not Path(run).is_dir():
+        raise ConfigError(f"run: {run} is no directory; name another")
     if holds_run(run):
         return
     place = Path(os.path.realpath(run))

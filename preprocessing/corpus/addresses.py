@@ -21,10 +21,10 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".zip": "zip"}
 """File suffix -> compression."""
-ZIP, ZIPPED = "zip://", (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-"""Begin and ends of the address of a table in an archive, ``zip://TABLE::ARCHIVE``."""
+ZIPPED = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Endings of the tables that are read in an archive; the address of one is ``zip://TABLE::ARCHIVE``."""
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -98,8 +98,6 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
             raise ConfigError(
                 f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
             ) from None
-        except TypeError as error:
-            raise ConfigError(f"{address}: no whole address of {protocol}:// ({error})") from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 
@@ -113,9 +111,6 @@ def local_path(address: str) -> str:
 
 def absolute(address: str) -> str:
     """The absolute address."""
-    if address.startswith(ZIP):
-        archive = container(address)
-        return address.removesuffix(archive) + absolute(archive)
     return address if is_remote(address) else str(Path(local_path(address)).absolute())
 
 
@@ -126,17 +121,31 @@ def prefix(address: str, path: str) -> str:
 
 
 def find(address: str) -> list[str]:
-    """The files of an address: ``matches``, and for an archive the tables in it."""
-    return list(itertools.chain.from_iterable(map(tables_of, matches(address))))
+    """The files of an address: itself, or the sorted matches of its glob; in place of an archive the tables in it.
+
+    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
+    is not read as a glob. Raises ``DataError`` if no file matches.
+    """
+    system, path = filesystem(address)
+    names = [address]
+    if glob.has_magic(without_query(path)) and kind(address) == fs.FileType.NotFound:
+        with naming(address):
+            names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
+        names = [prefix(address, path) + name for name in sorted(names)]
+        names = [name for name in names if kind(name) != fs.FileType.Directory]
+    if not names:
+        raise DataError(f"{address}: no file matches; check the pattern")
+    return list(itertools.chain.from_iterable(map(tables_of, names)))
 
 
 def tables_of(address: str) -> list[str]:
     """The address of a file, or those of the tables in a zip archive. Raises ``DataError`` for one that has none."""
-    if address.startswith(ZIP) or not address.lower().endswith(".zip") or kind(address) != fs.FileType.File:
+    if "::" in address or not address.lower().endswith(".zip") or kind(address) != fs.FileType.File:
         return [address]
-    system, _ = filesystem(f"{ZIP}::{absolute(address)}")
-    names = [name for name in system.handler.fs.find("") if name.lower().endswith(ZIPPED)]
-    tables = [f"{ZIP}{name}::{address}" for name in sorted(names) if not name.startswith(("__MACOSX/", "."))]
+    archive = f"::{absolute(address)}"
+    system, _ = filesystem(f"zip://{archive}")
+    names = [name for name in sorted(system.handler.fs.find("")) if name.lower().endswith(ZIPPED)]
+    tables = [f"zip://{name}{archive}" for name in names if not name.startswith("__MACOSX/")]
     if not tables:
         raise DataError(f"{address}: holds none of {', '.join(ZIPPED)}; unpack it, and name the file that is meant")
     return tables
@@ -144,24 +153,7 @@ def tables_of(address: str) -> list[str]:
 
 def container(address: str) -> str:
     """The address of the archive that a table is in; of another file its own."""
-    return address.rpartition("::")[2] if address.startswith(ZIP) else address
-
-
-def matches(address: str) -> list[str]:
-    """The address itself, or the sorted matches of its glob.
-
-    As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
-    is not read as a glob. Raises ``DataError`` if no file matches.
-    """
-    system, path = filesystem(address)
-    if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
-        return [address]
-    with naming(address):
-        names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
-    found = [prefix(address, path) + name for name in sorted(names)]
-    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
-        return files
-    raise DataError(f"{address}: no file matches; check the pattern")
+    return address.rpartition("::")[2]
 
 
 def below(address: str) -> list[tuple[str, fs.FileInfo]]:
@@ -235,9 +227,7 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression that the suffix tells, or zip for a table in an archive; None without one."""
-    if address.startswith(ZIP):
-        return "zip"
+    """The compression that the suffix tells; None without one."""
     return COMPRESSED.get(Path(without_query(address)).suffix.lower())
 
 
@@ -248,11 +238,8 @@ def stream(address: str) -> Iterator[bytes]:
     """
     system, path = filesystem(address)
     codec, unpacked = codec_of(address), 0
-    if codec == "zip":
-        size, unpacker = system.handler.fs.info(path)["compress_size"], None
-    else:
-        size, unpacker = (info_of(address).size or UNKNOWN_BYTES) if codec else 0, codec
-    with naming(address), system.open_input_stream(path, compression=unpacker) as source:
+    size = (info_of(container(address)).size or UNKNOWN_BYTES) if codec else 0
+    with naming(address), system.open_input_stream(path, compression=None if codec == "zip" else codec) as source:
         while piece := source.read(READ_BYTES):
             if codec:
                 unpacked += len(piece)

@@ -317,15 +317,11 @@ def format_of(address: str, source: SourceConfig) -> str:
     if source.format != AUTO:
         return source.format
     suffix = Path(uncompressed(address)).suffix
-    known = SUFFIXES.get(suffix)
+    known = SUFFIXES.get(suffix) or format_by_content(next(addresses.stream(address), b"")[:1024])
     if known is None:
-        first = next(addresses.stream(address), b"")[:1024]
-        known = format_by_content(first)
-    if known is None:
-        check_signature(first, address)
         raise ConfigError(
             f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or xlsx; unpack an "
-            "archive, save another sheet as .xlsx or CSV"
+            "archive, save another sheet as .xlsx or CSV, the texts of a PDF as CSV, one a row"
         )
     return known
 
@@ -342,24 +338,18 @@ def format_by_content(first: bytes) -> str | None:
 
 
 def uncompressed(address: str) -> str:
-    """An address in lower case, without the suffix of its compression."""
-    name = addresses.without_query(address).lower()
-    name = name.partition("::")[0] if name.startswith(addresses.ZIP) else name
+    """An address in lower case, without the suffix of its compression, or the archive that the file is in."""
+    name = addresses.without_query(address).lower().partition("::")[0]
     for suffix in addresses.COMPRESSED:
         name = name.removesuffix(suffix)
     return name
 
 
-def check_signature(first: bytes, name: str) -> None:
-    """Raise ``DataError`` if a file begins like one that is no text."""
-    for signature, kind in SIGNATURES.items():
-        if first.startswith(signature):
-            raise DataError(f"{name}: holds {kind}")
-
-
 def encoding_of(sample: bytes, name: str) -> str:
     """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
-    check_signature(sample, name)
+    for signature, content in SIGNATURES.items():
+        if sample.startswith(signature):
+            raise DataError(f"{name}: holds {content}")
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding

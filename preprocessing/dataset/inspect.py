@@ -6,7 +6,7 @@ tables, with ids decoded to tokens; and verified: bytes against the manifest, le
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,9 +177,8 @@ def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     names = [shortened(name, LABEL_CELLS) for name in manifest.labels]
     every = [f"{name} {sum(its.get(number, 0) for its in splits):,}" for number, name in enumerate(names)]
     yield f"labels: {len(names):,} classes: {some(every)}"
-    spellings = Counter(name.strip().casefold() for name in manifest.labels)
-    if alike := [repr(name) for name in names if spellings[name.strip().casefold()] > 1]:
-        yield f"labels: {some(alike)} differ only in case or spaces; source.labels says which are one class"
+    if len({name.strip().casefold() for name in manifest.labels}) < len(names):
+        yield "labels: some differ only in case or spaces; source.labels says which are one class"
     if few := [repr(name) for number, name in enumerate(names) if not all(number in its for its in splits)]:
         yield f"labels: too few rows for every split: {some(few)}"
 

@@ -148,9 +148,7 @@ def make(
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
     if repeats := lengths.pop(REPEATS):
-        Screen(errors=True).say(
-            f"append: {counted(repeats.total(), 'new row')} repeat a row of the dataset, and are kept"
-        )
+        Screen(errors=True).say(f"kept: {counted(repeats.total(), 'new row')} with a text that its split has already")
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     origin = provenance(config, plans) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin

@@ -108,6 +108,13 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
 
 
+def test_the_text_is_found_as_for_predictions(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
+    names = Bundle(run / "bundle").info.labels
+    rows = [(at, f"a film that is number {at}", names[at % 2]) for at in range(20)]
+    path = write_csv(tmp_path / "body.csv", rows, ("id", "body", "label"))
+    assert "body.csv: 20 rows" in evaluate("--input", path, "--output", tmp_path)
+
+
 def test_labels_that_the_run_does_not_know_may_be_left_out(
     run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
