@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from preprocessing.base.schema import LocalPath
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig:
@@ -13,7 +15,7 @@ class ExportConfig:
     SUBJECT = ("run",)
     run: str
     """Run directory or bundle."""
-    output: str
+    output: LocalPath
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""

@@ -45,6 +45,7 @@ from harness.scores.metrics import largest_confusions, worst_first
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
+from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.labels import as_found
@@ -68,7 +69,7 @@ class ReportConfig:
     SUBJECT = ("run",)
     run: list[str]
     """Run directories, or folders of train --seeds or --folds."""
-    output: str | None = None
+    output: LocalPath | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
     overwrite: bool = False

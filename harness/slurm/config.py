@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from harness.config import Seeds
 from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import LocalPath
 
 MOST = 10**6
 Number = Annotated[int, Meta(ge=1, le=MOST)]
@@ -117,7 +118,7 @@ class SubmitConfig(Resources):
     """Folder of the jobs' logs, on storage that all nodes see."""
     print: bool = False
     """Print the scripts, and submit nothing."""
-    output: str | None = None
+    output: LocalPath | None = None
     """Write the scripts to this folder, and submit nothing."""
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ import pyarrow as pa
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.processes import SIGNALS, available_cores, end_spawned
 from preprocessing.base.terminal import Screen
+from preprocessing.base.untrusted import one_line
 from preprocessing.config import ExecutorConfig
 
 Task = TypeVar("Task")
@@ -238,8 +239,8 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         client = Client(**how, timeout=SCHEDULER_S)
         client.wait_for_workers(1, timeout=SCHEDULER_S)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"executor.scheduler: {address}: no scheduler with workers answers there ({why})") from None
+        problem = f"no scheduler with workers answers there ({one_line(error)})"
+        raise ConfigError(f"executor.scheduler: {address}: {problem}") from None
 
     def alive() -> int:
         try:
