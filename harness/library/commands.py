@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PosixPath
 from subprocess import PIPE, STDOUT, Popen
@@ -36,8 +38,10 @@ from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.sources import FRAME
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import MANIFEST
+from preprocessing.dataset.views import read_data
 from preprocessing.job import pipeline
 from preprocessing.labels import as_found
 
@@ -49,6 +53,19 @@ _training = threading.Lock()
 """Held while this process trains: threads and accelerate's state belong to all of it."""
 
 
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Where the block raises ``UserError``, the sentence names arguments of Python, and keys without dashes."""
+    try:
+        yield
+    except UserError as error:
+        sentence = re.sub(r"(--)?\bsource\.(text|label)_column\b", r"\2", str(error))
+        is_command = "padless " in sentence
+        error.args = (sentence if is_command else re.sub(r"(?<![\w-])--(?=[a-z])", "", sentence),)
+        raise
+
+
+@naming_arguments()
 def prepare(
     source: Source,
     *,
@@ -65,16 +82,18 @@ def prepare(
     overrides it. A row without a text is refused unless ``source.missing_text`` is ``keep``. If the same dataset
     already exists, it is opened. Raises ``UserError``.
     """
-    is_frame = hasattr(source, "__arrow_c_stream__")
-    given: Any = pipeline.FRAME if is_frame else source
+    is_frame = not isinstance(source, str | Path | list | tuple)
+    given: Any = FRAME if is_frame else source
     named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
-    for line in pipeline.lines_on_rows(pipeline.prepare(asked, source if is_frame else None)):
+    manifest = pipeline.build_from_frame(asked, source) if is_frame else pipeline.build(asked)
+    for line in pipeline.lines_on_rows(manifest):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 
 
+@naming_arguments()
 def train(
     data: Dataset | Source | dict[str, float],
     run: str | Path | None = None,
@@ -96,7 +115,9 @@ def train(
     keys |= options or {}
     place: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(place, str | Path)
-    if not isinstance(place, dict) and (not is_path or (Path(place).exists() and not Path(place, MANIFEST).exists())):
+    if is_path and not Path(place).exists():
+        read_data(place)  # a missing file is refused before its keys, which are none of a training
+    elif not isinstance(place, dict) and not (is_path and Path(place, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
         own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}
@@ -127,8 +148,9 @@ def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
 
 def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
     """Train in this process, which is then as it was before; nothing to do if the run has finished already."""
-    warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
-    from harness.ranks.session import leaving_nothing
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
+        from harness.ranks.session import leaving_nothing
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve
@@ -170,6 +192,8 @@ def pass_on(process: Popen[str]) -> str:
 
 def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
+    if isinstance(labels, set | frozenset):
+        raise DataError(f"{name}: a set has no order, so no label belongs to a text; give a list")
     every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
     if len(every) != len(names):
         raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")

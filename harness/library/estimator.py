@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +76,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         }
         try:
             fraction = self.validation_fraction
-            require(0 < fraction < 1, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
+            is_share = isinstance(fraction, Real) and 0 < fraction < 1
+            require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
             texts, _ = paired(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
             check_classification_targets(labels)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
