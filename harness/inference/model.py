@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.scorer import Engine, local, open_scorer
-from harness.rundir.bundle_files import INDEX, bundle_directory
+from harness.inference.scorer import Engine, open_scorer
+from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shortened
@@ -51,15 +51,14 @@ class Model:
         require(device in ("auto", "cpu", "cuda"), "device", device, "one of auto, cpu, cuda")
         require(isinstance(place, str | Path), "place", place, "the directory of a run, a bundle or an export")
         self.place, self.engine, self.device = place, engine, device
-        self._files: dict[str, bytes | mmap.mmap] = {}
-        directory, index = bundle_directory(local(place)), b""
-        self._open(directory)
-        while index != (index := (directory / INDEX).read_bytes()):  # a run may replace its weights meanwhile
-            self._files = mapped_files(directory)
-            self._open(directory)
+        self._open(place)
+        self._files = mapped_files(self._scorer.directory)
+        while read_classifier(self._scorer.directory) != self._scorer.info:  # a better epoch replaced them meanwhile
+            self._open(place)
+            self._files = mapped_files(self._scorer.directory)
 
-    def _open(self, directory: Path) -> None:
-        self._scorer = open_scorer(directory, self.engine, device=self.device)
+    def _open(self, place: str | Path) -> None:
+        self._scorer = open_scorer(place, self.engine, device=self.device)
         self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 

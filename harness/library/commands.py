@@ -2,7 +2,7 @@
 """``prepare`` and ``train`` as functions, with the keys of the commands, and a run as an object.
 
 One process trains in this one, which it leaves as it was. Several are started by ``padless train``, and its output is
-passed on.
+passed on; on a CPU a long training takes several, if their number is left open.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ import pyarrow.parquet as pq
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
-from harness.ranks import stopping
+from harness.ranks import devices, stopping
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
-from preprocessing.base import cli, processes
+from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
+from preprocessing.base.processes import PREEMPTED, available_cores
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import FRAME
@@ -102,7 +103,7 @@ def train(
     label: str | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    num_processes: int = 1,
+    num_processes: int | None = None,
     **keys: Any,
 ) -> Run:
     """Train on a dataset as ``padless train`` does, and return the run; the same call again resumes or opens it.
@@ -124,11 +125,11 @@ def train(
         place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
     words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if num_processes != 1 or asked.seeds or asked.folds:
-        launch(["--num_processes", str(num_processes), *words])
+    if asked.seeds or asked.folds or num_processes not in (None, 1):
+        launch([*words_of({"num_processes": num_processes}, {}), *words])
     else:
         with stopping.noting():
-            train_here(asked.recipe)
+            train_alone(asked.recipe, words, processes=num_processes)
     return Run(asked.run)
 
 
@@ -146,8 +147,26 @@ def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
-def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
-    """Train in this process, which is then as it was before; nothing to do if the run has finished already."""
+def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
+    """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
+    from harness.training.rules import processes_on_cores, resolve
+
+    by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
+    if by_user or devices.cards(recipe.device, 1, 1) is not None:
+        train_here(recipe, reports=reports)
+        return
+    choice = processes_on_cores(resolve(recipe).config, available_cores())
+    if choice.value == "1":
+        train_here(recipe, choice.reason, reports=reports)
+    else:
+        launch(words)
+
+
+def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = True) -> None:
+    """Train in this process, which is then as it was before; nothing to do if the run has finished already.
+
+    ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
         from harness.ranks.session import leaving_nothing
@@ -156,12 +175,14 @@ def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
     from harness.training.rules import resolve
 
     if (first := preflight.pretraining(recipe)) is not None:
-        train_here(first, reports=reports)
+        train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
     resolved = resolve(recipe)
     config = resolved.config
     with _training, leaving_nothing():
+        if chosen is not None:
+            os.environ[devices.CHOSEN] = chosen
         if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
             Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
         else:
@@ -173,7 +194,7 @@ def launch(words: Sequence[str]) -> None:
     command, env = [sys.executable, "-m", "harness", "train", *words], {**os.environ, "PYTHONSAFEPATH": "1"}
     with Popen(command, env=env, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
         last = pass_on(process)
-    if (code := process.returncode) not in (0, processes.PREEMPTED):
+    if (code := process.returncode) not in (0, PREEMPTED):
         raise ERRORS.get(code, UserError)(last.removeprefix("error: "))
 
 

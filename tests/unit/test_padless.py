@@ -30,9 +30,13 @@ from safetensors.torch import load_file
 
 import padless
 from harness.__main__ import main
+from harness.config import Choice
 from harness.inference import model as model_module
+from harness.library import commands
+from harness.ranks import devices
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts, read_config
+from harness.training import rules
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
 from tests.bundles import shared_run, write_drawn
@@ -131,7 +135,12 @@ def test_a_csv_a_sheet_and_the_import_leave_the_process_as_it_was(tmp_path: Path
 
 def state() -> tuple[Any, ...]:
     """What a training must leave as it was."""
-    numbers = torch.get_num_threads(), torch.initial_seed(), torch.backends.cudnn.allow_tf32, warnings.filters.copy()
+    numbers = (
+        torch.get_num_threads(),
+        torch.initial_seed(),
+        torch.backends.cudnn.allow_tf32,
+        "IProgress" in str(warnings.filters),
+    )
     return signal.getsignal(signal.SIGINT), numbers, dict(os.environ), dict(AcceleratorState._shared_state)
 
 
@@ -175,6 +184,24 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
             run.evaluate(rows["text"].tolist(), labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
+
+
+@pytest.mark.processes
+def test_a_long_training_on_a_cpu_takes_processes_and_a_short_one_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", {"train": 60, "validation": 20})
+    monkeypatch.delenv(devices.OMP, raising=False)
+    small = {"epochs": 1, "global_batch": 8, "model.hidden_size": 8, "baseline": "none", "quiet": True, "device": "cpu"}
+    before, launched = state(), list[list[str]]()
+    run = padless.train(tmp_path / "data", tmp_path / "run", options=small)
+    log = " ".join((run.directory / "log.txt").read_text().split())
+    assert re.search("processes 1: of one thread: [0-9,]+ tokens in all .* threads 1: each process has one", log)
+    assert state() == before
+    monkeypatch.setattr(rules, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
+    monkeypatch.setattr(commands, "launch", launched.append)
+    padless.train(tmp_path / "data", tmp_path / "two", options=small)
+    assert [sorted(words)[:2] for words in launched] == [["--baseline=none", f"--data={tmp_path / 'data'}"]]
 
 
 @pytest.mark.processes
@@ -279,6 +306,31 @@ def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two: Path, tmp_pat
     shutil.copytree(two / BUNDLE, tmp_path / "bundle")
     copied = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
     np.testing.assert_array_equal(copied.predict_proba(TEXTS), expected)
+
+
+def test_batches_of_texts_are_computed_at_once_by_one_thread_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = padless.load(run, device="cpu")
+    network, before, seen = model._scorer.model, torch.get_num_threads(), set[tuple[int, int]]()
+    forward = network.forward
+
+    def watched(*given: Any) -> torch.Tensor:
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        time.sleep(0.01)  # so that another thread takes the next batch
+        return forward(*given)
+
+    monkeypatch.setattr(network, "forward", watched)
+    monkeypatch.setattr(model._scorer, "batch_rows", 2)
+    answers = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            answers.append(model.predict_proba(TEXTS * 6))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert {number for _, number in seen} == {1}
+    assert len(seen) == 1 + 3
+    np.testing.assert_array_equal(*answers)
 
 
 def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
