@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
+
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
 from harness.model.registry import SHARED_UP_TO, check_model, exchanged_parameters
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN
+from preprocessing.base.terminal import counted
 from preprocessing.dataset.views import read_data
 
 STEPS, SHORT = 2500, 32
@@ -51,6 +54,8 @@ FEWEST_ROWS = 4
 """Minimum rows of a process on a CPU in a step; with fewer, a step takes hardly less time."""
 PARAMETERS_A_TOKEN = 1500
 """Number of parameters whose gradients processes add up, on a CPU, in about the time that a token takes."""
+PROCESS_BYTES = 1 << 30
+"""Memory of a process that trains on a CPU: torch, a batch and its gates, a small network with its optimizer."""
 BY_CORPUS = (
     *("epochs", "global_batch", "patience", "model.wide", "model.wide_ngrams", "init.vectors"),
     *("optim.lr", "optim.ema"),
@@ -100,23 +105,26 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
 
 
 def processes_on_cores(config: RunConfig, cores: int) -> Choice:
-    """How many processes of one thread train a configuration without ``auto`` on a CPU, and why: at most one a core.
+    """How many processes of one thread train a configuration without ``auto`` on a CPU, and why.
 
     Threads of one process wait for each other many times a step, and where another program is busy most of their time;
     processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
     figures. Raises ``DataError`` if the dataset cannot be read.
     """
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    tokens, rows = manifest.tokens(TRAIN), max(1, manifest.rows(TRAIN))
-    a_step, fewest = tokens * config.global_batch // rows, exchanged_parameters(config, manifest) // PARAMETERS_A_TOKEN
-    number = min(cores, config.global_batch // FEWEST_ROWS, a_step // max(1, fewest))
-    if number < 2:
-        why = f"of one thread: {a_step:,} tokens a step are too few for more on {cores} cores, from {2 * fewest:,} on"
-    elif tokens * config.epochs < WORTH_TOKENS:
-        number, why = 1, f"of one thread: {tokens * config.epochs:,} tokens in all end before more would have started"
-    else:
-        why = f"of one thread each, on {cores} cores: threads of one process would wait for each other"
-    return Choice(str(max(1, number)), why)
+    tokens, rows = manifest.tokens(TRAIN), config.global_batch
+    a_step = tokens * rows // max(1, manifest.rows(TRAIN))
+    fewest = max(1, exchanged_parameters(config, manifest) // PARAMETERS_A_TOKEN)
+    limits = [
+        (cores, f"on {counted(cores, 'core')}"),
+        (rows // FEWEST_ROWS, f"each with {FEWEST_ROWS} or more of the {rows} rows of a step"),
+        (a_step // fewest, f"each with {fewest:,} or more of the {a_step:,} tokens of a step"),
+        (psutil.virtual_memory().available // PROCESS_BYTES, "as free memory holds"),
+    ]
+    number, why = min(limits)
+    if number > 1 and tokens * config.epochs < WORTH_TOKENS:
+        number, why = 1, f"for {tokens * config.epochs:,} tokens in all starting more would take longer"
+    return Choice(str(max(1, number)), f"of one thread, {why}; several threads would wait for each other")
 
 
 def keys_to_resolve(config: RunConfig) -> list[str]:

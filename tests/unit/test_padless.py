@@ -196,7 +196,7 @@ def test_a_long_training_on_a_cpu_takes_processes_and_a_short_one_a_thread(
     before, launched = state(), list[list[str]]()
     run = padless.train(tmp_path / "data", tmp_path / "run", options=small)
     log = " ".join((run.directory / "log.txt").read_text().split())
-    assert re.search("processes 1: of one thread: [0-9,]+ tokens in all .* threads 1: each process has one", log)
+    assert re.search("processes 1: of one thread, for [0-9,]+ tokens in all .* threads 1: each process has one", log)
     assert state() == before
     monkeypatch.setattr(rules, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
     monkeypatch.setattr(commands, "launch", launched.append)

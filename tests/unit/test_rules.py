@@ -61,14 +61,25 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
 @pytest.mark.parametrize(
     ("corpus", "keys", "cores", "expected"),
     [
-        (LONG, {}, 2, "2: of one thread each, on 2 cores: threads of one process would wait for each other"),
-        (LONG, {}, 64, "8: of one thread each, on 64 cores: threads of one process would wait for each other"),
-        (LONG, {"global_batch": 128}, 8, "8: of one thread each, on 8 cores: threads of one process would wait"),
-        (LONG, {"epochs": 12}, 8, "1: of one thread: 3,960,000 tokens in all end before more would have started"),
-        (LONG, {}, 1, "1: of one thread: 17,837 tokens a step are too few for more on 1 cores, from 2,7"),
-        (SHORT, {"epochs": 400}, 8, "1: of one thread: 645 tokens a step are too few for more on 8 cores, from 1,37"),
-        (SHORT, {"epochs": 400, "global_batch": 128}, 8, "3: of one thread each, on 8 cores: threads"),
-        (MANY_WORDS, {"model": ModelConfig(wide=1 << 22)}, 8, "1: of one thread: 7,395 tokens a step are too few"),
+        (LONG, {}, 2, "2: of one thread, on 2 cores; several threads would wait for each other"),
+        (LONG, {}, 64, "8: of one thread, each with 4 or more of the 32 rows of a step"),
+        (LONG, {"global_batch": 128}, 8, "8: of one thread, on 8 cores"),
+        (LONG, {"epochs": 12}, 8, "1: of one thread, for 3,960,000 tokens in all starting more would take longer"),
+        (LONG, {}, 1, "1: of one thread, on 1 core;"),
+        (SHORT, {"epochs": 400}, 8, "1: of one thread, each with 688 or more of the 645 tokens of a step"),
+        (
+            SHORT,
+            {"epochs": 400, "global_batch": 128},
+            8,
+            "3: of one thread, each with 688 or more of the 2,580 tokens of a step",
+        ),
+        (
+            MANY_WORDS,
+            {"model": ModelConfig(wide=1 << 22)},
+            8,
+            "1: of one thread, each with 17,242 or more of the 7,395 tokens",
+        ),
+        (LONG, {"free": 3}, 64, "3: of one thread, as free memory holds"),
     ],
 )
 def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
@@ -80,6 +91,9 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
     )
     monkeypatch.setattr(rules, "read_data", lambda data: manifest)
     monkeypatch.setattr(rules, "rows_of_task", lambda task, found, data, fold: found)
+    memory = SimpleNamespace(available=keys.get("free", 64) << 30)
+    monkeypatch.setattr(rules.psutil, "virtual_memory", lambda: memory)
+    keys = {name: value for name, value in keys.items() if name != "free"}
     config = RunConfig(**{"epochs": 32, "global_batch": 32, "model": ModelConfig(embedding_dim=128), **keys})
     assert str(rules.processes_on_cores(config, cores)).startswith(expected)
 
