@@ -137,7 +137,7 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
     """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError``, which names the index, for anything but a string."""
     is_other = isinstance(texts, bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable)
     if is_other or hasattr(texts, "columns") or getattr(texts, "ndim", 1) != 1:
-        what = "is no list of strings, in an order, and no column of a table"
+        what = "is no list of strings, and no column of a table"
         raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
     every: Any = [texts] if isinstance(texts, str) else texts
     numbered = enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every)

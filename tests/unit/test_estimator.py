@@ -94,7 +94,7 @@ def test_a_mistake_gets_a_sentence(keys: dict[str, Any], y: Any, sentence: str) 
 @pytest.mark.parametrize("texts", [set(TEXTS), frozenset(TEXTS), np.eye(100), coo_matrix(np.eye(100))])
 def test_what_has_no_order_or_is_no_column_is_refused(texts: Any) -> None:
     """A set would pair texts and labels at random."""
-    with pytest.raises(ValueError, match=f"a {type(texts).__name__} is no list of strings, in an order"):
+    with pytest.raises(ValueError, match=f"a {type(texts).__name__} is no list of strings, and no column"):
         padless.TextClassifier(**SMALL).fit(texts, NUMBERS)
 
 
