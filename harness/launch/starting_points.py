@@ -28,7 +28,8 @@ from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, public_values, table
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus import columns, sources
+from preprocessing.corpus import sources
+from preprocessing.corpus.columns import apply_columns, resolve
 
 ASKED = (
     *("output", "source.path", "source.text_column", "source.label_column", "source.labels", "text.max_tokens"),
@@ -84,10 +85,10 @@ def init(config: InitConfig) -> None:
     target = Path(config.output or f"{name}.yaml")
     if target.exists():
         raise ConfigError(f"{target}: is there already; name another file with -o")
-    found = columns.resolved(list(sources.files(config.source, config.splits)))
+    found = resolve(list(sources.list_files(config.source, config.splits)))
     usual = PreprocessConfig(output="")
     asked = PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits)
-    given = columns.settled(asked, found.chosen, found.column)
+    given = apply_columns(asked, found.chosen, found.split_column)
     prepared = {
         key: value
         for key in configuration.options_of(PreprocessConfig)

@@ -32,6 +32,9 @@ from preprocessing.base.errors import ConfigError
 USE_CPU = "ACCELERATE_USE_CPU"
 """Environment variable by which accelerate tells its ranks to leave GPUs alone."""
 OMP = "OMP_NUM_THREADS"
+CHOSEN = "PADLESS_PROCESSES"
+"""Environment variable: why so many processes of one thread train on the cores of a machine, where padless chose that
+number."""
 
 
 @dataclass(frozen=True)

@@ -19,26 +19,21 @@ import hashlib
 import json
 import re
 import shlex
-import sys
 import unicodedata
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from preprocessing.base import processes
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.columns import Resolved, apply_columns, resolve
-from preprocessing.corpus.parquet import value_type
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -58,14 +53,10 @@ from preprocessing.job.executors import Workers, open_workers
 from preprocessing.job.parts import Classes, Source, TokenizedPart
 from preprocessing.job.write import WrittenShards, write_all
 from preprocessing.text import resources
-from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from preprocessing.text.words import classes_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LETTER_ALONE = re.compile("am*")
 """The classes of a letter of a script without spaces, with its marks, which is a token."""
@@ -296,41 +287,3 @@ def run(config: PreprocessConfig) -> None:
         Screen(errors=True).say(line)
     screen.say(f"{public(config.output)}: {manifest.in_words()}, vocabulary {manifest.vocabulary_size:,}")
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
-
-
-GROUP_ROWS = 16384
-
-
-def prepare(config: PreprocessConfig, frame: Any) -> Manifest:
-    """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
-
-    If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
-    temporary Parquet file. Raises ``StorageError`` too, if that cannot be written.
-    """
-    with ExitStack() as stack:
-        path = None
-        if frame is not None:
-            path = str(stack.enter_context(temporary_folder()) / "frame.parquet")
-            pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
-        stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
-        sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
-        return build(config, path)
-
-
-def arrow_of(frame: Any) -> pa.Table:
-    """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
-    if hasattr(frame, "iloc"):
-        columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
-        return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-    table = pa.table(frame)
-    types = [(field.name, value_type(field.type)) for field in table.schema]
-    return table.cast(pa.schema(types, table.schema.metadata))
-
-
-def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:
-    """One column as an Arrow array; mixed types and lone surrogates become strings, as in CSV."""
-    try:
-        return pa.Array.from_pandas(values)
-    except (pa.ArrowException, ValueError, TypeError):
-        texts = values.astype(object).map(lambda value: encode(str(value)).decode(), na_action="ignore")
-        return pa.Array.from_pandas(texts, type=pa.large_string())

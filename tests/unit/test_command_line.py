@@ -73,7 +73,7 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
     assert not found, f"{words} brought {found}"
 with contextlib.suppress(Exception):
     main(["train", "nowhere"])
-import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
+import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.build
 from tests.commands import ROOT
 assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
 """
