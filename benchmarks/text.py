@@ -22,9 +22,9 @@ from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_mo
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import read
-from preprocessing.corpus.sources import files, scan
+from preprocessing.corpus import columns
+from preprocessing.corpus.readers import open_reader
+from preprocessing.corpus.sources import list_files
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec

@@ -90,7 +90,9 @@ def prepare(
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
     with temporary_folder() as folder:
         manifest = build(asked, write_frame(source, folder) if is_frame else None)
-    for line in [] if manifest is None else lines_on_rows(manifest):
+    if manifest is None:
+        raise UserError(f"{output}: share {asked.executor.share} is done; share 0 completes the dataset")
+    for line in lines_on_rows(manifest):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 
