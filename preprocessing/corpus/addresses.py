@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pyarrow import ArrowException, CompressedInputStream, NativeFile, PythonFile, fs
+from pyarrow import ArrowException, NativeFile, fs
 
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
@@ -31,7 +31,7 @@ WEB = re.compile(r"https?://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
 FAILURES = (OSError, ArrowException, UnicodeDecodeError)
-KNOWN: dict[type[Exception], str] = {
+SENTENCE_BY_ERROR: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
     PermissionError: "permission denied",
     UnicodeDecodeError: "a name in it is not UTF-8; rename it",
@@ -50,7 +50,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}") from None
+            raise DataError(f"{name or address}: {SENTENCE_BY_ERROR.get(type(error)) or one_line(error)}") from None
         raise
 
 
@@ -126,21 +126,21 @@ def find(address: str) -> list[str]:
         return [address]
     with naming(address):
         names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
-    found = [prefix(address, path) + name for name in sorted(names)]
-    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
+    matches = [prefix(address, path) + name for name in sorted(names)]
+    if files := [name for name in matches if kind(name) != fs.FileType.Directory]:
         return files
     raise DataError(f"{address}: no file matches; check the pattern")
 
 
-def below(address: str) -> list[tuple[str, fs.FileInfo]]:
+def list_folder(address: str) -> list[tuple[str, fs.FileInfo]]:
     """All files below a folder, with their addresses; none if it does not exist.
 
     Raises ``DataError`` for names not in UTF-8.
     """
     system, path = filesystem(address)
     with naming(address):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
+        matches = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return [(prefix(address, path) + info.path, info) for info in matches if info.type == fs.FileType.File]
 
 
 def info_of(address: str) -> fs.FileInfo:
@@ -158,7 +158,7 @@ def kind(address: str) -> fs.FileType:
     return info_of(address).type
 
 
-def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
+def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
     """Values that change with a file's content: its size, and its ETag if there is one, else its time.
 
     Raises ``DataError``, with the advice ``mend`` for a missing file.
@@ -166,8 +166,10 @@ def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; {mend}")
-    details = patiently(address, lambda: system.handler.fs.info(path)) if is_remote(address) else {}
+        raise DataError(f"{address}: no such file; {hint}")
+    details: dict[str, Any] = {}
+    if is_remote(address):
+        details = patiently(address, partial(system.handler.fs.info, path))
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
     return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 
@@ -201,51 +203,32 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
     return patiently(address, request)
 
 
-class RawBytes:
-    """The bytes of a file as they are stored, for Arrow, which reads from objects with ``read``; they are hashed."""
-
-    closed = False
-
-    def __init__(self, source: Any, digest: Any) -> None:
-        self.source, self.digest = source, digest
-        self.first = bytes(source.read(READ_BYTES))
-        """The first piece."""
-        self.buffer = io.BytesIO(self.first)
-        digest.update(self.first)
-
-    def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; none at the end."""
-        if data := self.buffer.read(size):
-            return data
-        data = bytes(self.source.read(size))
-        self.digest.update(data)
-        return data
-
-
-def stream(address: str, digest: Any = None) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed if its first bytes say that it is compressed.
-
-    ``digest``, a hash of hashlib, is updated with the stored bytes. Raises ``DataError`` for a file that cannot be read
-    or is a decompression bomb.
-    """
+def codec_of(address: str) -> str | None:
+    """The compression of a file by its first bytes; None without one."""
     system, path = filesystem(address)
     with naming(address), system.open_input_stream(path, compression=None) as source:
-        yield from decompress(source, address, info_of(address).size or UNKNOWN_BYTES, digest or hashlib.sha256())
+        head = source.read(16)
+    return next((codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, head)), None)
 
 
-def decompress(source: Any, name: str, packed_bytes: int, digest: Any) -> Iterator[bytes]:
-    """``stream`` of an open file of ``packed_bytes``."""
-    raw = RawBytes(source, digest)
-    codecs = [codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, raw.first)]
-    file = CompressedInputStream(PythonFile(raw, mode="r"), codecs[0]) if codecs else raw
-    unpacked_bytes = 0
-    while piece := file.read(READ_BYTES):
-        unpacked_bytes += len(piece)
-        if codecs:
-            check_unpacked(name, unpacked_bytes, packed_bytes)
-        yield piece
-    while raw.read(READ_BYTES):  # what is behind the compressed content belongs to the hash
-        pass
+def stream(address: str) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed. Raises ``DataError`` as ``iter_pieces`` does."""
+    codec, (system, path) = codec_of(address), filesystem(address)
+    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else None
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
+        yield from iter_pieces(source, address, packed_bytes)
+
+
+def iter_pieces(source: Any, name: str, packed_bytes: int | None) -> Iterator[bytes]:
+    """The rest of an open file in bounded pieces. Raises ``DataError`` if ``packed_bytes`` unpack to far more than
+    texts do, ``OSError`` if it cannot be read.
+    """
+    num_bytes = 0
+    while chunk := source.read(READ_BYTES):
+        num_bytes += len(chunk)
+        if packed_bytes is not None:
+            check_unpacked(name, num_bytes, packed_bytes)
+        yield chunk
 
 
 def sha256(address: str) -> str:

@@ -77,7 +77,7 @@ def examine_column(name: str, values: Sequence[Any]) -> ColumnFacts:
     normalized = normalize_name(name)
     filled = [value for value in values if value is not None and value == value and value != ""]
     is_nested = any(isinstance(value, list | dict) for value in filled)
-    texts = [] if is_nested else [whole(as_found(value) or "") for value in filled]
+    texts = [] if is_nested else list(map(whole, map(str, map(as_found, filled))))
     is_full, number, num_distinct = 2 * len(filled) >= len(values), len(texts), len(set(texts))
     num_numbers = sum(NUMBER.fullmatch(text.strip()) is not None for text in texts)
     num_dates = sum(NO_TEXT.fullmatch(text.strip()) is not None for text in texts)
@@ -173,7 +173,7 @@ def resolve(files: Sequence[File]) -> Resolved:
     }
     split_column = find_split_column(sample, texts, label, lines)
     first = apply_columns(sample.file, chosen, split_column)
-    filled = [name for name, values in sample.values.items() if any(value is not None for value in values)]
+    filled = [name for name, values in sample.values.items() if values.count(None) < len(values)]
     check_names(first, list(dict.fromkeys([*sample.reader.columns, *sample.reader.names, *filled])))
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
     unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
@@ -256,8 +256,8 @@ def no_candidate_sentence(sample: Sample, role: str) -> str:
     names = listed(sample.reader.names)
     if sample.file.format == "jsonl" and max(map(len, sample.values.values())) == 1:
         names += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
-    what = f"has no column {role!r}, and none that looks like it ({expected}); it has {names}"
-    return f"{sample.file.name}: {what}; set source.{role}_column"
+    problem = f"has no column {role!r}, and none that looks like it ({expected}); it has {names}"
+    return f"{sample.file.name}: {problem}; set source.{role}_column"
 
 
 def used_columns(sample: Sample, *names: str) -> set[str | None]:
@@ -277,8 +277,8 @@ def find_split_column(sample: Sample, texts: list[str], label: str, lines: list[
         return None
     if not all(spelling(value) in file.split_by_value for value in sample.values.get(names[0], [""])):
         return None
-    what = f"column {names[0]!r} names each row's split"
-    lines.append(f"splits: {file.name}: {what}; --splits.column null cuts splits at random instead")
+    problem = f"column {names[0]!r} names each row's split"
+    lines.append(f"splits: {file.name}: {problem}; --splits.column null cuts splits at random instead")
     return names[0]
 
 
@@ -298,7 +298,7 @@ def iter_hints(sample: Sample, file: File) -> Iterator[str]:
     for name in filter(GROUP_NAME.fullmatch, () if file.splits.group_column else unused):
         texts = examine_column(name, sample.values.get(name, [])).texts
         if 1 < (num_distinct := len(set(texts))) < len(texts):
-            what = f"looks like a group (in {len(texts):,} rows {num_distinct:,} values)"
-            why = "splits are cut without it, so validation may be optimistic"
-            yield f"{start} {name!r} {what}; {why}: see splits.group_column"
+            problem = f"looks like a group (in {len(texts):,} rows {num_distinct:,} values)"
+            reason = "splits are cut without it, so validation may be optimistic"
+            yield f"{start} {name!r} {problem}; {reason}: see splits.group_column"
             return

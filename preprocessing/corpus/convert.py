@@ -11,8 +11,8 @@ other kind or missing).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
 from preprocessing.base.untrusted import listed, one_line
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.readers import FOLDER_SPLIT, TEXT, Batch, Reader, open_reader
-from preprocessing.corpus.sources import QUICK_LOOK_BYTES, File, bytes_of, fingerprint_of, identity_of
+from preprocessing.corpus.readers import BYTES, FOLDER_SPLIT, TEXT, Batch, Reader, open_reader
+from preprocessing.corpus.sources import QUICK_LOOK_BYTES, File, fingerprint_of, identity_of
 from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, as_found, distinct, spelling, type_of
 
 NO_GROUP = 0
@@ -48,25 +48,9 @@ class ConvertedPart(msgspec.Struct, frozen=True):
     sha256: str
 
 
-class Converted(msgspec.Struct, frozen=True):
-    """A source as Parquet parts."""
+class Converted(msgspec.Struct):
+    """A source as Parquet parts, and what was found in it."""
 
-    parts: list[ConvertedPart]
-    rows_read: int
-    neutral: int
-    """Rows left out because their label is neutral."""
-    filtered: int
-    """Rows left out by ``source.where``."""
-    without_label: int
-    """Rows left out because they have no label."""
-    first_without_text: int | None
-    """The number of the first row whose text is missing or empty."""
-    classes: list[str]
-    """The class names that occur, sorted; those of ``source.labels``, if it is a map."""
-    label_types: list[LabelType]
-    """Of the label column; several if batches differ."""
-    class_names: list[str]
-    """All class names in the file's metadata, in the order of their numbers; mostly none."""
     columns: list[str]
     """All columns of the source."""
     read_as: dict[str, Any]
@@ -74,22 +58,25 @@ class Converted(msgspec.Struct, frozen=True):
     delimiter: str
     has_mark: bool
     """Whether the source begins with the byte order mark of UTF-8."""
-    bytes: int
+    class_names: list[str]
+    """All class names in the file's metadata, in the order of their numbers; mostly none."""
+    bytes: int = 0
     """Size of the source."""
-    fingerprint: dict[str, str]
-
-
-@dataclass
-class Counts:
-    """What is counted while the rows of a source are read."""
-
+    fingerprint: dict[str, str] = {}
+    parts: list[ConvertedPart] = []
     rows_read: int = 0
     neutral: int = 0
+    """Rows left out because their label is neutral."""
     filtered: int = 0
+    """Rows left out by ``source.where``."""
     without_label: int = 0
+    """Rows left out because they have no label."""
     first_without_text: int | None = None
-    classes: set[str] = field(default_factory=set)
-    label_types: set[LabelType] = field(default_factory=set)
+    """The number of the first row whose text is missing or empty."""
+    classes: list[str] = []
+    """The class names that occur, sorted; those of ``source.labels``, if it is a map."""
+    label_types: list[LabelType] = []
+    """Of the label column; several if batches differ."""
 
 
 def convert(
@@ -109,41 +96,29 @@ def convert(
     rows that were read. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing fails.
     """
     identity, reader = identity_of(file), open_reader(file)
-    reader.file = file = drop_missing_group(file, reader)
-    check_columns(file, reader)
-    counts, num_bytes = Counts(), 0
-    if labels := file.source.label_map():
-        counts.classes.update(labels.names)
-    writer = PartWriter(folder, prefix, int(file.source.part_mb * 1e6))
-    keeps_all = keep_columns and file.format != "jsonl"
-    for batch in reader.batches(None if keeps_all else [*file.key_by_column]):
-        counts.rows_read += len(batch)
+    if file.is_unlabelled and file.splits.group_column not in reader.names:
+        reader.file = file = replace(file, splits=replace(file.splits, group_column=None))
+    if reader.has_table:
+        check_names(file, reader.names)
+    form = reader.form
+    converted = Converted(reader.columns, form.recorded, form.delimiter, form.has_mark, list(reader.class_names))
+    writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
+    num_bytes = 0
+    for batch in reader.batches(keep_columns):
+        converted.rows_read += len(batch)
         on_rows(len(batch))
-        writer.write(check_rows(batch, reader, counts, keep_columns))
+        writer.write(check_rows(batch, reader, converted, keep_columns))
         num_bytes += batch.table.nbytes
         if is_quick_look and num_bytes >= QUICK_LOOK_BYTES:
             break
-    writer.flush()
+    converted.parts = writer.finish()
     if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
-    sha256 = None if is_quick_look else reader.sha256()
-    return Converted(
-        parts=writer.parts,
-        rows_read=counts.rows_read,
-        neutral=counts.neutral,
-        filtered=counts.filtered,
-        without_label=counts.without_label,
-        first_without_text=counts.first_without_text,
-        classes=labels.names if labels else sorted(counts.classes),
-        label_types=sorted(counts.label_types),
-        class_names=list(reader.class_names),
-        columns=reader.columns,
-        read_as=reader.form.recorded,
-        delimiter=reader.form.delimiter,
-        has_mark=reader.form.has_mark,
-        bytes=bytes_of(file),
-        fingerprint=fingerprint_of(file, is_quick_look=is_quick_look, sha256=sha256),
-    )
+    if labels := file.source.label_map():
+        converted.classes = labels.names
+    converted.bytes = identity["bytes"]
+    converted.fingerprint = fingerprint_of(file, is_quick_look=is_quick_look, sha256=reader.sha256)
+    return converted
 
 
 def read_part(folder: Path, part: ConvertedPart) -> pa.Table:
@@ -155,57 +130,38 @@ class PartWriter:
     """Writes rows as parts of about ``part_bytes``. The cuts depend on the rows alone."""
 
     def __init__(self, folder: Path, prefix: str, part_bytes: int) -> None:
-        self.folder, self.prefix, self.part_bytes = folder, prefix, max(1, part_bytes)
+        self.folder, self.prefix, self.part_bytes = folder, prefix, part_bytes
         self.parts: list[ConvertedPart] = []
         self.tables: list[pa.Table] = []
+        """Rows of the next part."""
         self.num_bytes = 0
-        """Of the rows before."""
+        """Of all rows."""
 
     def write(self, table: pa.Table) -> None:
         """Add rows; complete parts are written."""
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
-        ends = self.num_bytes + np.cumsum(lengths)
-        numbers = ends // self.part_bytes
-        start = 0
-        for stop in [*(np.flatnonzero(np.diff(numbers, prepend=self.num_bytes // self.part_bytes))).tolist(), None]:
-            if stop is None or stop > start:
-                self.tables.append(table.slice(start, None if stop is None else stop - start))
-            if stop is not None:
-                self.flush()
-                start = stop
-        self.num_bytes = int(ends[-1]) if len(ends) else self.num_bytes
+        ends = np.cumsum(np.append(self.num_bytes, lengths))
+        self.num_bytes, start = int(ends[-1]), 0
+        for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():
+            self.tables.append(table.slice(start, stop - start))
+            self.finish()
+            start = stop
+        self.tables.append(table.slice(start))
 
-    def flush(self) -> None:
-        """Write the rows that are held as a part."""
-        tables, self.tables = [table for table in self.tables if len(table)], []
-        if not tables:
-            return
-        table = pa.concat_tables(tables)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="lz4", use_dictionary=["label"])
-        data = sink.getvalue()
-        path = f"{self.prefix}{len(self.parts):06d}.parquet"
-        atomic.write_bytes(self.folder / path, data, lasting=False)
-        text_bytes = pc.sum(pc.binary_length(table["text"])).as_py() or 0
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.parts.append(ConvertedPart(path, table["row"][0].as_py(), len(table), text_bytes, sha256))
-
-
-def drop_missing_group(file: File, reader: Reader) -> File:
-    """The file, without its group column if it is unlabelled and does not have it."""
-    if not file.is_unlabelled or file.splits.group_column in (None, *reader.names):
-        return file
-    return replace(file, splits=replace(file.splits, group_column=None))
-
-
-def check_columns(file: File, reader: Reader) -> None:
-    """Raise ``DataError`` for a file that lacks a column, has it twice, or holds no texts in it.
-
-    Rows of JSON may lack a key, and those of folders have no columns.
-    """
-    if file.format not in ("jsonl", "folder", "txt"):
-        check_names(file, reader.names)
-        reader.check_types(file)
+    def finish(self) -> list[ConvertedPart]:
+        """Write the rows that are held as a part; returns all parts."""
+        tables, self.tables = self.tables, []
+        if any(map(len, tables)):
+            table = pa.concat_tables(tables)
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, compression="lz4", use_dictionary=["label"])
+            path = f"{self.prefix}{len(self.parts):06d}.parquet"
+            data = sink.getvalue()
+            atomic.write_bytes(self.folder / path, data, lasting=False)
+            first_row, text_bytes = table["row"][0].as_py(), pc.sum(pc.binary_length(table["text"])).as_py()
+            sha256 = hashlib.sha256(data).hexdigest()
+            self.parts.append(ConvertedPart(path, first_row, len(table), text_bytes or 0, sha256))
+        return self.parts
 
 
 def check_names(file: File, names: Collection[str]) -> None:
@@ -217,97 +173,88 @@ def check_names(file: File, names: Collection[str]) -> None:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def check_rows(batch: Batch, reader: Reader, counts: Counts, keep_columns: bool) -> pa.Table:
-    """The rows of a batch that are not left out, as a part stores them. Raises ``DataError`` for a row that cannot be
-    used.
+def check_rows(batch: Batch, reader: Reader, converted: Converted, keep_columns: bool) -> pa.Table:
+    """The rows of a batch that are not left out, as a part stores them; adds to the counts of ``converted``.
+
+    Raises ``DataError`` for a row that cannot be used.
     """
     source, splits = batch.file.source, batch.file.splits
     for column, value in source.where.items():
         is_equal = pc.fill_null(pc.equal(batch.column(column), value), False).to_numpy(zero_copy_only=False)
-        counts.filtered += int((~is_equal).sum())
+        converted.filtered += int((~is_equal).sum())
         batch = batch.select(is_equal)
     split = read_splits(batch)
-    labels, has_label, is_neutral = read_labels(batch, reader, split == UNLABELLED_NUMBER, counts)
-    is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop") & (not batch.file.is_unlabelled)
-    counts.neutral += int(is_neutral.sum())
-    counts.without_label += int(is_dropped.sum())
-    is_used = ~is_neutral & ~is_dropped
+    labels, is_neutral = read_labels(batch, reader, split == UNLABELLED_NUMBER, converted)
+    has_label = labels.is_valid().to_numpy(zero_copy_only=False)
+    is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop" and not batch.file.is_unlabelled)
+    converted.neutral += int(is_neutral.sum())
+    converted.without_label += int(is_dropped.sum())
+    is_used = ~(is_neutral | is_dropped)
     batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
     labels = labels.filter(pa.array(is_used))
-    texts = batch.texts()
-    check_texts(batch, texts, counts)
+    texts = read_texts(batch, converted)
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
-        what = "there is no label, which rows of validation and test need; take the row out of its split"
-        raise batch.error(np.argmax(is_measured), what)
+        problem = "there is no label, which rows of validation and test need; take the row out of its split"
+        raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
     columns: dict[str, Any] = {"row": batch.numbers, "text": texts, "label": labels, "split": split}
     if splits.group_column is not None:
         columns["group"] = hash_groups(batch.column(splits.group_column))
     if splits.time_column is not None:
         columns |= read_times(batch, splits.time_column)
-    if keep_columns:
-        columns |= dict(original_columns(batch))
-    return pa.table(columns)
+    return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
 
 
-def original_columns(batch: Batch) -> Iterator[tuple[str, Any]]:
-    """The rows of a batch as they are in the source."""
-    if batch.lines:
-        yield "line", pa.array(batch.lines, pa.large_binary())
-        return
-    for position in range(batch.table.num_columns):
-        is_typed = batch.file.format == "parquet"
-        yield f"column_{position}", batch.table.column(position) if is_typed else batch.column(position)
-
-
-def check_texts(batch: Batch, texts: pa.Array, counts: Counts) -> None:
-    """Find the first row without a text. Raises ``DataError`` if such rows are refused."""
-    is_missing = texts.is_null().to_numpy(zero_copy_only=False)
-    source = batch.file.source
-    if source.missing_text == "error" and is_missing.any():
-        what = (
-            f"column {source.text_column!r} holds no text; fill or remove the row, or set source.missing_text to keep"
-        )
-        raise batch.error(np.argmax(is_missing), what)
-    is_empty = pc.fill_null(pc.equal(pc.binary_length(texts), 0), True).to_numpy(zero_copy_only=False)
-    if counts.first_without_text is None and is_empty.any():
-        counts.first_without_text = int(batch.numbers[np.argmax(is_empty)])
+def read_texts(batch: Batch, converted: Converted) -> pa.Array:
+    """The texts, large_string, null where they are missing. Raises ``DataError`` if these are refused."""
+    texts, source = batch.texts(), batch.file.source
+    if source.missing_text == "error" and texts.null_count:
+        row = pc.index(texts.is_null(), True).as_py()
+        hint = "fill or remove the row, or set source.missing_text to keep"
+        raise batch.error(row, f"column {source.text_column!r} holds no text; {hint}")
+    empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
+    if converted.first_without_text is None and empty >= 0:
+        converted.first_without_text = int(batch.numbers[empty])
+    return texts
 
 
 def read_labels(
-    batch: Batch, reader: Reader, is_hidden: np.ndarray, counts: Counts
-) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """The class name of every row (string, null without a label), whether it has a label, and whether that is neutral
-    (bool). Values in hidden rows are not read.
+    batch: Batch, reader: Reader, is_hidden: np.ndarray, converted: Converted
+) -> tuple[pa.Array, np.ndarray]:
+    """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
+    hidden rows are not read.
 
     Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
     for too many classes.
     """
     source = batch.file.source
     if batch.file.is_unlabelled:
-        none = np.zeros(len(batch), bool)
-        return pa.nulls(len(batch), pa.string()), none, none
+        return pa.nulls(len(batch), pa.string()), np.zeros(len(batch), bool)
     column = batch.values(source.label_column)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+    if column.type in (pa.binary(), BYTES):
         column = batch.column(source.label_column)
     if reader.class_names:
         column = name_classes(column, reader)
-    column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column) if is_hidden.any() else column
+    column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
     values, indices = distinct(column)
-    names, is_neutral = name_labels(values, source)
-    is_missing = np.array([name is None and not spelling(value) for name, value in zip(names, values, strict=True)])
-    has_label = np.array([name is not None for name in names], bool)
-    is_wrong = ~has_label & ~is_neutral & ~(is_missing & (source.missing_label != "error"))
-    if is_wrong[indices].any():
-        row = int(np.argmax(is_wrong[indices]))
-        raise batch.error(row, label_sentence(as_found(values[indices[row]]), source))
-    counts.classes.update(name for name in names if name is not None)
-    check_number(counts.classes, batch.file)
-    kind = type_of(column.type) if isinstance(source.labels, str) else "text"
-    if kind is not None:
-        counts.label_types.add(kind)
-    return pa.array(names, pa.string()).take(pa.array(indices)), has_label[indices], is_neutral[indices]
+    names, labels = [name_label(value, source) for value in values], source.label_map()
+    for index, (name, value) in enumerate(zip(names, map(as_found, values), strict=True)):
+        if name is None and (spelling(value) or source.missing_label == "error"):
+            problem = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
+            if value and value.strip() and labels:
+                spellings = ", ".join(labels.numbers)
+                problem = (
+                    f"label {value[:60]!r} is not known; known are {spellings}; correct the row, or set source.labels"
+                )
+            raise batch.error(np.argmax(indices == index), problem)
+    is_neutral = np.array([name == NEUTRAL for name in names], bool)
+    classes = pa.array([None if name == NEUTRAL else name for name in names], pa.string())
+    converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
+    check_number(converted.classes, batch.file)
+    if kind := type_of(column.type):
+        converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
+    return classes.take(pa.array(indices)), is_neutral[indices]
 
 
 def name_classes(column: pa.Array, reader: Reader) -> pa.Array:
@@ -319,33 +266,25 @@ def name_classes(column: pa.Array, reader: Reader) -> pa.Array:
         raise DataError(f"{reader.file.name}: the class names in its metadata: {one_line(error)}") from None
 
 
-def name_labels(values: list[Any], source: SourceConfig) -> tuple[list[str | None], np.ndarray]:
-    """The class name of each raw label, None without one, and whether it is neutral (bool)."""
-    labels = source.label_map()
-    if labels:
-        numbers = labels.numbers_of(values)
-        return [labels.names[number] if number >= 0 else None for number in numbers], np.array(numbers) == NEUTRAL
-    neutral = {spelling(value) for value in source.neutral}
-    names = [as_found(value) if spelling(value) else None for value in values]
-    is_neutral = np.array([name is not None and spelling(name) in neutral for name in names], bool)
-    return [None if hidden else name for name, hidden in zip(names, is_neutral, strict=True)], is_neutral
-
-
-def label_sentence(value: str | None, source: SourceConfig) -> str:
-    """What is wrong with a label that has no meaning."""
-    labels = source.label_map()
-    if labels and value and value.strip():
-        known = ", ".join(labels.numbers)
-        return f"label {value[:60]!r} is not known; known are {known}; correct the row, or set source.labels"
-    return "there is no label; fill it in, or leave such rows out with source.missing_label drop"
+def name_label(value: Any, source: SourceConfig) -> str | int | None:
+    """The class name of a raw label, or ``NEUTRAL``; None if it has no meaning."""
+    text = spelling(value)
+    if not text:
+        return None
+    if labels := source.label_map():
+        number = labels.numbers.get(text)
+        return labels.names[number] if number is not None and number >= 0 else number
+    return NEUTRAL if text in map(spelling, source.neutral) else as_found(value)
 
 
 def check_number(classes: Collection[str], file: File) -> None:
     """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
     if len(classes) > MAX_CLASSES:
-        what = f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        problem = (
+            f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        )
         hint = "Name another source.label_column, or say in source.labels what they mean"
-        raise DataError(f"{file.name}: {what} {hint}")
+        raise DataError(f"{file.name}: {problem} {hint}")
 
 
 def read_splits(batch: Batch) -> np.ndarray:
@@ -358,8 +297,8 @@ def read_splits(batch: Batch) -> np.ndarray:
     names = [file.split_by_value.get(spelling(value)) for value in values]
     for index, (value, name) in enumerate(zip(values, names, strict=True)):
         if name is None and (value or "").strip():
-            what = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
-            raise batch.error(np.argmax(indices == index), f"{what}; say in splits.names which split it means")
+            problem = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
+            raise batch.error(np.argmax(indices == index), f"{problem}; say in splits.names which split it means")
     return np.array([split_number(name) for name in names], np.int8)[indices]
 
 
@@ -387,7 +326,7 @@ def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
     is_wrong = ((number.isna() & dates.isna()) | np.isinf(number)) & (texts != "")
     if is_wrong.any():
         row = int(is_wrong.argmax())
-        what = f"{texts[row][:60]!r} in {column!r} is no date and no number"
-        raise batch.error(row, f"{what}; write dates as 2024-12-31, or name another splits.time_column")
+        problem = f"{texts[row][:60]!r} in {column!r} is no date and no number"
+        raise batch.error(row, f"{problem}; write dates as 2024-12-31, or name another splits.time_column")
     seconds = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
     return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}

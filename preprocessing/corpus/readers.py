@@ -7,8 +7,7 @@ Windows-1252, which is Latin-1 with curly quotes. Bytes do not distinguish the o
 with many letters beyond ASCII is refused. The expected delimiter is kept if it divides the first records of a CSV file
 into as many fields each, at least two; else the first other delimiter that does is taken.
 
-**CSV** is read by Arrow. Lines end at a newline, with or without a carriage return before it. Arrow ends lines at
-carriage returns alone too, so these are replaced by a byte that UTF-8 never has, and put back.
+**CSV** is read by Arrow. Lines end at a newline, a carriage return, or both; within quotes, neither ends a line.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ BATCH_BYTES = 2 << 20
 MAX_RECORD_BYTES = 256 << 20
 SAMPLE_BYTES = 2_000_000
 """How much of the beginning of a file tells its encoding."""
-DIALECT_BYTES = 1 << 18
+DIALECT_CHARACTERS = 1 << 18
 """How much of it tells the dialect."""
 UTF8, LATIN = "utf-8", "windows-1252"
 ENCODING_BY_MARK = {
@@ -67,9 +66,6 @@ LABEL_NAME = re.compile(
 )
 """Usual names of columns, as ``normalize_name`` gives them."""
 DELIMITERS = ",;\t|"
-LONE_RETURNS = re.compile(rb"(?<!\r)\r+(?![\r\n])")
-RETURN_MARK = b"\xff"
-"""In place of a carriage return within a line; no UTF-8 has this byte."""
 END_MARK = b"\xfeend\xfe"
 """Each field of a row that is added after the last one: it is missing if a quote is open."""
 MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
@@ -77,8 +73,9 @@ MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
 BLOCK_GROWTH = 8
 """How much larger the next block is for a row that is longer than one."""
 QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quotes are text"
-FOLDER_SPLIT = "split of the folder"
-"""The column of each text's split."""
+EMPTY_SENTENCE = "the file is empty; it needs a header line and a row for each text"
+FOLDER_SPLIT, PATH, LINE = "split of the folder", "path in the folder", "line of JSON"
+"""Columns of a batch: of a folder, each text's split and file; of JSON, each row as written, without its line end."""
 SEPARATOR = " xxsep "
 """The word between the columns of a text: a token for every tokenizer, which people can type too."""
 ENCODING_HINT = "set source.encoding, or correct the row"
@@ -115,28 +112,20 @@ class Batch:
     numbers: np.ndarray
     """int64: the number of each row in its file, from 1."""
     table: pa.Table
-    """Columns of bytes from CSV and texts a line, of the file's own types from the other formats."""
-    lines: Sequence[bytes] = ()
-    """JSON: each row as written, without its line end."""
-    paths: Sequence[str] = ()
-    """A folder: the text file of each row."""
+    """Columns of bytes from CSV and texts a line, of the file's own types from the other formats; at least those of
+    ``File.key_by_column``. Of JSON also ``LINE``, of a folder ``PATH``."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def select(self, mask: np.ndarray) -> Batch:
         """The rows where ``mask``, bool ``[rows]``, is true."""
-        if mask.all():
-            return self
-        rows = np.flatnonzero(mask).tolist()
-        lines = [self.lines[row] for row in rows] if self.lines else ()
-        paths = [self.paths[row] for row in rows] if self.paths else ()
-        return Batch(self.file, self.numbers[rows], self.table.take(pa.array(rows, pa.int64())), lines, paths)
+        return Batch(self.file, self.numbers[mask], self.table.filter(pa.array(mask)))
 
     def error(self, row: int | np.integer, sentence: str) -> DataError:
         """An error in the row at this index."""
-        if self.paths:
-            return DataError(f"{self.file.name.rstrip('/')}/{self.paths[int(row)]}: {sentence}")
+        if self.file.format == "folder":
+            return DataError(f"{self.file.name.rstrip('/')}/{self.table[PATH][int(row)]}: {sentence}")
         return row_error(self.file, int(self.numbers[row]), sentence)
 
     def values(self, column: str | int) -> pa.Array:
@@ -172,6 +161,15 @@ class Batch:
         texts = pc.binary_join_element_wise(*columns, separator, null_handling="replace", null_replacement="")
         return pc.if_else(pc.equal(texts, SEPARATOR * (len(columns) - 1)), pc.coalesce(*columns), texts)
 
+    def original_columns(self) -> Iterator[tuple[str, Any]]:
+        """The rows as they are in the source: of JSON ``line``, else ``column_0``, ``column_1`` and so on."""
+        if self.file.format == "jsonl":
+            yield "line", self.table[LINE]
+            return
+        for position in range(self.table.num_columns):
+            is_typed = self.file.format == "parquet"
+            yield f"column_{position}", self.table.column(position) if is_typed else self.column(position)
+
 
 def row_error(file: File, number: int, sentence: str) -> DataError:
     """An error in the row with this number."""
@@ -184,6 +182,10 @@ class Reader:
     form = Form()
     class_names: Sequence[str] = ()
     """From the metadata of a Parquet file, for the numbers in its label column."""
+    sha256: str | None = None
+    """The hash of the stored bytes, if it was taken while all rows were read."""
+    has_table = True
+    """Whether all rows have the same columns."""
 
     def __init__(self, file: File, columns: Sequence[str]) -> None:
         self.file = file
@@ -192,29 +194,26 @@ class Reader:
         self.names = self.columns
         """The columns for messages, and the keys inside them."""
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """All rows, in order, with all columns, or at least those named. Raises ``DataError`` for an invalid row."""
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+        """All rows, in order, with the columns of ``File.key_by_column``, or all. Raises ``DataError``."""
         raise NotImplementedError
 
     def sample(self) -> dict[str, list[Any]]:
-        """Column -> its values in the first batch. It is read instead of ``batches``."""
-        table = next((batch.table for batch in self.batches()), None)
-        if table is None:
-            return {name: [] for name in self.columns}
-        return {name: decode_bytes(table.column(at)) for at, name in enumerate(self.columns)}
-
-    def check_types(self, file: File) -> None:
-        """Raise ``DataError`` for a column of ``file`` that cannot hold what it should."""
-
-    def sha256(self) -> str | None:
-        """The hash of the stored bytes after all rows are read; None if it is not taken meanwhile."""
-        return None
+        """Column -> its values in the first batch; none for texts without columns. It is read instead of all rows."""
+        if not self.has_table:
+            return {}
+        values = {name: list[Any]() for name in self.columns}
+        for batch in itertools.islice(self.batches(keep_columns=True), 1):
+            values = {name: decode_values(batch.values(at)) for at, name in enumerate(self.columns)}
+        return values
 
 
-def decode_bytes(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; bytes as texts."""
-    values = column.to_pylist()
-    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+def decode_values(column: pa.Array) -> list[Any]:
+    """The values of a column of any type; bytes as texts."""
+    if pa.types.is_large_binary(column.type):
+        return [(value or b"").decode("utf-8", "replace") for value in column.to_pylist()]
+    values: list[Any] = column.to_pylist()
+    return values
 
 
 class StreamReader(Reader):
@@ -226,18 +225,13 @@ class StreamReader(Reader):
         self.head = next(self.pieces)
         """The first piece."""
         self.pieces = itertools.chain([self.head], self.pieces)
-        sample = self.head[:SAMPLE_BYTES]
-        if b"\r" in sample and b"\n" not in sample:
-            what = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
-            raise DataError(f"{file.name}: {what}")
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*", sample.decode("utf-8", "ignore"))
+        word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
         if word and self.form.encoding != UTF8:
             self.form = replace(self.form, example=word[0][:30])
 
     def open(self) -> Iterator[bytes]:
         """The content from its beginning, in UTF-8 without a byte order mark."""
-        self.digest = hashlib.sha256()
-        pieces = self.file.stream(self.digest)
+        pieces = self.hash(self.file.stream())
         first, encoding = next(pieces, b""), self.file.source.encoding
         if encoding == AUTO:
             encoding = encoding_of(first[:SAMPLE_BYTES], self.file.name)
@@ -245,9 +239,14 @@ class StreamReader(Reader):
         self.form = Form(encoding, has_mark=first.startswith(BYTE_ORDER_MARK), recorded=recorded)
         return convert_to_utf8(itertools.chain([first], pieces), encoding, self.file.name)
 
-    def sha256(self) -> str | None:
-        """None for a member of a zip archive."""
-        return None if self.file.member else self.digest.hexdigest()
+    def hash(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """The same pieces; at their end ``sha256`` is set, unless they are compressed."""
+        digest = hashlib.sha256()
+        for chunk in pieces:
+            digest.update(chunk)
+            yield chunk
+        if self.file.member is None and addresses.codec_of(self.file.address) is None:
+            self.sha256 = digest.hexdigest()
 
 
 def encoding_of(sample: bytes, name: str) -> str:
@@ -274,16 +273,16 @@ def encoding_of(sample: bytes, name: str) -> str:
 def convert_to_utf8(pieces: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
     """A stream as UTF-8, without a byte order mark. Raises ``DataError`` for bytes that are not in the encoding."""
     decoder, num_bytes, is_first = codecs.getincrementaldecoder(encoding)(), 0, True
-    for piece in itertools.chain(pieces, [b""]):
-        data = piece
+    for chunk in itertools.chain(pieces, [b""]):
+        data = chunk
         if encoding != UTF8:
             try:
-                data = decoder.decode(piece, not piece).encode()
+                data = decoder.decode(chunk, not chunk).encode()
             except UnicodeError as error:
                 position = num_bytes + max(getattr(error, "start", 0), 0)
-                what = f"near byte {position:,} it is not {encoding} ({one_line(error)})"
-                raise DataError(f"{name}: {what}; set source.encoding to its encoding") from None
-        num_bytes += len(piece)
+                problem = f"near byte {position:,} it is not {encoding} ({one_line(error)})"
+                raise DataError(f"{name}: {problem}; set source.encoding to its encoding") from None
+        num_bytes += len(chunk)
         yield data.removeprefix(BYTE_ORDER_MARK) if is_first else data
         is_first = False
 
@@ -291,15 +290,16 @@ def convert_to_utf8(pieces: Iterable[bytes], encoding: str, name: str) -> Iterat
 class LineReader(StreamReader):
     """One text a line, blank lines too."""
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+    has_table = False
+
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """A column of bytes."""
+        if b"\r" in self.head and b"\n" not in self.head:
+            problem = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
+            raise DataError(f"{self.file.name}: {problem}")
         for first, lines in number_lines(self.pieces, self.file):
             table = pa.table([pa.array([line.rstrip(b"\r") for line in lines], BYTES)], self.columns)
             yield Batch(self.file, np.arange(first, first + len(lines)), table)
-
-    def sample(self) -> dict[str, list[Any]]:
-        """Nothing: a text has no columns."""
-        return {}
 
 
 def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = False) -> Iterator[tuple[int, list[bytes]]]:
@@ -308,8 +308,8 @@ def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = Fals
     Raises ``DataError`` for a line of more than ``MAX_RECORD_BYTES``.
     """
     number, lines, size, start = 1, list[bytes](), 0, b""
-    for piece in itertools.chain(pieces, [None]):
-        *complete, start = [start] * bool(start) + [b""] if piece is None else (start + piece).split(b"\n")
+    for chunk in itertools.chain(pieces, [None]):
+        *complete, start = [start] * bool(start) + [b""] if chunk is None else (start + chunk).split(b"\n")
         for line in complete:
             if skip_blank and not line.strip():
                 continue
@@ -335,57 +335,56 @@ class CsvReader(StreamReader):
     def __init__(self, file: File) -> None:
         super().__init__(file)
         source = file.source
-        is_tsv = strip_compression(file.member or file.address).endswith(".tsv")
-        expected = source.delimiter or ("\t" if is_tsv else ",")
-        lines = self.head[:SAMPLE_BYTES] + b"\n"
-        text = lines[: lines.rfind(b"\n", 0, DIALECT_BYTES) + 1].decode("latin-1")
-        others = [sign for sign in DELIMITERS if sign not in (source.quote, source.escape)]
-        delimiter = next((sign for sign in (expected, *others) if is_table(text, sign, source)), expected)
+        expected = source.delimiter or ("\t" if strip_compression(file.path).endswith(".tsv") else ",")
+        lines = (self.head[:SAMPLE_BYTES] + b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("latin-1")
+        sample = lines[: lines.rfind("\n", 0, DIALECT_CHARACTERS) + 1]
+        delimiters = [expected, *(sign for sign in DELIMITERS if sign not in (source.quote, source.escape))]
+        delimiter = next((sign for sign in delimiters if is_table(sample, sign, source)), expected)
         recorded = {"delimiter": delimiter} if delimiter != expected else {}
         self.form = replace(self.form, delimiter=delimiter, recorded=recorded | self.form.recorded)
-        _, first_row = next(parse_records(lines.decode("latin-1"), delimiter, source), (0, None))
+        _, first_row = next(parse_records(lines, delimiter, source), (0, None))
         if first_row is None:
-            what = "the file is empty; it needs a header line and a row for each text"
-            raise DataError(f"{file.name}: {what if not lines.strip() else QUOTE_SENTENCE}")
+            raise DataError(f"{file.name}: {QUOTE_SENTENCE if lines.strip() else EMPTY_SENTENCE}")
         parquet.check_width(file.name, len(first_row))
         self.has_header = not source.columns or is_header(first_row, source)
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
         except UnicodeDecodeError as error:
-            what = f"the header cannot be read ({error}); is it text? Set source.encoding"
-            raise row_error(file, 0, what) from None
+            problem = f"the header cannot be read ({error}); is it text? Set source.encoding"
+            raise row_error(file, 0, problem) from None
         self.columns = self.names = list(source.columns) or header
-        self.width = len(self.columns)
+        self.num_rows = 0
+        """Rows that were read."""
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """Columns of bytes. A row longer than a block is read again in a larger block."""
-        block_bytes, self.num_rows = BATCH_BYTES, 0
-        wanted = [at for at, name in enumerate(self.columns) if columns is None or name in columns]
-        names = [self.columns[at] for at in wanted]
+        block_bytes = BATCH_BYTES
         while True:
             try:
-                for table in self.read_blocks(block_bytes, wanted, self.num_rows):
+                for table in self.read_blocks(block_bytes, keep_columns):
                     start = self.num_rows + 1
                     self.num_rows += len(table)
-                    yield Batch(self.file, np.arange(start, start + len(table)), table.rename_columns(names))
+                    yield Batch(self.file, np.arange(start, start + len(table)), table)
                 return
             except pa.ArrowInvalid as error:
                 if mismatch := MISMATCH.search(str(error)):
                     raise self.mismatch_error(int(mismatch[1]) - self.has_header, int(mismatch[2])) from None
+                if "block" not in str(error):
+                    raise DataError(f"{self.file.name}: not CSV ({one_line(error)})") from None
                 if block_bytes >= MAX_RECORD_BYTES:
                     raise length_error(self.file, self.num_rows + 1) from None
                 block_bytes = min(BLOCK_GROWTH * block_bytes, MAX_RECORD_BYTES)
                 self.pieces = self.open()
 
-    def read_blocks(self, block_bytes: int, wanted: Sequence[int], skip: int) -> Iterator[pa.Table]:
-        """The rows after the first ``skip``, with the columns at the positions ``wanted``."""
+    def read_blocks(self, block_bytes: int, keep_columns: bool) -> Iterator[pa.Table]:
+        """The rows after those that were read."""
         source, delimiter = self.file.source, self.form.delimiter
-        stream = CsvStream(self.pieces, delimiter.encode().join([END_MARK] * self.width))
-        positions = list(map(str, range(self.width)))
-        included = [positions[at] for at in wanted]
+        positions = {str(at): name for at, name in enumerate(self.columns)}
+        included = [at for at, name in positions.items() if keep_columns or name in self.file.key_by_column]
+        end = b"\n" + delimiter.encode().join([END_MARK] * len(positions))
         reader = pa.csv.open_csv(
-            pa.PythonFile(stream, mode="r"),
-            pa.csv.ReadOptions(column_names=positions, use_threads=False, block_size=block_bytes),
+            pa.PythonFile(CsvStream(itertools.chain(self.pieces, [end])), mode="r"),
+            pa.csv.ReadOptions(column_names=list(positions), use_threads=False, block_size=block_bytes),
             pa.csv.ParseOptions(
                 delimiter=delimiter,
                 quote_char=source.quote or False,
@@ -396,30 +395,28 @@ class CsvReader(StreamReader):
                 column_types=dict.fromkeys(included, BYTES), include_columns=included, strings_can_be_null=False
             ),
         )
-        skip += self.has_header
-        last: Any = None
+        num_skipped, last = self.num_rows + self.has_header, None
         for record_batch in reader:
-            table = pa.Table.from_batches([record_batch])
-            if len(table) and (last := table.column(-1)[-1].as_py()) == END_MARK:
-                table = table.slice(0, len(table) - 1)
-            skip, table = max(0, skip - len(table)), table.slice(skip)
+            table = pa.Table.from_batches([record_batch]).rename_columns([positions[at] for at in included])
+            last = table.column(-1)[-1].as_py() if len(table) else last
+            table = table.slice(0, len(table) - (last == END_MARK))
+            num_skipped, table = max(0, num_skipped - len(table)), table.slice(num_skipped)
             if len(table):
-                yield restore_returns(table) if stream.has_lone_returns else table
+                yield table
         if last != END_MARK:
             raise row_error(self.file, self.num_rows, QUOTE_SENTENCE)
 
     def mismatch_error(self, number: int, num_fields: int) -> DataError:
         """The error for a row with too few or too many fields."""
-        what = f"{num_fields} fields, the header has {self.width}; correct the row"
+        problem = f"{num_fields} fields, the header has {len(self.columns)}; correct the row"
         hint = f"(a text with {self.form.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
-        if num_fields < self.width:
+        if num_fields < len(self.columns):
             hint += f"; perhaps {QUOTE_SENTENCE}"
-        return row_error(self.file, number, f"{what} {hint}")
+        return row_error(self.file, number, f"{problem} {hint}")
 
 
 def parse_records(text: str, delimiter: str, source: SourceConfig) -> Iterator[tuple[int, list[str]]]:
     """The fields of each whole record in some lines, and the number of lines up to its end; without blank lines."""
-    text = re.sub(r"\r(?!\n)", " ", text)
     reader = csv.reader(
         io.StringIO(f"{text}end", newline="\n"),  # an open record includes this extra line
         quoting=csv.QUOTE_MINIMAL if source.quote else csv.QUOTE_NONE,
@@ -462,52 +459,33 @@ def is_header(row: Sequence[str], source: SourceConfig) -> bool:
 
 
 class CsvStream:
-    """A stream for Arrow, whose lines end at newlines alone, with a row after the last one."""
+    """A stream that Arrow reads."""
 
     closed = False
 
-    def __init__(self, pieces: Iterable[bytes], last_row: bytes) -> None:
-        self.pieces = self.replace_lone_returns(itertools.chain(pieces, [b"\n", last_row]))
-        self.has_lone_returns = False
-        """Whether a carriage return was replaced."""
-        self.buffer = bytearray()
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self.pieces, self.buffer = pieces, bytearray()
 
     def read(self, size: int) -> bytes:
         """About ``size`` bytes, fewer at the end. Carriage return and newline stay together."""
-        while len(self.buffer) <= size and (piece := next(self.pieces, None)) is not None:
-            self.buffer += piece
+        while len(self.buffer) <= size and (chunk := next(self.pieces, None)) is not None:
+            self.buffer += chunk
         stop = size - (self.buffer[size - 1 : size + 1] == b"\r\n")
         data = bytes(self.buffer[:stop])
         del self.buffer[:stop]
         return data
 
-    def replace_lone_returns(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """A stream with ``RETURN_MARK`` in place of carriage returns that end no line."""
-        returns = b""
-        for piece in pieces:
-            data = returns + piece
-            returns = data[len(data.rstrip(b"\r")) :]
-            data = data.removesuffix(returns).replace(RETURN_MARK, b"\xfe")  # neither byte is UTF-8
-            if data.count(b"\r") != data.count(b"\r\n"):
-                self.has_lone_returns = True
-                data = LONE_RETURNS.sub(lambda run: RETURN_MARK * len(run[0]), data)
-            yield data
-
-
-def restore_returns(table: pa.Table) -> pa.Table:
-    """A table with the carriage returns that ``replace_lone_returns`` replaced."""
-    columns = [pc.replace_substring(column, pattern=RETURN_MARK, replacement=b"\r") for column in table.columns]
-    return pa.table(columns, table.column_names)
-
 
 class JsonReader(StreamReader):
     """JSON: an object a line; or one list of objects, perhaps the only one in an object."""
+
+    has_table = False
 
     def __init__(self, file: File) -> None:
         super().__init__(file)
         pieces = [list_as_lines(self.pieces, file.name)] if is_one_value(self.head[:SAMPLE_BYTES]) else self.pieces
         self.lines = number_lines(pieces, file, skip_blank=True)
-        first = next(self.lines, (1, []))
+        first = next(self.lines, (1, list[bytes]()))
         self.lines = itertools.chain([first], self.lines)
         self.records = [parse_object(line, file, number) for number, line in enumerate(first[1], 1)]
         """Those of the first batch."""
@@ -517,38 +495,35 @@ class JsonReader(StreamReader):
         inner = [f"{key}.{name}" for key, value in objects if isinstance(value, dict) for name in value]
         self.names = [*(key for key, _ in objects), *inner]
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """The values at some keys, which must be texts in the text columns, and no lists or objects."""
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+        """The values of the wanted columns, which are texts in the text columns, and no lists or objects."""
         for first, lines in self.lines:
-            if not lines:
-                continue
             records = [parse_object(line, self.file, number) for number, line in enumerate(lines, first)]
-            table = table_of_json(records, columns or self.columns)
-            batch = Batch(self.file, np.arange(first, first + len(lines)), table, lines)
-            for column in columns or ():
-                is_text = column in self.file.source.text_columns
-                for row, record in enumerate(records):
-                    value = value_at(record, column)
+            for name in self.file.key_by_column:
+                is_text = name in self.file.source.text_columns
+                for number, value in enumerate(values_at(records, name), first):
                     if isinstance(value, dict | list) or (is_text and not isinstance(value, str | None)):
-                        raise batch.error(row, f"{column!r} is {shown(value)}, expected a text")
-            yield batch
+                        raise row_error(self.file, number, f"{name!r} is {shown(value)}, expected a text")
+            table = table_of_json(records, self.file.key_by_column)
+            table = table.append_column(LINE, pa.array(lines, BYTES))
+            yield Batch(self.file, np.arange(first, first + len(lines)), table)
 
     def sample(self) -> dict[str, list[Any]]:
         """The values of the first batch, lists and objects too."""
         names = dict.fromkeys([*self.columns, *self.file.key_by_column])
-        return {name: [value_at(record, name) for record in self.records] for name in names}
+        return {name: values_at(self.records, name) for name in names}
 
 
 def is_one_value(sample: bytes) -> bool:
     """Whether JSON may be one value, such as a list, and not an object a line: its first line is not the first of many
     values.
     """
-    line, _, others = sample.strip().partition(b"\n")
+    line, _, other_lines = sample.strip().partition(b"\n")
     try:
         JSON.decode(line.decode())
     except (ValueError, RecursionError):
         return bool(line)
-    return not others
+    return not other_lines
 
 
 def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
@@ -556,11 +531,11 @@ def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
     object. Other JSON is unchanged. Raises ``DataError`` for more than ``MAX_RECORD_BYTES``, and for a damaged list.
     """
     data = bytearray()
-    for piece in pieces:
-        data += piece
+    for chunk in pieces:
+        data += chunk
         if len(data) > MAX_RECORD_BYTES:
-            what = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
-            raise DataError(f"{name}: {what}; write JSON lines, an object a line")
+            problem = f"one value of JSON has more than {MAX_RECORD_BYTES >> 20} MiB"
+            raise DataError(f"{name}: {problem}; write JSON lines, an object a line")
     try:
         value = JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
@@ -583,8 +558,8 @@ def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
         hint = ENCODING_HINT if isinstance(error, UnicodeDecodeError) else "one object per line"
         raise row_error(file, number, f"not a JSON value ({one_line(error)}); {hint}") from None
     if not isinstance(record, dict):
-        what = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
-        raise row_error(file, number, what)
+        problem = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
+        raise row_error(file, number, problem)
     return record
 
 
@@ -601,9 +576,14 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
     return value
 
 
+def values_at(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """``value_at`` of some objects."""
+    return [value_at(record, name) for record in records]
+
+
 def table_of_json(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> pa.Table:
     """The values at some keys as columns of numbers or booleans, if all are; else of texts."""
-    return pa.table({name: column_of_json([value_at(record, name) for record in records]) for name in names})
+    return pa.table({name: column_of_json(values_at(records, name)) for name in names})
 
 
 def column_of_json(values: list[Any]) -> pa.Array:
@@ -614,8 +594,14 @@ def column_of_json(values: list[Any]) -> pa.Array:
             return column
     except (ValueError, TypeError, OverflowError):
         pass
-    texts = [value if isinstance(value, str) or value is None else json.dumps(value) for value in values]
-    return pa.array([None if text is None else encode(text).decode() for text in texts], TEXT)
+    return pa.array(map(text_of_json, values), TEXT)
+
+
+def text_of_json(value: Any) -> str | None:
+    """A value of JSON as a text; lone surrogates are replaced."""
+    if value is None:
+        return None
+    return encode(value if isinstance(value, str) else json.dumps(value)).decode()
 
 
 class ParquetReader(Reader):
@@ -629,35 +615,35 @@ class ParquetReader(Reader):
         if file.source.labels == AUTO:
             self.class_names = parquet.class_names(schema, file.source.label_column)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """Columns of the file's own types; structs hold only the fields that are named."""
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+        """Columns of the file's own types. Raises ``DataError`` for a wanted column of lists or objects, and for a text
+        column of other values.
+        """
+        for name, key in self.file.key_by_column.items():
+            kind = parquet.value_type(self.types[name])
+            is_text = "string" in str(kind) or "binary" in str(kind) or pa.types.is_null(kind)
+            if pa.types.is_nested(kind) or not (is_text or name not in self.file.source.text_columns):
+                problem = f"column {name!r} holds {kind}, where texts are expected; set {key}"
+                raise DataError(f"{self.file.name}: {problem}")
+        yield from self.read_rows(self.columns if keep_columns else [*self.file.key_by_column])
+
+    def read_rows(self, columns: Sequence[str]) -> Iterator[Batch]:
+        """All rows; of structs only the fields that are named."""
         number, address = 1, self.file.address
         with addresses.naming(address, self.file.name), addresses.open_file(address) as opened:
-            for table in parquet.iter_tables(opened, columns or self.columns):
+            for table in parquet.iter_tables(opened, columns):
                 yield Batch(self.file, np.arange(number, number + len(table)), table)
                 number += len(table)
         if number <= self.footer.num_rows:
-            what = f"rows {number:,} to {self.footer.num_rows:,} are missing, although its footer counts them"
-            raise DataError(f"{self.file.name}: {what}: damaged; restore it")
-
-    def check_types(self, file: File) -> None:
-        """Raise ``DataError`` for a column of lists or objects, and for a text column of other values."""
-        for name, key in file.key_by_column.items():
-            kind = parquet.value_type(self.types[name])
-            is_text = "string" in str(kind) or "binary" in str(kind) or pa.types.is_null(kind)
-            if pa.types.is_nested(kind) or not (is_text or name not in file.source.text_columns):
-                raise DataError(f"{file.name}: column {name!r} holds {kind}, where texts are expected; set {key}")
+            problem = f"rows {number:,} to {self.footer.num_rows:,} are missing, although its footer counts them"
+            raise DataError(f"{self.file.name}: {problem}: damaged; restore it")
 
     def sample(self) -> dict[str, list[Any]]:
         """The columns that are neither binary nor nested, which may be large."""
-        names = [
-            name
-            for name in dict.fromkeys([*self.columns, *self.file.key_by_column])
-            if name in self.types and not parquet.is_heavy(self.types[name])
-        ]
-        values = {name: list[Any]() for name in names}
-        for batch in itertools.islice(self.batches(names), 1):
-            for name in names:
+        names = [name for name in [*self.columns, *self.file.key_by_column] if name in self.types]
+        values = {name: list[Any]() for name in names if not parquet.is_heavy(self.types[name])}
+        for batch in itertools.islice(self.read_rows(list(values)), 1):
+            for name in values:
                 with suppress(UnicodeDecodeError):  # the rows are named when they are read
                     values[name] = batch.values(name).to_pylist()
         return values
@@ -667,27 +653,25 @@ class SheetReader(Reader):
     """A sheet of Excel."""
 
     def __init__(self, file: File) -> None:
-        self.rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
-        (title,) = next(self.rows)
-        header = next(self.rows, None)
+        rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
+        (title,), header = next(rows), next(rows, None)
         if header is None:
-            raise DataError(f"{file.name}: the file is empty; it needs a header line and a row for each text")
-        if file.source.columns and not is_header(header, file.source):
-            self.rows = itertools.chain([header], self.rows)
+            raise DataError(f"{file.name}: {EMPTY_SENTENCE}")
+        is_row = file.source.columns and not is_header(header, file.source)
+        self.rows = itertools.chain([header] if is_row else [], rows)
         super().__init__(file, file.source.columns or header)
-        self.form = Form(recorded={"sheet": title} if title else {})
         parquet.check_width(file.name, len(self.columns))
+        self.form = Form(recorded={"sheet": title} if title else {})
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """Columns of texts."""
         number, width = 1, len(self.columns)
         while rows := list(itertools.islice(self.rows, SHEET_ROWS)):
             for row, cells in enumerate(rows):
                 if len(cells) != width:
-                    what = f"{len(cells)} fields, the header has {width}; name all in source.columns"
-                    raise row_error(self.file, number + row, what)
-            arrays = [pa.array(cells, TEXT) for cells in zip(*rows, strict=True)]
-            table = pa.table(arrays, self.columns)
+                    problem = f"{len(cells)} fields, the header has {width}; name all in source.columns"
+                    raise row_error(self.file, number + row, problem)
+            table = pa.table([pa.array(cells, TEXT) for cells in zip(*rows, strict=True)], self.columns)
             yield Batch(self.file, np.arange(number, number + len(rows)), table)
             number += len(rows)
 
@@ -695,29 +679,24 @@ class SheetReader(Reader):
 class FolderReader(Reader):
     """A folder of texts, a file each."""
 
+    has_table = False
+
     def __init__(self, file: File) -> None:
-        source = file.source
-        names = ("text", "label", *source.text_columns, source.label_column)
-        super().__init__(file, [name for name in dict.fromkeys(names) if name != AUTO])
+        names = dict.fromkeys(("text", "label", *file.source.text_columns, file.source.label_column))
+        super().__init__(file, [name for name in names if name != AUTO])
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Batch]:
-        """The text, its label, empty if it has none, and ``FOLDER_SPLIT``."""
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+        """The text, its label, empty if it has none, its split and path."""
         source, texts = self.file.source, list_texts(self.file)
-        ends = np.cumsum([text.bytes for text in texts]) // BATCH_BYTES
-        starts = [0, *(np.flatnonzero(np.diff(ends)) + 1).tolist(), len(texts)]
-        for start, stop in itertools.pairwise(starts):
-            some = texts[start:stop]
-            values = {
-                source.text_columns[0]: [read_text(text.address, source.encoding) for text in some],
-                source.label_column: [text.label for text in some],
-                FOLDER_SPLIT: [self.file.split or text.split for text in some],
-            }
-            table = pa.table({name: pa.array(texts, TEXT) for name, texts in values.items()})
-            yield Batch(self.file, np.arange(start + 1, stop + 1), table, paths=[text.path for text in some])
-
-    def sample(self) -> dict[str, list[Any]]:
-        """Nothing: a text has no columns."""
-        return {}
+        schema = pa.schema([(name, TEXT) for name in (source.text_columns[0], source.label_column, FOLDER_SPLIT, PATH)])
+        blocks = np.cumsum([text.bytes for text in texts]) // BATCH_BYTES
+        for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(texts)]):
+            rows = []
+            for text in texts[start:stop]:
+                content = read_text(text.address, source.encoding)
+                rows.append((content, text.label, self.file.split or text.split, text.path))
+            table = pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema)
+            yield Batch(self.file, np.arange(start + 1, stop + 1), table)
 
 
 def read_text(address: str, encoding: str) -> str:

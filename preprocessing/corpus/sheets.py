@@ -82,4 +82,6 @@ def text_of_cell(value: object) -> str:
         return f"{value:.15g}"
     if isinstance(value, datetime.datetime):
         return str(value).removesuffix(" 00:00:00")
-    return str(value).upper() if isinstance(value, bool) else "" if value is None else str(value)
+    if isinstance(value, bool):
+        return str(value).upper()
+    return "" if value is None else str(value)

@@ -85,10 +85,15 @@ class File:
         keys |= dict.fromkeys(source.where, "source.where")
         return {column: key for column, key in keys.items() if column is not None}
 
-    def stream(self, digest: Any = None) -> Iterator[bytes]:
-        """Its content in bounded pieces, decompressed; ``digest`` is updated with the stored bytes."""
+    @property
+    def path(self) -> str:
+        """The address, or the name in the archive, which tells the format."""
+        return self.member or self.address
+
+    def stream(self) -> Iterator[bytes]:
+        """Its content in bounded pieces, decompressed."""
         if self.member is None:
-            yield from addresses.stream(self.address, digest)
+            yield from addresses.stream(self.address)
             return
         with (
             addresses.naming(self.address, self.name),
@@ -96,8 +101,8 @@ class File:
             zipfile.ZipFile(file) as archive,
             archive.open(self.member) as content,
         ):
-            size = archive.getinfo(self.member).compress_size
-            yield from addresses.decompress(content, self.name, size, hashlib.sha256())
+            packed_bytes = archive.getinfo(self.member).compress_size
+            yield from addresses.iter_pieces(content, self.name, packed_bytes)
 
 
 def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = None) -> Iterator[File]:
@@ -168,12 +173,12 @@ def zip_members(file: File) -> Iterator[File]:
 
 def format_of(file: File) -> str:
     """The format: configured, or from the name, else the first bytes. Raises ``ConfigError``."""
-    name, configured = file.member or file.address, file.source.format
-    if configured != AUTO:
-        return configured
-    if file.is_unlabelled and suffix_of(name) == ".txt":
+    suffix = suffix_of(file.path)
+    if file.source.format != AUTO:
+        return file.source.format
+    if file.is_unlabelled and suffix == ".txt":
         return "txt"
-    kind = FORMAT_BY_SUFFIX.get(suffix_of(name)) or format_of_bytes(next(file.stream(), b"")[:1024])
+    kind = FORMAT_BY_SUFFIX.get(suffix) or format_of_bytes(next(file.stream(), b"")[:1024])
     if kind is None:
         raise ConfigError(
             f"source.format: auto cannot tell what {file.name} holds; set csv, jsonl, parquet or xlsx; unpack an "
@@ -227,7 +232,7 @@ def list_texts(file: File) -> list[FolderText]:
     ``source.missing_label`` is ``unlabelled``. Raises ``DataError`` if there are none.
     """
     texts = []
-    for address, info in addresses.below(file.address):
+    for address, info in addresses.list_folder(file.address):
         path = Path(address).relative_to(file.address)
         if path.suffix == ".txt" and not any(part.startswith(".") for part in path.parts):
             split, label = split_and_label(path.parts, file)
@@ -260,11 +265,14 @@ def sort_key(text: FolderText) -> tuple[int, str, int, str, str]:
     return split_number(text.split), text.label, int(digits or -1), name, text.address
 
 
-def identity_of(file: File) -> list[Any]:
-    """JSON that changes with the content of a file: its size, and its ETag or time; of a folder, those of its texts."""
-    if file.format == "folder":
-        return [[text.path, text.bytes, text.modified_ns] for text in list_texts(file)]
-    return [addresses.identity(file.address)]
+def identity_of(file: File) -> dict[str, Any]:
+    """JSON that changes with the content of a file: its ``bytes``, and its ETag or time; of a folder, those of its
+    texts.
+    """
+    if file.format != "folder":
+        return addresses.identity(file.address)
+    texts = [[f"/{text.path}", text.bytes, text.modified_ns] for text in list_texts(file)]
+    return {"bytes": sum(size for _, size, _ in texts), "texts": texts}
 
 
 def fingerprint_of(file: File, *, is_quick_look: bool = False, sha256: str | None = None) -> dict[str, str]:
@@ -273,21 +281,13 @@ def fingerprint_of(file: File, *, is_quick_look: bool = False, sha256: str | Non
 
     For a quick look at a long file, ``{"sha256_of_beginning": …}``.
     """
-    if file.format == "folder":
-        listing = [[f"/{text.path}", text.bytes] for text in list_texts(file)]
-        return {"listing_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest()}
-    identity = addresses.identity(file.address)
+    identity = identity_of(file)
+    if "texts" in identity:
+        listing = json.dumps([text[:2] for text in identity["texts"]])
+        return {"listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
     if "etag" in identity:
         return {"etag": identity["etag"]}
     if is_quick_look and identity["bytes"] > QUICK_LOOK_BYTES:
         beginning = addresses.read_range(file.address, 0, QUICK_LOOK_BYTES)
         return {"sha256_of_beginning": hashlib.sha256(beginning).hexdigest()}
     return {"sha256": sha256 or addresses.sha256(file.address)}
-
-
-def bytes_of(file: File) -> int:
-    """The size of a file, or of a folder's texts."""
-    if file.format == "folder":
-        return sum(text.bytes for text in list_texts(file))
-    size: int = addresses.identity(file.address)["bytes"]
-    return size

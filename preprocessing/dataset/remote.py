@@ -74,7 +74,7 @@ def local(address: str) -> Path:
     if not addresses.is_remote(address):
         return Path(address)
     manifest = join(address, MANIFEST)
-    content = addresses.identity(manifest, mend="not a dataset, or one that is not published yet")
+    content = addresses.identity(manifest, hint="not a dataset, or one that is not published yet")
     known = atomic.canonical_json([address, content])
     target = cache_folder() / "datasets" / hashlib.sha256(known).hexdigest()[:32]
     if not (target / MANIFEST).exists():
