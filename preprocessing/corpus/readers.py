@@ -225,9 +225,9 @@ class StreamReader(Reader):
         self.head = next(self.pieces)
         """The first piece."""
         self.pieces = itertools.chain([self.head], self.pieces)
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
-        if word and self.form.encoding != UTF8:
-            self.form = replace(self.form, example=word[0][:30])
+        if self.form.encoding != UTF8:
+            word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
+            self.form = replace(self.form, example=word[0][:30] if word else "")
 
     def open(self) -> Iterator[bytes]:
         """The content from its beginning, in UTF-8 without a byte order mark."""
@@ -644,7 +644,7 @@ class ParquetReader(Reader):
         values = {name: list[Any]() for name in names if not parquet.is_heavy(self.types[name])}
         for batch in itertools.islice(self.read_rows(list(values)), 1):
             for name in values:
-                with suppress(UnicodeDecodeError):  # the rows are named when they are read
+                with suppress(UnicodeDecodeError, OverflowError):  # rows are named when they are read; late dates
                     values[name] = batch.values(name).to_pylist()
         return values
 
