@@ -24,6 +24,7 @@ from torch import nn
 
 from benchmarks.measuring import Measured, alternate, cores, peer, printed, read_frame, result
 from benchmarks.text import notebook
+from harness.inference.predict import BLOCK_ROWS
 from harness.inference.scorer import Scorer, open_scorer
 from preprocessing.base.errors import DataError
 from preprocessing.text.spec import TextSpec

@@ -34,7 +34,7 @@ from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
 from preprocessing.corpus.sources import File, list_texts, strip_compression
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, NUMBER
 from preprocessing.text.cleaning import encode
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -225,9 +225,9 @@ class StreamReader(Reader):
         self.head = next(self.pieces)
         """The first piece."""
         self.pieces = itertools.chain([self.head], self.pieces)
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
-        if word and self.form.encoding != UTF8:
-            self.form = replace(self.form, example=word[0][:30])
+        if self.form.encoding != UTF8:
+            word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
+            self.form = replace(self.form, example=word[0][:30] if word else "")
 
     def open(self) -> Iterator[bytes]:
         """The content from its beginning, in UTF-8 without a byte order mark."""
@@ -448,14 +448,15 @@ def normalize_name(name: str) -> str:
 
 def is_header(row: Sequence[str], source: SourceConfig) -> bool:
     """Whether the first row of a file, whose columns are known, is a header: it has their names, or usual ones in the
-    columns of the text and the label.
+    columns of the text and the label, and no number.
     """
     if set(row) == set(source.columns):
         return True
     cell_by_column = dict(zip(source.columns, map(normalize_name, row), strict=False))
     texts = [cell_by_column.get(column, "") for column in source.text_columns]
     label = cell_by_column.get(source.label_column, "label")
-    return all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    is_usual = all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    return is_usual and not any(map(NUMBER.fullmatch, row))
 
 
 class CsvStream:
@@ -644,7 +645,7 @@ class ParquetReader(Reader):
         values = {name: list[Any]() for name in names if not parquet.is_heavy(self.types[name])}
         for batch in itertools.islice(self.read_rows(list(values)), 1):
             for name in values:
-                with suppress(UnicodeDecodeError):  # the rows are named when they are read
+                with suppress(UnicodeDecodeError, OverflowError):  # rows are named when they are read; late dates
                     values[name] = batch.values(name).to_pylist()
         return values
 

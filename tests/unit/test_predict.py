@@ -306,7 +306,7 @@ def test_no_header_is_predicted(info: SimpleNamespace, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
+    monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
     monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
@@ -412,8 +412,6 @@ def test_the_tables_of_an_archive() -> None:
     assert run("new.zip") == 0
     assert Stub.seen == ["first", "second"]
     assert Path("new-predicted.csv").read_text().splitlines()[2].startswith("second,1,")
-    assert predict("zip://b.csv::new.zip", "one.csv") == 0
-    assert Stub.seen == ["second"]
 
 
 def test_a_colon_is_a_letter() -> None:

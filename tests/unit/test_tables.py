@@ -253,6 +253,23 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
         pairs_of(tmp_path / "a.csv")
 
 
+def test_times_are_dates_of_four_digits_or_finite_numbers(tmp_path: Path) -> None:
+    far = pa.array([datetime(2024, 3, 1), None], pa.timestamp("s"))
+    far = pa.concat_arrays([far, pa.array([10**12], pa.int64()).cast(pa.timestamp("s"))])
+    for at, times in enumerate([["1", "2", "inf"], ["2024-03-01", "", "12024-03-01"], ["1", "2", "1e999"], far]):
+        table = pa.table({"text": ["a", "b", "c"], "label": ["x", "y", "x"], "day": times})
+        pa.parquet.write_table(table, tmp_path / f"{at}.parquet")
+        with pytest.raises(DataError, match=r"row 3: .* in 'day' is no date and no number; write dates as"):
+            conversions(tmp_path, SplitConfig(time_column="day"), path=str(tmp_path / f"{at}.parquet"))
+
+
+def test_no_escape_character_and_a_colon_in_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
+    with pytest.raises(DataError, match=r"exp:1: no such file"):
+        pairs_of("exp:1")
+
+
 def test_the_header_of_a_second_file_is_no_row(tmp_path: Path) -> None:
     rows = list(zip(SENTENCES, MOODS, strict=True))
     first = write_csv(tmp_path / "a.csv", rows, ())
