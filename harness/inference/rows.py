@@ -54,18 +54,17 @@ def find_files(
             shutil.copyfileobj(sys.stdin.buffer, output, addresses.READ_BYTES)
     trained = reading_of(given, known)
     paths = [str(copy) if name == STDIN else name for name in names]
-    options: dict[str, Any] = {"path": [], "unlabelled_path": paths, "format": kind, "text_column": given.text_column}
+    options: dict[str, Any] = {"path": [], "unlabelled_path": paths, "format": kind}
     options |= {"missing_text": "keep", "where": {}}  # every row is in the output, or refused by --missing
-    source = replace(trained, **options)
     files = [
-        replace(file, name="standard input") if file.address == str(copy) else file
-        for file in list_new_files(source, given)
+        with_source(file, text_column=given.text_column) for file in list_new_files(replace(trained, **options), given)
     ]
+    files = [replace(file, name="standard input") if file.address == str(copy) else file for file in files]
     if given.text_column != AUTO:
         return files
     lines, resolved = list[str](), list[File]()
     text_column = TEXT if files[0].format in ("folder", "txt") else trained.text_column
-    chosen = {"text_column": text_column, "label_column": source.label_column}
+    chosen = {"text_column": text_column, "label_column": trained.label_column}
     for file in files:
         chosen["columns"] = file.source.columns
         resolved += resolve_unlabelled([file], chosen, [] if resolved else lines)

@@ -138,7 +138,7 @@ class PartWriter:
         """Of all rows."""
 
     def write(self, table: pa.Table) -> None:
-        """Add rows; complete parts are written. Where all columns are kept, a row counts for its share of their bytes."""
+        """Add rows; complete parts are written. If all columns are kept, a row counts for its share of their bytes."""
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
         originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
         lengths += originals.nbytes // max(1, len(table))
