@@ -41,7 +41,7 @@ from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolve
 from preprocessing.corpus.convert import Converted, convert, read_part
 from preprocessing.dataset.shards import Split
-from preprocessing.job.engine import shown
+from preprocessing.job.engine import show_progress
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
 
@@ -265,7 +265,7 @@ def read_parts(
         tell(line)
     with temporary_folder() as folder:
         files = [convert(file, folder, f"{number}-") for number, file in enumerate(resolved.files)]
-        with shown("evaluating", sum(converted.rows_read for converted in files), quiet):
+        with show_progress("evaluating", sum(converted.rows_read for converted in files), quiet):
             offset = 0
             for converted in files:
                 yield converted, (number_rows(read_part(folder, part), offset) for part in converted.parts)

@@ -143,7 +143,7 @@ class ScoredPart(engine.Part[Made]):
 
     def make(self) -> tuple[Made, dict[str, str]]:
         """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
-        scorer: Scorer = engine.kept(self.key, self.opened)
+        scorer: Scorer = engine.open_once(self.key, self.opened)
         file, layout = self.file, self.layout
         rows = pq.read_table(self.rows, use_threads=False)
         unread = 0
@@ -214,7 +214,7 @@ def predict_here(config: PredictConfig) -> None:
         prediction = Prediction.begin(config, target, work)
         workers = stack.enter_context(open_workers(config.executor_config(prediction.num_workers), quiet=config.quiet))
         parts = prediction.cut(prediction.convert(workers))
-        with engine.shown("predicting", sum(part.size for part in parts), config.quiet) as progress:
+        with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
         if share.is_leader:
             finish(parts, results, target, config.quiet)
@@ -316,7 +316,7 @@ class Prediction:
         """The files as Parquet, in order. Raises ``DataError`` for the first row that cannot be predicted."""
         tasks = [InputFile.of(self.work, file) for file in self.files]
         input_by_key = dict[str, Input]()
-        with engine.shown("checking the input", 0, quiet=True) as progress:
+        with engine.show_progress("checking the input", 0, quiet=True) as progress:
             for task, result in engine.run({task.key: task for task in tasks}.values(), workers, progress):
                 input_by_key[task.key] = result
         for task in tasks:

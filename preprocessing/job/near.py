@@ -34,8 +34,6 @@ MIN_SIMILARITY = 0.5
 """From this Jaccard index on, one text nearly repeats the other."""
 NUM_BANDS, VALUES_PER_BAND = 32, 4
 FACTORS = words(0, count=NUM_BANDS * VALUES_PER_BAND).reshape(NUM_BANDS, -1).astype(np.uint32) | np.uint32(1)
-    1
-)
 """One for each hash function: a product with an odd number."""
 MAX_PAIRS_IN_MEMORY = 1 << 13
 """Pairs of texts that are compared at once."""
@@ -216,7 +214,7 @@ def leave_out(assigned: AssignedParts, observed: dict[str, Any], workers: Worker
         compared.append(ComparedPart(key, folder, folder / f"{number:06d}-compared.json", size, number, assigned))
     candidates = Candidates(key, folder, folder / "candidates.json", num_rows, num_parts)
     for tasks in (banded, [candidates], compared):
-        with engine.shown("near-duplicates", num_rows, screen.quiet) as progress:
+        with engine.show_progress("near-duplicates", num_rows, screen.quiet) as progress:
             deque(engine.run(tasks, workers, progress), 0)
     return drop_rejected(assigned, observed, folder)
 
