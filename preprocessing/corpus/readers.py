@@ -33,7 +33,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.sources import File, list_texts, strip_compression
+from preprocessing.corpus.sources import File, FolderText, list_texts, strip_compression
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
@@ -693,17 +693,22 @@ class FolderReader(Reader):
         for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(texts)]):
             rows = []
             for text in texts[start:stop]:
-                content = read_text(text.address, source.encoding)
+                content = read_text(text, source.encoding)
                 rows.append((content, text.label, self.file.split or text.split, text.path))
             table = pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema)
             yield Batch(self.file, np.arange(start + 1, stop + 1), table)
 
 
-def read_text(address: str, encoding: str) -> str:
-    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
-    content = b"".join(addresses.stream(address))
-    encoding = encoding_of(content, address) if encoding == AUTO else encoding
-    return b"".join(convert_to_utf8([content], encoding, address)).decode()
+def read_text(text: FolderText, encoding: str) -> str:
+    """The content of a text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = addresses.read_range(text.address, 0, text.bytes)
+    if encoding == AUTO:
+        encoding = encoding_of(content, text.address)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeError as error:
+        problem = f"it is not {encoding} ({one_line(error)})"
+        raise DataError(f"{text.address}: {problem}; set source.encoding to its encoding") from None
 
 
 def open_reader(file: File) -> Reader:
