@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
@@ -346,13 +346,16 @@ class CsvReader(StreamReader):
         if first_row is None:
             raise DataError(f"{file.name}: {QUOTE_SENTENCE if lines.strip() else EMPTY_SENTENCE}")
         parquet.check_width(file.name, len(first_row))
-        self.has_header = not source.columns or is_header(first_row, source)
+        columns = list(source.columns)
+        if file.is_unlabelled and len(columns) != len(first_row):
+            columns = []  # they are those of other files
+        self.has_header = not columns or is_header(first_row, source)
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
         except UnicodeDecodeError as error:
             problem = f"the header cannot be read ({error}); is it text? Set source.encoding"
             raise row_error(file, 0, problem) from None
-        self.columns = self.names = list(source.columns) or header
+        self.columns = self.names = columns or header
         self.num_rows = 0
         """Rows that were read."""
 
@@ -714,10 +717,13 @@ def read_text(text: FolderText, encoding: str) -> str:
 def open_reader(file: File) -> Reader:
     """The reader for a file, which has looked at its beginning.
 
-    Raises ``DataError`` for an unknown encoding, a file without columns, and a damaged one.
+    Raises ``DataError`` for an unknown encoding, a file without columns, and a damaged one, ``ConfigError`` for a sheet
+    of another format.
     """
     if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
         raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
+    if file.source.sheet and file.format != "xlsx":
+        raise ConfigError(f"source.sheet: {file.name} is no Excel file; leave it out")
     readers: dict[str, Callable[[File], Reader]] = {
         "csv": CsvReader,
         "jsonl": JsonReader,
