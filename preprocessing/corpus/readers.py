@@ -29,12 +29,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
 from preprocessing.corpus.sources import File, FolderText, list_texts, strip_compression
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, NUMBER
 from preprocessing.text.cleaning import encode
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -52,6 +52,12 @@ ENCODING_BY_MARK = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """The longer marks first, since they begin with a shorter one."""
+ADVICE_BY_SIGNATURE = {
+    b"PK\x03\x04": "a zip archive or an office document; unpack it, or end its name in .zip or .xlsx",
+    b"PAR1": "Parquet; end its name in .parquet",
+    b"%PDF-": "a PDF; save its texts as CSV, one a row",
+}
+"""First bytes of files that are no text -> what they are, and what to do."""
 MAX_HIGH_SHARE = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
@@ -251,6 +257,9 @@ class StreamReader(Reader):
 
 def encoding_of(sample: bytes, name: str) -> str:
     """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
+    for signature, advice in ADVICE_BY_SIGNATURE.items():
+        if sample.startswith(signature):
+            raise DataError(f"{name}: holds {advice}")
     for mark, encoding in ENCODING_BY_MARK.items():
         if sample.startswith(mark):
             return encoding
@@ -451,14 +460,15 @@ def normalize_name(name: str) -> str:
 
 def is_header(row: Sequence[str], source: SourceConfig) -> bool:
     """Whether the first row of a file, whose columns are known, is a header: it has their names, or usual ones in the
-    columns of the text and the label.
+    columns of the text and the label, and no number.
     """
     if set(row) == set(source.columns):
         return True
     cell_by_column = dict(zip(source.columns, map(normalize_name, row), strict=False))
     texts = [cell_by_column.get(column, "") for column in source.text_columns]
     label = cell_by_column.get(source.label_column, "label")
-    return all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    is_usual = all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    return is_usual and not any(map(NUMBER.fullmatch, row))
 
 
 class CsvStream:
@@ -647,8 +657,8 @@ class ParquetReader(Reader):
         values = {name: list[Any]() for name in names if not parquet.is_heavy(self.types[name])}
         for batch in itertools.islice(self.read_rows(list(values)), 1):
             for name in values:
-                with suppress(UnicodeDecodeError, OverflowError):  # rows are named when they are read; late dates
-                    values[name] = batch.values(name).to_pylist()
+                with suppress(UnicodeDecodeError):  # the rows are named when they are read
+                    values[name] = parquet.values_of(batch.values(name))
         return values
 
 
@@ -717,13 +727,10 @@ def read_text(text: FolderText, encoding: str) -> str:
 def open_reader(file: File) -> Reader:
     """The reader for a file, which has looked at its beginning.
 
-    Raises ``DataError`` for an unknown encoding, a file without columns, and a damaged one, ``ConfigError`` for a sheet
-    of another format.
+    Raises ``DataError`` for an unknown encoding, a file without columns, and a damaged one.
     """
     if file.format in ("folder", "txt") and len(file.source.text_columns) > 1:
         raise DataError(f"{file.name}: holds texts without columns; leave out source.text_column")
-    if file.source.sheet and file.format != "xlsx":
-        raise ConfigError(f"source.sheet: {file.name} is no Excel file; leave it out")
     readers: dict[str, Callable[[File], Reader]] = {
         "csv": CsvReader,
         "jsonl": JsonReader,

@@ -237,11 +237,15 @@ def test_tables_in_a_zip_archive(tmp_path: Path) -> None:
         for name in ("README.md", "__MACOSX/._one.csv", "b/.hidden.csv"):
             archive.writestr(name, "nothing")
     assert pairs_of(tmp_path / "a.zip") == ROWS + ROWS
+    assert pairs_of(f"zip://one.csv::{tmp_path}/a.zip") == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("c.csv", "text,label\na film,good\nanother\n")
     with pytest.raises(DataError, match=r"a\.zip/c\.csv: row 2: 1 fields, the header has 2"):
         pairs_of(tmp_path / "a.zip")
-    for name, sentence in (("a.txt", "holds no .csv, .tsv"), ("a.parquet", "a.parquet: only CSV and JSON are read")):
+    for name, sentence in (
+        ("a.txt", "b.zip: holds none of .csv, .tsv, .jsonl, "),
+        ("a.parquet", "a.parquet: only CSV and JSON are read"),
+    ):
         with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
             archive.writestr(name, "PAR1")
         with pytest.raises(DataError, match=sentence):
