@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import shlex
 import warnings
 import webbrowser
@@ -22,6 +23,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from harness.baseline.results import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
 from harness.report.mistakes import mistakes_of
@@ -41,7 +43,8 @@ from harness.rundir.layout import REPORT, members
 from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
-from harness.scores.metrics import largest_confusions, worst_first
+from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
+from harness.scores.tables import majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
@@ -55,7 +58,14 @@ GENERATOR = "padless report"
 """``generator`` of a report."""
 MATRIX_CLASSES = 20
 """Maximum number of classes for a whole confusion matrix; beyond it only the largest cells are shown."""
-LISTED_CONFUSIONS = 12
+THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Probabilities from which class 1 of two classes is predicted, in the table of its precision and recall."""
+BIN_ROWS = 10
+"""Minimum number of rows of a point in the chart of the calibration."""
+WIDE_INTERVAL = 0.1
+"""An interval of the accuracy wider than this is called wide."""
+ONLY_IN_TRAINING = ("model.dropout", "model.word_dropout", "optim.label_smoothing", "optim.class_weights")
+"""Settings that change the training loss and not the loss of a validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +138,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
+    environment.globals["bin_rows"] = BIN_ROWS
     runs = ranked(runs) if spread is None else runs
     names, is_one = unique_names(runs), len({run.fingerprint or run.directory for run in runs}) == 1
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
@@ -146,6 +157,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
+        "only_in_training": only_in_training(runs),
         "quality": quality_charts(views, split),
         "split": split,
         "differing": differing(runs),
@@ -170,18 +182,23 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    shown: dict[str, Any] = {"split": None, "figures": None}
+    shown: dict[str, Any] = {"split": None, "figures": None, "chances": None, "conclusion": ""}
     if run.measured is not None:
         figures = run.measured.figures
+        chances = read_chances(run.measured, labels)
         mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "mistakes": mistakes,
+            "conclusion": conclusion_of(figures, run.beside),
+            "doubts": doubts_about(figures),
+            "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
-            "confusions": confusions(figures),
+            "confusions": confusions(figures)[:LISTED_CONFUSIONS],
+            "chances": chances,
+            "thresholds": threshold_table(chances, figures["threshold"]) if chances is not None else [],
         }
     return {
         "name": name,
@@ -191,19 +208,58 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "metrics": titles(labels),
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
-        "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
+        "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
         "splits": splits,
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
         **shown,
     }
 
 
+def conclusion_of(figures: Mapping[str, Any], beside: Comparison | None) -> str:
+    """The accuracy with its interval, and beside the linear model's, as sentences."""
+    low, high = figures["intervals"]["accuracy"]
+    rows = f"{figures['rows']:,} {figures['split']} rows"
+    reached = f"Right on {figures['accuracy']:.1%} of {rows} (95 %: {low:.1%} to {high:.1%})"
+    if beside is None:
+        return f"{reached}."
+    return f"{reached}, the linear model on {beside.linear['accuracy']:.1%}. {capital(beside.verdict)}: {beside.points}."
+
+
+def doubts_about(figures: Mapping[str, Any]) -> list[str]:
+    """Each reason not to rely on the figures of a split, as a sentence."""
+    doubts, (low, high) = list[str](), figures["intervals"]["accuracy"]
+    if figures["split"] == VALIDATION:
+        doubts.append(
+            "These are figures of the validation split, since there is no test split: weights, temperature and "
+            "threshold were chosen on the same rows, so new texts will do somewhat worse."
+        )
+    if high - low > WIDE_INTERVAL:
+        doubts.append(
+            f"There are few rows, {figures['rows']:,}: the accuracy is known to within {100 * (high - low):.0f} points "
+            "only, and differences between classes are mostly chance."
+        )
+    warnings_of_classes = filter(None, (majority(figures), never_found(figures["per_class"])))
+    return doubts + [f"{capital(warning)}." for warning in warnings_of_classes]
+
+
+def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first."""
+    by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for mistake in mistakes:
+        by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
+    groups = []
+    for entry in confusions(figures):
+        if shown := by_confusion.get((entry["label"], entry["predicted"])):
+            groups.append({**entry, "mistakes": shown})
+    return groups
+
+
 def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The most frequent confusions of a true and a predicted class, the largest first."""
+    """The confusions of a true and a predicted class, the largest first."""
     labels, entries = figures["labels"], figures["per_class"]
     return [
         {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / entries[true]["rows"]}
-        for true, said, rows in largest_confusions(figures["confusion"], LISTED_CONFUSIONS)
+        for true, said, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
     ]
 
 
@@ -220,6 +276,7 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
 FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
+    "parts_of_name": re.compile(r"(?<=[_/.:])").split,
     "quoted": lambda place: shlex.quote(str(place)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
@@ -318,6 +375,16 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
     return charts
 
 
+def only_in_training(runs: Sequence[RunFacts]) -> dict[str, str]:
+    """Settings that change only the training loss, with their values in the runs that have them on."""
+    settings = {}
+    for key in ONLY_IN_TRAINING:
+        part, name = key.split(".")
+        values = [run.config.get(part, {}).get(name) for run in runs]
+        settings[key] = " or ".join(sorted({str(value) for value in values if value}))
+    return {key: text for key, text in settings.items() if text}
+
+
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
     """Calibration on one split, runs overlaid; for a single run also before calibration, and ROC and precision-recall
     curves if it has two classes.
@@ -330,27 +397,47 @@ def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart
     if len(views) == 1 and first["figures"]:
         before = bins_of(first["figures"]["calibration"]["before"])
         bins = [("after temperature scaling", bins[0][1]), ("before temperature scaling", before)]
-        charts = ranking_charts(first["facts"].measured, first["labels"])
+        charts = ranking_charts(first["chances"], first["labels"])
     return charts + draw("Calibration", bins, "confidence", "accuracy", diagonal=True)
 
 
-def ranking_charts(measured: Measured, labels: Sequence[str]) -> list[Chart]:
-    """The ROC and the precision-recall curve of two classes; none without predictions, or without rows of both."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
+Chances: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Whether each row is of class 1, and its probability: bool and float64 ``[rows]``, of both classes."""
 
+
+def read_chances(measured: Measured, labels: Sequence[str]) -> Chances | None:
+    """The predictions of two classes; None for other numbers, without predictions, or without rows of both."""
     if len(labels) != 2:
-        return []
+        return None
     column = probability_column(labels[1])
     try:
         table = read_predictions(measured.directory, measured.split, ["label", column])
     except DataError:
+        return None
+    positive = np.array([str(as_found(label)) == labels[1] for label in table["label"].to_pylist()])
+    return (positive, table[column].to_numpy()) if len(set(positive.tolist())) == 2 else None
+
+
+def threshold_table(chances: Chances, chosen: float) -> list[dict[str, Any]]:
+    """Precision, recall and accuracy if class 1 is predicted from each of ``THRESHOLDS`` and from ``chosen`` on."""
+    (positive, probabilities), table = chances, []
+    for threshold in sorted({*THRESHOLDS, chosen}):
+        predicted = probabilities >= threshold
+        hits, rows = int((predicted & positive).sum()), int(predicted.sum())
+        shares = {"precision": hits / rows if rows else None, "recall": hits / int(positive.sum())}
+        accuracy = float((predicted == positive).mean())
+        table.append({"threshold": threshold, "predicted": rows, **shares, "accuracy": accuracy})
+    return table
+
+
+def ranking_charts(chances: Chances | None, labels: Sequence[str]) -> list[Chart]:
+    """The ROC and the precision-recall curve of two classes, if there are ``chances``."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if chances is None:
         return []
-    positive = [str(as_found(label)) == labels[1] for label in table["label"].to_pylist()]
-    if len(set(positive)) < 2:
-        return []
-    chances = table[column].to_numpy()
-    wrong, found, _ = roc_curve(positive, chances)
-    precision, recall, _ = precision_recall_curve(positive, chances)
+    wrong, found, _ = roc_curve(*chances)
+    precision, recall, _ = precision_recall_curve(*chances)
     return [
         *draw("ROC", [(labels[1], (wrong, found))], "false positive rate", "true positive rate", diagonal=True),
         *draw("Precision and recall", [(labels[1], (recall, precision))], "recall", "precision"),
@@ -358,5 +445,15 @@ def ranking_charts(measured: Measured, labels: Sequence[str]) -> list[Chart]:
 
 
 def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram."""
-    return [entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins]
+    """Confidence and accuracy of a reliability diagram; neighbouring bins are merged until each has ``BIN_ROWS``."""
+    merged = list[np.ndarray]()
+    for entry in bins:
+        sums = entry["rows"] * np.array([1, entry["confidence"], entry["accuracy"]])
+        if merged and merged[-1][0] < BIN_ROWS:
+            merged[-1] += sums
+        else:
+            merged.append(sums)
+    if len(merged) > 1 and merged[-1][0] < BIN_ROWS:
+        rest = merged.pop()
+        merged[-1] += rest
+    return [sums[1] / sums[0] for sums in merged], [sums[2] / sums[0] for sums in merged]

@@ -48,7 +48,7 @@ QUOTED = "\"'><img src=x onerror=alert(2)>"
 
 def words(path: Path) -> str:
     """The visible text of a page: no tags or style, single spaces."""
-    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|</?mark[^>]*>", "", path.read_text(), flags=re.DOTALL)
+    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|</?mark[^>]*>|<wbr>", "", path.read_text(), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
