@@ -222,7 +222,9 @@ def conclusion_of(figures: Mapping[str, Any], beside: Comparison | None) -> str:
     reached = f"Right on {figures['accuracy']:.1%} of {rows} (95 %: {low:.1%} to {high:.1%})"
     if beside is None:
         return f"{reached}."
-    return f"{reached}, the linear model on {beside.linear['accuracy']:.1%}. {capital(beside.verdict)}: {beside.points}."
+    return (
+        f"{reached}, the linear model on {beside.linear['accuracy']:.1%}. {capital(beside.verdict)}: {beside.points}."
+    )
 
 
 def doubts_about(figures: Mapping[str, Any]) -> list[str]:
@@ -247,11 +249,10 @@ def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any
     by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for mistake in mistakes:
         by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
-    groups = []
-    for entry in confusions(figures):
-        if shown := by_confusion.get((entry["label"], entry["predicted"])):
-            groups.append({**entry, "mistakes": shown})
-    return groups
+    groups = confusions(figures)
+    for group in groups:
+        group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
+    return [group for group in groups if group["mistakes"]]
 
 
 def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:

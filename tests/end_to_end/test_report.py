@@ -213,7 +213,12 @@ def test_a_browser_without_network_shows_it_whole(
         )
         assert len(charts) >= 6
         assert all(250 < chart <= 460 for chart in charts)
-        assert page.evaluate("document.querySelectorAll('h1 *:not(bdi, wbr), td bdi *:not(wbr), th bdi *:not(wbr), mark *').length") == 0
+        assert (
+            page.evaluate(
+                "document.querySelectorAll('h1 *:not(bdi, wbr), td bdi *:not(wbr), th bdi *:not(wbr), mark *').length"
+            )
+            == 0
+        )
         card, *inks = map(relative_luminance, page.evaluate(COLOURS))
         assert (card > 0.5) == (scheme == "light")
         for ink in inks:  # WCAG 2 asks for 4.5
