@@ -23,7 +23,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
-from harness.baseline.results import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
 from harness.report.mistakes import mistakes_of
@@ -61,11 +60,7 @@ MATRIX_CLASSES = 20
 THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Probabilities from which class 1 of two classes is predicted, in the table of its precision and recall."""
 BIN_ROWS = 10
-"""Minimum number of rows of a point in the chart of the calibration."""
-WIDE_INTERVAL = 0.1
-"""An interval of the accuracy wider than this is called wide."""
-ONLY_IN_TRAINING = ("model.dropout", "model.word_dropout", "optim.label_smoothing", "optim.class_weights")
-"""Settings that change the training loss and not the loss of a validation."""
+"""Minimum number of rows of a bin in the chart of the calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +152,6 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
-        "only_in_training": only_in_training(runs),
         "quality": quality_charts(views, split),
         "split": split,
         "differing": differing(runs),
@@ -182,7 +176,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    shown: dict[str, Any] = {"split": None, "figures": None, "chances": None, "conclusion": ""}
+    shown: dict[str, Any] = {"split": None, "figures": None, "chances": None}
     if run.measured is not None:
         figures = run.measured.figures
         chances = read_chances(run.measured, labels)
@@ -190,8 +184,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "conclusion": conclusion_of(figures, run.beside),
-            "doubts": doubts_about(figures),
+            "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
@@ -213,35 +206,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
         **shown,
     }
-
-
-def conclusion_of(figures: Mapping[str, Any], beside: Comparison | None) -> str:
-    """The accuracy with its interval, and beside the linear model's, as sentences."""
-    low, high = figures["intervals"]["accuracy"]
-    rows = f"{figures['rows']:,} {figures['split']} rows"
-    reached = f"Right on {figures['accuracy']:.1%} of {rows} (95 %: {low:.1%} to {high:.1%})"
-    if beside is None:
-        return f"{reached}."
-    return (
-        f"{reached}, the linear model on {beside.linear['accuracy']:.1%}. {capital(beside.verdict)}: {beside.points}."
-    )
-
-
-def doubts_about(figures: Mapping[str, Any]) -> list[str]:
-    """Each reason not to rely on the figures of a split, as a sentence."""
-    doubts, (low, high) = list[str](), figures["intervals"]["accuracy"]
-    if figures["split"] == VALIDATION:
-        doubts.append(
-            "These are figures of the validation split, since there is no test split: weights, temperature and "
-            "threshold were chosen on the same rows, so new texts will do somewhat worse."
-        )
-    if high - low > WIDE_INTERVAL:
-        doubts.append(
-            f"There are few rows, {figures['rows']:,}: the accuracy is known to within {100 * (high - low):.0f} points "
-            "only, and differences between classes are mostly chance."
-        )
-    warnings_of_classes = filter(None, (majority(figures), never_found(figures["per_class"])))
-    return doubts + [f"{capital(warning)}." for warning in warnings_of_classes]
 
 
 def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -376,16 +340,6 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
     return charts
 
 
-def only_in_training(runs: Sequence[RunFacts]) -> dict[str, str]:
-    """Settings that change only the training loss, with their values in the runs that have them on."""
-    settings = {}
-    for key in ONLY_IN_TRAINING:
-        part, name = key.split(".")
-        values = [run.config.get(part, {}).get(name) for run in runs]
-        settings[key] = " or ".join(sorted({str(value) for value in values if value}))
-    return {key: text for key, text in settings.items() if text}
-
-
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
     """Calibration on one split, runs overlaid; for a single run also before calibration, and ROC and precision-recall
     curves if it has two classes.
@@ -446,15 +400,6 @@ def ranking_charts(chances: Chances | None, labels: Sequence[str]) -> list[Chart
 
 
 def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of a reliability diagram; neighbouring bins are merged until each has ``BIN_ROWS``."""
-    merged = list[np.ndarray]()
-    for entry in bins:
-        sums = entry["rows"] * np.array([1, entry["confidence"], entry["accuracy"]])
-        if merged and merged[-1][0] < BIN_ROWS:
-            merged[-1] += sums
-        else:
-            merged.append(sums)
-    if len(merged) > 1 and merged[-1][0] < BIN_ROWS:
-        rest = merged.pop()
-        merged[-1] += rest
-    return [sums[1] / sums[0] for sums in merged], [sums[2] / sums[0] for sums in merged]
+    """Confidence and accuracy of each bin of a reliability diagram that has ``BIN_ROWS`` rows."""
+    shown = [entry for entry in bins if entry["rows"] >= BIN_ROWS]
+    return [entry["confidence"] for entry in shown], [entry["accuracy"] for entry in shown]

@@ -24,13 +24,12 @@ from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
 from harness.config import ModelConfig, OptimConfig
 from harness.report.mistakes import find_originals, placed
-from harness.report.page import bins_of, confusions, doubts_about, group_mistakes, matrix_of, write_report
+from harness.report.page import bins_of, confusions, group_mistakes, matrix_of, write_report
 from harness.report.runs import RunFacts, ranked, unique_names
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
-from harness.scores.intervals import wilson
 from harness.scores.metrics import per_class, worst_first
 from preprocessing.base import cli
 from preprocessing.text.encoder import Encoder
@@ -166,29 +165,24 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(pla
 
 
 @pytest.mark.parametrize(
-    ("split", "rows", "hits", "doubts"),
+    ("skill", "said"),
     [
-        ("test", 1000, 900, []),
-        ("validation", 1000, 900, ["These are figures of the validation split"]),
-        ("test", 100, 80, ["There are few rows, 100: the accuracy is known to within 16 points only"]),
-        ("test", 1000, 510, ["No better than the majority class (accuracy 0.5100 on test", "No row of 'b' (500 rows)"]),
+        (8.0, "These rows had no part in the training or in the choice of the weights"),
+        (0.0, "No better than the majority class (accuracy 0."),
     ],
 )
-def test_reasons_to_doubt_the_figures_are_said(split: str, rows: int, hits: int, doubts: list[str]) -> None:
-    half, of_b = rows // 2, 0 if hits == 510 else hits - rows // 2
-    cells = [[half, 0], [half - of_b, of_b]]
-    found = {**figures(cells), "split": split, "rows": rows, "accuracy": hits / rows}
-    found["per_class"] = per_class(found["confusion"], ["a", "b"])
-    said = doubts_about({**found, "intervals": {"accuracy": wilson(hits, rows)}})
-    assert [sentence[: len(start)] for sentence, start in zip(said, doubts, strict=True)] == doubts
+def test_reasons_to_doubt_the_figures_are_said(place: Path, skill: float, said: str) -> None:
+    data = place / "larger" / "data"
+    run = write_run(place / f"skill {skill}", data if data.exists() else write_data(data.parent, 2, 5000), skill=skill)
+    page = words(write_report([run]))
+    assert said in page
+    assert "There are few rows" not in page
+    assert ("These rows had no part" in page) == (skill > 0)
 
 
-def test_a_point_of_the_calibration_stands_for_ten_rows() -> None:
-    bins = [{"rows": rows, "confidence": 0.1 * at, "accuracy": at % 2} for at, rows in enumerate((1, 9, 30, 3))]
-    confidence, accuracy = bins_of(bins)
-    assert confidence == pytest.approx([0.09, (30 * 0.2 + 3 * 0.3) / 33])
-    assert accuracy == pytest.approx([0.9, 3 / 33])
-    assert bins_of(bins[:1]) == ([0.0], [0.0])
+def test_calibration_is_shown_of_bins_of_ten_rows() -> None:
+    bins = [{"rows": rows, "confidence": 0.1 * at, "accuracy": at % 2} for at, rows in enumerate((1, 9, 30, 10))]
+    assert bins_of(bins) == ([0.2, pytest.approx(0.3)], [0, 1])
 
 
 def test_mistakes_are_shown_for_each_class_and_the_largest_confusions() -> None:
