@@ -73,7 +73,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, rest in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(rest, comments=True)
-        if words != ["--version"]:
+        if words not in (["--version"], ["--help"]):
             yield name.replace("padless", "harness"), words
 
 
