@@ -72,8 +72,9 @@ def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
 
 PAGE = ROOT / "docs" / "security.md"
 HEAD = "| distributions | licence | copyleft | comes with |\n|---|---|---|---|\n"
+NAME = r"`[a-z0-9-]+`"
 ROW = re.compile(
-    r"^\| (?P<names>`[a-z0-9-]+`(?:, `[a-z0-9-]+`)*) \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
+    rf"^\| (?P<names>{NAME}(?:, {NAME})*) \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
 )
 FAMILIES = {
     "AGPL": r"AGPL|Affero",

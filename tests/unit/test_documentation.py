@@ -17,7 +17,7 @@ import yaml
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
-from harness.__main__ import COMMANDS
+from harness.__main__ import COMMANDS, main
 from harness.__main__ import COMMANDS as HARNESS
 from harness.config import flat, to_dict
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
@@ -122,6 +122,12 @@ def test_the_reference_is_as_the_code_is() -> None:
     assert "\n| `text.max_tokens` | " in texts["preprocessing"]
     for command in COMMANDS:
         assert f"\n| `padless {command.name}" in texts["commands"]
+
+
+def test_help_names_the_pages_of_this_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, ["--help"]) == 0
+    index = capsys.readouterr().out.splitlines()[-1].removeprefix("documentation: ")
+    assert Path(index).samefile(ROOT / "docs/index.md")
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:
