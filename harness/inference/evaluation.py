@@ -29,6 +29,7 @@ from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
+from harness.scores.metrics import mistakes_to_show
 from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -46,7 +47,9 @@ from preprocessing.text.vocabulary import UNK
 COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
 """Rows that are compared in bf16, in as many seconds at most, so many at a time."""
 LISTED = 10
-"""Maximum number of mistakes in the results."""
+"""Number of mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
+MOST_TOKENS = 5000
+"""Maximum tokens of the mistakes after the first ``LISTED``: each is computed many times for its weights."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 CHARACTERS = 500
 """Maximum characters of a mistake's text."""
@@ -102,7 +105,12 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    mistakes = worst_mistakes(scores, bundle)
+    predicted, chances = bundle.decision.predictions(scores.logits)
+    shown = mistakes_to_show(scores.labels, predicted, chances, LISTED)
+    lengths = np.array([len(ids) for ids in read_ids(split, scores.rows[shown].tolist())], np.int64)
+    is_cheap = np.cumsum(lengths) <= MOST_TOKENS
+    is_cheap[:LISTED] = True
+    mistakes = describe_mistakes(shown[is_cheap], scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
@@ -157,22 +165,28 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
 
 
 def worst_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
-    """The most confident wrong predictions, the highest probability first: row number, label, predicted label and its
-    probability.
+    """The ``LISTED`` most confident wrong predictions, described."""
+    predicted, _ = bundle.decision.predictions(scores.logits)
+    return describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, LISTED)
+
+
+def describe_mistakes(
+    positions: np.ndarray, scores: Scores, bundle: Bundle, most: int | None = None
+) -> list[dict[str, Any]]:
+    """Row number, label, predicted label and its probability of the rows at ``positions``, the highest probability
+    first, at most ``most``.
     """
     predicted, chances = bundle.decision.predictions(scores.logits)
-    said = chances[np.arange(len(predicted)), predicted]
-    wrong = np.flatnonzero(predicted != scores.labels)
-    worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
+    confidence = chances[np.arange(len(predicted)), predicted]
     names = bundle.labels
     return [
         {
             "row": int(scores.rows[at]),
             "label": names[scores.labels[at]],
             "predicted": names[predicted[at]],
-            "probability": float(said[at]),
+            "probability": float(confidence[at]),
         }
-        for at in worst
+        for at in positions[np.argsort(-confidence[positions], kind="stable")][:most]
     ]
 
 

@@ -99,7 +99,7 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     for head, one in zip(heads, commands, strict=True):
         lines += ["", f"{one.heading}:"] if one.heading else []
         lines.append(block(head, one.summary, column))
-    return "\n".join([*lines, "", paragraph(note)]).rstrip()
+    return "\n".join([*lines, "", paragraph(note), "", f"documentation: {configuration.DOCS / 'index.md'}"])
 
 
 def call(command: Command, argv: Sequence[str], prog: str) -> int:

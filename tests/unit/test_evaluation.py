@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,19 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
         assert mistake["label"] != mistake["predicted"]
         assert of_split["tokens"] == bundle.vocabulary.tokens.take(bundle.encoder([mistake["text"]]).ids).to_pylist()
         assert len(of_split["weights"]) == len(of_split["tokens"])
+
+
+def test_mistakes_of_a_split_are_from_each_class(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 80, "validation": 20, "test": 60}, num_classes=3)
+    write_drawn(tmp_path / "bundle", tmp_path / "data", embedding_dim=8, hidden_size=8)
+    bundle, split = Bundle(tmp_path / "bundle"), split_of(tmp_path / "data", "test")
+    scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
+    values = assess(scores, bundle, split)
+    shown = Counter((mistake["label"], mistake["predicted"]) for mistake in values["mistakes"])
+    names = bundle.labels
+    wrong = {(names[true], names[said]): rows for true, said, rows in values["confusion"] if true != said}
+    assert len(wrong) == 2
+    assert all(shown[confusion] >= 4 for confusion in wrong)
 
 
 def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:

@@ -30,6 +30,7 @@ from harness.scores.metrics import (
     confusion_of,
     largest_confusions,
     log_loss_per_row,
+    mistakes_to_show,
     per_class,
     predicted_labels,
     probabilities,
@@ -92,6 +93,18 @@ def test_the_largest_confusions_come_first() -> None:
     assert sum(rows for _, _, rows in found) == 600
     wrong = sorted((rows for true, said, rows in found if true != said), reverse=True)
     assert [rows for _, _, rows in largest_confusions(found, 3)] == wrong[:3]
+
+
+def test_mistakes_to_show_are_of_each_class_and_of_the_largest_confusions() -> None:
+    """The two most confident of 0 for 1, of each other class the most confident; further turns up to the limit."""
+    labels, predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2]), np.array([1, 1, 1, 1, 0, 2, 2, 1, 0, 0])
+    chances = np.full((10, 3), 0.1)
+    chances[np.arange(10), predicted] = (0.5, 0.9, 0.8, 0.6, 0.9, 0.95, 0.4, 0.99, 0.5, 0.6)
+    assert mistakes_to_show(labels, predicted, chances, 3).tolist() == [5, 1, 2, 9, 8, 6]
+    assert mistakes_to_show(labels, predicted, chances, 7).tolist() == [5, 1, 2, 9, 8, 6, 3]
+    many = np.arange(40)
+    assert len(mistakes_to_show(many, (many + 1) % 40, np.full((40, 40), 0.5), 3)) == 30
+    assert mistakes_to_show(many, many, np.eye(40), 3).tolist() == []
 
 
 def test_thousands_of_classes_take_little_beside_their_logits() -> None:
