@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -81,7 +82,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     meant: dict[str, str] = {}
     for command in commands:
         if word == command.name:
-            return call(command, rest, f"{prog} {command.name}")
+            return call(command, rest, prog, commands)
         for other in (command.name, *filter(None, command.elsewhere.split(", "))):
             name, _, options = other.partition(" ")
             meant[name] = f"{prog} {command.name} {options}".strip()
@@ -102,11 +103,21 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     return "\n".join([*lines, "", paragraph(note)]).rstrip()
 
 
-def call(command: Command, argv: Sequence[str], prog: str) -> int:
+def call(command: Command, argv: Sequence[str], prog: str, commands: Sequence[Command]) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-    config = parse_all(load(command.config), argv, Page(usage, command.first, command.example))
+    usage = " ".join(filter(None, (prog, command.name, command.words, "[--key value …]")))
+    page = Page(usage, command.first, command.example, partial(command_by_key, commands))
+    config = parse_all(load(command.config), argv, page)
     return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
+
+
+def command_by_key(commands: Sequence[Command]) -> dict[str, str]:
+    """Every key and group of keys, and the first command that has it."""
+    names: dict[str, str] = {}
+    for command in commands:
+        config_class = load(command.config)
+        names = dict.fromkeys([*options_of(config_class), *groups_of(config_class)], command.name) | names
+    return names
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -132,13 +143,15 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
         raise SystemExit(0)
     for key, value in given:
         if key not in options and key not in OWN:
-            raise ConfigError(f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key)}")
+            raise ConfigError(
+                f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key, page)}"
+            )
         if value is None:
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
     words, left = filled(alone, keys, config_class)
     every = [*given, *words]
     for path in (value for key, value in every if key == "config"):
-        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")))
+        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")), page)
     values |= {key: value for key, value in every if key in options}
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
@@ -208,7 +221,7 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
     return alone, given
 
 
-def from_file(config_class: type, path: str) -> dict[str, Any]:
+def from_file(config_class: type, path: str, page: Page | None = None) -> dict[str, Any]:
     """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
     options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
     content, values = configuration.read_config(path), dict[str, Any]()
@@ -223,19 +236,19 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
     for key in values:
         if key not in options:
             what = "no value follows" if key in groups else "unknown key"
-            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, dashes='')}")
+            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, page, dashes='')}")
     return values
 
 
-def unknown(config_class: type, key: str, dashes: str = "--") -> str:
+def unknown(config_class: type, key: str, page: Page | None, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
-    if group := [one for one in options if one.startswith(f"{name}.")]:
-        column = "; a column is --source.text_column" if "source.text_column" in options and name == "text" else ""
-        return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
-    return suggestion(name, options, dashes=dashes) + getattr(config_class, "HINT", "")
+    if group := [dashes + one for one in options if one.startswith(f"{name}.")]:
+        column = "source.text_column" if name == "text" else ""
+        return f"{f'; a column is {dashes}{column}' * (column in options)}; its keys are {', '.join(group)}"
+    return suggestion(name, options, dashes, page.command_by_key() if page else {}) + getattr(config_class, "HINT", "")
 
 
 def complete(commands: Sequence[Command]) -> None:
