@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+from preprocessing.base.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +28,8 @@ class ExportConfig:
     """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False
     """Print errors only."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing would be overwritten."""
+        if os.path.lexists(self.output):
+            raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

@@ -89,6 +89,8 @@ class EvaluateConfig(RunningConfig):
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
             vars(self).update(data=self.input, input=None)
+        if self.output is not None and os.path.isfile(self.output):
+            raise ConfigError(f"output: {self.output} is a file; name a directory")
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"

@@ -85,15 +85,18 @@ class Failure:
 
 def train(asked: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
-    screen = Screen(quiet=recipe.quiet)
+    screen, checked = Screen(quiet=recipe.quiet), None
     screen.show_work("reading the dataset")
-    resolve(recipe)  # keys that contradict each other are refused before accelerate imports torch
+    devices.check_device("cuda" if asked.multi_gpu or asked.gpu_ids else recipe.device)
+    on_cpu = resolve(recipe).config  # what can be refused is refused before accelerate imports torch
+    if devices.is_without_cuda():
+        checked = preflight.check_run(on_cpu, tell)
     arguments, recipe = accelerate_arguments(asked, recipe)
     place = meeting.place_of(arguments)
     processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
     cards = devices.cards(recipe.device, here, processes)
     config = resolve(recipe, lambda: cards).config
-    point = preflight.check_run(config, tell)
+    point = checked if checked and config == on_cpu else preflight.check_run(config, tell)
     if point.finished and not config.dry_run:
         screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
