@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.schema import Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,9 +15,9 @@ class ExportConfig:
     """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
 
     SUBJECT = ("run",)
-    run: str
+    run: Name
     """Run directory or bundle."""
-    output: str
+    output: Name
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""

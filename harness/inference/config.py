@@ -65,9 +65,9 @@ class EvaluateConfig(RunningConfig):
     """Maximum wait of one process for another."""
     threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-    run: str
+    run: Name
     """Run directory (or bundle directory) whose best weights are evaluated."""
-    input: str | None = None
+    input: Name | None = None
     """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
@@ -116,11 +116,11 @@ class ReadingConfig(RunningConfig):
     """How files of texts are read."""
 
     SUBJECT = ("run", "texts")
-    run: str
+    run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: list[str] = field(default_factory=list)
     """Texts; - is standard input, one text a line. Names of files are taken for --input."""
-    input: str | list[str] | None = None
+    input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input."""
     column: Name | Names | None = None

@@ -47,6 +47,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
+from preprocessing.config import Names
 from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
@@ -66,7 +67,7 @@ class ReportConfig:
     """
 
     SUBJECT = ("run",)
-    run: list[str]
+    run: Names
     """Run directories, or folders of train --seeds or --folds."""
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for

@@ -167,6 +167,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
     return config
 
 
+ANSWERS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+"""What is taken for the value of a switch; of these, ``true``, ``false``, 1 and 0 are valid."""
+
+
 def output_of(config_class: type) -> str:
     """The key that ``-o`` means."""
     return getattr(config_class, "OUTPUT", "output")
@@ -194,7 +198,7 @@ def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
     """The positional arguments, and every option's key with its value, None without one.
 
-    An option takes the next argument as its value, a switch only ``true`` or ``false``. No option takes another option
+    An option takes the next argument as its value, a switch only one of ``ANSWERS``. No option takes another option
     as its value; an argument with a blank is no option. After ``--`` every argument is positional. Raises
     ``ConfigError`` for a YAML file among the positional ones.
     """
@@ -215,7 +219,7 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
         value = rest if equals else "true" if key in switches else None
         if words and not equals:
             text = " " in words[0] or not OPTION.fullmatch(words[0])
-            if words[0] in ("true", "false") if key in switches else text:
+            if words[0].lower() in ANSWERS if key in switches else text:
                 value = words.pop(0)
         given.append((key, value))
     return alone, given
