@@ -371,6 +371,7 @@ class LaunchRecipe(RunConfig):
         super().__post_init__()
         if self.seeds is not None and self.folds is not None:
             raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
+        require(self.folds is None or self.fold is None, "fold", self.fold, "null beside folds, which holds out each")
         seeds = self.seeds or []
         require(len({*seeds}) == len(seeds), "seeds", seeds, "different numbers")
 

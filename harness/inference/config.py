@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from harness.config import NOTHING
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.records import SUFFIXES, uncompressed
@@ -136,6 +136,8 @@ class ReadingConfig(RunningConfig):
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
+        if self.texts and self.column is not None:
+            raise ConfigError("column: texts are given here; name a file, of which the column is read")
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -227,8 +229,10 @@ class ExplainConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows need --input; name the file there")
+        if self.texts and self.rows is not None:
+            raise ConfigError("rows: texts are given here; name a file, of which some rows are explained")
+        ending = Path(self.output or "").suffix
+        require(ending in (*ENDINGS, ".txt", ""), "output", self.output, f"the ending {', '.join(ENDINGS)} or .txt")
 
     @property
     def form(self) -> Form:

@@ -87,7 +87,7 @@ def train(asked: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
     screen, checked = Screen(quiet=recipe.quiet), None
     screen.show_work("reading the dataset")
-    devices.check_device("cuda" if asked.multi_gpu or asked.gpu_ids else recipe.device)
+    devices.check_device("cuda" if asked.gpu_ids or (asked.multi_gpu and not asked.cpu) else recipe.device)
     on_cpu = resolve(recipe).config  # what can be refused is refused before accelerate imports torch
     if devices.is_without_cuda():
         checked = preflight.check_run(on_cpu, tell)

@@ -43,7 +43,7 @@ from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import largest_confusions, worst_first
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
@@ -76,6 +76,10 @@ class ReportConfig:
     """Replace an existing file that is not a report."""
     open: bool = False
     """Show it in the browser."""
+
+    def __post_init__(self) -> None:
+        """Check the ending of the output."""
+        require(Path(self.output or REPORT).suffix in (".html", ".htm", ""), "output", self.output, "the ending .html")
 
 
 def main(config: ReportConfig) -> None:

@@ -73,6 +73,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     command; the sentence names the nearest, by its names here and in other tools.
     """
     word, *rest = argv or ["help"]
+    if len(argv) == 2 and "help" in argv:
+        word, rest = argv[word == "help"], ["--help"]
     if word in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
@@ -88,8 +90,9 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
             meant[name] = f"{prog} {command.name} {options}".strip()
     if near := nearest(word.lstrip("-").removesuffix(".py").replace("-", "_").lower(), meant):
         raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
-    why = "a command comes first" if word.startswith("-") else f"no such command; {prog} --help lists them"
-    raise ConfigError(f"{word}: {why}, as in {commands[0].example}")
+    if word.startswith("-"):
+        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
+    raise ConfigError(f"{word}: no such command; {prog} --help lists them")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
@@ -157,7 +160,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
     if left:
+        key = re.sub(r"^\W+|[=:\s].*", "", left[0])
         hint = f"; did you mean -o {left[0]}?" if output_of(config_class) in {*options} - {*values} else ""
+        if key in options:
+            hint = f"; did you mean --{key} VALUE?"
         raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
     if "print_config" in keys:
         import yaml

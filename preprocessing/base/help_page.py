@@ -138,6 +138,7 @@ ELSEWHERE = {
     "tracking.log_every": "logging_steps log_every_n_steps",
     "precision": "fp16 bf16 mixed_precision half amp",
     "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
+    "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
     "device": "cpu cuda gpus num_gpus gpu devices n_gpu accelerator gpu_id no_cuda use_cpu",
     "tracking.tracker": "wandb report_to logger",
     "tracking.name": "run_name wandb_name",
@@ -173,10 +174,12 @@ ELSEWHERE = {
     "vocabulary.min_count": "min_freq min_df mincount min_frequency",
     "vocabulary.max_size": "vocab_size num_words max_features max_vocab_size max_vocab max_words",
     "splits.validation": "validation_split validation_fraction validation_size val_size val_split dev_size valid_size",
-    "splits.test": "test_size test_split test_fraction",
+    "splits.test": "test_size test_split test_fraction split",
     "splits.group_column": "group groups",
     "splits.folds": "n_splits n_folds cv kfold",
     "folds": "n_splits n_folds cv kfold",
+    "quality.duplicates": "dedup deduplicate drop_duplicates",
+    "onnx": "format",
     "limit": "nrows sample max_rows max_train_samples limit_train_batches",
     "seed": "random_state random_seed",
     "overwrite": "force overwrite_output_dir",
@@ -199,6 +202,7 @@ NO_KEY = {
     "strategy ddp": "several processes, --num_processes, share the rows of each step",
     "gru rnn lstm": "the recurrent layers are LSTMs; --help model lists their keys",
     "version": "padless --version prints it",
+    "model": "a trained model is the directory of its run",
 }
 """Names in other tools for what no key decides -> what decides it."""
 
@@ -226,10 +230,16 @@ def suggestion(name: str, keys: Collection[str], dashes: str, command_by_key: Ma
 
 def beside(path: str | Path) -> str:
     """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
-    place = Path(path)
-    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}") if one.exists()}
-    near = nearest(place.stem, there)
-    return f"; did you mean {place.with_name(there[near])}?" if near else ""
+    place, names = Path(path), dict[str, str]()
+    for one in [] if place.exists() else place.parent.glob("*"):
+        names |= {one.stem: one.name, without_dots(one.name): one.name}
+    near = nearest(without_dots(place.name), names)
+    return f"; did you mean {place.with_name(names[near])}?" if near else ""
+
+
+def without_dots(name: str) -> str:
+    """A file name as ``nearest`` compares it whole."""
+    return name.lower().replace(".", "_")
 
 
 def last_part(name: str) -> str:
