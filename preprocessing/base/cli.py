@@ -119,7 +119,8 @@ def command_by_key(commands: Sequence[Command]) -> dict[str, str]:
     names: dict[str, str] = {}
     for command in commands:
         config_class = load(command.config)
-        names = dict.fromkeys([*options_of(config_class), *groups_of(config_class)], command.name) | names
+        for key in (*options_of(config_class), *groups_of(config_class)):
+            names.setdefault(key, command.name)
     return names
 
 

@@ -9,12 +9,12 @@ process, ``--global_batch`` rows over all processes.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ INDENT = 31
 """Column where the texts begin."""
 ALL = "all"
 """The topic with all keys."""
-LETTERS_A_SLIP = 5
+LETTERS_A_SLIP, MOST_SLIPS = 5, 3
 """A word of three letters may have one slip of the fingers, one of eight two, one of thirteen three."""
 
 
@@ -119,92 +119,9 @@ def _default(value: Any) -> str:
     return "…" if value is MISSING else json.dumps(value)
 
 
-ELSEWHERE = {
-    "global_batch": "batch_size per_device_train_batch_size train_batch_size batch",
-    "batch": "batch_size per_device_eval_batch_size eval_batch_size",
-    "micro_batch": "gradient_accumulation_steps accumulate_grad_batches",
-    "optim.lr": "learning_rate learning_rate_init",
-    "optim.decay": "lr_scheduler lr_scheduler_type scheduler",
-    "optim.warmup": "warmup_ratio warmup_steps num_warmup_steps",
-    "optim.weight_decay": "alpha l2",
-    "optim.clip_norm": "max_grad_norm clipnorm gradient_clip_val gradient_clip grad_clip clip",
-    "optim.class_weights": "class_weight sample_weight weights",
-    "epochs": "num_epochs n_epochs num_train_epochs max_epochs max_steps max_iter n_iter steps step",
-    "patience": "early_stopping early_stopping_patience n_iter_no_change early_stop",
-    "validate_every": "eval_steps eval_strategy evaluation_strategy check_val_every_n_epoch",
-    "select": "metric_for_best_model monitor metric",
-    "checkpoint.every_steps": "save_steps save_strategy checkpoint_every eval_frequency",
-    "checkpoint.keep_last": "save_total_limit save_top_k",
-    "tracking.log_every": "logging_steps log_every_n_steps",
-    "precision": "fp16 bf16 mixed_precision half amp",
-    "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
-    "world_size": "gpus num_gpus gpu devices n_gpu nproc_per_node num_processes",
-    "device": "cpu cuda gpus num_gpus gpu devices n_gpu accelerator gpu_id no_cuda use_cpu",
-    "tracking.tracker": "wandb report_to logger",
-    "tracking.name": "run_name wandb_name",
-    "threads": "num_threads n_jobs num_workers dataloader_num_workers thread",
-    "processes": "workers jobs n_jobs num_workers",
-    "executor.workers": "processes jobs n_jobs num_workers",
-    "model.embedding_dim": "dim embedding_size embed_dim emb_dim embed_size vector_size embedding",
-    "model.hidden_size": "hidden hidden_dim units hidden_units rnn_units lstm_units hidden_layer_sizes lstm_size",
-    "model.num_layers": "layers n_layers num_hidden_layers rnn_layers lstm_layers",
-    "model.wide": "bucket buckets",
-    "model.wide_ngrams": "wordngrams word_ngrams ngram_range ngrams",
-    "init.weights": "model_name_or_path pretrained ckpt_path checkpoint_path finetune",
-    "init.vectors": "pretrainedvectors pretrained_vectors glove fasttext word2vec embeddings",
-    "resume": "resume_from_checkpoint warm_start",
-    "dry_run": "fast_dev_run",
-    "run": "model model_path checkpoint model_dir logging_dir default_root_dir save_dir dir",
-    "texts": "text sentence sentences",
-    "input": "file files input_file data_file path test test_file filename csv",
-    "column": "text_column text_col text_field",
-    "source.path": "file files input input_file data data_file train train_file dataset filename csv",
-    "source.validation_path": "dev validation_file valid val",
-    "source.test_path": "test_file",
-    "source.text_column": "text_col text column text_field text_columns text_column_name texts",
-    "source.label_column": "label label_col label_column_name target target_column class_column class y",
-    "source.delimiter": "sep separator delim field_separator",
-    "source.columns": "names header",
-    "source.quote": "quotechar quoting",
-    "source.escape": "escapechar",
-    "source.sheet": "sheet_name",
-    "text.max_tokens": "max_length max_len max_seq_length maxlen sequence_length seq_len max_seq_len",
-    "text.lowercase": "lower do_lower_case",
-    "text.language": "lang",
-    "vocabulary.min_count": "min_freq min_df mincount min_frequency",
-    "vocabulary.max_size": "vocab_size num_words max_features max_vocab_size max_vocab max_words",
-    "splits.validation": "validation_split validation_fraction validation_size val_size val_split dev_size valid_size",
-    "splits.test": "test_size test_split test_fraction split",
-    "splits.group_column": "group groups",
-    "splits.folds": "n_splits n_folds cv kfold",
-    "folds": "n_splits n_folds cv kfold",
-    "quality.duplicates": "dedup deduplicate drop_duplicates",
-    "onnx": "format",
-    "limit": "nrows sample max_rows max_train_samples limit_train_batches",
-    "seed": "random_state random_seed",
-    "overwrite": "force overwrite_output_dir",
-    "quiet": "silent",
-}
-"""Our key -> its names in scikit-learn, Keras, Hugging Face, fastText, spaCy and PyTorch Lightning. If several keys
-have a name, the first that the command takes is suggested."""
-REMARKS = {
-    "global_batch": " (rows an optimizer step over all processes)",
-    "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
-    "num_processes": " (one process for each GPU)",
-}
-"""Our key -> how it differs from other tools."""
-NO_KEY = {
-    "num_labels num_classes n_classes classes": "the labels of the dataset are the classes",
-    "stratify stratified": "splits always have the classes in equal shares; rows of a group: --splits.group_column",
-    "shuffle": "rows are always shuffled, by --seed",
-    "optimizer": "it is Adam; --help optim lists its keys",
-    "loss criterion": "it is the cross-entropy of the classes",
-    "strategy ddp": "several processes, --num_processes, share the rows of each step",
-    "gru rnn lstm": "the recurrent layers are LSTMs; --help model lists their keys",
-    "version": "padless --version prints it",
-    "model": "a trained model is the directory of its run",
-}
-"""Names in other tools for what no key decides -> what decides it."""
+ELSEWHERE = Path(__file__).with_name("elsewhere.csv")
+"""Our key, its names in scikit-learn, Keras, Hugging Face, fastText, spaCy and PyTorch Lightning, and how it differs;
+without a key, what decides instead. If several keys have a name, the first that the command takes is suggested."""
 
 
 def suggestion(name: str, keys: Collection[str], dashes: str, command_by_key: Mapping[str, str] | None = None) -> str:
@@ -212,20 +129,20 @@ def suggestion(name: str, keys: Collection[str], dashes: str, command_by_key: Ma
 
     One of ``keys`` is suggested, else one of other commands. The name may be misspelt, in our words or in others'.
     """
-    ends: dict[str, str] = {}
-    """The end for each name that is understood; the first stays."""
-    for key in keys:
-        ends.setdefault(last_part(key), f"did you mean {dashes}{key}?")
-    for key in filter(keys.__contains__, ELSEWHERE):
-        for word in ELSEWHERE[key].split():
-            ends.setdefault(word, f"it is {dashes}{key} here{REMARKS.get(key, '')}")
-    for words, end in NO_KEY.items():
-        ends = dict.fromkeys(words.split(), end) | ends
+    with open(ELSEWHERE, encoding="utf-8", newline="") as file:
+        rows = [(row["key"], row["names"].split(), row["remark"]) for row in csv.DictReader(file)]
+    words_by_key = {key: words for key, words, _ in rows}
+    ends = [([last_part(key)], f"did you mean {dashes}{key}?") for key in keys]
+    ends += [(words, f"it is {dashes}{key} here {remark}".rstrip()) for key, words, remark in rows if key in keys]
+    ends += [(words, remark) for key, words, remark in rows if not key]
     for key, command in (command_by_key or {}).items():
-        for word in (last_part(key), *ELSEWHERE.get(key, "").split()):
-            ends.setdefault(word, f"{dashes}{key} is a key of padless {command}")
-    near = nearest(name.replace("-", "_").lower(), ends)
-    return f"; {ends[near]}" if near else "; --help all lists them"
+        words = [last_part(key), *words_by_key.get(key, ())]
+        ends.append((words, f"{dashes}{key} is a key of padless {command}"))
+    end_by_word: dict[str, str] = {}
+    for words, end in reversed(ends):  # the first is the best
+        end_by_word |= dict.fromkeys(words, end)
+    near = nearest(name.replace("-", "_").lower(), end_by_word)
+    return f"; {end_by_word[near]}" if near else "; --help all lists them"
 
 
 def beside(path: str | Path) -> str:
@@ -251,18 +168,20 @@ def nearest(name: str, names: Collection[str]) -> str | None:
     """The name whose last part differs from that of ``name`` in the fewest letters, of those that a slip explains."""
     word = last_part(name)
     alike = [one for one in sorted(names) if word[:1] in last_part(one)[:2]]
-    slips, near = min(((count_slips(word, last_part(one)), one) for one in alike), default=(1, None))
-    return near if slips <= (len(word) + 2) // LETTERS_A_SLIP else None
+    for slips in range(min(MOST_SLIPS, (len(word) + 2) // LETTERS_A_SLIP) + 1):
+        for one in alike:
+            if is_within(slips, word, last_part(one)):
+                return one
+    return None
 
 
-@cache
-def count_slips(left: str, right: str) -> int:
-    """Damerau's distance of two words: letters to insert, leave out or replace, and neighbours to exchange."""
-    if not (left and right):
-        return len(left + right)
-    if left[0] == right[0]:
-        return count_slips(left[1:], right[1:])
-    rest = [count_slips(left[1:], right), count_slips(left, right[1:]), count_slips(left[1:], right[1:])]
+def is_within(slips: int, left: str, right: str) -> bool:
+    """Whether so many slips make one word of another: a letter too many, too few or another one, or two exchanged."""
+    if left and left[0] == right[:1]:
+        return is_within(slips, left[1:], right[1:])
+    if not (slips and left and right):
+        return len(left + right) <= slips
+    rests = [(left[1:], right), (left, right[1:]), (left[1:], right[1:])]
     if left[:2] == right[1::-1]:
-        rest.append(count_slips(left[2:], right[2:]))
-    return 1 + min(rest)
+        rests.append((left[2:], right[2:]))
+    return any(is_within(slips - 1, *rest) for rest in rests)
