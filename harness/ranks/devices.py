@@ -60,8 +60,7 @@ class Cuda:
 
 def is_without_cuda() -> bool:
     """Whether this machine certainly has no CUDA device: known without torch, whose import takes seconds."""
-    traces = [trace for pattern in TRACES for trace in glob(pattern)]
-    return sys.platform == "linux" and not traces
+    return sys.platform == "linux" and not any(map(glob, TRACES))
 
 
 def check_device(wanted: str) -> None:
