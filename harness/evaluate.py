@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.inference.config import EvaluateConfig
+from harness.ranks.devices import check_device
 from harness.ranks.stopping import leave, run_rank
 from harness.rundir.records import dataset_of
 from preprocessing.base import cli
@@ -31,6 +32,7 @@ def here(config: EvaluateConfig) -> None:
 
 def measured(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of an evaluation."""
+    check_device(config.device)
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 

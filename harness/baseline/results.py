@@ -31,6 +31,7 @@ from harness.rundir.results import (
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
+from preprocessing.base.schema import Name
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest
@@ -49,7 +50,7 @@ class BaselineConfig:
     """
 
     SUBJECT = ("data",)
-    data: str
+    data: Name
     """Dataset directory."""
     output: str | None = None
     """Directory to write, DATA/baseline by default."""

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.schema import Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,9 +15,9 @@ class ExportConfig:
     """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
 
     SUBJECT = ("run",)
-    run: str
+    run: Name
     """Run directory or bundle."""
-    output: str
+    output: Name
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""
@@ -25,3 +29,8 @@ class ExportConfig:
     """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False
     """Print errors only."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing would be overwritten."""
+        if os.path.lexists(self.output):
+            raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

@@ -25,6 +25,7 @@ import numpy as np
 
 from harness.inference.config import ExplainConfig, Form
 from harness.inference.rows import find, refuse_input, texts_in
+from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -174,6 +175,7 @@ class Explanation:
 
 def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
+    check_device(config.device)
     form, directory = config.form, bundle_directory(config.run)
     info, size = read_classifier(directory), config.batch
     with ExitStack() as stack:

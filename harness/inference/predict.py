@@ -39,6 +39,7 @@ from harness.inference.rows import (
     values_of,
 )
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
+from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
@@ -129,6 +130,7 @@ def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[
 
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
+    check_device(config.device)
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
         predict_here(config)

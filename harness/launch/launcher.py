@@ -35,7 +35,7 @@ from unittest.mock import patch
 
 import yaml
 
-from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
 from harness.data.views import check_folds
 from harness.launch import meeting
 from harness.launch.options import TrainConfig, accelerate_arguments, free_port
@@ -85,13 +85,18 @@ class Failure:
 
 def train(asked: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
-    resolve(recipe)  # keys that contradict each other are refused before accelerate imports torch
+    screen, checked = Screen(quiet=recipe.quiet), None
+    screen.show_work("reading the dataset")
+    devices.check_device("cuda" if asked.gpu_ids or (asked.multi_gpu and not asked.cpu) else recipe.device)
+    on_cpu = resolve(recipe).config  # what can be refused is refused before accelerate imports torch
+    if devices.is_without_cuda():
+        checked = preflight.check_run(on_cpu, tell)
     arguments, recipe = accelerate_arguments(asked, recipe)
-    screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
+    place = meeting.place_of(arguments)
     processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
     cards = devices.cards(recipe.device, here, processes)
     config = resolve(recipe, lambda: cards).config
-    point = preflight.check_run(config, tell)
+    point = checked if checked and config == on_cpu else preflight.check_run(config, tell)
     if point.finished and not config.dry_run:
         screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
@@ -272,7 +277,7 @@ def main(asked: TrainConfig) -> int:
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
     own, runs = trainings(asked)
-    if asked.run == replace(asked, run=AUTO).run:
+    if asked.is_unnamed:
         Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
     steps: list[RunConfig] = []
     for config in own:

@@ -45,10 +45,11 @@ from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.scores.tables import majority, never_found
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
+from preprocessing.config import Names
 from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
@@ -71,7 +72,7 @@ class ReportConfig:
     """
 
     SUBJECT = ("run",)
-    run: list[str]
+    run: Names
     """Run directories, or folders of train --seeds or --folds."""
     output: str | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
@@ -80,6 +81,10 @@ class ReportConfig:
     """Replace an existing file that is not a report."""
     open: bool = False
     """Show it in the browser."""
+
+    def __post_init__(self) -> None:
+        """Check the ending of the output."""
+        require(Path(self.output or REPORT).suffix in (".html", ".htm", ""), "output", self.output, "the ending .html")
 
 
 def main(config: ReportConfig) -> None:

@@ -53,7 +53,7 @@ from harness.training.console import Console
 from harness.training.recurrence import choose
 from harness.training.run import Run, Selection
 from harness.training.trainer import Trainer
-from harness.training.wide import C, learn, places_of
+from harness.training.wide import C, learn
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
@@ -63,8 +63,6 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-MANY_PLACES = 10_000_000
-"""From so many n-grams on, learning the linear part is announced: it takes five seconds or more."""
 LOOK_LIMIT_S = 60.0
 """Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
 
@@ -133,11 +131,9 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     wide, labels = trainer.objective.classifier.wide, data.manifest.labels
     if wide is None:
         return
-    split = data.splits[TRAIN]
-    if trainer.world.is_main and not config.quiet and places_of(wide, split) > MANY_PLACES:
-        print("linear part is learned from the training texts first", flush=True)
-    tokens = [""] * len(RESERVED)
+    split, tokens = data.splits[TRAIN], [""] * len(RESERVED)
     if trainer.world.is_main:
+        Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     said = learn(wide, split, factors_of(config.optim, labels), tokens, trainer.world)
     choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
@@ -149,6 +145,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     start = None
     with world.together("the checks before training"):
         if world.is_main:
+            Screen(quiet=config.quiet).show_work("reading the dataset")
             writer.claim()
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
             start = preflight.check_run(config, screen.say).checkpoint

@@ -278,9 +278,11 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
 
 
 def check_replaced(path: Path, overwrite: bool, words: Iterable[str]) -> None:
-    """Raise ``ConfigError`` for an existing output with content that this command did not write: a file of its own has
-    all these ``words``. ``overwrite`` is the user's option.
+    """Raise ``ConfigError`` for an output that is a folder, or a file that this command did not write: one of its own
+    has all these ``words``. ``overwrite`` is the user's option.
     """
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder; name a file")
     if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
         raise ConfigError(
             f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "

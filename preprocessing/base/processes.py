@@ -170,9 +170,9 @@ def listen() -> None:
     pipe = os.pipe()
     os.set_blocking(pipe[1], False)
     signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that the thread receives none
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that the thread receives none
     threading.Thread(target=_watch, args=(pipe[0],), name="padless-stop", daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TRAININGS)  # the console script blocks them
 
 
 def armed() -> None:

@@ -291,18 +291,19 @@ def read_manifest(root: str | Path) -> Manifest:
     path = Path(root, MANIFEST)
     try:
         return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        place = Path(root)
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
-        if not path.parent.is_dir():
-            first = "" if path.parent.suffix else f"; `padless prepare FILE -o {root}` makes it"
+        if not place.exists():
+            first = "" if place.suffix else f"; `padless prepare FILE -o {root}` makes it"
             what = f"there is no folder {root}{beside(root) or first}"
-        elif (path.parent / "bundle").is_dir():
+        elif (place.parent / MANIFEST).is_file():
+            what = f"{root} lies in the dataset {place.parent}; name that"
+        elif place.is_file():
+            what = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{place.stem}`"
+        elif (place / "bundle").is_dir():
             what = f"{root} is a run; name the dataset that it was trained on"
         raise DataError(f"{path}: missing: {what}") from None
-    except NotADirectoryError:
-        raise DataError(
-            f"{root}: a file, no dataset; first: `padless prepare {root} -o data/{Path(root).stem}`"
-        ) from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 

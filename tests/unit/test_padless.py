@@ -25,8 +25,10 @@ from safetensors.torch import load_file
 import padless
 from harness.__main__ import main
 from harness.inference import model as model_module
+from harness.library import commands
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts, read_config
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
 from tests.bundles import shared_run, write_drawn
@@ -252,6 +254,19 @@ def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> Non
         padless.load(two).predict(texts)
     with pytest.raises(padless.UserError, match="device: 'gpu' is out of range: expected one of auto, cpu, cuda"):
         padless.load(two, device="gpu")
+
+
+@pytest.mark.processes
+def test_the_error_of_several_processes_is_raised_although_a_warning_follows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = ["error: data: row 3 has no label; fill it in", "UserWarning: 1 leaked semaphore"]
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\n" + "".join(f"echo {line!r} >&2\n" for line in lines) + "exit 3\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    with pytest.raises(DataError, match=r"^data: row 3 has no label; fill it in$"):
+        commands.launch([])
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:

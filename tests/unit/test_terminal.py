@@ -6,6 +6,7 @@ terminal only; and what a training prints, in few lines of 80 columns.
 from __future__ import annotations
 
 import io
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.config import Choice, RunConfig
+from harness.library.commands import train_here
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
@@ -20,7 +22,9 @@ from harness.training.console import Console
 from preprocessing.base import terminal as screens
 from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrapped
 from preprocessing.dataset.shards import Manifest, read_manifest
+from tests.datasets import write_dataset
 from tests.report_runs import write_data, write_run
+from tests.runs import small
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
@@ -111,6 +115,18 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
         live.show()
     live.close()
     assert file.getvalue() == "tokenize  20%  2 workers\ntokenize  30%  2 workers\n"
+
+
+@pytest.mark.processes
+def test_the_work_before_the_first_step_is_on_the_live_line(
+    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", {"train": 20, "validation": 8}, num_classes=3)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    train_here(small(tmp_path / "data", tmp_path / "run", wide=256, epochs=1, baseline="none"), reports=False)
+    shown = terminal.getvalue()
+    assert f"reading the dataset …{WIPE}fitting the linear part, 3 classes …{WIPE}" in shown
+    assert f"{WIPE}\x1b[1mdata\x1b[0m " in shown.partition("3 classes …")[2]
 
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
