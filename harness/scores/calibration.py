@@ -56,17 +56,16 @@ def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> 
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature with the lowest sum of the rows' log losses and its own squared natural logarithm; 1 if a logit
+    """The most probable temperature, if its natural logarithm is standard normal before any row is seen; 1 if a logit
     is not a number.
 
-    It is the most probable one if its logarithm is normal with mean 0, which are the raw probabilities, and variance
-    1/2. Without that prior, few rows that are all right would make every probability 0 or 1. Thousands of rows outweigh
-    it.
+    Without that prior, whose mode are the raw probabilities, few rows that are all right would make every probability 0
+    or 1. Thousands of rows outweigh it.
     """
     from scipy.optimize import minimize_scalar  # predictions need no scipy
 
     def cost(logarithm: float) -> float:
-        return float(log_loss_per_row(logits * math.exp(-logarithm), labels).sum()) + logarithm**2
+        return float(log_loss_per_row(logits * math.exp(-logarithm), labels).sum()) + logarithm**2 / 2
 
     ends = math.log(LOWEST), math.log(HIGHEST)
     fitted = minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": TOLERANCE})
