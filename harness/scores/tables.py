@@ -159,12 +159,10 @@ def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epoch
     """
     figure = "log_loss" if chosen == "accuracy" else chosen
     losses = [line[figure] for line in validations]
-    if len(losses) < 3 or not losses[-1] <= min(losses):
+    if len(losses) < 3 or losses[-1] > min(losses):
         return None
-    earlier = losses[-1 - len(losses) // 3]
-    if earlier - losses[-1] <= WORTH_MORE_EPOCHS * earlier:
-        return None
-    return f"validation was still improving: --epochs {2 * epochs} or more"
+    improved = losses[-1] < (1 - WORTH_MORE_EPOCHS) * losses[-1 - len(losses) // 3]
+    return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:

@@ -154,7 +154,8 @@ class Console(Sink):
             columns = [Column(title, weight=DROPPED.get(title, 0)) for title in row]
             head, line = table(columns, [row], self.screen.width)
             if not self.validations:
-                self.screen.fact("log loss", LOG_LOSS)
+                if self.config.task == CLASSIFIER:
+                    self.screen.fact("log loss", LOG_LOSS)
                 if self.chosen == "calibrated_log_loss":
                     self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
                 self.screen.write([head], "head")
