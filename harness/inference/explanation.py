@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from harness.inference.bundle import Bundle
 
-NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
+NO_KNOWN_WORD = "no known word: these are the shares of the classes among the training rows"
 UNKNOWN = RESERVED[UNK]
 LISTED = 400
 """Maximum width of a list of classes in a message."""
@@ -143,8 +143,8 @@ class Explanation:
     def summary(self) -> list[str]:
         """Lines below the text: what the model has not read, and whether the scores miss the logit."""
         lines, unknown = list[str](), self.tokens.count(UNKNOWN)
-        if not self.num_tokens:
-            lines.append(NOTHING_LEFT)
+        if unknown == len(self.tokens):
+            lines.append(NO_KNOWN_WORD)
         elif unknown:
             lines.append(f"unknown to the model: {unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):

@@ -43,7 +43,7 @@ from harness.rundir.results import Measured, probability_column, read_prediction
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.scores.tables import majority, never_found
+from harness.scores.tables import LOG_LOSS, majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
@@ -204,6 +204,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "labels": labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": titles(labels),
+        "log_loss": LOG_LOSS,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),

@@ -18,6 +18,10 @@ LISTED = 8
 """Maximum number of confusions shown."""
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
+LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
+CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
+WORTH_MORE_EPOCHS = 0.02
+"""Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
 LABEL_CELLS = 32
 """Most cells of a label in a table."""
 CLASS_COLUMNS = (
@@ -81,6 +85,7 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
         f"{last['log_loss']:.4f}"
     )
     screen.say(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
+    screen.say(f"log loss: {LOG_LOSS}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 
@@ -145,6 +150,19 @@ def majority(values: Mapping[str, Any]) -> str | None:
         f"saying {largest['label']!r}): more epochs, another optim.lr, or look at the labels; unequal classes are "
         "judged by balanced accuracy, and weighed by optim.class_weights"
     )
+
+
+def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epochs: int) -> str | None:
+    """Advice for a training whose last validation is its best one, and clearly better than those before.
+
+    ``chosen``: the figure by which the best epoch was chosen; the log loss is compared where that is no loss.
+    """
+    figure = "log_loss" if chosen == "accuracy" else chosen
+    losses = [line[figure] for line in validations]
+    if len(losses) < 3 or losses[-1] > min(losses):
+        return None
+    improved = losses[-1] < (1 - WORTH_MORE_EPOCHS) * losses[-1 - len(losses) // 3]
+    return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:

@@ -20,11 +20,13 @@ import pytest
 import torch
 
 import padless
+from harness.batch import Batch
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info, source_of, write_info
+from harness.rundir.layout import BUNDLE
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
@@ -206,13 +208,26 @@ def test_words_have_their_places(explained: Path) -> None:
     assert one.summary == ["unknown to the model: 1 of 6 words"]
 
 
-def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
+def test_a_text_without_a_known_word_gets_the_shares_of_the_classes(explained: Path) -> None:
+    model, info = padless.load(explained), read_info(explained / BUNDLE)
+    rows = np.array([*info.splits["train"]["labels"].values()]) + 1
+    for text in ("nowhere never none", ""):
+        np.testing.assert_allclose(model.predict_proba([text, "w1 superb"])[0], rows / rows.sum(), atol=1e-6)
+        one = model.explain(text, model.classes_[0])
+        assert one.probability == pytest.approx(rows[0] / rows.sum(), abs=1e-6)
+        assert (set(one.scores), one.logit) == ({0.0}, one.baseline)
+        assert one.summary == ["no known word: these are the shares of the classes among the training rows"]
+    bundle, ids = Bundle(explained / BUNDLE), torch.tensor([[1, 5, 1], [1, 1, 0]])
+    lengths, sizes = torch.tensor([3, 2]), torch.tensor([2, 2, 1])
+    packed = Batch(torch.tensor([1, 1, 5, 1, 1]), lengths, labels=ids[:, 0], rows=np.arange(2), batch_sizes=sizes)
+    padded = Batch.without_labels(ids.int(), lengths, ids.device)
+    torch.testing.assert_close(bundle.model(packed), bundle.model(padded))
+
+
+def test_nothing_left_and_very_long(explained: Path) -> None:
     model = padless.load(explained)
     empty = model.explain("")
     assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
-    assert "no word of the text was left" in str(empty)
-    unknown = model.explain("nowhere never none")
-    assert unknown.summary == ["unknown to the model: 3 of 3 words"]
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
     assert long.summary == ["the model has read 64 of 20,000 words"]

@@ -146,7 +146,20 @@ def test_temperature_has_the_lowest_log_loss(classes: int, blunder: float) -> No
     grid = temperature * np.exp(np.linspace(-2, 2, 401))
     losses = [log_loss_per_row(blunder * logits / value, labels).mean() for value in grid]
     assert np.argmin(losses) == 200
-    assert temperature == pytest.approx(blunder * fit_temperature(logits, labels), rel=1e-6)
+    assert temperature == pytest.approx(blunder * fit_temperature(logits, labels), rel=0.01)
+
+
+def test_few_rows_without_a_serious_error_leave_probabilities_near_the_raw_ones() -> None:
+    labels = np.arange(240) % 3
+    perfect, wrong = 5.05 * np.eye(3)[labels], 9.0 * np.eye(3)[labels]
+    wrong[0] = [0.0, 0.01, -9.0]  # the only error, and almost undecided
+    assert log_loss_per_row(perfect, labels).mean() == pytest.approx(0.0127, abs=1e-4)
+    assert log_loss_per_row(wrong, labels).mean() == pytest.approx(0.0031, abs=1e-4)
+    assert 0.4 < fit_temperature(perfect, labels) < 0.8
+    assert 0.8 < fit_temperature(wrong, labels) < 1.1
+    assert calibrated_log_loss(perfect, labels) < calibrated_log_loss(wrong, labels) / 2
+    many = np.arange(9000) % 3
+    assert fit_temperature(5.05 * np.eye(3)[many], many) < fit_temperature(perfect, labels)
 
 
 def of_plain_loop(logits: np.ndarray, labels: np.ndarray, quality: Callable[[np.ndarray], float]) -> float:

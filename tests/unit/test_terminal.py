@@ -6,6 +6,8 @@ terminal only; and what a training prints, in few lines of 80 columns.
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import sys
 import time
 from pathlib import Path
@@ -15,9 +17,11 @@ import pytest
 
 from harness.config import Choice, RunConfig
 from harness.library.commands import train_here
-from harness.rundir.metrics_log import read_log
+from harness.report.page import write_report
+from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
+from harness.scores.tables import CALIBRATED, LOG_LOSS
 from harness.training.console import Console
 from preprocessing.base import terminal as screens
 from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrapped
@@ -182,9 +186,35 @@ def test_a_validation_says_how_uncertain_it_is_and_marks_what_chooses(
     console.log("train", TRAINED)
     found = {"accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "calibrated_log_loss": 0.2512}
     console.log("validation", {"epoch": 2, "step": 62_500, "rows": 400, "best": True, **found})
-    head, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    *explained, head, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    said = " ".join(itertools.chain(*explained))
+    assert said == f"log loss {LOG_LOSS} calibrated* {CALIBRATED}; * chooses the best epoch"
     assert head == ["epoch", "loss", "accuracy", "F1", "log", "loss", "calibrated*", "time"]
     assert row == ["2/4", "0.6931", "0.8800", "±", "0.0319", "0.8712", "0.3012", "0.2512", "0s", "best"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "improving"),
+    [([0.9, 0.6, 0.5, 0.45, 0.4, 0.37], True), ([0.9, 0.5, 0.4, 0.399, 0.398, 0.397], False),
+     ([0.9, 0.6, 0.5, 0.45, 0.4, 0.41], False), ([0.9, 0.6], False), ([0.9, 0.6, math.nan], False)],
+)  # fmt: skip
+def test_a_training_that_ended_too_early_says_so_at_its_end_and_in_its_report(
+    losses: list[float], improving: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    epochs = len(losses)
+    run, data = tmp_path / "run", write_data(tmp_path, 2, 200)
+    write_run(run, data, epochs=epochs, select="calibrated")
+    console = Console(RunConfig(run=str(run), epochs=epochs, select="calibrated"), EMPTY, 100)
+    log = MetricsLog(run)
+    for epoch, loss in enumerate(losses, 1):
+        line = {"epoch": epoch, "step": 10 * epoch, "rows": 400, "best": False, "accuracy": 0.9, "f1": 0.9}
+        log.write("validation", line | {"log_loss": 1.0, "calibrated_log_loss": loss})
+        console.log("validation", line | {"log_loss": 1.0, "calibrated_log_loss": loss})
+    console.close(Ending("finished", 100))
+    advice = f"alidation was still improving: --epochs {2 * epochs} or more"
+    page = write_report([run]).read_text()
+    assert [advice in text for text in (capsys.readouterr().out, page)] == [improving] * 2
+    assert LOG_LOSS in page
 
 
 def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
