@@ -25,7 +25,7 @@ from preprocessing.base.schema import (
     AtLeast0,
     AtLeast1,
     Chance,
-    Line,
+    LocalPath,
     Name,
     Processes,
     Seconds,
@@ -246,7 +246,7 @@ class RunConfig:
     fold: AtLeast0 | None = None
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
-    run: Line = AUTO
+    run: LocalPath = AUTO
     """Run directory to write; one directory holds one run. auto: runs/NAME, where NAME is that of the dataset."""
     task: Task = CLASSIFIER
     """What is learned: labels, or (language_model) to predict the tokens of training and unlabelled rows, as initial

@@ -89,7 +89,7 @@ class SourceConfig:
             value = getattr(self, name)
             vars(self)[name] = [value] if isinstance(value, str) else list(value)
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
-        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter)
+        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter, escape=self.escape or None)
         used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
         fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used

@@ -31,7 +31,7 @@ from harness.rundir.results import (
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Name
+from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest
@@ -52,7 +52,7 @@ class BaselineConfig:
     SUBJECT = ("data",)
     data: Name
     """Dataset directory."""
-    output: str | None = None
+    output: LocalPath | None = None
     """Directory to write, DATA/baseline by default."""
     folds: bool = False
     """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare

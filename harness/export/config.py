@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import Name
+from preprocessing.base.schema import LocalPath, Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class ExportConfig:
     SUBJECT = ("run",)
     run: Name
     """Run directory or bundle."""
-    output: Name
+    output: LocalPath
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""

@@ -5,22 +5,32 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from harness.config import NOTHING
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast1, Name, Processes, Seconds, Wait
+from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.records import SUFFIXES, uncompressed
+from preprocessing.corpus.addresses import COMPRESSED
+from preprocessing.corpus.columns import TEXT_NAME
+from preprocessing.corpus.records import BYTE_ORDER_MARK, SUFFIXES, uncompressed
 from preprocessing.dataset.shards import MANIFEST
+from preprocessing.labels import AUTO
 
 STDIN = "-"
+FILE_ENDINGS = (*SUFFIXES, *COMPRESSED, ".txt", ".xls", ".doc", ".docx", ".pdf")
+"""A word that ends so is no text to predict."""
+WINDOWS_PATH = re.compile(r"[A-Za-z]:\\")
+HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
 """Ending of a file of predictions -> its format."""
 InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
@@ -76,7 +86,7 @@ class EvaluateConfig(RunningConfig):
     that training."""
     split: str = "test"
     """Split of the dataset."""
-    output: str | None = None
+    output: LocalPath | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
     precision: PredictionPrecision = "auto"
     """As in `padless predict`; the test figures that a training writes at its end are fp32."""
@@ -99,9 +109,23 @@ class EvaluateConfig(RunningConfig):
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word):
+    if word == STDIN or os.path.exists(word) or WINDOWS_PATH.match(word):
         return True
-    return not re.search(r"\s", word) and ("://" in word or Path(uncompressed(word)).suffix in (*SUFFIXES, ".txt"))
+    return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_ENDINGS))
+
+
+def piped_format() -> str | None:
+    """The format of what is piped or redirected to this command, from its first line: csv after a header that names
+    texts, jsonl from an object on, else txt. None for a terminal and other devices.
+    """
+    with suppress(AttributeError, OSError, ValueError):  # there is no standard input, or a notebook's
+        if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
+            stdin: Any = sys.stdin.buffer
+            line = stdin.peek().removeprefix(BYTE_ORDER_MARK).split(b"\n")[0].decode("utf-8", "replace").lower()
+            if HEADER.fullmatch(line) and any(map(TEXT_NAME.fullmatch, re.findall(r"\w+", line))):
+                return "csv"
+            return "jsonl" if line.startswith('{"') else "txt"
+    return None
 
 
 def beside(inputs: Sequence[str]) -> str:
@@ -116,10 +140,13 @@ class ReadingConfig(RunningConfig):
     """How files of texts are read."""
 
     SUBJECT = ("run", "texts")
+    FORMAT: ClassVar[str] = "format"
+    """The key of the input's format."""
     run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: list[str] = field(default_factory=list)
-    """Texts; - is standard input, one text a line. Names of files are taken for --input."""
+    """Texts; - is standard input, one text a line. Names of files are taken for --input; without any, what is piped to
+    the command, which may be a CSV file with a header."""
     input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input."""
@@ -133,6 +160,10 @@ class ReadingConfig(RunningConfig):
         check_source(self.source)
         if self.input is None and self.texts and all(map(names_file, self.texts)):
             vars(self).update(input=self.texts, texts=[])
+        if not (self.texts or self.inputs) and (piped := piped_format()):
+            vars(self)["input"] = STDIN
+            if getattr(self, self.FORMAT) == AUTO:
+                vars(self)[self.FORMAT] = piped
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
@@ -158,7 +189,7 @@ class PredictConfig(ReadingConfig):
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     missing: Literal["error", "keep"] = "error"
     """Rows without a text: error refuses them before predicting anything, keep predicts an empty text."""
-    output: str | None = None
+    output: LocalPath | None = None
     """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions. null:
     NAME-predicted with the ending of the input, in this folder."""
     prefix: str = ""
@@ -211,6 +242,7 @@ class ExplainConfig(ReadingConfig):
     Texts are given on the command line, by - on standard input, one a line, or as the rows of a file.
     """
 
+    FORMAT = "input_format"
     input_format: InputFormat = "auto"
     """Format of the input; auto goes by the name, and reads standard input as one text a line."""
     rows: AtLeast1 | None = None
@@ -219,7 +251,7 @@ class ExplainConfig(ReadingConfig):
     """Class to explain; null: the one predicted for each text."""
     format: Literal["auto", "text", "json", "html"] = "auto"
     """Output format: words with colours or scores, one JSON object per text, or one page; auto goes by --output."""
-    output: str | None = None
+    output: LocalPath | None = None
     """File to write (.html, .jsonl, .json, .txt) instead of printing."""
     overwrite: bool = False
     """Replace an existing output that holds something else."""

@@ -19,7 +19,7 @@ import torch
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.rows import files_of
+from harness.inference.rows import files_of, with_text_column
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
@@ -267,7 +267,7 @@ def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet
     unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
     """
     source = replace(reading_of(given, known), path=[address])
-    found = resolved(files_of(source))
+    found = resolved(with_text_column(files_of(source, given), given))
     for line in found.lines:
         tell(line)
     with temporary_folder() as stage:

@@ -178,8 +178,6 @@ def predict_here(config: PredictConfig) -> None:
 def target_of(config: PredictConfig) -> Path:
     """The file to write. Raises ``ConfigError`` for an unusable ``--output``."""
     assert config.output is not None
-    if addresses.is_remote(config.output):
-        raise ConfigError(f"--output {config.output}: is remote; write to a local disk, then copy the file")
     target = Path(config.output).expanduser()
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
@@ -331,13 +329,13 @@ def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
 
 def join(parts: Sequence[ScoredPart], target: Path) -> None:
     """Join all parts into one file: row groups for Parquet; else the header, then the parts."""
-    if parts[0].layout.kind == "parquet":
-        with pq.ParquetWriter(target, pq.read_schema(parts[0].path)) as writer:
-            for part in parts:
-                with pq.ParquetFile(part.path) as file:
-                    writer.write_table(file.read(), GROUP_ROWS)
-        return
     with open(target, "wb") as file:
+        if parts[0].layout.kind == "parquet":
+            with pq.ParquetWriter(file, pq.read_schema(parts[0].path)) as writer:
+                for part in parts:
+                    with pq.ParquetFile(part.path) as rows:
+                        writer.write_table(rows.read(), GROUP_ROWS)
+            return
         file.write(parts[0].layout.header(parts[0].part))
         for part in parts:
             with open(part.path, "rb") as lines:

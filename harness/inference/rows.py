@@ -25,8 +25,8 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import tell
 from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, sources, tables
-from preprocessing.corpus.columns import of_unlabelled
+from preprocessing.corpus import addresses, parquet, sources, tables
+from preprocessing.corpus.columns import TEXT_NAME, looked_at, of_unlabelled
 from preprocessing.corpus.records import BYTE_ORDER_MARK
 from preprocessing.corpus.sources import File, Part
 from preprocessing.corpus.tables import Rows
@@ -57,16 +57,15 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": given.text_column}
     found = [
         replace(file, name="standard input") if file.address == str(copy) else file
-        for file in files_of(replace(source, **its))
+        for file in files_of(replace(source, **its), given)
     ]
-    if source.columns and not given.columns and has_header(found[0]):
-        found = [replace(file, source=replace(file.source, columns=[])) for file in found]
     if given.text_column != AUTO:
         return found
-    lines = list[str]()
+    lines, files = list[str](), list[File]()
     text = TEXT if found[0].format in ("folder", "txt") else source.text_column
     trained = {"text_column": text, "label_column": source.label_column, "columns": source.columns}
-    files = of_unlabelled(found, trained, lines)
+    for one in found:
+        files += of_unlabelled([one], trained, [] if files else lines)
     for line in lines:
         tell(line)
     return files
@@ -74,21 +73,36 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
 
 def has_header(file: File) -> bool:
     """Whether a CSV file has a header line although the training corpus, whose columns are ``source.columns``, had
-    none: it has another number of columns, or the same names.
+    none: it has another number of columns, the same names, or names that no row repeats, one of them usual for texts.
     """
-    names = file.source.columns
-    columns = (
-        tables.sample(replace(file, source=replace(file.source, columns=[]))).columns if file.kind == "csv" else []
-    )
-    return len(columns) != len(names) or set(columns) == set(names)
+    if file.kind != "csv":
+        return True
+    names, seen = file.source.columns, tables.sample(replace(file, source=replace(file.source, columns=[])))
+    if len(seen.columns) != len(names) or set(seen.columns) == set(names):
+        return True
+    is_usual = any(TEXT_NAME.fullmatch(looked_at(name, []).key) for name in seen.columns)
+    return is_usual and not any(name in seen.values[name] for name in seen.columns)
 
 
-def files_of(source: SourceConfig) -> list[File]:
-    """The files of new rows. Raises ``DataError`` for a missing one."""
+def files_of(source: SourceConfig, given: SourceConfig) -> list[File]:
+    """The files of new rows; those with a header are read by it, unless the columns are ``given``. Raises ``DataError``
+    for a missing one.
+    """
     for name, _ in source.addresses:
         if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
             raise DataError(f"{name}: no such file; check --input")
-    return list(sources.files(source, SplitConfig(column=None)))
+    files = list(sources.files(source, SplitConfig(column=None)))
+    if not source.columns or given.columns:
+        return files
+    return [replace(file, source=replace(file.source, columns=[])) if has_header(file) else file for file in files]
+
+
+def with_text_column(files: list[File], given: SourceConfig) -> list[File]:
+    """Labelled files; their text column is found anew if none is ``given`` and the first lacks that of the training."""
+    first = files[0]
+    if given.text_column != AUTO or all(map(tables.sample(first).has, first.source.text_columns)):
+        return files
+    return [replace(file, source=replace(file.source, text_column=AUTO)) for file in files]
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:
@@ -106,8 +120,9 @@ def lines_of_stdin() -> Iterator[list[str]]:
     rest, number = b"", 0
     while piece := stdin.read1(AVAILABLE_BYTES):
         *lines, rest = (rest + piece).split(b"\n")
-        yield [text_of(line, at) for at, line in enumerate(lines, number + 1)]
-        number += len(lines)
+        if lines:
+            yield [text_of(line, at) for at, line in enumerate(lines, number + 1)]
+            number += len(lines)
     if rest:
         yield [text_of(rest, number + 1)]
     elif not number:
@@ -177,7 +192,7 @@ class Layout:
             more = [as_json(dict(zip(added, row, strict=True))) for row in new]
             return b"".join(extended(line, one) for line, one in zip(rows.lines, more, strict=True))
         whole = values_of(rows)
-        old = zip(*(column.to_pylist() for column in whole.columns), strict=True)
+        old = zip(*map(parquet.values_of, whole.columns), strict=True)
         every = (before + after for before, after in zip(old, new, strict=True))
         if self.kind != "jsonl":
             return self.records(every)

@@ -24,6 +24,7 @@ from preprocessing.base import atomic, cli, configuration
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import beside, plain
+from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, public_values, table
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
@@ -44,7 +45,7 @@ RUN_COLUMNS = [
 class TutorialConfig:
     """Write the tutorial's files, to try padless on: messages.csv to learn from, later.csv to evaluate on."""
 
-    output: str = "."
+    output: LocalPath = "."
     """Folder to write to."""
 
 
@@ -71,7 +72,7 @@ class InitConfig:
     """
 
     SUBJECT = ("source.path",)
-    output: str | None = None
+    output: LocalPath | None = None
     """File to write, which must not exist; null: NAME.yaml here, where NAME is that of the first file."""
     source: SourceConfig = field(default_factory=SourceConfig)
     splits: SplitConfig = field(default_factory=SplitConfig)
@@ -94,8 +95,11 @@ def init(config: InitConfig) -> None:
     }
     trained = {"data": given.output, **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
     usage = [f"padless {command} --config {shlex.quote(str(target))}" for command in ("prepare", "train")]
-    lines = [f"# {plain(line)}" for line in (*usage, *found.lines, *found.hints)]
-    lines += [*section("prepare", PreprocessConfig, prepared), *section("train", LaunchRecipe, trained)]
+    notes, shown = [*usage, *found.lines, *found.hints], public_values(prepared)
+    if shown != prepared:
+        notes.append("addresses stand here without passwords and queries; name them whole on the command line")
+    lines = [f"# {plain(line)}" for line in notes]
+    lines += [*section("prepare", PreprocessConfig, shown), *section("train", LaunchRecipe, trained)]
     with storing(target, otherwise="name another file with -o"):
         atomic.write_text(target, "\n".join(lines) + "\n")
     Screen().say(f"{target}: written, with what was found; next: {usage[0]}")

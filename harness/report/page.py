@@ -47,6 +47,7 @@ from harness.scores.tables import LOG_LOSS, majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
+from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.config import Names
@@ -74,7 +75,7 @@ class ReportConfig:
     SUBJECT = ("run",)
     run: Names
     """Run directories, or folders of train --seeds or --folds."""
-    output: str | None = None
+    output: LocalPath | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
     several."""
     overwrite: bool = False

@@ -263,8 +263,8 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
             f"{rows:,} in folds: a run there is of another dataset; remove it, and launch again"
         )
     path = folder / OUT_OF_FOLD
-    with storage(path), atomic.replacing(path) as temporary:
-        pq.write_table(table, temporary)
+    with storage(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table, file)
     classes = pa.array(typed_values(names, manifest.label_type))
     labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)

@@ -93,11 +93,11 @@ def check_directory(run: str | Path) -> None:
 
     Moving, publishing or overwriting a dataset affects everything in its directory.
     """
-    if Path(run).exists() and not Path(run).is_dir():
-        raise ConfigError(f"run: {run} is a file; name a directory")
+    if os.path.lexists(run) and not Path(run).is_dir():
+        raise ConfigError(f"run: {run} is no directory; name another")
     if holds_run(run):
         return
-    place = Path(run).resolve()
+    place = Path(os.path.realpath(run))
     if inside := next((folder for folder in (place, *place.parents) if (folder / MANIFEST).is_file()), None):
         raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
 

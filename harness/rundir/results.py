@@ -126,8 +126,8 @@ def write_predictions(
     ``OSError``.
     """
     columns = {"row": rows, "label": typed_values(names, label_type)[labels]}
-    with atomic.replacing(directory / predictions_name(split)) as temporary:
-        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), temporary)
+    with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
+        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), file)
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], again: str = AGAIN) -> pa.Table:
@@ -136,7 +136,8 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], again:
     """
     path = directory / predictions_name(split)
     try:
-        table = pq.read_table(path, columns=["row", *columns]).sort_by("row")
+        with open(path, "rb") as file:
+            table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
         table.validate(full=True)  # that texts are UTF-8
         for column in table.select([one.name for one in table.schema if pa.types.is_floating(one.type)]).columns:
             if not np.isfinite(column.to_numpy()).all():

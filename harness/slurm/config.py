@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from harness.config import Seeds
 from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import LocalPath
 from preprocessing.config import Names
 
 MOST = 10**6
@@ -118,7 +119,7 @@ class SubmitConfig(Resources):
     """Folder of the jobs' logs, on storage that all nodes see."""
     print: bool = False
     """Print the scripts, and submit nothing."""
-    output: str | None = None
+    output: LocalPath | None = None
     """Write the scripts to this folder, and submit nothing."""
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.schema import AtLeast0
+from preprocessing.base.schema import Above0, AtLeast0
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
 
 NULL = "null"
@@ -42,6 +42,7 @@ WORDS = {
     list[AtLeast0]: "a list; 0,1,2",
     tuple: "two values; 0.1,0.9",
     dict: "a mapping; a:1,b:2",
+    dict[str, Above0]: "a mapping to numbers above 0; a:1,b:2",
 }
 """Type -> its name in messages, and an example."""
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from preprocessing.base.terminal import plain_line, public
+from preprocessing.base.terminal import plain_line, public_sentence
 
 LONGEST = 1500
 """Most characters of a sentence."""
@@ -16,7 +16,7 @@ class UserError(Exception):
 
     def __init__(self, sentence: object = "") -> None:
         """Control characters in ``sentence`` are escaped, passwords in addresses removed, and its length is limited."""
-        text = plain_line(public(str(sentence)[: 2 * LONGEST]))
+        text = plain_line(public_sentence(str(sentence)[: 2 * LONGEST]))
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…")
 
 

@@ -24,7 +24,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u206
 """C0 except newline and tab, DEL, C1, line separators, direction overrides, surrogates."""
 ADDRESS = re.compile(
     r"""([a-z][a-z0-9+.-]*://)                              # the protocol
-    (?:[^\s/?\#"]*@ | [^\s/?\#@":]+:(?!\d+[/?\#\s])[^\s"]*@)?  # a name, and a password, which may hold a slash
+    ([^\s/?\#"]*@ | [^\s/?\#@":]+:(?!\d+[/?\#\s])[^\s"]*@)?  # a name, and a password, which may hold a slash
     ([^\s?\#"]*) ([?\#][^\s"]*)?""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -50,6 +50,16 @@ def public(text: str) -> str:
     return ADDRESS.sub(_without_secrets, text) if "://" in text else text
 
 
+def public_sentence(text: str) -> str:
+    """:func:`public`, also where the sentence repeats the password of one of its addresses, as errors of drivers do."""
+    sentence = public(text)
+    for address in ADDRESS.finditer(text):
+        credentials = (address[2] or "").removesuffix("@")
+        for secret in filter(None, (credentials, *re.split("[/@]", credentials.partition(":")[2]))):
+            sentence = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "…", sentence)
+    return sentence
+
+
 def public_values(value: Any) -> Any:
     """:func:`public` applied to all texts in nested lists and dicts."""
     if isinstance(value, dict):
@@ -60,7 +70,7 @@ def public_values(value: Any) -> Any:
 
 
 def _without_secrets(found: re.Match[str]) -> str:
-    protocol, place, query = found[1], found[2], found[3] or ""
+    protocol, place, query = found[1], found[3], found[4] or ""
     if protocol.lower().startswith("http") or "=" in query:
         query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
     return f"{protocol}{place}{query}"
@@ -83,7 +93,7 @@ def _one_line(text: str) -> str:
 
 def tell(sentence: str) -> None:
     """Print one line on stderr."""
-    Screen(errors=True).write([plain_line(public(sentence))])
+    Screen(errors=True).write([plain_line(public_sentence(sentence))])
 
 
 class Guarded:

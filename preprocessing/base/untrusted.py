@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,8 +44,8 @@ def listed(names: Sequence[object]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of another library for a message: short, on one line, control characters escaped."""
-    text = " ".join(str(error).split())[: 4 * LONGEST_SHOWN] or type(error).__name__
+    """An error of another library for a message: short, of whole words on one line, control characters escaped."""
+    text = textwrap.shorten(str(error), 4 * LONGEST_SHOWN, placeholder=" …") or type(error).__name__
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -52,8 +53,9 @@ def check_regular(path: str | Path, mode: int) -> None:
     """Raise ``DataError`` unless it is a regular file: reading others might block or never end."""
     if stat.S_ISREG(mode):
         return
-    kind = "a directory" if stat.S_ISDIR(mode) else "a pipe or a device"
-    raise DataError(f"{path}: is {kind}, not a file; put the file itself there")
+    if stat.S_ISDIR(mode):
+        raise DataError(f"{path}: is a directory, not a file; put the file itself there")
+    raise DataError(f"{path}: is a pipe or a device, not a file; write what it gives to a file, and name that")
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -20,8 +21,10 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".zip": "zip"}
 """File suffix -> compression."""
+ZIPPED = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+"""Endings of the tables that are read in an archive; the address of one is ``zip://TABLE::ARCHIVE``."""
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -79,26 +82,31 @@ def without_query(address: str) -> str:
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path on it. Raises ``ConfigError`` if fsspec has no driver for it."""
+    """The file system of an address, and the path on it.
+
+    Raises ``ConfigError`` if fsspec has no driver for it, ``DataError`` if the driver refuses it.
+    """
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
     protocol = address.split("://", 1)[0]
-    try:
-        import fsspec
+    with naming(address):
+        try:
+            from fsspec.core import url_to_fs
 
-        remote = fsspec.filesystem(protocol)
-    except (ImportError, ValueError) as missing:
-        raise ConfigError(
-            f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
-        ) from None
-    return fs.PyFileSystem(fs.FSSpecHandler(remote)), remote._strip_protocol(address)
+            remote, path = url_to_fs(address)
+        except (ImportError, ValueError) as missing:
+            raise ConfigError(
+                f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
+            ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 
 def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    return str(Path(os.path.expanduser(address)))
+    path = str(Path(os.path.expanduser(address)))
+    return os.path.join(os.curdir, path) if ":" in path else path  # Arrow takes a:b for an address
 
 
 def absolute(address: str) -> str:
@@ -113,20 +121,39 @@ def prefix(address: str, path: str) -> str:
 
 
 def find(address: str) -> list[str]:
-    """The files of an address: itself, or the sorted matches of its glob.
+    """The files of an address: itself, or the sorted matches of its glob; in place of an archive the tables in it.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
     is not read as a glob. Raises ``DataError`` if no file matches.
     """
     system, path = filesystem(address)
-    if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
+    names = [address]
+    if glob.has_magic(without_query(path)) and kind(address) == fs.FileType.NotFound:
+        with naming(address):
+            names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
+        names = [prefix(address, path) + name for name in sorted(names)]
+        names = [name for name in names if kind(name) != fs.FileType.Directory]
+    if not names:
+        raise DataError(f"{address}: no file matches; check the pattern")
+    return list(itertools.chain.from_iterable(map(tables_of, names)))
+
+
+def tables_of(address: str) -> list[str]:
+    """The address of a file, or those of the tables in a zip archive. Raises ``DataError`` for one that has none."""
+    if "::" in address or not address.lower().endswith(".zip") or kind(address) != fs.FileType.File:
         return [address]
-    with naming(address):
-        names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
-    found = [prefix(address, path) + name for name in sorted(names)]
-    if files := [name for name in found if kind(name) != fs.FileType.Directory]:
-        return files
-    raise DataError(f"{address}: no file matches; check the pattern")
+    archive = f"::{absolute(address)}"
+    system, _ = filesystem(f"zip://{archive}")
+    names = [name for name in sorted(system.handler.fs.find("")) if name.lower().endswith(ZIPPED)]
+    tables = [f"zip://{name}{archive}" for name in names if not name.startswith("__MACOSX/")]
+    if not tables:
+        raise DataError(f"{address}: holds none of {', '.join(ZIPPED)}; unpack it, and name the file that is meant")
+    return tables
+
+
+def container(address: str) -> str:
+    """The address of the archive that a table is in; of another file its own."""
+    return address.rpartition("::")[2]
 
 
 def below(address: str) -> list[tuple[str, fs.FileInfo]]:
@@ -160,6 +187,7 @@ def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
 
     Raises ``DataError``, with the advice ``mend`` for a missing file.
     """
+    address = container(address)
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
@@ -210,8 +238,8 @@ def stream(address: str) -> Iterator[bytes]:
     """
     system, path = filesystem(address)
     codec, unpacked = codec_of(address), 0
-    size = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
-    with naming(address), system.open_input_stream(path, compression=codec) as source:
+    size = (info_of(container(address)).size or UNKNOWN_BYTES) if codec else 0
+    with naming(address), system.open_input_stream(path, compression=None if codec == "zip" else codec) as source:
         while piece := source.read(READ_BYTES):
             if codec:
                 unpacked += len(piece)
@@ -221,5 +249,5 @@ def stream(address: str) -> Iterator[bytes]:
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
-    with naming(address), open_file(address) as file:
+    with naming(address), open_file(container(address)) as file:
         return sha256_of(file)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import listed
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import File, check_columns
@@ -142,6 +142,8 @@ def resolved(files: Sequence[File]) -> Found:
     Raises ``DataError`` for a file that cannot be read, and if its text or label column is not found.
     """
     lines = list[str]()
+    if (sheet := files[0].source.sheet) and all(file.format != "xlsx" for file in files):
+        raise ConfigError(f"source.sheet: {sheet}: {files[0].name} is no Excel file; leave this out")
     seen = named(sample(files[0]), lines)
     source = seen.file.source
     texts = column_of(seen, "text", [source.label_column], lines)

@@ -114,3 +114,11 @@ def class_names(schema: pa.Schema, column: str) -> list[str]:
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
     return list(map(str, names)) if is_named else []
+
+
+def values_of(column: Any) -> list[Any]:
+    """The values of a column; dates that Python has not, beyond year 9999, as texts."""
+    try:
+        return column.to_pylist()
+    except OverflowError:
+        return column.cast(pa.string()).to_pylist()

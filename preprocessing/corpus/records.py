@@ -66,6 +66,14 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order marks; the longer first, since it begins with a shorter one."""
+SIGNATURES = {
+    b"\x1f\x8b": "gzip; end its name in .gz",
+    b"\x28\xb5\x2f\xfd": "zstd; end its name in .zst",
+    b"PK\x03\x04": "a zip archive or an office document; unpack it, or end its name in .zip or .xlsx",
+    b"PAR1": "Parquet; end its name in .parquet",
+    b"%PDF-": "a PDF; save its texts as CSV, one a row",
+}
+"""First bytes of files that are no text -> what they are, and what to do."""
 MOST_HIGH = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
@@ -313,7 +321,7 @@ def format_of(address: str, source: SourceConfig) -> str:
     if known is None:
         raise ConfigError(
             f"source.format: auto cannot tell what {address} holds; set csv, jsonl, parquet or xlsx; unpack an "
-            "archive, save another sheet as .xlsx or CSV"
+            "archive, save another sheet as .xlsx or CSV, the texts of a PDF as CSV, one a row"
         )
     return known
 
@@ -330,8 +338,8 @@ def format_by_content(first: bytes) -> str | None:
 
 
 def uncompressed(address: str) -> str:
-    """An address in lower case, without the suffix of its compression."""
-    name = addresses.without_query(address).lower()
+    """An address in lower case, without the suffix of its compression, or the archive that the file is in."""
+    name = addresses.without_query(address).lower().partition("::")[0]
     for suffix in addresses.COMPRESSED:
         name = name.removesuffix(suffix)
     return name
@@ -339,6 +347,9 @@ def uncompressed(address: str) -> str:
 
 def encoding_of(sample: bytes, name: str) -> str:
     """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
+    for signature, content in SIGNATURES.items():
+        if sample.startswith(signature):
+            raise DataError(f"{name}: holds {content}")
     for mark, encoding in MARKS.items():
         if sample.startswith(mark):
             return encoding

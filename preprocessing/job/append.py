@@ -140,12 +140,17 @@ def hashed(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return arrays.segment_hashes(ids.astype(np.uint64), offsets) & ~np.uint64(3)
 
 
-def leaking(path: Path, rows: Encoded, split: np.ndarray) -> np.ndarray:
-    """bool per row: whether a row with equal ids, of those in ``path``, is in a split of another ``level``."""
+def compared(path: Path, rows: Encoded, split: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two bools per row: whether a row with equal ids, of those in ``path``, is in a split of another ``level``, and
+    whether one is in a split of the same.
+    """
     known, own = parts.load_columns(path)["hash"], hashed(rows.ids, rows.offsets)
-    found = np.zeros(len(own), bool)
+    leaks, repeats = np.zeros(len(own), bool), np.zeros(len(own), bool)
     for number in range(UNLABELLED_NUMBER):
         wanted = own | level(number)
         place = np.minimum(known.searchsorted(wanted), len(known) - 1)
-        found |= (known[place] == wanted) & (split % UNLABELLED_NUMBER != number)
-    return found & (split >= 0) & (rows.num_tokens > 0)
+        is_same = split % UNLABELLED_NUMBER == number
+        leaks |= (known[place] == wanted) & ~is_same
+        repeats |= (known[place] == wanted) & is_same
+    full = (split >= 0) & (rows.num_tokens > 0)
+    return leaks & full, repeats & full & ~leaks

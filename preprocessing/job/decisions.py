@@ -116,6 +116,7 @@ class Ranges:
             "named": np.bincount(rows["named"] - NO_SPLIT, minlength=1 + len(SPLITS)),
             "pool": [[np.bincount(its, minlength=len(self.classes.names)) for its in (label, label[once])]],
             "empty": sieve.found["empty"],
+            "texts": rows["text_hash"].nunique(),
         }
 
     def settle(self, cut: dict[str, float], task: tuple[int, np.ndarray]) -> dict[str, Any]:
@@ -295,6 +296,8 @@ def by_time(rows: pd.DataFrame, cut: dict[str, float], column: str) -> tuple[np.
         raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
     time = number.fillna(date)
     last = time.groupby(components(rows)).transform("max")
+    if last.nunique() == 1:
+        raise DataError(f"{key}: all rows have the same time, or equal texts, so time cannot cut them; leave it out")
     late = last.rank(pct=True).fillna(0)  # rows of one time are cut by their mean rank
     bounds = [1 - cut[TEST] - cut[VALIDATION], 1 - cut[TEST]]
     split = np.digitize(late, bounds, right=True).astype(np.int8)

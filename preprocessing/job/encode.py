@@ -40,7 +40,7 @@ from preprocessing.dataset import remote
 from preprocessing.dataset.index import Index, ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, id_dtype, read_manifest, write_shard
 from preprocessing.job import engine, parts
-from preprocessing.job.append import leaking
+from preprocessing.job.append import compared
 from preprocessing.job.decisions import Decided
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
@@ -67,6 +67,8 @@ MOST_PADDING = 0.15
 """Share of the ids of shards."""
 LEAKS, LEAKED = "leaks", -2
 """In place of a split: rows that equal one of another split of the dataset that they are added to."""
+REPEATS = "repeats"
+"""Beside the splits: rows that equal one of the same split of that dataset."""
 NUMBERS = {LEAKS: LEAKED} | {name: split_number(name) for name in ALL_SPLITS}
 LEAST_SAVED, LEAST_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
@@ -149,8 +151,10 @@ def frozen(
     counts = words if in_words else in_pieces(words, vocabulary)
     total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
     if 0 < total == unknown:
-        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
-        raise DataError(f"{what}; name another")
+        what = f"none of the {total:,} tokens to learn from is in"
+        if before:
+            raise DataError(f"append: {what} the vocabulary of the dataset; prepare all files together")
+        raise DataError(f"{what} vocabulary.base {of.base}; name another")
     if base:
         cover = f"{1 - unknown / max(total, 1):.1%} of the tokens"
         if before:
@@ -217,7 +221,7 @@ def encode_all(
     split its number of unknown tokens, and its number of rows by length before truncation.
 
     Progress is on ``screen``. With ``hashes`` of the rows of ``before``, the rows that leak are left out, and returned
-    as the split ``LEAKS``.
+    as the split ``LEAKS``; those that repeat a row are kept, and counted as ``REPEATS``.
     """
     rows = {SPLITS: decided.labelled, (UNLABELLED,): decided.unlabelled}
     buckets = {splits: -(-number // config.shards.rows) for splits, number in rows.items()}
@@ -225,7 +229,7 @@ def encode_all(
     basis = [decided.hash, vocabulary.hash, list(buckets.values()), first]
     basis += [atomic.sha256_file(hashes)] if hashes else []
     key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    lengths, unknown = {name: Counter[int]() for name in NUMBERS}, Counter[str]()
+    lengths, unknown = {name: Counter[int]() for name in (*NUMBERS, REPEATS)}, Counter[str]()
     for _, found in workers.map(
         partial(encode_part, decided, root, key, config.text, hashes), range(decided.parts), what="lookup"
     ):
@@ -298,7 +302,8 @@ def encode_part(
         columns = {"key": stored["key"], "row": stored["row"], "num_tokens": rows.num_tokens, "ids": lists}
         columns |= decided.of(number)
         if hashes:
-            columns["split"] = np.where(leaking(hashes, rows, columns["split"]), np.int8(LEAKED), columns["split"])
+            leaks, columns[REPEATS] = compared(hashes, rows, columns["split"])
+            columns["split"] = np.where(leaks, np.int8(LEAKED), columns["split"])
         arrays.write_batch(path, columns)
     table = parts.read_batch(path)
     tokens, split, ids = table["num_tokens"].to_numpy(), table["split"].to_numpy(), table["ids"]
@@ -307,6 +312,8 @@ def encode_part(
     for name, number in NUMBERS.items():
         inside = split == number
         found[name] = Counter(tokens[inside].tolist()), int(unknown[inside].sum())
+    if hashes:
+        found[REPEATS] = Counter(tokens[table[REPEATS].to_numpy(zero_copy_only=False)].tolist()), 0
     return found
 
 

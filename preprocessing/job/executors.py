@@ -48,7 +48,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, keeping
 from preprocessing.base.terminal import Screen, public
-from preprocessing.base.untrusted import make_private
+from preprocessing.base.untrusted import make_private, one_line
 from preprocessing.config import ExecutorConfig, WorkConfig
 
 Task = TypeVar("Task")
@@ -388,8 +388,8 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         client = Client(**how, timeout=SCHEDULER_S)
         client.wait_for_workers(1, timeout=SCHEDULER_S)
     except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError(f"executor.scheduler: {address}: no scheduler with workers answers there ({why})") from None
+        why = f"no scheduler with workers answers there ({one_line(error)})"
+        raise ConfigError(f"executor.scheduler: {address}: {why}") from None
 
     def alive() -> int:
         try:

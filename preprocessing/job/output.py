@@ -70,7 +70,7 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
         name = hashlib.sha256(config.output.encode()).hexdigest()[:32]
         target = remote.cache_folder() / "building" / name
     if target.is_symlink() or target.name in ("", ".."):
-        target = target.resolve()
+        target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     with naming(target):
         if is_left(atomic.aside(target), target):
             atomic.recover(target)

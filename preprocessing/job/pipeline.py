@@ -35,7 +35,7 @@ from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION
 from preprocessing.base.split_names import SPLITS, TEST, VALIDATION
-from preprocessing.base.terminal import Screen, public, public_values
+from preprocessing.base.terminal import Screen, counted, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import resolved, settled
@@ -55,7 +55,7 @@ from preprocessing.dataset.shards import (
 from preprocessing.job import near, output, parts
 from preprocessing.job.append import CUT, Before
 from preprocessing.job.decisions import Decided, Ranges, check_splits, summed
-from preprocessing.job.encode import BASE, LEAKS, count_all, encode_all, frozen, read_base
+from preprocessing.job.encode import BASE, LEAKS, REPEATS, count_all, encode_all, frozen, read_base
 from preprocessing.job.executors import Workers, workers
 from preprocessing.job.grouping import apportioned
 from preprocessing.job.parts import Classes, Summary, TokenizedPart
@@ -69,6 +69,8 @@ from preprocessing.text.words import classes_of
 if TYPE_CHECKING:
     import pandas as pd
 
+MANY_CLASSES = 20
+"""So many may have one or two rows each, as in a first trial."""
 LETTER_ALONE = re.compile("am*")
 """The classes of a letter of a script without spaces, with its marks, which is a token."""
 
@@ -145,6 +147,8 @@ def make(
     if leaks := lengths.pop(LEAKS):
         report["leaks"] += leaks.total()
         report["dropped"]["leaks"] = report["dropped"].get("leaks", 0) + leaks.total()
+    if repeats := lengths.pop(REPEATS):
+        Screen(errors=True).say(f"kept: {counted(repeats.total(), 'new row')} with a text that its split has already")
     facts = statistics(config, report, summaries, splits, lengths, unknown, others)
     origin = provenance(config, plans) | on_base | {CUT: found["fractions"]}
     origin = before.provenance(origin, config) if before else origin
@@ -193,6 +197,12 @@ def decided(
         raise DataError(f"{files}: {what}, and a classifier needs some; check source.label_column")
     if before["empty"] == labelled:
         raise DataError(f"{files}: no token is left of any text; check text.stop_words")
+    if before["texts"] == 1 < labelled:
+        raise DataError(f"{files}: all {labelled:,} texts are equal; check source.text_column")
+    if MANY_CLASSES < len(classes.names) > labelled // 2:
+        what = f"{config.source.label_column!r} has {len(classes.names):,} different labels in {labelled:,} rows"
+        mend = "name another source.label_column, or turn numbers into a few classes first"
+        raise DataError(f"{files}: {what}, and a classifier needs labels that repeat; {mend}")
     fractions = {VALIDATION: config.splits.validation, TEST: config.splits.test}
     fractions = {name: 0.0 if named[SPLITS.index(name)] else fraction for name, fraction in fractions.items()}
     for name, values in config.splits.names.items():

@@ -8,13 +8,16 @@ added as a line that begins with ``$``; ``python -m tests.laws.test_bad_input_ge
 
 from __future__ import annotations
 
+import gzip
+import io
 import itertools
 import re
 import shlex
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +30,32 @@ from tests.corpora import Command, contents, reviews, write_csv
 from tests.end_to_end import test_fingerprints as small
 
 TABLE = Path(__file__).with_name("mistakes.txt")
+
+
+def zipped(name: str, content: bytes) -> bytes:
+    """An archive of one file."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(name, content)
+    return archive.getvalue()
+
+
+def timed(times: Iterable[object]) -> bytes:
+    """Texts with a label and the time of each."""
+    return small.table([(*row, time) for row, time in zip(small.ROWS, times, strict=False)], ("text", "label", "on"))
+
+
 FILES = {
     "in.csv": small.table(),
+    "floats.csv": small.table([(text, at * 0.37) for at, (text, _) in enumerate(small.ROWS)]),
+    "equal.csv": small.table([("a fine film", label) for _, label in small.ROWS]),
+    "paper.pdf": b"%PDF-1.7\n\0\xe2",
+    "packed.csv": gzip.compress(small.table()),
+    "late.csv": timed(itertools.repeat("2024-12-31")),
+    "endless.csv": timed([*range(20), "inf", *range(20)]),
+    "strangers.csv": small.table([("xqzv yyqz", "good"), ("qqvz qqqq", "bad")] * 9),
+    "thesis.zip": zipped("thesis.docx", b""),
+    "cut.zip": zipped("in.csv", small.table())[:90],
     "full/thesis.tex": b"",
     "begun/config.yaml": b"data: data\n",
     "begun/status.json": b"{}",
@@ -95,6 +122,10 @@ def prepare(place: Path) -> Path:
         small.prepared("in.csv --source.unlabelled_path more.csv --vocabulary.count_unlabelled false", "beside")
         small.prepared("in.csv --splits.validation 0", "unmeasured")
         small.prepared("in.csv --seed 1", "foreign")
+        Path("loop").symlink_to("loop")
+        shutil.copytree("data", "worded")
+        small.prepared("strange.csv --splits.validation 0 --splits.test 0", "odd")
+        shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
         small.prepared("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
     return place

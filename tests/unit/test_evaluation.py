@@ -5,9 +5,11 @@ as in a dataset.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -122,6 +124,15 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     assert "note: 2 of 9 rows (" in said
     said = evaluate("--data", data, "--split", "train", "--output", tmp_path, of=tmp_path / "run")
     assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
+
+
+def test_the_text_is_found_as_for_predictions(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
+    names, bundle = Bundle(run / "bundle").info.labels, tmp_path / "run" / "bundle"
+    shutil.copytree(run, tmp_path / "run")
+    write_info(bundle, replace(read_info(bundle), source={"text_column": "text", "label_column": "label"}))
+    rows = [(at, f"a film that is number {at}", names[at % 2]) for at in range(20)]
+    path = write_csv(tmp_path / "body.csv", rows, ("id", "body", "label"))
+    assert "body.csv: 20 rows" in evaluate("--input", path, "--output", tmp_path, of=tmp_path / "run")
 
 
 def test_labels_that_the_run_does_not_know_may_be_left_out(
@@ -251,6 +262,17 @@ def test_json_is_the_explanation(two: Path, command: Command) -> None:
     assert first["scores"] == pytest.approx(list(one.scores), rel=1e-3, abs=1e-5)
     assert [first["text"][slice(*span)] for span in first["spans"]][1:3] == ["superb", "dull"]
     assert (first["label"], first["predicted"], first["tokens"]) == ("negative", one.predicted, list(one.tokens))
+
+
+@pytest.mark.parametrize("name", ["predict", "explain"])
+def test_a_text_needs_no_end_of_line(name: str, two: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
+    given = {"predict": "--json", "explain": "--format=json"}
+    assert command(name, two, "-", given[name]) == 0, command.err
+    assert [one["text"] for one in records(command.out)] == ["dull", "w1 superb"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"w1 superb")))
+    assert command(name, two, "-", given[name]) == 0, command.err
+    assert [one["text"] for one in records(command.out)] == ["w1 superb"]
 
 
 def test_rows_of_files(two: Path, command: Command) -> None:

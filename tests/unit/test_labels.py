@@ -68,6 +68,7 @@ def test_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
     source = write_csv(tmp_path / "a.csv", [*rows, ("a text of its own", "odd")])
     assert command.build(source, tmp_path / "out").labels == ["Spam", "ham", "ham ", "odd", "spam"]
     assert "labels: too few rows for every split: 'odd'" in command.err
+    assert "labels: some differ only in case or spaces; source.labels says which are one class" in command.err
 
 
 GENRES = ["drama", "comedy", "war", "comedy, war", "drama,comedy", "war, drama", "drama,comedy,war"]

@@ -21,11 +21,14 @@ import yaml
 
 from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
+from harness.rundir.results import read_predictions
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Guarded, Live, Screen, public
+from preprocessing.dataset.shards import read_manifest
 from tests.bundles import write_drawn, write_run
-from tests.corpora import Command, prepare, write_csv
+from tests.commands import unwrapped
+from tests.corpora import Command, prepare, reviews, write_csv
 from tests.fuzz.outcome import limited
 from tests.report_runs import write_log
 from tests.unit.test_terminal import Terminal
@@ -183,6 +186,62 @@ def test_json_keeps_its_values_and_people_see_what_is_there(place: Path, command
 def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
     assert public(address) == expected
     assert str(DataError(address)) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('s3://ME:SECRET@bucket/a: no bucket "ME:SECRET@bucket"', 's3://bucket/a: no bucket "…@bucket"'),
+        ('s3://ME:SEC/RET+x@bucket/a: no bucket "ME:SEC", or RET+x', 's3://bucket/a: no bucket "ME:…", or …'),
+        ("tcp://SECRET@host:1: no 'SECRET@host:1', but secrets", "tcp://host:1: no '…@host:1', but secrets"),
+    ],
+)
+def test_errors_of_drivers_repeat_no_password(said: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(DataError(said)) == expected
+    terminal.tell(said)
+    assert unwrapped(capsys.readouterr().err) == f"{expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("driver", "words"),
+    [
+        ("s3fs", "prepare s3://ME:SECRET@bucket/in.csv -o new"),
+        ("s3fs", "prepare in.csv -o s3://ME:SECRET@bucket/new"),
+        ("distributed", "prepare in.csv -o new --executor.kind dask --executor.scheduler tcp://ME:SECRET@127.0.0.1:1"),
+        ("requests", "prepare webhdfs://127.0.0.1:1/in.csv -o new"),
+        ("requests", "prepare github://me/SECRET/in.csv -o new"),
+    ],
+)
+def test_a_driver_that_refuses_an_address_is_a_sentence(
+    driver: str, words: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(driver)
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "in.csv", reviews(20))
+    assert command(*words.split()) in (2, 3)
+    assert "://" in command.sentence
+    assert ("SECRET" in command.err) == ("github" in words)
+
+
+def test_what_init_writes_has_no_password(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = pytest.importorskip("fsspec").filesystem("memory")
+    store.pipe("/ME:SECRET@init/in.csv", write_csv(tmp_path / "in.csv", reviews(40)).read_bytes())
+    assert command("init", "memory://ME:SECRET@init/in.csv", "-o", tmp_path / "mine.yaml") == 0, command.err
+    written = (tmp_path / "mine.yaml").read_text()
+    assert 'path: ["memory://init/in.csv"]' in written
+    assert "# addresses stand here without passwords" in written
+    assert "SECRET" not in written + command.out + command.err
+
+
+def test_a_colon_is_a_letter(place: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(place / "run", "run:1")
+    for words in ("prepare t:1.csv -o exp:1", "check exp:1", "inspect exp:1", "baseline exp:1"):
+        shutil.copyfile(place / "rows.csv", "t:1.csv")
+        assert command(*words.split()) == 0, command.err
+    assert command("evaluate", "run:1", "t:1.csv", "-o", "lr:0.1", "--device", "cpu") == 0, command.err
+    assert read_predictions(Path("lr:0.1"), "t:1.csv", ["predicted"]).num_rows == 60
+    assert read_manifest("exp:1").rows("train") == 48
 
 
 def test_what_others_print_below_a_live_line_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:

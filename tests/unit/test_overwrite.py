@@ -164,3 +164,12 @@ def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path:
 def test_new_rows_are_split_as_the_old_ones_were(old: Path, tmp_path: Path, command: Command) -> None:
     manifest = command.build(write_csv(tmp_path / "new.csv", NEW), old, "--append")
     assert [manifest.rows(name) for name in ("train", "validation", "test")] == [400, 50, 50]
+
+
+@pytest.mark.processes
+def test_rows_that_are_there_already_are_counted(old: Path, tmp_path: Path, command: Command) -> None:
+    again = write_csv(tmp_path / "again.csv", [*OLD, ("a new one", "positive")])
+    learned = read_manifest(old).rows("train")
+    manifest = command.build(again, old, "--append", "--splits.validation", 0, "--splits.test", 0)
+    assert f"kept: {learned} new rows with a text that its split has already" in command.err
+    assert manifest.rows("train") == 2 * learned + 1

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -233,6 +234,35 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     feed(monkeypatch, b"fine\ncaf\xe9")
     assert run("-") == 3
     assert "standard input: line 2: byte 3 (0xe9) is not UTF-8" in capsys.readouterr().err
+    long = "fine " * 40_000  # more than one read gives, without an end of line
+    for content in ("fine", f"{long}\nfine"):
+        Stub.seen = []
+        feed(monkeypatch, content.encode())
+        assert run("-", "--json") == 0
+        assert Stub.seen == content.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "seen", "output"),
+    [
+        ("a fine film\ndull", ["a fine film", "dull"], None),
+        ("fine,thanks\n", ["fine,thanks"], None),
+        ('label,"text"\r\ngood,fine\r\n', ["fine"], "predicted.csv"),
+        ('{"text": "fine"}', ["fine"], "predicted.csv"),
+    ],
+)
+def test_what_is_piped_is_read(
+    content: str, seen: list[str], output: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, content.encode())
+    os.close(writing)
+    Stub.seen = []
+    with open(reading) as piped:
+        monkeypatch.setattr(sys, "stdin", piped)
+        assert run("--part_mb", 1) == 0
+    assert Stub.seen == seen
+    assert [path.name for path in Path().glob("*.csv")] == ([output] if output else [])
 
 
 def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +286,22 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: Simpl
     info.source, content, row = AS_TRAINED[what]
     assert predict(written("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
+
+
+def test_no_header_is_predicted(info: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a corpus without one, whose columns have names of their own."""
+    info.source = {"columns": ["column_1", "column_2"], "text_column": "column_2"}
+    assert predict(written("a.csv", "id,text\n1,a b\n"), "out.csv") == 0
+    assert Stub.seen == ["a b"]
+    written("b.csv", "1,review\n2,fine\n3,review\n")
+    assert predict("b.csv", "out.csv", "--overwrite") == 0
+    assert Stub.seen == ["review", "fine", "review"]
+    code, what = refused(capsys, "[b.csv, a.csv]", "new.csv")
+    assert code == 3
+    assert what.startswith("a.csv: its columns (csv: id, text) are not those of b.csv (csv: column_1, column_2); ")
+    info.source = {"columns": ["id", "text"]}
+    assert predict("[b.csv, a.csv]", "new.csv") == 0
+    assert Stub.seen == ["review", "fine", "review", "a b"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -357,6 +403,31 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert Stub.seen == seen
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *seen]
     assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
+
+
+def test_the_tables_of_an_archive() -> None:
+    with zipfile.ZipFile("new.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in (("b.csv", "second"), ("a/c.csv", "first"), ("__MACOSX/b.csv", "none"), ("read.me", "")):
+            archive.writestr(name, f"text,n\n{text},1\n")
+    assert run("new.zip") == 0
+    assert Stub.seen == ["first", "second"]
+    assert Path("new-predicted.csv").read_text().splitlines()[2].startswith("second,1,")
+    assert predict("zip://b.csv::new.zip", "one.csv") == 0
+    assert Stub.seen == ["second"]
+
+
+def test_a_colon_is_a_letter() -> None:
+    assert predict(write("csv"), "lr:0.1.parquet") == 0
+    os.rename("lr:0.1.parquet", "t:2.parquet")
+    assert predict("t:*.parquet", "lr:0.csv", "--prefix", "again_") == 0
+    assert len(Path("lr:0.csv").read_text().splitlines()) == ROWS + 1
+
+
+def test_dates_that_python_has_not_are_texts() -> None:
+    seconds = pa.array([400_000_000_000, None], pa.timestamp("s"))
+    pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
+    assert predict("in.parquet", "out.csv") == 0
+    assert Path("out.csv").read_text().splitlines()[1] == "a b,14645-06-30 15:06:40.000,bad,0.75,0.25"
 
 
 def test_a_folder_of_texts() -> None:
