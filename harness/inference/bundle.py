@@ -112,19 +112,25 @@ class Bundle(Scorer):
         self.dtype = DTYPES[self.settled["precision"]]
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is."""
-        if self.threads:
-            torch.set_num_threads(self.threads)  # of this thread: Dask may score in another one than opened it
-        device = self.model.head.weight.device
+        """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
+        CPU by as many threads as torch has, which it has again afterwards.
+        """
+        device, torchs_threads = self.model.head.weight.device, torch.get_num_threads()
+        is_cuda = device.type == "cuda"
 
+        @torch.inference_mode()
         def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+            if not is_cuda:
+                torch.set_num_threads(1)  # of this thread
             batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
             found: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
             return found
 
-        most = PADDED_TOKENS_CUDA if device.type == "cuda" else PADDED_TOKENS
-        with torch.inference_mode():
-            return in_batches(encoded, self.batch_rows, read, most, self.directory / self.info.weights)
+        most, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torchs_threads)
+        try:
+            return in_batches(encoded, self.batch_rows, read, most, self.directory / self.info.weights, threads)
+        finally:
+            torch.set_num_threads(torchs_threads)
 
 
 def prior_logits(info: BundleInfo) -> np.ndarray:

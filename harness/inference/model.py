@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -12,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, open_scorer
+from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shortened
@@ -45,9 +49,13 @@ class Model:
     ) -> None:
         """Read and verify."""
         require(device in ("auto", "cpu", "cuda"), "device", device, "one of auto, cpu, cuda")
+        require(isinstance(place, str | Path), "place", place, "the directory of a run, a bundle or an export")
         self.place, self.engine, self.device = place, engine, device
-        self._files: dict[str, bytes] = {}
         self._open(place)
+        self._files = mapped_files(self._scorer.directory)
+        while read_classifier(self._scorer.directory) != self._scorer.info:  # a better epoch replaced them meanwhile
+            self._open(place)
+            self._files = mapped_files(self._scorer.directory)
 
     def _open(self, place: str | Path) -> None:
         self._scorer = open_scorer(place, self.engine, device=self.device)
@@ -94,10 +102,8 @@ class Model:
         return np.concatenate([np.empty((0, *outputs)), *parts])
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the bytes of its files, so that a copy needs no directory."""
-        files = (path for path in self._scorer.directory.glob("*") if path.is_file())
-        kept = self._files or {path.name: path.read_bytes() for path in files}
-        return {**vars(self), "_scorer": None, "_files": kept}
+        """With the bytes of the files that were loaded, so that a copy needs no directory."""
+        return {**vars(self), "_scorer": None, "_files": {name: data[:] for name, data in self._files.items()}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Verify the files as at the first time. Raises ``UserError`` for damaged ones."""
@@ -115,9 +121,22 @@ load = Model
 """The model of a place, as in ``padless.load("runs/mine", device="cpu")``."""
 
 
+def mapped_files(directory: Path) -> dict[str, bytes | mmap.mmap]:
+    """The files of a folder by name, mapped: they can be read when others have taken their names, and take no memory
+    before.
+    """
+    mapped = dict[str, bytes | mmap.mmap]()
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            mapped[path.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+    return mapped
+
+
 def chunks(texts: Texts) -> Iterator[list[str]]:
     """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError``, which names the index, for anything but a string."""
-    if isinstance(texts, bytes | Mapping) or hasattr(texts, "columns") or not isinstance(texts, Iterable):
+    is_other = isinstance(texts, bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable)
+    if is_other or hasattr(texts, "columns") or getattr(texts, "ndim", 1) != 1:
         what = "is no list of strings, and no column of a table"
         raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
     every: Any = [texts] if isinstance(texts, str) else texts

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -66,8 +67,9 @@ class Scorer(ABC):
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
-        ``device`` and ``precision`` are settled first. ``threads``: so many are used on a CPU. Raises ``DataError`` if
-        a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
+        ``device`` and ``precision`` are settled first. ``threads``: on a CPU so many batches are computed at once, each
+        by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged or of
+        another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
@@ -139,7 +141,7 @@ class OnnxScorer(Scorer):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = self.threads or available_cores()
+        options.intra_op_num_threads = 1
         try:
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no base class
@@ -154,7 +156,7 @@ class OnnxScorer(Scorer):
             found: np.ndarray = self.session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
             return found
 
-        return in_batches(encoded, self.batch_rows, read)
+        return in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
 def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **how: Any) -> Scorer:
@@ -223,26 +225,36 @@ def in_batches(
     read: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
     name: object = "the model",
+    threads: int = 1,
 ) -> np.ndarray:
     """float64 logits of ``texts``, one array of ids each, in their order.
 
     ``read`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``, longest
-    first. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one text. Raises ``DataError`` that
-    names ``name`` for logits that are not finite, which give no probability.
+    first, in one of ``threads``. Threads that share a batch would wait for each other at each token, where another
+    program is busy most of their time. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one
+    text. Raises ``DataError`` that names ``name`` for logits that are not finite, which give no probability.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")
-    parts = []
+    batches = []
     start = 0
     while start < len(texts):
         longest = int(lengths[longest_first[start]])
-        places = longest_first[start : start + max(1, min(batch_rows, padded_tokens // longest))]
-        start += len(places)
-        padded = np.zeros((len(places), longest), np.int32)
+        batches.append(longest_first[start : start + max(1, min(batch_rows, padded_tokens // longest))])
+        start += len(batches[-1])
+
+    def logits_of(places: np.ndarray) -> np.ndarray:
+        padded = np.zeros((len(places), lengths[places[0]]), np.int32)
         for row, place in enumerate(places):
             padded[row, : lengths[place]] = texts[place]
-        parts.append(read(padded, lengths[places]).astype(np.float64))
         ROWS.add(len(places))
+        return read(padded, lengths[places]).astype(np.float64)
+
+    if threads == 1 or len(batches) == 1:
+        parts = [logits_of(places) for places in batches]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = list(pool.map(logits_of, batches))  # cannot hang: each computes one batch
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(

@@ -49,9 +49,10 @@ from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import Ending, State, is_free, read_status, write_status
 from harness.scores.tables import spread_table
 from harness.training import preflight
-from harness.training.rules import resolve, with_values
+from harness.training.rules import processes_on_cores, resolve, with_values
 from preprocessing.base.atomic import temporary_folder, told
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
+from preprocessing.base.processes import available_cores
 from preprocessing.base.terminal import Screen, tell
 from preprocessing.dataset.views import read_data
 
@@ -93,14 +94,19 @@ def train(asked: TrainConfig, recipe: RunConfig) -> int:
         checked = preflight.check_run(on_cpu, tell)
     arguments, recipe = accelerate_arguments(asked, recipe)
     place = meeting.place_of(arguments)
-    processes, here = arguments.num_processes, -(-arguments.num_processes // arguments.num_machines)
-    cards = devices.cards(recipe.device, here, processes)
+    here = -(-arguments.num_processes // arguments.num_machines)
+    cards = devices.cards(recipe.device, here, arguments.num_processes)
     config = resolve(recipe, lambda: cards).config
+    os.environ.pop(devices.CHOSEN, None)  # of the training before
+    if arguments.leaves_processes and cards is None and config.threads is None:
+        choice = processes_on_cores(config, available_cores())
+        arguments.num_processes, os.environ[devices.CHOSEN] = int(choice.value), choice.reason
+        arguments.multi_gpu = arguments.num_processes > 1
     point = checked if checked and config == on_cpu else preflight.check_run(config, tell)
     if point.finished and not config.dry_run:
         screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
-    preflight.check_data(config, processes)
+    preflight.check_data(config, arguments.num_processes)
     if point.checkpoint is None and not arguments.machine_rank:
         preflight.check_start(config)
     if place is not None:

@@ -28,7 +28,8 @@ class TrainConfig(LaunchRecipe):
     """
 
     num_processes: AtLeast1 | None = None
-    """Processes on all machines together, one for each GPU; null: as config_file has it, or 1."""
+    """Processes on all machines together, one for each GPU; null: as config_file has it; else 1 on a GPU, and on a CPU
+    one a core, of one thread, while each has rows and tokens enough."""
     num_machines: AtLeast1 | None = None
     """Machines; each starts the same command with its own machine_rank."""
     machine_rank: AtLeast0 | None = None
@@ -81,6 +82,8 @@ def accelerate_arguments(asked: TrainConfig, config: Recipe, module: str = "harn
         settings = load_config_from_file(file)
     wanted = {"device": devices.asked_by(arguments, settings), "threads": devices.threads_of(arguments)}
     own: dict[str, Any] = {key: its for key, its in wanted.items() if its and getattr(config, key) in ("auto", None)}
+    several = (arguments.num_machines or 1) > 1
+    arguments.leaves_processes = arguments.num_processes is None and settings is None and not several
     for name in ("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"):
         if getattr(arguments, name) is None:
             setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))

@@ -19,7 +19,7 @@ from harness.data.checks import check_fit, class_rows, few_steps, imbalance, in_
 from harness.data.order import Order, order_over
 from harness.data.views import rows_of_task
 from harness.launch.launcher import trainings
-from harness.model.registry import parameters_of
+from harness.model.registry import exchanged_parameters, parameters_of
 from harness.ranks.devices import cards
 from harness.tracking.trackers import check_names
 from harness.training.rules import resolve
@@ -76,7 +76,6 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
     classes = {} if config.task == LANGUAGE_MODEL else class_rows(manifest, TRAIN)
     steps, most = order.steps_per_epoch * config.epochs, -(-order.largest_step // world_size)
     parameters = parameters_of(config, manifest)
-    exchanged = parameters - config.model.wide * (len(manifest.labels) if len(manifest.labels) > 2 else 1)
     return {
         "rows": order.num_rows,
         "tokens": manifest.tokens(TRAIN),
@@ -87,7 +86,7 @@ def forecast(config: RunConfig, manifest: Manifest, world_size: int) -> dict[str
         "world_size": world_size,
         "rows_per_process": [order.smallest_step // world_size, most],
         "ranks": (ranks := shares(order, world_size)),
-        "gpu_step_s": gpu_step_s(config, ranks["time_steps"], most, exchanged, world_size),
+        "gpu_step_s": gpu_step_s(config, ranks["time_steps"], most, exchanged_parameters(config, manifest), world_size),
         "memory": {
             "parameters": parameters,
             "weights_gradients_optimizer": 16 * parameters,

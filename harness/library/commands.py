@@ -2,18 +2,20 @@
 """``prepare`` and ``train`` as functions, with the keys of the commands, and a run as an object.
 
 One process trains in this one, which it leaves as it was. Several are started by ``padless train``, and its output is
-passed on.
+passed on; on a CPU a long training takes several, if their number is left open.
 """
 
 from __future__ import annotations
 
 import html
 import os
+import re
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PosixPath
 from subprocess import PIPE, STDOUT, Popen
@@ -26,18 +28,21 @@ import pyarrow.parquet as pq
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
-from harness.ranks import stopping
+from harness.ranks import devices, stopping
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
-from preprocessing.base import cli, processes
+from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
+from preprocessing.base.processes import PREEMPTED, available_cores
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.sources import FRAME
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import MANIFEST
+from preprocessing.dataset.views import read_data
 from preprocessing.job import pipeline
 from preprocessing.labels import as_found
 
@@ -51,6 +56,19 @@ _training = threading.Lock()
 """Held while this process trains: threads and accelerate's state belong to all of it."""
 
 
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Where the block raises ``UserError``, the sentence names arguments of Python, and keys without dashes."""
+    try:
+        yield
+    except UserError as error:
+        sentence = re.sub(r"(--)?\bsource\.(text|label)_column\b", r"\2", str(error))
+        is_command = "padless " in sentence
+        error.args = (sentence if is_command else re.sub(r"(?<![\w-])--(?=[a-z])", "", sentence),)
+        raise
+
+
+@naming_arguments()
 def prepare(
     source: Source,
     *,
@@ -67,16 +85,18 @@ def prepare(
     overrides it. A row without a text is refused unless ``source.missing_text`` is ``keep``. If the same dataset
     already exists, it is opened. Raises ``UserError``.
     """
-    is_frame = hasattr(source, "__arrow_c_stream__")
-    given: Any = pipeline.FRAME if is_frame else source
+    is_frame = not isinstance(source, str | Path | list | tuple)
+    given: Any = FRAME if is_frame else source
     named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
-    for line in pipeline.lines_on_rows(pipeline.prepare(asked, source if is_frame else None)):
+    manifest = pipeline.build_from_frame(asked, source) if is_frame else pipeline.build(asked)
+    for line in pipeline.lines_on_rows(manifest):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 
 
+@naming_arguments()
 def train(
     data: Dataset | Source | dict[str, float],
     run: str | Path | None = None,
@@ -85,7 +105,7 @@ def train(
     label: str | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    num_processes: int = 1,
+    num_processes: int | None = None,
     **keys: Any,
 ) -> Run:
     """Train on a dataset as ``padless train`` does, and return the run; the same call again resumes or opens it.
@@ -98,18 +118,20 @@ def train(
     keys |= options or {}
     place: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(place, str | Path)
-    if not isinstance(place, dict) and (not is_path or (Path(place).exists() and not Path(place, MANIFEST).exists())):
+    if is_path and not Path(place).exists():
+        read_data(place)  # a missing file is refused before its keys, which are none of a training
+    elif not isinstance(place, dict) and not (is_path and Path(place, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
         own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}
         place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
     words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if num_processes != 1 or asked.seeds or asked.folds:
-        launch(["--num_processes", str(num_processes), *words])
+    if asked.seeds or asked.folds or num_processes not in (None, 1):
+        launch([*words_of({"num_processes": num_processes}, {}), *words])
     else:
         with stopping.noting():
-            train_here(asked.recipe)
+            train_alone(asked.recipe, words, processes=num_processes)
     return Run(asked.run)
 
 
@@ -127,21 +149,42 @@ def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
-def train_here(recipe: RunConfig, *, reports: bool = True) -> None:
-    """Train in this process, which is then as it was before; nothing to do if the run has finished already."""
-    warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
-    from harness.ranks.session import leaving_nothing
+def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
+    """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
+    from harness.training.rules import processes_on_cores, resolve
+
+    by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
+    if by_user or devices.cards(recipe.device, 1, 1) is not None:
+        train_here(recipe, reports=reports)
+        return
+    choice = processes_on_cores(resolve(recipe).config, available_cores())
+    if choice.value == "1":
+        train_here(recipe, choice.reason, reports=reports)
+    else:
+        launch(words)
+
+
+def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = True) -> None:
+    """Train in this process, which is then as it was before; nothing to do if the run has finished already.
+
+    ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
+        from harness.ranks.session import leaving_nothing
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve
 
     if (first := preflight.pretraining(recipe)) is not None:
-        train_here(first, reports=reports)
+        train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
     resolved = resolve(recipe)
     config = resolved.config
     with _training, leaving_nothing():
+        if chosen is not None:
+            os.environ[devices.CHOSEN] = chosen
         if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
             Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
         else:
@@ -153,7 +196,7 @@ def launch(words: Sequence[str]) -> None:
     command, env = [sys.executable, "-m", "harness", "train", *words], {**os.environ, "PYTHONSAFEPATH": "1"}
     with Popen(command, env=env, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
         last = pass_on(process)
-    if (code := process.returncode) not in (0, processes.PREEMPTED):
+    if (code := process.returncode) not in (0, PREEMPTED):
         raise ERRORS.get(code, UserError)(last.removeprefix(ERROR))
 
 
@@ -176,6 +219,8 @@ def pass_on(process: Popen[str]) -> str:
 
 def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
+    if isinstance(labels, set | frozenset):
+        raise DataError(f"{name}: a set has no order, so no label belongs to a text; give a list")
     every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
     if len(every) != len(names):
         raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +19,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
 from harness.inference.model import Texts, load
-from harness.library.commands import of_datasets, paired, prepare, train_here, words_of
+from harness.library.commands import of_datasets, paired, prepare, train_alone, words_of
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError, require
-
-FEW = 1000
-"""So many texts take one thread: with several, waiting for each other costs more than it gains, most on a busy CPU."""
 
 
 class FitError(DataError, ValueError):
@@ -69,20 +67,20 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "model.hidden_size": self.hidden_size,
             "model.dropout": self.dropout,
             "device": self.device,
-            "threads": 1 if len(labels) < FEW else None,
             "baseline": "none",
             **both,
         }
         try:
             fraction = self.validation_fraction
-            require(0 < fraction < 1, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
+            is_share = isinstance(fraction, Real) and 0 < fraction < 1
+            require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
             texts, _ = paired(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
             check_classification_targets(labels)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
                 prepare(frame, text="text", label="label", output=folder / "data", options=of_data)
                 words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, given)
-                train_here(cli.parse(RunConfig, words, prog="TextClassifier"), reports=False)
+                train_alone(cli.parse(RunConfig, words, prog="TextClassifier"), words, reports=False)
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
         except UserError as error:
             raise FitError(error) from error

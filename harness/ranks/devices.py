@@ -36,6 +36,9 @@ USE_CPU = "ACCELERATE_USE_CPU"
 OMP = "OMP_NUM_THREADS"
 TRACES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia")
 """Of a card or its driver: NVIDIA's, the same in a Jetson, under WSL, and AMD's."""
+CHOSEN = "PADLESS_PROCESSES"
+"""Environment variable: why so many processes of one thread train on the cores of a machine, where padless chose that
+number."""
 
 
 @dataclass(frozen=True)

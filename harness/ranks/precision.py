@@ -68,11 +68,14 @@ def runnable(device_type: str) -> dict[str, str]:
 
 
 def configure_threads(device_type: str, asked: int | None = None) -> Choice:
-    """Set how many threads this process computes with: those of the key ``threads``, ``asked``, else on a CPU a share
-    of the cores. torch's own number stays on CUDA, and where ``OMP_NUM_THREADS`` is not that of ``padless train``.
+    """Set how many threads this process computes with: those of the key ``threads``, ``asked``; else on a CPU one,
+    where padless chose the number of processes, or a share of the cores. torch's own number stays on CUDA, and where
+    ``OMP_NUM_THREADS`` is not that of ``padless train``.
     """
     if asked is not None:
         count, reason = asked, "asked for"
+    elif device_type == "cpu" and devices.CHOSEN in os.environ:
+        count, reason = 1, "each process has one"
     elif device_type != "cpu":
         return Choice(str(torch.get_num_threads()), "torch's default; the work is on the device")
     elif devices.OMP in os.environ and LAUNCH_ID not in os.environ:

@@ -17,6 +17,7 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Choice, Precision
 from harness.ranks import network
+from harness.ranks.devices import CHOSEN
 from harness.ranks.distributed import World, connect, disconnect, joining, launched_machines, launched_world_size
 from harness.ranks.precision import (
     GLIBC,
@@ -75,7 +76,7 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     kind = choices["device"].value
     choices["precision"] = choose_precision(precision, kind)
     arithmetic = choices["precision"].value
-    choices["processes"] = Choice(str(launched_world_size()), "as launched")
+    choices["processes"] = Choice(str(launched_world_size()), os.environ.get(CHOSEN, "as launched"))
     choices["threads"] = configure_threads(kind, threads)
     set_tf32(arithmetic == "tf32")
     if kind == "cpu":

@@ -7,7 +7,6 @@ All of it, and every setting with its reason, is appended to ``log.txt``; ``verb
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -60,8 +59,6 @@ class Log(Screen):
             super().write(lines, tone, head)
         except OSError:
             self.quiet = True
-            with contextlib.suppress(OSError, ValueError):  # else its buffer fails again at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 class Console(Sink):

@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import psutil
+
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
-from harness.model.registry import SHARED_UP_TO, check_model
+from harness.model.registry import SHARED_UP_TO, check_model, exchanged_parameters
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN
+from preprocessing.base.terminal import counted
 from preprocessing.dataset.views import read_data
 
 STEPS, SHORT = 2500, 32
@@ -44,6 +47,15 @@ PATIENT = 5
 """Minimum patience; otherwise it is a third of the epochs. In the first epochs the linear part alone may be better."""
 
 
+WORTH_TOKENS = 4_000_000
+"""Tokens of all epochs from which more processes on a CPU save more time than their start takes: two interpreters with
+torch and their launcher need ten seconds of a core, in which it trains on a million tokens."""
+FEWEST_ROWS = 4
+"""Minimum rows of a process on a CPU in a step; with fewer, a step takes hardly less time."""
+PARAMETERS_A_TOKEN = 1500
+"""Number of parameters whose gradients processes add up, on a CPU, in about the time that a token takes."""
+PROCESS_BYTES = 1 << 30
+"""Memory of a process that trains on a CPU: torch, a batch and its gates, a small network with its optimizer."""
 BY_CORPUS = (
     *("epochs", "global_batch", "patience", "model.wide", "model.wide_ngrams", "init.vectors"),
     *("optim.lr", "optim.ema"),
@@ -90,6 +102,29 @@ def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -
     config = config if number is None else as_begun(config)
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
     return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), number or 1)
+
+
+def processes_on_cores(config: RunConfig, cores: int) -> Choice:
+    """How many processes of one thread train a configuration without ``auto`` on a CPU, and why.
+
+    Threads of one process wait for each other many times a step, and where another program is busy most of their time;
+    processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
+    figures. Raises ``DataError`` if the dataset cannot be read.
+    """
+    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    tokens, rows = manifest.tokens(TRAIN), config.global_batch
+    a_step = tokens * rows // max(1, manifest.rows(TRAIN))
+    fewest = max(1, exchanged_parameters(config, manifest) // PARAMETERS_A_TOKEN)
+    limits = [
+        (cores, f"on {counted(cores, 'core')}"),
+        (rows // FEWEST_ROWS, f"each with {FEWEST_ROWS} or more of the {rows} rows of a step"),
+        (a_step // fewest, f"each with {fewest:,} or more of the {a_step:,} tokens of a step"),
+        (psutil.virtual_memory().available // PROCESS_BYTES, "as free memory holds"),
+    ]
+    number, why = min(limits)
+    if number > 1 and tokens * config.epochs < WORTH_TOKENS:
+        number, why = 1, f"for {tokens * config.epochs:,} tokens in all starting more would take longer"
+    return Choice(str(max(1, number)), f"of one thread, {why}; several threads would wait for each other")
 
 
 def keys_to_resolve(config: RunConfig) -> list[str]:

@@ -23,6 +23,7 @@ import io
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,9 +80,13 @@ MOST_HIGH = 0.4
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
 """Symbols of Windows-1252 within a word: probably letters of a Polish or Czech encoding."""
 DELIMITERS = ",;\t|"
+LONGEST_FIELD = 1 << 30
+"""Limit of the csv module's fields, in characters, while a file is parsed."""
+ROWS_AT_ONCE = 100
+_csv_limit = threading.Lock()
+"""Held while the csv module's limit, which belongs to the whole process, is another one."""
 DIALECT_BYTES = 1 << 18
 """How much of it is parsed to find the dialect."""
-csv.field_size_limit(1 << 30)
 
 
 @dataclass(frozen=True)
@@ -193,10 +198,21 @@ def csv_rows(data: bytes, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
         delimiter=dialect.delimiter,
     )
     lines = text.count("\n")
-    for fields in reader:
-        if reader.line_num > lines:
-            return
-        yield reader.line_num, fields
+    while rows := next_rows(reader):
+        for last_line, fields in rows:
+            if last_line > lines:
+                return
+            yield last_line, fields
+
+
+def next_rows(reader: Any) -> list[tuple[int, list[str]]]:
+    """The next rows of a ``csv.reader``, at most ``ROWS_AT_ONCE``: the number of the last line, and the fields."""
+    with _csv_limit:
+        users_limit = csv.field_size_limit(LONGEST_FIELD)
+        try:
+            return [(reader.line_num, fields) for fields in itertools.islice(reader, ROWS_AT_ONCE)]
+        finally:
+            csv.field_size_limit(users_limit)
 
 
 def raw(field: str) -> bytes:

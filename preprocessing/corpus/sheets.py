@@ -39,8 +39,8 @@ def read_sheet(
     needed("openpyxl", name, "excel")
     import openpyxl
 
-    warnings.filterwarnings("ignore", module="openpyxl")
-    with addresses.open_file(address) as opened:
+    with addresses.open_file(address) as opened, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="openpyxl")
         try:
             with zipfile.ZipFile(opened) as packed:
                 check_unpacked(name, sum(member.file_size for member in packed.infolist()), opened.size())

@@ -171,20 +171,20 @@ class Plan:
 FILE, SPLIT = "file", "split of the folder"
 """Keys of each text's file name and split in the copy of a folder."""
 LOOK_BYTES = 64 << 20
-STAND_INS: dict[str, str] = {}
-"""Address -> the Parquet file to read in its place."""
+FRAME = "frame"
+"""The name of a data frame in messages and manifests, and its ``source.path``."""
 
 
-def files(source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """Every file of a source, in order, unlabelled ones last.
+def files(source: SourceConfig, splits: SplitConfig, frame: Path | None = None) -> Iterator[File]:
+    """Every file of a source, in order, unlabelled ones last. ``frame``: the Parquet file with the rows of ``FRAME``.
 
     Raises ``DataError`` for a missing file, ``ConfigError`` for an unknown format.
     """
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded(source, splits, split)
-        elif address in STAND_INS:
-            yield File(STAND_INS[address], address, "parquet", split, source, splits)
+        elif frame is not None and address == FRAME:
+            yield File(str(frame), FRAME, "parquet", split, source, splits)
         else:
             for found in addresses.find(address):
                 kind = addresses.kind(found)

@@ -36,9 +36,11 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from multiprocessing import popen_spawn_posix, resource_tracker, spawn
 from multiprocessing.connection import wait as wait_for_sentinel
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -166,12 +168,41 @@ def workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]
             yield Workers(config.timeout_s, pool, lambda: len(pool._processes or ()), (BrokenProcessPool,))
 
 
+def data_without_main(name: str) -> dict[str, Any]:
+    """What a spawned process is told at its start, without the caller's script, which it would run again: workers need
+    nothing of it, and it may lack the guard for ``__main__``.
+    """
+    data = spawn.get_preparation_data(name)
+    return {key: value for key, value in data.items() if not key.startswith("init_main")}
+
+
+class WorkerPopen(popen_spawn_posix.Popen):
+    """Starts a process by the code of its base class, which takes what it tells it from ``data_without_main``."""
+
+    SPAWN = SimpleNamespace(**vars(spawn) | {"get_preparation_data": data_without_main})
+    _launch = FunctionType(
+        popen_spawn_posix.Popen._launch.__code__,  # type: ignore[attr-defined]
+        vars(popen_spawn_posix) | {"spawn": SPAWN},
+    )
+
+
+class WorkerProcess(SpawnProcess):
+    """A process that does not run the caller's script."""
+
+    _Popen = WorkerPopen
+
+
+class WorkerContext(SpawnContext):
+    """Makes such processes. Nothing of the process that starts them is exchanged meanwhile: other threads go on."""
+
+    Process = WorkerProcess
+
+
 @contextmanager
 def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of this machine. Leaving the block by an error ends them at once."""
     start_tracker()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, context, start_worker) as pool:
+    with ProcessPoolExecutor(number, WorkerContext(), start_worker) as pool:
         try:
             yield pool
         except BaseException:

@@ -16,14 +16,12 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-import sys
 import unicodedata
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,8 +73,9 @@ LETTER_ALONE = re.compile("am*")
 """The classes of a letter of a script without spaces, with its marks, which is a token."""
 
 
-def build(config: PreprocessConfig) -> Manifest:
-    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete.
+def build(config: PreprocessConfig, frame: Path | None = None) -> Manifest:
+    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete. ``frame``: the
+    Parquet file of the source ``FRAME``.
 
     Raises ``ConfigError``, ``DataError`` or ``UserError``.
     """
@@ -96,7 +95,7 @@ def build(config: PreprocessConfig) -> Manifest:
             base = read_base(config.vocabulary.base, pipeline)
             source = public(config.vocabulary.base)
             on_base = {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
-        found = resolved(list(sources.files(config.source, config.splits)))
+        found = resolved(list(sources.files(config.source, config.splits, frame)))
         config = settled(config, found.chosen, found.column)
         for line in (*found.lines, *(() if before else found.hints)):
             screen.say(line)
@@ -318,34 +317,30 @@ def run(config: PreprocessConfig) -> None:
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")
 
 
-FRAME = "frame"
-"""The name of a data frame in messages and manifests, and its ``source.path``."""
 GROUP_ROWS = 16384
 
 
-def prepare(config: PreprocessConfig, frame: Any) -> Manifest:
-    """``build`` for ``padless.prepare``: worker processes do not run the caller's script again.
+def build_from_frame(config: PreprocessConfig, frame: Any) -> Manifest:
+    """``build``, where ``config.source.path`` is ``FRAME``, from the rows of ``frame``, numbered from 1.
 
-    If ``config.source.path`` is ``FRAME``, the rows are those of ``frame``, numbered from 1; the job reads them from a
-    temporary Parquet file. Raises ``StorageError`` too, if that cannot be written.
+    The job reads them from a temporary Parquet file. Raises ``StorageError`` too, if that cannot be written.
     """
-    with ExitStack() as stack:
-        if frame is not None:
-            path = stack.enter_context(temporary_folder()) / "frame.parquet"
-            pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
-            sources.STAND_INS[FRAME] = str(path)
-            stack.callback(sources.STAND_INS.pop, FRAME)
-        stack.callback(sys.modules.__setitem__, "__main__", sys.modules["__main__"])
-        sys.modules["__main__"] = ModuleType("__main__")  # workers need nothing of it, and it may lack the guard
-        return build(config)
+    with temporary_folder() as folder:
+        path = folder / "frame.parquet"
+        pq.write_table(arrow_of(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
+        return build(config, path)
 
 
 def arrow_of(frame: Any) -> pa.Table:
     """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
-    if hasattr(frame, "iloc"):
+    if hasattr(frame, "iloc") and hasattr(frame, "columns"):
         columns = [column_of(frame.iloc[:, place]) for place in range(len(frame.columns))]
         return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
-    return decoded(pa.table(frame))
+    try:
+        return decoded(pa.table(frame))
+    except (pa.ArrowException, ValueError, TypeError):
+        what = f"a {type(frame).__name__} is no table; give a frame with a column of texts, or the names of files"
+        raise DataError(what) from None
 
 
 def column_of(values: pd.Series) -> pa.Array | pa.ChunkedArray:

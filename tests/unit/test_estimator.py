@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import parallel_config
+from scipy.sparse import coo_matrix
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_array
@@ -53,15 +55,18 @@ def test_predictions_have_the_type_of_y(
     assert (capfd.readouterr(), [*tmp_path.glob("padless-*")]) == (("", ""), [])
 
 
-def search(n_jobs: int) -> float:
+def search(n_jobs: int, backend: str = "loky") -> float:
     pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
     grid = {"textclassifier__epochs": np.array([2])}
-    found = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
+    with parallel_config(backend):
+        found = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
+        scores = cross_val_score(pipeline, np.array(TEXTS), NUMBERS, cv=2, n_jobs=n_jobs)
+    np.testing.assert_array_equal(scores, [found.cv_results_[f"split{fold}_test_score"][0] for fold in (0, 1)])
     return float(found.best_score_)
 
 
 def test_a_search_over_a_pipeline() -> None:
-    assert search(1) > 0.9
+    assert search(1) == search(2, "threading") > 0.9
 
 
 @pytest.mark.slow
@@ -78,11 +83,19 @@ def test_a_search_on_several_processes() -> None:
         ({}, NUMBERS[1:], "100 texts and 99 labels; give a label for each text"),
         ({"lr": -1}, NUMBERS, "optim.lr: expected a number above 0 or auto, .*got '-1'"),
         ({"validation_fraction": 0}, NUMBERS, "validation_fraction: 0 is out of range: expected above 0 and below 1"),
+        ({"validation_fraction": None}, NUMBERS, "validation_fraction: None is out of range: expected above 0 and"),
     ],
 )
 def test_a_mistake_gets_a_sentence(keys: dict[str, Any], y: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         padless.TextClassifier(**keys).fit(TEXTS, y)
+
+
+@pytest.mark.parametrize("texts", [set(TEXTS), frozenset(TEXTS), np.eye(100), coo_matrix(np.eye(100))])
+def test_what_has_no_order_or_is_no_column_is_refused(texts: Any) -> None:
+    """A set would pair texts and labels at random."""
+    with pytest.raises(ValueError, match=f"a {type(texts).__name__} is no list of strings, and no column"):
+        padless.TextClassifier(**SMALL).fit(texts, NUMBERS)
 
 
 COLUMNS = "a list of texts has no columns, whose number predict could compare"

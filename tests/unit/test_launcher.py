@@ -5,6 +5,7 @@ several machines meet, over real loopback sockets.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +16,17 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
+from harness.config import Choice, RunConfig
 from harness.launch import launcher, meeting
 from harness.launch.launcher import LOST_PAGES, Failure, describe_failure
 from harness.launch.meeting import Place
 from harness.launch.options import TrainConfig, accelerate_arguments, free_port
+from harness.ranks import devices
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from preprocessing.base import cli
 from preprocessing.base.errors import UserError
 from tests.commands import start_python, wait_until
+from tests.datasets import write_dataset
 
 
 def fell(**ranks: tuple[int, float, str, bool]) -> Failure:
@@ -109,6 +112,34 @@ def test_the_status_has_the_code_and_the_cause(
 def test_cpu_stands_for_several_processes_too(words: str, several: bool) -> None:
     given, config = accelerate_arguments(cli.parse(TrainConfig, words.split(), prog="train"), RunConfig())
     assert (given.multi_gpu, given.cpu, config.device) == (several, False, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        ("", (2, True, "the reason")),
+        ("--num_processes 1", (1, False, None)),
+        ("--threads 2", (1, False, None)),
+        ("--config_file cpu --cpu", (2, True, None)),
+    ],
+)
+def test_cores_get_processes_where_the_user_left_their_number_open(
+    words: str, started: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", {"train": 20, "validation": 10})
+    begun = list[tuple[Any, ...]]()
+
+    def begin(config: RunConfig, arguments: Any, name: Any) -> int:
+        begun.append((arguments.num_processes, arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
+        return 0
+
+    monkeypatch.setattr(launcher, "run_with_restarts", begin)
+    monkeypatch.setattr(launcher, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
+    monkeypatch.delenv(devices.OMP, raising=False)
+    monkeypatch.setenv(devices.CHOSEN, "that of an earlier training")
+    keys = f"--data {tmp_path}/data --run {tmp_path}/run --device cpu --quiet {words}"
+    assert launcher.main(cli.parse(TrainConfig, keys.split(), prog="train")) == 0
+    assert begun == [started]
 
 
 def places(count: int) -> list[Place]:

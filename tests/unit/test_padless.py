@@ -5,12 +5,18 @@ manual.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import pickle
 import re
+import shutil
 import signal
 import sys
 import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +30,13 @@ from safetensors.torch import load_file
 
 import padless
 from harness.__main__ import main
+from harness.config import Choice
 from harness.inference import model as model_module
 from harness.library import commands
+from harness.ranks import devices
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts, read_config
+from harness.training import rules
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
@@ -96,9 +105,43 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
     assert result.stdout == f"<padless dataset {tmp_path / 'd'}: train 81, validation 9, test 9 rows, 3 classes>\n"
 
 
+def test_frames_that_are_prepared_at_once_keep_their_rows(tmp_path: Path) -> None:
+    """Each dataset has the rows of its own frame, and ``__main__`` stays what it is, so that it can be pickled."""
+    mains, main_module = [], sys.modules["__main__"]
+
+    def prepared(number: int) -> list[str]:
+        frame = FRAME.assign(review=[f"frame {number} row {row}" for row in range(ROWS)])
+        data = padless.prepare(frame, text="review", label="mood", output=tmp_path / f"{number}", options=INLINE)
+        return sorted({text.split()[1] for split in data.values() for text in split["text"]})
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(prepared, number) for number in range(8)]
+        while not all(job.done() for job in jobs):
+            mains.append(sys.modules["__main__"] is main_module)
+            time.sleep(1e-3)
+    assert [job.result() for job in jobs] == [[str(number)] for number in range(8)]
+    assert all(mains)
+
+
+def test_a_csv_a_sheet_and_the_import_leave_the_process_as_it_was(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a " * 100_000, "b"], "label": [0, 1]}).to_csv(tmp_path / "a.csv", index=False)
+    FRAME.to_excel(tmp_path / "a.xlsx", index=False)
+    keys = {"splits.validation": 0, "splits.test": 0, **INLINE}
+    before = csv.field_size_limit(), warnings.filters.copy()
+    assert before[0] == 131_072  # that of Python
+    for name in ("a.csv", "a.xlsx"):
+        padless.prepare(tmp_path / name, output=tmp_path / name[2:], options={**keys, "source.missing_text": "error"})
+        assert (csv.field_size_limit(), warnings.filters) == before
+
+
 def state() -> tuple[Any, ...]:
     """What a training must leave as it was."""
-    numbers = torch.get_num_threads(), torch.initial_seed(), torch.backends.cudnn.allow_tf32
+    numbers = (
+        torch.get_num_threads(),
+        torch.initial_seed(),
+        torch.backends.cudnn.allow_tf32,
+        "IProgress" in str(warnings.filters),
+    )
     return signal.getsignal(signal.SIGINT), numbers, dict(os.environ), dict(AcceleratorState._shared_state)
 
 
@@ -142,6 +185,24 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
             run.evaluate(rows["text"].tolist(), labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
+
+
+@pytest.mark.processes
+def test_a_long_training_on_a_cpu_takes_processes_and_a_short_one_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "data", {"train": 60, "validation": 20})
+    monkeypatch.delenv(devices.OMP, raising=False)
+    small = {"epochs": 1, "global_batch": 8, "model.hidden_size": 8, "baseline": "none", "quiet": True, "device": "cpu"}
+    before, launched = state(), list[list[str]]()
+    run = padless.train(tmp_path / "data", tmp_path / "run", options=small)
+    log = " ".join((run.directory / "log.txt").read_text().split())
+    assert re.search("processes 1: of one thread, for [0-9,]+ tokens in all .* threads 1: each process has one", log)
+    assert state() == before
+    monkeypatch.setattr(rules, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
+    monkeypatch.setattr(commands, "launch", launched.append)
+    padless.train(tmp_path / "data", tmp_path / "two", options=small)
+    assert [sorted(words)[:2] for words in launched] == [["--baseline=none", f"--data={tmp_path / 'data'}"]]
 
 
 @pytest.mark.processes
@@ -193,7 +254,12 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
         (FRAME.assign(mood=["a", "b", None] * 20), INLINE, "frame: row 3: there is no label; fill it in, or leave"),
-        (FRAME, {"splits": {"tset": 0.5}}, "--splits.tset: no such option; did you mean"),
+        (FRAME, {"splits": {"tset": 0.5}}, "splits.tset: no such option; did you mean splits.test"),
+        (FRAME, {"text": "film name"}, "frame: has no column 'film name'; it has 'film', 'review', 'mood'; set text"),
+        (FRAME, {"label": ""}, "label: expected a text that is not empty"),
+        (FRAME["review"], {}, "a Series is no table; give a frame"),
+        (None, {}, "a NoneType is no table; give a frame"),
+        ("nowhere.csv", INLINE, "nowhere.csv/dataset.json: missing: there is no folder nowhere.csv"),
     ],
 )
 def test_a_mistake_gets_a_sentence(tmp_path: Path, data: Any, keys: dict[str, Any], sentence: str) -> None:
@@ -224,6 +290,48 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     assert (read["label"] == read["predicted"]).mean() == right.mean()
     assert read["predicted"].dtype == pd.Series(values).dtype
     assert model.explain("w1 w2", values[0]).label == as_found(values[0])
+
+
+@pytest.mark.parametrize("place", [None, 42])
+def test_a_model_has_a_place(place: Any) -> None:
+    with pytest.raises(padless.UserError, match=f"place: {place} is out of range: expected the directory of a run"):
+        padless.load(place)
+
+
+def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two: Path, tmp_path: Path) -> None:
+    """Although a better epoch has replaced the files meanwhile."""
+    shutil.copytree(run / BUNDLE, tmp_path / "bundle")
+    model = padless.load(tmp_path / "bundle")
+    expected = model.predict_proba(TEXTS)
+    shutil.rmtree(tmp_path / "bundle")
+    shutil.copytree(two / BUNDLE, tmp_path / "bundle")
+    copied = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
+    np.testing.assert_array_equal(copied.predict_proba(TEXTS), expected)
+
+
+def test_batches_of_texts_are_computed_at_once_by_one_thread_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = padless.load(run, device="cpu")
+    network, before, seen = model._scorer.model, torch.get_num_threads(), set[tuple[int, int]]()
+    forward = network.forward
+
+    def watched(*given: Any) -> torch.Tensor:
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        time.sleep(0.01)  # so that another thread takes the next batch
+        return forward(*given)
+
+    monkeypatch.setattr(network, "forward", watched)
+    monkeypatch.setattr(model._scorer, "batch_rows", 2)
+    answers = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            answers.append(model.predict_proba(TEXTS * 6))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert {number for _, number in seen} == {1}
+    assert len(seen) == 1 + 3
+    np.testing.assert_array_equal(*answers)
 
 
 def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

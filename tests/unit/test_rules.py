@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import InitConfig, OptimConfig, RunConfig, flat, to_dict
+from harness.config import InitConfig, ModelConfig, OptimConfig, RunConfig, flat, to_dict
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over, row_hash
 from harness.ranks.distributed import World
@@ -53,6 +53,49 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
     few = decide(recipe(), Corpus(1_000, 230_000, 2)).config
     assert [one.model.wide_ngrams for one in (small, few, large)] == [2, 2, 4]
+
+
+LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_500, 5_200_000, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "keys", "cores", "expected"),
+    [
+        (LONG, {}, 2, "2: of one thread, on 2 cores; several threads would wait for each other"),
+        (LONG, {}, 64, "8: of one thread, each with 4 or more of the 32 rows of a step"),
+        (LONG, {"global_batch": 128}, 8, "8: of one thread, on 8 cores"),
+        (LONG, {"epochs": 12}, 8, "1: of one thread, for 3,960,000 tokens in all starting more would take longer"),
+        (LONG, {}, 1, "1: of one thread, on 1 core;"),
+        (SHORT, {"epochs": 400}, 8, "1: of one thread, each with 688 or more of the 645 tokens of a step"),
+        (
+            SHORT,
+            {"epochs": 400, "global_batch": 128},
+            8,
+            "3: of one thread, each with 688 or more of the 2,580 tokens of a step",
+        ),
+        (
+            MANY_WORDS,
+            {"model": ModelConfig(wide=1 << 22)},
+            8,
+            "1: of one thread, each with 17,242 or more of the 7,395 tokens",
+        ),
+        (LONG, {"free": 3}, 64, "3: of one thread, as free memory holds"),
+    ],
+)
+def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
+    corpus: tuple[int, int, int], keys: dict[str, Any], cores: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, tokens, words = corpus
+    manifest = SimpleNamespace(
+        rows=lambda split: rows, tokens=lambda split: tokens, vocabulary_size=words, labels=["a", "b"]
+    )
+    monkeypatch.setattr(rules, "read_data", lambda data: manifest)
+    monkeypatch.setattr(rules, "rows_of_task", lambda task, found, data, fold: found)
+    memory = SimpleNamespace(available=keys.get("free", 64) << 30)
+    monkeypatch.setattr(rules.psutil, "virtual_memory", lambda: memory)
+    keys = {name: value for name, value in keys.items() if name != "free"}
+    config = RunConfig(**{"epochs": 32, "global_batch": 32, "model": ModelConfig(embedding_dim=128), **keys})
+    assert str(rules.processes_on_cores(config, cores)).startswith(expected)
 
 
 def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> None:

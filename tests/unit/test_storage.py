@@ -84,7 +84,9 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
     log.say("step 1")
     assert log.quiet
     log.say("step 2")
-    stream.close()  # what it could not take does not fail again
+    assert os.readlink(f"/proc/self/fd/{stream.fileno()}") == "/dev/full"  # a caller's stream stays where it was
+    with pytest.raises(OSError, match="No space left"):
+        stream.close()
     assert RunConfig.__name__ not in capfd.readouterr().err
 
 
