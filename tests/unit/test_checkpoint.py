@@ -29,6 +29,7 @@ from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import read_config, read_status, write_config
 from harness.training.preflight import check_run
 from harness.training.rules import resolve
+from harness.training.run import Selection
 from harness.training.writer import Checkpointer
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest, write_manifest
@@ -179,7 +180,19 @@ def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, mo
         for seconds in (61, 240):
             now += seconds
             due.append(saver.is_due())
+    assert saver.failure is None
     assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize("best", [float("nan"), float("-inf"), 0.25, None])
+def test_the_best_validation_so_far_comes_back_from_a_checkpoint(tmp_path: Path, best: float | None) -> None:
+    """A loss that is not a number too, which JSON does not have."""
+    selection, resumed = Selection("loss", best=best, best_step=3), Selection("loss")
+    saver = Checkpointer(tmp_path, CheckpointConfig(), torch.device("cpu"), lambda: None)
+    saver.save(TENSORS, checkpoints.state_of(7) | {"selection": selection.state()}, wait=True)
+    assert saver.failure is None
+    resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, 7)).state["selection"])
+    assert repr(resumed) == repr(selection)
 
 
 STEP = 7
