@@ -24,6 +24,7 @@ from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
 from tests.commands import run_module
 from tests.corpora import Command, contents, reviews, write_csv
+from tests.datasets import split_of
 from tests.end_to_end import test_fingerprints as small
 
 TABLE = Path(__file__).with_name("mistakes.txt")
@@ -97,6 +98,10 @@ def prepare(place: Path) -> Path:
         small.prepared("in.csv --seed 1", "foreign")
         small.prepared("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
+        shutil.copytree("data", "damaged")
+        for shard in split_of("damaged", "test").shards:
+            ids = shard.blocks[0].ids.tobytes()
+            shard.path.write_bytes(shard.path.read_bytes().replace(ids, bytes(len(ids))))
     return place
 
 
