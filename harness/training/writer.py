@@ -223,14 +223,14 @@ class RunWriter(Sink):
             write_environment(self.directory, settings)
             write_vocabulary(self.bundle, home_of(self.config.data))
         self.began -= state["seconds"]
-        self.metrics = MetricsLog(self.directory, state["log_bytes"])
+        self.metrics = MetricsLog(self.directory, state)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
         """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
-            whole = state | {"log_bytes": self.metrics.sizes(), "seconds": self.seconds}
+            whole = state | self.metrics.state() | {"seconds": self.seconds}
             self.checkpointer.save(tensors, whole, wait=wait)
 
     @property

@@ -159,8 +159,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def append_line(path: str | Path, line: str) -> None:
-    """Append a line to a file, whole or not at all: on a full disk the partial line is removed again.
+def append_line(path: str | Path, line: str) -> bytes:
+    """Append a line to a file, whole or not at all; on a full disk the partial line is removed again. Returns the bytes.
 
     If a killed process left a last line without a newline, a newline is added first.
     """
@@ -172,6 +172,7 @@ def append_line(path: str | Path, line: str) -> None:
         if file.write(data) != len(data):
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return data
 
 
 def canonical_json(value: Any) -> bytes:

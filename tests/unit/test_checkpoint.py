@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -335,15 +336,43 @@ def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write("train", {"step": step, "loss": 0.5})
-    known = log.sizes()
+    known = log.state()
     log.write("train", {"step": 6, "loss": 0.5})
-    MetricsLog(tmp_path, known).write("train", {"step": 6, "loss": 0.25})
+    again = MetricsLog(tmp_path, known)
+    again.write("train", {"step": 6, "loss": 0.25})
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)][4:] == [(5, 0.5), (6, 0.25)]
-    path = tmp_path / layout.METRICS
-    path.write_bytes(path.read_bytes()[:7])
-    sentence = rf"metrics\.jsonl: 7 bytes, and the checkpoint says {known[layout.METRICS]}: truncated; restore it"
-    with pytest.raises(DataError, match=sentence):
+    MetricsLog(tmp_path, again.state())
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[:7]
+
+
+def other_digit(whole: bytes) -> bytes:
+    return whole.replace(b"0.5", b"0.6", 1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [(cut, "7 bytes, and the checkpoint says {}: truncated"), (other_digit, "its first {} bytes are not those of")],
+)
+def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
+    tmp_path: Path, damage: Callable[[bytes], bytes], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Moved away by its user, it begins anew."""
+    log = MetricsLog(tmp_path)
+    log.write("train", {"step": 1, "loss": 0.5})
+    known, path = log.state(), tmp_path / layout.METRICS
+    path.write_bytes(damage(path.read_bytes()) + b"more\n" * (damage is other_digit))
+    damaged = path.read_bytes()
+    expected = rf"metrics\.jsonl: {sentence.format(known['log_bytes'][layout.METRICS])}.*; restore it, or move it away"
+    with pytest.raises(DataError, match=expected):
         MetricsLog(tmp_path, known)
+    assert path.read_bytes() == damaged
+    path.rename(tmp_path / "away")
+    MetricsLog(tmp_path, known).write("train", {"step": 2, "loss": 0.25})
+    assert [line["step"] for line in read_log(tmp_path)] == [2]
+    assert capsys.readouterr().err == f"warning: {path}: gone; it goes on without the lines up to the checkpoint\n"
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
