@@ -29,7 +29,7 @@ from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
-from harness.scores.tables import show_evaluation
+from harness.scores.tables import show_evaluation, training_overlap
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
@@ -88,6 +88,9 @@ def conclude(
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
+    overlap = training_overlap(values)
+    if overlap is not None and (config.quiet or config.json) and (facts["training_texts"] or config.input is None):
+        tell(f"warning: {overlap}")  # a bundle without its run cannot know it of new rows
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:

@@ -92,19 +92,24 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
     screen.say(head)
-    trained, unread = texts["training_texts"], texts["without_known_word"]
-    if trained is None:
-        screen.say("note: rows were not compared with the training texts: their dataset was moved or changed", "warn")
-    elif trained:
-        share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        screen.say(f"note: {share} are training texts, so new texts may do worse than these figures", "warn")
-    if unread:
+    if (overlap := training_overlap(values)) is not None:
+        screen.say(f"note: {overlap}", "warn")
+    if unread := texts["without_known_word"]:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
         screen.say(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
+
+
+def training_overlap(values: Mapping[str, Any]) -> str | None:
+    """How many rows of an evaluation are training texts, or that this is unknown; None if no row is."""
+    rows, trained = values["rows"], values["texts"]["training_texts"]
+    if trained is None:
+        return "rows were not compared with the training texts: their dataset was moved or changed"
+    share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
+    return f"{share} are training texts, so new texts may do worse than these figures" if trained else None
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
