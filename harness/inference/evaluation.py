@@ -27,7 +27,7 @@ from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
-from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
+from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
 from harness.scores.tables import show_evaluation, training_overlap
 from preprocessing.base.atomic import storing, temporary_folder
@@ -63,6 +63,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
             f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
             "the file that they are from"
         )
+    check_replaceable(output_of(config), config.split)
     bundle, scores, split = score_split(config, session)
     with session.world.together("writing the results"):
         if session.world.is_main:
@@ -72,6 +73,11 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     return {}
 
 
+def output_of(config: EvaluateConfig) -> Path:
+    """The directory of figures and predictions."""
+    return Path(config.output or Path(config.run, EVALUATION))
+
+
 def conclude(
     config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
 ) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def conclude(
 
     ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
     """
-    directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
+    directory, name = output_of(config), values["split"]
     done = "replaced" if (directory / figures_name(name)).exists() else "written to"
     facts = {
         "without_known_word": len(scores.rows) - len(hashes),
@@ -194,6 +200,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
+    check_replaceable(output_of(config), name_of(config.input))
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)

@@ -144,8 +144,9 @@ def runs(config: RunsConfig) -> None:
 
 
 def facts_of(status: Path) -> dict[str, Any]:
-    """The run of a status as plain values; what is damaged is left out, and said in ``reason``. The state of a run whose
-    status cannot be read is ``damaged``.
+    """The run of a status as plain values; what is damaged is left out, and said in ``reason``.
+
+    The state of a run whose status cannot be read is ``damaged``.
     """
     run, when = status.parent, time.localtime(status.stat().st_mtime)
     facts: dict[str, Any] = {"run": str(run), "when": time.strftime("%Y-%m-%d %H:%M", when)}

@@ -58,10 +58,12 @@ class MetricsLog:
                     size = 0
                 data = read_bytes(path, MOST_LINES)[:size] if os.path.lexists(path) else b""
                 self.hashes[name] = hashlib.sha256(data)
-                wrong = f"{len(data):,} bytes, and the checkpoint says {size:,}: truncated" if len(data) < size else ""
                 sha256 = kept.get("log_sha256", {}).get(name)  # checkpoints of older versions have none
-                if size and sha256 not in (None, self.hashes[name].hexdigest()):
-                    wrong = wrong or f"its first {size:,} bytes are not those of the checkpoint: damaged, or another run's"
+                wrong = ""
+                if len(data) < size:
+                    wrong = f"{len(data):,} bytes, and the checkpoint says {size:,}: truncated"
+                elif size and sha256 not in (None, self.hashes[name].hexdigest()):
+                    wrong = f"its first {size:,} bytes are not those of the checkpoint: damaged, or another run's"
                 if wrong:
                     raise DataError(f"{path}: {wrong}; restore it, or move it away to go on without these lines")
                 atomic.write_bytes(path, data)

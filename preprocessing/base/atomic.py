@@ -160,7 +160,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def append_line(path: str | Path, line: str) -> bytes:
-    """Append a line to a file, whole or not at all; on a full disk the partial line is removed again. Returns the bytes.
+    """Append a line to a file, whole or not at all; returns its bytes. A full disk keeps no partial line.
 
     If a killed process left a last line without a newline, a newline is added first.
     """
@@ -278,15 +278,13 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
         raise refusal(error, path, otherwise=otherwise) from None
 
 
-def check_replaced(path: Path, overwrite: bool, words: Iterable[str]) -> None:
+def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> None:
     """Raise ``ConfigError`` for an existing output with content that this command did not write: a file of its own has
-    all these ``words``. ``overwrite`` is the user's option.
+    all these ``words``. ``overwrite`` is the user's option, None where the command has none.
     """
     if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
-        raise ConfigError(
-            f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "
-            "replace it"
-        )
+        other = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
+        raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {other}")
 
 
 def told(error: OSError) -> UserError | None:
