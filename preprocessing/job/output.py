@@ -12,7 +12,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -103,8 +103,27 @@ def writable(root: Path) -> Iterator[None]:
         atomic.sweep(root / WORK)
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
+        missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         with locked(root / WORK / LOCK, 0, refusal):
-            yield
+            try:
+                yield
+            except BaseException:
+                discard_empty(root, missing)
+                raise
+
+
+def discard_empty(root: Path, missing: Sequence[Path]) -> None:
+    """Remove the lock of a job that was refused before it made anything, and the folders that were ``missing`` before
+    it, ``root`` and those above.
+    """
+    work = root / WORK
+    if any(path.name not in (LOCK, atomic.MARK) for path in work.rglob("*") if not path.is_dir()):
+        return
+    is_new = root in missing or (work / atomic.MARK).exists()
+    with suppress(OSError):  # other files are in a folder by now
+        atomic.vanish(root if is_new and os.listdir(root) == [WORK] else work)
+        for folder in missing[1:]:
+            folder.rmdir()
 
 
 def make_beside(target: Path) -> None:

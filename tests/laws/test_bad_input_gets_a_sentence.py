@@ -118,7 +118,9 @@ def answer(line: str, place: Path) -> str:
     with small.within(place, {}):
         code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
         assert not Path("new", "dataset.json").exists(), "of what is refused"
-        shutil.rmtree("new", ignore_errors=True)
+        if Path("new").exists():
+            assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
+            shutil.rmtree("new")
     sentences = [one.removeprefix("error: ") for one in err.splitlines() if one.startswith("error: ")]
     return " ".join([code, *sentences]).replace(str(place), "HERE")
 
@@ -141,6 +143,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     unfinished = re.compile(r"/\.work/|^data\.building/")
     after = {name: data for name, data in contents(place).items() if not unfinished.search(name)}
     assert after == before, "a refusal changes nothing"
+    for work in place.rglob(".work"):
+        names = {path.name for path in work.rglob("*") if path.is_file()}
+        assert names - {"lock", "job.json"}, "a refusal leaves finished parts, or nothing"
 
 
 @pytest.mark.thorough

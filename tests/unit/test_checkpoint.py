@@ -32,6 +32,7 @@ from harness.training.preflight import check_run
 from harness.training.rules import resolve
 from harness.training.run import Selection
 from harness.training.writer import Checkpointer
+from preprocessing.base.atomic import temporary_suffix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest, write_manifest
 from tests import checkpoints
@@ -75,21 +76,22 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     write(tmp_path, 5)
     (tmp_path / "checkpoints" / "model.tmp-backup").touch()  # the user's own
-    left = tmp_path / "checkpoints" / "step-00000006.tmp-host-1"
+    left = tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}"
     left.mkdir()
     (left / checkpoint.MODEL).write_bytes(b"half")
     gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    dead, alive = (f"{os.uname().nodename}-{pid}" for pid in (gone.stdout.strip(), os.getpid()))
+    here = os.uname().nodename
+    dead, alive = (temporary_suffix(here, process) for process in (int(gone.stdout), os.getpid()))
+    kept = sorted(f"a.json{ending}" for ending in (alive, temporary_suffix("elsewhere", 1), dead[:-9]))
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for owner in (dead, alive, "elsewhere-1"):
-            (tmp_path / folder / f"a.json.tmp-{owner}").write_bytes(b"half")
+        for name in (f"a.json{dead}", *kept):
+            (tmp_path / folder / name).write_bytes(b"half")
     checkpoint.sweep(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert list((tmp_path / "bundle").iterdir()) == []
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{dead[:-9]}"]
     for folder in ("evaluation", "."):  # others may be writing there
-        kept = sorted(item.name for item in (tmp_path / folder).glob("a.json*"))
-        assert kept == sorted((f"a.json.tmp-{alive}", "a.json.tmp-elsewhere-1"))
+        assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == kept
 
 
 FAULTS = """
