@@ -29,11 +29,11 @@ from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
-from harness.scores.tables import show_evaluation, training_overlap
+from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, counted, public, shortened, tell
+from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
@@ -60,8 +60,8 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """
     if config.split == UNLABELLED:
         raise DataError(
-            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
-            "the file that they are from"
+            f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
+            "predict` scores the file that they are from"
         )
     check_replaceable(output_of(config), config.split)
     bundle, scores, split = score_split(config, session)
@@ -94,9 +94,11 @@ def conclude(
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
-    overlap = training_overlap(values)
-    if overlap is not None and (config.quiet or config.json) and (facts["training_texts"] or config.input is None):
-        tell(f"warning: {overlap}")  # a bundle without its run cannot know it of new rows
+    if trained := facts["training_texts"]:
+        share = f"{trained:,} of {len(scores.rows):,} rows ({percent(trained / len(scores.rows))})"
+        tell(f"warning: {share} are training texts, so new texts may do worse than these figures")
+    elif trained is None and not (config.quiet and config.input):
+        tell("warning: rows were not compared with the training texts: their dataset was moved or changed")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:

@@ -65,8 +65,6 @@ OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
 """How the runs of a folder differ."""
 KINDS: tuple[Kind, ...] = ("seed", "fold")
-SIGNATURES = {STATUS: '"exit_code"', CONFIG: "nan_limit:"}
-"""Files of a run, and words in each that other programs' files of this name do not have."""
 LISTED = 5
 """Maximum number of runs listed in a message."""
 
@@ -92,8 +90,8 @@ def holds_run(run: str | Path) -> bool:
 
 
 def is_own(run: str | Path) -> bool:
-    """Whether padless made what a directory holds: by the lock of a run, or by what its files say."""
-    return is_lock(Path(run, LOCK)) or any(says(Path(run, name), words) for name, words in SIGNATURES.items())
+    """Whether padless made what a directory holds: by the lock of a run, or its status on a disk without locks."""
+    return is_lock(Path(run, LOCK)) or says(Path(run, STATUS), '"exit_code"')
 
 
 def check_directory(run: str | Path) -> None:

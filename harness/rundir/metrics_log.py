@@ -51,21 +51,20 @@ class MetricsLog:
         self.run, self.hashes = run, {}
         kept: Mapping[str, Any] = state or {"log_bytes": {}}
         for name in FILES:
-            path, size = run / name, kept["log_bytes"].get(name, 0)
+            path, size, data = run / name, kept["log_bytes"].get(name, 0), b""
             with storage(path):
-                if size and not os.path.lexists(path):
+                if os.path.lexists(path):
+                    data = read_bytes(path, MOST_LINES)[:size]
+                elif size:
                     tell(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
                     size = 0
-                data = read_bytes(path, MOST_LINES)[:size] if os.path.lexists(path) else b""
                 self.hashes[name] = hashlib.sha256(data)
-                sha256 = kept.get("log_sha256", {}).get(name)  # checkpoints of older versions have none
-                wrong = ""
-                if len(data) < size:
-                    wrong = f"{len(data):,} bytes, and the checkpoint says {size:,}: truncated"
-                elif size and sha256 not in (None, self.hashes[name].hexdigest()):
-                    wrong = f"its first {size:,} bytes are not those of the checkpoint: damaged, or another run's"
-                if wrong:
-                    raise DataError(f"{path}: {wrong}; restore it, or move it away to go on without these lines")
+                known = kept.get("log_sha256", {}).get(name)  # checkpoints of older versions have none
+                if len(data) < size or (size and known not in (None, self.hashes[name].hexdigest())):
+                    raise DataError(
+                        f"{path}: its first {size:,} bytes are not those that the checkpoint says: truncated, damaged, "
+                        "or another run's; restore it, or move it away to go on without these lines"
+                    )
                 atomic.write_bytes(path, data)
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:

@@ -28,8 +28,6 @@ from preprocessing.labels import LabelType, typed_values
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
-PREDICTED = "predicted"
-"""Name of the column of predicted labels."""
 
 
 def figures_name(split: str) -> str:
@@ -55,14 +53,14 @@ def prediction_columns(
     ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
     are converted to ``label_type``.
     """
-    columns: dict[str, Any] = {PREDICTED: typed_values(names, label_type)[predicted]}
+    columns: dict[str, Any] = {"predicted": typed_values(names, label_type)[predicted]}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
 
 
 def check_replaceable(directory: Path, split: str) -> None:
     """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote."""
     atomic.check_replaced(directory / figures_name(split), None, KIND[:1])
-    atomic.check_replaced(directory / predictions_name(split), None, [PREDICTED])
+    atomic.check_replaced(directory / predictions_name(split), None, ["predicted"])
 
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
@@ -164,5 +162,5 @@ def read_hits(directory: Path, split: str, mend: str | None = None) -> tuple[np.
 
     Raises ``DataError`` as ``read_predictions``.
     """
-    table = read_predictions(directory, split, ["label", PREDICTED], mend)
+    table = read_predictions(directory, split, ["label", "predicted"], mend)
     return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)

@@ -87,29 +87,18 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 
 def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     """Print an evaluation: figures, classes, confusions."""
-    rows, texts = values["rows"], values["texts"]
+    rows = values["rows"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
     screen.say(head)
-    if (overlap := training_overlap(values)) is not None:
-        screen.say(f"note: {overlap}", "warn")
-    if unread := texts["without_known_word"]:
+    if unread := values["texts"]["without_known_word"]:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
         screen.say(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
-
-
-def training_overlap(values: Mapping[str, Any]) -> str | None:
-    """How many rows of an evaluation are training texts, or that this is unknown; None if no row is."""
-    rows, trained = values["rows"], values["texts"]["training_texts"]
-    if trained is None:
-        return "rows were not compared with the training texts: their dataset was moved or changed"
-    share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-    return f"{share} are training texts, so new texts may do worse than these figures" if trained else None
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
