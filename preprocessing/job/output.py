@@ -24,7 +24,7 @@ from pyarrow.fs import FileType
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import is_lock, locked
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.terminal import public_values
 from preprocessing.config import PreprocessConfig
@@ -152,7 +152,7 @@ def is_left(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
+    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
     strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
     others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):
