@@ -52,8 +52,8 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     """
     world, device = session.world, session.device
     with world.together("loading weights and dataset"):
-        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
         data = config.data or dataset_of(config.run)
+        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = held_out(manifest, bundle.info.fold, data)
