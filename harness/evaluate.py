@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from harness.inference.config import EvaluateConfig
 from harness.ranks.devices import check_device
 from harness.ranks.stopping import leave, run_rank
-from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
@@ -38,8 +36,6 @@ def measured(config: EvaluateConfig) -> dict[str, Any]:
 
     if config.input is not None:
         return evaluate_input(config)
-    if config.data is None:
-        config = replace(config, data=dataset_of(config.run))
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         return evaluate(config, session)
 

@@ -21,6 +21,7 @@ from harness.baseline.linear import RECIPE, OnSplit, measure, names_of
 from harness.data.views import check_folds, held_out
 from harness.rundir.results import (
     Measured,
+    check_replaceable,
     figures_name,
     predictions_name,
     read_figures,
@@ -67,6 +68,8 @@ def main(config: BaselineConfig) -> None:
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)
+    for name in names:
+        check_replaceable(folder, name)
     results, done = {}, f"found in {folder}"
     try:
         results = read_results(folder, manifest.fingerprint, names)
@@ -195,7 +198,7 @@ def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mappin
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None
     split = measured.split
-    rows, mine = read_hits(measured.directory, split, "evaluate the run again")
+    rows, mine = read_hits(measured.directory, split)
     others, theirs = read_hits(folder, split, MADE_ANEW)
     if not np.array_equal(rows, others):
         path = folder / predictions_name(split)

@@ -27,14 +27,14 @@ from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
-from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
+from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
 from harness.scores.metrics import mistakes_to_show
 from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, counted, public, shortened, tell
+from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, sources
 from preprocessing.corpus.columns import resolved
@@ -63,9 +63,10 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """
     if config.split == UNLABELLED:
         raise DataError(
-            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
-            "the file that they are from"
+            f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
+            "predict` scores the file that they are from"
         )
+    check_replaceable(output_of(config), config.split)
     bundle, scores, split = score_split(config, session)
     with session.world.together("writing the results"):
         if session.world.is_main:
@@ -75,6 +76,11 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     return {}
 
 
+def output_of(config: EvaluateConfig) -> Path:
+    """The directory of figures and predictions."""
+    return Path(config.output or Path(config.run, EVALUATION))
+
+
 def conclude(
     config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
 ) -> dict[str, Any]:
@@ -82,7 +88,7 @@ def conclude(
 
     ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
     """
-    directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
+    directory, name = output_of(config), values["split"]
     done = "replaced" if (directory / figures_name(name)).exists() else "written to"
     facts = {
         "without_known_word": len(scores.rows) - len(hashes),
@@ -91,6 +97,11 @@ def conclude(
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
+    if trained := facts["training_texts"]:
+        share = f"{trained:,} of {len(scores.rows):,} rows ({percent(trained / len(scores.rows))})"
+        tell(f"warning: {share} are training texts, so new texts may do worse than these figures")
+    elif trained is None and not (config.quiet and config.input):
+        tell("warning: rows were not compared with the training texts: their dataset was moved or changed")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
@@ -205,6 +216,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
+    check_replaceable(output_of(config), name_of(config.input))
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)

@@ -349,6 +349,8 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     else:
         return []
     layout.check_many(asked.run, runs[0].kind)
+    for run in runs:
+        layout.check_directory(run.path)
     return runs
 
 

@@ -92,18 +92,12 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
 
 def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     """Print an evaluation: figures, classes, confusions."""
-    rows, texts = values["rows"], values["texts"]
+    rows = values["rows"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
     screen.say(head)
-    trained, unread = texts["training_texts"], texts["without_known_word"]
-    if trained is None:
-        screen.say("note: rows were not compared with the training texts: their dataset was moved or changed", "warn")
-    elif trained:
-        share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        screen.say(f"note: {share} are training texts, so new texts may do worse than these figures", "warn")
-    if unread:
+    if unread := values["texts"]["without_known_word"]:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
         screen.say(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])

@@ -105,6 +105,11 @@ def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
         yield
 
 
+def is_lock(path: Path) -> bool:
+    """Whether a file is one that ``acquire`` locked: it names a process and a machine."""
+    return path.is_file() and re.fullmatch(rb"\d+ \S+", path.read_bytes()[:300]) is not None
+
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Stop signals of a command."""
 OF_TRAININGS = (*SIGNALS, signal.SIGQUIT)

@@ -262,11 +262,13 @@ class Folder(Executor):
         """
         make_private(folder, "executor.scheduler")
         for earlier in filter(str.isdigit, os.listdir(folder)):
-            atomic.vanish(folder / earlier)
+            if atomic.is_signed(folder / earlier, folder):
+                atomic.vanish(folder / earlier)
         (folder / ENDED).unlink(missing_ok=True)
         self.folder, self.started = folder, folder / str(time.time_ns())
         for name in ("todo", "done", "workers"):
             (self.started / name).mkdir(parents=True)
+        atomic.sign(self.started, folder)
         self.numbers, self.waiting = itertools.count(), dict[str, Future[Any]]()
         self.workers, self.left = list[str](), threading.Event()
         threading.Thread(target=self.watch, daemon=True).start()

@@ -32,7 +32,7 @@ from harness.rundir.results import write_figures
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.config import PreprocessConfig
 from tests.commands import run_command, succeed
@@ -309,6 +309,14 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
     assert main(["runs", "runs/old", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["run"], one["best"], one["state"]) == ("runs/old", 0.75, "finished")
+    Path("runs/old/status.json").write_text('{"state": "finisher", "step": 10}')
+    assert main(["runs", "runs/old"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split()[-1] == "damaged"
+    assert err.startswith("warning: runs/old/status.json: ")
+    assert err.endswith("; remove it, and the run goes on from its newest checkpoint\n")
+    with pytest.raises(DataError, match=re.escape(err.removeprefix("warning: ").strip())):
+        main(["report", "runs/old"])
 
 
 def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys, monkeypatch) -> None:

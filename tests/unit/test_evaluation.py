@@ -34,7 +34,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
 from tests.corpora import Command, write_csv
-from tests.datasets import split_of, stored, texts_in, write_dataset
+from tests.datasets import rewritten, split_of, stored, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -108,7 +108,7 @@ def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path,
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
 ) -> None:
     """As long as the dataset of the training exists."""
     names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
@@ -116,14 +116,40 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     known = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
     given = ("--output", tmp_path, "--input", path)
-    assert "note: rows were not compared with the training texts" in evaluate(*given)
+    unknown = "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
+    evaluate(*given)
+    assert command.err == unknown
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
     said = evaluate(*given, of=tmp_path / "run")
-    assert "note: 7 of 9 rows (" in said
+    assert "warning: 7 of 9 rows (" in command.err
     assert "note: 2 of 9 rows (" in said
-    said = evaluate("--data", data, "--split", "train", "--output", tmp_path, of=tmp_path / "run")
-    assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
+    of_training = ("--data", data, "--split", "train", "--output", tmp_path)
+    note = "80 of 80 rows (100%) are training texts, so new texts may do worse than these figures\n"
+    assert evaluate(*of_training, "--quiet", of=tmp_path / "run") == ""
+    assert command.err == f"warning: {note}"
+
+
+def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named(
+    run: Path, command: Command, tmp_path: Path
+) -> None:
+    """Its test rows may be rows that the run was trained on."""
+    data, own = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(run.parent / "data", data)
+    shutil.copytree(run / "bundle", own / "bundle")
+    (own / "config.yaml").write_text(f"data: {data}\n")
+    rewritten(data, "test", label=lambda labels: 1 - labels)
+    given = ("evaluate", own, "--device", "cpu", "--quiet")
+    assert command(*given) == 3
+    assert command.sentence == (
+        f"{data}: not the dataset that {own} was trained on, but one built since, and its rows may be training rows; "
+        f"build the old one again, or score this one all the same with --data {data}"
+    )
+    assert not (own / "evaluation").exists()
+    assert command(*given, "--data", data) == 0
+    assert command.err == (
+        "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
+    )
 
 
 def test_the_text_is_found_as_for_predictions(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
