@@ -232,7 +232,7 @@ def build_trainer(
         layout=layout,
         device=device,
         micro_batch=config.micro_batch,
-        masks=partial(network.masks, config.seed),
+        prepare=objective.prepare,
     )
     return Trainer(config, objective, loader, session.accelerator, world)
 
