@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from harness.batch import Batch, Layout, Masks, PackedIndex
 from harness.config import Choice, ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
-from harness.ranks.precision import DTYPES
+from harness.ranks.precision import DTYPES, NAMES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import one_line
@@ -328,16 +328,17 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
     weights; it changes neither weights nor gradients.
     """
-    device, dtype = next(lstm.parameters()).device.type, DTYPES[wanted.value]
-    if lstm.fused:
-        needed("triton", "recurrence: fused", "fused")
+    device = next(lstm.parameters()).device.type
     try:
-        if lstm.fused and not lstm.fits(dtype):
-            raise ValueError(f"{lstm.hidden_size} units: the fused kernel takes {FITTING}")
-        passing(lstm, layout, torch.tensor([3, 3]), dtype)()
-    except Exception as error:
-        if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
-            raise
-        key, instead = ("recurrence", "packed") if lstm.fused else ("precision", "fp32")
+        passing(lstm, layout, torch.tensor([3, 3]), DTYPES[wanted.value])()
+    except RuntimeError as error:
         what = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
-        raise ConfigError(f"{key}: {what}; use --{key} {instead}") from error
+        raise ConfigError(f"precision: {what}; use --precision fp32") from error
+
+
+def check_fused(lstm: VariableLengthLSTM, dtype: torch.dtype) -> None:
+    """Raise ``ConfigError`` if the fused kernel cannot hold the layers in ``dtype``, or Triton is missing."""
+    needed("triton", "recurrence: fused", "fused")
+    if not lstm.fits(dtype):
+        what = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
+        raise ConfigError(f"recurrence: {what}; use --recurrence packed")

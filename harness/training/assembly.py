@@ -221,7 +221,9 @@ def build_trainer(
     path = choose(config, session, network.recurrent, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
     wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
-    try_recurrence(network.recurrent, layout, wanted)
+    if not network.recurrent.fused:  # which has been tried
+        with world.together("trying the recurrent layers"):
+            try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
     loader = Loader(

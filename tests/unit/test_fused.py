@@ -21,9 +21,9 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.config import Choice, ModelConfig, RunConfig
+from harness.config import ModelConfig, RunConfig
 from harness.model.classifier import Classifier, Objective
-from harness.model.recurrent import VariableLengthLSTM, try_recurrence
+from harness.model.recurrent import VariableLengthLSTM, check_fused
 from harness.ranks.distributed import World
 from harness.ranks.precision import DTYPES
 from harness.training import recurrence
@@ -128,47 +128,81 @@ def test_a_classifier_learns_the_same_with_it(interpreted: ModuleType) -> None:
 
 
 def test_a_trial_says_seconds_or_why_not(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, rows = VariableLengthLSTM(8, 16), [torch.tensor([3, 1])]
-    found = recurrence.measured(lstm, rows, "fp32")
-    assert found.keys() == {"fused", "packed", "padded"}
-    assert all(isinstance(value, float) for value in found.values()), found
-    right = interpreted.Walk.lstm
+    lstm, rows, paths = VariableLengthLSTM(8, 16), [torch.tensor([3, 1]), torch.tensor([5, 2])], ("packed", "fused")
+    assert recurrence.measured(lstm, rows, "fp32").keys() == {"packed", "padded"}
+    right, walked = interpreted.Walk.lstm, []
+
+    def counted(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
+        walked.append(len(data))
+        return right(walk, data, weights)
+
+    monkeypatch.setattr(interpreted.Walk, "lstm", counted)
+    monkeypatch.setattr(recurrence, "seconds_of", lambda steps, _: [step() for step in steps] and -len(walked))
+    found = recurrence.measured(lstm, rows, "fp32", paths)
+    assert walked == [4, 7] * 4  # both shapes once unmeasured, then in three rounds
+    assert found == {"packed": 0, "fused": -8}  # the least of them
+    monkeypatch.undo()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
 
     def wrong(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         outputs, states = right(walk, data, weights)
         return outputs * 1.01, states
 
     monkeypatch.setattr(interpreted.Walk, "lstm", wrong)
-    assert re.match(r"its gradients are off by \d.\de-02 of", str(recurrence.measured(lstm, rows, "fp32")["fused"]))
-    monkeypatch.setattr(interpreted.Walk, "lstm", lambda *_: torch.zeros(1).div(None))
-    assert "the recurrent layers fail in fp32 on cpu" in str(recurrence.measured(lstm, rows, "fp32")["fused"])
-    monkeypatch.setitem(sys.modules, "triton", None)
-    assert "pip install 'padless[fused]' brings it" in str(recurrence.measured(lstm, rows, "fp32")["fused"])
+    said = str(recurrence.measured(lstm, rows, "fp32", paths)["fused"])
+    assert re.match(r"its gradients are off by \d.\de-02 of", said)
+    monkeypatch.setattr(interpreted.Walk, "lstm", lambda *_: [].pop())  # no error of torch's
+    assert recurrence.measured(lstm, rows, "fp32", paths)["fused"] == "pop from empty list"
     assert not lstm.fused
     assert all(weight.grad is None for weight in lstm.parameters())
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("environment", "limit_s", "said"),
+    [
+        ({}, 60, None),
+        ({"TRITON_INTERPRET": "0"}, 60, "0 active drivers"),  # a kernel, without a card
+        ({}, 0.01, "it did not end within 0 s"),
+    ],
+)
+def test_the_kernel_is_tried_in_a_process_of_its_own(
+    environment: dict[str, str], limit_s: float, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ({"TRITON_INTERPRET": "1"} | environment).items():
+        monkeypatch.setenv(name, value)
+    given = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), "fp32", torch.device("cpu"), limit_s
+    if said is None:
+        recurrence.try_fused(*given)
+    else:
+        with pytest.raises(
+            ConfigError, match=rf"the fused kernel failed its trial \(.*{said}.*; use --recurrence packed"
+        ):
+            recurrence.try_fused(*given)
+
+
 @pytest.mark.parametrize(("hidden", "dtype"), [(256, "bf16"), (128, "fp32"), (24, "bf16")])
-def test_what_the_kernel_cannot_hold_is_refused(interpreted: ModuleType, hidden: int, dtype: str) -> None:
+def test_what_the_kernel_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: str) -> None:
+    pytest.importorskip("triton")
     lstm = VariableLengthLSTM(8, hidden)
-    lstm.fused = True
-    with pytest.raises(
-        ConfigError, match=rf"in {dtype} on cpu \({hidden} units: the fused kernel takes .*\); use --recurrence packed"
-    ):
-        try_recurrence(lstm, "packed", Choice(dtype, ""))
-    lstm.fused = False
-    try_recurrence(lstm, "packed", Choice("fp32", ""))
+    with pytest.raises(ConfigError, match=rf"takes .*, not {hidden} in {dtype}; use --recurrence packed"):
+        check_fused(lstm, DTYPES[dtype])
+    check_fused(VariableLengthLSTM(8, 64), DTYPES[dtype])
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ConfigError, match=r"pip install 'padless\[fused\]' brings it"):
+        check_fused(lstm, DTYPES[dtype])
 
 
 def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = [{"packed": 0.004, "fused": 0.001, "padded": 0.003}, {"packed": 0.004, "fused": "no", "padded": 0.0035}]
-    said = "padded: measured for steps of 64 rows: packed 4.00 ms, padded 3.50 ms; fused is out: no"
+    tables = [{"packed": 0.003, "padded": 0.001}, {"packed": 0.004, "padded": "no"}]
+    said = "packed: measured for steps of 64 rows: packed 4.00 ms; padded is out: no"
     assert str(recurrence.fastest(tables, 64)) == said
     assert recurrence.fastest([dict.fromkeys(tables[0], "no")], 64) is None
-    tables[1]["fused"] = 0.0034
+    tables[1]["padded"] = 0.0034
     lstm, asked = VariableLengthLSTM(8, 16), []
-    monkeypatch.setattr(recurrence, "rows_of", lambda *_: [torch.tensor([3, 1])])
-    monkeypatch.setattr(recurrence, "measured", lambda *_, **__: asked.append(1) or tables[0])
+    monkeypatch.setattr(recurrence, "first_rows", lambda *_: [torch.tensor([3, 1])])
+    monkeypatch.setattr(recurrence, "measured", lambda *_: asked.append("cuDNN") or tables[0])
+    monkeypatch.setattr(recurrence, "try_fused", lambda *given: asked.append(given[-1]))
     monkeypatch.setattr(World, "gather_objects", lambda _, value, what: tables if isinstance(value, dict) else [value])
     session: Any = SimpleNamespace(world=World(), device=torch.device("cuda"), arithmetic="bf16")
 
@@ -177,9 +211,12 @@ def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: 
         return str(recurrence.choose(*given))
 
     assert chosen("packed") == "packed: as the run began"
-    assert chosen("packed", recurrence="fused") == "fused: asked for"
     assert not asked
-    assert chosen().startswith("fused: measured for steps of 2 rows: packed 4.00 ms, fused 3.40 ms")
+    assert chosen("packed", recurrence="fused", timeout_s=60) == "fused: asked for"
+    assert chosen("fused") == "fused: as the run began"
+    assert asked == [30.0, recurrence.TRIAL_LIMIT_S]
+    assert chosen() == "padded: measured for steps of 2 rows: packed 4.00 ms, padded 3.40 ms"
+    assert asked.pop() == "cuDNN"
     session.device = torch.device("cpu")
     assert chosen("packed") == "padded: the fast path on a CPU"
     with pytest.raises(ConfigError, match="recurrence: fused computes on CUDA alone, and this run on cpu"):
