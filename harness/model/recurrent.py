@@ -43,12 +43,13 @@ WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
 FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
 
 
-def lstm_padded(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """One direction of a layer over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+def lstm_padded(inputs: torch.Tensor, weights: Weights, states: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """One direction of a layer over padded inputs ``[time, rows, features]``, from ``first_states``: outputs ``[time,
+    rows, hidden]``.
+    """
     if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lstm_in_bf16(inputs, weights)
-    given = (inputs, first_states(inputs, inputs.shape[1], weights, 1), weights)
-    return torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
+    return torch.lstm(inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
 
 
 def lstm_packed(
@@ -179,15 +180,20 @@ def side_by_side(inputs: list[torch.Tensor], weights: list[Weights]) -> list[tor
     """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
     kernel for one direction leaves most of a card idle; its backward pass runs there too.
     """
+    states = first_states(inputs[0], inputs[0].shape[1], weights[0], 1)  # filled before the second stream reads them
     if len(inputs) == 1 or not inputs[1].is_cuda:
-        return [lstm_padded(*one) for one in zip(inputs, weights, strict=True)]
+        return [lstm_padded(*direction, states) for direction in zip(inputs, weights, strict=True)]
     here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
     beside.wait_stream(here)
     with torch.cuda.stream(beside):
-        second = lstm_padded(inputs[1], weights[1])
-    first = lstm_padded(inputs[0], weights[0])
+        second = lstm_padded(inputs[1], weights[1], states)
+    first = lstm_padded(inputs[0], weights[0], states)
     here.wait_stream(beside)
-    for tensor in (inputs[1], *weights[1]):  # the allocator must not hand out their memory before that stream is done
+    for tensor in (
+        inputs[1],
+        states[0],
+        *weights[1],
+    ):  # the allocator must not hand out their memory before that stream is done
         tensor.record_stream(beside)
     second.record_stream(here)
     return [first, second]

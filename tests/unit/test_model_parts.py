@@ -130,7 +130,7 @@ def test_the_layout() -> None:
 
 
 def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def refuse(*_: Any) -> torch.Tensor:
         raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
 
     monkeypatch.setattr(recurrent, "lstm_padded", refuse)
@@ -217,9 +217,13 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
         def record_stream(self, stream: str) -> None:
             said.append(f"{stream} holds {int(self)}")
 
-    def padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def padded(inputs: torch.Tensor, weights: list[torch.Tensor], states: Any) -> torch.Tensor:
         said.append(f"computes {int(inputs)}")
         return inputs + 10
+
+    def filled(shape: tuple[int, ...], *_: Any) -> torch.Tensor:
+        said.append("fills states")
+        return torch.tensor(4).as_subclass(OnCuda)
 
     @contextmanager
     def inside(stream: str) -> Iterator[None]:
@@ -230,12 +234,13 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
-    one, two, weight = (torch.tensor(value).as_subclass(OnCuda) for value in (1, 2, 3))
+    one, two, weight = (torch.tensor([[value]]).as_subclass(OnCuda) for value in (1, 2, 3))
     monkeypatch.setattr(recurrent, "lstm_padded", padded)
-    found = side_by_side([one, two], [[weight], [weight]])
+    monkeypatch.setattr(recurrent, "zeros", filled)
+    found = side_by_side([one, two], [[weight, weight], [weight]])
     assert list(map(int, found)) == [11, 12]
-    before = ["second waits for main", "on second", "computes 2", "on main", "computes 1", "main waits for second"]
-    assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]
+    before = ["fills states", "second waits for main", "on second", "computes 2", "on main", "computes 1"]
+    assert said == [*before, "main waits for second", *(f"second holds {tensor}" for tensor in "243"), "main holds 12"]
 
 
 def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
