@@ -193,7 +193,8 @@ class LanguageModel(Network):
             outputs = self.recurrent.forward_padded(padded_of(inputs, index), lengths, None, dtype)
             # the backward direction has each row reversed within its own length
             places = index.place, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
-            states = [out.flatten(0, 1)[at] for out, at in zip(outputs, places, strict=False)]
+            # not by ``[]``, whose backward pass sorts on CUDA; these places are distinct
+            states = [out.flatten(0, 1).index_select(0, at) for out, at in zip(outputs, places, strict=False)]
         else:
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))

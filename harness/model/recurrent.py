@@ -189,11 +189,7 @@ def side_by_side(inputs: list[torch.Tensor], weights: list[Weights]) -> list[tor
         second = lstm_padded(inputs[1], weights[1], states)
     first = lstm_padded(inputs[0], weights[0], states)
     here.wait_stream(beside)
-    for tensor in (
-        inputs[1],
-        states[0],
-        *weights[1],
-    ):  # the allocator must not hand out their memory before that stream is done
+    for tensor in (inputs[1], states[0], *weights[1]):  # their memory must not be reused before that stream is done
         tensor.record_stream(beside)
     second.record_stream(here)
     return [first, second]

@@ -136,7 +136,7 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     ========= ============================== ==========================
     fp32      fp32                           fp32
     tf32      fp32, with products in TF32    not there
-    bf16      bf16 from cuDNN 9.13, or       bf16 when padded, or fp32
+    bf16      bf16 if cuDNN takes it, or     bf16 when padded, or fp32
               fused, or fp32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
@@ -152,9 +152,21 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     if path == "fused":
         return Choice("bf16", "sums and cell states are fp32")
     if device_type == "cuda":
-        cudnn = torch.backends.cudnn.version() or 0
-        dtype = "bf16" if cudnn >= CUDNN_WITH_BF16 else "fp32"
-        return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
+        if cudnn_takes_bf16():
+            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} asks it")
+        wants = f"it takes torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
+        return Choice("fp32", f"torch {torch.__version__} does not ask cuDNN for bf16: {wants}")
     if path == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     return Choice("bf16", "oneDNN takes padded bf16 input")
+
+
+def cudnn_takes_bf16() -> bool:
+    """Whether torch passes recurrent layers in bf16 to cuDNN on the current CUDA device, not to its own slow kernels.
+
+    torch asks for both: a cuDNN that has them, and its own operator ``cudnn_is_acceptable``, which says no to bf16
+    before torch 2.10, where it had no such layers (PyTorch's pull request 164411). ``torch.backends.cudnn`` has a
+    function of that name that always says no to bf16.
+    """
+    sample = torch.empty(1, dtype=torch.bfloat16, device="cuda")
+    return (torch.backends.cudnn.version() or 0) >= CUDNN_WITH_BF16 and torch.cudnn_is_acceptable(sample)
