@@ -28,6 +28,8 @@ input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
 GLIBC = (65536, 128 << 10)
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Environment variables with a user's settings of torch's allocator on CUDA; any torch reads the first one."""
 
 
 def choose_device(wanted: str) -> Choice:
@@ -95,6 +97,14 @@ def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
     if mallopt is not None:
         mallopt(M_MMAP_MAX, most_mapped)
         mallopt(M_TRIM_THRESHOLD, trim_from)
+
+
+def expand_segments() -> None:
+    """Have torch's allocator on CUDA extend its segments, since batches of ever other lengths leave gaps in fixed ones.
+    A user's own settings stay. torch reads them before its first allocation.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def set_tf32(allowed: bool) -> None:

@@ -106,7 +106,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
-            trainer.load(start)
+            with world.waiting("the device to take the checkpoint, and with it the first weights"):
+                trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
