@@ -40,7 +40,10 @@ from preprocessing.text.vocabulary import PAD
 Weights = list[torch.Tensor]
 WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
 """Loaded only where they are used: they need Triton."""
-FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
+FITTING = (
+    "16, 32, 48, … units, up to 128 in bf16 and fp16 (64 on cards of compute capability 8.6, 8.9 and 12.0, which have "
+    "too little shared memory), up to 64 in fp32"
+)
 
 
 def lstm_padded(inputs: torch.Tensor, weights: Weights, states: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -168,7 +171,7 @@ class VariableLengthLSTM(nn.Module):
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
-        return bool(load(FITS)(self.hidden_size, dtype))
+        return bool(load(FITS)(self.hidden_size, dtype, next(self.parameters()).device))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
