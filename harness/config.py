@@ -267,8 +267,8 @@ class RunConfig:
     share of the cores."""
     recurrence: Recurrence = "auto"
     """How the recurrent layers compute: packed (real tokens only), padded to the longest row of the batch, or fused
-    (packed, in a Triton kernel, on CUDA); results are equal within rounding. auto: the fastest one on the device, on
-    CUDA measured at the start of a run."""
+    (packed, in a Triton kernel, on CUDA, which is tried first); results are equal within rounding. auto: packed or
+    padded, the faster one on the device, on CUDA measured at the start of a run."""
     seed: AtLeast0 = 0
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None

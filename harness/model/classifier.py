@@ -161,6 +161,10 @@ class Objective(nn.Module):
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
 
+    def prepare(self, step: int, batch: Batch) -> None:
+        """Add dropout masks to a batch of optimizer ``step``."""
+        batch.masks = self.classifier.masks(self.seed, step, batch)
+
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of the batch's rows in optimizer ``step``; the caller divides by ``divisor``."""
         masks = self.classifier.masks(self.seed, step, batch) if self.training else None

@@ -104,7 +104,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
-            trainer.load(start)
+            with world.waiting("the device to take the checkpoint, and with it the first weights"):
+                trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
@@ -218,7 +219,9 @@ def build_trainer(
     path = choose(config, session, network.recurrent, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
     wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
-    try_recurrence(network.recurrent, layout, wanted)
+    if not network.recurrent.fused:  # which has been tried
+        with world.together("trying the recurrent layers"):
+            try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
     loader = Loader(
@@ -229,7 +232,7 @@ def build_trainer(
         layout=layout,
         device=device,
         micro_batch=config.micro_batch,
-        masks=partial(network.masks, config.seed),
+        prepare=objective.prepare,
     )
     return Trainer(config, objective, loader, session.accelerator, world)
 
