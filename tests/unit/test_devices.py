@@ -16,7 +16,7 @@ import torch
 
 from harness.config import Choice, RunConfig
 from harness.launch.options import TrainConfig, accelerate_arguments
-from harness.ranks import network, precision, session
+from harness.ranks import devices, network, precision, session
 from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
 from harness.ranks.network import GLOO
 from harness.ranks.precision import ALLOCATOR, configure_threads
@@ -115,6 +115,7 @@ def test_the_threads_that_the_user_gave(
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    monkeypatch.delenv(devices.CHOSEN, raising=False)
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
