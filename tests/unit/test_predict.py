@@ -323,7 +323,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:
-        if part.number == number:
+        if part.path.name == f"{number:05d}.parquet":
             raise KeyboardInterrupt
         return make(part)
 
