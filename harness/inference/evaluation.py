@@ -39,7 +39,7 @@ from preprocessing.base.terminal import Screen, counted, public, shortened, tell
 from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolve
 from preprocessing.dataset.shards import Split
-from preprocessing.job.engine import shown
+from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import LabelMap, spelling
@@ -204,7 +204,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     with temporary_folder() as folder:
         sources = convert_input(config, known, folder)
         counts = [given.converted for given in sources]
-        with shown("evaluating", sum(count.rows_read for count in counts), config.quiet):
+        with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
             for given, rows in iter_parts(sources):
                 labels = find_classes(config.input, rows, bundle.labels, classes)
                 numbers, texts = rows["row"].to_numpy() + given.offset, pc.fill_null(rows["text"], "").combine_chunks()

@@ -79,7 +79,7 @@ class ScoredPart(engine.Part[Made]):
 
     def make(self) -> tuple[Made, dict[str, str]]:
         """Raises ``OSError`` if reading or writing fails."""
-        scorer: Scorer = engine.kept(self.key, self.opened)
+        scorer: Scorer = engine.open_once(self.key, self.opened)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
         num_unknown = 0
         tables: list[pa.Table] = []
@@ -162,7 +162,7 @@ def predict_files(config: PredictConfig) -> None:
         basis = settings | {"weights": identity(info), "source": asdict(source), "input": inputs}
         check_begun(config, target, work, basis)
         parts = cut(sources, work, basis, opened)
-        with engine.shown("predicting", sum(part.size for part in parts), config.quiet) as progress:
+        with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
         if share.is_leader:
             finish(layout, parts, results, target, config.quiet)

@@ -98,7 +98,7 @@ def convert(
     identity, reader = identity_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.names:
         reader.file = file = replace(file, splits=replace(file.splits, group_column=None))
-    if reader.has_table:
+    if file.format != "jsonl":  # rows may lack a key
         check_names(file, reader.names)
     form = reader.form
     converted = Converted(reader.columns, form.recorded, form.delimiter, form.has_mark, list(reader.class_names))

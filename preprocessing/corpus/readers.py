@@ -33,7 +33,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.sources import File, list_texts, strip_compression
+from preprocessing.corpus.sources import File, FolderText, list_texts, strip_compression
 from preprocessing.labels import AUTO, NUMBER
 from preprocessing.text.cleaning import encode
 
@@ -52,6 +52,12 @@ ENCODING_BY_MARK = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """The longer marks first, since they begin with a shorter one."""
+ADVICE_BY_SIGNATURE = {
+    b"PK\x03\x04": "a zip archive or an office document; unpack it, or end its name in .zip or .xlsx",
+    b"PAR1": "Parquet; end its name in .parquet",
+    b"%PDF-": "a PDF; save its texts as CSV, one a row",
+}
+"""First bytes of files that are no text -> what they are, and what to do."""
 MAX_HIGH_SHARE = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
@@ -251,6 +257,9 @@ class StreamReader(Reader):
 
 def encoding_of(sample: bytes, name: str) -> str:
     """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
+    for signature, advice in ADVICE_BY_SIGNATURE.items():
+        if sample.startswith(signature):
+            raise DataError(f"{name}: holds {advice}")
     for mark, encoding in ENCODING_BY_MARK.items():
         if sample.startswith(mark):
             return encoding
@@ -346,13 +355,16 @@ class CsvReader(StreamReader):
         if first_row is None:
             raise DataError(f"{file.name}: {QUOTE_SENTENCE if lines.strip() else EMPTY_SENTENCE}")
         parquet.check_width(file.name, len(first_row))
-        self.has_header = not source.columns or is_header(first_row, source)
+        columns = list(source.columns)
+        if file.is_unlabelled and len(columns) != len(first_row):
+            columns = []  # they are those of other files
+        self.has_header = not columns or is_header(first_row, source)
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
         except UnicodeDecodeError as error:
             problem = f"the header cannot be read ({error}); is it text? Set source.encoding"
             raise row_error(file, 0, problem) from None
-        self.columns = self.names = list(source.columns) or header
+        self.columns = self.names = columns or header
         self.num_rows = 0
         """Rows that were read."""
 
@@ -645,8 +657,8 @@ class ParquetReader(Reader):
         values = {name: list[Any]() for name in names if not parquet.is_heavy(self.types[name])}
         for batch in itertools.islice(self.read_rows(list(values)), 1):
             for name in values:
-                with suppress(UnicodeDecodeError, OverflowError):  # rows are named when they are read; late dates
-                    values[name] = batch.values(name).to_pylist()
+                with suppress(UnicodeDecodeError):  # the rows are named when they are read
+                    values[name] = parquet.values_of(batch.values(name))
         return values
 
 
@@ -694,17 +706,22 @@ class FolderReader(Reader):
         for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(texts)]):
             rows = []
             for text in texts[start:stop]:
-                content = read_text(text.address, source.encoding)
+                content = read_text(text, source.encoding)
                 rows.append((content, text.label, self.file.split or text.split, text.path))
             table = pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema)
             yield Batch(self.file, np.arange(start + 1, stop + 1), table)
 
 
-def read_text(address: str, encoding: str) -> str:
-    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
-    content = b"".join(addresses.stream(address))
-    encoding = encoding_of(content, address) if encoding == AUTO else encoding
-    return b"".join(convert_to_utf8([content], encoding, address)).decode()
+def read_text(text: FolderText, encoding: str) -> str:
+    """The content of a text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = addresses.read_range(text.address, 0, text.bytes)
+    if encoding == AUTO:
+        encoding = encoding_of(content, text.address)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeError as error:
+        problem = f"it is not {encoding} ({one_line(error)})"
+        raise DataError(f"{text.address}: {problem}; set source.encoding to its encoding") from None
 
 
 def open_reader(file: File) -> Reader:

@@ -88,7 +88,7 @@ def convert_all(files: Sequence[File], workers: Workers, work: Path, *, keep_col
     """Every file of the source as Parquet, in order. Finished files are not read again."""
     tasks = [ConvertedFile.of(work, file, keep_columns) for file in files]
     result_by_key = dict[str, Converted]()
-    with engine.shown("read", 0, quiet=True) as progress:
+    with engine.show_progress("read", 0, quiet=True) as progress:
         for task, converted in engine.run(list({task.key: task for task in tasks}.values()), workers, progress):
             result_by_key[task.key] = converted
     sources, classes, offset = list[Source](), set[str](), 0
@@ -130,7 +130,7 @@ class TokenizedPart(engine.Part[int]):
         """Store the rows in the order of their keys, and the distinct tokens."""
         table = pq.read_table(self.path, use_threads=False)
         texts = table["text"].combine_chunks()
-        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
+        tokens = engine.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
         row = table["row"].to_numpy() + self.offset
         key = keyed_hash(self.seed, "shuffle", row)
         order = np.argsort(key, kind="stable")
@@ -179,7 +179,7 @@ def tokenize_all(
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
-    with engine.shown("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
+    with engine.show_progress("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
         deque(engine.run(tasks, workers, progress), maxlen=0)
     return tasks
 
@@ -233,10 +233,10 @@ def load_columns(path: Path) -> dict[str, np.ndarray]:
     return {name: batch[name].to_numpy() for name in batch.schema.names}
 
 
-def within(path: Path, column: str, first: int, of: int, number: int = 1) -> pa.RecordBatch:
-    """``read_batch``, only the rows in ``number`` of ``of`` equal ranges of all hashes, which ascend in ``column``."""
+def read_hash_range(path: Path, column: str, first: int, num_ranges: int, number: int) -> pa.RecordBatch:
+    """``read_batch``, only the rows in ``number`` of ``num_ranges`` equal ranges of all hashes; ``column`` ascends."""
     batch = read_batch(path)
-    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
+    low, high = (np.uint64((first + step << 64) // num_ranges - bool(step)) for step in (0, number))  # both inclusive
     begin, end = (batch[column].to_numpy().searchsorted(*to) for to in ((low, "left"), (high, "right")))
     return batch.slice(begin, end - begin)
 

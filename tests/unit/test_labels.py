@@ -469,7 +469,7 @@ def test_the_search_goes_on_where_the_job_ended(
     with monkeypatch.context() as patched:
         patched.setattr(build, "count_all", ended)
         assert command.refused(3, source, tmp_path / "out", *DROP) == "ended"
-    (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
+    (tmp_path / "out" / ".work" / "near" / "000000-compared.json").unlink()
     command.build(source, tmp_path / "out", *DROP)
     assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err
     command.build(source, tmp_path / "new", *DROP)

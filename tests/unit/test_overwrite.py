@@ -11,6 +11,7 @@ import pytest
 
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import output, parts
+from preprocessing.job.executors import Share
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
@@ -102,5 +103,5 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 
 
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with output.writable(out):
+    with output.writable(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *OTHER)
