@@ -74,7 +74,7 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
-    monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
+    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
