@@ -94,7 +94,7 @@ class SourceConfig:
         fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
         )
-        require(fits, "source.delimiter, quote, escape", used, "ASCII characters that differ")
+        require(fits, "source.delimiter, quote, escape", used, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
 

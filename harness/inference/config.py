@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from harness.config import NOTHING
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
@@ -75,9 +75,9 @@ class EvaluateConfig(RunningConfig):
     """Maximum wait of one process for another."""
     threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-    run: str
+    run: Name
     """Run directory (or bundle directory) whose best weights are evaluated."""
-    input: str | None = None
+    input: Name | None = None
     """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
@@ -99,6 +99,8 @@ class EvaluateConfig(RunningConfig):
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
             vars(self).update(data=self.input, input=None)
+        if self.output is not None and os.path.isfile(self.output):
+            raise ConfigError(f"output: {self.output} is a file; name a directory")
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -140,12 +142,12 @@ class ReadingConfig(RunningConfig):
     SUBJECT = ("run", "texts")
     FORMAT: ClassVar[str] = "format"
     """The key of the input's format."""
-    run: str
+    run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: list[str] = field(default_factory=list)
     """Texts; - is standard input, one text a line. Names of files are taken for --input; without any, what is piped to
     the command, which may be a CSV file with a header."""
-    input: str | list[str] | None = None
+    input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input."""
     column: Name | Names | None = None
@@ -165,6 +167,8 @@ class ReadingConfig(RunningConfig):
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
+        if self.texts and self.column is not None:
+            raise ConfigError("column: texts are given here; name a file, of which the column is read")
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -266,8 +270,10 @@ class ExplainConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows need --input; name the file there")
+        if self.texts and self.rows is not None:
+            raise ConfigError("rows: texts are given here; name a file, of which some rows are explained")
+        ending = Path(self.output or "").suffix
+        require(ending in (*ENDINGS, ".txt", ""), "output", self.output, f"the ending {', '.join(ENDINGS)} or .txt")
 
     @property
     def form(self) -> Form:

@@ -29,13 +29,14 @@ from harness.ranks.precision import NAMES, configure_threads, runnable
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
 from harness.rundir.layout import EVALUATION
-from harness.rundir.results import figures_name, predictions_name, write_figures, write_predictions
+from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
+from harness.scores.metrics import mistakes_to_show
 from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, counted, public, shortened, tell
+from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
 from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolve
 from preprocessing.dataset.shards import Split
@@ -48,7 +49,9 @@ from preprocessing.text.vocabulary import UNK
 COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
 """Rows that are compared in bf16, in as many seconds at most, so many at a time."""
 LISTED = 10
-"""Maximum number of mistakes in the results."""
+"""Number of mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
+MOST_TOKENS = 5000
+"""Maximum tokens of the mistakes after the first ``LISTED``: each is computed many times for its weights."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 CHARACTERS = 500
 """Maximum characters of a mistake's text."""
@@ -62,9 +65,10 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     """
     if config.split == UNLABELLED:
         raise DataError(
-            f"{config.data}: the rows of split {UNLABELLED} have no labels to compare with; `padless predict` scores "
-            "the file that they are from"
+            f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
+            "predict` scores the file that they are from"
         )
+    check_replaceable(output_of(config), config.split)
     bundle, scores, split = score_split(config, session)
     with session.world.together("writing the results"):
         if session.world.is_main:
@@ -74,6 +78,11 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     return {}
 
 
+def output_of(config: EvaluateConfig) -> Path:
+    """The directory of figures and predictions."""
+    return Path(config.output or Path(config.run, EVALUATION))
+
+
 def conclude(
     config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
 ) -> dict[str, Any]:
@@ -81,7 +90,7 @@ def conclude(
 
     ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
     """
-    directory, name = Path(config.output or Path(config.run, EVALUATION)), values["split"]
+    directory, name = output_of(config), values["split"]
     done = "replaced" if (directory / figures_name(name)).exists() else "written to"
     facts = {
         "without_known_word": len(scores.rows) - len(hashes),
@@ -90,6 +99,11 @@ def conclude(
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storing(directory, otherwise=OTHERWISE):
         write_results(directory, scores, bundle, values)
+    if trained := facts["training_texts"]:
+        share = f"{trained:,} of {len(scores.rows):,} rows ({percent(trained / len(scores.rows))})"
+        tell(f"warning: {share} are training texts, so new texts may do worse than these figures")
+    elif trained is None and not (config.quiet and config.input):
+        tell("warning: rows were not compared with the training texts: their dataset was moved or changed")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
@@ -104,7 +118,12 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    mistakes = worst_mistakes(scores, bundle)
+    predicted, chances = bundle.decision.predictions(scores.logits)
+    shown = mistakes_to_show(scores.labels, predicted, chances, LISTED)
+    lengths = np.array([len(ids) for ids in read_ids(split, scores.rows[shown].tolist())], np.int64)
+    is_cheap = np.cumsum(lengths) <= MOST_TOKENS
+    is_cheap[:LISTED] = True
+    mistakes = describe_mistakes(shown[is_cheap], scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
@@ -159,22 +178,28 @@ def compare_bf16(bundle: Bundle, split: Split) -> float:
 
 
 def worst_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
-    """The most confident wrong predictions, the highest probability first: row number, label, predicted label and its
-    probability.
+    """The ``LISTED`` most confident wrong predictions, described."""
+    predicted, _ = bundle.decision.predictions(scores.logits)
+    return describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, LISTED)
+
+
+def describe_mistakes(
+    positions: np.ndarray, scores: Scores, bundle: Bundle, most: int | None = None
+) -> list[dict[str, Any]]:
+    """Row number, label, predicted label and its probability of the rows at ``positions``, the highest probability
+    first, at most ``most``.
     """
     predicted, chances = bundle.decision.predictions(scores.logits)
-    said = chances[np.arange(len(predicted)), predicted]
-    wrong = np.flatnonzero(predicted != scores.labels)
-    worst = wrong[np.argsort(-said[wrong], kind="stable")][:LISTED]
+    confidence = chances[np.arange(len(predicted)), predicted]
     names = bundle.labels
     return [
         {
             "row": int(scores.rows[at]),
             "label": names[scores.labels[at]],
             "predicted": names[predicted[at]],
-            "probability": float(said[at]),
+            "probability": float(confidence[at]),
         }
-        for at in worst
+        for at in positions[np.argsort(-confidence[positions], kind="stable")][:most]
     ]
 
 
@@ -193,6 +218,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     assert config.input is not None
+    check_replaceable(output_of(config), name_of(config.input))
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.settled["device"], config.threads)

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from harness.inference.config import WRITTEN, PredictConfig
 from harness.inference.rows import BLOCK_ROWS, Layout, find_files, lines_of_stdin, refuse_input
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
+from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
 from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
@@ -105,6 +106,7 @@ def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.nda
 
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
+    check_device(config.device)
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
         predict_files(config)

@@ -190,6 +190,12 @@ class Assigner:
             raise DataError(f"{self.source_name}: {problem}, and a classifier needs some; check source.label_column")
         if num_empty == num_labelled:
             raise DataError(f"{self.source_name}: no token is left of any text; check text.stop_words")
+        if num_labelled == self.num_labels > 1:
+            problem = f"{source.label_column!r} has {num_labelled} different labels in {num_labelled} rows"
+            hint = "name another source.label_column, or turn numbers into a few classes first"
+            raise DataError(f"{self.source_name}: {problem}, and a classifier needs labels that repeat; {hint}")
+        if self.count(f"repeated_texts where num_rows = {num_labelled}"):
+            raise DataError(f"{self.source_name}: all {num_labelled} texts are equal; check source.text_column")
         for name, values in splits.names.items():
             if rows_by_split.get(name) == 0:
                 values_in_words = ", ".join(map(repr, values))
@@ -327,6 +333,9 @@ class Assigner:
         self.set_variable("end_of_validation", 1 - fractions[TEST])
         self.database.execute(rules.SPLIT_BY_TIME)
         shares = self.shares(fractions)
+        if not shares:
+            problem = "all rows have the same time, or equal texts, so time cannot cut them"
+            raise DataError(f"{key}: {problem}; leave it out")
         for name, share in shares.items():
             (begin,) = self.row(f"select min(latest) from unit_times where split = {name}()")
             first_time = str(np.datetime64(int(begin), "s") if dates else int(begin))
