@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.rows import find_text_column, list_new_files
+from harness.inference.rows import find_text_column, iter_parts, list_new_files
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
@@ -37,12 +37,12 @@ from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
-from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.columns import resolve
-from preprocessing.corpus.convert import Converted, convert, read_part
 from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
+from preprocessing.job.executors import Workers
+from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
 
@@ -226,29 +226,30 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns, known_texts = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
     mistakes: list[dict[str, Any]] = []
-    left_out = missing = 0
-    for converted, parts in read_parts(config.input, config.source, known, config.quiet):
-        left_out += converted.neutral + converted.filtered + converted.without_label
-        for rows in parts:
-            missing += rows["text"].null_count
-            labels = find_classes(config.input, rows, bundle.labels, classes)
-            texts = pc.fill_null(rows["text"], "").combine_chunks()
-            numbers = rows["row"].to_numpy()
-            encoded = bundle.encoder(texts)
-            ids = np.split(encoded.ids, encoded.offsets[1:-1])
-            logits, hashes = bundle.score(ids), row_hashes(encoded.ids, encoded.offsets)
-            known_texts.append(hashes[unknown_shares(ids) < 1])
-            columns.append((numbers, labels, logits))
-            for mistake in worst_mistakes(Scores(numbers, labels, logits), bundle):
-                at = int(np.searchsorted(numbers, mistake["row"]))
-                mistakes.append({**mistake, "text": texts[at].as_py()[:CHARACTERS]})
-            mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
+    missing = 0
+    with temporary_folder() as folder:
+        sources = convert_input(config, known, folder)
+        counts = [given.converted for given in sources]
+        with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
+            for given, rows in iter_parts(sources):
+                labels = find_classes(config.input, rows, bundle.labels, classes)
+                numbers, texts = rows["row"].to_numpy() + given.offset, pc.fill_null(rows["text"], "").combine_chunks()
+                missing += rows["text"].null_count
+                encoded = bundle.encoder(texts)
+                ids = np.split(encoded.ids, encoded.offsets[1:-1])
+                logits, hashes = bundle.score(ids), row_hashes(encoded.ids, encoded.offsets)
+                known_texts.append(hashes[unknown_shares(ids) < 1])
+                columns.append((numbers, labels, logits))
+                for mistake in worst_mistakes(Scores(numbers, labels, logits), bundle):
+                    at = int(np.searchsorted(numbers, mistake["row"]))
+                    mistakes.append({**mistake, "text": texts[at].as_py()[:CHARACTERS]})
+                mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     scores = Scores(*(np.concatenate(one) for one in zip(*columns, strict=True)))
     values = {
         **known_of(scores, bundle, name_of(config.input)),
-        "left_out": left_out,
+        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
         "missing": missing,
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
@@ -277,30 +278,15 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def read_parts(
-    address: str, given: SourceConfig, known: Mapping[str, Any], quiet: bool
-) -> Iterator[tuple[Converted, Iterator[pa.Table]]]:
-    """The files of an input as their counts and their rows in parts, with progress unless ``quiet``. They are read by
-    the ``given`` options and those ``known`` of the training corpus; rows are numbered over all files.
-
-    Raises ``DataError`` that names file and row, or the columns that exist.
+def convert_input(config: EvaluateConfig, known: Mapping[str, Any], folder: Path) -> list[Source]:
+    """The files of the input as Parquet parts in ``folder``, read by the given options and those ``known`` of the
+    training corpus. Raises ``DataError`` that names file and row, or the columns that exist.
     """
-    source = replace(reading_of(given, known), path=[address])
-    resolved = resolve(find_text_column(list_new_files(source, given), given))
+    source = replace(reading_of(config.source, known), path=[str(config.input)])
+    resolved = resolve(find_text_column(list_new_files(source, config.source), config.source))
     for line in resolved.lines:
         tell(line)
-    with temporary_folder() as folder:
-        files = [convert(file, folder, f"{number}-") for number, file in enumerate(resolved.files)]
-        with show_progress("evaluating", sum(converted.rows_read for converted in files), quiet):
-            offset = 0
-            for converted in files:
-                yield converted, (number_rows(read_part(folder, part), offset) for part in converted.parts)
-                offset += converted.rows_read
-
-
-def number_rows(rows: pa.Table, offset: int) -> pa.Table:
-    """Rows of a file, numbered from those of earlier files on."""
-    return rows.set_column(0, "row", pc.add(rows["row"], offset))
+    return convert_all(resolved.files, Workers(config.timeout_s), folder)
 
 
 def find_classes(address: str, rows: pa.Table, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -14,9 +15,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from harness.inference.config import STDIN
@@ -26,16 +28,22 @@ from preprocessing.base.terminal import tell
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet
 from preprocessing.corpus.columns import read_sample, resolve_unlabelled
+from preprocessing.corpus.convert import read_part
 from preprocessing.corpus.readers import BYTE_ORDER_MARK, is_header, open_reader, parse_object, table_of_json
 from preprocessing.corpus.sources import File, list_files
+from preprocessing.job.parts import Source
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""
-POSITION_BY_COLUMN = {"file": 3, TEXT: 0}
-"""The columns of a folder's rows -> their positions among those that the reader gives."""
+FOLDER_POSITIONS = (3, 0)
+"""The file and the text of a folder's row among the columns that the reader gives."""
+BLOCK_ROWS = 2048
+"""Maximum rows that are encoded and scored, or written, at once."""
+GROUP_ROWS = 1 << 16
+"""Maximum rows of a Parquet row group."""
 
 
 def find_files(
@@ -151,72 +159,145 @@ def iter_texts(files: Sequence[File]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are written with their predictions, the same for all parts."""
+    """How rows are written with their predictions."""
 
     kind: str
     """csv, tsv, jsonl or parquet."""
     names: list[str]
     """The new columns."""
-    columns: Sequence[str]
-    """Those of the input."""
-    delimiter: str
-    """Of CSV."""
-    has_mark: bool
-    """Whether CSV begins with the byte order mark of UTF-8, by which programs know it, as the input does."""
+    sources: Sequence[Source]
+    """Converted with all columns."""
     schema: pa.Schema
-    """Of Parquet, and of JSON lines: all keys, and the types of their values; else empty."""
+    """Of the columns of all sources."""
 
-    def header(self) -> bytes:
-        """The bytes before the first row."""
+    @classmethod
+    def of(cls, kind: str, names: list[str], sources: Sequence[Source]) -> Layout:
+        """Raises ``DataError`` for files with other columns than the first file, and for columns named like the new
+        ones.
+        """
+        file, expected = sources[0].file, describe_columns(sources[0])
+        for given in sources:
+            if (described := describe_columns(given)) != expected:
+                problem = f"its columns ({described}) are not those of {file.name} ({expected})"
+                raise DataError(f"{given.file.name}: {problem}; predict them in two commands")
+        schema = read_schema(sources)
+        if taken := next((name for name in names if name in schema.names), None):
+            problem = f"already has a column {taken!r}; rename it, or set --prefix, which is put before the names"
+            raise DataError(f"{file.name}: {problem} of the new columns")
+        return cls(kind, names, sources, schema)
+
+    def write(self, output: BinaryIO, predictions: Iterator[pa.Table]) -> None:
+        """Write all rows, with the new columns of each part."""
+        parts = zip(iter_parts(self.sources), predictions, strict=True)
+        if self.kind == self.sources[0].file.format == "jsonl":
+            for (_, rows), added in parts:
+                members = map(as_json, added.rename_columns(self.names).to_pylist())
+                output.writelines(map(extend_object, rows["line"].to_pylist(), members))
+            return
+        tables = (
+            join_columns(original_columns(given.file, rows, self.schema), added, self.names)
+            for (given, rows), added in parts
+        )
+        if self.kind == "parquet":
+            first = next(tables)
+            with pq.ParquetWriter(output, first.schema) as writer:
+                for table in itertools.chain([first], tables):
+                    writer.write_table(table, GROUP_ROWS)
+            return
+        rows = itertools.chain.from_iterable(map(iter_rows, tables))
+        names = [*self.schema.names, *self.names]
         if self.kind == "jsonl":
-            return b""
-        header = self.write_csv([[*self.columns, *self.names]])
-        return (BYTE_ORDER_MARK if self.has_mark else b"") + header
-
-    def write_lines(self, file: File, rows: pa.Table, added: Sequence[list[Any]]) -> bytes:
-        """Rows of a converted part with the ``added`` columns. In JSON lines, the bytes of JSON lines stay."""
-        new_rows = list(zip(*added, strict=True))
-        if self.kind == file.format == "jsonl":
-            members = [as_json(dict(zip(self.names, row, strict=True))) for row in new_rows]
-            return b"".join(map(extend_object, rows["line"].to_pylist(), members))
-        originals = zip(*map(parquet.values_of, self.original_columns(file, rows).columns), strict=True)
-        complete_rows = (old + new for old, new in zip(originals, new_rows, strict=True))
-        if self.kind != "jsonl":
-            return self.write_csv(complete_rows)
-        names = [*self.columns, *self.names]
-        objects = (as_json(dict(zip(names, map(finite, row), strict=True))) for row in complete_rows)
-        return encode("".join(f"{line}\n" for line in objects))
-
-    def write_csv(self, rows: Iterable[Iterable[Any]]) -> bytes:
-        """Rows as CSV."""
-        records = Records()
-        csv.writer(records, delimiter=self.delimiter).writerows(map(field_of, row) for row in rows)
-        return encode("".join(f"{record[:-2]}\n" for record in records))  # a carriage return is quoted like its ends
-
-    def table(self, file: File, rows: pa.Table, added: Sequence[list[Any]]) -> pa.Table:
-        """Rows of a converted part with the ``added`` columns, for Parquet; columns from Parquet keep their types."""
-        table = self.original_columns(file, rows)
-        for name, values in zip(self.names, added, strict=True):
-            table = table.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
-        return table
-
-    def original_columns(self, file: File, rows: pa.Table) -> pa.Table:
-        """The columns of the source of some rows of a converted part."""
-        if file.format == "jsonl":
-            lines = zip(rows["line"].to_pylist(), rows["row"].to_pylist(), strict=True)
-            records = [parse_object(line, file, number) for line, number in lines]
-            return table_of_json(records, self.schema.names).cast(self.schema, safe=False)
-        positions = POSITION_BY_COLUMN.values() if file.format == "folder" else range(len(self.columns))
-        columns = [rows[f"column_{position}"] for position in positions]
-        if file.format == "parquet":
-            return pa.table(columns, schema=self.schema)
-        return pa.table([column.cast(pa.string()) for column in columns], names=self.columns)
+            objects = (as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows)
+            output.writelines(encode(f"{line}\n") for line in objects)
+            return
+        converted = self.sources[0].converted
+        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
+        delimiter = "\t" if self.kind == "tsv" else converted.delimiter.replace("\t", ",")
+        writer = csv.writer(CsvLines(output), delimiter=delimiter)
+        writer.writerows(itertools.chain([names], (map(field_of, row) for row in rows)))
 
 
-class Records(list[str]):
-    """A file for ``csv.writer`` that collects its records."""
+class CsvLines:
+    """A file for ``csv.writer``, whose records end at newlines; a carriage return is quoted like its ends."""
 
-    write = list.append
+    def __init__(self, output: BinaryIO) -> None:
+        self.output = output
+
+    def write(self, record: str) -> None:
+        """Write a record."""
+        self.output.write(encode(f"{record[:-2]}\n"))
+
+
+def iter_parts(sources: Iterable[Source]) -> Iterator[tuple[Source, pa.Table]]:
+    """The converted parts of some files, each with its file."""
+    for given in sources:
+        for part in given.converted.parts:
+            yield given, read_part(given.folder, part)
+
+
+def read_schema(sources: Sequence[Source]) -> pa.Schema:
+    """The columns of some files of one format: with the types of the first file from Parquet, with types for all values
+    from JSON, else texts.
+    """
+    file, columns = sources[0].file, sources[0].converted.columns
+    if file.format == "parquet":
+        return parquet.read_footer(file.address, file.name)[1]
+    if file.format != "jsonl":
+        columns = ["file", *file.source.text_columns] if file.format == "folder" else columns
+        return pa.schema([(name, pa.string()) for name in columns])
+    types = dict[str, pa.DataType]()
+    for given, rows in iter_parts(sources):
+        records, texts = parse_rows(given.file, rows), given.file.source.text_columns
+        names = dict.fromkeys([*(key for record in records for key in record), *texts])
+        parquet.check_width(file.name, len(names))
+        for column in table_of_json(records, names).schema:
+            types[column.name] = widen_type(types.get(column.name, column.type), column.type)
+    return pa.schema(types)
+
+
+def parse_rows(file: File, rows: pa.Table) -> list[dict[str, Any]]:
+    """The objects of a converted part of JSON."""
+    lines = zip(rows["line"].to_pylist(), rows["row"].to_pylist(), strict=True)
+    return [parse_object(line, file, number) for line, number in lines]
+
+
+def widen_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type of a column of JSON for the values of two types."""
+    types = {one, other} - {pa.null()}
+    if types == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return pa.large_string() if len(types) > 1 else types.pop() if types else pa.null()
+
+
+def describe_columns(given: Source) -> str:
+    """The format, and the columns that all files must have: with types for Parquet, none for JSON and texts."""
+    file, columns = given.file, given.converted.columns
+    if file.format == "parquet":
+        columns = [f"{column.name} {column.type}" for column in read_schema([given])]
+    return f"{file.format}: {', '.join(columns if file.format in ('csv', 'xlsx', 'parquet') else [])}"
+
+
+def original_columns(file: File, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of the file of some rows of a converted part."""
+    if file.format == "jsonl":
+        return table_of_json(parse_rows(file, rows), schema.names).cast(schema, safe=False)
+    positions = FOLDER_POSITIONS if file.format == "folder" else range(len(schema))
+    columns = [rows[f"column_{position}"] for position in positions]
+    table = pa.table(columns, names=schema.names)
+    return table.replace_schema_metadata(schema.metadata) if file.format == "parquet" else table.cast(schema)
+
+
+def join_columns(table: pa.Table, added: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The columns of two tables, those of the second by these names."""
+    for name, column in zip(names, added.columns, strict=True):
+        table = table.append_column(name, column)
+    return table
+
+
+def iter_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table as values of Python."""
+    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+        yield from zip(*map(parquet.values_of, batch.columns), strict=True)
 
 
 def extend_object(line: bytes, members: str) -> bytes:

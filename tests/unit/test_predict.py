@@ -74,7 +74,7 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
-    monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
+    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
@@ -323,7 +323,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:
-        if part.number == number:
+        if part.path.name == f"{number:05d}.parquet":
             raise KeyboardInterrupt
         return make(part)
 
