@@ -203,6 +203,8 @@ class Reader:
         """All columns, in order; those of a CSV file may repeat a name. Of JSON, the keys in its first rows."""
         self.names = self.columns
         """The columns for messages, and the keys inside them."""
+        self.values: dict[str, list[Any]] = {}
+        """Column -> some of its values from the beginning, if these were read in place of all rows."""
 
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """All rows, in order, with the columns of ``File.key_by_column``, or all. Raises ``DataError``."""
