@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.processes import SIGNALS, available_cores, end_spawned
+from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, locked
 from preprocessing.base.terminal import Screen
 from preprocessing.base.untrusted import one_line
 from preprocessing.config import ExecutorConfig
@@ -63,14 +63,31 @@ class Share:
 
     index: int = 0
     count: int = 1
+    locks: Path | None = None
+    """The folder in which every share holds a lock while its command runs, if there is one."""
 
     @classmethod
-    def parse(cls, text: str | None) -> Share:
+    def parse(cls, text: str | None, locks: Path | None = None) -> Share:
         """``3/8`` as share 3 of 8; 8/8 is 0/8, so shares may be counted from 0 or from 1. None: the whole job."""
         if text is None:
             return cls()
         index, count = map(int, text.split("/"))
-        return cls(index % count, count)
+        return cls(index % count, count, locks)
+
+    def lock(self, number: int) -> Path:
+        """The lock of the share that makes part ``number`` of a step."""
+        assert self.locks is not None
+        return self.locks / f"lock-{number % self.count}"
+
+    def is_running(self, number: int) -> bool:
+        """Whether the command that makes part ``number`` of a step runs; also true where no lock tells."""
+        if self.locks is None:
+            return True
+        try:
+            with locked(self.lock(number), 0, UserError("it runs"), shared=True):
+                return False
+        except UserError:
+            return True
 
     @property
     def is_leader(self) -> bool:
@@ -149,17 +166,19 @@ class Workers:
 
 
 @contextmanager
-def open_workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]:
-    """Start or find the workers that ``config`` names. Leaving the block by an error ends local ones at once."""
-    number = config.workers or available_cores()
+def open_workers(config: ExecutorConfig, *, locks: Path | None = None, quiet: bool = False) -> Iterator[Workers]:
+    """Start or find the workers that ``config`` names; ``locks``: of its shares. Leaving the block by an error ends
+    local ones at once.
+    """
+    number, share = config.workers or available_cores(), Share.parse(config.share, locks)
     if config.kind == "dask":
         with dask_workers(config, quiet=quiet) as found:
             yield found
     elif number == 1:
-        yield Workers(config.timeout_s, share=Share.parse(config.share))
+        yield Workers(config.timeout_s, share=share)
     else:
         with local_pool(number) as pool:
-            yield Workers(config.timeout_s, pool, lambda: number, (BrokenProcessPool,), share=Share.parse(config.share))
+            yield Workers(config.timeout_s, pool, lambda: number, (BrokenProcessPool,), share)
 
 
 def data_without_main(name: str) -> dict[str, Any]:
