@@ -29,8 +29,8 @@ KEPT = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
-ABSENT_S = 30.0
-"""How long a share waits for one that does not run: it may be about to start."""
+ABSENT_S = 5.0
+"""How long a share waits for one whose command does not run."""
 
 
 Result = TypeVar("Result")
@@ -135,14 +135,16 @@ def wait_for_shares(parts: list[tuple[int, AnyPart]], workers: Workers, what: st
     Without a new one for ``ABSENT_S``, this share makes those of shares that do not run, and after ``timeout_s`` all:
     where two make the same part, they write the same bytes.
     """
-    quiet_s = 0.0
+    count, quiet_s = workers.share.count, 0.0
     while parts:
+        indices = {number % count for number, _ in parts} if quiet_s >= ABSENT_S else ()
+        absent = workers.share.absent(indices)
         missing, left = list[tuple[int, AnyPart]](), list[AnyPart]()
         for number, part in parts:
             if (result := finished(part, verify=False)) is not None:
                 quiet_s = 0.0
                 yield part, result
-            elif quiet_s >= workers.timeout_s or (quiet_s >= ABSENT_S and not workers.share.is_running(number)):
+            elif quiet_s >= workers.timeout_s or number % count in absent:
                 left.append(part)
             else:
                 missing.append((number, part))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import popen_spawn_posix, resource_tracker, spawn
 from multiprocessing.connection import wait as wait_for_sentinel
@@ -74,20 +74,18 @@ class Share:
         index, count = map(int, text.split("/"))
         return cls(index % count, count, locks)
 
-    def lock(self, number: int) -> Path:
-        """The lock of the share that makes part ``number`` of a step."""
+    def lock_of(self, index: int) -> Path:
+        """The lock of a share."""
         assert self.locks is not None
-        return self.locks / f"lock-{number % self.count}"
+        return self.locks / f"lock-{index}"
 
-    def is_running(self, number: int) -> bool:
-        """Whether the command that makes part ``number`` of a step runs; also true where no lock tells."""
-        if self.locks is None:
-            return True
-        try:
-            with locked(self.lock(number), 0, UserError("it runs"), shared=True):
-                return False
-        except UserError:
-            return True
+    def absent(self, indices: Iterable[int]) -> set[int]:
+        """Those of some shares whose commands do not run now; none where no lock tells."""
+        absent = set[int]()
+        for index in indices if self.locks else ():
+            with suppress(UserError), locked(self.lock_of(index), 0, UserError("it runs"), shared=True):
+                absent.add(index)
+        return absent
 
     @property
     def is_leader(self) -> bool:

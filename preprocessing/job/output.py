@@ -116,7 +116,7 @@ def writable(root: Path, share: Share) -> Iterator[None]:
             locks.enter_context(locked(root / WORK / LOCK, limit_s, refusal, shared=is_shared))
             if is_shared:
                 refusal = UserError(f"{root}: another command makes share {share} of this dataset")
-                locks.enter_context(locked(share.lock(share.index), limit_s, refusal))
+                locks.enter_context(locked(share.lock_of(share.index), limit_s, refusal))
             yield
 
 
