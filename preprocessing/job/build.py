@@ -73,7 +73,7 @@ def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None
     with output.claimed(config) as (root, target), ExitStack() as stack:
         advice = f"what is finished is kept in {root / output.WORK}; the same command goes on"
         stack.enter_context(processes.keeping(advice))
-        workers = stack.enter_context(open_workers(config.executor, quiet=config.quiet))
+        workers = stack.enter_context(open_workers(config.executor, locks=root / output.WORK, quiet=config.quiet))
         existing = output.existing(config.output, config.overwrite)
         pipeline = resources.resolve(config.text)
         resolved = resolve(list(list_files(config.source, config.splits, frame)))

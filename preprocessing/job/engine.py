@@ -8,6 +8,7 @@ use this engine.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,8 @@ OPENED = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
+ABSENT_S = 5.0
+"""How long a share waits for one whose command does not run."""
 
 
 Result = TypeVar("Result")
@@ -102,7 +105,7 @@ def run(
     Raises what a part and ``Workers.map`` raise.
     """
     already_done = list[tuple[AnyPart, Any]]()
-    of_other_shares = list[AnyPart]()
+    of_other_shares = list[tuple[int, AnyPart]]()
 
     def unfinished() -> Iterator[AnyPart]:
         for number, part in enumerate(parts):
@@ -113,7 +116,7 @@ def run(
             elif number % workers.share.count == workers.share.index:
                 yield part
             else:
-                of_other_shares.append(part)
+                of_other_shares.append((number, part))
 
     for part, result in workers.map(make, unfinished(), step=progress.step):
         progress.finished += part.size
@@ -126,24 +129,31 @@ def run(
     yield from already_done
 
 
-def wait_for_shares(parts: list[AnyPart], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield the parts that other shares make, with their results, as their markers appear. After ``timeout_s`` without
-    a new one, this share makes them itself: where two make the same part, they write the same bytes.
+def wait_for_shares(parts: list[tuple[int, AnyPart]], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield the parts that other shares make, given with their numbers, with their results, as their markers appear.
+
+    Without a new one for ``ABSENT_S``, this share makes those of shares that do not run, and after ``timeout_s`` all:
+    where two make the same part, they write the same bytes.
     """
-    quiet_s = 0.0
-    while parts and quiet_s < workers.timeout_s:
-        unfinished = list[AnyPart]()
-        for part in parts:
-            if (result := read_result(part, verify=False)) is None:
-                unfinished.append(part)
-            else:
+    count, quiet_s = workers.share.count, 0.0
+    while parts:
+        indices = {number % count for number, _ in parts} if quiet_s >= ABSENT_S else ()
+        absent = workers.share.absent(indices)
+        waiting, abandoned = list[tuple[int, AnyPart]](), list[AnyPart]()
+        for number, part in parts:
+            if (result := read_result(part, verify=False)) is not None:
                 quiet_s = 0.0
                 yield part, result
-        parts = unfinished
+            elif quiet_s >= workers.timeout_s or number % count in absent:
+                abandoned.append(part)
+            else:
+                waiting.append((number, part))
+        random.Random(workers.share.index).shuffle(abandoned)  # other shares make them too: each begins elsewhere
+        yield from workers.map(find_or_make, abandoned, step=step)
+        parts = waiting
         if parts:
             time.sleep(POLL_S)
             quiet_s += POLL_S
-    yield from workers.map(find_or_make, parts, step=step)
 
 
 def find_or_make(part: Part[Result]) -> Result:

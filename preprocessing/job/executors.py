@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import popen_spawn_posix, resource_tracker, spawn
 from multiprocessing.connection import wait as wait_for_sentinel
@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.processes import SIGNALS, available_cores, end_spawned
+from preprocessing.base.processes import SIGNALS, available_cores, end_spawned, locked
 from preprocessing.base.terminal import Screen
 from preprocessing.base.untrusted import one_line
 from preprocessing.config import ExecutorConfig
@@ -63,14 +63,29 @@ class Share:
 
     index: int = 0
     count: int = 1
+    locks: Path | None = None
+    """The folder in which every share holds a lock while its command runs, if there is one."""
 
     @classmethod
-    def parse(cls, text: str | None) -> Share:
+    def parse(cls, text: str | None, locks: Path | None = None) -> Share:
         """``3/8`` as share 3 of 8; 8/8 is 0/8, so shares may be counted from 0 or from 1. None: the whole job."""
         if text is None:
             return cls()
         index, count = map(int, text.split("/"))
-        return cls(index % count, count)
+        return cls(index % count, count, locks)
+
+    def lock_of(self, index: int) -> Path:
+        """The lock of a share."""
+        assert self.locks is not None
+        return self.locks / f"lock-{index}"
+
+    def absent(self, indices: Iterable[int]) -> set[int]:
+        """Those of some shares whose commands do not run now; none where no lock tells."""
+        absent = set[int]()
+        for index in indices if self.locks else ():
+            with suppress(UserError), locked(self.lock_of(index), 0, UserError("it runs"), shared=True):
+                absent.add(index)
+        return absent
 
     @property
     def is_leader(self) -> bool:
@@ -149,17 +164,19 @@ class Workers:
 
 
 @contextmanager
-def open_workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Workers]:
-    """Start or find the workers that ``config`` names. Leaving the block by an error ends local ones at once."""
-    number = config.workers or available_cores()
+def open_workers(config: ExecutorConfig, *, locks: Path | None = None, quiet: bool = False) -> Iterator[Workers]:
+    """Start or find the workers that ``config`` names; ``locks``: of its shares. Leaving the block by an error ends
+    local ones at once.
+    """
+    number, share = config.workers or available_cores(), Share.parse(config.share, locks)
     if config.kind == "dask":
         with connect_dask(config, quiet=quiet) as cluster:
             yield cluster
     elif number == 1:
-        yield Workers(config.timeout_s, share=Share.parse(config.share))
+        yield Workers(config.timeout_s, share=share)
     else:
         with start_pool(number) as pool:
-            yield Workers(config.timeout_s, pool, lambda: number, (BrokenProcessPool,), share=Share.parse(config.share))
+            yield Workers(config.timeout_s, pool, lambda: number, (BrokenProcessPool,), share)
 
 
 def data_without_main(name: str) -> dict[str, Any]:

@@ -44,6 +44,8 @@ from preprocessing.job.executors import Share
 
 WORK = ".work"
 LOCK = "lock"
+SHARE_LOCK_S = 5.0
+"""Longest wait for a lock that other shares hold for a moment: to see whether a share runs, and at their end."""
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
@@ -75,10 +77,16 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             atomic.recover(target)
         for left in (atomic.aside(target), beside(target)):
             atomic.sweep(left)
-    share = Share.parse(config.executor.share)
+    share = Share.parse(config.executor.share, target / WORK)
+    if share.count > 1:
+        try:
+            with writable(target, share):
+                yield target, target
+        finally:
+            remove_work(target)
+        return
     with writable(target, share):
-        if share.is_leader:
-            clear_leftovers(target)
+        clear_leftovers(target)
         if not (config.overwrite and (target / MANIFEST).exists()):
             yield target, target
             return
@@ -103,15 +111,17 @@ def writable(root: Path, share: Share) -> Iterator[None]:
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+        is_shared = share.count > 1
+        limit_s = SHARE_LOCK_S if is_shared else 0
         with ExitStack() as locks:
-            locks.enter_context(locked(root / WORK / LOCK, 0, refusal, shared=share.count > 1))
-            if share.count > 1:
+            locks.enter_context(locked(root / WORK / LOCK, limit_s, refusal, shared=is_shared))
+            if is_shared:
                 refusal = UserError(f"{root}: another command makes share {share} of this dataset")
-                locks.enter_context(locked(root / WORK / f"{LOCK}-{share.index}", 0, refusal))
+                locks.enter_context(locked(share.lock_of(share.index), limit_s, refusal))
             try:
                 yield
             except BaseException:
-                if share.count == 1:
+                if not is_shared:
                     discard_empty(root, missing)
                 raise
 
@@ -128,6 +138,14 @@ def discard_empty(root: Path, missing: Sequence[Path]) -> None:
         atomic.vanish(root if is_new and os.listdir(root) == [WORK] else work)
         for folder in missing[1:]:
             folder.rmdir()
+
+
+def remove_work(target: Path) -> None:
+    """Remove what the shares of a dataset needed, if it is complete and none of them runs any more."""
+    with suppress(UserError), writable(target, Share()):
+        if (target / MANIFEST).exists():
+            clear_leftovers(target)
+            atomic.vanish(target / WORK)
 
 
 def make_beside(target: Path) -> None:
@@ -221,6 +239,8 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
 
     Returns a message if unfinished work is left.
     """
+    if Share.parse(config.executor.share).count > 1:
+        return None  # the last share to end removes what they needed
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(root, config.output)

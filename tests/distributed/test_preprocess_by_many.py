@@ -16,7 +16,7 @@ import pytest
 
 from preprocessing.base.errors import UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.job import executors
+from preprocessing.job import engine, executors
 from preprocessing.job.executors import open_workers
 from tests.commands import start_python, wait_until
 from tests.corpora import Command, contents, reviews, words_of, write_csv
@@ -53,12 +53,31 @@ def test_shares_on_any_machines_make_the_bytes_of_one_job(tmp_path: Path, comman
     assert "already complete" in command.err
 
 
+@pytest.mark.timeout(120)
+def test_a_share_that_stands_still_holds_up_nobody_and_finds_its_files(tmp_path: Path, command: Command) -> None:
+    """The other one makes its parts and completes the dataset; only the last to end removes what they needed."""
+    source, there = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60)), tmp_path / "there"
+    command.build(source, tmp_path / "one", *SMALL)
+    words = words_of(source, there, *SMALL, "--executor.share")
+    slow = start(*words, "1/2", stderr=subprocess.PIPE)
+    wait_until(lambda: [*there.glob(".work/parts/*.json")])
+    slow.send_signal(signal.SIGSTOP)
+    assert slow.poll() is None, "it was over before it could be stopped"
+    assert command(*words, "0/2", "--executor.timeout_s", 2) == 0, command.err
+    assert (there / "dataset.json").is_file()
+    slow.send_signal(signal.SIGCONT)
+    _, errors = slow.communicate(timeout=60)
+    assert slow.returncode == 0, errors
+    assert contents(there) == contents(tmp_path / "one")
+
+
 @pytest.mark.timeout(60)
-def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> None:
+def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ABSENT_S", 1.0)
     source = write_csv(tmp_path / "reviews.csv", reviews(200))
     small = ("--source.part_mb", 0.002, "--shards.rows", 50)
     command.build(source, tmp_path / "one", *small)
-    command.build(source, tmp_path / "there", *small, "--executor.share", "2/2", "--executor.timeout_s", 1)
+    command.build(source, tmp_path / "there", *small, "--executor.share", "2/2")
     assert contents(tmp_path / "there") == contents(tmp_path / "one")
     for wrong, sentence in (("3/2", "from 0/2 to 2/2"), ("1/2/3", "executor.share")):
         assert sentence in command.refused(2, source, tmp_path / "out", "--executor.share", wrong)
