@@ -229,11 +229,11 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     missing = 0
     with temporary_folder() as folder:
         sources = convert_input(config, known, folder)
-        counts = [given.converted for given in sources]
+        counts = [source.converted for source in sources]
         with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
-            for given, rows in iter_parts(sources):
+            for source, rows in iter_parts(sources):
                 labels = find_classes(config.input, rows, bundle.labels, classes)
-                numbers, texts = rows["row"].to_numpy() + given.offset, pc.fill_null(rows["text"], "").combine_chunks()
+                numbers, texts = rows["row"].to_numpy() + source.offset, pc.fill_null(rows["text"], "").combine_chunks()
                 missing += rows["text"].null_count
                 encoded = bundle.encoder(texts)
                 ids = np.split(encoded.ids, encoded.offsets[1:-1])

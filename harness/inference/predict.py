@@ -148,8 +148,8 @@ def predict_files(config: PredictConfig) -> None:
                     atomic.remove(path)
         opened, settings = choose_scorer(config)
         info = read_classifier(bundle_directory(config.run))
-        source = replace(config.given, part_mb=config.part_mb)
-        files = find_files(config.inputs, config.format, source, info.source, work)
+        options = replace(config.given, part_mb=config.part_mb)
+        files = find_files(config.inputs, config.format, options, info.source, work)
         refuse_input(target, files)
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         worth = max(1, int(num_bytes / (config.part_mb * 1e6)))  # starting a process takes seconds
@@ -157,13 +157,13 @@ def predict_files(config: PredictConfig) -> None:
         workers = stack.enter_context(open_workers(config.executor_config(most), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
         names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
-        layout = Layout.of(WRITTEN[target.suffix.lower()], names, sources)
+        layout = Layout.choose(WRITTEN[target.suffix.lower()], names, sources)
         if config.missing == "error":
             check_texts(sources)
-        inputs = [[given.file.name, given.file.format, given.converted.fingerprint] for given in sources]
-        basis = settings | {"weights": identity(info), "source": asdict(source), "input": inputs}
+        inputs = [[source.file.name, source.file.format, source.converted.fingerprint] for source in sources]
+        basis = settings | {"weights": identity(info), "source": asdict(options), "input": inputs}
         check_begun(config, target, work, basis)
-        parts = cut(sources, work, basis, opened)
+        parts = list_parts(sources, work, basis, opened)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
         if share.is_leader:
@@ -187,19 +187,21 @@ def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any
 
 def check_texts(sources: Sequence[Source]) -> None:
     """Raise ``DataError`` for the first row without a text; lines of a text file may be empty."""
-    for file, number in ((given.file, given.converted.first_without_text) for given in sources):
+    for file, number in ((source.file, source.converted.first_without_text) for source in sources):
         if number is not None and file.format != "txt":
-            columns = listed(file.source.text_columns)
-            name = list_texts(file)[number - 1].path if file.format == "folder" else f"row {number}"
-            problem = f"column {columns} holds no text; fill or remove the row, or set --missing keep"
-            raise DataError(f"{file.name}: {name}: {problem}")
+            problem = f"column {listed(file.source.text_columns)} holds no text"
+            row = f"{file.name.rstrip('/')}/{list_texts(file)[number - 1].path}" if file.format == "folder" else None
+            row = row or f"{file.name}: row {number}"
+            raise DataError(f"{row}: {problem}; fill or remove the row, or set --missing keep")
 
 
-def cut(sources: Sequence[Source], work: Path, basis: dict[str, Any], opened: partial[Scorer]) -> list[ScoredPart]:
+def list_parts(
+    sources: Sequence[Source], work: Path, basis: dict[str, Any], opened: partial[Scorer]
+) -> list[ScoredPart]:
     """All parts, at least one, of a prediction that depends on ``basis``."""
     atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
-    rows = [(part.rows, given.folder / part.path) for given in sources for part in given.converted.parts]
+    rows = [(part.rows, source.folder / part.path) for source in sources for part in source.converted.parts]
     if not rows:
         raise DataError(f"{sources[0].file.name}: holds no rows")
     return [

@@ -171,15 +171,15 @@ class Layout:
     """Of the columns of all sources."""
 
     @classmethod
-    def of(cls, kind: str, names: list[str], sources: Sequence[Source]) -> Layout:
+    def choose(cls, kind: str, names: list[str], sources: Sequence[Source]) -> Layout:
         """Raises ``DataError`` for files with other columns than the first file, and for columns named like the new
         ones.
         """
         file, expected = sources[0].file, describe_columns(sources[0])
-        for given in sources:
-            if (described := describe_columns(given)) != expected:
+        for source in sources:
+            if (described := describe_columns(source)) != expected:
                 problem = f"its columns ({described}) are not those of {file.name} ({expected})"
-                raise DataError(f"{given.file.name}: {problem}; predict them in two commands")
+                raise DataError(f"{source.file.name}: {problem}; predict them in two commands")
         schema = read_schema(sources)
         if taken := next((name for name in names if name in schema.names), None):
             problem = f"already has a column {taken!r}; rename it, or set --prefix, which is put before the names"
@@ -195,8 +195,8 @@ class Layout:
                 output.writelines(map(extend_object, rows["line"].to_pylist(), members))
             return
         tables = (
-            join_columns(original_columns(given.file, rows, self.schema), added, self.names)
-            for (given, rows), added in parts
+            join_columns(original_columns(source.file, rows, self.schema), added, self.names)
+            for (source, rows), added in parts
         )
         if self.kind == "parquet":
             first = next(tables)
@@ -230,9 +230,9 @@ class CsvLines:
 
 def iter_parts(sources: Iterable[Source]) -> Iterator[tuple[Source, pa.Table]]:
     """The converted parts of some files, each with its file."""
-    for given in sources:
-        for part in given.converted.parts:
-            yield given, read_part(given.folder, part)
+    for source in sources:
+        for part in source.converted.parts:
+            yield source, read_part(source.folder, part)
 
 
 def read_schema(sources: Sequence[Source]) -> pa.Schema:
@@ -246,8 +246,8 @@ def read_schema(sources: Sequence[Source]) -> pa.Schema:
         columns = ["file", *file.source.text_columns] if file.format == "folder" else columns
         return pa.schema([(name, pa.string()) for name in columns])
     types = dict[str, pa.DataType]()
-    for given, rows in iter_parts(sources):
-        records, texts = parse_rows(given.file, rows), given.file.source.text_columns
+    for source, rows in iter_parts(sources):
+        records, texts = parse_rows(source.file, rows), source.file.source.text_columns
         names = dict.fromkeys([*(key for record in records for key in record), *texts])
         parquet.check_width(file.name, len(names))
         for column in table_of_json(records, names).schema:
@@ -269,11 +269,11 @@ def widen_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return pa.large_string() if len(types) > 1 else types.pop() if types else pa.null()
 
 
-def describe_columns(given: Source) -> str:
+def describe_columns(source: Source) -> str:
     """The format, and the columns that all files must have: with types for Parquet, none for JSON and texts."""
-    file, columns = given.file, given.converted.columns
+    file, columns = source.file, source.converted.columns
     if file.format == "parquet":
-        columns = [f"{column.name} {column.type}" for column in read_schema([given])]
+        columns = [f"{column.name} {column.type}" for column in read_schema([source])]
     return f"{file.format}: {', '.join(columns if file.format in ('csv', 'xlsx', 'parquet') else [])}"
 
 
