@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -685,20 +686,27 @@ class SheetReader(Reader):
     """A sheet of Excel."""
 
     def __init__(self, file: File) -> None:
-        rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
-        (title,), header = next(rows), next(rows, None)
-        if header is None:
+        self.rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
+        (title,), *headers = self.read_rows(2)
+        if not headers:
             raise DataError(f"{file.name}: {EMPTY_SENTENCE}")
-        is_row = file.source.columns and not is_header(header, file.source)
-        self.rows = itertools.chain([header] if is_row else [], rows)
+        (header,) = headers
+        if file.source.columns and not is_header(header, file.source):
+            self.rows = itertools.chain([header], self.rows)
         super().__init__(file, file.source.columns or header)
         parquet.check_width(file.name, len(self.columns))
         self.form = Form(recorded={"sheet": title} if title else {})
 
+    def read_rows(self, num_rows: int) -> list[list[str]]:
+        """The next rows, without openpyxl's warnings on what it does not read."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return list(itertools.islice(self.rows, num_rows))
+
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """Columns of texts."""
         number, width = 1, len(self.columns)
-        while rows := list(itertools.islice(self.rows, SHEET_ROWS)):
+        while rows := self.read_rows(SHEET_ROWS):
             for row, cells in enumerate(rows):
                 if len(cells) != width:
                     problem = f"{len(cells)} fields, the header has {width}; name all in source.columns"
