@@ -140,9 +140,15 @@ class Batch:
         return row_error(self.file, int(self.numbers[row]), sentence)
 
     def values(self, column: str | int) -> pa.Array:
-        """A column, by its name or position, in its own type, without dictionaries and views."""
+        """A column, by its name or position, in its own type, without dictionaries and views. Raises ``DataError`` for
+        a damaged dictionary.
+        """
         values = parquet.select_column(self.table, column).combine_chunks()
-        return values.cast(parquet.value_type(values.type))
+        try:
+            return values.cast(parquet.value_type(values.type))
+        except pa.ArrowIndexError as error:
+            problem = f"this row or one of the next is damaged ({one_line(error)}); restore the file"
+            raise self.error(0, problem) from None
 
     def column(self, column: str | int) -> pa.Array:
         """A column, by its name or position, as large_string; numbers become digits. Raises ``DataError`` for the first
