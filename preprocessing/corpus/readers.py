@@ -131,6 +131,8 @@ class Batch:
 
     def select(self, mask: np.ndarray) -> Batch:
         """The rows where ``mask``, bool ``[rows]``, is true."""
+        if mask.all():
+            return self
         return Batch(self.file, self.numbers[mask], self.table.filter(pa.array(mask)))
 
     def error(self, row: int | np.integer, sentence: str) -> DataError:
@@ -320,12 +322,12 @@ class LineReader(StreamReader):
             problem = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
             raise DataError(f"{self.file.name}: {problem}")
         for first, lines in number_lines(self.pieces, self.file):
-            table = pa.table([pa.array([line.rstrip(b"\r") for line in lines], BYTES)], self.columns)
+            table = pa.table([pa.array(lines, BYTES)], self.columns)
             yield Batch(self.file, np.arange(first, first + len(lines)), table)
 
 
 def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = False) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines without their newlines in lists of about ``BATCH_BYTES``, each with the row number of its first line.
+    """Lines without their ends in lists of about ``BATCH_BYTES``, each with the row number of its first line.
 
     Raises ``DataError`` for a line of more than ``MAX_RECORD_BYTES``.
     """
@@ -335,7 +337,7 @@ def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = Fals
         for line in complete:
             if skip_blank and not line.strip():
                 continue
-            lines.append(line)
+            lines.append(line.rstrip(b"\r"))
             size += len(line) + 1
             if size >= BATCH_BYTES:
                 yield number, lines
@@ -590,7 +592,7 @@ def parse_objects(lines: Sequence[bytes], file: File, first: int) -> list[dict[s
 def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError``."""
     try:
-        record = JSON.decode(line.strip(b"\r").decode())
+        record = JSON.decode(line.decode())
     except (ValueError, RecursionError) as error:
         hint = ENCODING_HINT if isinstance(error, UnicodeDecodeError) else "one object per line"
         raise row_error(file, number, f"not a JSON value ({one_line(error)}); {hint}") from None
