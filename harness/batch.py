@@ -85,7 +85,9 @@ class Batch:
     sent_lengths: torch.Tensor | None = None
     """``lengths`` on the device of the ids, if the loader sent them; see ``device_lengths``."""
     masks: Masks | None = None
-    """If the loader was given a function for them; see ``Network.masks``."""
+    """If the loader has computed them; see ``Network.masks``."""
+    candidates: tuple[torch.Tensor, int] | None = None
+    """Language model only: if the loader has drawn them; see ``LanguageObjective.candidates``."""
     index: PackedIndex | None = None
     """Packed layout only: if the loader has computed it; see ``packed_index``."""
 

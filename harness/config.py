@@ -237,6 +237,8 @@ class RunConfig:
     SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
+    is_unnamed: ClassVar[bool] = False
+    """Whether ``run`` was auto."""
 
     data: Data = NOTHING
     """Dataset directory, as written by `padless prepare`. A mixture of several with one vocabulary: directory -> its
@@ -265,8 +267,8 @@ class RunConfig:
     share of the cores."""
     recurrence: Recurrence = "auto"
     """How the recurrent layers compute: packed (real tokens only), padded to the longest row of the batch, or fused
-    (packed, in a Triton kernel, on CUDA); results are equal within rounding. auto: the fastest one on the device, on
-    CUDA measured at the start of a run."""
+    (packed, in a Triton kernel, on CUDA, which is tried first); results are equal within rounding. auto: packed or
+    padded, the faster one on the device, on CUDA measured at the start of a run."""
     seed: AtLeast0 = 0
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None
@@ -323,7 +325,7 @@ class RunConfig:
             object.__setattr__(self, "data", ",".join(f"{path}:{share:.9g}" for path, share in self.data.items()))
         if self.run == AUTO:
             parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
-            object.__setattr__(self, "run", f"runs/{'-'.join(parts)}")
+            vars(self).update(run=f"runs/{'-'.join(parts)}", is_unnamed=True)
         epochs, patience = self.epochs, self.patience
         below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
@@ -369,6 +371,7 @@ class LaunchRecipe(RunConfig):
         super().__post_init__()
         if self.seeds is not None and self.folds is not None:
             raise ConfigError("seeds, folds: one command varies one of the two; give --seeds or --folds, not both")
+        require(self.folds is None or self.fold is None, "fold", self.fold, "null beside folds, which holds out each")
         seeds = self.seeds or []
         require(len({*seeds}) == len(seeds), "seeds", seeds, "different numbers")
 

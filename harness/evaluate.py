@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from harness.inference.config import EvaluateConfig
+from harness.ranks.devices import check_device
 from harness.ranks.stopping import leave, run_rank
-from harness.rundir.records import dataset_of
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 
@@ -31,13 +30,12 @@ def here(config: EvaluateConfig) -> None:
 
 def measured(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of an evaluation."""
+    check_device(config.device)
     from harness.inference.evaluation import evaluate, evaluate_input
     from harness.ranks.session import open_session
 
     if config.input is not None:
         return evaluate_input(config)
-    if config.data is None:
-        config = replace(config, data=dataset_of(config.run))
     with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
         return evaluate(config, session)
 

@@ -30,6 +30,7 @@ COMMANDS = (
         "What is in a dataset, and how good it is.",
         "preprocessing.dataset.inspect:main",
         "preprocessing.dataset.inspect:InspectConfig",
+        elsewhere="info, show, describe, stats",
         heading="datasets",
     ),
     Command(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, Wait
+from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, ShareText, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, as_recorded
 from preprocessing.text.spec import TextSpec
@@ -94,7 +94,7 @@ class SourceConfig:
         fits = len(set(used)) == len(used) and all(
             len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
         )
-        require(fits, "source.delimiter, quote, escape", used, "ASCII characters that differ")
+        require(fits, "source.delimiter, quote, escape", used, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
 
@@ -204,7 +204,7 @@ class ExecutorConfig:
     """Number of local processes; none: one per core that this process may use."""
     scheduler: Name | None = None
     """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
-    share: Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}$")] | None = None
+    share: ShareText | None = None
     """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
     SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 900.0

@@ -24,7 +24,8 @@ LabelType = Literal["text", "int", "float", "bool"]
 """The type of a column of labels. Text files, and classes named by ``source.labels``, have texts."""
 MAX_CLASSES = 1000
 """Most distinct values of a label column without a map."""
-UNKNOWN, NEUTRAL = -2, -1
+NEUTRAL = -1
+"""In place of a class number for a value whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
@@ -119,11 +120,6 @@ class LabelMap:
                     )
                 self.numbers[key] = number
 
-    def numbers_of(self, values: list[Any]) -> list[int]:
-        """The class of each raw value, ``NEUTRAL`` or ``UNKNOWN``."""
-        keys = [spelling(value) for value in values]
-        return [UNKNOWN if key is None else self.numbers.get(key, UNKNOWN) for key in keys]
-
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     """The distinct values of a column, null included, and each row's index into them."""
@@ -131,15 +127,6 @@ def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
         column = column.dictionary_decode()
     encoded = column.dictionary_encode(null_encoding="encode")
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
-
-
-def found_in(values: list[Any], neutral: Sequence[Any]) -> tuple[list[int], list[str]]:
-    """``auto`` for some raw values: each one's place among their sorted class names, ``NEUTRAL`` or ``UNKNOWN``."""
-    left_out = {spelling(value) for value in neutral}
-    names = [(as_found(value) or "") for value in values]
-    classes = sorted({name for name in names if name.strip() and spelling(name) not in left_out})
-    place = {name: number for number, name in enumerate(classes)}
-    return [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names], classes
 
 
 def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:

@@ -2,12 +2,13 @@
 """``python -m tests.kills WHAT SOURCE FOLDER INSTANTS EXCHANGE``: a job is killed at every change of the disk.
 
 WHAT is ``dataset``: a child that this process forks replaces FOLDER/out, a copy of FOLDER/old, by a dataset of the
-corpus SOURCE with another seed. Or it is ``run``: the child trains on the dataset SOURCE, with checkpoints of which one
-is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange, a
-removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must be
-there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes. INSTANTS is ``all``, ``near`` (those around an exchange: all
-that is different without one) or ``few`` of these and some others, or ``3/10``: every tenth from the third on. With
-EXCHANGE ``no`` the call that exchanges two names is missing.
+corpus SOURCE with another seed. Or it is ``run``: the child trains on the dataset SOURCE, with checkpoints of which
+one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange,
+a removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
+be there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes.
+INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and
+some others, or ``3/10``: every tenth from the third on. With EXCHANGE ``no`` the call that exchanges two names is
+missing.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.

@@ -71,9 +71,10 @@ def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
 
 
 PAGE = ROOT / "docs" / "security.md"
-HEAD = "| distribution | licence | copyleft | comes with |\n|---|---|---|---|\n"
+HEAD = "| distributions | licence | copyleft | comes with |\n|---|---|---|---|\n"
+NAME = r"`[a-z0-9-]+`"
 ROW = re.compile(
-    r"^\| `(?P<name>[a-z0-9-]+)` \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
+    rf"^\| (?P<names>{NAME}(?:, {NAME})*) \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
 )
 FAMILIES = {
     "AGPL": r"AGPL|Affero",
@@ -116,19 +117,22 @@ def families_of(name: str) -> list[str] | None:
 
 def rows_of(page: str) -> dict[str, tuple[list[str], bool, list[str]]]:
     """Name -> licences, whether one is copyleft, and what brings it, as a page has them."""
-    return {
-        match["name"]: (match["licence"].split(", "), match["copyleft"] == "yes", match["groups"].split(", "))
-        for match in ROW.finditer(page)
-    }
+    rows = {}
+    for match in ROW.finditer(page):
+        for name in match["names"].split(", "):
+            licences, groups = match["licence"].split(", "), match["groups"].split(", ")
+            rows[name.strip("`")] = (licences, match["copyleft"] == "yes", groups)
+    return rows
 
 
 def table() -> str:
-    """The table, with what is installed here."""
-    known, lines = rows_of(PAGE.read_text()), []
+    """The table, with what is installed here; distributions that differ in nothing else share a line."""
+    known, names_by_cells = rows_of(PAGE.read_text()), dict[str, list[str]]()
     for name, groups in sorted(groups_of(requirements()).items(), key=lambda item: (item[1][0] != CORE, item[0])):
         families = families_of(name) or known.get(name, (["unknown"], False, []))[0]
         mark = "yes" if COPYLEFT & set(families) else ""
-        lines.append(f"| `{name}` | {', '.join(families)} | {mark} | {', '.join(groups)} |")
+        names_by_cells.setdefault(f"{', '.join(families)} | {mark} | {', '.join(groups)}", []).append(f"`{name}`")
+    lines = [f"| {', '.join(names)} | {cells} |" for cells, names in names_by_cells.items()]
     return HEAD + "\n".join(lines) + "\n"
 
 

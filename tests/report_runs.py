@@ -20,7 +20,7 @@ from harness.rundir.records import Ending, write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import Scores, figures, numbers_of
-from harness.scores.metrics import classification_metrics, predicted_labels, probabilities
+from harness.scores.metrics import classification_metrics, mistakes_to_show, predicted_labels, probabilities
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -63,8 +63,8 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
     """A finished run on ``data``; the higher ``skill``, the better its weights. Measured on test, else validation."""
     manifest = read_manifest(data)
     run.mkdir(parents=True)
-    model = ModelConfig(embedding_dim=32, hidden_size=32)
-    write_config(RunConfig(data=str(data), run=str(run), model=model, seed=seed, **config))
+    config = {"model": ModelConfig(embedding_dim=32, hidden_size=32), **config}
+    write_config(RunConfig(data=str(data), run=str(run), seed=seed, **config))
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed)
     write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
@@ -95,8 +95,8 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
     calibrated = decision.calibrated(logits)
     said, chances = predicted_labels(calibrated), probabilities(calibrated)
-    wrong = np.flatnonzero(said != labels)
-    worst = wrong[np.argsort(-chances[wrong, said[wrong]], kind="stable")][:10]
+    shown = mistakes_to_show(labels, said, chances, 10)
+    worst = shown[np.argsort(-chances[shown, said[shown]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
     mistakes = [
         {

@@ -23,6 +23,7 @@ PAGES = {
 SOURCES = {page: path for path, page in PAGES.items()}
 LINK = re.compile(r"\[([^][]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 """A Markdown link to a file: its text, its target and its anchor. Web addresses have a colon and do not match."""
+FIRST_CELL = re.compile(r"<tr>\n<td><code>([^<]+)</code>")
 IMAGE = re.compile(r'<p><img alt="([^"]*)" src="(?:[^"]*/)?pictures/([\w-]+\.svg)" /></p>')
 
 
@@ -38,9 +39,25 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return with_links(markdown, page.file.src_uri)
 
 
-def on_page_content(content: str, **_: Any) -> str:
-    """Inline pictures."""
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """Inline pictures; in tables of the reference, make headings of keys and commands for search and links."""
+    if page.file.src_uri.startswith("reference/"):
+        content = with_headings(content)
     return IMAGE.sub(lambda match: picture(html.unescape(match[1]), match[2]), content)
+
+
+def with_headings(content: str) -> str:
+    """Tables with a heading in the first cell of a row, whose id is the key or ``padless-COMMAND``, each id once."""
+    used = set[str]()
+
+    def heading(match: re.Match[str]) -> str:
+        name = match[1].replace("padless ", "padless-").partition(" ")[0]
+        if name in used:
+            return match[0]
+        used.add(name)
+        return f'<tr>\n<td><h3 id="{name}" class="key"><code>{match[1]}</code></h3>'
+
+    return FIRST_CELL.sub(heading, content)
 
 
 def with_links(markdown: str, page: str) -> str:

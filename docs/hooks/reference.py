@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MkDocs hook: generates the reference of options and commands from the configuration classes and command tables.
+"""Writes the tables of ``docs/reference/`` from the configuration classes and the table of commands.
 
-It replaces comments on a separate line: ``<!-- options: package -->`` by the keys that the package's commands share,
-``<!-- keys: module:Class -->`` by those of one class, ``<!-- commands: package -->`` by the commands.
+``python -m docs.hooks.reference`` renews what stands between ``<!-- options: package -->`` (the keys that the package's
+commands share) or ``<!-- commands: package -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,19 +27,20 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # to import the doc
 
 from docs.hooks.docstrings import as_markdown  # noqa: E402
 
-ASKED = re.compile(r"^<!-- (options|keys|commands): ([\w.:]+) -->$", re.MULTILINE)
+FOLDER = ROOT / "docs/reference"
+TABLES = re.compile(r"^<!-- (options|commands): (\w+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 NAMES = {bool: "`true` or `false`", int: "a whole number", float: "a number", str: "a text", type(None): "`null`"}
 PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
-PAGES = {"harness": ("training", "training.md"), "preprocessing": ("preprocessing", "preprocessing.md")}
-"""Package -> the name of its shared options, and their page."""
 SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
 """Package -> the class with the keys that several of its commands share."""
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the comments."""
-    makers = {"options": options_page, "keys": keys_page, "commands": commands_page}
-    return ASKED.sub(lambda match: makers[match[1]](match[2]), markdown)
+def with_tables(page: str) -> str:
+    """The Markdown of a page with its tables as the code is now."""
+    makers = {"options": options_table, "commands": commands_tables}
+    return TABLES.sub(
+        lambda found: f"<!-- {found[1]}: {found[2]} -->\n\n{makers[found[1]](found[2])}\n\n<!-- end -->", page
+    )
 
 
 @dataclass(frozen=True)
@@ -130,74 +131,63 @@ def spelt(value: Any) -> str:
     return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
-def options_page(package: str) -> str:
-    """A heading for each key that a package's commands share, for search and links."""
-    lines: list[str] = []
-    sections = list(options(load(SHARED[package])))
-    for option in sections:
-        lines += [] if option.parts else heading(option, 2)
-    for section in sections:
-        if section.parts:
-            lines += [f"## {section.key} {{ #{section.key} }}", "", section.meaning, ""]
-            lines += [line for option in section.parts for line in heading(option, 3)]
+def options_table(package: str) -> str:
+    """A line for each key that a package's commands share, below a line for its section."""
+    lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    for option in options(load(SHARED[package])):
+        lines += [f"| **{option.key}** | | | {on_one_line(option.meaning)} |"] if option.parts else []
+        lines += [f"| `{leaf.key}` | {values(leaf)} |" for leaf in option.parts or (option,)]
     return "\n".join(lines)
-
-
-def heading(option: Option, level: int) -> list[str]:
-    """One key with its values, its default and its meaning."""
-    title = f"{'#' * level} {option.key} {{ #{option.key} .option }}"
-    return [title, "", values(option), "{ .values }", "", option.meaning, ""]
 
 
 def values(option: Option) -> str:
-    """The type and the default of an option."""
-    if not option.default:
-        return f"{option.kind}; must be given"
+    """The type, the default and the meaning of an option as cells."""
+    default = f"`{option.default}`" if option.default else "must be given"
     unnamed = f"; `{option.unnamed}` if no recipe is named" if option.unnamed else ""
-    return f"{option.kind}; default `{option.default}`{unnamed}"
+    return f"{option.kind} | {default}{unnamed} | {on_one_line(option.meaning)}"
 
 
-def commands_page(package: str) -> str:
-    """Every command of a package with its words and options, from its command table."""
-    table = importlib.import_module(f"{package}.__main__")
-    return "\n".join(commands_of(table.COMMANDS))
+def on_one_line(text: str) -> str:
+    """Markdown for a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
-def commands_of(commands: Sequence[Any]) -> Iterator[str]:
-    """The lines of some commands."""
+def commands_tables(package: str) -> str:
+    """A line for each command of a package, then one for each of the keys that only some commands have.
+
+    Keys of one name and one meaning share a line.
+    """
+    commands = importlib.import_module(f"{package}.__main__").COMMANDS
+    lines = ["| command | what | example |", "|---|---|---|"]
     for command in commands:
-        usage = " ".join(filter(None, (f"padless {command.name}", command.words, "[--key value …]")))
-        yield f"### padless {command.name} {{ #padless-{command.name} }}\n\n{as_markdown(command.summary)}\n"
-        example = f"\n{command.example}" if command.example else ""
-        yield f"```\n{usage}{example}\n```\n"
-        yield from command_options(load(command.config))
-
-
-def command_options(own: Any) -> Iterator[str]:
-    """The options of a command: those that others share are on a page of their own."""
-    package = next((name for name, shared in SHARED.items() if issubclass(own, load(shared))), None)
-    known = list(options(load(SHARED[package]))) if package else []
-    yield f"{as_list(option for option in options(own) if option not in known)}\n"
-    if package:
-        noun, page = PAGES[package]
-        yield f"Takes every [option of {noun}]({page}).\n"
-
-
-def keys_page(name: str) -> str:
-    """The options of a class as a list."""
-    return as_list(options(load(name)))
-
-
-def as_list(found: Iterable[Option]) -> str:
-    """Each option with its type, default and meaning."""
-    lines = []
-    for option in (leaf for one in found for leaf in one.parts or (one,)):
-        meaning = textwrap.indent(option.meaning, "    ").removeprefix("    ")
-        lines.append(f"`--{option.key}` ({values(option)})\n:   {meaning}\n")
+        words = command.words.replace('"', "").replace(" | ", "` or `")  # a bar ends a cell
+        usage, example = f"padless {command.name} {words}".strip(), f"`{command.example}`" if command.example else ""
+        lines.append(f"| `{usage}` | {on_one_line(as_markdown(command.summary))} | {example} |")
+    lines += ["", "| key | of | values | default | meaning |", "|---|---|---|---|---|"]
+    rows: dict[tuple[str, str], tuple[dict[str, None], dict[str, None]]] = {}
+    for command in commands:
+        for option in own_options(load(command.config)):
+            keys, names = rows.setdefault((option.key.rpartition(".")[2], values(option)), ({}, {}))
+            keys[f"`{option.key}`"] = names[command.name] = None
+    for (_, cells), (keys, names) in rows.items():
+        lines.append(f"| {', '.join(keys)} | {', '.join(names)} | {cells} |")
     return "\n".join(lines)
 
 
-def first_paragraph(name: str) -> str:
-    """The first paragraph of the docstring of the module in ``module:name``."""
-    module = importlib.import_module(name.partition(":")[0])
-    return as_markdown((inspect.getdoc(module) or "").partition("\n\n")[0])
+def leaves(config_class: type) -> list[Option]:
+    """All options of a class, those of its sections too."""
+    return [leaf for option in options(config_class) for leaf in option.parts or (option,)]
+
+
+def own_options(config_class: type) -> list[Option]:
+    """The options of a command that have no line in the tables of ``SHARED``."""
+    shared = {leaf.key for leaf in leaves(load(SHARED["preprocessing"])) if "." in leaf.key}
+    for name in SHARED.values():
+        if issubclass(config_class, load(name)):
+            shared |= {leaf.key for leaf in leaves(load(name))}
+    return [option for option in leaves(config_class) if option.key not in shared]
+
+
+if __name__ == "__main__":
+    for path in sorted(FOLDER.glob("*.md")):
+        path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -21,6 +21,7 @@ from harness.baseline.linear import RECIPE, OnSplit, measure, names_of
 from harness.data.views import check_folds, held_out
 from harness.rundir.results import (
     Measured,
+    check_replaceable,
     figures_name,
     predictions_name,
     read_figures,
@@ -31,7 +32,7 @@ from harness.rundir.results import (
 from harness.scores.intervals import of_difference
 from harness.scores.tables import show_figures, spread_table
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import LocalPath
+from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Screen, duration, tell
 from preprocessing.dataset.shards import Manifest
@@ -50,7 +51,7 @@ class BaselineConfig:
     """
 
     SUBJECT = ("data",)
-    data: str
+    data: Name
     """Dataset directory."""
     output: LocalPath | None = None
     """Directory to write, DATA/baseline by default."""
@@ -67,6 +68,8 @@ def main(config: BaselineConfig) -> None:
     if config.folds:
         check_folds(manifest, config.data, "folds")
     names = names_of(manifest, folds=config.folds)
+    for name in names:
+        check_replaceable(folder, name)
     results, done = {}, f"found in {folder}"
     try:
         results = read_results(folder, manifest.fingerprint, names)
@@ -195,7 +198,7 @@ def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mappin
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None
     split = measured.split
-    rows, mine = read_hits(measured.directory, split, "evaluate the run again")
+    rows, mine = read_hits(measured.directory, split)
     others, theirs = read_hits(folder, split, MADE_ANEW)
     if not np.array_equal(rows, others):
         path = folder / predictions_name(split)

@@ -19,7 +19,7 @@ from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
-are, and rows when they are first read."""
+are, and hashes and rows when they are first read."""
 NAMED = 6
 """Up to this many classes are listed; of more, only the largest and the smallest."""
 LOPSIDED = 5

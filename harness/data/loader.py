@@ -94,7 +94,7 @@ class Assembler:
         that uses it, outside inference mode.
         """
         self.split, self.layout, self.device = loader.split, loader.layout, loader.device
-        self.masks, on_cuda = loader.masks, self.device.type == "cuda"
+        self.prepare, on_cuda = loader.prepare, self.device.type == "cuda"
         self.dtype = dtype = torch.int16 if self.split.manifest.id_dtype == "uint16" else torch.int32
         elements = loader.group_steps * loader.step_elements
         flat = (torch.empty(elements, dtype=dtype, pin_memory=on_cuda) for _ in range(PREFETCH_GROUPS + 2))
@@ -151,8 +151,9 @@ class Assembler:
                 flat = buffer.flat[:used].to(self.device, non_blocking=True)
                 for batch in batches:
                     batch.ids = flat.as_strided(batch.ids.shape, batch.ids.stride(), batch.ids.storage_offset())
-            for batch, step in zip(batches, steps.values(), strict=True):
-                batch.masks = None if self.masks is None else self.masks(step, batch)
+            if self.prepare is not None:
+                for batch, step in zip(batches, steps.values(), strict=True):
+                    self.prepare(step, batch)
             if self.stream is not None:
                 buffer.copied = torch.cuda.Event()
                 buffer.copied.record(self.stream)
@@ -207,6 +208,7 @@ def hand_over(step: StepBatch) -> None:
     for batch in step.micro_batches:
         masks, index = batch.masks or Masks(), batch.index
         tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown, *masks.keep.values()]
+        tensors.append(None if batch.candidates is None else batch.candidates[0])
         for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
@@ -255,8 +257,8 @@ class Loader:
     device: torch.device
     micro_batch: int | None = None
     """Maximum rows of a micro-batch; None: no limit."""
-    masks: Callable[[int, Batch], Masks | None] | None = None
-    """Computes the dropout masks of a micro-batch in an optimizer step, ahead of time."""
+    prepare: Callable[[int, Batch], None] | None = None
+    """Adds to a micro-batch what training needs in an optimizer step: dropout masks, candidates."""
 
     def __post_init__(self) -> None:
         """Sizes of buffers."""

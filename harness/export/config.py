@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-from preprocessing.base.schema import LocalPath
+from preprocessing.base.errors import ConfigError
+from preprocessing.base.schema import LocalPath, Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,7 @@ class ExportConfig:
     """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
 
     SUBJECT = ("run",)
-    run: str
+    run: Name
     """Run directory or bundle."""
     output: LocalPath
     """Folder to write, which must not be there yet."""
@@ -27,3 +29,8 @@ class ExportConfig:
     """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False
     """Print errors only."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing would be overwritten."""
+        if os.path.lexists(self.output):
+            raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

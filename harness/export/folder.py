@@ -7,7 +7,6 @@ It is written to a temporary folder, which is then renamed. An ONNX file is comp
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -39,7 +38,7 @@ from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.installed import VERSION, needed
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
@@ -56,8 +55,6 @@ FEW = 40
 def main(config: ExportConfig) -> None:
     """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
     place, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
-    if os.path.lexists(folder):
-        raise ConfigError(f"output: {folder} is there already; name another folder, or remove it")
     bundle = Bundle(place)
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")

@@ -21,6 +21,7 @@ from harness.model.wide import END, FIRST, MASK, OF_END, ROUNDS, SECOND, WORD, W
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, PROBABILITIES, BundleInfo
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import VERSION
+from preprocessing.text.vocabulary import UNK
 
 OPSET = 18
 """The first version with bitwise operators."""
@@ -28,7 +29,7 @@ IR = 8
 """The file format of that version; newer runtimes read it."""
 MOST_BYTES = 2**31 - 1
 """Maximum size of a protobuf file."""
-INT32, INT64, FLOAT = 6, 7, 1
+INT32, INT64, FLOAT, BOOL = 6, 7, 1, 9
 """ONNX's numbers of dtypes."""
 END_OF_AXIS = 1 << 62
 IN_ORDER = (0, 3, 1, 2)
@@ -120,6 +121,8 @@ def onnx_model(model: Classifier, info: BundleInfo) -> bytes:
     outputs = graph.Gemm(pooled(graph, model, lengths), model.head.weight, model.head.bias, transB=1)
     if model.wide is not None:
         outputs = graph.Add(outputs, wide_logits(graph, model.wide, graph.Cast(IDS, to=INT64), lengths))
+    if model.prior is not None:
+        outputs = graph.Where(has_known_word(graph, lengths), outputs, model.prior.float())
     calibrated = graph.Div(outputs, info.temperature)
     if model.num_classes == 2:
         graph.Squeeze(outputs, [1], name=LOGITS)
@@ -145,6 +148,13 @@ def onnx_model(model: Classifier, info: BundleInfo) -> bytes:
     helper.set_model_props(whole, {OF_WEIGHTS: info.weights_sha256, "text_hash": info.text_hash})
     checker.check_model(whole, full_check=True)
     return bytes(whole.SerializeToString())
+
+
+def has_known_word(graph: Graph, lengths: str) -> str:
+    """Bool ``[rows, 1]``; see ``harness.model.classifier.has_known_word``."""
+    real = graph.Less(graph.count(graph.size(IDS, 1)), graph.Unsqueeze(lengths, [1]))
+    known = graph.And(real, graph.Greater(graph.Cast(IDS, to=INT64), UNK))
+    return graph.Cast(graph.ReduceMax(graph.Cast(known, to=INT32), [1]), to=BOOL)
 
 
 def pooled(graph: Graph, model: Classifier, lengths: str) -> str:

@@ -29,6 +29,7 @@ from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import shortened
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import View
@@ -102,6 +103,7 @@ class Bundle(Scorer):
         network = read_network(self.directory, self.info)
         assert isinstance(network, Classifier)
         self.model = network.eval()
+        self.model.prior = torch.from_numpy(np.asarray(prior_logits(self.info)))
         if self.threads:
             keep_memory()
         if self.settled["device"] == "cuda":
@@ -129,6 +131,16 @@ class Bundle(Scorer):
             return in_batches(encoded, self.batch_rows, read, most, self.directory / self.info.weights, threads)
         finally:
             torch.set_num_threads(torchs_threads)
+
+
+def prior_logits(info: BundleInfo) -> np.ndarray:
+    """Logits whose calibrated probabilities are the shares of the classes among the training rows and one row more of
+    each class: float64 ``[]`` for two classes, else ``[classes]``.
+    """
+    rows = info.splits[TRAIN]["labels"] if TRAIN in info.splits else {}
+    counts = np.array([1 + rows.get(label, 0) for label in info.labels])
+    logits = info.temperature * np.log(counts / counts.sum())
+    return logits[1] - logits[0] if len(logits) == 2 else logits
 
 
 def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:

@@ -17,8 +17,8 @@ from msgspec import Meta
 
 from harness.config import NOTHING
 from harness.inference.scorer import Engine
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, Wait
+from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
 from preprocessing.corpus.readers import BYTE_ORDER_MARK, TEXT_NAME
@@ -75,9 +75,9 @@ class EvaluateConfig(RunningConfig):
     """Maximum wait of one process for another."""
     threads: Processes | None = None
     """Threads of each process on a CPU. null: OMP_NUM_THREADS where you set it, else its share of the cores."""
-    run: str
+    run: Name
     """Run directory (or bundle directory) whose best weights are evaluated."""
-    input: str | None = None
+    input: Name | None = None
     """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""
     source: SourceConfig = field(default_factory=SourceConfig)
     """How to read the input, where it differs from the training corpus."""
@@ -99,6 +99,8 @@ class EvaluateConfig(RunningConfig):
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
             vars(self).update(data=self.input, input=None)
+        if self.output is not None and os.path.isfile(self.output):
+            raise ConfigError(f"output: {self.output} is a file; name a directory")
         check_source(self.source)
         if self.source.has_unlabelled:
             what = "an evaluation needs labelled rows"
@@ -140,12 +142,12 @@ class ReadingConfig(RunningConfig):
     SUBJECT = ("run", "texts")
     FORMAT: ClassVar[str] = "format"
     """The key of the input's format."""
-    run: str
+    run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: list[str] = field(default_factory=list)
     """Texts; - is standard input, one text a line. Names of files are taken for --input; without any, what is piped to
     the command, which may be a CSV file with a header."""
-    input: str | list[str] | None = None
+    input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input."""
     column: Name | Names | None = None
@@ -165,6 +167,8 @@ class ReadingConfig(RunningConfig):
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
+        if self.texts and self.column is not None:
+            raise ConfigError("column: texts are given here; name a file, of which the column is read")
 
     @property
     def inputs(self) -> Sequence[str]:
@@ -200,14 +204,15 @@ class PredictConfig(ReadingConfig):
     validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "folder", "dask"] = "local"
-    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the same files;
-    dask: the workers of a running scheduler."""
+    executor: Literal["local", "dask"] = "local"
+    """local: processes on this machine; dask: the workers of a running scheduler."""
     scheduler: str | None = None
-    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
-    scheduler file."""
-    timeout_s: Wait = 86_400.0
-    """Maximum wait for the next part."""
+    """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    share: ShareText | None = None
+    """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
+    n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
+    timeout_s: Wait = 3600.0
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024
@@ -223,12 +228,20 @@ class PredictConfig(ReadingConfig):
         are_lines = self.inputs == [STDIN] and self.format in ("auto", "txt")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=beside(self.inputs))
-        self.workers()
+        if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
+            raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
+        self.executor_config()
 
-    def workers(self, default: int | None = None) -> ExecutorConfig:
-        """The executor of a prediction; ``default`` is the number of local processes if ``processes`` is null."""
-        workers = self.processes or (default if self.executor == "local" else None)
-        return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)
+    def executor_config(self, num_workers: int | None = None) -> ExecutorConfig:
+        """The executor; ``num_workers`` is the number of local processes if ``processes`` is null."""
+        workers = self.processes or (num_workers if self.executor == "local" else None)
+        return ExecutorConfig(
+            kind=self.executor,
+            workers=workers,
+            scheduler=self.scheduler,
+            share=self.share,
+            timeout_s=self.timeout_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +270,10 @@ class ExplainConfig(ReadingConfig):
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        if self.input is None and (self.column is not None or self.rows is not None):
-            raise ConfigError("column and rows need --input; name the file there")
+        if self.texts and self.rows is not None:
+            raise ConfigError("rows: texts are given here; name a file, of which some rows are explained")
+        ending = Path(self.output or "").suffix
+        require(ending in (*ENDINGS, ".txt", ""), "output", self.output, f"the ending {', '.join(ENDINGS)} or .txt")
 
     @property
     def form(self) -> Form:

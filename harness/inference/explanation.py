@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.inference.config import ExplainConfig, Form
-from harness.inference.rows import find, refuse_input, texts_in
+from harness.inference.rows import find_files, iter_texts, refuse_input
+from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing, temporary_folder
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from harness.inference.bundle import Bundle
 
-NOTHING_LEFT = "no word of the text was left; the model has read <unk>"
+NO_KNOWN_WORD = "no known word: these are the shares of the classes among the training rows"
 UNKNOWN = RESERVED[UNK]
 LISTED = 400
 """Maximum width of a list of classes in a message."""
@@ -142,8 +143,8 @@ class Explanation:
     def summary(self) -> list[str]:
         """Lines below the text: what the model has not read, and whether the scores miss the logit."""
         lines, unknown = list[str](), self.tokens.count(UNKNOWN)
-        if not self.num_tokens:
-            lines.append(NOTHING_LEFT)
+        if unknown == len(self.tokens):
+            lines.append(NO_KNOWN_WORD)
         elif unknown:
             lines.append(f"unknown to the model: {unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):
@@ -174,14 +175,15 @@ class Explanation:
 
 def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
+    check_device(config.device)
     form, directory = config.form, bundle_directory(config.run)
     info, size = read_classifier(directory), config.batch
     with ExitStack() as stack:
         texts, files = config.texts, list[File]()
         if config.inputs:
             work = stack.enter_context(temporary_folder())
-            files = find(config.inputs, config.input_format, config.given, info.source, work)
-            texts = list(itertools.islice(texts_in(files, work), config.rows))
+            files = find_files(config.inputs, config.input_format, config.given, info.source, work)
+            texts = list(itertools.islice(iter_texts(files), config.rows))
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)

@@ -28,10 +28,12 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import layout_on
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.records import dataset_of
 from harness.scores.figures import Scores
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import read_data
-from preprocessing.job.engine import shown
+from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import ROWS
 
 PAUSE_EVERY = 8
@@ -42,18 +44,24 @@ left: the exact softmax of all takes longer than an epoch on a CPU, and these gi
 
 
 def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Scores, Split]:
-    """Stage, open and score ``config.split`` of ``config.data`` with the weights of a run, on the session's device. The
-    fold of their training is held out, if there was one.
+    """Stage, open and score ``config.split`` of ``config.data``, or of the dataset of the training, with the weights of
+    a run, on the session's device. The fold of their training is held out, if there was one.
 
-    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code.
+    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code,
+    and for one that has the name of the training's now.
     """
-    world, device, data = session.world, session.device, config.data
-    assert data is not None
+    world, device = session.world, session.device
     with world.together("loading weights and dataset"):
+        data = config.data or dataset_of(config.run)
         bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = held_out(manifest, bundle.info.fold, data)
+        elif config.data is None:
+            raise DataError(
+                f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
+                f"training rows; build the old one again, or score this one all the same with --data {data}"
+            )
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(device).recurrent.flatten_parameters()
@@ -63,7 +71,7 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     loader = loader_over(split, world, config.batch, layout, device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
     own_rows, quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
-    with shown(f"scoring {config.split}", own_rows, quiet):
+    with show_progress(f"scoring {config.split}", own_rows, quiet):
         return bundle, score(bundle.model, loader, world, read=read), split
 
 

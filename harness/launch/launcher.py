@@ -35,7 +35,7 @@ from unittest.mock import patch
 
 import yaml
 
-from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
+from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, to_dict
 from harness.data.views import check_folds
 from harness.launch import meeting
 from harness.launch.options import TrainConfig, accelerate_arguments, free_port
@@ -86,9 +86,14 @@ class Failure:
 
 def train(asked: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
-    resolve(recipe)  # keys that contradict each other are refused before accelerate imports torch
+    screen, checked = Screen(quiet=recipe.quiet), None
+    screen.show_work("reading the dataset")
+    devices.check_device("cuda" if asked.gpu_ids or (asked.multi_gpu and not asked.cpu) else recipe.device)
+    on_cpu = resolve(recipe).config  # what can be refused is refused before accelerate imports torch
+    if devices.is_without_cuda():
+        checked = preflight.check_run(on_cpu, tell)
     arguments, recipe = accelerate_arguments(asked, recipe)
-    screen, place = Screen(quiet=recipe.quiet), meeting.place_of(arguments)
+    place = meeting.place_of(arguments)
     here = -(-arguments.num_processes // arguments.num_machines)
     cards = devices.cards(recipe.device, here, arguments.num_processes)
     config = resolve(recipe, lambda: cards).config
@@ -97,7 +102,7 @@ def train(asked: TrainConfig, recipe: RunConfig) -> int:
         choice = processes_on_cores(config, available_cores())
         arguments.num_processes, os.environ[devices.CHOSEN] = int(choice.value), choice.reason
         arguments.multi_gpu = arguments.num_processes > 1
-    point = preflight.check_run(config, tell)
+    point = checked if checked and config == on_cpu else preflight.check_run(config, tell)
     if point.finished and not config.dry_run:
         screen.say(f"{config.run} has finished already; name another run directory to train again")
         return 0
@@ -278,7 +283,7 @@ def main(asked: TrainConfig) -> int:
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
     own, runs = trainings(asked)
-    if asked.run == replace(asked, run=AUTO).run:
+    if asked.is_unnamed:
         Screen(quiet=asked.quiet).say(f"The run is {asked.run}; -o names another directory.")
     steps: list[RunConfig] = []
     for config in own:
@@ -344,6 +349,8 @@ def planned(asked: LaunchRecipe) -> list[Member]:
     else:
         return []
     layout.check_many(asked.run, runs[0].kind)
+    for run in runs:
+        layout.check_directory(run.path)
     return runs
 
 

@@ -132,10 +132,14 @@ def gpu_step_s(config: RunConfig, time_steps: float, rows: int, parameters: int,
     return LAUNCHES_S + model.num_layers * time_steps * max(PASSES_S, of_products) + between
 
 
+def span(least: int, most: int) -> str:
+    """``31 to 32``, or ``32``."""
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def in_lines(values: dict[str, Any]) -> dict[str, str]:
     """The figures of the plan in words, by name."""
     ranks, memory, runs = (values[name] for name in ("ranks", "memory", "runs"))
-    (low, high), (least, most) = values["rows_per_step"], values["rows_per_process"]
     lines = {"runs": f"{len(runs)}, one after the other; this is the first, {runs[0]}"} if runs else {}
     if before := values["pretrain"]:
         lines["first"] = f"a language model of these texts; plan it with --config {before}"
@@ -145,9 +149,10 @@ def in_lines(values: dict[str, Any]) -> dict[str, str]:
     kept, tokens = size(memory["weights_gradients_optimizer"]), size(memory["tokens_on_device"])
     return {
         **lines,
-        "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of {low} to {high} rows",
+        "steps": f"{values['steps_per_epoch']:,} an epoch, {values['steps']:,} in all, of "
+        f"{span(*values['rows_per_step'])} rows",
         **{name: f"{one['value']}: {one['reason']}" for name, one in values["decided"].items()},
-        "ranks": f"{values['world_size']}, each with {least} to {most} rows a step",
+        "ranks": f"{values['world_size']}, each with {span(*values['rows_per_process'])} rows a step",
         "padding": f"{ranks['padding']:.2%} of the computed positions (none where batches are packed)",
         "on GPUs": f"about {1e3 * values['gpu_step_s']:.1f} ms a step, a forecast: {ranks['time_steps']:.0f} time "
         "steps follow one another, for few rows as for many",

@@ -26,7 +26,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import beside, plain
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST
-from preprocessing.base.terminal import Column, Screen, public_values, table
+from preprocessing.base.terminal import Column, Screen, public_values, table, tell
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus import sources
 from preprocessing.corpus.columns import apply_columns, resolve
@@ -142,15 +142,20 @@ def runs(config: RunsConfig) -> None:
             for one in found
         ]
         screen.table(table(RUN_COLUMNS, rows, screen.width))
+        for damaged in (one for one in found if one["state"] == "damaged"):
+            tell(f"warning: {damaged['reason']}")
     else:
         print(f"{folder}: no runs yet; padless train DATA makes one")
 
 
 def facts_of(status: Path) -> dict[str, Any]:
-    """The run of a status as plain values; what is damaged is left out, and said in ``reason``."""
+    """The run of a status as plain values; what is damaged is left out, and said in ``reason``.
+
+    The state of a run whose status cannot be read is ``damaged``.
+    """
     run, when = status.parent, time.localtime(status.stat().st_mtime)
     facts: dict[str, Any] = {"run": str(run), "when": time.strftime("%Y-%m-%d %H:%M", when)}
-    facts |= {"state": "failed", "data": None, "best": None, "test": None}
+    facts |= {"state": "damaged", "data": None, "best": None, "test": None}
     try:
         facts |= read_status(run)
         if facts["state"] == "running" and is_free(run):

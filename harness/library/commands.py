@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Source = pd.DataFrame | str | Path | Sequence[str | Path]
+ERROR = "error: "
+"""How a command begins the sentence of its error."""
 _training = threading.Lock()
 """Held while this process trains: threads and accelerate's state belong to all of it."""
 
@@ -90,7 +92,9 @@ def prepare(
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
     with temporary_folder() as folder:
         manifest = build(asked, write_frame(source, folder) if is_frame else None)
-    for line in [] if manifest is None else lines_on_rows(manifest):
+    if manifest is None:
+        raise UserError(f"{output}: share {asked.executor.share} is done; share 0 completes the dataset")
+    for line in lines_on_rows(manifest):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 
@@ -196,20 +200,24 @@ def launch(words: Sequence[str]) -> None:
     with Popen(command, env=env, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
         last = pass_on(process)
     if (code := process.returncode) not in (0, PREEMPTED):
-        raise ERRORS.get(code, UserError)(last.removeprefix("error: "))
+        raise ERRORS.get(code, UserError)(last.removeprefix(ERROR))
 
 
 def pass_on(process: Popen[str]) -> str:
-    """Print the output of a process, line by line, and send interrupts to it; returns its last line."""
-    line = ""
+    """Print the output of a process, line by line, and send interrupts to it; returns its last line that is an error,
+    else its last line: a warning may follow an error.
+    """
+    last = ""
     try:
         for line in process.stdout or ():
             print(line, end="", flush=True)
+            if line.startswith(ERROR) or not last.startswith(ERROR):
+                last = line.strip()
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         pass_on(process)
         raise
-    return line.strip()
+    return last
 
 
 def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:

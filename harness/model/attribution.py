@@ -24,6 +24,7 @@ from harness.batch import Batch
 from harness.model.classifier import Classifier
 from harness.model.registry import SHARED_UP_TO
 from harness.model.wide import END, WidePart
+from preprocessing.text.vocabulary import UNK
 
 TOLERANCE = 1e-3
 """Allowed error of the sum over tokens, relative to the difference of the two logits."""
@@ -101,7 +102,8 @@ class Line:
 
 
 def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequence[int]) -> list[Attribution]:
-    """For each text, the contribution of each token to the logit of its class, before calibration.
+    """For each text, the contribution of each token to the logit of its class, before calibration: none if the text has
+    no known word.
 
     ``texts`` are ids, at least one each. ``model`` is in evaluation mode, in fp32 or wider, and does not change.
     """
@@ -121,6 +123,10 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
     found = []
     for line, label in zip(lines, classes, strict=True):
         sign = -1 if model.num_classes == 2 and label == 0 else 1  # the single logit is that of class 1
+        if model.prior is not None and (line.ids <= UNK).all():
+            prior = sign * float(model.prior.flatten()[line.column])
+            found.append(Attribution(np.zeros(len(line.ids)), prior, prior))
+            continue
         bias = 0.0 if wide is None else float(wide.share * wide.bias[line.column])
         scores, logit = line.integrals().sum(0) + line.beside, line.known[1.0][0] + float(line.beside.sum())
         found.append(Attribution(sign * scores, sign * (logit + bias), sign * (line.known[0.0][0] + bias)))

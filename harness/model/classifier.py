@@ -37,6 +37,10 @@ class Classifier(Network):
         self.wide = None
         if config.wide:
             self.wide = WidePart(config.wide, outputs, config.wide_ngrams)
+        self.prior: torch.Tensor | None
+        self.register_buffer("prior", None, persistent=False)
+        """The logits of a text without a known word, ``[]`` for two classes, else ``[classes]``; None, as in training:
+        those that the network computes."""
 
     def forward(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -48,7 +52,11 @@ class Classifier(Network):
         added, though it is trained with a separate loss (``Objective``).
         """
         logits = self.read(batch, masks, recurrent_dtype)
-        return logits if self.wide is None else logits + self.wide.share * self.look_up(batch)
+        if self.wide is not None:
+            logits = logits + self.wide.share * self.look_up(batch)
+        if self.prior is None:
+            return logits
+        return torch.where(has_known_word(batch).view(-1, *[1] * self.prior.dim()), logits, self.prior.to(logits.dtype))
 
     def look_up(self, batch: Batch) -> torch.Tensor:
         """The logits of the wide part alone, in the shape of ``read``."""
@@ -94,6 +102,14 @@ class Classifier(Network):
             pooled = self.pooling.packed(packed.data, state, index, batch.lengths, lengths)
         pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
         return self.shaped(self.head(pooled))
+
+
+def has_known_word(batch: Batch) -> torch.Tensor:
+    """Bool ``[rows]``: whether a row has a token other than ``<unk>``."""
+    known = batch.widened() > UNK  # padding is 0
+    if batch.batch_sizes is None:
+        return known.any(1)
+    return known.new_zeros(batch.num_rows, dtype=torch.int32).index_add(0, batch.packed_index().row, known.int()) > 0
 
 
 def loss_per_row(
@@ -144,6 +160,10 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
+
+    def prepare(self, step: int, batch: Batch) -> None:
+        """Add dropout masks to a batch of optimizer ``step``."""
+        batch.masks = self.classifier.masks(self.seed, step, batch)
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of the batch's rows in optimizer ``step``; the caller divides by ``divisor``."""

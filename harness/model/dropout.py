@@ -2,8 +2,9 @@
 """Dropout as a pure function of (seed, step, source row, site, place): a hash of counters, without generator or state.
 
 A text has the same masks in every process, micro-batch, layout and device (law 4), and a resumed run has the masks of
-an uninterrupted one. The host hashes (splitmix64, Steele et al. 2014), in the loader's thread: on a GPU a hash would be
-a dozen kernels, and the training loop would start each of them.
+an uninterrupted one. The hash is splitmix64 (Steele et al. 2014). The loader's thread computes a key per row; on a GPU
+it starts the dozen kernels that hash keys with features, on a CPU numpy hashes (torch, which cannot shift unsigned
+numbers, takes up to ten times as long).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Masks, send
-from preprocessing.base.randomness import GAMMA, finalized, splitmix64
+from preprocessing.base.randomness import FIRST, GAMMA, SECOND, finalized, splitmix64
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
@@ -38,18 +39,17 @@ def masks_of(
     ``dtype``. A token is read as ``<unk>`` with the chance ``word_dropout``.
     """
     run, keep, unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
-    keys = splitmix64(batch.rows.astype(np.uint64) ^ run)[:, None]
+    keys = splitmix64(batch.rows.astype(np.uint64) ^ run)
     if dropout:
-        drawn = torch.from_numpy(kept(keys, places(tuple(sizes.items())), dropout).view(np.uint8))
-        factors = send(drawn.to(dtype).div_(1.0 - dropout), batch.ids.device)
+        kept = draw_kept(keys, places(tuple(sizes.items())), dropout, batch.ids.device)
+        factors = kept.view(torch.uint8).to(dtype).div_(1.0 - dropout)
         keep = dict(zip(sizes, factors.split(list(sizes.values()), dim=1), strict=True))
     if word_dropout:
-        packed, lengths = batch.batch_sizes is not None, batch.lengths.numpy()
-        longest = int(lengths[0]) if packed else batch.ids.shape[1]
-        lost = ~kept(keys, places(((WORDS, longest),)), word_dropout)
+        packed = batch.batch_sizes is not None
+        longest = int(batch.lengths[0]) if packed else batch.ids.shape[1]
+        unknown = draw_kept(keys, places(((WORDS, longest),)), word_dropout, batch.ids.device).logical_not_()
         if packed:  # time-major, real tokens only
-            lost = lost.T[np.arange(longest)[:, None] < lengths]
-        unknown = send(torch.from_numpy(lost), batch.ids.device)
+            unknown = unknown.t().reshape(-1)[batch.packed_index().place]
     return Masks(keep, unknown)
 
 
@@ -71,8 +71,21 @@ def places(sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
     return np.concatenate(counted) * np.uint64(GAMMA)
 
 
-def kept(keys: np.ndarray, advanced: np.ndarray, chance: float) -> np.ndarray:
-    """Bool: whether the number of splitmix64 in the streams ``keys``, ``advanced`` so far, is above the lowest fraction
-    ``chance`` of the int64 range.
+def draw_kept(keys: np.ndarray, advanced: np.ndarray, chance: float, device: torch.device) -> torch.Tensor:
+    """Bool ``[keys, advanced]`` on ``device``: whether the number of splitmix64 in each of the streams ``keys``,
+    ``advanced`` so far, is above the lowest fraction ``chance`` of the int64 range.
     """
-    return finalized(keys + advanced).view(np.int64) >= round(chance * (1 << 64)) - (1 << 63)
+    least = round(chance * (1 << 64)) - (1 << 63)
+    if device.type == "cpu":
+        return torch.from_numpy(finalized(keys[:, None] + advanced).view(np.int64) >= least)
+    counters = send(torch.from_numpy(np.concatenate((keys, advanced)).view(np.int64)), device)
+    return finalized_on_device(counters[: len(keys), None] + counters[len(keys) :]) >= least
+
+
+def finalized_on_device(mixed: torch.Tensor) -> torch.Tensor:
+    """``finalized`` for the bits of int64 ``mixed``, in place; a shift of int64 repeats the sign, which is cleared."""
+    for shift, factor in ((30, FIRST), (27, SECOND), (31, None)):
+        mixed ^= (mixed >> shift) & ((1 << 64 - shift) - 1)
+        if factor is not None:
+            mixed *= factor - (1 << 64)
+    return mixed

@@ -11,13 +11,18 @@ The products that do not depend on the step before are matrix products of torch 
 the backward pass those for ``weight_ih``, ``weight_hh``, the biases and the input. Sums over time and rows have a fixed
 order, and there are no atomic operations: equal inputs give equal bits on one card.
 
-Dtypes: matrices, gates and outputs are those of the input; sums, the cell state and its gradient are fp32. Kept for the
-backward pass, per token, direction and unit: four activated gates, which replace the input's product in place, and the
-cell state in fp32; 3 KB per token for two directions of 128 units in bf16. To compute the gates again would save 2 KB
-of them, and add a second product to each step of the backward pass.
+The four gates of a row lie side by side, so that a step has one product, and its result changes hands seldom: each
+change of layout is two barriers of the program.
 
-``weight_hh`` must fit into the shared memory of one multiprocessor: up to 128 units in bf16 and fp16, 64 in fp32. Wider
-layers are left to cuDNN: 256 units in bf16 take 512 KB, that is four multiprocessors that exchange ``h`` in every step.
+Dtypes: matrices, gates and outputs are those of the input; sums, the cell state and its gradient are fp32. Kept for the
+backward pass, per token, direction and unit: four pre-activations, which replace the input's product in place, and the
+cell state in fp32; 3 KB per token for two directions of 128 units in bf16. Not activated gates, of which bf16 rounds
+0.999 to 1, whose derivative is 0. To compute them again would save 2 KB, and add a second product to each step of the
+backward pass.
+
+``weight_hh`` must fit into the shared memory of one multiprocessor, beside the gates of a program: up to 128 units in
+bf16 and fp16, or 64 on cards with 99 KB (compute capability 8.6, 8.9, 12.0), and 64 in fp32. Wider layers are left to
+cuDNN: 256 units in bf16 take 512 KB, that is four multiprocessors that exchange ``h`` in every step.
 
 ``TRITON_INTERPRET=1``, set before this module is imported, runs the kernels on the CPU.
 """
@@ -36,43 +41,45 @@ from harness.batch import send
 
 ROWS = 16
 """Rows of a program: the least that a tensor core multiplies at once."""
-MOST_BYTES = 128 << 10
-"""Largest ``weight_hh`` of one direction: a multiprocessor of compute capability 8.0 has 163 KB of shared memory."""
+SHARED_BYTES = 163 << 10
+"""Shared memory of a multiprocessor where there is no card to ask: that of compute capability 8.0."""
 BEYOND = tl.constexpr(1 << 40)
 """A time step that no row has."""
 
 
 @triton.jit
-def four(at, APART: tl.constexpr, mask):  # type: ignore[no-untyped-def]  # noqa: N803
-    """Four arrays that lie ``APART``, one for each gate; 0 outside of ``mask``."""
-    first, second = tl.load(at, mask=mask, other=0.0), tl.load(at + APART, mask=mask, other=0.0)
-    return first, second, tl.load(at + 2 * APART, mask=mask, other=0.0), tl.load(at + 3 * APART, mask=mask, other=0.0)
+def read_weights(weights, HIDDEN: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """``weight_hh`` of this program's direction, ``[4 * UNITS, UNITS]``; 0 beyond ``HIDDEN``."""
+    columns, inputs = tl.arange(0, 4 * UNITS), tl.arange(0, UNITS)
+    row = (tl.program_id(1) * 4 + columns // UNITS) * HIDDEN + columns % UNITS
+    mask = (columns % UNITS < HIDDEN)[:, None] & (inputs < HIDDEN)[None, :]
+    return tl.load(weights + row[:, None] * HIDDEN + inputs[None, :], mask=mask, other=0.0)
 
 
 @triton.jit
 def own(plan, num_rows, HIDDEN: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
-    """The rows of this program, their lengths, the steps of the longest, ``arange(UNITS)``, and where final states of
-    these rows lie, with a mask.
+    """The rows of this program, their lengths, the steps of the longest, and where final states of these rows lie, with
+    a mask.
     """
     rows, units = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
     steps = tl.load(plan + tl.program_id(0) * ROWS)
     last = (tl.program_id(1) * num_rows + rows)[:, None] * HIDDEN + units[None, :]
     there = (rows < num_rows)[:, None] & (units < HIDDEN)[None, :]
-    return rows, tl.load(plan + rows, mask=rows < num_rows, other=0), steps, units, last, there
+    return rows, tl.load(plan + rows, mask=rows < num_rows, other=0), steps, last, there
 
 
 @triton.jit
-def visit(gates, plan, num_rows, step, steps, backwards, rows, length, units, HIDDEN: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def visit(plan, num_rows, step, steps, backwards, rows, length, HIDDEN: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """What the rows of a program find in step ``step`` of a walk over ``steps`` time steps, which ``backwards`` starts
-    at the last one: where the outputs of their tokens lie, where their gates lie, a mask, and the four gates.
+    at the last one: where the outputs and where the gates of their tokens lie, and masks for both.
     """
     time = tl.where(backwards, steps - 1 - step, step)
     token = tl.load(plan + num_rows + time, mask=step < steps, other=0) + rows
     at = (token * tl.num_programs(1) + tl.program_id(1))[:, None] * HIDDEN
-    mask = (tl.where(step < steps, time, BEYOND) < length)[:, None] & (units < HIDDEN)[None, :]
-    gate = 4 * at + units[None, :]
-    i, f, g, o = four(gates + gate, HIDDEN, mask)
-    return at + units[None, :], gate, mask, i, f, g, o
+    runs = (tl.where(step < steps, time, BEYOND) < length)[:, None]
+    units, columns = tl.arange(0, UNITS), tl.arange(0, 4 * UNITS)
+    gate = 4 * at + ((columns // UNITS) * HIDDEN + columns % UNITS)[None, :]
+    return at + units[None, :], gate, runs & (units < HIDDEN)[None, :], runs & (columns % UNITS < HIDDEN)[None, :]
 
 
 @triton.jit
@@ -86,6 +93,29 @@ def tanh(values, FAST: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N
 @triton.jit
 def sigmoid(values, FAST: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     return 0.5 * tanh(0.5 * values, FAST) + 0.5
+
+
+@triton.jit
+def split_gates(values, ROWS: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """``[ROWS, 4 * UNITS]``, the gates side by side, as four arrays ``[ROWS, UNITS]``."""
+    i_and_g, f_and_o = values.reshape(ROWS, 4, UNITS).permute(0, 2, 1).reshape(ROWS, UNITS, 2, 2).split()
+    i, g = i_and_g.split()
+    f, o = f_and_o.split()
+    return i, f, g, o
+
+
+@triton.jit
+def activated(entered, ROWS: tl.constexpr, UNITS: tl.constexpr, FAST: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """The gates i, f, g and o of pre-activations."""
+    i, f, g, o = split_gates(entered, ROWS, UNITS)
+    return sigmoid(i, FAST), sigmoid(f, FAST), tanh(g, FAST), sigmoid(o, FAST)
+
+
+@triton.jit
+def side_by_side(i, f, g, o, ROWS: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+    """Four arrays ``[ROWS, UNITS]`` as one, ``[ROWS, 4 * UNITS]``."""
+    by_unit = tl.join(tl.join(i, g), tl.join(f, o))
+    return by_unit.reshape(ROWS, UNITS, 4).permute(0, 2, 1).reshape(ROWS, 4 * UNITS)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -105,36 +135,46 @@ def forward_kernel(  # type: ignore[no-untyped-def]
 ):
     """All steps of ``ROWS`` rows of one direction.
 
-    ``gates`` ``[tokens, directions, 4, hidden]``: the input's product, which the activated gates replace. ``cells``
+    ``gates`` ``[tokens, directions, 4, hidden]``: the input's product, which the pre-activations replace. ``cells``
     ``[tokens, directions, hidden]`` gets the cell state before each step. ``weights`` ``[directions, 4, hidden,
     hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows, hidden]``. ``plan``: see
     ``Walk``.
     """
-    rows, length, steps, units, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
-    inputs, backwards = tl.arange(0, UNITS), tl.program_id(1) == 1
-    matrix = weights + (tl.program_id(1) * 4 * HIDDEN + units[None, :]) * HIDDEN + inputs[:, None]
-    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & (units < HIDDEN)[None, :])
+    rows, length, steps, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    backwards, matrix = tl.program_id(1) == 1, read_weights(weights, HIDDEN, UNITS).trans()
+    if PRECISION == "ieee":  # without tensor cores the wide product would be kept in local memory
+        w_i, w_f, w_g, w_o = split_gates(matrix, UNITS, UNITS)
     h = tl.full((ROWS, UNITS), 0.0, outputs.dtype.element_ty)
     c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    at, gate, mask, x_i, x_f, x_g, x_o = visit(gates, plan, num_rows, 0, steps, backwards, rows, length, units, HIDDEN)
+    at, gate, mask, gate_mask = visit(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
+    given = tl.load(gates + gate, mask=gate_mask, other=0.0)
     for step in range(steps):
         # Read one step ahead, so that memory answers while the products are computed.
-        next_at, next_gate, next_mask, next_i, next_f, next_g, next_o = visit(
-            gates, plan, num_rows, step + 1, steps, backwards, rows, length, units, HIDDEN
+        next_at, next_gate, next_mask, next_gate_mask = visit(
+            plan, num_rows, step + 1, steps, backwards, rows, length, HIDDEN, UNITS
         )
-        i = sigmoid(tl.dot(h, w_i, input_precision=PRECISION) + x_i.to(tl.float32), FAST)
-        f = sigmoid(tl.dot(h, w_f, input_precision=PRECISION) + x_f.to(tl.float32), FAST)
-        g = tanh(tl.dot(h, w_g, input_precision=PRECISION) + x_g.to(tl.float32), FAST)
-        o = sigmoid(tl.dot(h, w_o, input_precision=PRECISION) + x_o.to(tl.float32), FAST)
+        next_given = tl.load(gates + next_gate, mask=next_gate_mask, other=0.0)
+        if PRECISION == "ieee":
+            entered = (
+                side_by_side(
+                    tl.dot(h, w_i, input_precision="ieee"),
+                    tl.dot(h, w_f, input_precision="ieee"),
+                    tl.dot(h, w_g, input_precision="ieee"),
+                    tl.dot(h, w_o, input_precision="ieee"),
+                    ROWS,
+                    UNITS,
+                )
+                + given
+            )
+        else:
+            entered = tl.dot(h, matrix, input_precision=PRECISION) + given.to(tl.float32)
+        tl.store(gates + gate, entered.to(h.dtype), mask=gate_mask)
+        i, f, g, o = activated(entered, ROWS, UNITS, FAST)
         tl.store(cells + at, c, mask=mask)
-        tl.store(gates + gate, i.to(h.dtype), mask=mask)
-        tl.store(gates + gate + HIDDEN, f.to(h.dtype), mask=mask)
-        tl.store(gates + gate + 2 * HIDDEN, g.to(h.dtype), mask=mask)
-        tl.store(gates + gate + 3 * HIDDEN, o.to(h.dtype), mask=mask)
         c = tl.where(mask, f * c + i * g, c)
         h = tl.where(mask, (o * tanh(c, FAST)).to(h.dtype), h)
         tl.store(outputs + at, h, mask=mask)
-        at, gate, mask, x_i, x_f, x_g, x_o = next_at, next_gate, next_mask, next_i, next_f, next_g, next_o
+        at, gate, mask, gate_mask, given = next_at, next_gate, next_mask, next_gate_mask, next_given
     tl.store(states + last, h, mask=there)
 
 
@@ -157,46 +197,39 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     FAST: tl.constexpr,  # noqa: N803
 ):
     """The steps of ``forward_kernel`` in reverse: ``d_gates``, the gradient of the input's product, and ``before``, the
-    output of the step before that of each token, in the shape of ``outputs``.
+    output of the step before that of each token, in the shape of ``outputs``. ``gates``: the pre-activations.
     """
-    rows, length, steps, units, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
-    inputs, backwards = tl.arange(0, UNITS), tl.program_id(1) == 0
-    matrix = weights + (tl.program_id(1) * 4 * HIDDEN + inputs[:, None]) * HIDDEN + units[None, :]
-    w_i, w_f, w_g, w_o = four(matrix, HIDDEN * HIDDEN, (inputs < HIDDEN)[:, None] & (units < HIDDEN)[None, :])
+    rows, length, steps, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    backwards, matrix = tl.program_id(1) == 0, read_weights(weights, HIDDEN, UNITS)
     d_h = tl.load(d_states + last, mask=there, other=0.0).to(tl.float32)
     d_c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    at, gate, mask, i, f, g, o = visit(gates, plan, num_rows, 0, steps, backwards, rows, length, units, HIDDEN)
+    at, gate, mask, gate_mask = visit(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
+    entered = tl.load(gates + gate, mask=gate_mask, other=0.0)
     c = tl.load(cells + at, mask=mask, other=0.0)
     h = tl.load(outputs + at, mask=mask, other=0.0)
     d_output = tl.load(d_outputs + at, mask=mask, other=0.0)
-    later, later_mask = at, mask & (units < 0)[None, :]
+    later, later_mask = at, mask & (rows < 0)[:, None]
     for step in range(steps):
         tl.store(before + later, h, mask=later_mask)
-        next_at, next_gate, next_mask, next_i, next_f, next_g, next_o = visit(
-            gates, plan, num_rows, step + 1, steps, backwards, rows, length, units, HIDDEN
+        next_at, next_gate, next_mask, next_gate_mask = visit(
+            plan, num_rows, step + 1, steps, backwards, rows, length, HIDDEN, UNITS
         )
+        next_entered = tl.load(gates + next_gate, mask=next_gate_mask, other=0.0)
         next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
         next_h = tl.load(outputs + next_at, mask=next_mask, other=0.0)
         next_output = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
-        i, f, g, o = i.to(tl.float32), f.to(tl.float32), g.to(tl.float32), o.to(tl.float32)
+        i, f, g, o = activated(entered.to(tl.float32), ROWS, UNITS, FAST)
         squashed = tanh(f * c + i * g, FAST)
         d_h += d_output.to(tl.float32)
         d_cell = d_c + d_h * o * (1 - squashed * squashed)
-        d_i = (d_cell * g * i * (1 - i)).to(w_i.dtype)
-        d_f = (d_cell * c * f * (1 - f)).to(w_i.dtype)
-        d_g = (d_cell * i * (1 - g * g)).to(w_i.dtype)
-        d_o = (d_h * squashed * o * (1 - o)).to(w_i.dtype)
-        tl.store(d_gates + gate, d_i, mask=mask)
-        tl.store(d_gates + gate + HIDDEN, d_f, mask=mask)
-        tl.store(d_gates + gate + 2 * HIDDEN, d_g, mask=mask)
-        tl.store(d_gates + gate + 3 * HIDDEN, d_o, mask=mask)
-        d_before = tl.dot(d_i, w_i, input_precision=PRECISION)
-        d_before = tl.dot(d_f, w_f, d_before, input_precision=PRECISION)
-        d_before = tl.dot(d_g, w_g, d_before, input_precision=PRECISION)
-        d_h = tl.where(mask, tl.dot(d_o, w_o, d_before, input_precision=PRECISION), d_h)
+        d_i, d_f = d_cell * g * i * (1 - i), d_cell * c * f * (1 - f)
+        d_g, d_o = d_cell * i * (1 - g * g), d_h * squashed * o * (1 - o)
+        d_entered = side_by_side(d_i, d_f, d_g, d_o, ROWS, UNITS).to(matrix.dtype)
+        tl.store(d_gates + gate, d_entered, mask=gate_mask)
+        d_h = tl.where(mask, tl.dot(d_entered, matrix, input_precision=PRECISION), d_h)
         d_c = tl.where(mask, d_cell * f, d_c)
-        later, later_mask, at, gate, mask = at, mask, next_at, next_gate, next_mask
-        i, f, g, o, c, h, d_output = next_i, next_f, next_g, next_o, next_c, next_h, next_output
+        later, later_mask, at, gate, mask, gate_mask = at, mask, next_at, next_gate, next_mask, next_gate_mask
+        entered, c, h, d_output = next_entered, next_c, next_h, next_output
     tl.store(before + later, h, mask=later_mask)  # zeros, before the first step of the longest rows
 
 
@@ -215,10 +248,15 @@ def shape_of(gates: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def fits(hidden: int, dtype: torch.dtype) -> bool:
-    """Whether ``weight_hh`` of one direction fits into the shared memory of a multiprocessor, in whole tiles."""
-    held = 4 * triton.next_power_of_2(hidden) ** 2 * dtype.itemsize
-    return hidden % ROWS == 0 and held <= MOST_BYTES and dtype != torch.float64
+def fits(hidden: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``weight_hh`` of one direction and the gates of a program fit into the shared memory of a multiprocessor
+    of ``device``, in whole tiles.
+    """
+    units = triton.next_power_of_2(hidden)
+    held, on_card = 4 * units * (units + ROWS) * dtype.itemsize, SHARED_BYTES
+    if device.type == "cuda":
+        on_card = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", on_card)
+    return hidden % ROWS == 0 and held <= on_card and dtype != torch.float64
 
 
 class _Layer(torch.autograd.Function):

@@ -34,6 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,8 @@ class LanguageModel(Network):
             outputs = self.recurrent.forward_padded(padded_of(inputs, index), lengths, None, dtype)
             # the backward direction has each row reversed within its own length
             places = index.place, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
-            states = [out.flatten(0, 1)[at] for out, at in zip(outputs, places, strict=False)]
+            # not by ``[]``, whose backward pass sorts on CUDA; these places are distinct
+            states = [out.flatten(0, 1).index_select(0, at) for out, at in zip(outputs, places, strict=False)]
         else:
             packed, _ = self.recurrent.forward_packed(PackedSequence(inputs, sizes), None, dtype)
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
@@ -269,12 +271,25 @@ class LanguageObjective(nn.Module):
         """Divisor of the losses: next-token predictions of the step over all processes, for any ``Targets``."""
         return max(1, self.classifier.predictions * (batch.global_tokens - batch.global_rows))
 
+    def prepare(self, step: int, batch: Batch) -> None:
+        """Add dropout masks and candidates to a batch of optimizer ``step``."""
+        batch.masks = self.classifier.masks(self.seed, step, batch)
+        batch.candidates = self.candidates(step, batch)
+
+    def candidates(self, step: int, batch: Batch) -> tuple[torch.Tensor, int]:
+        """The candidates of optimizer ``step`` on the device of ``batch``, int64, and the number of draws: those that
+        the loader has drawn, or the same.
+        """
+        if batch.candidates is not None:
+            return batch.candidates
+        drawn, tries = self.sampler.draw(self.seed, step)
+        return send(torch.from_numpy(drawn), batch.ids.device), tries
+
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""
         model, device = self.classifier, batch.ids.device
         masks = model.masks(self.seed, step, batch) if self.training else None
-        drawn, tries = self.sampler.draw(self.seed, step)
-        candidates = send(torch.from_numpy(drawn), device)
+        candidates, tries = self.candidates(step, batch)
         with torch.autocast(device.type, enabled=False):
             reading = model.read(batch, candidates, masks, self.recurrent_dtype)
             return self.losses(reading, candidates, tries, masks)
@@ -319,6 +334,8 @@ class LogUniformSampler:
         self.borders = np.rint(borders * (1 << BITS)).astype(np.uint64)
         """uint64 ``[tokens]``: numbers from ``borders[k - 1]`` (0 for the first) to below ``borders[k]`` draw token
         ``k``."""
+        self.draw = lru_cache(maxsize=1)(self.drawn)
+        """``drawn``, once for all micro-batches of a step."""
 
     @property
     def log_missed(self) -> np.ndarray:
@@ -326,7 +343,7 @@ class LogUniformSampler:
         shares = np.diff(self.borders.astype(np.float64), prepend=0.0) / (1 << BITS)
         return np.concatenate((np.zeros(FIRST), np.log1p(-shares)))
 
-    def draw(self, seed: int, step: int) -> tuple[np.ndarray, int]:
+    def drawn(self, seed: int, step: int) -> tuple[np.ndarray, int]:
         """The distinct candidates of optimizer ``step`` of a run, int64 ``[candidates]``, in drawing order; and the
         number of draws until all were found (0 if every token is a candidate).
         """

@@ -31,7 +31,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from harness.batch import Batch, Layout, Masks, PackedIndex
 from harness.config import Choice, ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
-from harness.ranks.precision import DTYPES
+from harness.ranks.precision import DTYPES, NAMES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
 from preprocessing.base.untrusted import one_line
@@ -40,15 +40,19 @@ from preprocessing.text.vocabulary import PAD
 Weights = list[torch.Tensor]
 WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
 """Loaded only where they are used: they need Triton."""
-FITTING = "16, 32, 48, … units, up to 128 in bf16 and fp16, 64 in fp32"
+FITTING = (
+    "16, 32, 48, … units, up to 128 in bf16 and fp16 (64 on cards of compute capability 8.6, 8.9 and 12.0, which have "
+    "too little shared memory), up to 64 in fp32"
+)
 
 
-def lstm_padded(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """One direction of a layer over padded inputs ``[time, rows, features]``: outputs ``[time, rows, hidden]``."""
+def lstm_padded(inputs: torch.Tensor, weights: Weights, states: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """One direction of a layer over padded inputs ``[time, rows, features]``, from ``first_states``: outputs ``[time,
+    rows, hidden]``.
+    """
     if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return lstm_in_bf16(inputs, weights)
-    given = (inputs, first_states(inputs, inputs.shape[1], weights, 1), weights)
-    return torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
+    return torch.lstm(inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
 
 
 def lstm_packed(
@@ -167,7 +171,7 @@ class VariableLengthLSTM(nn.Module):
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
-        return bool(load(FITS)(self.hidden_size, dtype))
+        return bool(load(FITS)(self.hidden_size, dtype, next(self.parameters()).device))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
@@ -179,15 +183,16 @@ def side_by_side(inputs: list[torch.Tensor], weights: list[Weights]) -> list[tor
     """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
     kernel for one direction leaves most of a card idle; its backward pass runs there too.
     """
+    states = first_states(inputs[0], inputs[0].shape[1], weights[0], 1)  # filled before the second stream reads them
     if len(inputs) == 1 or not inputs[1].is_cuda:
-        return [lstm_padded(*one) for one in zip(inputs, weights, strict=True)]
+        return [lstm_padded(*direction, states) for direction in zip(inputs, weights, strict=True)]
     here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
     beside.wait_stream(here)
     with torch.cuda.stream(beside):
-        second = lstm_padded(inputs[1], weights[1])
-    first = lstm_padded(inputs[0], weights[0])
+        second = lstm_padded(inputs[1], weights[1], states)
+    first = lstm_padded(inputs[0], weights[0], states)
     here.wait_stream(beside)
-    for tensor in (inputs[1], *weights[1]):  # the allocator must not hand out their memory before that stream is done
+    for tensor in (inputs[1], states[0], *weights[1]):  # their memory must not be reused before that stream is done
         tensor.record_stream(beside)
     second.record_stream(here)
     return [first, second]
@@ -328,16 +333,17 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
     weights; it changes neither weights nor gradients.
     """
-    device, dtype = next(lstm.parameters()).device.type, DTYPES[wanted.value]
-    if lstm.fused:
-        needed("triton", "recurrence: fused", "fused")
+    device = next(lstm.parameters()).device.type
     try:
-        if lstm.fused and not lstm.fits(dtype):
-            raise ValueError(f"{lstm.hidden_size} units: the fused kernel takes {FITTING}")
-        passing(lstm, layout, torch.tensor([3, 3]), dtype)()
-    except Exception as error:
-        if not (lstm.fused or isinstance(error, RuntimeError)):  # Triton's errors have no class in common
-            raise
-        key, instead = ("recurrence", "packed") if lstm.fused else ("precision", "fp32")
+        passing(lstm, layout, torch.tensor([3, 3]), DTYPES[wanted.value])()
+    except RuntimeError as error:
         what = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
-        raise ConfigError(f"{key}: {what}; use --{key} {instead}") from error
+        raise ConfigError(f"precision: {what}; use --precision fp32") from error
+
+
+def check_fused(lstm: VariableLengthLSTM, dtype: torch.dtype) -> None:
+    """Raise ``ConfigError`` if the fused kernel cannot hold the layers in ``dtype``, or Triton is missing."""
+    needed("triton", "recurrence: fused", "fused")
+    if not lstm.fits(dtype):
+        what = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
+        raise ConfigError(f"recurrence: {what}; use --recurrence packed")

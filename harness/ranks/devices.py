@@ -22,8 +22,10 @@ torch's own reading of ``OMP_NUM_THREADS`` decide.
 from __future__ import annotations
 
 import os
+import sys
 from argparse import Namespace
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,8 @@ from preprocessing.base.errors import ConfigError
 USE_CPU = "ACCELERATE_USE_CPU"
 """Environment variable by which accelerate tells its ranks to leave GPUs alone."""
 OMP = "OMP_NUM_THREADS"
+TRACES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia")
+"""Of a card or its driver: NVIDIA's, the same in a Jetson, under WSL, and AMD's."""
 CHOSEN = "PADLESS_PROCESSES"
 """Environment variable: why so many processes of one thread train on the cores of a machine, where padless chose that
 number."""
@@ -55,6 +59,17 @@ class Cuda:
         build = "torch was built without CUDA" if self.build is None else f"torch was built with CUDA {self.build}"
         variable = "is not set" if self.visible is None else f"is {self.visible!r}"
         return f"{driver}, {build}, CUDA_VISIBLE_DEVICES {variable}"
+
+
+def is_without_cuda() -> bool:
+    """Whether this machine certainly has no CUDA device: known without torch, whose import takes seconds."""
+    return sys.platform == "linux" and not any(map(glob, TRACES))
+
+
+def check_device(wanted: str) -> None:
+    """Raise ``ConfigError`` for ``cuda`` where there certainly is none. What is uncertain, ``choose`` decides."""
+    if wanted == "cuda" and is_without_cuda():
+        raise ConfigError("device: cuda: this machine has no CUDA device, and no driver of one; use --device cpu")
 
 
 def look() -> Cuda:

@@ -28,6 +28,8 @@ input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
 GLIBC = (65536, 128 << 10)
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Environment variables with a user's settings of torch's allocator on CUDA; any torch reads the first one."""
 
 
 def choose_device(wanted: str) -> Choice:
@@ -100,6 +102,14 @@ def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
         mallopt(M_TRIM_THRESHOLD, trim_from)
 
 
+def expand_segments() -> None:
+    """Have torch's allocator on CUDA extend its segments, since batches of ever other lengths leave gaps in fixed ones.
+    A user's own settings stay. torch reads them before its first allocation.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
 def set_tf32(allowed: bool) -> None:
     """Whether matrix products and cuDNN may round factors in fp32 to TF32 on CUDA. Without, evaluation repeats anywhere
     to 1e-5.
@@ -139,7 +149,7 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     ========= ============================== ==========================
     fp32      fp32                           fp32
     tf32      fp32, with products in TF32    not there
-    bf16      bf16 from cuDNN 9.13, or       bf16 when padded, or fp32
+    bf16      bf16 if cuDNN takes it, or     bf16 when padded, or fp32
               fused, or fp32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
@@ -155,9 +165,21 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     if path == "fused":
         return Choice("bf16", "sums and cell states are fp32")
     if device_type == "cuda":
-        cudnn = torch.backends.cudnn.version() or 0
-        dtype = "bf16" if cudnn >= CUDNN_WITH_BF16 else "fp32"
-        return Choice(dtype, f"cuDNN is {cudnn}; its recurrent layers take bf16 from {CUDNN_WITH_BF16}")
+        if cudnn_takes_bf16():
+            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} asks it")
+        wants = f"it takes torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
+        return Choice("fp32", f"torch {torch.__version__} does not ask cuDNN for bf16: {wants}")
     if path == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     return Choice("bf16", "oneDNN takes padded bf16 input")
+
+
+def cudnn_takes_bf16() -> bool:
+    """Whether torch passes recurrent layers in bf16 to cuDNN on the current CUDA device, not to its own slow kernels.
+
+    torch asks for both: a cuDNN that has them, and its own operator ``cudnn_is_acceptable``, which says no to bf16
+    before torch 2.10, where it had no such layers (PyTorch's pull request 164411). ``torch.backends.cudnn`` has a
+    function of that name that always says no to bf16.
+    """
+    sample = torch.empty(1, dtype=torch.bfloat16, device="cuda")
+    return (torch.backends.cudnn.version() or 0) >= CUDNN_WITH_BF16 and torch.cudnn_is_acceptable(sample)

@@ -24,6 +24,7 @@ from harness.ranks.precision import (
     choose_device,
     choose_precision,
     configure_threads,
+    expand_segments,
     keep_memory,
     set_tf32,
 )
@@ -74,6 +75,8 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
     """
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
+    if kind == "cuda":
+        expand_segments()
     choices["precision"] = choose_precision(precision, kind)
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(launched_world_size()), os.environ.get(CHOSEN, "as launched"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import re
 import shlex
 import warnings
 import webbrowser
@@ -41,13 +42,15 @@ from harness.rundir.layout import REPORT, members
 from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
-from harness.scores.metrics import largest_confusions, worst_first
+from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
+from harness.scores.tables import LOG_LOSS, majority, never_found
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
+from preprocessing.config import Names
 from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
@@ -56,7 +59,10 @@ GENERATOR = "padless report"
 """``generator`` of a report."""
 MATRIX_CLASSES = 20
 """Maximum number of classes for a whole confusion matrix; beyond it only the largest cells are shown."""
-LISTED_CONFUSIONS = 12
+THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Probabilities from which class 1 of two classes is predicted, in the table of its precision and recall."""
+BIN_ROWS = 10
+"""Minimum number of rows of a bin in the chart of the calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +73,7 @@ class ReportConfig:
     """
 
     SUBJECT = ("run",)
-    run: list[str]
+    run: Names
     """Run directories, or folders of train --seeds or --folds."""
     output: LocalPath | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
@@ -76,6 +82,10 @@ class ReportConfig:
     """Replace an existing file that is not a report."""
     open: bool = False
     """Show it in the browser."""
+
+    def __post_init__(self) -> None:
+        """Check the ending of the output."""
+        require(Path(self.output or REPORT).suffix in (".html", ".htm", ""), "output", self.output, "the ending .html")
 
 
 def main(config: ReportConfig) -> None:
@@ -129,6 +139,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
+    environment.globals["bin_rows"] = BIN_ROWS
     runs = ranked(runs) if spread is None else runs
     names, is_one = unique_names(runs), len({run.fingerprint or run.directory for run in runs}) == 1
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
@@ -171,18 +182,22 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    shown: dict[str, Any] = {"split": None, "figures": None}
+    shown: dict[str, Any] = {"split": None, "figures": None, "chances": None}
     if run.measured is not None:
         figures = run.measured.figures
+        chances = read_chances(run.measured, labels)
         mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
         shown = {
             "split": run.measured.split,
             "figures": figures,
-            "mistakes": mistakes,
+            "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
+            "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
-            "confusions": confusions(figures),
+            "confusions": confusions(figures)[:LISTED_CONFUSIONS],
+            "chances": chances,
+            "thresholds": threshold_table(chances, figures["threshold"]) if chances is not None else [],
         }
     return {
         "name": name,
@@ -190,21 +205,33 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "labels": labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": titles(labels),
+        "log_loss": LOG_LOSS,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
-        "step": run.status.get("step") or run.train[-1]["step"] if run.train else 0,
+        "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
         "splits": splits,
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
         **shown,
     }
 
 
+def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first."""
+    by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for mistake in mistakes:
+        by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
+    groups = confusions(figures)
+    for group in groups:
+        group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
+    return [group for group in groups if group["mistakes"]]
+
+
 def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The most frequent confusions of a true and a predicted class, the largest first."""
+    """The confusions of a true and a predicted class, the largest first."""
     labels, entries = figures["labels"], figures["per_class"]
     return [
         {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / entries[true]["rows"]}
-        for true, said, rows in largest_confusions(figures["confusion"], LISTED_CONFUSIONS)
+        for true, said, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
     ]
 
 
@@ -221,6 +248,7 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
 FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
+    "parts_of_name": re.compile(r"(?<=[_/.:])").split,
     "quoted": lambda place: shlex.quote(str(place)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
@@ -331,27 +359,47 @@ def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart
     if len(views) == 1 and first["figures"]:
         before = bins_of(first["figures"]["calibration"]["before"])
         bins = [("after temperature scaling", bins[0][1]), ("before temperature scaling", before)]
-        charts = ranking_charts(first["facts"].measured, first["labels"])
+        charts = ranking_charts(first["chances"], first["labels"])
     return charts + draw("Calibration", bins, "confidence", "accuracy", diagonal=True)
 
 
-def ranking_charts(measured: Measured, labels: Sequence[str]) -> list[Chart]:
-    """The ROC and the precision-recall curve of two classes; none without predictions, or without rows of both."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
+Chances: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""Whether each row is of class 1, and its probability: bool and float64 ``[rows]``, of both classes."""
 
+
+def read_chances(measured: Measured, labels: Sequence[str]) -> Chances | None:
+    """The predictions of two classes; None for other numbers, without predictions, or without rows of both."""
     if len(labels) != 2:
-        return []
+        return None
     column = probability_column(labels[1])
     try:
         table = read_predictions(measured.directory, measured.split, ["label", column])
     except DataError:
+        return None
+    positive = np.array([str(as_found(label)) == labels[1] for label in table["label"].to_pylist()])
+    return (positive, table[column].to_numpy()) if len(set(positive.tolist())) == 2 else None
+
+
+def threshold_table(chances: Chances, chosen: float) -> list[dict[str, Any]]:
+    """Precision, recall and accuracy if class 1 is predicted from each of ``THRESHOLDS`` and from ``chosen`` on."""
+    (positive, probabilities), table = chances, []
+    for threshold in sorted({*THRESHOLDS, chosen}):
+        predicted = probabilities >= threshold
+        hits, rows = int((predicted & positive).sum()), int(predicted.sum())
+        shares = {"precision": hits / rows if rows else None, "recall": hits / int(positive.sum())}
+        accuracy = float((predicted == positive).mean())
+        table.append({"threshold": threshold, "predicted": rows, **shares, "accuracy": accuracy})
+    return table
+
+
+def ranking_charts(chances: Chances | None, labels: Sequence[str]) -> list[Chart]:
+    """The ROC and the precision-recall curve of two classes, if there are ``chances``."""
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    if chances is None:
         return []
-    positive = [str(as_found(label)) == labels[1] for label in table["label"].to_pylist()]
-    if len(set(positive)) < 2:
-        return []
-    chances = table[column].to_numpy()
-    wrong, found, _ = roc_curve(positive, chances)
-    precision, recall, _ = precision_recall_curve(positive, chances)
+    wrong, found, _ = roc_curve(*chances)
+    precision, recall, _ = precision_recall_curve(*chances)
     return [
         *draw("ROC", [(labels[1], (wrong, found))], "false positive rate", "true positive rate", diagonal=True),
         *draw("Precision and recall", [(labels[1], (recall, precision))], "recall", "precision"),
@@ -359,5 +407,6 @@ def ranking_charts(measured: Measured, labels: Sequence[str]) -> list[Chart]:
 
 
 def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram."""
-    return [entry["confidence"] for entry in bins], [entry["accuracy"] for entry in bins]
+    """Confidence and accuracy of each bin of a reliability diagram that has ``BIN_ROWS`` rows."""
+    shown = [entry for entry in bins if entry["rows"] >= BIN_ROWS]
+    return [entry["confidence"] for entry in shown], [entry["accuracy"] for entry in shown]

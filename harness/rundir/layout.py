@@ -41,9 +41,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import says, storing
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.help_page import beside
+from preprocessing.base.processes import is_lock
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -88,18 +89,26 @@ def holds_run(run: str | Path) -> bool:
     return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))
 
 
+def is_own(run: str | Path) -> bool:
+    """Whether padless made what a directory holds: by the lock of a run, or its status on a disk without locks."""
+    return is_lock(Path(run, LOCK)) or says(Path(run, STATUS), '"exit_code"')
+
+
 def check_directory(run: str | Path) -> None:
-    """Raise ``ConfigError`` if ``run`` cannot be a directory, or is inside a dataset.
+    """Raise ``ConfigError`` if ``run`` cannot be a run directory: a file, a place inside a dataset, or a folder with
+    other files, which a training would overwrite.
 
     Moving, publishing or overwriting a dataset affects everything in its directory.
     """
     if os.path.lexists(run) and not Path(run).is_dir():
         raise ConfigError(f"run: {run} is no directory; name another")
-    if holds_run(run):
+    if is_own(run):
         return
     place = Path(os.path.realpath(run))
     if inside := next((folder for folder in (place, *place.parents) if (folder / MANIFEST).is_file()), None):
         raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
+    if place.is_dir() and not {*os.listdir(place)} <= {LOCK}:
+        raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
 
 
 def tracker_journal(run: str | Path, name: str) -> Path:
@@ -153,8 +162,9 @@ def check_single(run: str | Path) -> None:
 
 
 def check_many(run: str | Path, kind: Kind) -> None:
-    """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs."""
-    check_directory(run)
+    """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs, or files but no run."""
+    if not any(is_own(path) for name in KINDS for path in Path(run).glob(f"{name}-*")):
+        check_directory(run)
     others = [one for one in members(run) if one.kind != kind]
     if holds_run(run) or others:
         what = f"the runs {listed(others)}" if others else "a single run"

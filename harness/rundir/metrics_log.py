@@ -3,7 +3,7 @@
 
 The first file has metrics. After any number of kills and resumes its bytes are those of an uninterrupted run (law 6).
 The second file has speeds and times, which differ from run to run. Before a resumed run appends to them, both are
-truncated to their sizes at the time of its checkpoint.
+truncated to their sizes at the time of its checkpoint, which has their hashes too.
 
 A line has a ``kind`` (train, validation or test) and a ``step``. NaN and infinities are written as strings, and read
 back as numbers.
@@ -11,6 +11,7 @@ back as numbers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -24,6 +25,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, fits
 from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.terminal import tell
 from preprocessing.base.untrusted import read_bytes, shown
 
 if TYPE_CHECKING:
@@ -40,30 +42,41 @@ TEXTS = ("kind", "row_hash")
 class MetricsLog:
     """Appends to both files. A written line survives a kill of the process."""
 
-    def __init__(self, run: Path, keep: Mapping[str, int] | None = None) -> None:
-        """Truncate both files of ``run`` to ``keep[name]`` bytes; to 0 for a new run.
+    def __init__(self, run: Path, state: Mapping[str, Any] | None = None) -> None:
+        """Truncate both files of ``run`` to what a checkpoint says (``state``); to nothing for a new run.
 
-        Raises ``DataError`` for a file that has fewer, and for anything but a file.
+        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes or others,
+        and for anything but a file.
         """
-        self.run = run
+        self.run, self.hashes = run, {}
+        kept: Mapping[str, Any] = state or {"log_bytes": {}}
         for name in FILES:
-            path, size = run / name, (keep or {}).get(name, 0)
+            path, size, data = run / name, kept["log_bytes"].get(name, 0), b""
             with storage(path):
-                data = read_bytes(path, MOST_LINES) if os.path.lexists(path) else b""
-                if len(data) < size:
-                    what = f"{len(data):,} bytes, and the checkpoint says {size:,}: truncated"
-                    raise DataError(f"{path}: {what}; restore it, or name another run directory")
-                atomic.write_bytes(path, data[:size])
+                if os.path.lexists(path):
+                    data = read_bytes(path, MOST_LINES)[:size]
+                elif size:
+                    tell(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
+                    size = 0
+                self.hashes[name] = hashlib.sha256(data)
+                known = kept.get("log_sha256", {}).get(name)  # checkpoints of older versions have none
+                if len(data) < size or (size and known not in (None, self.hashes[name].hexdigest())):
+                    raise DataError(
+                        f"{path}: its first {size:,} bytes are not those that the checkpoint says: truncated, damaged, "
+                        "or another run's; restore it, or move it away to go on without these lines"
+                    )
+                atomic.write_bytes(path, data)
 
     def write(self, kind: str, values: Mapping[str, Any], name: str = METRICS) -> None:
         """Append a line to the file ``name`` atomically. Raises ``StorageError``."""
         line = {"kind": kind, **{key: jsonable(value) for key, value in values.items()}}
         with storage(self.run / name):
-            atomic.append_line(self.run / name, json.dumps(line))
+            self.hashes[name].update(atomic.append_line(self.run / name, json.dumps(line)))
 
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each file: ``keep`` of a run that resumes from this moment."""
-        return {name: (self.run / name).stat().st_size for name in FILES}
+    def state(self) -> dict[str, Any]:
+        """Size and hash of each file: for the checkpoint of this moment, from which a run resumes."""
+        sizes = {name: (self.run / name).stat().st_size for name in FILES}
+        return {"log_bytes": sizes, "log_sha256": {name: self.hashes[name].hexdigest() for name in FILES}}
 
     def sync(self) -> None:
         """fsync both files: a checkpoint relies on its lines, also after a power cut."""

@@ -27,6 +27,7 @@ from harness.rundir.layout import (
     ENVIRONMENT,
     LOCK,
     STATUS,
+    check_directory,
     existing,
     instead,
     listed,
@@ -64,10 +65,11 @@ State = Literal["running", "finished", "preempted", "failed"]
 def claim(config: RunConfig) -> TextIO:
     """Make the run directory and lock it until the returned file is closed.
 
-    Raises ``ConfigError`` if another process holds it, ``StorageError`` if it cannot be written. A file system without
-    locks is not locked.
+    Raises ``ConfigError`` if another process holds it or it holds other files, ``StorageError`` if it cannot be
+    written. A file system without locks is not locked.
     """
     path = Path(config.run)
+    check_directory(path)
     with storing(path, otherwise="name another directory with --run"):
         path.mkdir(parents=True, exist_ok=True)
         return hold(path, CLAIM_LIMIT_S, "a+")

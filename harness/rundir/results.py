@@ -28,7 +28,6 @@ from preprocessing.labels import LabelType, typed_values
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
-AGAIN = "evaluate the run again"
 
 
 def figures_name(split: str) -> str:
@@ -58,6 +57,12 @@ def prediction_columns(
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
 
 
+def check_replaceable(directory: Path, split: str) -> None:
+    """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote."""
+    atomic.check_replaced(directory / figures_name(split), None, KIND[:1])
+    atomic.check_replaced(directory / predictions_name(split), None, ["predicted"])
+
+
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
     """Write ``SPLIT.json``: ``values`` are plain and finite. Raises ``OSError``."""
     write_sealed(directory / figures_name(split), KIND, values)
@@ -65,7 +70,13 @@ def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
 
 def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
     """The figures of a split, None where there are none yet. Raises ``DataError`` for damaged ones."""
-    return read_sealed(directory / figures_name(split), KIND, AGAIN)
+    return read_sealed(directory / figures_name(split), KIND, again(directory, split))
+
+
+def again(directory: Path, split: str) -> str:
+    """Which command replaces damaged results of a run."""
+    run = directory.parent if directory.name == EVALUATION else directory
+    return f"`padless evaluate {run} --split {split} -o {directory}` writes it again"
 
 
 def summary_path(folder: str | Path, kind: Kind) -> Path:
@@ -130,9 +141,9 @@ def write_predictions(
         pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), file)
 
 
-def read_predictions(directory: Path, split: str, columns: Sequence[str], again: str = AGAIN) -> pa.Table:
+def read_predictions(directory: Path, split: str, columns: Sequence[str], mend: str | None = None) -> pa.Table:
     """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError``, which ends with
-    ``again``, if the file is missing or damaged.
+    ``mend``, if the file is missing or damaged.
     """
     path = directory / predictions_name(split)
     try:
@@ -144,13 +155,13 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], again:
                 raise ValueError("a probability is not a number")
         return table
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({one_line(error)}); {again}") from None
+        raise DataError(f"{path}: not readable ({one_line(error)}); {mend or again(directory, split)}") from None
 
 
-def read_hits(directory: Path, split: str, again: str) -> tuple[np.ndarray, np.ndarray]:
+def read_hits(directory: Path, split: str, mend: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted correctly.
 
     Raises ``DataError`` as ``read_predictions``.
     """
-    table = read_predictions(directory, split, ["label", "predicted"], again)
+    table = read_predictions(directory, split, ["label", "predicted"], mend)
     return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)

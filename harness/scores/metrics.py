@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+LISTED_CONFUSIONS = 12
+"""Number of confusions that are shown, with examples, beside or in place of a whole matrix."""
 CALIBRATION_BINS = 15
 """Equal-width bins of confidence, as in Guo et al. (2017), On Calibration of Modern Neural Networks."""
 
@@ -93,6 +95,32 @@ def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> lis
 def largest_confusions(confusion: Sequence[Sequence[int]], most: int) -> list[Sequence[int]]:
     """The cells of ``confusion_of`` with wrong predictions, those with the most rows first."""
     return sorted((cell for cell in confusion if cell[0] != cell[1]), key=lambda cell: -cell[2])[:most]
+
+
+def mistakes_to_show(labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, most: int) -> np.ndarray:
+    """Positions of wrong predictions, int64: those of each class in turn, each time the most confident one that is
+    left, and with them the next two of each of the ``LISTED_CONFUSIONS`` largest confusions.
+
+    ``labels`` and ``predicted`` are ``[rows]``, ``chances`` is ``[rows, classes]``. There are at most ``most``
+    positions, or up to ten times as many if the first turn needs them.
+    """
+    wrong = np.flatnonzero(predicted != labels)
+    wrong = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")]
+    pairs = labels[wrong] * (predicted.max(initial=0) + 1) + predicted[wrong]
+    _, cells, rows = np.unique(pairs, return_inverse=True, return_counts=True)
+    is_large = np.isin(cells, np.argsort(-rows, kind="stable")[:LISTED_CONFUSIONS])
+    turns = rank_within(labels[wrong])
+    turns = np.where(is_large, np.minimum(turns, rank_within(cells) // 2), turns)
+    number = np.clip((turns == 0).sum(), most, 10 * most)
+    return wrong[np.argsort(turns, kind="stable")][:number]
+
+
+def rank_within(groups: np.ndarray) -> np.ndarray:
+    """How many earlier values are the same, int64 of the shape of ``groups``, ``[values]``."""
+    order = np.argsort(groups, kind="stable")
+    ranks = np.empty(len(groups), np.int64)
+    ranks[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return ranks
 
 
 def per_class(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[dict[str, Any]]:

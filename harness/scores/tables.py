@@ -18,6 +18,10 @@ LISTED = 8
 """Maximum number of confusions shown."""
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
+LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
+CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
+WORTH_MORE_EPOCHS = 0.02
+"""Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
 LABEL_CELLS = 32
 """Most cells of a label in a table."""
 CLASS_COLUMNS = (
@@ -81,24 +85,19 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
         f"{last['log_loss']:.4f}"
     )
     screen.say(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
+    screen.say(f"log loss: {LOG_LOSS}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 
 
 def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     """Print an evaluation: figures, classes, confusions."""
-    rows, texts = values["rows"], values["texts"]
+    rows = values["rows"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
     head += f", {values['missing']:,} without a text" if values.get("missing") else ""
     screen.say(head)
-    trained, unread = texts["training_texts"], texts["without_known_word"]
-    if trained is None:
-        screen.say("note: rows were not compared with the training texts: their dataset was moved or changed", "warn")
-    elif trained:
-        share = f"{trained:,} of {rows:,} rows ({percent(trained / rows)})"
-        screen.say(f"note: {share} are training texts, so new texts may do worse than these figures", "warn")
-    if unread:
+    if unread := values["texts"]["without_known_word"]:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
         screen.say(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])
@@ -145,6 +144,19 @@ def majority(values: Mapping[str, Any]) -> str | None:
         f"saying {largest['label']!r}): more epochs, another optim.lr, or look at the labels; unequal classes are "
         "judged by balanced accuracy, and weighed by optim.class_weights"
     )
+
+
+def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epochs: int) -> str | None:
+    """Advice for a training whose last validation is its best one, and clearly better than those before.
+
+    ``chosen``: the figure by which the best epoch was chosen; the log loss is compared where that is no loss.
+    """
+    figure = "log_loss" if chosen == "accuracy" else chosen
+    losses = [line[figure] for line in validations]
+    if len(losses) < 3 or losses[-1] > min(losses):
+        return None
+    improved = losses[-1] < (1 - WORTH_MORE_EPOCHS) * losses[-1 - len(losses) // 3]
+    return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:

@@ -14,6 +14,7 @@ from msgspec import Meta
 from harness.config import Seeds
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import LocalPath
+from preprocessing.config import Names
 
 MOST = 10**6
 Number = Annotated[int, Meta(ge=1, le=MOST)]
@@ -92,7 +93,7 @@ class SubmitConfig(Resources):
     SUBJECT = ("jobs",)
     HINT: ClassVar[str] = " (a job's options stand in its quotes)"
 
-    jobs: list[str]
+    jobs: Names
     """Commands with their options, each in quotes."""
     processes: Number | None = None
     """Processes of each node in training; null: one per GPU, or one where there are none."""

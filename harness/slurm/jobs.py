@@ -142,7 +142,7 @@ def words_of(command: str) -> list[str]:
     name = "train" if name == "launch" else name
     if name not in JOBS:
         near = nearest(name, JOBS)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}"
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(JOBS)}, each in quotes with its options"
         raise ConfigError(f"{name!r}: no command that runs as a job; {hint}")
     return [name, *rest]
 

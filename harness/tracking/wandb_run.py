@@ -26,6 +26,7 @@ from harness.tracking.journal import Journal, Rows
 from harness.tracking.observer import serve
 from harness.tracking.trackers import AccelerateTracker, is_installed, row_of
 from preprocessing.base.errors import ConfigError, UserError
+from preprocessing.base.schema import Name
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 80.0
@@ -124,7 +125,7 @@ class SyncConfig:
     """Send a run to W&B from a machine with a network, such as a login node."""
 
     SUBJECT = ("run",)
-    run: str
+    run: Name
     """Run directory, or a folder of many."""
     json: bool = False
     """Print the result as one JSON object."""

@@ -53,7 +53,7 @@ from harness.training.console import Console
 from harness.training.recurrence import choose
 from harness.training.run import Run, Selection
 from harness.training.trainer import Trainer
-from harness.training.wide import C, learn, places_of
+from harness.training.wide import C, learn
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
@@ -63,8 +63,6 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-MANY_PLACES = 10_000_000
-"""From so many n-grams on, learning the linear part is announced: it takes five seconds or more."""
 LOOK_LIMIT_S = 60.0
 """Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
 
@@ -106,7 +104,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
         with world.together("loading the checkpoint"):
-            trainer.load(start)
+            with world.waiting("the device to take the checkpoint, and with it the first weights"):
+                trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
@@ -133,11 +132,9 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     wide, labels = trainer.objective.classifier.wide, data.manifest.labels
     if wide is None:
         return
-    split = data.splits[TRAIN]
-    if trainer.world.is_main and not config.quiet and places_of(wide, split) > MANY_PLACES:
-        print("linear part is learned from the training texts first", flush=True)
-    tokens = [""] * len(RESERVED)
+    split, tokens = data.splits[TRAIN], [""] * len(RESERVED)
     if trainer.world.is_main:
+        Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     said = learn(wide, split, factors_of(config.optim, labels), tokens, trainer.world)
     choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
@@ -149,6 +146,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     start = None
     with world.together("the checks before training"):
         if world.is_main:
+            Screen(quiet=config.quiet).show_work("reading the dataset")
             writer.claim()
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
             start = preflight.check_run(config, screen.say).checkpoint
@@ -221,7 +219,9 @@ def build_trainer(
     path = choose(config, session, network.recurrent, order, began)
     layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
     wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
-    try_recurrence(network.recurrent, layout, wanted)
+    if not network.recurrent.fused:  # which has been tried
+        with world.together("trying the recurrent layers"):
+            try_recurrence(network.recurrent, layout, wanted)
     choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
     loader = Loader(
@@ -232,7 +232,7 @@ def build_trainer(
         layout=layout,
         device=device,
         micro_batch=config.micro_batch,
-        masks=partial(network.masks, config.seed),
+        prepare=objective.prepare,
     )
     return Trainer(config, objective, loader, session.accelerator, world)
 

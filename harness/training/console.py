@@ -21,7 +21,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import MARK, majority, never_found, show_figures
+from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_found, show_figures, still_improving
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -73,9 +73,11 @@ class Console(Sink):
         file = self.directory / layout.LOG if logs else None
         self.screen = Log(file, quiet=config.quiet)
         self.details = Log(file, quiet=config.quiet or not config.verbose)
+        self.chosen = CHOSEN_BY[config.select] if config.task == CLASSIFIER else "log_loss"
         self.figures: dict[str, Any] = {}
         """Of the last log line."""
-        self.headed = False
+        self.validations: list[dict[str, Any]] = []
+        """Those since this start."""
         self.started = self.paced_at = time.monotonic()
         """When this start began, and when its first step was done, which counts in no estimate of time."""
         self.live = Live(self.state, self.screen if logs else Screen(quiet=True))
@@ -148,14 +150,17 @@ class Console(Sink):
             row = self.row(values)
             columns = [Column(title, weight=DROPPED.get(title, 0)) for title in row]
             head, line = table(columns, [row], self.screen.width)
-            if not self.headed:
+            if not self.validations:
+                if self.config.task == CLASSIFIER:
+                    self.screen.fact("log loss", LOG_LOSS)
+                if self.chosen == "calibrated_log_loss":
+                    self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
                 self.screen.write([head], "head")
             self.screen.write([line], "good" if values["best"] else "")
-            self.headed = True
+            self.validations.append(values)
 
     def row(self, values: Mapping[str, Any]) -> dict[str, str]:
         """A validation by title, of the same width each time."""
-        chosen = CHOSEN_BY[self.config.select] if self.config.task == CLASSIFIER else "log_loss"
         row = {
             "epoch": f"{values['epoch']}/{self.config.epochs}".rjust(2 * len(str(self.config.epochs)) + 1),
             "step": f"{values['step']:,}".rjust(len(f"{self.total_steps:,}")),
@@ -166,7 +171,7 @@ class Console(Sink):
             if key == "accuracy":
                 low, high = wilson(round(values[key] * values["rows"]), values["rows"])
                 number += f" ± {(high - low) / 2:.4f}"
-            row[TITLES[key] + MARK * (key == chosen)] = number
+            row[TITLES[key] + MARK * (key == self.chosen)] = number
         row["time"] = duration(time.monotonic() - self.started).rjust(6)
         return row | {" ": "best" if values["best"] else "    "}
 
@@ -192,6 +197,8 @@ class Console(Sink):
         elif ending.state == "failed":
             self.details.fact("failed", f"at step {ending.step:,}: {ending.reason}")
         else:
+            if advice := still_improving(self.validations, self.chosen, self.config.epochs):
+                self.screen.fact("note", advice, "warn")
             names = (layout.BUNDLE, figures_name(TEST), layout.REPORT, layout.LOG)
             there = ", ".join(name for name in names if (run / name).exists())
             self.screen.fact("finished", f"in {took}; {run} has {there}", "good")

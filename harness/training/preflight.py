@@ -23,6 +23,7 @@ from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import from_file
 from preprocessing.base.configuration import build, find
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.help_page import suggestion
 from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
@@ -65,6 +66,10 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     directory.
     """
     check_trackers(config.tracking)
+    keys = flat(to_dict(config))
+    for name in config.allow:
+        if not any(is_allowed(key, [name]) for key in keys):
+            raise ConfigError(f"allow: {name!r} is no key of a training{suggestion(name, keys, '')}")
     if config.dry_run:
         check_claim(config)
     config = replace(config, dry_run=False)
@@ -79,7 +84,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     same_data = check_dataset(checkpoint, config, finished=finished)
     if checkpoint is None:
         return ResumePoint()
-    before, after = flat(checkpoint.state["config"]), flat(to_dict(config))
+    before, after = flat(checkpoint.state["config"]), keys
     versions = checkpoint.state["order_version"], order.VERSION
     before["order"], after["order"] = (f"version {number} of the order of rows" for number in versions)
     breaking = [] if same_data else ["data"]

@@ -30,6 +30,7 @@ from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.bundle_files import KEPT_IN_BF16
 from harness.rundir.layout import BUNDLE, EVALUATION, storage
+from harness.rundir.metrics_log import jsonable
 from harness.rundir.records import installed_version
 from harness.scores.calibration import Decision, calibrated_log_loss, choose_share, decide
 from harness.scores.figures import CHOSEN_BY, numbers_of
@@ -84,12 +85,13 @@ class Selection:
 
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return asdict(self)
+        return asdict(self) | {"best": jsonable(self.best)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Load a result of ``state``; if the metric has changed, forget the best so far."""
         if state["metric"] == self.metric:
-            vars(self).update(state, decision=Decision(**state["decision"]))
+            best = None if state["best"] is None else float(state["best"])
+            vars(self).update(state, best=best, decision=Decision(**state["decision"]))
 
 
 @dataclass
@@ -226,7 +228,7 @@ class Run(Milestones):
         self.writer.save(tensors, facts, wait=wait)
 
     def raise_failure(self) -> None:
-        """If rank 0 failed to write a file, raise its error on every rank."""
+        """If rank 0 failed to write a file, raise on every rank: its error, or one that names it."""
         with self.session.world.together("the files of the run"):
             if self.writer.failure is not None:
                 raise self.writer.failure

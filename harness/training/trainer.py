@@ -171,7 +171,7 @@ class Trainer:
             "skipped": guard["skipped"],
             **figures,
         }
-        self.guard.load({**guard, "skipped": 0})
+        self.guard.counts[1].zero_()
         self.milestones.log(figures)
         if guard["skipped"] and self.world.is_main:
             warning = f"warning: up to step {self.step}, {guard['skipped']} were skipped: their gradient was not finite"

@@ -2,8 +2,8 @@
 """Output of rank 0: events to sinks, checkpoints in a background thread, bundle and status.
 
 On every other rank, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
-directory is claimed to the end of the block, also after an exception. A write error is kept in ``failure``: one rank
-must not stop alone, so the run raises it on all ranks at their next synchronisation.
+directory is claimed to the end of the block, also after an exception. An error in writing is kept in ``failure``: one
+rank must not stop alone, so the run raises it on all ranks at their next synchronisation.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Checkpointer:
         self.copies: Tensors = {}
         """On the CPU, pinned for CUDA; reused by each save."""
         self.thread: threading.Thread | None = None
-        self.failure: UserError | None = None
-        """The first write error; nothing is written after it."""
+        self.failure: Exception | None = None
+        """The first error in writing; nothing is written after it."""
         self.due_at = time.monotonic() + min(FIRST_S, config.every_s)
 
     def is_due(self) -> bool:
@@ -101,19 +101,9 @@ class Checkpointer:
         self.due_at = time.monotonic() + self.config.every_s
 
         def write() -> None:
-            if not wait:  # on Linux, per thread
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-            if copied is not None:
-                what = "the device to copy a checkpoint, and with it gradients"
-                with HEARTBEAT.waiting(what) if wait else nullcontext():
-                    copied.synchronize()
             try:
-                with storage(checkpoint.path_of(self.run, state["step"])):
-                    self.sync()
-                    checkpoint.write(self.run, state["step"], self.copies, state)
-                    old = set(checkpoint.steps(self.run)[: -self.config.keep_last])
-                    checkpoint.delete(self.run, old - {state["selection"]["best_step"]})
-            except UserError as error:
+                self.write(state, copied, wait=wait)
+            except Exception as error:  # in a thread nobody would learn of it
                 self.failure = error
 
         if wait:
@@ -121,6 +111,22 @@ class Checkpointer:
         else:
             self.thread = threading.Thread(target=write, name="padless-checkpoint", daemon=True)
             self.thread.start()
+
+    def write(self, state: dict[str, Any], copied: torch.cuda.Event | None, *, wait: bool) -> None:
+        """Write the copied tensors and ``state``, after ``copied`` says that they are whole; then remove old
+        checkpoints. Raises ``StorageError``.
+        """
+        if not wait:  # on Linux, per thread
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        if copied is not None:
+            device = "the device to copy a checkpoint, and with it gradients"
+            with HEARTBEAT.waiting(device) if wait else nullcontext():
+                copied.synchronize()
+        with storage(checkpoint.path_of(self.run, state["step"])):
+            self.sync()
+            checkpoint.write(self.run, state["step"], self.copies, state)
+            old = set(checkpoint.steps(self.run)[: -self.config.keep_last])
+            checkpoint.delete(self.run, old - {state["selection"]["best_step"]})
 
     def copy(self, tensors: Tensors) -> None:
         """Copy the tensors, so that training can continue at once; on CUDA asynchronous, in stream order."""
@@ -217,19 +223,19 @@ class RunWriter(Sink):
             write_environment(self.directory, settings)
             write_vocabulary(self.bundle, home_of(self.config.data))
         self.began -= state["seconds"]
-        self.metrics = MetricsLog(self.directory, state["log_bytes"])
+        self.metrics = MetricsLog(self.directory, state)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
     def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
         """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
-            whole = state | {"log_bytes": self.metrics.sizes(), "seconds": self.seconds}
+            whole = state | self.metrics.state() | {"seconds": self.seconds}
             self.checkpointer.save(tensors, whole, wait=wait)
 
     @property
-    def failure(self) -> UserError | None:
-        """The first write error, if any."""
+    def failure(self) -> Exception | None:
+        """The first error in writing, if any."""
         return self.unlogged or (self.checkpointer.failure if self.checkpointer is not None else None)
 
     def status(self, step: int) -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writes: a file has its final name only when it is complete (law 2); a failure becomes one sentence.
 
-Leftovers of killed processes are removed only if padless made them: the name shows it for an unfinished file, the mark
-inside for a work folder. ``storing`` turns a failed write into a sentence that names the file and an alternative;
-``told`` does so for errors that reach the end of a command or rank.
+Leftovers of killed processes are removed only if padless made them: an unfinished file or folder has a signature in its
+name, which is there from the first instant, and a work folder a mark inside. ``storing`` turns a failed write into a
+sentence that names the file and an alternative; ``told`` does so for errors that reach the end of a command or rank.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import hashlib
 import json
 import os
 import re
@@ -25,22 +26,38 @@ from preprocessing.base.errors import ConfigError, DataError, StorageError, User
 from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-"
-"""An unfinished file is called ``NAME.tmp-HOST-PROCESS``."""
-UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
+"""An unfinished file is called ``NAME.tmp-HOST-PROCESS-SIGNATURE``."""
+UNFINISHED = re.compile(rf"(.+?)({re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})-[0-9a-f]{{8}})(?=/|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
 """Bytes that ``says`` searches at either end of a file."""
 
 
+def temporary_suffix(host: str, process: int) -> str:
+    """The end of the names of a process's unfinished files, with a hash that other programs do not write."""
+    signature = hashlib.sha256(f"padless {host} {process}".encode()).hexdigest()[:8]
+    return f"{TEMPORARY_MARK}{host}-{process}-{signature}"
+
+
+def own_suffix() -> str:
+    """``temporary_suffix`` of this process."""
+    return temporary_suffix(os.uname().nodename, os.getpid())
+
+
 def unfinished(path: Path) -> Path:
     """The temporary name of this process for ``path``, in the same folder."""
-    return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.uname().nodename}-{os.getpid()}")
+    return path.with_name(f"{path.name}{own_suffix()}")
 
 
 def final_of(name: str) -> str:
     """A path with the final name in place of a temporary one."""
-    return UNFINISHED.sub(r"\1", name)
+    return UNFINISHED.sub(lambda match: match[1] if is_temporary(match) else match[0], name)
+
+
+def is_temporary(match: re.Match[str]) -> bool:
+    """Whether the signature of a name like a temporary one is right."""
+    return match[2] == temporary_suffix(match[3], int(match[4]))
 
 
 def sign(folder: Path, target: Path) -> None:
@@ -86,14 +103,20 @@ def is_abandoned(name: str) -> bool:
     """Whether this is the temporary name of a process of this machine that has ended."""
     import psutil
 
-    found = UNFINISHED.fullmatch(name)
-    return found is not None and found[2] == os.uname().nodename and not psutil.pid_exists(int(found[3]))
+    match = UNFINISHED.fullmatch(name)
+    if match is None or not is_temporary(match) or match[3] != os.uname().nodename:
+        return False
+    return not psutil.pid_exists(int(match[4]))
 
 
 def sweep(path: str | Path) -> None:
     """Remove temporary files and folders that ended processes of this machine left for ``path``."""
-    path = Path(path)
-    for left in path.parent.glob(f"{glob.escape(path.name)}{TEMPORARY_MARK}*"):
+    remove_abandoned(Path(path).parent, glob.escape(Path(path).name))
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove what ended processes of this machine left in a folder, for final names of a pattern."""
+    for left in folder.glob(f"{pattern}{TEMPORARY_MARK}*"):
         if is_abandoned(left.name):
             with suppress(OSError):
                 remove(left)
@@ -159,8 +182,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def append_line(path: str | Path, line: str) -> None:
-    """Append a line to a file, whole or not at all: on a full disk the partial line is removed again.
+def append_line(path: str | Path, line: str) -> bytes:
+    """Append a line to a file, whole or not at all; returns its bytes. A full disk keeps no partial line.
 
     If a killed process left a last line without a newline, a newline is added first.
     """
@@ -172,6 +195,7 @@ def append_line(path: str | Path, line: str) -> None:
         if file.write(data) != len(data):
             file.truncate(before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    return data
 
 
 def canonical_json(value: Any) -> bytes:
@@ -253,7 +277,7 @@ TMPDIR = "set TMPDIR to a folder with room"
 
 
 def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> UserError:
-    """The sentence for a failure to write ``path``, or the file below it that the error names.
+    """The sentence for a failure to write ``path``, or to write or read the file that the error names.
 
     ``otherwise`` names the alternative.
     """
@@ -263,9 +287,17 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> Us
         return DataError(
             f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
         )
+    if error.errno in (errno.EACCES, errno.EPERM) and not is_readable(named):
+        return DataError(f"{name}: cannot be read ({what}); get the permission from its owner, or name another")
     kind = ConfigError if error.errno in OTHER_KIND else StorageError
     mend = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{GO_ON}, or {otherwise}"
     return kind(f"{name}: cannot be written ({what}); {mend}")
+
+
+def is_readable(path: str) -> bool:
+    """Whether this user may read a path, or the nearest folder above it that can be seen."""
+    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if os.path.lexists(folder))
+    return os.access(nearest, os.R_OK | os.X_OK if os.path.isdir(nearest) else os.R_OK)
 
 
 @contextmanager
@@ -277,15 +309,15 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
         raise refusal(error, path, otherwise=otherwise) from None
 
 
-def check_replaced(path: Path, overwrite: bool, words: Iterable[str]) -> None:
-    """Raise ``ConfigError`` for an existing output with content that this command did not write: a file of its own has
-    all these ``words``. ``overwrite`` is the user's option.
+def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> None:
+    """Raise ``ConfigError`` for an output that is a folder, or a file that this command did not write: one of its own
+    has all these ``words``. ``overwrite`` is the user's option, None where the command has none.
     """
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder; name a file")
     if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
-        raise ConfigError(
-            f"--output {path}: is there already, and holds something else; name another, or set --overwrite true to "
-            "replace it"
-        )
+        other = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
+        raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {other}")
 
 
 def told(error: OSError) -> UserError | None:
@@ -297,11 +329,19 @@ def told(error: OSError) -> UserError | None:
     return None
 
 
+TEMPORARY_FOLDER = "padless-"
+"""Start of the name of a folder in TMPDIR."""
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that is removed after the block. Raises ``StorageError`` if it cannot be made or is full."""
+    """A folder that is removed after the block; those of killed processes are removed before it.
+
+    Raises ``StorageError`` if it cannot be made or is full.
+    """
     with storing(tempfile.gettempdir(), otherwise=TMPDIR):
-        folder = tempfile.TemporaryDirectory(prefix="padless-")
+        folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=own_suffix())
+    remove_abandoned(Path(folder.name).parent, f"{TEMPORARY_FOLDER}*")
     with folder as name:
         try:
             yield Path(name)

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
 from types import NoneType
 from typing import Any, TypeVar
 
@@ -72,6 +73,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     command; the sentence names the nearest, by its names here and in other tools.
     """
     word, *rest = argv or ["help"]
+    if len(argv) == 2 and "help" in argv:
+        word, rest = argv[word == "help"], ["--help"]
     if word in ("-h", "--help", "help"):
         print(overview(commands, prog, note))
         return 0 if argv else 2
@@ -81,14 +84,15 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     meant: dict[str, str] = {}
     for command in commands:
         if word == command.name:
-            return call(command, rest, f"{prog} {command.name}")
+            return call(command, rest, prog, commands)
         for other in (command.name, *filter(None, command.elsewhere.split(", "))):
             name, _, options = other.partition(" ")
             meant[name] = f"{prog} {command.name} {options}".strip()
     if near := nearest(word.lstrip("-").removesuffix(".py").replace("-", "_").lower(), meant):
         raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
-    why = "a command comes first" if word.startswith("-") else f"no such command; {prog} --help lists them"
-    raise ConfigError(f"{word}: {why}, as in {commands[0].example}")
+    if word.startswith("-"):
+        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
+    raise ConfigError(f"{word}: no such command; {prog} --help lists them")
 
 
 def overview(commands: Sequence[Command], prog: str, note: str) -> str:
@@ -99,14 +103,25 @@ def overview(commands: Sequence[Command], prog: str, note: str) -> str:
     for head, one in zip(heads, commands, strict=True):
         lines += ["", f"{one.heading}:"] if one.heading else []
         lines.append(block(head, one.summary, column))
-    return "\n".join([*lines, "", paragraph(note)]).rstrip()
+    return "\n".join([*lines, "", paragraph(note), "", f"documentation: {configuration.DOCS / 'index.md'}"])
 
 
-def call(command: Command, argv: Sequence[str], prog: str) -> int:
+def call(command: Command, argv: Sequence[str], prog: str, commands: Sequence[Command]) -> int:
     """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    usage = " ".join(filter(None, (prog, command.words, "[--key value …]")))
-    config = parse_all(load(command.config), argv, Page(usage, command.first, command.example))
+    usage = " ".join(filter(None, (prog, command.name, command.words, "[--key value …]")))
+    page = Page(usage, command.first, command.example, partial(command_by_key, commands))
+    config = parse_all(load(command.config), argv, page)
     return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
+
+
+def command_by_key(commands: Sequence[Command]) -> dict[str, str]:
+    """Every key and group of keys, and the first command that has it."""
+    names: dict[str, str] = {}
+    for command in commands:
+        config_class = load(command.config)
+        for key in (*options_of(config_class), *groups_of(config_class)):
+            names.setdefault(key, command.name)
+    return names
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -132,19 +147,24 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
         raise SystemExit(0)
     for key, value in given:
         if key not in options and key not in OWN:
-            raise ConfigError(f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key)}")
+            raise ConfigError(
+                f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key, page)}"
+            )
         if value is None:
             raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
     words, left = filled(alone, keys, config_class)
     every = [*given, *words]
     for path in (value for key, value in every if key == "config"):
-        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")))
+        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")), page)
     values |= {key: value for key, value in every if key in options}
     if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
         raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
     config = build(config_class, values)
     if left:
+        key = re.sub(r"^\W+|[=:\s].*", "", left[0])
         hint = f"; did you mean -o {left[0]}?" if output_of(config_class) in {*options} - {*values} else ""
+        if key in options:
+            hint = f"; did you mean --{key} VALUE?"
         raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
     if "print_config" in keys:
         import yaml
@@ -152,6 +172,10 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
     return config
+
+
+ANSWERS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+"""What is taken for the value of a switch; of these, ``true``, ``false``, 1 and 0 are valid."""
 
 
 def output_of(config_class: type) -> str:
@@ -181,7 +205,7 @@ def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
 def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
     """The positional arguments, and every option's key with its value, None without one.
 
-    An option takes the next argument as its value, a switch only ``true`` or ``false``. No option takes another option
+    An option takes the next argument as its value, a switch only one of ``ANSWERS``. No option takes another option
     as its value; an argument with a blank is no option. After ``--`` every argument is positional. Raises
     ``ConfigError`` for a YAML file among the positional ones.
     """
@@ -202,13 +226,13 @@ def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tupl
         value = rest if equals else "true" if key in switches else None
         if words and not equals:
             text = " " in words[0] or not OPTION.fullmatch(words[0])
-            if words[0] in ("true", "false") if key in switches else text:
+            if words[0].lower() in ANSWERS if key in switches else text:
                 value = words.pop(0)
         given.append((key, value))
     return alone, given
 
 
-def from_file(config_class: type, path: str) -> dict[str, Any]:
+def from_file(config_class: type, path: str, page: Page | None = None) -> dict[str, Any]:
     """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
     options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
     content, values = configuration.read_config(path), dict[str, Any]()
@@ -223,19 +247,19 @@ def from_file(config_class: type, path: str) -> dict[str, Any]:
     for key in values:
         if key not in options:
             what = "no value follows" if key in groups else "unknown key"
-            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, dashes='')}")
+            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, page, dashes='')}")
     return values
 
 
-def unknown(config_class: type, key: str, dashes: str = "--") -> str:
+def unknown(config_class: type, key: str, page: Page | None, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
-    if group := [one for one in options if one.startswith(f"{name}.")]:
-        column = "; a column is --source.text_column" if "source.text_column" in options and name == "text" else ""
-        return f"; its keys are {', '.join(dashes + one for one in group)}{column}"
     if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
         return "; did you mean -o?"
-    return suggestion(name, options, dashes=dashes) + getattr(config_class, "HINT", "")
+    if group := [dashes + one for one in options if one.startswith(f"{name}.")]:
+        column = "source.text_column" if name == "text" else ""
+        return f"{f'; a column is {dashes}{column}' * (column in options)}; its keys are {', '.join(group)}"
+    return suggestion(name, options, dashes, page.command_by_key() if page else {}) + getattr(config_class, "HINT", "")
 
 
 def complete(commands: Sequence[Command]) -> None:

@@ -202,6 +202,9 @@ BESIDE = Path(__file__).parents[2]
 INSTALLED = BESIDE / "padless_configs"
 SHIPPED = INSTALLED if INSTALLED.is_dir() else BESIDE / "configs"
 """The folder of recipes that belongs to this code."""
+INSTALLED_DOCS = BESIDE / "padless_docs"
+DOCS = INSTALLED_DOCS if INSTALLED_DOCS.is_dir() else BESIDE / "docs"
+"""The folder of the documentation that belongs to this code."""
 MOST_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""
 MENDS = {

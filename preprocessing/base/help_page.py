@@ -9,11 +9,11 @@ process, ``--global_batch`` rows over all processes.
 
 from __future__ import annotations
 
-import difflib
+import csv
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ INDENT = 31
 """Column where the texts begin."""
 ALL = "all"
 """The topic with all keys."""
+LETTERS_A_SLIP, MOST_SLIPS = 5, 3
+"""A word of three letters may have one slip of the fingers, one of eight two, one of thirteen three."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Page:
     """The most important keys; none: all."""
     example: str = ""
     """A complete command."""
+    command_by_key: Callable[[], Mapping[str, str]] = dict
+    """The keys of other commands, and the first command that has each."""
 
 
 def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]) -> str:
@@ -57,7 +61,7 @@ def render(page: Page, topic: str, config_class: type, values: Mapping[str, Any]
     if topic := topic.removeprefix("--"):
         found = [key for key in options if topic in (ALL, key, *key.split("."))]
         if not found and topic != ALL:
-            hint = suggestion(topic, {*groups, *options}, dashes="--help ")
+            hint = suggestion(topic, [*groups, *options], dashes="--help ")
             raise ConfigError(f"--help {topic}: neither a key nor a group of keys{hint}")
         about = (groups[topic].__doc__ or "").partition("\n\n")[0] if topic in groups else ""
         return described(paragraph(f"{topic}: {about}") if about else "", found)
@@ -115,57 +119,69 @@ def _default(value: Any) -> str:
     return "…" if value is MISSING else json.dumps(value)
 
 
-ELSEWHERE = {
-    "global_batch": "batch_size per_device_train_batch_size train_batch_size",
-    "batch": "batch_size per_device_eval_batch_size eval_batch_size",
-    "micro_batch": "gradient_accumulation_steps accumulate_grad_batches",
-    "optim.lr": "learning_rate",
-    "optim.clip_norm": "max_grad_norm clipnorm gradient_clip_val",
-    "epochs": "num_epochs num_train_epochs max_epochs max_steps",
-    "patience": "early_stopping_patience",
-    "precision": "fp16 bf16 mixed_precision",
-    "num_processes": "gpus num_gpus gpu devices n_gpu nproc_per_node world_size",
-    "device": "cpu cuda gpus num_gpus gpu devices n_gpu",
-    "tracking.tracker": "wandb report_to logger",
-    "threads": "num_threads n_jobs num_workers",
-    "init.weights": "model_name_or_path pretrained",
-    "source.text_column": "text_column text_col text column",
-    "text.max_tokens": "max_length max_len max_seq_length",
-    "vocabulary.min_count": "min_freq min_df",
-    "folds": "n_splits n_folds cv",
-    "seed": "random_state random_seed",
-}
-"""Our key -> its names in scikit-learn, Keras and Hugging Face, if ``nearest`` does not find it. If several keys have a
-name, the first that the command takes is suggested."""
-REMARKS = {
-    "global_batch": " (rows an optimizer step over all processes)",
-    "micro_batch": " (most rows a process holds at once; the rest of global_batch is accumulated)",
-    "num_processes": " (one process for each GPU)",
-}
-"""Our key -> how it differs from other tools."""
+ELSEWHERE = Path(__file__).with_name("elsewhere.csv")
+"""Our key, its names in scikit-learn, Keras, Hugging Face, fastText, spaCy and PyTorch Lightning, and how it differs;
+without a key, what decides instead. If several keys have a name, the first that the command takes is suggested."""
 
 
-def suggestion(name: str, known: Collection[str], dashes: str) -> str:
-    """The end of a sentence about an unknown key: ``; it is --global_batch here (…)`` or ``; did you mean …?``."""
-    last = name.rpartition(".")[2].replace("-", "_").lower()
-    meant = [here for here, names in ELSEWHERE.items() if last in names.split()]
-    if here := next(filter(known.__contains__, meant), None):
-        return f"; it is {dashes}{here} here{REMARKS.get(here, '')}"
-    if near := nearest(name, known):
-        return f"; did you mean {dashes}{near}?"
-    return f"; {meant[0]} is a key of other commands" if meant else "; --help all lists them"
+def suggestion(name: str, keys: Collection[str], dashes: str, command_by_key: Mapping[str, str] | None = None) -> str:
+    """The end of a sentence about an unknown name: ``; did you mean --optim.lr?``, ``; it is --global_batch here (…)``.
+
+    One of ``keys`` is suggested, else one of other commands. The name may be misspelt, in our words or in others'.
+    """
+    with open(ELSEWHERE, encoding="utf-8", newline="") as file:
+        rows = [(row["key"], row["names"].split(), row["remark"]) for row in csv.DictReader(file)]
+    words_by_key = {key: words for key, words, _ in rows}
+    ends = [([last_part(key)], f"did you mean {dashes}{key}?") for key in keys]
+    ends += [(words, f"it is {dashes}{key} here {remark}".rstrip()) for key, words, remark in rows if key in keys]
+    ends += [(words, remark) for key, words, remark in rows if not key]
+    for key, command in (command_by_key or {}).items():
+        words = [last_part(key), *words_by_key.get(key, ())]
+        ends.append((words, f"{dashes}{key} is a key of padless {command}"))
+    end_by_word: dict[str, str] = {}
+    for words, end in reversed(ends):  # the first is the best
+        end_by_word |= dict.fromkeys(words, end)
+    near = nearest(name.replace("-", "_").lower(), end_by_word)
+    return f"; {end_by_word[near]}" if near else "; --help all lists them"
 
 
 def beside(path: str | Path) -> str:
     """``; did you mean data/mine?``, with the nearest name in the folder of a path that does not exist, or nothing."""
-    place = Path(path)
-    there = {one.stem: one.name for one in place.parent.glob(f"*{place.suffix}") if one.exists()}
-    near = nearest(place.stem, there)
-    return f"; did you mean {place.with_name(there[near])}?" if near else ""
+    place, names = Path(path), dict[str, str]()
+    for one in [] if place.exists() else place.parent.glob("*"):
+        names |= {one.stem: one.name, without_dots(one.name): one.name}
+    near = nearest(without_dots(place.name), names)
+    return f"; did you mean {place.with_name(names[near])}?" if near else ""
 
 
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name whose last part is most similar to that of a name."""
-    parts = {one.rpartition(".")[2]: one for one in sorted(known)}
-    found = difflib.get_close_matches(name.rpartition(".")[2], parts, 1)
-    return parts[found[0]] if found else None
+def without_dots(name: str) -> str:
+    """A file name as ``nearest`` compares it whole."""
+    return name.lower().replace(".", "_")
+
+
+def last_part(name: str) -> str:
+    """``lr`` of ``optim.lr``."""
+    return name.rpartition(".")[2]
+
+
+def nearest(name: str, names: Collection[str]) -> str | None:
+    """The name whose last part differs from that of ``name`` in the fewest letters, of those that a slip explains."""
+    word = last_part(name)
+    alike = [one for one in sorted(names) if word[:1] in last_part(one)[:2]]
+    for slips in range(min(MOST_SLIPS, (len(word) + 2) // LETTERS_A_SLIP) + 1):
+        for one in alike:
+            if is_within(slips, word, last_part(one)):
+                return one
+    return None
+
+
+def is_within(slips: int, left: str, right: str) -> bool:
+    """Whether so many slips make one word of another: a letter too many, too few or another one, or two exchanged."""
+    if left and left[0] == right[:1]:
+        return is_within(slips, left[1:], right[1:])
+    if not (slips and left and right):
+        return len(left + right) <= slips
+    rests = [(left[1:], right), (left, right[1:]), (left[1:], right[1:])]
+    if left[:2] == right[1::-1]:
+        rests.append((left[2:], right[2:]))
+    return any(is_within(slips - 1, *rest) for rest in rests)

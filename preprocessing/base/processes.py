@@ -106,6 +106,11 @@ def locked(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = F
         yield
 
 
+def is_lock(path: Path) -> bool:
+    """Whether a file is one that ``acquire`` locked: it names a process and a machine."""
+    return path.is_file() and re.fullmatch(rb"\d+ \S+", path.read_bytes()[:300]) is not None
+
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Stop signals of a command."""
 OF_TRAININGS = (*SIGNALS, signal.SIGQUIT)
@@ -171,9 +176,9 @@ def listen() -> None:
     pipe = os.pipe()
     os.set_blocking(pipe[1], False)
     signal.set_wakeup_fd(pipe[1], warn_on_full_buffer=False)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that the thread receives none
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # so that the thread receives none
     threading.Thread(target=_watch, args=(pipe[0],), name="padless-stop", daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TRAININGS)  # the console script blocks them
 
 
 def armed() -> None:

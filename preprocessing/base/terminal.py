@@ -313,6 +313,11 @@ class Screen:
         wipe()
         print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 
+    def show_work(self, work: str) -> None:
+        """Name work without a measure on the live line of a terminal, until the next output."""
+        if self.is_live:
+            self.draw(f"{work} …")
+
     def draw(self, line: str) -> None:
         """Replace the live line of a terminal."""
         wipe()

@@ -84,15 +84,14 @@ def filesystem(address: str) -> tuple[fs.FileSystem, str]:
     """The file system of an address, and the path on it. Raises ``ConfigError`` if fsspec has no driver for it."""
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
-    protocol = address.split("://", 1)[0]
-    try:
-        import fsspec
+    with naming(address):
+        try:
+            import fsspec
 
-        remote, path = fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError, TypeError) as error:  # TypeError: a driver that needs more than an address
-        raise ConfigError(
-            f"{address}: no driver for {protocol}:// ({one_line(error)}); pip install 'padless[remote]'"
-        ) from None
+            remote, path = fsspec.core.url_to_fs(address)
+        except (ImportError, ValueError, TypeError) as error:  # TypeError: a driver that needs more than an address
+            problem = f"no driver for {address.partition(':')[0]}:// ({one_line(error)})"
+            raise ConfigError(f"{address}: {problem}; pip install 'padless[remote]'") from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 

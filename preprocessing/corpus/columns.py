@@ -111,27 +111,12 @@ def find_candidates(columns: Sequence[ColumnFacts], role: str) -> list[ColumnFac
     return [column for column in fitting if usual_name.fullmatch(column.normalized_name)] or fitting
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The beginning of a file."""
-
-    file: File
-    reader: Reader
-    values: dict[str, list[Any]]
-    """Column -> at most ``SAMPLE_ROWS`` of its values in the first batch, evenly spaced; none for texts without
-    columns.
-    """
-
-    def has_column(self, name: str) -> bool:
-        """Whether there is such a column, or one that may hold such a value."""
-        return bool({name, name.partition(".")[0]} & {*self.reader.columns})
-
-
-def read_sample(file: File) -> Sample:
-    """Read the beginning of a file. Raises ``DataError`` for an unreadable one."""
+def read_sample(file: File) -> Reader:
+    """The reader of a file, which has read ``values``. Raises ``DataError`` for an unreadable file."""
     reader = open_reader(file)
-    values = {name: column[:: 1 + len(column) // (SAMPLE_ROWS + 1)] for name, column in reader.sample().items()}
-    return Sample(file, reader, values)
+    for name, values in reader.sample().items():
+        reader.values[name] = values[:: 1 + len(values) // (SAMPLE_ROWS + 1)]
+    return reader
 
 
 @dataclass(frozen=True)
@@ -176,7 +161,7 @@ def resolve(files: Sequence[File]) -> Resolved:
     split_column = find_split_column(sample, texts, label, lines)
     first = apply_columns(sample.file, chosen, split_column)
     filled = [name for name, values in sample.values.items() if values.count(None) < len(values)]
-    check_names(first, list(dict.fromkeys([*sample.reader.columns, *sample.reader.names, *filled])))
+    check_names(first, list(dict.fromkeys([*sample.columns, *sample.names, *filled])))
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
     unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
     return Resolved(labelled + unlabelled, chosen, split_column, lines, list(iter_hints(sample, first)))
@@ -191,28 +176,29 @@ def resolve_unlabelled(files: Sequence[File], chosen: dict[str, Any], lines: lis
     if with_columns:
         sample = name_columns(read_sample(with_columns[0]), lines)
         chosen = chosen | {"columns": sample.file.source.columns}
-        if not all(map(sample.has_column, replace(sample.file.source, **chosen).text_columns)):
-            columns = sample.reader.columns
+        columns = sample.columns
+        texts = replace(sample.file.source, **chosen).text_columns
+        if not all({name, name.partition(".")[0]} & {*columns} for name in texts):
             (text,) = columns if len(columns) == 1 else find_columns(sample, "text", [], lines)
             chosen |= {"text_column": text}
     return [apply_columns(file, chosen, None) for file in files]
 
 
-def name_columns(sample: Sample, lines: list[str]) -> Sample:
+def name_columns(sample: Reader, lines: list[str]) -> Reader:
     """Name the columns of a table without a header line; appends what is unusual about a file to ``lines``."""
-    file, reader = sample.file, sample.reader
-    if reader.form.recorded:
-        lines.append(f"source: {file.name}: {reader.form}")
+    file = sample.file
+    if sample.form.recorded:
+        lines.append(f"source: {file.name}: {sample.form}")
     if file.format not in ("csv", "xlsx") or file.source.columns or not begins_with_row(sample):
         return sample
-    names = [f"column_{position}" for position in range(1, len(reader.columns) + 1)]
+    names = [f"column_{position}" for position in range(1, len(sample.columns) + 1)]
     lines.append(f"source: {file.name}: there is no header line; columns are called {', '.join(names)}")
     return read_sample(replace(file, source=replace(file.source, columns=names)))
 
 
-def begins_with_row(sample: Sample) -> bool:
+def begins_with_row(sample: Reader) -> bool:
     """Whether the first line is a row: a sentence in a text column, and a known value in each label column."""
-    if {"text", "label", *sample.file.key_by_column} & {*sample.reader.columns}:
+    if {"text", "label", *sample.file.key_by_column} & {*sample.columns}:
         return False
     columns = [examine_column(name, values) for name, values in sample.values.items()]
     labels = [column.name for column in columns if column.is_label]
@@ -227,14 +213,14 @@ def is_sentence(text: str) -> bool:
     return len(text) >= 40 or len(text.split()) > NUM_WORDS or num_letters >= NUM_LETTERS
 
 
-def find_columns(sample: Sample, role: str, excluded: list[str], lines: list[str]) -> list[str]:
+def find_columns(sample: Reader, role: str, excluded: list[str], lines: list[str]) -> list[str]:
     """The columns of the ``text``, or that of the ``label``; appends the lines to print to ``lines``.
 
     Columns that are ``excluded`` have the other role. Raises ``DataError`` for several candidates, or none.
     """
     source, name, key = sample.file.source, sample.file.name, f"{role}_column"
     configured = source.text_columns if role == "text" else [source.label_column]
-    if configured != [AUTO] or role in sample.reader.columns:
+    if configured != [AUTO] or role in sample.columns:
         return [role] if configured == [AUTO] else configured
     if sample.values and not any(sample.values.values()):
         raise DataError(f"{name}: the corpus is empty: no row to learn from")
@@ -252,29 +238,29 @@ def find_columns(sample: Sample, role: str, excluded: list[str], lines: list[str
     return [candidates[0].name]
 
 
-def no_candidate_sentence(sample: Sample, role: str) -> str:
+def no_candidate_sentence(sample: Reader, role: str) -> str:
     """Why no column can be the text, or the label."""
     expected = "sentences" if role == "text" else "few values that repeat"
-    names = listed(sample.reader.names)
+    names = listed(sample.names)
     if sample.file.format == "jsonl" and max(map(len, sample.values.values())) == 1:
         names += " in its one object; JSON needs an object for each row (to_json(…, orient='records') in pandas)"
     problem = f"has no column {role!r}, and none that looks like it ({expected}); it has {names}"
     return f"{sample.file.name}: {problem}; set source.{role}_column"
 
 
-def used_columns(sample: Sample, *names: str) -> set[str | None]:
+def used_columns(sample: Reader, *names: str) -> set[str | None]:
     """Columns that have a use already, and these names."""
     splits = sample.file.splits
     return {*names, splits.column, splits.group_column, splits.time_column, *sample.file.source.where}
 
 
-def find_split_column(sample: Sample, texts: list[str], label: str, lines: list[str]) -> str | None:
+def find_split_column(sample: Reader, texts: list[str], label: str, lines: list[str]) -> str | None:
     """The column of splits, if one is unambiguous; appends a line about it to ``lines``."""
     file = sample.file
     if file.splits.column != AUTO:
         return file.splits.column
     used = used_columns(sample, *texts, label)
-    names = [name for name in sample.reader.columns if name.casefold() in SPLIT_NAMES and name not in used]
+    names = [name for name in sample.columns if name.casefold() in SPLIT_NAMES and name not in used]
     if file.split is not None or file.splits.time_column or len(names) != 1:
         return None
     if not all(spelling(value) in file.split_by_value for value in sample.values.get(names[0], [""])):
@@ -284,7 +270,7 @@ def find_split_column(sample: Sample, texts: list[str], label: str, lines: list[
     return names[0]
 
 
-def iter_hints(sample: Sample, file: File) -> Iterator[str]:
+def iter_hints(sample: Reader, file: File) -> Iterator[str]:
     """Hints about a labelled file: unused columns of splits or groups, and labels that look like lists."""
     label, start = file.source.label_column, f"hint: {file.name}: column"
     if file.source.labels == AUTO and is_list({as_found(value) or "" for value in sample.values.get(label, [])}):
@@ -294,7 +280,7 @@ def iter_hints(sample: Sample, file: File) -> Iterator[str]:
         )
     if file.split is not None or file.splits.column is not None:
         return
-    unused = [name for name in sample.reader.columns if name not in file.key_by_column]
+    unused = [name for name in sample.columns if name not in file.key_by_column]
     if splits := [name for name in unused if name.casefold() in SPLIT_NAMES]:
         yield f"{start} {splits[0]!r} is not used: rows of all its splits are mixed; set splits.column {splits[0]}"
     for name in filter(GROUP_NAME.fullmatch, () if file.splits.group_column else unused):

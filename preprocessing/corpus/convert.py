@@ -98,7 +98,7 @@ def convert(
     identity, reader = identity_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.names:
         reader.file = file = replace(file, splits=replace(file.splits, group_column=None))
-    if reader.has_table:
+    if file.format != "jsonl":  # rows may lack a key
         check_names(file, reader.names)
     form = reader.form
     converted = Converted(reader.columns, form.recorded, form.delimiter, form.has_mark, list(reader.class_names))
@@ -138,8 +138,10 @@ class PartWriter:
         """Of all rows."""
 
     def write(self, table: pa.Table) -> None:
-        """Add rows; complete parts are written."""
+        """Add rows; complete parts are written. If all columns are kept, a row counts for its share of their bytes."""
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
+        originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
+        lengths += originals.nbytes // max(1, len(table))
         ends = np.cumsum(np.append(self.num_bytes, lengths))
         self.num_bytes, start = int(ends[-1]), 0
         for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():

@@ -64,8 +64,9 @@ def iter_tables(opened: pa.NativeFile, columns: Sequence[str]) -> Iterator[pa.Ta
 
 def select_column(table: pa.Table, column: str | int) -> pa.ChunkedArray:
     """A column by its name or position, also a field of structs by its dotted name."""
-    while isinstance(column, str) and column not in table.column_names:
-        table = table.flatten()
+    for _ in range(str(column).count(".")):
+        if column not in table.column_names:
+            table = table.flatten()
     return table.column(column)
 
 

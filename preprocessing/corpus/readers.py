@@ -22,8 +22,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,8 +35,8 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import one_line, shown
 from preprocessing.config import SourceConfig
 from preprocessing.corpus import addresses, parquet, sheets
-from preprocessing.corpus.sources import File, list_texts, strip_compression
-from preprocessing.labels import AUTO
+from preprocessing.corpus.sources import File, FolderText, list_texts, strip_compression
+from preprocessing.labels import AUTO, NUMBER
 from preprocessing.text.cleaning import encode
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -52,6 +54,12 @@ ENCODING_BY_MARK = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """The longer marks first, since they begin with a shorter one."""
+ADVICE_BY_SIGNATURE = {
+    b"PK\x03\x04": "a zip archive or an office document; unpack it, or end its name in .zip or .xlsx",
+    b"PAR1": "Parquet; end its name in .parquet",
+    b"%PDF-": "a PDF; save its texts as CSV, one a row",
+}
+"""First bytes of files that are no text -> what they are, and what to do."""
 MAX_HIGH_SHARE = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 SYMBOL_IN_WORD = re.compile(rb"(?<=[A-Za-z])[\xa1-\xa9\xab-\xb3\xb5\xb6\xb8\xb9\xbb-\xbf\xd7\xf7](?=[A-Za-z])")
@@ -83,6 +91,8 @@ TEXT, BYTES = pa.large_string(), pa.large_binary()
 SHEET_ROWS = 4096
 """Rows of a sheet in a batch."""
 JSON = json.JSONDecoder(parse_constant=lambda _: None)
+DECODER = msgspec.json.Decoder(dict[str, Any])
+"""Several times as fast."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,8 @@ class Reader:
         """All columns, in order; those of a CSV file may repeat a name. Of JSON, the keys in its first rows."""
         self.names = self.columns
         """The columns for messages, and the keys inside them."""
+        self.values: dict[str, list[Any]] = {}
+        """Column -> some of its values from the beginning, if these were read in place of all rows."""
 
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """All rows, in order, with the columns of ``File.key_by_column``, or all. Raises ``DataError``."""
@@ -225,9 +237,9 @@ class StreamReader(Reader):
         self.head = next(self.pieces)
         """The first piece."""
         self.pieces = itertools.chain([self.head], self.pieces)
-        word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
-        if word and self.form.encoding != UTF8:
-            self.form = replace(self.form, example=word[0][:30])
+        if self.form.encoding != UTF8:
+            word = re.search(r"\w*[^\W\x00-\x7f]\w*", self.head[:SAMPLE_BYTES].decode("utf-8", "ignore"))
+            self.form = replace(self.form, example=word[0][:30] if word else "")
 
     def open(self) -> Iterator[bytes]:
         """The content from its beginning, in UTF-8 without a byte order mark."""
@@ -251,6 +263,9 @@ class StreamReader(Reader):
 
 def encoding_of(sample: bytes, name: str) -> str:
     """The encoding of a file from its first bytes. Raises ``DataError`` for bytes of an unknown encoding."""
+    for signature, advice in ADVICE_BY_SIGNATURE.items():
+        if sample.startswith(signature):
+            raise DataError(f"{name}: holds {advice}")
     for mark, encoding in ENCODING_BY_MARK.items():
         if sample.startswith(mark):
             return encoding
@@ -346,13 +361,16 @@ class CsvReader(StreamReader):
         if first_row is None:
             raise DataError(f"{file.name}: {QUOTE_SENTENCE if lines.strip() else EMPTY_SENTENCE}")
         parquet.check_width(file.name, len(first_row))
-        self.has_header = not source.columns or is_header(first_row, source)
+        columns = list(source.columns)
+        if file.is_unlabelled and len(columns) != len(first_row):
+            columns = []  # they are those of other files
+        self.has_header = not columns or is_header(first_row, source)
         try:
             header = [name.encode("latin-1").decode() for name in first_row]
         except UnicodeDecodeError as error:
             problem = f"the header cannot be read ({error}); is it text? Set source.encoding"
             raise row_error(file, 0, problem) from None
-        self.columns = self.names = list(source.columns) or header
+        self.columns = self.names = columns or header
         self.num_rows = 0
         """Rows that were read."""
 
@@ -448,14 +466,15 @@ def normalize_name(name: str) -> str:
 
 def is_header(row: Sequence[str], source: SourceConfig) -> bool:
     """Whether the first row of a file, whose columns are known, is a header: it has their names, or usual ones in the
-    columns of the text and the label.
+    columns of the text and the label, and no number.
     """
     if set(row) == set(source.columns):
         return True
     cell_by_column = dict(zip(source.columns, map(normalize_name, row), strict=False))
     texts = [cell_by_column.get(column, "") for column in source.text_columns]
     label = cell_by_column.get(source.label_column, "label")
-    return all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    is_usual = all(map(TEXT_NAME.fullmatch, texts)) and bool(LABEL_NAME.fullmatch(label))
+    return is_usual and not any(map(NUMBER.fullmatch, row))
 
 
 class CsvStream:
@@ -487,7 +506,7 @@ class JsonReader(StreamReader):
         self.lines = number_lines(pieces, file, skip_blank=True)
         first = next(self.lines, (1, list[bytes]()))
         self.lines = itertools.chain([first], self.lines)
-        self.records = [parse_object(line, file, number) for number, line in enumerate(first[1], 1)]
+        self.records = parse_objects(first[1], file, 1)
         """Those of the first batch."""
         self.columns = list(dict.fromkeys(key for record in self.records for key in record))
         parquet.check_width(file.name, len(self.columns))
@@ -498,12 +517,15 @@ class JsonReader(StreamReader):
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """The values of the wanted columns, which are texts in the text columns, and no lists or objects."""
         for first, lines in self.lines:
-            records = [parse_object(line, self.file, number) for number, line in enumerate(lines, first)]
+            records = parse_objects(lines, self.file, first)
             for name in self.file.key_by_column:
-                is_text = name in self.file.source.text_columns
-                for number, value in enumerate(values_at(records, name), first):
-                    if isinstance(value, dict | list) or (is_text and not isinstance(value, str | None)):
-                        raise row_error(self.file, number, f"{name!r} is {shown(value)}, expected a text")
+                values = values_at(records, name)
+                allowed = (
+                    {str, NoneType} if name in self.file.source.text_columns else {str, NoneType, int, float, bool}
+                )
+                if wrong := {*map(type, values)} - allowed:
+                    row, value = next((row, value) for row, value in enumerate(values) if type(value) in wrong)
+                    raise row_error(self.file, first + row, f"{name!r} is {shown(value)}, expected a text")
             table = table_of_json(records, self.file.key_by_column)
             table = table.append_column(LINE, pa.array(lines, BYTES))
             yield Batch(self.file, np.arange(first, first + len(lines)), table)
@@ -550,6 +572,14 @@ def list_as_lines(pieces: Iterable[bytes], name: str) -> bytes:
     return b"".join(encode(json.dumps(item, ensure_ascii=False)) + b"\n" for item in value)
 
 
+def parse_objects(lines: Sequence[bytes], file: File, first: int) -> list[dict[str, Any]]:
+    """The objects in some lines, the first of which has the number ``first``. Raises ``DataError`` for another one."""
+    try:
+        return list(map(DECODER.decode, lines))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it reads neither NaN nor half a surrogate pair
+        return [parse_object(line, file, number) for number, line in enumerate(lines, first)]
+
+
 def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError``."""
     try:
@@ -578,6 +608,8 @@ def value_at(record: Mapping[str, Any], name: str) -> Any:
 
 def values_at(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     """``value_at`` of some objects."""
+    if "." not in name:
+        return [record.get(name) for record in records]
     return [value_at(record, name) for record in records]
 
 
@@ -590,8 +622,8 @@ def column_of_json(values: list[Any]) -> pa.Array:
     """One column of ``table_of_json``; lists and objects become JSON."""
     try:
         column = pa.array(values)
-        if column.type in (pa.int64(), pa.float64(), pa.bool_(), pa.null()):
-            return column
+        if column.type in (pa.int64(), pa.float64(), pa.bool_(), pa.null(), pa.string()):
+            return column.cast(TEXT) if column.type == pa.string() else column
     except (ValueError, TypeError, OverflowError):
         pass
     return pa.array(map(text_of_json, values), TEXT)
@@ -645,7 +677,7 @@ class ParquetReader(Reader):
         for batch in itertools.islice(self.read_rows(list(values)), 1):
             for name in values:
                 with suppress(UnicodeDecodeError):  # the rows are named when they are read
-                    values[name] = batch.values(name).to_pylist()
+                    values[name] = parquet.values_of(batch.values(name))
         return values
 
 
@@ -693,17 +725,22 @@ class FolderReader(Reader):
         for start, stop in itertools.pairwise([0, *(np.flatnonzero(np.diff(blocks)) + 1).tolist(), len(texts)]):
             rows = []
             for text in texts[start:stop]:
-                content = read_text(text.address, source.encoding)
+                content = read_text(text, source.encoding)
                 rows.append((content, text.label, self.file.split or text.split, text.path))
             table = pa.table(list(map(pa.array, zip(*rows, strict=True))), schema=schema)
             yield Batch(self.file, np.arange(start + 1, stop + 1), table)
 
 
-def read_text(address: str, encoding: str) -> str:
-    """A whole text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
-    content = b"".join(addresses.stream(address))
-    encoding = encoding_of(content, address) if encoding == AUTO else encoding
-    return b"".join(convert_to_utf8([content], encoding, address)).decode()
+def read_text(text: FolderText, encoding: str) -> str:
+    """The content of a text file, without a byte order mark. Raises ``DataError`` for invalid bytes."""
+    content = addresses.read_range(text.address, 0, text.bytes)
+    if encoding == AUTO:
+        encoding = encoding_of(content, text.address)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeError as error:
+        problem = f"it is not {encoding} ({one_line(error)})"
+        raise DataError(f"{text.address}: {problem}; set source.encoding to its encoding") from None
 
 
 def open_reader(file: File) -> Reader:

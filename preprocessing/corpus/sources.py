@@ -163,7 +163,8 @@ def zip_members(file: File) -> Iterator[File]:
     suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if file.is_unlabelled else {*FORMAT_BY_SUFFIX}
     tables = [name for name in names if suffix_of(name) in suffixes and not re.search(r"(^|/)[._]", name)]
     if not tables:
-        raise DataError(f"{file.name}: holds no .csv, .tsv, .json or .jsonl; unpack it, and name what is inside")
+        readable = ", ".join(suffix for suffix, kind in FORMAT_BY_SUFFIX.items() if kind in ("csv", "jsonl"))
+        raise DataError(f"{file.name}: holds none of {readable}; unpack it, and name the file that is meant")
     for name in tables:
         member = replace(file, name=f"{file.name}/{name}", member=name)
         member = replace(member, format=format_of(member))
@@ -183,7 +184,7 @@ def format_of(file: File) -> str:
     if kind is None:
         raise ConfigError(
             f"source.format: auto cannot tell what {file.name} holds; set csv, jsonl, parquet or xlsx; unpack an "
-            "archive, save another sheet as .xlsx or CSV"
+            "archive, save another sheet as .xlsx or CSV, the texts of a PDF as CSV, one a row"
         )
     return kind
 
@@ -200,8 +201,8 @@ def format_of_bytes(head: bytes) -> str | None:
 
 
 def strip_compression(address: str) -> str:
-    """An address in lower case, without the suffix of its compression."""
-    name = addresses.without_query(address).lower()
+    """An address in lower case, without the suffix of its compression, or the archive that the file is in."""
+    name = addresses.without_query(address).lower().partition("::")[0]
     for suffix in addresses.COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
     return name

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from preprocessing.base import atomic
 from preprocessing.base.arrays import unpadded
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import AtLeast0
+from preprocessing.base.schema import AtLeast0, Name
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import counted, plain_line, printable, public, shortened, tell
 from preprocessing.dataset import remote
@@ -65,7 +65,7 @@ class InspectConfig:
     """Label balance, lengths, truncation, unknown tokens, padding, duplicates, sample rows."""
 
     SUBJECT = ("data",)
-    data: str
+    data: Name
     """Dataset directory."""
     json: bool = False
     """Print one JSON object instead of tables."""
@@ -307,7 +307,7 @@ class CheckConfig:
     """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
 
     SUBJECT = ("data",)
-    data: str
+    data: Name
     """Dataset directory."""
 
 

@@ -21,7 +21,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -251,9 +250,15 @@ class RemoteSplit(Split):
             raise DataError(f"{where}: the index names fewer record batches than it has; {REBUILD}") from None
         dtype, rows = self.manifest.id_dtype, int(self.block_starts[block + 1] - self.block_starts[block])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
-        piece = replace(info, rows=rows, bytes=len(head) + stop - start)
-        opened = partial(Shard, folder, piece, dtype, rows)
-        with suppress(DataError):  # not there, or of a node that lost power
+        size = len(head) + stop - start
+        piece = replace(info, rows=rows, bytes=size, starts=[len(head), size], hashes=[digest])
+
+        def opened() -> Shard:
+            shard = Shard(folder, piece, dtype, rows)
+            shard.check_hash(0)
+            return shard
+
+        with suppress(DataError):  # not there, or damaged
             return opened()
         busy = UserError(f"{where}: for an hour, another process has been fetching it, or removing files")
         with locked(self.folder / f"{digest[:2]}.lock", TIMEOUT_S, busy):

@@ -243,14 +243,23 @@ class Shard:
         check_size(self.path, info.bytes)
         try:
             with arrays.mapped(self.path) as file:
-                layout, batches = arrays.record_batches(file)
-            whole, rest = divmod(info.rows, block_rows)
+                whole = file.read_buffer()
+            layout, batches = arrays.record_batches(pa.BufferReader(whole))
+            full, rest = divmod(info.rows, block_rows)
             sizes = [batch.num_rows for batch in batches]
-            if sizes != [block_rows] * whole + [rest] * (rest > 0) or layout != schema(info.width, np.dtype(id_dtype)):
+            if sizes != [block_rows] * full + [rest] * (rest > 0) or layout != schema(info.width, np.dtype(id_dtype)):
                 raise ValueError(f"it does not hold {info.rows} rows of {info.width} ids")
-            self.blocks = [self._block(batch) for batch in batches]
+            if len(info.starts) != len(batches) + 1 or len(info.hashes) != len(batches):
+                raise ValueError(f"the index does not name its {len(batches)} record batches")
+            self.blocks, self.bytes = [self._block(batch) for batch in batches], memoryview(whole)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
+
+    def check_hash(self, number: int) -> None:
+        """Raise ``DataError`` if the bytes of a block are not those of its hash in the index."""
+        start, stop = self.info.starts[number : number + 2]
+        if hashlib.sha256(self.bytes[start:stop]).hexdigest() != self.info.hashes[number]:
+            raise DataError(f"{self.path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")
 
     def _block(self, batch: pa.RecordBatch) -> Block:
         """Raises ``ArrowInvalid`` for nulls."""
@@ -291,18 +300,19 @@ def read_manifest(root: str | Path) -> Manifest:
     path = Path(root, MANIFEST)
     try:
         return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        place = Path(root)
         what = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
-        if not path.parent.is_dir():
-            first = "" if path.parent.suffix else f"; `padless prepare FILE -o {root}` makes it"
+        if not place.exists():
+            first = "" if place.suffix else f"; `padless prepare FILE -o {root}` makes it"
             what = f"there is no folder {root}{beside(root) or first}"
-        elif (path.parent / "bundle").is_dir():
+        elif (place.parent / MANIFEST).is_file():
+            what = f"{root} lies in the dataset {place.parent}; name that"
+        elif place.is_file():
+            what = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{place.stem}`"
+        elif (place / "bundle").is_dir():
             what = f"{root} is a run; name the dataset that it was trained on"
         raise DataError(f"{path}: missing: {what}") from None
-    except NotADirectoryError:
-        raise DataError(
-            f"{root}: a file, no dataset; first: `padless prepare {root} -o data/{Path(root).stem}`"
-        ) from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 
@@ -342,8 +352,8 @@ def check_words(root: str | Path, manifest: Manifest) -> None:
 class Split:
     """All blocks of one split, with a global row index over them in the order of the index.
 
-    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view. A block
-    is checked when it is read first.
+    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view. Hash
+    and values of a block are checked when it is read first, by whichever command.
     """
 
     is_remote, most_open = False, 1024
@@ -399,6 +409,8 @@ class Split:
         """A block, and the file that holds it."""
         place, within = self.place_of(number)
         shard = self.shards[place]
+        if not self._checked[number]:
+            shard.check_hash(within)
         return shard.path, shard.blocks[within]
 
     def _block(self, number: int) -> Block:

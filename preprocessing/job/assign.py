@@ -158,45 +158,51 @@ class Assigner:
         self.database.execute("set variable fact_files = $files", {"files": facts})
         self.database.execute(rules.FACTS)
         self.database.execute(rules.LABELLED)
-        counted = f"count(*), {COUNT_EMPTY}, count(*) filter (contradicts), count(*) filter (leaks)"
-        num_labelled, empty, missing, contradictions, leaks = self.row(f"select {counted} from labelled")
-        report = {"empty": empty, "missing_text": missing, "contradictions": contradictions, "leaks": leaks}
-        named = {name: self.count(f"labelled where named = {name}()") for name in SPLITS}
-        self.check_labelled(num_labelled, empty, named)
-        fractions = {name: 0.0 if named[name] else getattr(splits, name) for name in (VALIDATION, TEST)}
+        counts = f"count(*), {COUNT_EMPTY}, count(*) filter (contradicts), count(*) filter (leaks)"
+        num_labelled, empty, missing_text, contradictions, leaks = self.row(f"select {counts} from labelled")
+        report = {"empty": empty, "missing_text": missing_text, "contradictions": contradictions, "leaks": leaks}
+        rows_by_split = {name: self.count(f"labelled where named = {name}()") for name in SPLITS}
+        self.check_labelled(num_labelled, empty, rows_by_split)
+        fractions = {name: 0.0 if rows_by_split[name] else getattr(splits, name) for name in (VALIDATION, TEST)}
         groups = self.keep_groups_together() if splits.group_column is not None else {}
-        cut = self.split_candidates(fractions, groups)
+        split_report = self.split_candidates(fractions, groups)
         self.database.execute(rules.ASSIGNED)
         normalised, across = self.row(
             "select count(*) filter (is_duplicate), count(*) filter (is_parted) from repeated_rows"
         )
         report["duplicates"] = {"normalised": normalised, "across_splits": across}
         report["dropped"] = self.count_dropped("assigned", LABELLED_POLICIES)
-        report |= cut
+        report |= split_report
         labels = self.count_labels("assigned where dropped is null", "split", len(SPLITS))
         if splits.folds:
             report["folds"] = self.assign_folds()
         self.database.execute(rules.UNLABELLED)
         if unlabelled := self.count_unlabelled():
-            for name, dropped in unlabelled["dropped"].items():
-                report["dropped"][name] += dropped
+            for name, num_rows in unlabelled["dropped"].items():
+                report["dropped"][name] += num_rows
             report[UNLABELLED] = {name: value for name, value in unlabelled.items() if name != "dropped"}
-        observed = {"report": report, "labels": labels.tolist(), "named": named, "labelled": num_labelled}
+        observed = {"report": report, "labels": labels.tolist(), "named": rows_by_split, "labelled": num_labelled}
         return observed | {"fractions": fractions}
 
-    def check_labelled(self, num_labelled: int, num_empty: int, named: dict[str, int]) -> None:
+    def check_labelled(self, num_labelled: int, num_empty: int, rows_by_split: dict[str, int]) -> None:
         """Raise ``DataError`` if nothing can be learned from the rows, or a split that the user names has none."""
         source, splits = self.config.source, self.config.splits
         if not num_labelled:
-            what = f"no row has a label in {source.label_column!r}"
-            raise DataError(f"{self.source_name}: {what}, and a classifier needs some; check source.label_column")
+            problem = f"no row has a label in {source.label_column!r}"
+            raise DataError(f"{self.source_name}: {problem}, and a classifier needs some; check source.label_column")
         if num_empty == num_labelled:
             raise DataError(f"{self.source_name}: no token is left of any text; check text.stop_words")
+        if num_labelled == self.num_labels > 1:
+            problem = f"{source.label_column!r} has {num_labelled} different labels in {num_labelled} rows"
+            hint = "name another source.label_column, or turn numbers into a few classes first"
+            raise DataError(f"{self.source_name}: {problem}, and a classifier needs labels that repeat; {hint}")
+        if self.count(f"repeated_texts where num_rows = {num_labelled}"):
+            raise DataError(f"{self.source_name}: all {num_labelled} texts are equal; check source.text_column")
         for name, values in splits.names.items():
-            if named.get(name) == 0:
+            if rows_by_split.get(name) == 0:
                 values_in_words = ", ".join(map(repr, values))
-                what = f"no row has one of these in {splits.column!r}: {values_in_words}"
-                raise DataError(f"splits.names.{name}: {what}; correct the key")
+                problem = f"no row has one of these in {splits.column!r}: {values_in_words}"
+                raise DataError(f"splits.names.{name}: {problem}; correct the key")
 
     def set_variable(self, name: str, value: float) -> None:
         """Give a variable of the rules its value, a number or a boolean."""
@@ -222,9 +228,9 @@ class Assigner:
     def count_labels(self, rows: str, column: str, num_values: int) -> np.ndarray:
         """int64 ``[values, labels]``: the number of rows by a column of numbers and by label."""
         query = f"select {column} as value, label, count(*) as num_rows from {rows} group by all"
-        counted = self.columns(query)
+        columns = self.columns(query)
         counts = np.zeros((num_values, self.num_labels), np.int64)
-        counts[counted["value"], counted["label"]] = counted["num_rows"]
+        counts[columns["value"], columns["label"]] = columns["num_rows"]
         return counts
 
     def count_dropped(self, table: str, policies: Sequence[str]) -> dict[str, int]:
@@ -234,8 +240,8 @@ class Assigner:
 
     def count_unlabelled(self) -> dict[str, Any]:
         """What was found among the rows without labels; empty if there are none."""
-        counted = f"count(*), {COUNT_EMPTY}, count(*) filter (leaks), count(*) filter (is_duplicate)"
-        values = self.row(f"select {counted} from unlabelled_rows")
+        counted_columns = f"count(*), {COUNT_EMPTY}, count(*) filter (leaks), count(*) filter (is_duplicate)"
+        values = self.row(f"select {counted_columns} from unlabelled_rows")
         names = ("rows", "empty", "missing_text", "shared", "duplicates")
         counts: dict[str, Any] = dict(zip(names, values, strict=True))
         counts["dropped"] = self.count_dropped("unlabelled_rows", UNLABELLED_POLICIES)
@@ -251,8 +257,8 @@ class Assigner:
         sizes = "select count(*) as size from labelled where group_hash <> 0 group by group_hash"
         num_groups, largest = self.row(f"select count(*), max(size) from ({sizes})")
         if not num_groups or largest < 2:
-            what = f"no value is in two rows of {column!r}, so it groups nothing"
-            raise DataError(f"splits.group_column: {what}; name another column, or leave it out")
+            problem = f"no value is in two rows of {column!r}, so it groups nothing"
+            raise DataError(f"splits.group_column: {problem}; name another column, or leave it out")
         divided = list[dict[str, Any]]()
         for first, second in itertools.combinations(range(len(SPLITS)), 2):
             numbers = {"first": first, "second": second}
@@ -297,16 +303,16 @@ class Assigner:
 
     def units(self) -> Units:
         """The units of the candidates, with their rows of each label."""
-        counted = self.columns(rules.UNIT_LABELS)
-        return Units.from_counts(counted["unit"], counted["label"], counted["num_rows"], self.num_labels)
+        unit_labels = self.columns(rules.UNIT_LABELS)
+        return Units.from_counts(unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.num_labels)
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
         self.database.execute(rules.TEXTS)
         query = "select label, sum(size)::bigint as num_rows from texts group by label"
-        counted = self.columns(query)
+        rows_of_label = self.columns(query)
         label_rows = np.zeros(self.num_labels, np.int64)
-        label_rows[counted["label"]] = counted["num_rows"]
+        label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
         target = target_rows(label_rows, **fractions)[:, :-1]
         validation, test = target[VALIDATION_NUMBER], target[TEST_NUMBER]
         smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
@@ -318,8 +324,8 @@ class Assigner:
         """Split candidates by their time; returns the manifest's ``statistics.times``."""
         key = f"splits.time_column: {column!r}"
         if not any(fractions.values()):
-            what = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
-            raise DataError(f"{key} {what}")
+            problem = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
+            raise DataError(f"{key} {problem}")
         numbers, dates, without = self.row(
             "select count(number), count(date), count(*) filter (number is null and date is null) from candidates"
         )
@@ -328,12 +334,15 @@ class Assigner:
         self.set_variable("end_of_train", 1 - fractions[TEST] - fractions[VALIDATION])
         self.set_variable("end_of_validation", 1 - fractions[TEST])
         self.database.execute(rules.SPLIT_BY_TIME)
-        cut = self.shares(fractions)
-        for name, share in cut.items():
+        shares = self.shares(fractions)
+        if not shares:
+            problem = "all rows have the same time, or equal texts, so time cannot cut them"
+            raise DataError(f"{key}: {problem}; leave it out")
+        for name, share in shares.items():
             (begin,) = self.row(f"select min(latest) from unit_times where split = {name}()")
             first_time = str(np.datetime64(int(begin), "s") if dates else int(begin))
             share["from"] = first_time.removesuffix("T00:00:00")
-        return {"column": column, "without": without, "cut": cut}
+        return {"column": column, "without": without, "cut": shares}
 
     def shares(self, fractions: dict[str, float]) -> dict[str, dict[str, Any]]:
         """The candidates that each split got, beside the wanted fraction, for the manifest."""
@@ -359,8 +368,8 @@ class Assigner:
         for number, fold_rows in enumerate(counts):
             is_present = fold_rows > 0
             if is_present.sum() < 2 or (fold_rows == counts.sum(axis=0))[is_present].any():
-                what = f"fold {number} of {folds} has fewer than two labels, or all rows of one"
-                raise DataError(f"splits.folds: {what}; ask for fewer folds, or give more rows of each label")
+                problem = f"fold {number} of {folds} has fewer than two labels, or all rows of one"
+                raise DataError(f"splits.folds: {problem}; ask for fewer folds, or give more rows of each label")
         return {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": len(units.hash)}
 
 
@@ -374,13 +383,19 @@ def check_splits(observed: dict[str, Any], num_rows: int, class_names: list[str]
     """
     wanted = {TRAIN: 1.0, VALIDATION: splits.validation, TEST: splits.test}
     for (name, fraction), label_rows in zip(wanted.items(), np.array(observed["labels"]), strict=True):
-        present, absent = np.flatnonzero(label_rows), np.flatnonzero(label_rows == 0)
-        if not len(present) and (fraction or observed["named"][name]):
-            why = "equal texts, groups, and a class of one or two, stay in one split, and keys of quality may drop rows"
-            raise DataError(f"split {name}: no row is left for it, of {num_rows:,}: {why}; give more, or change splits")
-        if len(present) == 1:
-            only = f"all {label_rows.sum()} rows have the label {class_names[present[0]]!r}"
+        present_labels, absent_labels = np.flatnonzero(label_rows), np.flatnonzero(label_rows == 0)
+        if not len(present_labels) and (fraction or observed["named"][name]):
+            reason = (
+                "equal texts, groups, and a class of one or two, stay in one split, and keys of quality may drop rows"
+            )
+            raise DataError(
+                f"split {name}: no row is left for it, of {num_rows:,}: {reason}; give more, or change splits"
+            )
+        if len(present_labels) == 1:
+            only = f"all {label_rows.sum()} rows have the label {class_names[present_labels[0]]!r}"
             raise DataError(f"split {name}: {only}; a classifier needs two classes: check the source and its labels")
-        if name == TRAIN and len(absent):
+        if name == TRAIN and len(absent_labels):
             hint = "leave it out with source.labels or source.neutral"
-            raise DataError(f"split {name}: no row has the label {class_names[absent[0]]!r}; add some, or {hint}")
+            raise DataError(
+                f"split {name}: no row has the label {class_names[absent_labels[0]]!r}; add some, or {hint}"
+            )

@@ -71,8 +71,8 @@ def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None
     """
     screen = Screen(errors=True, quiet=config.quiet)
     with output.claimed(config) as (root, target), ExitStack() as stack:
-        kept = f"what is finished is kept in {root / output.WORK}; the same command goes on"
-        stack.enter_context(processes.keeping(kept))
+        advice = f"what is finished is kept in {root / output.WORK}; the same command goes on"
+        stack.enter_context(processes.keeping(advice))
         workers = stack.enter_context(open_workers(config.executor, locks=root / output.WORK, quiet=config.quiet))
         existing = output.existing(config.output, config.overwrite)
         pipeline = resources.resolve(config.text)
@@ -131,7 +131,7 @@ class Job:
 
         Raises ``ConfigError`` if it does not and may not be replaced.
         """
-        fingerprints = list(self.workers.ordered(fingerprint_of, self.files, what="compare"))
+        fingerprints = list(self.workers.map_in_order(fingerprint_of, self.files, step="compare"))
         base = self.base_provenance(self.read_base())
         return output.is_current(manifest, self.config, self.pipeline.to_json(), fingerprints, base)
 
@@ -150,27 +150,27 @@ class Job:
         assigned, observed = self.assign(classes, tokenized)
         words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
         config = replace(self.config, vocabulary=self.config.vocabulary.of(int(words.counts.sum())))
-        vocabulary, counted = freeze_vocabulary(words, config, base, self.screen)
+        vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         for line in lines_on_tokens(vocabulary, config.text):
             self.screen.say(line)
-        written = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
+        shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
         if not self.workers.share.is_leader:
             return None
-        report = observed["report"] | {"vocabulary": counted}
+        report = observed["report"] | {"vocabulary": token_counts}
         origin = provenance(config, sources) | self.base_provenance(base)
         num_rows = sum(part.size for part in tokenized)
         manifest = Manifest(
             labels=classes.names,
-            splits=written.splits,
-            index=written.index_hash,
+            splits=shards.splits,
+            index=shards.index_hash,
             id_dtype=str(id_dtype(len(vocabulary))),
             block_rows=BLOCK_ROWS,
             vocabulary_size=len(vocabulary),
             vocabulary_hash=vocabulary.hash,
             text=self.pipeline.to_json(),
             text_hash=text_hash(self.pipeline, vocabulary.hash),
-            statistics=statistics(config, report, sources, num_rows, written),
+            statistics=statistics(config, report, sources, num_rows, shards),
             provenance=origin,
             label_type=classes.type,
         )
@@ -190,7 +190,7 @@ class Job:
         folder, names = self.work / "parts", ", ".join(file.name for file in self.files if not file.is_unlabelled)
         marker = folder / "assigned.json"
         task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names)
-        with engine.shown("assign", num_rows, self.screen.quiet) as progress:
+        with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
             ((_, observed),) = engine.run([task], self.workers, progress)
         num_labelled = observed["labelled"]
         assigned = AssignedParts(self.work, len(tokenized), num_labelled, num_rows - num_labelled, key)
@@ -205,12 +205,12 @@ def check_files(sources: list[Source]) -> None:
     splits = {source.file.split for source in sources if source.converted.parts}
     for source in sources:
         if source.file.split not in splits:
-            why = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
-            raise DataError(f"{source.file.name}: no row is left: {why}; change these keys, or name another file")
+            reason = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
+            raise DataError(f"{source.file.name}: no row is left: {reason}; change these keys, or name another file")
 
 
 def statistics(
-    config: PreprocessConfig, report: dict[str, Any], sources: list[Source], num_rows: int, written: WrittenShards
+    config: PreprocessConfig, report: dict[str, Any], sources: list[Source], num_rows: int, shards: WrittenShards
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read and left out, the ``report`` of ``Assignment``, and each split."""
     converted = [source.converted for source in sources]
@@ -218,20 +218,20 @@ def statistics(
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
     splits = dict[str, dict[str, float]]()
-    for name, rows_by_length in written.lengths.items():
+    for name, rows_by_length in shards.lengths.items():
         if rows_by_length:
-            empty, unknown = rows_by_length[0], written.unknown[name]
-            num_ids = sum(total.tokens for total in written.splits[name]) - empty
+            num_empty, num_unknown = rows_by_length[0], shards.num_unknown[name]
+            num_ids = sum(total.tokens for total in shards.splits[name]) - num_empty
             splits[name] = {
                 "tokens": sum(length * rows for length, rows in rows_by_length.items()),
                 "truncated": sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens),
-                "empty": empty,
-                "unknown": unknown,
-                "unknown_rate": round(unknown / max(num_ids, 1), 6),
+                "empty": num_empty,
+                "unknown": num_unknown,
+                "unknown_rate": round(num_unknown / max(num_ids, 1), 6),
             }
     return {
         "rows_read": num_rows + sum(left_out.values()),
-        "rows_kept": sum(rows_by_length.total() for rows_by_length in written.lengths.values()),
+        "rows_kept": sum(rows_by_length.total() for rows_by_length in shards.lengths.values()),
         **report,
         "dropped": left_out | report["dropped"],
         "splits": splits,

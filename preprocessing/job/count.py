@@ -50,10 +50,10 @@ class CountedPart(engine.Part[int]):
     def make(self) -> tuple[int, dict[str, str]]:
         """Store the tokens that occur, with their counts."""
         work = self.assigned.work
-        stored, types = parts.load(work, self.number), parts.load_types(work, self.number)
+        rows, types = parts.load(work, self.number), parts.load_types(work, self.number)
         is_counted = np.isin(self.assigned.load(self.number)["split"], self.splits)
-        is_token_counted = np.repeat(is_counted, np.diff(stored["offsets"]))
-        counts = np.bincount(stored["codes"][is_token_counted], minlength=len(types))
+        is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"]))
+        counts = np.bincount(rows["codes"][is_token_counted], minlength=len(types))
         occurring = np.flatnonzero(counts)
         path = parts.file_of(self.root, self.number, "counts")
         arrays.write_batch(path, {"types": types.take(occurring), "counts": counts[occurring]})
@@ -67,7 +67,7 @@ def count_all(assigned: AssignedParts, workers: Workers, screen: Screen, *, unla
     folder, size = assigned.work / "parts", (assigned.num_labelled + assigned.num_unlabelled) // assigned.num_parts
     task = partial(CountedPart, key, folder, size=size, assigned=assigned, splits=splits)
     tasks = [task(folder / f"{number:06d}-counts.json", number=number) for number in range(assigned.num_parts)]
-    with engine.shown("count", size * len(tasks), screen.quiet) as progress:
+    with engine.show_progress("count", size * len(tasks), screen.quiet) as progress:
         deque(engine.run(tasks, workers, progress), maxlen=0)
     total = list[Counts]()
     for number in range(assigned.num_parts):
@@ -98,21 +98,22 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
         root = root if (root / BUNDLE_INDEX).exists() else root / BUNDLE
         index = root / BUNDLE_INDEX
         if not index.exists():
-            what = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
-            raise ConfigError(f"vocabulary.base: {address}: {what}")
-        mend = "restore it, or name another vocabulary.base"
-        content: BundleIndex = typed(BundleIndex, read_json(index, mend), str(index), mend)
+            problem = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
+            raise ConfigError(f"vocabulary.base: {address}: {problem}")
+        hint = "restore it, or name another vocabulary.base"
+        content: BundleIndex = typed(BundleIndex, read_json(index, hint), str(index), hint)
         text, digest = content["text"], content["vocabulary_hash"]
     base = TextPipeline.from_json(text, root)
     if base.hash != pipeline.hash:
-        theirs, mine = ({**asdict(one.spec), **one.resources} for one in (base, pipeline))
-        others = [
-            f"text.{key} to {json.dumps(theirs.get(key))} (now {json.dumps(mine.get(key))})"
-            for key in {**theirs, **mine}
-            if theirs.get(key) != mine.get(key)
+        base_settings = {**asdict(base.spec), **base.resources}
+        settings = {**asdict(pipeline.spec), **pipeline.resources}
+        changes = [
+            f"text.{key} to {json.dumps(base_settings.get(key))} (now {json.dumps(settings.get(key))})"
+            for key in {**base_settings, **settings}
+            if base_settings.get(key) != settings.get(key)
         ]
-        different = " and ".join(others) or "text.stop_words to the same words"
-        raise ConfigError(f"vocabulary.base: {address}: it was made with other text settings; set {different}")
+        advice = " and ".join(changes) or "text.stop_words to the same words"
+        raise ConfigError(f"vocabulary.base: {address}: it was made with other text settings; set {advice}")
     vocabulary = Vocabulary.read(root / VOCABULARY)
     if vocabulary.hash != digest:
         raise DataError(f"{root / VOCABULARY}: not the vocabulary of its dataset or bundle; restore it")
@@ -125,18 +126,19 @@ def freeze_vocabulary(
     """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
     words or pieces of words, and how many have no id.
 
-    Prints on ``screen`` the share that a base covers. Raises
-    ``DataError`` when no token of the texts is in it.
+    Prints on ``screen`` the share that a base covers. Raises ``DataError`` when no token of the texts is in it.
     """
-    of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
+    settings, is_of_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
     if vocabulary is None:
-        vocabulary = (freeze if in_words else freeze_pieces)(words, int(of.min_count), of.max_size)
-    counts = words if in_words else in_pieces(words, vocabulary)
-    total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
-    if 0 < total == unknown:
-        what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
-        raise DataError(f"{what}; name another")
+        make = freeze if is_of_words else freeze_pieces
+        vocabulary = make(words, int(settings.min_count), settings.max_size)
+    counts = words if is_of_words else in_pieces(words, vocabulary)
+    num_tokens, is_unknown = int(counts.counts.sum()), vocabulary.lookup(counts.types) == UNK
+    num_unknown = int(counts.counts[is_unknown].sum())
+    if 0 < num_tokens == num_unknown:
+        problem = f"none of the {num_tokens:,} tokens to learn from is in vocabulary.base {settings.base}"
+        raise DataError(f"{problem}; name another")
     if base:
-        cover = f"{1 - unknown / max(total, 1):.1%} of the tokens"
-        screen.say(f"vocabulary: the {len(base):,} ids of {public(str(of.base))} cover {cover}")
-    return vocabulary, {"tokens_counted": total, "tokens_left_out": unknown}
+        cover = f"{1 - num_unknown / max(num_tokens, 1):.1%} of the tokens"
+        screen.say(f"vocabulary: the {len(base):,} ids of {public(str(settings.base))} cover {cover}")
+    return vocabulary, {"tokens_counted": num_tokens, "tokens_left_out": num_unknown}

@@ -47,11 +47,11 @@ CONTINUE = "run the same command to continue"
 class Rows:
     """The rows that tasks of this process have done, for the progress."""
 
-    done = 0
+    num_rows = 0
 
     def add(self, rows: int) -> None:
         """Called by a task with the number of rows that it has done, while it runs."""
-        self.done += rows
+        self.num_rows += rows
 
 
 ROWS = Rows()
@@ -103,9 +103,9 @@ class Workers:
     timeout_s: float
     """Longest wait for the next task to finish."""
     executor: Executor | None = None
-    alive: Callable[[], int] = lambda: 1
+    count_alive: Callable[[], int] = lambda: 1
     """How many workers there are. Raises ``UserError`` if that cannot be found out."""
-    losses: tuple[type[BaseException], ...] = ()
+    loss_errors: tuple[type[BaseException], ...] = ()
     """What a task raises when its worker is gone for good."""
     share: Share = Share()
     """Which parts of a job this command makes."""
@@ -115,52 +115,52 @@ class Workers:
         function: Callable[[Task], Result],
         tasks: Iterable[Task],
         *,
-        what: str,
+        step: str,
     ) -> Iterator[tuple[Task, Result]]:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
         ``tasks`` is read while the first ones already run. Raises what a task raises, and ``UserError`` when no task
         finishes within the limit or a worker process dies.
         """
-        coming = iter(tasks)
-        first = list(itertools.islice(coming, 2))
-        coming = itertools.chain(first, coming)
+        remaining = iter(tasks)
+        first = list(itertools.islice(remaining, 2))
+        remaining = itertools.chain(first, remaining)
         if len(first) < 2 or self.executor is None:
-            for task in coming:
+            for task in remaining:
                 yield task, function(task)
             return
-        waiting: dict[Future[Result], Task] = {}
+        task_by_future: dict[Future[Result], Task] = {}
         quiet_s = 0.0
         try:
             while True:
-                alive = self.alive()
-                for task in coming:
+                num_alive = self.count_alive()
+                for task in remaining:
                     with stop_signals_blocked():  # a process that this starts inherits it
-                        waiting[self.executor.submit(function, task)] = task
-                    if len(waiting) >= TASKS_AHEAD * max(alive, MIN_WORKERS):
+                        task_by_future[self.executor.submit(function, task)] = task
+                    if len(task_by_future) >= TASKS_AHEAD * max(num_alive, MIN_WORKERS):
                         break
-                if not waiting:
+                if not task_by_future:
                     return
-                done, _ = wait(waiting, POLL_S, FIRST_COMPLETED)
-                quiet_s = 0.0 if done else quiet_s + POLL_S
-                for future in done:
-                    yield waiting.pop(future), future.result()  # cannot hang: it is done
+                finished, _ = wait(task_by_future, POLL_S, FIRST_COMPLETED)
+                quiet_s = 0.0 if finished else quiet_s + POLL_S
+                for future in finished:
+                    yield task_by_future.pop(future), future.result()  # cannot hang: it is done
                 if quiet_s >= self.timeout_s:
                     raise UserError(
-                        f"{what}: none of {len(waiting)} tasks was finished by {alive} workers within "
+                        f"{step}: none of {len(task_by_future)} tasks was finished by {num_alive} workers within "
                         f"{self.timeout_s:g} s (executor.timeout_s); look after the workers, and {CONTINUE}"
                     )
-        except self.losses:
+        except self.loss_errors:
             raise UserError(
-                f"{what}: workers died; were they killed for their memory? Use fewer of them or a smaller "
+                f"{step}: workers died; were they killed for their memory? Use fewer of them or a smaller "
                 f"source.part_mb, and {CONTINUE}"
             ) from None
 
-    def ordered(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, what: str) -> list[Result]:
+    def map_in_order(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, step: str) -> list[Result]:
         """The results of ``map``, in the order of the tasks."""
-        every = list(tasks)
-        found = {id(task): result for task, result in self.map(function, every, what=what)}
-        return [found[id(task)] for task in every]
+        task_list = list(tasks)
+        result_by_id = {id(task): result for task, result in self.map(function, task_list, step=step)}
+        return [result_by_id[id(task)] for task in task_list]
 
 
 @contextmanager
@@ -170,12 +170,12 @@ def open_workers(config: ExecutorConfig, *, locks: Path | None = None, quiet: bo
     """
     number, share = config.workers or available_cores(), Share.parse(config.share, locks)
     if config.kind == "dask":
-        with dask_workers(config, quiet=quiet) as found:
-            yield found
+        with connect_dask(config, quiet=quiet) as cluster:
+            yield cluster
     elif number == 1:
         yield Workers(config.timeout_s, share=share)
     else:
-        with local_pool(number) as pool:
+        with start_pool(number) as pool:
             yield Workers(config.timeout_s, pool, lambda: number, (BrokenProcessPool,), share)
 
 
@@ -210,16 +210,16 @@ class WorkerContext(SpawnContext):
 
 
 @contextmanager
-def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
+def start_pool(number: int) -> Iterator[ProcessPoolExecutor]:
     """Processes of this machine. Leaving the block by an error ends them at once."""
     start_tracker()
     with ProcessPoolExecutor(number, WorkerContext(), start_worker) as pool:
         try:
             yield pool
         except BaseException:
-            left = list((pool._processes or {}).values())
+            processes = list((pool._processes or {}).values())
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in left:
+            for process in processes:
                 process.kill()
             end_spawned()  # one that was just being started is not among them
             raise
@@ -228,11 +228,11 @@ def local_pool(number: int) -> Iterator[ProcessPoolExecutor]:
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
     """Processes that are started in the block inherit a mask that blocks stop signals: the parent ends its workers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
 
 
 def start_tracker() -> None:
@@ -271,7 +271,7 @@ def end_with_parent() -> None:
 
 
 @contextmanager
-def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
+def connect_dask(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     """Connect to a running scheduler by its address or its scheduler file.
 
     It gives the tasks of a lost worker to others (``worker-ttl``).
@@ -282,15 +282,15 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     except ImportError:
         raise ConfigError("executor.kind: dask is not installed; pip install 'padless[dask]'") from None
     address = str(config.scheduler)
-    how = {"scheduler_file": address} if Path(address).exists() else {"address": address}
+    location = {"scheduler_file": address} if Path(address).exists() else {"address": address}
     try:
-        client = Client(**how, timeout=SCHEDULER_S)
+        client = Client(**location, timeout=SCHEDULER_S)
         client.wait_for_workers(1, timeout=SCHEDULER_S)
     except (OSError, ValueError) as error:
         problem = f"no scheduler with workers answers there ({one_line(error)})"
         raise ConfigError(f"executor.scheduler: {address}: {problem}") from None
 
-    def alive() -> int:
+    def count_alive() -> int:
         try:
             return sum(client.nthreads(callback_timeout=SCHEDULER_S).values())
         except TimeoutError:
@@ -302,4 +302,4 @@ def dask_workers(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     with client:
         Screen(errors=True, quiet=quiet).say(f"dask: {address}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
-        yield Workers(config.timeout_s, client.get_executor(pure=False), alive, losses)
+        yield Workers(config.timeout_s, client.get_executor(pure=False), count_alive, losses)

@@ -24,7 +24,7 @@ from pyarrow.fs import FileType
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import is_lock, locked
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.terminal import public_values
 from preprocessing.config import PreprocessConfig
@@ -110,6 +110,7 @@ def writable(root: Path, share: Share) -> Iterator[None]:
         atomic.sweep(root / WORK)
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
+        missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         is_shared = share.count > 1
         limit_s = SHARE_LOCK_S if is_shared else 0
         with ExitStack() as locks:
@@ -117,7 +118,26 @@ def writable(root: Path, share: Share) -> Iterator[None]:
             if is_shared:
                 refusal = UserError(f"{root}: another command makes share {share} of this dataset")
                 locks.enter_context(locked(share.lock_of(share.index), limit_s, refusal))
-            yield
+            try:
+                yield
+            except BaseException:
+                if not is_shared:
+                    discard_empty(root, missing)
+                raise
+
+
+def discard_empty(root: Path, missing: Sequence[Path]) -> None:
+    """Remove the lock of a job that was refused before it made anything, and the folders that were ``missing`` before
+    it, ``root`` and those above.
+    """
+    work = root / WORK
+    if any(path.name not in (LOCK, atomic.MARK) for path in work.rglob("*") if not path.is_dir()):
+        return
+    is_new = root in missing or (work / atomic.MARK).exists()
+    with suppress(OSError):  # other files are in a folder by now
+        atomic.vanish(root if is_new and os.listdir(root) == [WORK] else work)
+        for folder in missing[1:]:
+            folder.rmdir()
 
 
 def remove_work(target: Path) -> None:
@@ -154,7 +174,7 @@ def is_left(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    begun = not work.is_symlink() and any((work / name).is_file() for name in (LOCK, atomic.MARK))
+    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
     strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
     others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):

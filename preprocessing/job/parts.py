@@ -51,23 +51,24 @@ class ConvertedFile(engine.Part[Converted]):
     """One source, to be converted."""
 
     file: File
+    keep_columns: bool
 
     result: ClassVar[type] = Converted
 
     @classmethod
-    def of(cls, work: Path, file: File) -> ConvertedFile:
+    def of(cls, work: Path, file: File, keep_columns: bool) -> ConvertedFile:
         """A source as a task; its key is the hash of the file's identity and everything that decides its rows."""
         content = asdict(file)
         for section, names in NOT_DECIDING.items():
             content[section] = {name: value for name, value in content[section].items() if name not in names}
-        deciding = repr((VERSION, content, identity_of(file)))
+        deciding = repr((VERSION, content, identity_of(file), keep_columns))
         key, folder = hashlib.sha256(deciding.encode()).hexdigest(), work / "sources"
-        return cls(key, folder, folder / f"{key[:24]}.json", 0, file)
+        return cls(key, folder, folder / f"{key[:24]}.json", 0, file, keep_columns)
 
     def make(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
         prefix = f"{self.key[:24]}-"
-        converted = convert(self.file, self.root, prefix, on_rows=ROWS.add)
+        converted = convert(self.file, self.root, prefix, keep_columns=self.keep_columns, on_rows=ROWS.add)
         return converted, {part.path: part.sha256 for part in converted.parts}
 
 
@@ -79,19 +80,21 @@ class Source:
     converted: Converted
     offset: int
     """Rows of the corpus before it."""
+    folder: Path
+    """Of its parts."""
 
 
-def convert_all(files: Sequence[File], workers: Workers, work: Path) -> list[Source]:
+def convert_all(files: Sequence[File], workers: Workers, work: Path, *, keep_columns: bool = False) -> list[Source]:
     """Every file of the source as Parquet, in order. Finished files are not read again."""
-    tasks = [ConvertedFile.of(work, file) for file in files]
+    tasks = [ConvertedFile.of(work, file, keep_columns) for file in files]
     result_by_key = dict[str, Converted]()
-    with engine.shown("read", 0, quiet=True) as progress:
+    with engine.show_progress("read", 0, quiet=True) as progress:
         for task, converted in engine.run(list({task.key: task for task in tasks}.values()), workers, progress):
             result_by_key[task.key] = converted
     sources, classes, offset = list[Source](), set[str](), 0
     for task in tasks:
         converted = result_by_key[task.key]
-        sources.append(Source(task.file, converted, offset))
+        sources.append(Source(task.file, converted, offset, task.root))
         offset += converted.rows_read
         classes.update(converted.classes)
         check_number(classes, task.file)
@@ -119,7 +122,7 @@ class TokenizedPart(engine.Part[int]):
         """A part as a task; its key is the hash of everything that decides what it stores."""
         deciding = repr((VERSION, part.sha256, source.offset, pipeline.hash, seed))
         key = hashlib.sha256(deciding.encode()).hexdigest()
-        folder, path = work / "parts", work / "sources" / part.path
+        folder, path = work / "parts", source.folder / part.path
         marker = folder / f"{number:06d}.json"
         return cls(key, folder, marker, part.rows, number, path, source.offset, pipeline, seed)
 
@@ -127,7 +130,7 @@ class TokenizedPart(engine.Part[int]):
         """Store the rows in the order of their keys, and the distinct tokens."""
         table = pq.read_table(self.path, use_threads=False)
         texts = table["text"].combine_chunks()
-        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
+        tokens = engine.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
         row = table["row"].to_numpy() + self.offset
         key = keyed_hash(self.seed, "shuffle", row)
         order = np.argsort(key, kind="stable")
@@ -176,7 +179,7 @@ def tokenize_all(
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
-    with engine.shown("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
+    with engine.show_progress("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
         deque(engine.run(tasks, workers, progress), maxlen=0)
     return tasks
 
@@ -230,10 +233,10 @@ def load_columns(path: Path) -> dict[str, np.ndarray]:
     return {name: batch[name].to_numpy() for name in batch.schema.names}
 
 
-def within(path: Path, column: str, first: int, of: int, number: int = 1) -> pa.RecordBatch:
-    """``read_batch``, only the rows in ``number`` of ``of`` equal ranges of all hashes, which ascend in ``column``."""
+def read_hash_range(path: Path, column: str, first: int, num_ranges: int, number: int) -> pa.RecordBatch:
+    """``read_batch``, only the rows in ``number`` of ``num_ranges`` equal ranges of all hashes; ``column`` ascends."""
     batch = read_batch(path)
-    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
+    low, high = (np.uint64((first + step << 64) // num_ranges - bool(step)) for step in (0, number))  # both inclusive
     begin, end = (batch[column].to_numpy().searchsorted(*to) for to in ((low, "left"), (high, "right")))
     return batch.slice(begin, end - begin)
 

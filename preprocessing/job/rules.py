@@ -36,7 +36,8 @@ from read_parquet(getvariable('fact_files')) as facts left join classes on facts
 
 LABELLED = """
 create table repeated_texts as
-select text_hash, min(label) <> max(label) as contradicts, max(greatest(named, train())) as last_split
+select text_hash, count(*) as num_rows, min(label) <> max(label) as contradicts,
+    max(greatest(named, train())) as last_split
 from facts where named <> unlabelled() group by text_hash having count(*) > 1;
 
 create table labelled as

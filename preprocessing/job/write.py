@@ -45,7 +45,7 @@ from preprocessing.text.vocabulary import (
 WIDTH_STEP = 4
 MAX_PADDING = 0.15
 """Share of the ids of shards."""
-LEAST_SAVED, LEAST_IDS = 0.005, 2048
+MIN_SAVED_SHARE, MIN_SAVED_IDS = 0.005, 2048
 """Share and number of the ids that a width must save; each makes more, smaller shards."""
 MAX_IDS_IN_MEMORY = 1 << 21
 """Of a task that makes shards."""
@@ -61,8 +61,8 @@ class ShardRange(engine.Part[list[ShardInfo]]):
 
     splits: tuple[str, ...]
     numbers: range
-    of: int
-    """How many buckets these splits have."""
+    num_ranges: int
+    """How many ranges these splits have."""
     assigned: AssignedParts
     widths: tuple[int, ...]
 
@@ -75,24 +75,24 @@ class ShardRange(engine.Part[list[ShardInfo]]):
         values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
         rows["length"] = np.diff(offsets)
         rows["width"] = np.array(self.widths, int)[np.searchsorted(self.widths, rows["length"])]
-        begins = np.array([(number << 64) // self.of for number in self.numbers], np.uint64)
+        begins = np.array([(number << 64) // self.num_ranges for number in self.numbers], np.uint64)
         rows["number"] = self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
         shards = list[ShardInfo]()
         for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
             padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width))
-            others = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
-            of_fold = None if fold == NO_FOLD else int(fold)
-            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *others, fold=of_fold))
+            columns = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            shard_fold = None if fold == NO_FOLD else int(fold)
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *columns, fold=shard_fold))
         return shards, {shard.path: shard.sha256 for shard in shards}
 
     def rows(self) -> pa.Table:
         """The rows of all parts in key order."""
-        wanted, pieces = pa.array([split_number(name) for name in self.splits], pa.int8()), []
+        split_numbers, batches = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         for number in range(self.assigned.num_parts):
             path = encoded_path(self.assigned.work, number)
-            piece = parts.within(path, "key", self.numbers.start, self.of, len(self.numbers))
-            pieces.append(piece.filter(pc.is_in(piece["split"], wanted)))
-        return pa.Table.from_batches(pieces).sort_by([("key", "ascending"), ("row", "ascending")])
+            batch = parts.read_hash_range(path, "key", self.numbers.start, self.num_ranges, len(self.numbers))
+            batches.append(batch.filter(pc.is_in(batch["split"], split_numbers)))
+        return pa.Table.from_batches(batches).sort_by([("key", "ascending"), ("row", "ascending")])
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class WrittenShards:
     """The sha256 of the index."""
     lengths: dict[str, Counter[int]]
     """Split -> its rows by their number of tokens before truncation."""
-    unknown: dict[str, int]
+    num_unknown: dict[str, int]
     """Split -> its ids that are ``<unk>``."""
 
 
@@ -128,21 +128,21 @@ def write_all(
     task = partial(task, size=num_rows // assigned.num_parts, spec=config.text)
     markers = [assigned.work / "parts" / f"{number:06d}-ids.json" for number in range(assigned.num_parts)]
     lookups = [task(marker, number=number) for number, marker in enumerate(markers)]
-    lengths, unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
-    with engine.shown("lookup", num_rows, screen.quiet) as progress:
+    lengths, num_unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
+    with engine.show_progress("lookup", num_rows, screen.quiet) as progress:
         for _, lengths_of_part in engine.run(lookups, workers, progress):
-            for name, (counts, num_unknown) in lengths_of_part.items():
+            for name, (counts, unknown_of_part) in lengths_of_part.items():
                 lengths[name].update(counts)
-                unknown[name] += num_unknown
+                num_unknown[name] += unknown_of_part
     ranges = plan_ranges(key, root, config, assigned, lengths)
-    with engine.shown("encode", num_rows, screen.quiet) as progress:
-        made = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
-        shards = chain.from_iterable(shards for _, shards in made)
+    with engine.show_progress("encode", num_rows, screen.quiet) as progress:
+        results = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
+        shards = chain.from_iterable(shards for _, shards in results)
         if workers.share.is_leader:
             splits, index_hash = write_index(root, shards)
-            return WrittenShards(splits, index_hash, lengths, unknown)
+            return WrittenShards(splits, index_hash, lengths, num_unknown)
         deque(shards, maxlen=0)
-        return WrittenShards({}, "", lengths, unknown)
+        return WrittenShards({}, "", lengths, num_unknown)
 
 
 def plan_ranges(
@@ -158,7 +158,7 @@ def plan_ranges(
     for splits, num_rows in ((SPLITS, assigned.num_labelled), ((UNLABELLED,), assigned.num_unlabelled)):
         num_ranges = -(-num_rows // config.shards.rows)
         rows_by_length = sum((lengths[name] for name in splits), Counter())
-        widths = ladder(rows_by_length, max_tokens)
+        widths = choose_widths(rows_by_length, max_tokens)
         num_ids = sum(min(length, max_tokens) * rows for length, rows in rows_by_length.items())
         step = max(1, min(num_ranges // MIN_TASKS, num_ranges * MAX_IDS_IN_MEMORY // max(num_ids, 1)))
         for start in range(0, num_ranges, step):
@@ -169,25 +169,29 @@ def plan_ranges(
     return tasks
 
 
-def ladder(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
+def choose_widths(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
     """The widths of shards for so many rows of each length, ascending: multiples of 4, each the one that saves most,
     until at most ``MAX_PADDING`` of the ids are padding or one more would save too few.
     """
     if not lengths:
         return ()
     rows = np.bincount(np.clip([*lengths], 1, max_tokens), [*lengths.values()], max_tokens + WIDTH_STEP)
-    longest, up_to = int(np.flatnonzero(rows)[-1]), rows.cumsum()
-    tokens = rows @ np.arange(len(rows))
+    longest, rows_up_to = int(np.flatnonzero(rows)[-1]), rows.cumsum()
+    num_tokens = rows @ np.arange(len(rows))
 
-    def ids(widths: list[int]) -> float:
-        return float(sum(width * (up_to[width] - up_to[below]) for below, width in itertools.pairwise([0, *widths])))
+    def count_ids(widths: list[int]) -> float:
+        bounds = itertools.pairwise([0, *widths])
+        return float(sum(width * (rows_up_to[width] - rows_up_to[narrower]) for narrower, width in bounds))
 
     widths = [min(-(-longest // WIDTH_STEP) * WIDTH_STEP, max_tokens)]
-    while tokens < (1 - MAX_PADDING) * (now := ids(widths)):
-        more = [sorted({*widths, width}) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP)]
-        before, widths = widths, min(more, key=ids, default=widths)
-        if now - ids(widths) < max(LEAST_SAVED * now, LEAST_IDS):
-            return tuple(before)
+    num_ids = count_ids(widths)
+    while num_tokens < (1 - MAX_PADDING) * num_ids:
+        candidates = [sorted({*widths, width}) for width in range(WIDTH_STEP, widths[-1], WIDTH_STEP)]
+        better = min(candidates, key=count_ids, default=widths)
+        saved_ids = num_ids - count_ids(better)
+        if saved_ids < max(MIN_SAVED_SHARE * num_ids, MIN_SAVED_IDS):
+            break
+        widths, num_ids = better, num_ids - saved_ids
     return tuple(widths)
 
 
@@ -210,27 +214,30 @@ class EncodedPart(engine.Part[Lengths]):
         """Store the ids, truncated, beside what was assigned to the rows."""
         path = encoded_path(self.assigned.work, self.number)
         rows, id_type = self.look_up()
-        stored, assigned = parts.load(self.assigned.work, self.number), self.assigned.load(self.number)
+        sorted_rows, assigned = parts.load(self.assigned.work, self.number), self.assigned.load(self.number)
         lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_type))
-        arrays.write_batch(path, {"key": stored["key"], "row": stored["row"], "ids": lists, **assigned})
-        unknown = arrays.segment_sums(rows.ids == UNK, rows.offsets) * (rows.num_tokens > 0)
+        arrays.write_batch(path, {"key": sorted_rows["key"], "row": sorted_rows["row"], "ids": lists, **assigned})
+        num_unknown = arrays.segment_sums(rows.ids == UNK, rows.offsets) * (rows.num_tokens > 0)
         lengths = Lengths()
         for split, name in enumerate(ALL_SPLITS):
             is_inside = assigned["split"] == split
-            lengths[name] = dict(Counter(rows.num_tokens[is_inside].tolist())), int(unknown[is_inside].sum())
+            lengths[name] = dict(Counter(rows.num_tokens[is_inside].tolist())), int(num_unknown[is_inside].sum())
         return lengths, {path.name: atomic.sha256_file(path)}
 
     def look_up(self) -> tuple[Encoded, Any]:
         """The ids of the rows in stored order, and their dtype on disk."""
-        vocabulary = engine.kept(self.key, lambda: Vocabulary.read(self.vocabulary))
-        stored, types = parts.load(self.assigned.work, self.number), parts.load_types(self.assigned.work, self.number)
+        vocabulary = engine.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
+        sorted_rows, types = (
+            parts.load(self.assigned.work, self.number),
+            parts.load_types(self.assigned.work, self.number),
+        )
         if self.spec.subwords == "none":
-            ids, offsets = vocabulary.lookup(types)[stored["codes"]], stored["offsets"]
+            ids, offsets = vocabulary.lookup(types)[sorted_rows["codes"]], sorted_rows["offsets"]
         else:
             pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
             ids_of_words = vocabulary.lookup(pa.array(chain(*pieces), pa.large_string()))
-            ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), stored["codes"])
-            offsets = ends[stored["offsets"]]
+            ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), sorted_rows["codes"])
+            offsets = ends[sorted_rows["offsets"]]
         return truncated(ids, offsets, self.spec), id_dtype(len(vocabulary))
 
 

@@ -116,8 +116,8 @@ def read_stop_words(source: str, language: str) -> list[str]:
         return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:  # the file name may be invalid
         raise DataError(
-            f"the stop-word file {source} cannot be read as UTF-8 ({one_line(error)}); stop_words is none, nltk, "
-            "stop-words or a path"
+            f"text.stop_words: {source} cannot be read as UTF-8 ({one_line(error)}); name a file, or none, nltk or "
+            "stop-words"
         ) from error
 
 

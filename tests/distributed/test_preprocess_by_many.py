@@ -157,13 +157,13 @@ def test_a_silent_worker_and_a_silent_scheduler_have_a_limit(cluster: Cluster, m
     worker = cluster.worker()
     config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=3)
     with open_workers(config, quiet=True) as found:
-        assert found.alive() == 1
+        assert found.count_alive() == 1
         worker.send_signal(signal.SIGSTOP)
         with pytest.raises(UserError, match=r"^encode: none of 2 tasks was finished by 1 workers within 3 s"):
-            list(found.map(abs, [1, 2], what="encode"))
+            list(found.map(abs, [1, 2], step="encode"))
         cluster.processes[0].send_signal(signal.SIGSTOP)
         monkeypatch.setattr(executors, "SCHEDULER_S", 2.0)
         with pytest.raises(UserError, match=r"scheduler.json: the scheduler did not answer within 2 s; look after it"):
-            found.alive()
+            found.count_alive()
         for process in cluster.processes:
             process.send_signal(signal.SIGCONT)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real runs: the row hash of every log line is the same on 1, 2 and 4 ranks, and no dataset changes under a run; two
 ranks that begin with the weights of another model, or with vectors of their own texts, begin with the same, recorded,
-learned or read once.
+learned or read once; an error of the thread that writes checkpoints ends both.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from harness.config import RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, RunConfig, TrackingConfig
 from harness.ranks.session import open_session
+from harness.rundir import checkpoint
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
@@ -105,6 +106,35 @@ def test_a_dataset_that_changes_under_a_run(tmp_path: Path) -> None:
     assert (
         len(read_metrics(tmp_path / "runs" / "run", "train")) == 8
     )  # the epoch that was under way is whole, and logged
+
+
+def train_while_checkpoints_fail(root: Path) -> tuple[str, str]:
+    """Type and text of the exception that a training ends with, in which no checkpoint can be written."""
+
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("the library broke")
+
+    checkpoint.write_tensors = fail  # type: ignore[assignment]
+    often = {"checkpoint": CheckpointConfig(every_steps=2), **ROWS}
+    with open_session("cpu", "fp32", 60) as session:
+        try:
+            with open_run(configure(root / "runs" / "run", **often), session) as run:
+                run.train()
+        except Exception as error:
+            return type(error).__name__, str(error)
+    return "finished", ""
+
+
+def test_any_error_of_the_checkpoint_thread_ends_all_ranks_together(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 150, "validation": 20, "test": 20})
+    ends = run_ranks(train_while_checkpoints_fail, 2, tmp_path)
+    assert ends == [
+        ("RuntimeError", "the library broke"),
+        ("RankError", "rank 0: RuntimeError: the library broke"),
+    ]
+    status = status_of(tmp_path / "runs" / "run")
+    assert (status["state"], status["reason"]) == ("failed", "RuntimeError: the library broke")
+    assert 2 <= status["step"] < 8
 
 
 SIZES: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 16}

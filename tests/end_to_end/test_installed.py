@@ -25,7 +25,7 @@ from tests.datasets import sentences
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 SOURCES = ("pyproject.toml", "MANIFEST.in", "build_backend.py", "README.md", "LICENSE", "padless.py")
-SOURCES += ("harness", "preprocessing", "configs")
+SOURCES += ("harness", "preprocessing", "configs", "docs")
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys
@@ -95,6 +95,10 @@ def run(folder: Path, *command: object) -> str:
 
 
 def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
+    index = run(folder, scripts / "padless", "--help").rpartition("documentation: ")[2].strip()
+    assert Path(index).is_relative_to(scripts.parent)
+    pages = {path.relative_to(Path(index).parent) for path in Path(index).parent.rglob("*.*")}
+    assert pages == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     assert "imdb-pretrained" in run(folder, scripts / "padless", "train", "--help")
     jobs = ("prepare reviews.csv -o data/mine", "train data/mine --config small -o runs/mine")
     made = run(folder, scripts / "padless", "submit", *jobs, "--time", 60, "--print")

@@ -52,9 +52,9 @@ def test_a_training_leaves_at_most_25_lines_in_a_terminal(data: Path, tmp_path: 
     shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.split("\r\n")]
     rows = [line.split()[0] for line in shown if line[:4].strip() not in ("", "note")]  # of a poor model
     assert [row for row in rows if "/12" not in row] == (
-        ["data", "model", "training", "device", "run", "few", "epoch", "test", "finished", "next"]
+        ["data", "model", "training", "device", "run", "few", "log", "epoch", "test", "finished", "next"]
     )
-    assert len(rows) == 22
+    assert len(rows) == 23
 
 
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import fields
@@ -117,7 +118,9 @@ def agreeing(root: Path, name: str, data: bytes) -> None:
         lines = pa.ipc.open_file(pa.py_buffer((root / INDEX).read_bytes())).read_all().to_pylist()
         (line,) = (one for one in lines[part["first"] :][: part["shards"]] if one["width"] == width)
         part["bytes"] += len(data) - line["bytes"]
-        line |= {"sha256": bytes.fromhex(new), "bytes": len(data)}
+        pieces = itertools.pairwise(line["starts"])
+        hashes = [hashlib.sha256(data[start:stop]).digest() for start, stop in pieces]
+        line |= {"sha256": bytes.fromhex(new), "bytes": len(data), "hashes": hashes}
         content["index"] = write_lines(root, lines)
     (root / MANIFEST).write_bytes(rehashed(content))
 

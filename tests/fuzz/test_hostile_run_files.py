@@ -101,7 +101,7 @@ class Stage:
 
     def log_on(self) -> Any:
         """Open the metrics as a run does that goes on, and read them: how many lines."""
-        MetricsLog(self.run, checkpoint.verify(self.newest).state["log_bytes"])
+        MetricsLog(self.run, checkpoint.verify(self.newest).state)
         return len(read_log(self.run))
 
     def report(self) -> Any:

@@ -10,14 +10,10 @@ a limit of its own and writes what it finds to ``DIR/stages/NAME.json`` at once.
 go on. ``DIR/prove.json`` has everything, ``DIR/prove.md`` is the table; both are written anew after each stage. The
 exit code is 0 if every claim holds. Stages that measure time run alone, the others side by side.
 
-It wants Python 3.10 or later (3.12 was in mind), with torch, accelerate, pyarrow, numpy, pandas, safetensors and
-pytest, and what those bring along (psutil, PyYAML, Jinja2). Beyond these: msgspec (which reads options), threadpoolctl,
-scikit-learn, scipy and joblib (which measure a validation). As wheels for Linux these are under 50 MB. On a machine
-without a network::
-
-    pip install --no-index --no-deps --find-links WHEELS msgspec threadpoolctl scikit-learn scipy joblib
-
-Nothing here imports nltk, simplemma, stop-words or matplotlib. Without matplotlib a run says that it writes no report.
+It wants Python 3.10 or later (3.12 was in mind), and at its start names the packages that are missing and the command
+that installs them (``--no-index --find-links WHEELS`` on a machine without a network), and what Triton needs to build
+its launcher. Nothing here imports nltk, simplemma, stop-words or matplotlib. Without matplotlib a run says that it
+writes no report. Logs of stages that fail lie in ``DIR/logs``.
 """
 
 from __future__ import annotations
@@ -25,17 +21,44 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+PACKAGES = {"yaml": "pyyaml", "sklearn": "scikit-learn"} | {
+    name: name
+    for name in (
+        *("torch", "accelerate", "pyarrow", "numpy", "pandas", "safetensors", "pytest", "psutil", "jinja2", "msgspec"),
+        *("threadpoolctl", "scipy", "joblib", "rich", "cloudpickle", "hypothesis", "narwhals"),
+    )
+}
+"""Module -> its package: all that the stages import."""
+
+
+def missing(device: str) -> list[str]:
+    """What has to be installed first, in sentences."""
+    packages = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+    said = [f"packages are missing: {sys.executable} -m pip install {' '.join(packages)}"] if packages else []
+    if device == "cuda" and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        said.append("Triton needs a C compiler: apt-get install gcc, or set CC")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if device == "cuda" and not header.is_file():
+        said.append(f"Triton needs Python's headers, {header}: apt-get install python3-dev")
+    return said
+
+
+if __name__ == "__main__" and (wanting := missing("cpu" if "cpu" in sys.argv else "cuda")):
+    sys.exit("\n".join(wanting))
 
 from tests.gpu.findings import Findings, markdown  # noqa: E402 - the path comes first
 from tests.gpu.launching import finish  # noqa: E402
@@ -106,6 +129,11 @@ class Proof:
             found.error = found.error or f"exit code {code}, of a limit of {limit_s:.0f} s"
         found.seconds = time.monotonic() - started
         found.write()
+        if found.failures:
+            for log in (self.scratch / stage.name).rglob("*.log"):
+                target = self.out / "logs" / stage.name / log.relative_to(self.scratch / stage.name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(log, target)
         self.keep(stage, found)
 
     def keep(self, stage: Stage, found: Findings) -> None:

@@ -27,6 +27,7 @@ from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
 from tests.commands import run_module
 from tests.corpora import Command, contents, reviews, write_csv
+from tests.datasets import split_of
 from tests.end_to_end import test_fingerprints as small
 
 TABLE = Path(__file__).with_name("mistakes.txt")
@@ -57,9 +58,20 @@ FILES = {
     "thesis.zip": zipped("thesis.docx", b""),
     "cut.zip": zipped("in.csv", small.table())[:90],
     "full/thesis.tex": b"",
+    "begun/.lock": b"7 host",
     "begun/config.yaml": b"data: data\n",
     "begun/status.json": b"{}",
     "begun/metrics.jsonl": b'{"kind": "train", "cost": 2}\n',
+    "proj/config.yaml": b"mine: 1\n",
+    "proj/metrics.jsonl": b'{"mine": 1}\n',
+    "proj/test.json": b'{"mine": 1}\n',
+    "proj/STOP": b"",
+    "proj/checkpoints/step-00000001/model.pt": b"mine",
+    "proj/in.csv.json": b"mine",
+    "theirs/.work/lock": b"mine",
+    "theirs/.work/notes": b"mine",
+    "theirs/train/00000-w0064.arrow": b"mine",
+    "many/seed-0/.lock": b"7 host",
     "many/seed-0/config.yaml": b"{}",
     "many/seed-1/config.yaml": b"{}",
     "mine/train/00000-w0064.arrow": b"mine",
@@ -75,7 +87,7 @@ FILES = {
     "untexted.csv": small.table([*small.ROWS, ("", "good")]),
     "above.csv": b"# by me\n" + small.table(),
     "unmarked.csv": "text,label\na,b\n".encode("utf-16-le"),
-    "plain.csv.gz": small.table(),
+    "cut.csv.gz": gzip.compress(small.table(), mtime=0)[:-20],
     "header.csv": b"text,label\n",
     "few.csv": small.table(small.ROWS[:3]),
     "dates.csv": small.table(
@@ -128,6 +140,10 @@ def prepare(place: Path) -> Path:
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
         small.prepared("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
+        shutil.copytree("data", "damaged")
+        for shard in split_of("damaged", "test").shards:
+            ids = shard.blocks[0].ids.tobytes()
+            shard.path.write_bytes(shard.path.read_bytes().replace(ids, bytes(len(ids))))
     return place
 
 
@@ -136,7 +152,9 @@ def answer(line: str, place: Path) -> str:
     with small.within(place, {}):
         code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
         assert not Path("new", "dataset.json").exists(), "of what is refused"
-        shutil.rmtree("new", ignore_errors=True)
+        if Path("new").exists():
+            assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
+            shutil.rmtree("new")
     sentences = [one.removeprefix("error: ") for one in err.splitlines() if one.startswith("error: ")]
     return " ".join([code, *sentences]).replace(str(place), "HERE")
 
@@ -157,8 +175,11 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before = contents(place)
     yield place
     unfinished = re.compile(r"/\.work/|^data\.building/")
-    after = {name: data for name, data in contents(place).items() if not unfinished.search(name)}
+    after = {name: data for name, data in contents(place).items() if name in before or not unfinished.search(name)}
     assert after == before, "a refusal changes nothing"
+    for work in place.rglob(".work"):
+        names = {path.name for path in work.rglob("*") if path.is_file()}
+        assert names - {"lock", "job.json"}, "a refusal leaves finished parts, or nothing"
 
 
 @pytest.mark.thorough

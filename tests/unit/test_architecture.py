@@ -143,9 +143,11 @@ def project() -> dict[str, object]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
+def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
     packages |= {"padless-stubs", *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir())}
+    pages = {path.relative_to(ROOT / "docs").parent.as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    packages |= {f"padless_docs.{folder}".removesuffix("..") for folder in pages}
     settings = project["tool"]["setuptools"]
     assert set(settings["packages"]) == packages
     named = set()
@@ -154,6 +156,7 @@ def test_the_wheel_has_every_folder_with_code_and_the_recipes(project) -> None:
         folder = ROOT.joinpath(settings["package-dir"].get(first, first), *rest)
         named |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
+    everything += (ROOT / "docs").rglob("*.md")
     assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.batch import Batch
 from harness.config import ModelConfig, RunConfig
-from harness.model import language
+from harness.model import dropout, language
 from harness.model.attribution import attributions, batch_of
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, masks_of
@@ -121,11 +121,14 @@ def output(seed: int, step: int, row: int, site: int, place: int) -> int:
     return (bits + 2**63) & WORD
 
 
-def test_masks_have_the_values_of_their_definition() -> None:
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_masks_have_the_values_of_their_definition(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device other than the CPU by torch's operators, which compute on the CPU here, where sent tensors stay."""
+    monkeypatch.setattr(dropout, "send", lambda values, _: values)
     chance = 0.3
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
-        batch = Batch(torch.ones(4, 1), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
+        batch = Batch(torch.ones(4, 1, device=device), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
         mask = masks_of(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
         for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
@@ -153,15 +156,18 @@ data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 
 
 
 class Largest(TorchDispatchMode):
-    """Records the largest result tensor of any operation, without oneDNN's workspace."""
+    """Records the largest result tensor of any operation, without oneDNN's workspace, and scattered matrices, for which
+    CUDA sorts.
+    """
 
-    elements = 0
+    elements = scattered = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         sizes = [tensor.numel() for tensor in tensors if tensor.dtype != torch.uint8]
         self.elements = max(self.elements, *sizes, 0)
+        self.scattered += "index_put" in func._schema.name and args[2].dim() > 1
         return result
 
 
@@ -176,6 +182,7 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
         objective(batch, 0).backward()
     with Largest() as validation, torch.inference_mode():
         model.row_log_losses(batch)
+    assert training.scattered == 0
     assert training.elements == vocabulary * dim  # the gradient of the embedding
     assert validation.elements <= vocabulary * dim
     assert vocabulary * dim < batch.num_tokens * candidates / 10

@@ -22,6 +22,7 @@ from preprocessing.text.spec import TextSpec
 from tests.commands import run_command, succeed
 from tests.corpora import write_csv
 from tests.datasets import sentences, write_dataset
+from tests.gpu import prove
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
 
@@ -109,6 +110,18 @@ def test_speedrun(tmp_path: Path, capsys: pytest.CaptureFixture[str], trainings:
     assert (ours["seconds"], ours["0.5"], ours["0.9"]) == (30.0, 15.0, None)
     assert ours["0.5 + prepare"] == round(15.0 + values["prepare_s"], 1)
     assert min(peer["accuracy"] for peer in peers[:2]) > 0.8
+
+
+def test_the_proof_says_at_once_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prove.missing("cpu") == []
+    monkeypatch.setattr(prove, "find_spec", lambda name: None if name in ("yaml", "narwhals") else name)
+    monkeypatch.setattr(prove.shutil, "which", lambda name: None)
+    monkeypatch.setattr(prove.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    packages, compiler, headers = prove.missing("cuda")
+    assert packages == f"packages are missing: {sys.executable} -m pip install pyyaml narwhals"
+    assert compiler == "Triton needs a C compiler: apt-get install gcc, or set CC"
+    assert headers == "Triton needs Python's headers, /nowhere/Python.h: apt-get install python3-dev"
 
 
 @pytest.mark.slow

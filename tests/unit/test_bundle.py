@@ -265,6 +265,8 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
     names = {read_info(folder).weights, VOCABULARY, INDEX, ONNX, CARD}
     assert {path.name for path in folder.iterdir()} == names
     expected = padless.load(run).predict_proba(TEXTS)
+    shares = np.array([*read_info(folder).splits["train"]["labels"].values()]) + 1
+    np.testing.assert_allclose(expected[TEXTS.index("")], shares / shares.sum(), atol=1e-6)
     np.testing.assert_array_equal(padless.load(folder).predict_proba(TEXTS), expected)
     onnx = padless.load(folder, engine="onnx")
     np.testing.assert_allclose(onnx.predict_proba(TEXTS), expected, atol=1e-6)

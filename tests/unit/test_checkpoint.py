@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from harness.rundir.metrics_log import MetricsLog, read_log
 from harness.rundir.records import read_config, read_status, write_config
 from harness.training.preflight import check_run
 from harness.training.rules import resolve
+from harness.training.run import Selection
 from harness.training.writer import Checkpointer
+from preprocessing.base.atomic import temporary_suffix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest, write_manifest
 from tests import checkpoints
@@ -73,21 +76,22 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     write(tmp_path, 5)
     (tmp_path / "checkpoints" / "model.tmp-backup").touch()  # the user's own
-    left = tmp_path / "checkpoints" / "step-00000006.tmp-host-1"
+    left = tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}"
     left.mkdir()
     (left / checkpoint.MODEL).write_bytes(b"half")
     gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    dead, alive = (f"{os.uname().nodename}-{pid}" for pid in (gone.stdout.strip(), os.getpid()))
+    here = os.uname().nodename
+    dead, alive = (temporary_suffix(here, process) for process in (int(gone.stdout), os.getpid()))
+    kept = sorted(f"a.json{ending}" for ending in (alive, temporary_suffix("elsewhere", 1), dead[:-9]))
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for owner in (dead, alive, "elsewhere-1"):
-            (tmp_path / folder / f"a.json.tmp-{owner}").write_bytes(b"half")
+        for name in (f"a.json{dead}", *kept):
+            (tmp_path / folder / name).write_bytes(b"half")
     checkpoint.sweep(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert list((tmp_path / "bundle").iterdir()) == []
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{dead[:-9]}"]
     for folder in ("evaluation", "."):  # others may be writing there
-        kept = sorted(item.name for item in (tmp_path / folder).glob("a.json*"))
-        assert kept == sorted((f"a.json.tmp-{alive}", "a.json.tmp-elsewhere-1"))
+        assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == kept
 
 
 FAULTS = """
@@ -179,7 +183,19 @@ def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, mo
         for seconds in (61, 240):
             now += seconds
             due.append(saver.is_due())
+    assert saver.failure is None
     assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
+
+
+@pytest.mark.parametrize("best", [float("nan"), float("-inf"), 0.25, None])
+def test_the_best_validation_so_far_comes_back_from_a_checkpoint(tmp_path: Path, best: float | None) -> None:
+    """A loss that is not a number too, which JSON does not have."""
+    selection, resumed = Selection("loss", best=best, best_step=3), Selection("loss")
+    saver = Checkpointer(tmp_path, CheckpointConfig(), torch.device("cpu"), lambda: None)
+    saver.save(TENSORS, checkpoints.state_of(7) | {"selection": selection.state()}, wait=True)
+    assert saver.failure is None
+    resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, 7)).state["selection"])
+    assert repr(resumed) == repr(selection)
 
 
 STEP = 7
@@ -322,15 +338,41 @@ def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write("train", {"step": step, "loss": 0.5})
-    known = log.sizes()
+    known = log.state()
     log.write("train", {"step": 6, "loss": 0.5})
-    MetricsLog(tmp_path, known).write("train", {"step": 6, "loss": 0.25})
+    again = MetricsLog(tmp_path, known)
+    again.write("train", {"step": 6, "loss": 0.25})
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)][4:] == [(5, 0.5), (6, 0.25)]
-    path = tmp_path / layout.METRICS
-    path.write_bytes(path.read_bytes()[:7])
-    sentence = rf"metrics\.jsonl: 7 bytes, and the checkpoint says {known[layout.METRICS]}: truncated; restore it"
-    with pytest.raises(DataError, match=sentence):
+    MetricsLog(tmp_path, again.state())
+
+
+def cut(whole: bytes) -> bytes:
+    return whole[:7]
+
+
+def other_digit(whole: bytes) -> bytes:
+    return whole.replace(b"0.5", b"0.6", 1)
+
+
+@pytest.mark.parametrize("damage", [cut, other_digit])
+def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
+    tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Moved away by its user, it begins anew."""
+    log = MetricsLog(tmp_path)
+    log.write("train", {"step": 1, "loss": 0.5})
+    known, path = log.state(), tmp_path / layout.METRICS
+    path.write_bytes(damage(path.read_bytes()) + b"more\n" * (damage is other_digit))
+    damaged = path.read_bytes()
+    size = known["log_bytes"][layout.METRICS]
+    expected = rf"metrics\.jsonl: its first {size} bytes are not those .*; restore it, or move it away"
+    with pytest.raises(DataError, match=expected):
         MetricsLog(tmp_path, known)
+    assert path.read_bytes() == damaged
+    path.rename(tmp_path / "away")
+    MetricsLog(tmp_path, known).write("train", {"step": 2, "loss": 0.25})
+    assert [line["step"] for line in read_log(tmp_path)] == [2]
+    assert capsys.readouterr().err == f"warning: {path}: gone; it goes on without the lines up to the checkpoint\n"
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:

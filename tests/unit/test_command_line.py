@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,16 +26,19 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main
 from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
+from harness.library.commands import train_here
 from harness.ranks import stopping
 from harness.rundir.results import write_figures
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.errors import ConfigError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.config import PreprocessConfig
 from tests.commands import run_command, succeed
 from tests.corpora import reviews, write_csv
+from tests.datasets import write_dataset
+from tests.runs import small
 
 COLUMNS = 80
 Main = Callable[[list[str]], int]
@@ -71,17 +75,42 @@ for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["
         run([*words, "--help"])
     found = {"torch", "accelerate"} & set(sys.modules)
     assert not found, f"{words} brought {found}"
-with contextlib.suppress(Exception):
-    main(["train", "nowhere"])
+from harness.ranks import devices
+from preprocessing.base.errors import UserError
+devices.is_without_cuda = lambda: True
+for line in sys.stdin.read().splitlines():
+    try:
+        code = main(line.split())
+    except UserError as error:
+        code = error.exit_code
+    assert code in (2, 3), f"{line}: {code}"
+    assert "torch" not in sys.modules, f"{line} waited for torch"
 import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.build
-from tests.commands import ROOT
-assert "torch" not in sys.modules, "a refusal or a plan waited for torch"
+assert "torch" not in sys.modules, "a plan waits for torch"
+"""
+REFUSED = """train nowhere
+train data --device cuda -o new
+train data --multi_gpu -o new
+train data -o run --epochs 3
+train data -o data/dataset.json
+predict run text --device cuda
+predict run --input data/dataset.json -o run
+explain run text --device cuda
+explain run text -o run
+evaluate run data --device cuda
+evaluate run data -o data/dataset.json
+export run -o run
+prepare data --epochs 3
 """
 
 
 @pytest.mark.processes
-def test_neither_help_nor_a_refusal_waits_for_torch() -> None:
-    succeed(run_command([sys.executable, "-c", HELP_WITHOUT_TORCH]))
+def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 20, "validation": 8})
+    train_here(small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none"), reports=False)
+    (tmp_path / "refused").write_text(REFUSED)
+    program = f"cd {tmp_path}; {sys.executable} -c {shlex.quote(HELP_WITHOUT_TORCH)} < refused"
+    succeed(run_command(["sh", "-c", program]))
 
 
 @pytest.mark.parametrize(("main", "table"), TABLES)
@@ -280,6 +309,14 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
     assert main(["runs", "runs/old", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["run"], one["best"], one["state"]) == ("runs/old", 0.75, "finished")
+    Path("runs/old/status.json").write_text('{"state": "finisher", "step": 10}')
+    assert main(["runs", "runs/old"]) == 0
+    out, err = capsys.readouterr()
+    assert out.split()[-1] == "damaged"
+    assert err.startswith("warning: runs/old/status.json: ")
+    assert err.endswith("; remove it, and the run goes on from its newest checkpoint\n")
+    with pytest.raises(DataError, match=re.escape(err.removeprefix("warning: ").strip())):
+        main(["report", "runs/old"])
 
 
 def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys, monkeypatch) -> None:

@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
-from harness.config import RunConfig
+from harness.config import Choice, RunConfig
 from harness.launch.options import TrainConfig, accelerate_arguments
-from harness.ranks import network, precision
+from harness.ranks import devices, network, precision, session
 from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
 from harness.ranks.network import GLOO
-from harness.ranks.precision import configure_threads
+from harness.ranks.precision import ALLOCATOR, configure_threads
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
@@ -73,6 +73,29 @@ def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("cuda", 1, ONE)[0] == "cuda"
 
 
+@pytest.mark.parametrize("own", [None, *ALLOCATOR])
+def test_batches_of_many_lengths_do_not_cut_the_memory_of_a_card_up(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before CUDA starts, and not where the user has set the allocator."""
+    for name in ALLOCATOR:
+        monkeypatch.setenv(name, "max_split_size_mb:64")
+        if name != own:
+            monkeypatch.delenv(name)
+
+    def started(*_: object) -> Choice:
+        raise RuntimeError([os.environ.get(name) for name in ALLOCATOR])
+
+    monkeypatch.setattr(session, "choose_device", lambda wanted: Choice("cuda", ""))
+    monkeypatch.setattr(session, "choose_precision", started)
+    theirs = ["max_split_size_mb:64" if name == own else None for name in ALLOCATOR]
+    with (
+        pytest.raises(RuntimeError, match=re.escape(str(theirs if own else ["expandable_segments:True", None]))),
+        session.open_session("auto", "auto", 60),
+    ):
+        pass
+
+
 def test_too_few_are_refused_with_what_was_seen() -> None:
     none = "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"
     one = "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"
@@ -92,6 +115,7 @@ def test_the_threads_that_the_user_gave(
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    monkeypatch.delenv(devices.CHOSEN, raising=False)
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"

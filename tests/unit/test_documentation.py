@@ -17,13 +17,12 @@ import yaml
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
-from harness.__main__ import COMMANDS
+from harness.__main__ import COMMANDS, main
 from harness.__main__ import COMMANDS as HARNESS
 from harness.config import flat, to_dict
 from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base import cli
-from preprocessing.base.cli import Command
 from preprocessing.base.configuration import groups_of, options_of
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.installed import load
@@ -74,7 +73,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, rest in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(rest, comments=True)
-        if words != ["--version"]:
+        if words not in (["--version"], ["--help"]):
             yield name.replace("padless", "harness"), words
 
 
@@ -97,16 +96,10 @@ def test_every_command_takes_its_options(document: str) -> None:
         assert unknown_words(package, words) == [], f"{document}: {package} {words}"
 
 
-def leaves(config_class: type) -> dict[str, reference.Option]:
-    """Dotted key -> option for all options of a class in the reference."""
-    found = [leaf for option in reference.options(config_class) for leaf in option.parts or (option,)]
-    return {option.key: option for option in found}
-
-
 @pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
 def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
     config_class = reference.load(reference.SHARED[package])
-    said = leaves(config_class)
+    said = {option.key: option for option in reference.leaves(config_class)}
     assert set(said) == set(options_of(config_class))
     config = config_class(**required)
     values = flat(to_dict(config))
@@ -120,17 +113,21 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         assert said[key].meaning, key
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda one: one.name)
-def test_every_command_stands_in_the_reference_with_its_options(command: Command) -> None:
-    section = "\n".join(reference.commands_of([command]))
-    assert "\n```\n" + f"padless {command.name} {command.words}".rstrip() + " [--key value …]" in section
-    assert f"\n{command.example}\n```\n" in section
-    own, known = reference.load(command.config), dict[str, reference.Option]()
-    for package, name in reference.SHARED.items():
-        if issubclass(own, shared := reference.load(name)):
-            assert f"]({reference.PAGES[package][1]})" in section
-            known = leaves(shared)
-    assert all(f"`--{key}` (" in section for key in leaves(own) if key not in known)
+def test_the_reference_is_as_the_code_is() -> None:
+    pages_of_tables = ("commands", "preprocessing", "training")
+    texts = {name: (ROOT / f"docs/reference/{name}.md").read_text() for name in pages_of_tables}
+    outdated = [name for name, text in texts.items() if reference.with_tables(text) != text]
+    assert outdated == [], "renew them: python -m docs.hooks.reference"
+    assert all(f"\n| `{key}` | " in texts["training"] for key in ("epochs", "optim.class_weights"))
+    assert "\n| `text.max_tokens` | " in texts["preprocessing"]
+    for command in COMMANDS:
+        assert f"\n| `padless {command.name}" in texts["commands"]
+
+
+def test_help_names_the_pages_of_this_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, ["--help"]) == 0
+    index = capsys.readouterr().out.splitlines()[-1].removeprefix("documentation: ")
+    assert Path(index).samefile(ROOT / "docs/index.md")
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:

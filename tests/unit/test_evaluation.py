@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +22,19 @@ import pytest
 import torch
 
 import padless
+from harness.batch import Batch
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info, source_of, write_info
+from harness.rundir.layout import BUNDLE
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
 from tests.corpora import Command, write_csv
-from tests.datasets import split_of, stored, texts_in, write_dataset
+from tests.datasets import rewritten, split_of, stored, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -83,6 +86,19 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
+def test_mistakes_of_a_split_are_from_each_class(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", {"train": 80, "validation": 20, "test": 60}, num_classes=3)
+    write_drawn(tmp_path / "bundle", tmp_path / "data", embedding_dim=8, hidden_size=8)
+    bundle, split = Bundle(tmp_path / "bundle"), split_of(tmp_path / "data", "test")
+    scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
+    values = assess(scores, bundle, split)
+    shown = Counter((mistake["label"], mistake["predicted"]) for mistake in values["mistakes"])
+    names = bundle.labels
+    wrong = {(names[true], names[said]): rows for true, said, rows in values["confusion"] if true != said}
+    assert len(wrong) == 2
+    assert all(shown[confusion] >= 4 for confusion in wrong)
+
+
 def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
     lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
     for rows, done in ((20, "written to"), (30, "replaced")):
@@ -92,7 +108,7 @@ def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path,
 
 
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path
+    run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
 ) -> None:
     """As long as the dataset of the training exists."""
     names, data = Bundle(run / "bundle").info.labels, run.parent / "data"
@@ -100,14 +116,40 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     known = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*known, "zebra quagga", "zebra"]])
     given = ("--output", tmp_path, "--input", path)
-    assert "note: rows were not compared with the training texts" in evaluate(*given)
+    unknown = "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
+    evaluate(*given)
+    assert command.err == unknown
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
     said = evaluate(*given, of=tmp_path / "run")
-    assert "note: 7 of 9 rows (" in said
+    assert "warning: 7 of 9 rows (" in command.err
     assert "note: 2 of 9 rows (" in said
-    said = evaluate("--data", data, "--split", "train", "--output", tmp_path, of=tmp_path / "run")
-    assert "80 of 80 rows (100%) are training texts, so new texts may do worse" in said
+    of_training = ("--data", data, "--split", "train", "--output", tmp_path)
+    note = "80 of 80 rows (100%) are training texts, so new texts may do worse than these figures\n"
+    assert evaluate(*of_training, "--quiet", of=tmp_path / "run") == ""
+    assert command.err == f"warning: {note}"
+
+
+def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named(
+    run: Path, command: Command, tmp_path: Path
+) -> None:
+    """Its test rows may be rows that the run was trained on."""
+    data, own = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(run.parent / "data", data)
+    shutil.copytree(run / "bundle", own / "bundle")
+    (own / "config.yaml").write_text(f"data: {data}\n")
+    rewritten(data, "test", label=lambda labels: 1 - labels)
+    given = ("evaluate", own, "--device", "cpu", "--quiet")
+    assert command(*given) == 3
+    assert command.sentence == (
+        f"{data}: not the dataset that {own} was trained on, but one built since, and its rows may be training rows; "
+        f"build the old one again, or score this one all the same with --data {data}"
+    )
+    assert not (own / "evaluation").exists()
+    assert command(*given, "--data", data) == 0
+    assert command.err == (
+        "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
+    )
 
 
 def test_the_text_is_found_as_for_predictions(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
@@ -203,13 +245,26 @@ def test_words_have_their_places(explained: Path) -> None:
     assert one.summary == ["unknown to the model: 1 of 6 words"]
 
 
-def test_nothing_left_unknown_and_very_long(explained: Path) -> None:
+def test_a_text_without_a_known_word_gets_the_shares_of_the_classes(explained: Path) -> None:
+    model, info = padless.load(explained), read_info(explained / BUNDLE)
+    rows = np.array([*info.splits["train"]["labels"].values()]) + 1
+    for text in ("nowhere never none", ""):
+        np.testing.assert_allclose(model.predict_proba([text, "w1 superb"])[0], rows / rows.sum(), atol=1e-6)
+        one = model.explain(text, model.classes_[0])
+        assert one.probability == pytest.approx(rows[0] / rows.sum(), abs=1e-6)
+        assert (set(one.scores), one.logit) == ({0.0}, one.baseline)
+        assert one.summary == ["no known word: these are the shares of the classes among the training rows"]
+    bundle, ids = Bundle(explained / BUNDLE), torch.tensor([[1, 5, 1], [1, 1, 0]])
+    lengths, sizes = torch.tensor([3, 2]), torch.tensor([2, 2, 1])
+    packed = Batch(torch.tensor([1, 1, 5, 1, 1]), lengths, labels=ids[:, 0], rows=np.arange(2), batch_sizes=sizes)
+    padded = Batch.without_labels(ids.int(), lengths, ids.device)
+    torch.testing.assert_close(bundle.model(packed), bundle.model(padded))
+
+
+def test_nothing_left_and_very_long(explained: Path) -> None:
     model = padless.load(explained)
     empty = model.explain("")
     assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
-    assert "no word of the text was left" in str(empty)
-    unknown = model.explain("nowhere never none")
-    assert unknown.summary == ["unknown to the model: 3 of 3 words"]
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
     assert long.summary == ["the model has read 64 of 20,000 words"]

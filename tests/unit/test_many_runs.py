@@ -72,6 +72,16 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end
     assert found == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, "imdb", f"imdb seed-{seed}") for seed in (4, 0)]
 
 
+def test_the_directory_of_a_run_is_said_where_none_was_named(
+    data: Path, seen: Recorded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = f"runs/{data.name}"
+    for words, said in ([], f"The run is {named}; -o names another directory.\n"), (["--run", named], ""):
+        assert main(["train", *PLAIN, f"--data={data}", *words]) == 0
+        assert capsys.readouterr().out == said
+        assert seen.trained[-1].run == named
+
+
 @pytest.mark.parametrize("word", ["--dry_run", "a signal"])
 def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
@@ -187,5 +197,5 @@ def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50", "--world_size", "3"])
     shown = capsys.readouterr().out
     assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
-    assert "steps      10 an epoch, 40 in all, of 50 to 50 rows" in shown
+    assert "steps      10 an epoch, 40 in all, of 50 rows" in shown
     assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown

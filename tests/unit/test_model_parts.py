@@ -107,15 +107,18 @@ BF16 = torch.bfloat16
 
 
 def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked, device, layout, cudnn, expected in (
-        ("bf16", "cuda", "padded", 91_300, "bf16"),
-        ("bf16", "cuda", "packed", 91_002, "fp32"),
-        ("bf16", "cpu", "padded", None, "bf16"),
-        ("bf16", "cpu", "packed", None, "fp32"),
-        ("fp16", "cuda", "packed", 90_000, "fp16"),
-        ("tf32", "cuda", "packed", 90_000, "fp32"),
+    for asked, device, layout, cudnn, asks, expected in (
+        ("bf16", "cuda", "padded", 91_300, True, "bf16"),
+        ("bf16", "cuda", "packed", 91_002, True, "fp32"),
+        ("bf16", "cuda", "padded", 91_300, False, "fp32"),  # torch 2.9 says no to a tensor in bf16
+        ("bf16", "cpu", "padded", None, False, "bf16"),
+        ("bf16", "cpu", "packed", None, False, "fp32"),
+        ("fp16", "cuda", "packed", 90_000, False, "fp16"),
+        ("tf32", "cuda", "packed", 90_000, False, "fp32"),
     ):
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
+        monkeypatch.setattr(torch, "empty", lambda *_, dtype, device: torch.zeros(1, dtype=dtype))
+        monkeypatch.setattr(torch, "cudnn_is_acceptable", lambda tensor, yes=asks: tensor.dtype == BF16 and yes)
         assert recurrent_dtype(asked, device, layout).value == expected
 
 
@@ -130,7 +133,7 @@ def test_the_layout() -> None:
 
 
 def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def refuse(*_: object) -> torch.Tensor:
         raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
 
     monkeypatch.setattr(recurrent, "lstm_padded", refuse)
@@ -217,9 +220,13 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
         def record_stream(self, stream: str) -> None:
             said.append(f"{stream} holds {int(self)}")
 
-    def padded(inputs: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    def padded(inputs: torch.Tensor, weights: list[torch.Tensor], states: object) -> torch.Tensor:
         said.append(f"computes {int(inputs)}")
         return inputs + 10
+
+    def filled(shape: tuple[int, ...], *_: object) -> torch.Tensor:
+        said.append("fills states")
+        return torch.tensor(4).as_subclass(OnCuda)
 
     @contextmanager
     def inside(stream: str) -> Iterator[None]:
@@ -230,12 +237,13 @@ def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
     monkeypatch.setattr(torch.cuda, "stream", inside)
     monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
-    one, two, weight = (torch.tensor(value).as_subclass(OnCuda) for value in (1, 2, 3))
+    one, two, weight = (torch.tensor([[value]]).as_subclass(OnCuda) for value in (1, 2, 3))
     monkeypatch.setattr(recurrent, "lstm_padded", padded)
-    found = side_by_side([one, two], [[weight], [weight]])
+    monkeypatch.setattr(recurrent, "zeros", filled)
+    found = side_by_side([one, two], [[weight, weight], [weight]])
     assert list(map(int, found)) == [11, 12]
-    before = ["second waits for main", "on second", "computes 2", "on main", "computes 1", "main waits for second"]
-    assert said == [*before, "second holds 2", "second holds 3", "main holds 12"]
+    before = ["fills states", "second waits for main", "on second", "computes 2", "on main", "computes 1"]
+    assert said == [*before, "main waits for second", *(f"second holds {tensor}" for tensor in "243"), "main holds 12"]
 
 
 def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:

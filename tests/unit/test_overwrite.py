@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from preprocessing.base.atomic import temporary_suffix
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import output, parts
+from preprocessing.job.executors import Share
 from tests.corpora import Command, contents, reviews, write_csv
 
 pytestmark = pytest.mark.thorough
@@ -87,10 +89,17 @@ def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
 def test_files_among_a_dataset_that_are_not_ours_outlive_it(
     out: Path, source: Path, tmp_path: Path, command: Command
 ) -> None:
-    mine = ["notes.tmp-mine", "model.tmp-host-1", "train/mine.arrow", "train/notes.txt", "test/00000.arrow.tmp-mine"]
+    mine = [
+        "dataset.json.tmp-host-2",
+        "notes.tmp-mine",
+        "model.tmp-host-1",
+        "train/mine.arrow",
+        "train/notes.txt",
+        "test/00000.arrow.tmp-mine",
+    ]
     for name in mine:
         (out / name).write_text("mine")
-    (out / "dataset.json.tmp-host-1").write_text("half")
+    (out / f"dataset.json{temporary_suffix('host', 1)}").write_text("half")
     out.chmod(0o750)
     command.build(source, out, *OTHER)
     found = contents(out)
@@ -102,5 +111,5 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 
 
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with output.writable(out):
+    with output.writable(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *OTHER)

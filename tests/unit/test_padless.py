@@ -37,6 +37,7 @@ from harness.ranks import devices
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts, read_config
 from harness.training import rules
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
 from tests.bundles import shared_run, write_drawn
@@ -249,7 +250,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("data", "keys", "sentence"),
     [
-        ({"d": 0.7}, {}, "d:0.7: no such folder, and no mixture either; name several, with shares above 0, as in"),
+        ({"d": 0.7}, {}, "d:0.7: no such folder; in a mixture each of several has a share above 0"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
         (FRAME.assign(mood=["a", "b", None] * 20), INLINE, "frame: row 3: there is no label; fill it in, or leave"),
@@ -361,6 +362,19 @@ def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> Non
         padless.load(two).predict(texts)
     with pytest.raises(padless.UserError, match="device: 'gpu' is out of range: expected one of auto, cpu, cuda"):
         padless.load(two, device="gpu")
+
+
+@pytest.mark.processes
+def test_the_error_of_several_processes_is_raised_although_a_warning_follows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lines = ["error: data: row 3 has no label; fill it in", "UserWarning: 1 leaked semaphore"]
+    command = tmp_path / "python"
+    command.write_text("#!/bin/sh\n" + "".join(f"echo {line!r} >&2\n" for line in lines) + "exit 3\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    with pytest.raises(DataError, match=r"^data: row 3 has no label; fill it in$"):
+        commands.launch([])
 
 
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ import pytest
 from harness.__main__ import main
 from harness.inference import predict as predicting
 from harness.inference import scorer
-from harness.inference.predict import ScoredPart
+from harness.inference.predict import ScoredPart, claim
 from harness.scores.calibration import Decision
 from preprocessing.base import cli
 from preprocessing.job import engine
+from preprocessing.job.executors import Share
 from preprocessing.text.vocabulary import UNK
 from tests.commands import unwrapped
 from tests.corpora import write_xlsx
@@ -73,7 +74,7 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
-    monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
+    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
@@ -306,7 +307,7 @@ def test_no_header_is_predicted(info: SimpleNamespace, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
+    monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
     monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
@@ -322,7 +323,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:
-        if part.number == number:
+        if part.path.name == f"{number:05d}.parquet":
             raise KeyboardInterrupt
         return make(part)
 
@@ -347,6 +348,26 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} input; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
+
+
+def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    name, waits = write("csv"), ("--timeout_s", 0.1, *SMALL)
+    assert predict(name, "one.csv", *SMALL) == 0
+    whole = [*Stub.seen]
+    assert predict(name, "out.csv", "--share", "1/2", *waits) == 0
+    assert 0 < len(Stub.seen) < ROWS
+    assert not Path("out.csv").exists()
+    part = [*Stub.seen]
+    assert predict(name, "out.csv", "--share", "0/2", *waits) == 0
+    assert sorted([*part, *Stub.seen]) == sorted(whole)
+    assert Path("out.csv").read_bytes() == Path("one.csv").read_bytes()
+    assert predict(name, "alone.csv", "--share", "0/2", *waits) == 0
+    assert Path("alone.csv").read_bytes() == Path("one.csv").read_bytes()
+    with claim(Path("out.csv"), Share(1, 2)):
+        assert refused(capsys, name, "out.csv")[1].startswith("out.csv: another process is predicting to it; ")
+        code, sentence = refused(capsys, name, "out.csv", "--share", "1/2")
+        assert (code, sentence.partition(";")[0]) == (1, "out.csv: another process makes share 1/2 of it")
+        assert predict(name, "out.csv", "--share", "0/2", *waits) == 0
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,8 +433,6 @@ def test_the_tables_of_an_archive() -> None:
     assert run("new.zip") == 0
     assert Stub.seen == ["first", "second"]
     assert Path("new-predicted.csv").read_text().splitlines()[2].startswith("second,1,")
-    assert predict("zip://b.csv::new.zip", "one.csv") == 0
-    assert Stub.seen == ["second"]
 
 
 def test_a_colon_is_a_letter() -> None:

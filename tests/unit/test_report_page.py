@@ -22,9 +22,9 @@ import pytest
 from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
-from harness.config import OptimConfig
+from harness.config import ModelConfig, OptimConfig
 from harness.report.mistakes import find_originals, placed
-from harness.report.page import confusions, matrix_of, write_report
+from harness.report.page import bins_of, confusions, group_mistakes, matrix_of, write_report
 from harness.report.runs import RunFacts, ranked, unique_names
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.metrics_log import read_log
@@ -48,7 +48,7 @@ QUOTED = "\"'><img src=x onerror=alert(2)>"
 
 def words(path: Path) -> str:
     """The visible text of a page: no tags or style, single spaces."""
-    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|</?mark[^>]*>", "", path.read_text(), flags=re.DOTALL)
+    body = re.sub(r"<style>.*?</style>|<svg.*?</svg>|</?mark[^>]*>|<wbr>", "", path.read_text(), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
@@ -96,11 +96,12 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(many: Path) 
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
     assert f"F1 (macro) {figures['f1']:.4f}" in page
     assert "These are figures of the validation split, since there is no test split" in page
+    assert f"There are few rows, {figures['rows']}: the accuracy is known to within" in page
+    assert "These rows had no part in the training" not in page
     assert "Quality on the validation split" in page
     assert "The 20 worst of 30 classes" in page
     assert 'class="confusion' not in many.read_text()
     texts = pd.read_csv(many.parent.parent / "corpus.csv")["text"]
-    assert len(figures["mistakes"]) == 10
     assert all(texts[mistake["row"] - 1] in words(many) for mistake in figures["mistakes"])
 
 
@@ -135,11 +136,67 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(many: Path, p
     assert f"Validation Accuracy {best['accuracy']:.4f}" in page
     assert f"The best validation so far, after step {best['step']}" in page
     assert "--split validation" in page
-    assert "Most confident mistakes" not in page
+    assert "Mistakes" not in page
     other = write_run(tmp_path / "other", pair)
     assert "are not comparable" in words(write_report([run, other], tmp_path / "two.html"))
     shutil.copy(other / "test.json", run)
     assert "The best validation so far" in words(write_report([run]))
+
+
+def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(place: Path, pair: Path) -> None:
+    config = {"model": ModelConfig(dropout=0.3), "optim": OptimConfig(label_smoothing=0.1)}
+    run = write_run(place / "verdict", pair, skill=8.0, **config)
+    for log in ("metrics.jsonl", "throughput.jsonl"):
+        lines = (run / log).read_text().splitlines(keepends=True)
+        (run / log).write_text("".join(line for line in lines if '"train"' not in line))
+    page = words(write_report([run]))
+    found, linear = figures_of(run, "test"), read_json(pair / "baseline" / "test.json")
+    (low, high), rows = found["intervals"]["accuracy"], found["rows"]
+    start = f"Right on {found['accuracy']:.1%} of {rows} test rows (95 %: {low:.1%} to {high:.1%}), the linear model on"
+    assert ", 2 classes), 200 steps; the weights of step 150 were best on validation" in page
+    assert f"{start} {linear['accuracy']:.1%}. " in page
+    said = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
+    assert said in page
+    table = pd.read_parquet(run / "test-predictions.parquet")
+    positive, predicted = table["label"] == "positive", table["probability_positive"] >= 0.75
+    shares = ((positive & predicted).sum() / of.sum() for of in (predicted, positive))
+    precision, recall = (f"{share:.3f}" for share in shares)
+    assert f"0.750 {predicted.sum()} {precision} {recall} {(positive == predicted).mean():.3f}" in page
+
+
+@pytest.mark.parametrize(
+    ("skill", "said"),
+    [
+        (8.0, "These rows had no part in the training or in the choice of the weights"),
+        (0.0, "No better than the majority class (accuracy 0."),
+    ],
+)
+def test_reasons_to_doubt_the_figures_are_said(place: Path, skill: float, said: str) -> None:
+    data = place / "larger" / "data"
+    run = write_run(place / f"skill {skill}", data if data.exists() else write_data(data.parent, 2, 5000), skill=skill)
+    page = words(write_report([run]))
+    assert said in page
+    assert "There are few rows" not in page
+    assert ("These rows had no part" in page) == (skill > 0)
+
+
+def test_calibration_is_shown_of_bins_of_ten_rows() -> None:
+    bins = [{"rows": rows, "confidence": 0.1 * at, "accuracy": at % 2} for at, rows in enumerate((1, 9, 30, 10))]
+    assert bins_of(bins) == ([0.2, pytest.approx(0.3)], [0, 1])
+
+
+def test_mistakes_are_shown_for_each_class_and_the_largest_confusions() -> None:
+    figures_here = {**figures(CONFUSION), "split": "test"}
+    shown = [
+        {"row": row, "label": label, "predicted": said}
+        for row, label, said in ((1, "c4", "c1"), (2, "c1", "c0"), (3, "c1", "c0"), (4, "c0", "c1"))
+    ]
+    groups = group_mistakes(shown, figures_here)
+    assert [(group["label"], group["rows"], [one["row"] for one in group["mistakes"]]) for group in groups] == [
+        ("c1", 30, [2, 3]),
+        ("c0", 10, [4]),
+        ("c4", 1, [1]),
+    ]
 
 
 def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: Path) -> None:
@@ -151,6 +208,7 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(place: Path, pair: P
     output = write_report(runs, place / "three.html")
     page = words(output)
     assert "Ranked by validation" in page
+    assert "Best on validation: high . Right on " in page
     assert "The order is that of the accuracy on validation, the best first" in page
     reached = {run.name: [line for line in read_log(run) if line.get("best")][-1] for run in runs}
     order = sorted(reached, key=lambda name: -reached[name]["accuracy"])

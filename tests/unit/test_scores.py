@@ -30,6 +30,7 @@ from harness.scores.metrics import (
     confusion_of,
     largest_confusions,
     log_loss_per_row,
+    mistakes_to_show,
     per_class,
     predicted_labels,
     probabilities,
@@ -94,6 +95,18 @@ def test_the_largest_confusions_come_first() -> None:
     assert [rows for _, _, rows in largest_confusions(found, 3)] == wrong[:3]
 
 
+def test_mistakes_to_show_are_of_each_class_and_of_the_largest_confusions() -> None:
+    """The two most confident of 0 for 1, of each other class the most confident; further turns up to the limit."""
+    labels, predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2]), np.array([1, 1, 1, 1, 0, 2, 2, 1, 0, 0])
+    chances = np.full((10, 3), 0.1)
+    chances[np.arange(10), predicted] = (0.5, 0.9, 0.8, 0.6, 0.9, 0.95, 0.4, 0.99, 0.5, 0.6)
+    assert mistakes_to_show(labels, predicted, chances, 3).tolist() == [5, 1, 2, 9, 8, 6]
+    assert mistakes_to_show(labels, predicted, chances, 7).tolist() == [5, 1, 2, 9, 8, 6, 3]
+    many = np.arange(40)
+    assert len(mistakes_to_show(many, (many + 1) % 40, np.full((40, 40), 0.5), 3)) == 30
+    assert mistakes_to_show(many, many, np.eye(40), 3).tolist() == []
+
+
 def test_thousands_of_classes_take_little_beside_their_logits() -> None:
     logits, labels = simulated(3000, 0, 3000)
     logits, labels = logits[:300], labels[:300]
@@ -133,7 +146,20 @@ def test_temperature_has_the_lowest_log_loss(classes: int, blunder: float) -> No
     grid = temperature * np.exp(np.linspace(-2, 2, 401))
     losses = [log_loss_per_row(blunder * logits / value, labels).mean() for value in grid]
     assert np.argmin(losses) == 200
-    assert temperature == pytest.approx(blunder * fit_temperature(logits, labels), rel=1e-6)
+    assert temperature == pytest.approx(blunder * fit_temperature(logits, labels), rel=0.01)
+
+
+def test_few_rows_without_a_serious_error_leave_probabilities_near_the_raw_ones() -> None:
+    labels = np.arange(240) % 3
+    perfect, wrong = 5.05 * np.eye(3)[labels], 9.0 * np.eye(3)[labels]
+    wrong[0] = [0.0, 0.01, -9.0]  # the only error, and almost undecided
+    assert log_loss_per_row(perfect, labels).mean() == pytest.approx(0.0127, abs=1e-4)
+    assert log_loss_per_row(wrong, labels).mean() == pytest.approx(0.0031, abs=1e-4)
+    assert 0.4 < fit_temperature(perfect, labels) < 0.8
+    assert 0.8 < fit_temperature(wrong, labels) < 1.1
+    assert calibrated_log_loss(perfect, labels) < calibrated_log_loss(wrong, labels) / 2
+    many = np.arange(9000) % 3
+    assert fit_temperature(5.05 * np.eye(3)[many], many) < fit_temperature(perfect, labels)
 
 
 def of_plain_loop(logits: np.ndarray, labels: np.ndarray, quality: Callable[[np.ndarray], float]) -> float:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -15,7 +16,7 @@ import pytest
 from preprocessing.base import processes
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import locked
-from tests.commands import start_python
+from tests.commands import ROOT, start_python
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
@@ -65,6 +66,35 @@ def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why:
     process = begin("time.sleep(30)")
     process.send_signal(getattr(signal, name))
     assert end(process)[:2] == (code, [f"error: {why}: {processes.NOTHING}"])
+
+
+EARLY = """
+import os, signal, sys
+class Sender:
+    '''Sends a signal to this process when the first module of ours with imports of its own is imported.'''
+    def find_spec(self, name, *_):
+        if name == "preprocessing.base":
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Sender())
+sys.argv = ["padless", *{words}]
+from {module} import {function}
+sys.exit({function}())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "code", "sentence"),
+    [
+        ("SIGTERM", ["check", "nowhere"], 143, f"told to stop by SIGTERM: {processes.NOTHING}"),
+        ("SIGINT", ["check", "nowhere"], 130, f"interrupted from the keyboard: {processes.NOTHING}"),
+        ("SIGINT", ["train"], 85, "told to stop by SIGINT before any process was started; the same command goes on"),
+    ],
+)
+def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[str], code: int, sentence: str) -> None:
+    module, function = re.search('^padless = "(.+):(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).groups()
+    program = EARLY.format(name=name, words=words, module=module, function=function)
+    process = start_python("-c", program, stderr=subprocess.PIPE)
+    assert end(process)[:2] == (code, [f"error: {sentence}"])
 
 
 def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,38 @@ def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
     error = refused(number)
     assert type(error) is kind
     assert str(error) == f"/disk/a: cannot be written {sentence}name another"
-    unfinished = refused(number, "/disk/step-06.tmp-host-17/model.safetensors")
+    suffix = atomic.temporary_suffix("host", 17)
+    unfinished = refused(number, f"/disk/step-06{suffix}/model.safetensors")
     assert str(unfinished).startswith("/disk/step-06/model.safetensors: cannot be written ")
+
+
+def test_what_may_not_be_read_is_not_said_to_be_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file itself, or a folder that may not be entered; root may read all, so the system's answer is replaced."""
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    for name in (tmp_path, tmp_path / "bundle" / "bundle.json"):
+        error = atomic.told(PermissionError(errno.EACCES, "Permission denied", str(name)))
+        assert isinstance(error, DataError)
+        assert str(error) == (
+            f"{name}: cannot be read (Permission denied); get the permission from its owner, or name another"
+        )
+
+
+@pytest.mark.processes
+def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names like ours, of a process that has ended, without our signature belong to others."""
+    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    host, dead = os.uname().nodename, int(gone.stdout)
+    signed = atomic.temporary_suffix(host, dead)
+    others = [f"out.csv.tmp-{host}-{dead}", f"{signed[:-8]}01234567", f"out.csv{atomic.temporary_suffix('a', dead)}"]
+    for name in ("mine.txt", *others, f"out.csv{signed}", f"padless-ab12{signed}", f"padless-other{signed[:-9]}"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").touch()
+    atomic.sweep(tmp_path / "out.csv")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with atomic.temporary_folder() as folder:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {"mine.txt", *others, f"padless-other{signed[:-9]}", folder.name}
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])

@@ -15,6 +15,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import readers
-from preprocessing.corpus.columns import Resolved, examine_column, find_candidates, resolve
+from preprocessing.corpus.columns import Resolved, examine_column, find_candidates, resolve, resolve_unlabelled
 from preprocessing.corpus.convert import Converted, convert, read_part
 from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
@@ -236,11 +237,15 @@ def test_tables_in_a_zip_archive(tmp_path: Path) -> None:
         for name in ("README.md", "__MACOSX/._one.csv", "b/.hidden.csv"):
             archive.writestr(name, "nothing")
     assert pairs_of(tmp_path / "a.zip") == ROWS + ROWS
+    assert pairs_of(f"zip://one.csv::{tmp_path}/a.zip") == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
         archive.writestr("c.csv", "text,label\na film,good\nanother\n")
     with pytest.raises(DataError, match=r"a\.zip/c\.csv: row 2: 1 fields, the header has 2"):
         pairs_of(tmp_path / "a.zip")
-    for name, sentence in (("a.txt", "holds no .csv, .tsv"), ("a.parquet", "a.parquet: only CSV and JSON are read")):
+    for name, sentence in (
+        ("a.txt", "b.zip: holds none of .csv, .tsv, .jsonl, "),
+        ("a.parquet", "a.parquet: only CSV and JSON are read"),
+    ):
         with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
             archive.writestr(name, "PAR1")
         with pytest.raises(DataError, match=sentence):
@@ -251,6 +256,48 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.csv")
     with pytest.raises(DataError, match=r"a\.csv: is a pipe or a device"):
         pairs_of(tmp_path / "a.csv")
+
+
+def test_new_files_have_a_header_or_none(tmp_path: Path) -> None:
+    """Files without labels, read like a corpus whose columns were named, each by its own first line."""
+    source = SourceConfig(path=[], text_column="column_1", label_column="column_2", columns=["column_1", "column_2"])
+    contents = {
+        "row": "a film,good\n",
+        "usual": "text,label\na film,good\n",
+        "same": "column_1,column_2\na film,good\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    (tmp_path / "wide.csv").write_text("id,column_1,n\n7,a film,8\n")
+    source = replace(source, unlabelled_path=[str(path) for path in sorted(tmp_path.glob("*.csv"))])
+    chosen = {"text_column": "column_1", "label_column": "column_2", "columns": source.columns}
+    for file in resolve_unlabelled(list(list_files(source, SplitConfig())), chosen, []):
+        (part,) = convert(file, tmp_path).parts
+        assert read_part(tmp_path, part)["text"].to_pylist() == ["a film"]
+
+
+def test_an_unlabelled_folder_has_no_other_columns(tmp_path: Path) -> None:
+    rows = [(*row, "en") for row in ROWS]
+    corpus, folder = write_csv(tmp_path / "a.csv", rows, ("text", "label", "lang")), write(tmp_path / "more")
+    with pytest.raises(DataError, match=r"more: has no column 'lang'; it has 'text', 'label'; set source.where"):
+        conversions(tmp_path, path=str(corpus), unlabelled_path=str(folder), where={"lang": "en"})
+
+
+def test_times_are_dates_of_four_digits_or_finite_numbers(tmp_path: Path) -> None:
+    far = pa.array([datetime(2024, 3, 1), None], pa.timestamp("s"))
+    far = pa.concat_arrays([far, pa.array([10**12], pa.int64()).cast(pa.timestamp("s"))])
+    for at, times in enumerate([["1", "2", "inf"], ["2024-03-01", "", "12024-03-01"], ["1", "2", "1e999"], far]):
+        table = pa.table({"text": ["a", "b", "c"], "label": ["x", "y", "x"], "day": times})
+        pa.parquet.write_table(table, tmp_path / f"{at}.parquet")
+        with pytest.raises(DataError, match=r"row 3: .* in 'day' is no date and no number; write dates as"):
+            conversions(tmp_path, SplitConfig(time_column="day"), path=str(tmp_path / f"{at}.parquet"))
+
+
+def test_no_escape_character_and_a_colon_in_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
+    with pytest.raises(DataError, match=r"exp:1: no such file"):
+        pairs_of("exp:1")
 
 
 def test_the_header_of_a_second_file_is_no_row(tmp_path: Path) -> None:

@@ -32,12 +32,14 @@ from harness.config import (
     RunConfig,
     TrackingConfig,
 )
+from harness.model import dropout, language
 from harness.ranks.distributed import World
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT
 from harness.training.assembly import open_run
 from harness.training.optim import NonFiniteGuard, build_optimizer, clip
 from harness.training.run import Run
+from preprocessing.base.randomness import words
 from preprocessing.base.split_names import UNLABELLED
 from tests.datasets import write_dataset
 
@@ -122,6 +124,8 @@ class Answering(TorchDispatchMode):
         if there and target is not None and torch.device(target) != CARD:
             self.questions.note()
             return answer(there[0], kwargs.get("dtype") or there[0].dtype)
+        if there and func is torch.ops.aten.copy_.default and args[1].device.type == "cpu" and not args[2:]:
+            self.questions.note()  # CUDA blocks the host until it has read pageable memory
         if there and func is torch.ops.aten.copy_.default and args[0].device != CARD:
             if not (args[2:] and args[2]) and not kwargs.get("non_blocking"):
                 self.questions.note()
@@ -218,11 +222,23 @@ def run_of(questions: Questions, root: Path, recurrence: str, **keys: Any) -> It
         yield run, device
 
 
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 @pytest.mark.parametrize(("task", "recurrence"), [("classifier", "padded"), ("language_model", "packed")])
-def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path: Path, questions: Questions) -> None:
+def test_every_wait_for_the_device_is_seen(
+    task: str, recurrence: str, tmp_path: Path, questions: Questions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host computes no masks for a card, and draws the candidates of a step once, in the loader's thread."""
+    drawn: list[tuple[threading.Thread, tuple[int, ...]]] = []
+
+    def draw(*key: int, count: int) -> Any:
+        drawn.append((threading.current_thread(), key))
+        return words(*key, count=count)
+
+    monkeypatch.setattr(language, "words", draw)
+    monkeypatch.setattr(dropout, "finalized", None)
     model = ModelConfig(embedding_dim=4, hidden_size=4, num_layers=2, pooling="max+mean", dropout=0.1, word_dropout=0.1)
     sampling = LanguageModelConfig(candidates=4, frequent=0.1)
-    keys = {"task": task, "language_model": sampling, "model": model, "optim": OptimConfig(ema=0.9)}
+    keys = {"task": task, "language_model": sampling, "model": model, "optim": OptimConfig(ema=0.9), "micro_batch": 4}
     with run_of(questions, tmp_path, recurrence, **keys) as (run, _):
         run.train()
     assert run.trainer.step == run.trainer.total_steps
@@ -230,8 +246,14 @@ def test_every_wait_for_the_device_is_seen(task: str, recurrence: str, tmp_path:
     assert questions.unseen == set()
     assert {place for place in questions.all if place.partition(":")[0] not in MEASURED} == PLACES
     columns, validations = 2 if task == "classifier" else 1, 2  # of four batches each
+    assert threading.main_thread() not in {thread for thread, _ in drawn}
+    assert len(drawn) == len({key for _, key in drawn}) == (run.trainer.total_steps if task == "language_model" else 0)
     waits = sum(count for place, count in questions.all.items() if place.startswith("scoring.py"))
     assert waits == columns * validations
+    with run_of(questions, tmp_path, recurrence, **keys) as (resumed, _):
+        assert resumed.trainer.step == run.trainer.step
+    assert questions.all["networks.py:load_weights"] > 0
+    assert questions.unseen == set()
 
 
 @pytest.mark.parametrize(("recurrence", "most"), [("packed", 58), ("padded", 71)])

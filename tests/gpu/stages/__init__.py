@@ -31,4 +31,5 @@ STAGES = (
     Stage("ranks", "Several ranks: one state, and one that is lost", 200),
     Stage("sanitizer", "Kernels under compute-sanitizer", 200),
     Stage("speed", "Benchmarks of a step and of one layer", 300, alone=True),
+    Stage("fused", "The fused kernel", 300, alone=True),
 )

@@ -21,13 +21,20 @@ markers =
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """A line for each file, and for each test that does not pass; a file that takes too long costs its own lines."""
+    """All but the fused kernel, whose fault would be theirs."""
+    run_tests(setting, findings, "not fused")
+
+
+def run_tests(setting: Setting, findings: Findings, wanted: str) -> None:
+    """Tests whose names are ``wanted``, an expression of pytest's ``-k``: a line for each file, and for each test that
+    does not pass; a file that takes too long costs its own lines.
+    """
     (setting.scratch / "pytest.ini").write_text(CONFIGURATION.format(root=ROOT))
     deadline = time.monotonic() + LIMIT_S
     for file in sorted((ROOT / "tests/gpu").glob("test_*.py")):
         log, limit_s = setting.scratch / f"{file.stem}.log", min(FILE_LIMIT_S, deadline - time.monotonic())
         command = ["pytest", "-c", setting.scratch / "pytest.ini", "--rootdir", ROOT]
-        command += [f"--basetemp={setting.scratch / file.stem}", file]
+        command += [f"--basetemp={setting.scratch / file.stem}", "-k", wanted, file]
         code = finish(start(command, log, PADLESS_TEST_DEVICE=setting.device), max(1.0, limit_s))
         said = log.read_text(errors="replace").splitlines() or ["nothing"]
         for line in said:
