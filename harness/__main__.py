@@ -75,16 +75,6 @@ COMMANDS = (
         example="padless baseline data/mine",
     ),
     Command(
-        "init",
-        "FILE …",
-        "A commented configuration for your file.",
-        "harness.launch.starting_points:init",
-        "harness.launch.starting_points:InitConfig",
-        first=("source.path", "output", "source.text_column", "source.label_column", "splits.group_column"),
-        example="padless init reviews.csv -o mine.yaml",
-        heading="before a training",
-    ),
-    Command(
         "tutorial",
         "",
         "Write the tutorial's files here.",

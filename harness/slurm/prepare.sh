@@ -4,11 +4,11 @@ export OMP_NUM_THREADS=1
 tasks=${SLURM_ARRAY_TASK_COUNT:-1}
 export first=$((${SLURM_ARRAY_TASK_ID:-0} % tasks * SLURM_JOB_NUM_NODES)) shares=$((tasks * SLURM_JOB_NUM_NODES))
 
-# Finished files lie in the dataset directory; on remote storage ($output is empty) they are not counted.
-files() {
-    [[ -z $output ]] || { find "$output" -type f 2> /dev/null || true; } | wc -l
+# Each finished part has a marker. Of a dataset on remote storage ($output is empty) they are not counted.
+markers() {
+    [[ -z $output ]] || { find "$output" "$output.building" -name "*.json" 2> /dev/null || true; } | wc -l
 }
-began_with=$(files)
+began_with=$(markers)
 
 step=
 # shellcheck disable=SC2317 # the trap calls it
@@ -32,11 +32,11 @@ why_not() {
     local reason
     if ((code == 0)); then
         echo "done"
-    elif ((!signals)); then
+    elif ((!signals || (code >= 2 && code <= 4))); then
         echo "a line above says why; submitted again, it goes on"
     elif reason=$(decided) && [[ -n $reason ]]; then
         echo "$reason"
-    elif [[ -n $output ]] && (($(files) <= began_with)); then
+    elif [[ -n $output ]] && (($(markers) <= began_with)); then
         echo "not requeued, since this start finished nothing; give it more --time"
     elif ((restarts >= max_restarts)); then
         echo "not requeued, since it was restarted $restarts times already, as --restarts allows"

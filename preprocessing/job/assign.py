@@ -68,16 +68,18 @@ class Assignment(engine.Part[dict[str, Any]]):
         work = self.root.parent
         facts = [str(parts.file_of(self.root, number, "facts")) for number in range(len(self.rows_per_part))]
         num_labels = len(set(self.class_numbers.values()))
+        atomic.sweep(work / "assign")
         folder = atomic.unfinished(work / "assign")  # another share may make the same part
         result_path = folder / "result.parquet"
-        with open_database(folder) as database:
-            assigner = Assigner(database, self.config, num_labels, self.source_name)
-            observed = assigner.run(facts, self.class_numbers)
-            path = str(result_path).replace("'", "''")
-            database.execute(f"copy ({rules.RESULT}) to '{path}' (format parquet)")
-        files = self.write_parts(result_path)
-        shutil.rmtree(folder)
-        return observed, files
+        try:
+            with open_database(folder) as database:
+                assigner = Assigner(database, self.config, num_labels, self.source_name)
+                observed = assigner.run(facts, self.class_numbers)
+                path = str(result_path).replace("'", "''")
+                database.execute(f"copy ({rules.RESULT}) to '{path}' (format parquet)")
+            return observed, self.write_parts(result_path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def write_parts(self, result_path: Path) -> dict[str, str]:
         """Cut the table of all rows into a file for each part; returns the sha256 of each by its name."""

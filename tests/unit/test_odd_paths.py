@@ -223,16 +223,6 @@ def test_a_driver_that_refuses_an_address_is_a_sentence(
     assert ("SECRET" in command.err) == ("github" in words)
 
 
-def test_what_init_writes_has_no_password(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = pytest.importorskip("fsspec").filesystem("memory")
-    store.pipe("/ME:SECRET@init/in.csv", write_csv(tmp_path / "in.csv", reviews(40)).read_bytes())
-    assert command("init", "memory://ME:SECRET@init/in.csv", "-o", tmp_path / "mine.yaml") == 0, command.err
-    written = (tmp_path / "mine.yaml").read_text()
-    assert 'path: ["memory://init/in.csv"]' in written
-    assert "# addresses stand here without passwords" in written
-    assert "SECRET" not in written + command.out + command.err
-
-
 def test_a_colon_is_a_letter(place: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(place / "run", "run:1")
