@@ -325,4 +325,4 @@ def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monke
     prepared = cli.parse(PreprocessConfig, ["--config", "mine.yaml"], prog="test")
     assert (prepared.output, prepared.source.path) == ("data/mine", ["mine.csv"])
     trained = cli.parse(LaunchRecipe, ["--config", "mine.yaml"], prog="test")
-    assert trained == cli.parse(LaunchRecipe, ["--data", "data/mine", "--epochs", "3"], prog="test")
+    assert (trained.data, trained.epochs) == ("data/mine", 3)
