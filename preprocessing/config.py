@@ -26,7 +26,6 @@ MOST_PART_MB = 4096
 LEFT_OUT = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
-    "quality": "near_duplicates",
     "vocabulary": "count_unlabelled base",
 }
 """Keys that a manifest records only where they are set."""
@@ -189,9 +188,6 @@ class QualityConfig:
     same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, or all dropped."""
-    near_duplicates: Policy = "keep"
-    """Training and unlabelled rows that share half of the pairs of neighbouring tokens with a row of validation or
-    test: not searched for, or dropped and listed in near_duplicates.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +247,6 @@ class PreprocessConfig:
         """Check that the parts agree."""
         if self.executor.share and (self.overwrite or "://" in self.output):
             raise ConfigError("executor.share: shares make a new dataset in a directory; name one, without overwrite")
-        if self.splits.folds and self.quality.near_duplicates != "keep":
-            raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.

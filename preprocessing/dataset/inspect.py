@@ -52,7 +52,6 @@ REASONS = {
     "empty": "whose text has no token left (quality.empty)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
     "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
-    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
 """Why rows are left out, or are suspect although they are kept."""

@@ -35,7 +35,6 @@ from preprocessing.dataset.index import INDEX, ShardInfo
 from preprocessing.dataset.shards import (
     MANIFEST,
     MOST_MANIFEST,
-    NEAR_DUPLICATES,
     REBUILD,
     VOCABULARY,
     Block,
@@ -116,8 +115,7 @@ def publish(root: Path, address: str) -> None:
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
-    others = [path.name for path in root.glob(NEAR_DUPLICATES)]
-    every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
+    every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), MANIFEST]
     with addresses.naming(address), storing(address, otherwise="name another --output"):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
             send(root, system, base, every, address)

@@ -43,8 +43,6 @@ FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
-NEAR_DUPLICATES = "near_duplicates.csv"
-"""Which rows were left out by ``quality.near_duplicates``."""
 MOST_WORDS = (1 << 31) - 1
 """Most ids of a vocabulary."""
 BLOCK_ROWS = 8192

@@ -109,12 +109,10 @@ class AssignedParts:
     num_unlabelled: int
     hash: str
     """Over all parts and assignments."""
-    table: str = "assigned"
-    """Name of the files with the assignments."""
 
     def path(self, number: int) -> Path:
         """The file with the assignments of a part's rows: ``row`` (ascending), ``split``, ``label``, ``fold``."""
-        return parts.file_of(self.work / "parts", number, self.table)
+        return parts.file_of(self.work / "parts", number, "assigned")
 
     def load(self, number: int) -> dict[str, np.ndarray]:
         """``split`` (int8), ``label`` (int32) and ``fold`` (int16) of the rows of one part, in the order of

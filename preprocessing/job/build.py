@@ -40,13 +40,12 @@ from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines
 from preprocessing.dataset.shards import (
     BLOCK_ROWS,
     MANIFEST,
-    NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
     id_dtype,
     write_manifest,
 )
-from preprocessing.job import engine, near, output, parts
+from preprocessing.job import engine, output, parts
 from preprocessing.job.assign import AssignedParts, Assignment, check_splits
 from preprocessing.job.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.job.executors import Workers, open_workers
@@ -141,8 +140,7 @@ class Job:
         for line in (*self.resolved.lines, *self.resolved.hints):
             self.screen.say(line)
         if self.workers.share.is_leader:
-            for name in (MANIFEST, NEAR_DUPLICATES):
-                (self.root / name).unlink(missing_ok=True)
+            (self.root / MANIFEST).unlink(missing_ok=True)
         sources = parts.convert_all(self.files, self.workers, self.work)
         tokenized = parts.tokenize_all(self.config, self.pipeline, sources, self.workers, self.work, self.screen)
         check_files(sources)
@@ -174,7 +172,7 @@ class Job:
             provenance=origin,
             label_type=classes.type,
         )
-        output.remove_files(self.root, {VOCABULARY, INDEX, NEAR_DUPLICATES, *manifest.shards(self.root).paths()})
+        output.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
         return manifest
 
@@ -194,8 +192,6 @@ class Job:
             ((_, observed),) = engine.run([task], self.workers, progress)
         num_labelled = observed["labelled"]
         assigned = AssignedParts(self.work, len(tokenized), num_labelled, num_rows - num_labelled, key)
-        if self.config.quality.near_duplicates == "drop":
-            assigned = near.leave_out(assigned, observed, self.workers, self.screen)
         check_splits(observed, num_rows, classes.names, self.config.splits)
         return assigned, observed
 

@@ -34,7 +34,6 @@ from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import (
     FORMAT,
     MANIFEST,
-    NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
     read_manifest,
@@ -46,7 +45,7 @@ WORK = ".work"
 LOCK = "lock"
 SHARE_LOCK_S = 5.0
 """Longest wait for a lock that other shares hold for a moment: to see whether a share runs, and at their end."""
-_NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
+_NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 naming = partial(storing, otherwise="name another directory with --output")

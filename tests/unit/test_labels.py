@@ -6,8 +6,6 @@ validation or test, by a comparison of all pairs.
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import re
 import tempfile
@@ -32,12 +30,12 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.job import build, rules
+from preprocessing.job import rules
 from preprocessing.job.assign import Assigner
 from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
 from preprocessing.job.parts import keyed_hash
 from preprocessing.labels import in_order, is_list, typed_values
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.corpora import Command, reviews, write_csv, write_jsonl
 from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
@@ -390,88 +388,3 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     homes = {(rows[row - 1][2], one.split, one.fold) for row, one in found.items()}
     assert len({film for film, split, _ in homes}) == len({(film, split) for film, split, _ in homes}) == 20
     assert len(homes) == 20
-
-
-RANDOM = np.random.default_rng(1)
-WORDS = [f"w{number}" for number in range(2000)]
-SPLIT = ("--splits.column", "split")
-DROP = (*SPLIT, "--quality.near_duplicates", "drop")
-
-
-def text(words: int) -> list[str]:
-    return RANDOM.choice(WORDS, words).tolist()
-
-
-def edited(words: list[str], kind: int) -> list[str]:
-    """A copy with up to 15 % of its words changed, without a sentence, or between the words of a site."""
-    if kind == 0:
-        changed = RANDOM.random(len(words)) < RANDOM.uniform(0.05, 0.15)
-        return [str(RANDOM.choice(WORDS)) if change else word for word, change in zip(words, changed, strict=True)]
-    if kind == 1:
-        first = int(RANDOM.integers(len(words) - 8))
-        return words[:first] + words[first + 8 :]
-    return ["all", "opinions", "are", "mine", *words, "was", "this", "helpful"]
-
-
-MEASURED = [text(int(RANDOM.integers(30, 80))) for _ in range(300)]
-LEARNED = [edited(words, number % 3) for number, words in enumerate(MEASURED)] + [text(50) for _ in range(300)]
-WRITTEN = [" ".join(words) for words in MEASURED + LEARNED]
-TAKEN = ["validation", "test"] * 150 + ["train"] * 500
-ROWS = [(WRITTEN[row], "ab"[row // 2 % 2], split) for row, split in enumerate(TAKEN)]
-
-
-def similarity(one: int, other: int) -> float:
-    """The Jaccard index of the pairs of words of two rows."""
-    mine, its = (set(itertools.pairwise(words)) for words in (WRITTEN[row - 1].split() for row in (one, other)))
-    return len(mine & its) / len(mine | its)
-
-
-def rejects(root: Path) -> dict[int, tuple[int, str]]:
-    with open(root / "near_duplicates.csv") as file:
-        return {int(row["row"]): (int(row["other"]), row["similarity"]) for row in csv.DictReader(file)}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    write_csv(folder / "more.csv", [(text,) for text in WRITTEN[len(ROWS) :]], ("text",))
-    return write_csv(folder / "reviews.csv", ROWS, ("text", "label", "split"))
-
-
-@pytest.mark.processes
-def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
-    source: Path, tmp_path: Path, command: Command
-) -> None:
-    given = ("--source.unlabelled_path", source.with_name("more.csv"), *DROP)
-    manifest = command.build(source, tmp_path / "a", *given)
-    found = rejects(tmp_path / "a")
-    assert f"left out: {len(found)} rows nearly repeating a row of validation or test" in command.err
-    learned, measured = range(len(MEASURED) + 1, len(WRITTEN) + 1), range(1, len(MEASURED) + 1)
-    near = {row for row in learned if max(similarity(row, other) for other in measured) >= 0.5}
-    assert len(near) > 290
-    assert set(found) <= near
-    assert len(found) >= 0.95 * len(near)
-    for row, (other, said) in found.items():
-        assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
-    assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
-    assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
-    assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
-    several = ("--executor.workers", 2, "--source.part_mb", 0.02)
-    command.build(source, tmp_path / "b", *given, *several)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_the_search_goes_on_where_the_job_ended(
-    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ended(*_: object, **__: object) -> None:
-        raise DataError("ended")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(build, "count_all", ended)
-        assert command.refused(3, source, tmp_path / "out", *DROP) == "ended"
-    (tmp_path / "out" / ".work" / "near" / "000000-compared.json").unlink()
-    command.build(source, tmp_path / "out", *DROP)
-    assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err
-    command.build(source, tmp_path / "new", *DROP)
-    assert contents(tmp_path / "out") == contents(tmp_path / "new")
