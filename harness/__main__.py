@@ -82,15 +82,6 @@ COMMANDS = (
         "harness.launch.starting_points:TutorialConfig",
     ),
     Command(
-        "plan",
-        "DATA",
-        "Forecast: steps, padding, memory.",
-        "harness.launch.plan:main",
-        "harness.launch.plan:PlanConfig",
-        first=("world_size", "data", "epochs", "global_batch", "json"),
-        example="padless plan data/mine --global_batch 256 --world_size 4",
-    ),
-    Command(
         "doctor",
         "[DATA]",
         "Whether a training can run here; what to change.",

@@ -39,7 +39,7 @@ PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS = {
     "source.path": "prepare --source.path PATH --output HERE/o",
     "config": "prepare --config PATH --output HERE/o",
-    "plan": "plan --data PATH --config tests/plain.yaml",
+    "data": "train --data PATH --config tests/plain.yaml --dry_run --run HERE/dry",
     "predict --run": "predict --run PATH a",
     "predict --input": "predict --run HERE/run --input PATH --output HERE/out.csv --format csv",
 }
@@ -81,7 +81,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     for words, key in (
         (["check", str(data)], "data:"),
         (["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
-        (["plan", *PLAIN, "--data", str(data)], "data:"),
+        (["train", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
