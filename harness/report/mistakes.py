@@ -84,7 +84,7 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = file_of(entry, config)
-    packed = addresses.codec_of(file.address)
+    packed = file.format != "folder" and addresses.codec_of(file.address)
     if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
     texts, num_rows = dict[int, str](), 0

@@ -43,6 +43,8 @@ MEMORY_LIMIT = "200MB"
 BATCH_ROWS = 1 << 16
 LABELLED_POLICIES = ("empty", "contradictions", "leaks", "duplicates")
 UNLABELLED_POLICIES = ("empty", "leaks", "duplicates")
+MANY_CLASSES = 20
+"""So many may have one or two rows each, as in a first trial."""
 
 
 @dataclass(frozen=True)
@@ -190,8 +192,8 @@ class Assigner:
             raise DataError(f"{self.source_name}: {problem}, and a classifier needs some; check source.label_column")
         if num_empty == num_labelled:
             raise DataError(f"{self.source_name}: no token is left of any text; check text.stop_words")
-        if num_labelled == self.num_labels > 1:
-            problem = f"{source.label_column!r} has {num_labelled} different labels in {num_labelled} rows"
+        if self.num_labels > max(MANY_CLASSES, num_labelled // 2):
+            problem = f"{source.label_column!r} has {self.num_labels:,} different labels in {num_labelled:,} rows"
             hint = "name another source.label_column, or turn numbers into a few classes first"
             raise DataError(f"{self.source_name}: {problem}, and a classifier needs labels that repeat; {hint}")
         if self.count(f"repeated_texts where num_rows = {num_labelled}"):

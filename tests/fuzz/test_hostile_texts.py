@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.rows import find
+from harness.inference.rows import find_files
 from preprocessing.base import cli
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError
@@ -86,7 +86,7 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts = []
-    for file in find([str(path)], "auto", SourceConfig(), {}, path.parent):
+    for file in find_files([str(path)], "auto", SourceConfig(), {}, path.parent):
         converted = convert(file, path.parent, keep_columns=True)
         for part in converted.parts:
             rows = read_part(path.parent, part)
