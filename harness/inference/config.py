@@ -212,7 +212,8 @@ class PredictConfig(ReadingConfig):
     """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
     n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 3600.0
-    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself, as it does
+    after half a minute for those that do not run."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024

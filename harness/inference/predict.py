@@ -44,6 +44,7 @@ from preprocessing.base.untrusted import listed
 from preprocessing.corpus.sources import identity_of, list_texts
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
+from preprocessing.job.output import SHARE_LOCK_S
 from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import as_found
 
@@ -138,8 +139,13 @@ def predict_files(config: PredictConfig) -> None:
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    target, share = target_of(config), Share.parse(config.share)
-    with claim(target, share) as work, ExitStack() as stack:
+    target = target_of(config)
+    work = target.with_name(f"{target.name}.parts").absolute()
+    share, screen = Share.parse(config.share, work), Screen(quiet=config.quiet)
+    if share.count > 1 and target.exists():
+        screen.say(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
+        return
+    with claim(target, work, share), ExitStack() as stack:
         advice = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
         stack.enter_context(processes.keeping(advice))
         if config.overwrite:
@@ -154,7 +160,7 @@ def predict_files(config: PredictConfig) -> None:
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         worth = max(1, int(num_bytes / (config.part_mb * 1e6)))  # starting a process takes seconds
         most = 1 if opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
-        workers = stack.enter_context(open_workers(config.executor_config(most), quiet=config.quiet))
+        workers = stack.enter_context(open_workers(config.executor_config(most), locks=work, quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
         names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
         layout = Layout.choose(WRITTEN[target.suffix.lower()], names, sources)
@@ -166,10 +172,16 @@ def predict_files(config: PredictConfig) -> None:
         parts = list_parts(sources, work, basis, opened)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
-        if share.is_leader:
-            finish(layout, parts, results, target, config.quiet)
-        else:
-            Screen(quiet=config.quiet).say(f"{target}: share {share} is done; share 0 writes the file")
+        if not share.is_leader:
+            screen.say(f"{target}: share {share} is done; share 0 writes the file")
+            return
+        with storing(target, otherwise=OTHERWISE), atomic.replacing(target) as temporary, open(temporary, "wb") as file:
+            layout.write(file, (pq.read_table(part.path) for part in parts))
+        num_rows, num_unknown = sum(made.rows for made in results), sum(made.without_known_word for made in results)
+        screen.say(f"{num_rows:,} predictions written to {target}")
+        if num_unknown:
+            proportion = percent(num_unknown / num_rows)
+            tell(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows")
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
@@ -222,35 +234,43 @@ def target_of(config: PredictConfig) -> Path:
 
 
 @contextmanager
-def claim(target: Path, share: Share) -> Iterator[Path]:
-    """Lock an output for this command, or this share of several; yield the absolute folder of its settings, parts and
-    markers, which is deleted after an error if no prediction was begun.
+def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
+    """Lock an output for this command, or this share of several, and make the folder ``work`` of its settings, parts
+    and markers. It is removed when the output is written and no share runs any more, or after an error if no
+    prediction was begun.
 
     Raises ``ConfigError`` for a folder that no prediction made, ``StorageError`` if it is not writable, ``UserError``
     while another process predicts to it.
     """
-    work = target.with_name(f"{target.name}.parts").absolute()
     if os.path.lexists(work) and not atomic.is_signed(work, target):
         problem = "would hold the parts of this prediction, but was not made by one"
         raise ConfigError(f"{work}: {problem}; rename it, or {OTHERWISE}")
+    refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     is_shared = share.count > 1
+    limit_s = SHARE_LOCK_S if is_shared else 0
     with storing(target, otherwise=OTHERWISE), ExitStack() as locks:
         if not work.exists():
             # another process may have made it
             with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as made:
                 atomic.sign(made, target)
-        refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
-        locks.enter_context(locked(work / LOCK, 0, refusal, shared=is_shared))
+        locks.enter_context(locked(work / LOCK, limit_s, refusal, shared=is_shared))
         if is_shared:
-            refusal = UserError(f"{target}: another process makes share {share} of it; wait for it, or stop it")
-            locks.enter_context(locked(work / f"{LOCK}-{share.index}", 0, refusal))
+            other = UserError(f"{target}: another process makes share {share} of it; wait for it, or stop it")
+            locks.enter_context(locked(share.lock_of(share.index), limit_s, other))
         atomic.sweep(target)
         try:
-            yield work
+            yield
         except UserError:
             if not (is_shared or (work / BEGUN).exists()):
                 atomic.vanish(work)
             raise
+        if is_shared:
+            locks.close()
+            with suppress(UserError), locked(work / LOCK, 0, refusal):
+                if target.exists():
+                    atomic.vanish(work)
+        else:
+            atomic.vanish(work)
 
 
 def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str, Any]) -> None:
@@ -264,16 +284,3 @@ def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str
         check_replaced(target, config.overwrite, words)
     elif other := next((name for name, value in basis.items() if begun.get(name) != value), None):
         raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")
-
-
-def finish(layout: Layout, parts: Sequence[ScoredPart], results: Sequence[Made], target: Path, quiet: bool) -> None:
-    """Write the rows with their predictions, and print a summary."""
-    with storing(target, otherwise=OTHERWISE):
-        with atomic.replacing(target) as temporary, open(temporary, "wb") as output:
-            layout.write(output, (pq.read_table(part.path) for part in parts))
-        atomic.vanish(parts[0].root)
-    rows, unread = sum(made.rows for made in results), sum(made.without_known_word for made in results)
-    Screen(quiet=quiet).say(f"{rows:,} predictions written to {target}")
-    if unread:
-        share = percent(unread / rows)
-        tell(f"warning: {unread:,} of {rows:,} texts ({share}) hold no word that the model knows")

@@ -27,7 +27,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import tell
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses, parquet
-from preprocessing.corpus.columns import read_sample, resolve_unlabelled
+from preprocessing.corpus.columns import resolve_unlabelled
 from preprocessing.corpus.convert import read_part
 from preprocessing.corpus.readers import BYTE_ORDER_MARK, is_header, open_reader, parse_object, table_of_json
 from preprocessing.corpus.sources import File, list_files
@@ -107,8 +107,9 @@ def has_own_header(file: File) -> bool:
 
 def find_text_column(files: list[File], given: SourceConfig) -> list[File]:
     """Labelled files; their text column is found anew if none is ``given`` and the first lacks that of the training."""
-    first = files[0]
-    if given.text_column != AUTO or all(map(read_sample(first).has_column, first.source.text_columns)):
+    columns = {*open_reader(files[0]).columns}
+    names = [name.partition(".")[0] for name in files[0].source.text_columns if name not in columns]
+    if given.text_column != AUTO or columns.issuperset(names):
         return files
     return [with_source(file, text_column=AUTO) for file in files]
 

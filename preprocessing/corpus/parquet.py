@@ -55,11 +55,12 @@ def num_bytes(footer: pa.parquet.FileMetaData) -> int:
 
 
 def iter_tables(opened: pa.NativeFile, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a Parquet file in pieces of a bounded number of rows."""
+    """The rows of a Parquet file in pieces of a bounded number of rows, with the older types in place of views."""
     with pa.parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
         fitting = BATCH_BYTES * file.metadata.num_rows // max(num_bytes(file.metadata), 1)
         for batch in file.iter_batches(max(1, min(BATCH_ROWS, fitting)), columns=list(columns), use_threads=False):
-            yield pa.Table.from_batches([batch])
+            types = [(field.name, VIEWS.get(field.type, field.type)) for field in batch.schema]
+            yield pa.Table.from_batches([batch]).cast(pa.schema(types))
 
 
 def select_column(table: pa.Table, column: str | int) -> pa.ChunkedArray:

@@ -19,6 +19,7 @@ import io
 import itertools
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -130,6 +131,8 @@ class Batch:
 
     def select(self, mask: np.ndarray) -> Batch:
         """The rows where ``mask``, bool ``[rows]``, is true."""
+        if mask.all():
+            return self
         return Batch(self.file, self.numbers[mask], self.table.filter(pa.array(mask)))
 
     def error(self, row: int | np.integer, sentence: str) -> DataError:
@@ -139,9 +142,15 @@ class Batch:
         return row_error(self.file, int(self.numbers[row]), sentence)
 
     def values(self, column: str | int) -> pa.Array:
-        """A column, by its name or position, in its own type, without dictionaries and views."""
+        """A column, by its name or position, in its own type, without dictionaries and views. Raises ``DataError`` for
+        a damaged dictionary.
+        """
         values = parquet.select_column(self.table, column).combine_chunks()
-        return values.cast(parquet.value_type(values.type))
+        try:
+            return values.cast(parquet.value_type(values.type))
+        except pa.ArrowIndexError as error:
+            problem = f"this row or one of the next is damaged ({one_line(error)}); restore the file"
+            raise self.error(0, problem) from None
 
     def column(self, column: str | int) -> pa.Array:
         """A column, by its name or position, as large_string; numbers become digits. Raises ``DataError`` for the first
@@ -313,12 +322,12 @@ class LineReader(StreamReader):
             problem = "its lines end at carriage returns alone; convert them: tr '\\r' '\\n' < OLD > NEW"
             raise DataError(f"{self.file.name}: {problem}")
         for first, lines in number_lines(self.pieces, self.file):
-            table = pa.table([pa.array([line.rstrip(b"\r") for line in lines], BYTES)], self.columns)
+            table = pa.table([pa.array(lines, BYTES)], self.columns)
             yield Batch(self.file, np.arange(first, first + len(lines)), table)
 
 
 def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = False) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines without their newlines in lists of about ``BATCH_BYTES``, each with the row number of its first line.
+    """Lines without their ends in lists of about ``BATCH_BYTES``, each with the row number of its first line.
 
     Raises ``DataError`` for a line of more than ``MAX_RECORD_BYTES``.
     """
@@ -328,7 +337,7 @@ def number_lines(pieces: Iterable[bytes], file: File, *, skip_blank: bool = Fals
         for line in complete:
             if skip_blank and not line.strip():
                 continue
-            lines.append(line)
+            lines.append(line.rstrip(b"\r"))
             size += len(line) + 1
             if size >= BATCH_BYTES:
                 yield number, lines
@@ -583,7 +592,7 @@ def parse_objects(lines: Sequence[bytes], file: File, first: int) -> list[dict[s
 def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
     """The object in a line of JSON; NaN and infinities are null. Raises ``DataError``."""
     try:
-        record = JSON.decode(line.strip(b"\r").decode())
+        record = JSON.decode(line.decode())
     except (ValueError, RecursionError) as error:
         hint = ENCODING_HINT if isinstance(error, UnicodeDecodeError) else "one object per line"
         raise row_error(file, number, f"not a JSON value ({one_line(error)}); {hint}") from None
@@ -685,20 +694,27 @@ class SheetReader(Reader):
     """A sheet of Excel."""
 
     def __init__(self, file: File) -> None:
-        rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
-        (title,), header = next(rows), next(rows, None)
-        if header is None:
+        self.rows = sheets.iter_rows(file.address, file.name, file.source.sheet)
+        (title,), *headers = self.read_rows(2)
+        if not headers:
             raise DataError(f"{file.name}: {EMPTY_SENTENCE}")
-        is_row = file.source.columns and not is_header(header, file.source)
-        self.rows = itertools.chain([header] if is_row else [], rows)
+        (header,) = headers
+        if file.source.columns and not is_header(header, file.source):
+            self.rows = itertools.chain([header], self.rows)
         super().__init__(file, file.source.columns or header)
         parquet.check_width(file.name, len(self.columns))
         self.form = Form(recorded={"sheet": title} if title else {})
 
+    def read_rows(self, num_rows: int) -> list[list[str]]:
+        """The next rows, without openpyxl's warnings on what it does not read."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return list(itertools.islice(self.rows, num_rows))
+
     def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
         """Columns of texts."""
         number, width = 1, len(self.columns)
-        while rows := list(itertools.islice(self.rows, SHEET_ROWS)):
+        while rows := self.read_rows(SHEET_ROWS):
             for row, cells in enumerate(rows):
                 if len(cells) != width:
                     problem = f"{len(cells)} fields, the header has {width}; name all in source.columns"

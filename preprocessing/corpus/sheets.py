@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import warnings
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -34,8 +33,7 @@ def iter_rows(address: str, name: str, title: str | None) -> Iterator[list[str]]
     needed("openpyxl", name, "excel")
     import openpyxl
 
-    with addresses.open_file(address) as opened, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with addresses.open_file(address) as opened:
         try:
             with zipfile.ZipFile(opened) as archive:
                 check_unpacked(name, sum(member.file_size for member in archive.infolist()), opened.size())

@@ -22,9 +22,8 @@ import torch
 from hypothesis import strategies as st
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
-from harness.data.checks import check_dataset, order_spec
+from harness.data.checks import check_dataset, check_fit, order_spec
 from harness.data.order import order_over
-from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
 from harness.model.starts import check_dim, from_file, read_head
 from preprocessing.base import arrays, atomic
@@ -88,7 +87,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
     )
     manifest = check_dataset(root, hashes=hashes)
-    forecast(config, manifest, 1)
+    check_fit(config, manifest, 1)
     inspect.render(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)

@@ -350,24 +350,32 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert len(Stub.seen) == ROWS + 1
 
 
-def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str]) -> None:
-    name, waits = write("csv"), ("--timeout_s", 0.1, *SMALL)
-    assert predict(name, "one.csv", *SMALL) == 0
-    whole = [*Stub.seen]
-    assert predict(name, "out.csv", "--share", "1/2", *waits) == 0
-    assert 0 < len(Stub.seen) < ROWS
-    assert not Path("out.csv").exists()
-    part = [*Stub.seen]
-    assert predict(name, "out.csv", "--share", "0/2", *waits) == 0
-    assert sorted([*part, *Stub.seen]) == sorted(whole)
-    assert Path("out.csv").read_bytes() == Path("one.csv").read_bytes()
-    assert predict(name, "alone.csv", "--share", "0/2", *waits) == 0
-    assert Path("alone.csv").read_bytes() == Path("one.csv").read_bytes()
-    with claim(Path("out.csv"), Share(1, 2)):
-        assert refused(capsys, name, "out.csv")[1].startswith("out.csv: another process is predicting to it; ")
-        code, sentence = refused(capsys, name, "out.csv", "--share", "1/2")
-        assert (code, sentence.partition(";")[0]) == (1, "out.csv: another process makes share 1/2 of it")
-        assert predict(name, "out.csv", "--share", "0/2", *waits) == 0
+def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ABSENT_S", 0)
+    monkeypatch.setattr(predicting, "SHARE_LOCK_S", 0)
+    name, seen, whole = write("csv"), list[list[str]](), Path("one.csv")
+    assert predict(name, whole, *SMALL) == 0
+    predicted = sorted(Stub.seen)
+    for share in ("1/2", "2/2", "1/2"):
+        Stub.seen = []
+        assert not Path("out.csv").exists() or len(seen) == 2
+        assert predict(name, "out.csv", "--share", share, *SMALL) == 0
+        seen.append(Stub.seen)
+    assert sorted(seen[0] + seen[1]) == predicted
+    assert (0 < len(seen[0]) < ROWS, seen[2]) == (True, [])
+    assert Path("out.csv").read_bytes() == whole.read_bytes()
+    assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
+    assert predict(name, "alone.csv", "--share", "0/2", *SMALL) == 0
+    assert Path("alone.csv").read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
+    work = Path("new.csv.parts").absolute()
+    with claim(Path("new.csv"), work, Share(2, 3, work)):
+        assert refused(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
+        code, sentence = refused(capsys, name, "new.csv", "--share", "2/3")
+        assert (code, sentence.partition(";")[0]) == (1, "new.csv: another process makes share 2/3 of it")
+        assert predict(name, "new.csv", "--share", "0/2", *SMALL) == 0
+        assert work.exists()
+    assert not work.exists()
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:

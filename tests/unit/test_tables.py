@@ -276,6 +276,27 @@ def test_new_files_have_a_header_or_none(tmp_path: Path) -> None:
         assert read_part(tmp_path, part)["text"].to_pylist() == ["a film"]
 
 
+def test_all_columns_are_kept_beside(tmp_path: Path) -> None:
+    """Of Parquet in their own types, of CSV by their positions, of JSON the lines; also where rows are left out."""
+    table = pa.table({"text": ["a", "b", None], "n": [1, 2, 3], "of": [[1], [], None], "lang": ["en", "de", "en"]})
+    views = table.append_column("view", table["text"].cast(pa.string_view()))
+    pa.parquet.write_table(views, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_text("text,n,n,lang\na,1,x,en\nb,2,y,de\nc,3,é,en\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "lang": "en"}\r\n\n{"text": "b"}\n{"lang":"en",  "text": "c"}')
+    kept = {}
+    for name in ("a.parquet", "a.csv", "a.jsonl"):
+        source = SourceConfig(path=[], unlabelled_path=str(tmp_path / name), where={"lang": "en"}, text_column="text")
+        (file,) = list_files(source, SplitConfig(column=None))
+        (part,) = convert(file, tmp_path, keep_columns=True).parts
+        rows = read_part(tmp_path, part)
+        kept[name] = [rows[column].to_pylist() for column in rows.column_names if column.startswith(("column", "line"))]
+    assert kept == {
+        "a.parquet": [["a", None], [1, 3], [[1], None], ["en", "en"], ["a", None]],
+        "a.csv": [["a", "c"], ["1", "3"], ["x", "é"], ["en", "en"]],
+        "a.jsonl": [[b'{"text": "a", "lang": "en"}', b'{"lang":"en",  "text": "c"}']],
+    }
+
+
 def test_an_unlabelled_folder_has_no_other_columns(tmp_path: Path) -> None:
     rows = [(*row, "en") for row in ROWS]
     corpus, folder = write_csv(tmp_path / "a.csv", rows, ("text", "label", "lang")), write(tmp_path / "more")
