@@ -112,6 +112,8 @@ def writable(root: Path, share: Share) -> Iterator[None]:
         missing = [folder for folder in (root, *root.parents) if not folder.exists()]
         is_shared = share.count > 1
         limit_s = SHARE_LOCK_S if is_shared else 0
+        if is_shared:
+            make_work(root)
         with ExitStack() as locks:
             locks.enter_context(locked(root / WORK / LOCK, limit_s, refusal, shared=is_shared))
             if is_shared:
@@ -137,6 +139,17 @@ def discard_empty(root: Path, missing: Sequence[Path]) -> None:
         atomic.vanish(root if is_new and os.listdir(root) == [WORK] else work)
         for folder in missing[1:]:
             folder.rmdir()
+
+
+def make_work(root: Path) -> None:
+    """Make the signed work folder of shares, unless it exists: a lock that is shared names no process."""
+    work = root / WORK
+    try:
+        with atomic.new_folder(work) as made:
+            atomic.sign(made, root)
+    except OSError:
+        if not work.is_dir():
+            raise
 
 
 def remove_work(target: Path) -> None:
@@ -173,10 +186,11 @@ def is_left(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
+    strange = os.path.lexists(work) and (not work.is_dir() or any(work.iterdir()))
     others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
-    if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):
+    # last, since another share may begin at the same moment
+    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
+    if not begun and (strange or (others and not atomic.says(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 

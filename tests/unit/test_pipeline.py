@@ -184,3 +184,10 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
         assert sample["text"].split()[0] in (text.split()[0], "<unk>")
     assert command("inspect", dataset) == 0
     assert "\nread: 301 rows of" in command.out
+
+
+def test_a_refused_assignment_leaves_no_database(tmp_path: Path, command: Command) -> None:
+    source = write_csv(tmp_path / "reviews.csv", [("", "good"), ("", "bad")])
+    assert "no token is left of any text" in command.refused(3, source, tmp_path / "out")
+    assert (tmp_path / "out" / ".work").is_dir()
+    assert [*tmp_path.glob("out/.work/assign*")] == []
