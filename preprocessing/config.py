@@ -259,7 +259,7 @@ class PreprocessConfig:
 
         The keys of ``LEFT_OUT`` are left out at their defaults.
         """
-        content = asdict(self) | {"text": self.text.recorded()}
+        content = asdict(self) | {"text": self.text.to_json()}
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes

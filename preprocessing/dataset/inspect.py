@@ -94,7 +94,7 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
         "vocabulary_size": manifest.vocabulary_size,
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
-        "tokens": TextPipeline.from_json(manifest.text, root).spec.in_words(),
+        "tokens": TextPipeline.from_json(manifest.text, root).spec.summary(),
         "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
         "splits": {name: describe(name, manifest) for name in manifest.names},
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),

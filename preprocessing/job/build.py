@@ -149,7 +149,7 @@ class Job:
         classes = Classes.of(self.config.source, sources)
         assigned, observed = self.assign(classes, tokenized)
         words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
-        config = replace(self.config, vocabulary=self.config.vocabulary.of(int(words.counts.sum())))
+        config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, counted = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         for line in lines_on_tokens(vocabulary, config.text):
@@ -263,7 +263,7 @@ def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
     share = (
         f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
     )
-    lines = [f"tokens: {spec.in_words()}{share}"]
+    lines = [f"tokens: {spec.summary()}{share}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
     if spec.language == "en" and any(asked.values()):
         foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]

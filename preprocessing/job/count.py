@@ -27,7 +27,7 @@ from preprocessing.job import engine, parts
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, freeze, freeze_pieces, in_pieces, merged
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, count_pieces, freeze, freeze_pieces, merge_counts
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
@@ -74,8 +74,8 @@ def count_all(assigned: AssignedParts, workers: Workers, screen: Screen, *, unla
         batch = parts.read_batch(parts.file_of(folder, number, "counts"))
         total.append(Counts(batch["types"], batch["counts"].to_numpy()))
         if len(total) > MAX_COUNTS_IN_MEMORY:
-            total = [merged(total)]
-    return merged(total)
+            total = [merge_counts(total)]
+    return merge_counts(total)
 
 
 class BundleIndex(TypedDict):
@@ -131,7 +131,7 @@ def freeze_vocabulary(
     of, in_words, vocabulary = config.vocabulary, config.text.subwords == "none", base
     if vocabulary is None:
         vocabulary = (freeze if in_words else freeze_pieces)(words, int(of.min_count), of.max_size)
-    counts = words if in_words else in_pieces(words, vocabulary)
+    counts = words if in_words else count_pieces(words, vocabulary)
     total, unknown = int(counts.counts.sum()), int(counts.counts[vocabulary.lookup(counts.types) == UNK].sum())
     if 0 < total == unknown:
         what = f"none of the {total:,} tokens to learn from is in vocabulary.base {of.base}"
