@@ -285,5 +285,5 @@ def run(config: PreprocessConfig) -> None:
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
-    screen.say(f"{public(config.output)}: {manifest.in_words()}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"{public(config.output)}: {manifest.summary()}, vocabulary {manifest.vocabulary_size:,}")
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")

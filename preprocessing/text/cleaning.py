@@ -160,7 +160,7 @@ def nfkc(text: str) -> str:
 
 
 def normalize(text: str, spec: TextSpec) -> str:
-    """The text in the normal form of ``spec``, without accents if it says so."""
+    """The text in the normal form of ``spec``, without accents if ``spec.strip_accents``."""
     form = "NFKC" if spec.normalize == "nfkc" else "NFC"
     if spec.strip_accents and not text.isascii():
         text = _ACCENT.sub("", _to_form(form.replace("C", "D"), text))
@@ -193,6 +193,6 @@ def encode(text: str) -> bytes:
 
 
 def prepare(text: str, spec: TextSpec) -> str:
-    """A clean text: without markup if asked, normalized, in lower case if asked."""
+    """The text without markup, normalized and in lower case, as ``spec`` has it."""
     text = normalize(clean(text) if spec.html else text, spec)
     return nfc(text.lower()) if spec.lowercase else text

@@ -53,7 +53,7 @@ def truncate(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
 
 
 def num_head_tokens(spec: TextSpec) -> int:
-    """How many tokens a text that is too long keeps at its head; the rest of ``spec.max_tokens`` is its end."""
+    """Number of tokens from the head of a text that is too long; the others of ``spec.max_tokens`` are its end."""
     limit = spec.max_tokens
     return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
@@ -101,11 +101,11 @@ def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Spa
     """
     spec = tokenizer.pipeline.spec
     head = num_head_tokens(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    word_places = [*word_spans(text, visible_spans(text) if spec.html else [(0, len(text))])]
-    words = tokenizer([text[start:end] for start, end in word_places]).to_lists()
+    positions = [*word_spans(text, visible_spans(text) if spec.html else [(0, len(text))])]
+    words = tokenizer([text[start:end] for start, end in positions]).to_lists()
     model_tokens = {*tokens}
     text_tokens, spans = list[str](), list[Span]()
-    for span, word in zip(word_places, words, strict=True):
+    for span, word in zip(positions, words, strict=True):
         text_tokens += [token if token in model_tokens else RESERVED[UNK] for token in word]
         spans += [span] * len(word)
     end = _align_spans(tokens[head:][::-1], text_tokens[::-1], spans[::-1])[::-1]

@@ -28,7 +28,7 @@ class TokenizerEntry:
     """Gives its ``Rules``."""
     resources: str | None = None
     """Gives name -> version of all that is installed here and decides its tokens, such as a package; raises
-    ``DataError`` when something is missing. None: its own code alone decides.
+    ``DataError`` when something is missing. None: only its code decides.
     """
 
 

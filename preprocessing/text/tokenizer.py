@@ -203,7 +203,7 @@ def _as_array(texts: Texts) -> pa.Array:
 
 
 def _slice_texts(texts: pa.Array, max_texts: int, max_bytes: int) -> Iterator[pa.Array]:
-    """Slices of at most so many texts and bytes; a longer text is a slice of its own."""
+    """Slices of at most so many texts and bytes; a longer text is a separate slice."""
     if not len(texts):
         return
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
