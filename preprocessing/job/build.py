@@ -147,7 +147,7 @@ class Job:
         classes = Classes.of(self.config.source, sources)
         assigned, observed = self.assign(classes, tokenized)
         words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
-        config = replace(self.config, vocabulary=self.config.vocabulary.of(int(words.counts.sum())))
+        config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         for line in lines_on_tokens(vocabulary, config.text):
@@ -259,7 +259,7 @@ def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
     share = (
         f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
     )
-    lines = [f"tokens: {spec.in_words()}{share}"]
+    lines = [f"tokens: {spec.summary()}{share}"]
     asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
     if spec.language == "en" and any(asked.values()):
         foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
@@ -281,5 +281,5 @@ def run(config: PreprocessConfig) -> None:
     screen.say(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
         Screen(errors=True).say(line)
-    screen.say(f"{public(config.output)}: {manifest.in_words()}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"{public(config.output)}: {manifest.summary()}, vocabulary {manifest.vocabulary_size:,}")
     screen.say(f"next: padless train {shlex.quote(public(config.output))}")

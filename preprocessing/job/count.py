@@ -27,7 +27,7 @@ from preprocessing.job import engine, parts
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, freeze, freeze_pieces, in_pieces, merged
+from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, count_pieces, freeze, freeze_pieces, merge_counts
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
 """A run's folder with its bundle, and the file that says what is in it."""
@@ -74,8 +74,8 @@ def count_all(assigned: AssignedParts, workers: Workers, screen: Screen, *, unla
         batch = parts.read_batch(parts.file_of(folder, number, "counts"))
         total.append(Counts(batch["types"], batch["counts"].to_numpy()))
         if len(total) > MAX_COUNTS_IN_MEMORY:
-            total = [merged(total)]
-    return merged(total)
+            total = [merge_counts(total)]
+    return merge_counts(total)
 
 
 class BundleIndex(TypedDict):
@@ -132,7 +132,7 @@ def freeze_vocabulary(
     if vocabulary is None:
         make = freeze if is_of_words else freeze_pieces
         vocabulary = make(words, int(settings.min_count), settings.max_size)
-    counts = words if is_of_words else in_pieces(words, vocabulary)
+    counts = words if is_of_words else count_pieces(words, vocabulary)
     num_tokens, is_unknown = int(counts.counts.sum()), vocabulary.lookup(counts.types) == UNK
     num_unknown = int(counts.counts[is_unknown].sum())
     if 0 < num_tokens == num_unknown:

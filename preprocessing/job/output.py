@@ -221,7 +221,7 @@ def is_current(
     known = manifest.provenance
     unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == list(fingerprints)
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
-    wanted = public_values(replace(config, vocabulary=config.vocabulary.of(counted)).deciding())
+    wanted = public_values(replace(config, vocabulary=config.vocabulary.resolve_min_count(counted)).deciding())
     found = known.get("config"), manifest.text, known.get(BASE)
     if unchanged and found == (wanted, text, on_base.get(BASE)):
         return True

@@ -31,7 +31,7 @@ from preprocessing.corpus.convert import NO_GROUP, Converted, ConvertedPart, che
 from preprocessing.corpus.sources import File, identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import ROWS, Workers
-from preprocessing.labels import LabelType, common_type, in_order
+from preprocessing.labels import LabelType, common_type, order_classes
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
@@ -203,7 +203,7 @@ class Classes:
             return cls(given.names, {name: number for number, name in enumerate(given.names)}, "text")
         converted = [source.converted for source in sources]
         known = list(dict.fromkeys(name for source in converted for name in source.class_names))
-        names, numbers = in_order({name for source in converted for name in source.classes}, known)
+        names, numbers = order_classes({name for source in converted for name in source.classes}, known)
         return cls(names, numbers, common_type((kind for source in converted for kind in source.label_types), names))
 
 

@@ -35,7 +35,7 @@ from preprocessing.job import engine, parts
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import NO_FOLD
-from preprocessing.text.encoder import Encoded, truncated
+from preprocessing.text.encoder import Encoded, truncate
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import (
     UNK,
@@ -238,7 +238,7 @@ class EncodedPart(engine.Part[Lengths]):
             ids_of_words = vocabulary.lookup(pa.array(chain(*pieces), pa.large_string()))
             ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), sorted_rows["codes"])
             offsets = ends[sorted_rows["offsets"]]
-        return truncated(ids, offsets, self.spec), id_dtype(len(vocabulary))
+        return truncate(ids, offsets, self.spec), id_dtype(len(vocabulary))
 
 
 def encoded_path(work: Path, number: int) -> Path:

@@ -29,7 +29,7 @@ from harness.model.starts import check_dim, from_file, read_head
 from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
-from preprocessing.dataset.index import INDEX, LINES
+from preprocessing.dataset.index import INDEX, INDEX_SCHEMA
 from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
 from preprocessing.text.vocabulary import Vocabulary
@@ -126,8 +126,8 @@ def agreeing(root: Path, name: str, data: bytes) -> None:
 
 def write_lines(root: Path, lines: list[dict[str, Any]]) -> str:
     """An index of these lines; its sha256."""
-    columns = {name: [line[name] for line in lines] for name in LINES.names}
-    arrays.write_batch(root / INDEX, columns, LINES)
+    columns = {name: [line[name] for line in lines] for name in INDEX_SCHEMA.names}
+    arrays.write_batch(root / INDEX, columns, INDEX_SCHEMA)
     return atomic.sha256_file(root / INDEX)
 
 

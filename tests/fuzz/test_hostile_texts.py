@@ -231,7 +231,7 @@ def encoder(name: str) -> Encoder:
 
 
 def encoded(name: str, texts: list[str]) -> list[list[int]]:
-    return [ids.tolist() for ids in encoder(name).each(texts)]
+    return [ids.tolist() for ids in encoder(name).encode_each(texts)]
 
 
 LONG = ("a" * (1 << 18), "<b>" * 50_000 + "</b>" * 50_000, "", "\ud800", "<!-- a -->", "<script>a</script>")

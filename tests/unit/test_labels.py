@@ -34,7 +34,7 @@ from preprocessing.job import rules
 from preprocessing.job.assign import Assigner
 from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
 from preprocessing.job.parts import keyed_hash
-from preprocessing.labels import in_order, is_list, typed_values
+from preprocessing.labels import is_list, order_classes, typed_values
 from tests.corpora import Command, reviews, write_csv, write_jsonl
 from tests.datasets import stored
 
@@ -60,8 +60,8 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     ],
 )
 def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
-    assert in_order(found)[0] == names
-    assert in_order(found[::-1]) == in_order(found)
+    assert order_classes(found)[0] == names
+    assert order_classes(found[::-1]) == order_classes(found)
 
 
 def test_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:

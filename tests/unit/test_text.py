@@ -64,7 +64,7 @@ def test_batch_and_single_equal_the_reference(texts: list[str], of: tuple[bool, 
     assert [UNICODE[of]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
         assert cleaning.clean(text) == plain.clean(text)
-        joined = " ".join(text[start:end] for start, end in cleaning.visible(text))
+        joined = " ".join(text[start:end] for start, end in cleaning.visible_spans(text))
         assert cleaning.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
 
 
