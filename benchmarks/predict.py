@@ -24,9 +24,9 @@ from torch import nn
 
 from benchmarks.measuring import Measured, alternate, cores, peer, printed, read_frame, result
 from benchmarks.text import notebook
+from harness.inference.predict import BLOCK_ROWS
 from harness.inference.scorer import Scorer, open_scorer
 from preprocessing.base.errors import DataError
-from preprocessing.corpus.tables import MOST_ROWS
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -75,7 +75,7 @@ def measure(config: PredictConfig) -> dict[str, Any]:
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
     """The work of ``predict`` for the rows of a part."""
-    chunks = (list(texts[start : start + MOST_ROWS]) for start in range(0, len(texts), MOST_ROWS))
+    chunks = (list(texts[start : start + BLOCK_ROWS]) for start in range(0, len(texts), BLOCK_ROWS))
     return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
 
 

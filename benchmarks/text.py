@@ -19,12 +19,11 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_module, printed, result
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import read
-from preprocessing.corpus.sources import files, scan
+from preprocessing.corpus import columns
+from preprocessing.corpus.readers import open_reader
+from preprocessing.corpus.sources import list_files
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
@@ -138,8 +137,8 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 def main(config: TextConfig) -> dict[str, Any]:
     """Measure on the first texts of the source."""
     texts: list[str] = []
-    with temporary_folder() as stage:
-        for file in resolved(list(files(config.source, config.splits))).files:
-            for part in scan(file, stage).parts if len(texts) < config.texts else ():
-                texts += read(part).texts.to_pylist()
+    for file in columns.resolve(list(list_files(config.source, config.splits))).files:
+        batches = open_reader(file).batches()
+        while len(texts) < config.texts and (batch := next(batches, None)) is not None:
+            texts += (text or "" for text in batch.texts().to_pylist())
     return measure(texts[: config.texts], config.text, config.rounds)

@@ -18,7 +18,7 @@ COMMANDS = (
         "prepare",
         "FILE …",
         "Build a dataset directory from labelled texts.",
-        "preprocessing.job.pipeline:run",
+        "preprocessing.job.build:run",
         "preprocessing.config:PreprocessConfig",
         elsewhere="preprocess, preprocessing, build, encode",
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
@@ -40,13 +40,6 @@ COMMANDS = (
         "preprocessing.dataset.inspect:check",
         "preprocessing.dataset.inspect:CheckConfig",
         elsewhere="verify, validate",
-    ),
-    Command(
-        "work",
-        "DIR",
-        "Do tasks of a job on another machine.",
-        "preprocessing.job.executors:work",
-        "preprocessing.config:WorkConfig",
     ),
 )
 

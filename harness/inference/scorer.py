@@ -106,7 +106,7 @@ class Scorer(ABC):
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text; may run while another thread scores."""
-        return self.encoder.each(texts)
+        return self.encoder.encode_each(texts)
 
     def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
         """Columns ``predicted`` and ``probability_LABEL``, by the bundle's temperature and threshold."""

@@ -33,7 +33,7 @@ from harness.scores.figures import Scores
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import read_data
-from preprocessing.job.engine import shown
+from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import ROWS
 
 PAUSE_EVERY = 8
@@ -71,7 +71,7 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     loader = loader_over(split, world, config.batch, layout, device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
     own_rows, quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
-    with shown(f"scoring {config.split}", own_rows, quiet):
+    with show_progress(f"scoring {config.split}", own_rows, quiet):
         return bundle, score(bundle.model, loader, world, read=read), split
 
 

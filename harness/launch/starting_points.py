@@ -1,40 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to start from: ``padless tutorial`` writes the tutorial's files, ``padless init FILE`` a configuration
-for a file of texts, ``padless runs`` lists runs.
-"""
+"""What there is to start from: ``padless tutorial`` writes the tutorial's files, ``padless runs`` lists runs."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import textwrap
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import LaunchRecipe
 from harness.rundir import layout
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import is_free, read_config, read_status
 from harness.rundir.results import read_figures
-from preprocessing.base import atomic, cli, configuration
+from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import beside, plain
+from preprocessing.base.help_page import beside
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import Column, Screen, public_values, table, tell
-from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus import columns, sources
+from preprocessing.corpus import sources
 
-ASKED = (
-    *("output", "source.path", "source.text_column", "source.label_column", "source.labels", "text.max_tokens"),
-    *("splits.validation", "splits.test", "splits.column", "splits.group_column", "splits.time_column"),
-)
-"""Keys of ``prepare`` that are written for any file."""
 RUN_COLUMNS = [
     Column(key, right=key in ("step", "best", "test"), weight=weight)
     for key, weight in {"run": 0, "data": 1, "step": 2, "best": 0, "test": 0, "when": 0, "state": 0}.items()
@@ -63,55 +50,6 @@ def tutorial(config: TutorialConfig) -> None:
             atomic.write_bytes(target, file.read_bytes())
         screen.say(str(target))
     screen.say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """Look at files of labelled texts, and write a configuration with the keys that matter for them: what each means,
-    and what was found. padless prepare and padless train take it as --config; each reads its own section.
-    """
-
-    SUBJECT = ("source.path",)
-    output: LocalPath | None = None
-    """File to write, which must not exist; null: NAME.yaml here, where NAME is that of the first file."""
-    source: SourceConfig = field(default_factory=SourceConfig)
-    splits: SplitConfig = field(default_factory=SplitConfig)
-
-
-def init(config: InitConfig) -> None:
-    """Write the configuration. Raises ``ConfigError`` if the file exists, ``DataError`` as ``prepare`` does."""
-    name = Path(config.source.path[0]).name.partition(".")[0].strip("*") or "mine"
-    target = Path(config.output or f"{name}.yaml")
-    if target.exists():
-        raise ConfigError(f"{target}: is there already; name another file with -o")
-    found = columns.resolved(list(sources.files(config.source, config.splits)))
-    usual = PreprocessConfig(output="")
-    asked = PreprocessConfig(output=f"data/{name}", source=config.source, splits=config.splits)
-    given = columns.settled(asked, found.chosen, found.column)
-    prepared = {
-        key: value
-        for key in configuration.options_of(PreprocessConfig)
-        if (value := attrgetter(key)(given)) != attrgetter(key)(usual) or key in ASKED
-    }
-    trained = {"data": given.output, **cli.from_file(LaunchRecipe, str(LaunchRecipe.DEFAULT))}
-    usage = [f"padless {command} --config {shlex.quote(str(target))}" for command in ("prepare", "train")]
-    notes, shown = [*usage, *found.lines, *found.hints], public_values(prepared)
-    if shown != prepared:
-        notes.append("addresses stand here without passwords and queries; name them whole on the command line")
-    lines = [f"# {plain(line)}" for line in notes]
-    lines += [*section("prepare", PreprocessConfig, shown), *section("train", LaunchRecipe, trained)]
-    with storing(target, otherwise="name another file with -o"):
-        atomic.write_text(target, "\n".join(lines) + "\n")
-    Screen().say(f"{target}: written, with what was found; next: {usage[0]}")
-
-
-def section(name: str, config_class: type, values: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of a section: each key, spelt as on a command line, below its text."""
-    yield f"\n{name}:"
-    for key, value in values.items():
-        option = configuration.options_of(config_class)[key]
-        yield textwrap.indent(textwrap.fill(plain(option.text), 100), "  # ")
-        yield f"  {key}: {json.dumps(option.value(value), ensure_ascii=False)}"
 
 
 @dataclass(frozen=True, kw_only=True)

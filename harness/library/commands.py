@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
+from harness.library.frames import write_frame
 from harness.ranks import devices, stopping
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
@@ -40,10 +40,10 @@ from preprocessing.base.processes import PREEMPTED, available_cores
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import FRAME
-from preprocessing.dataset.inspect import Dataset
+from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
-from preprocessing.job import pipeline
+from preprocessing.job.build import build
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -90,8 +90,11 @@ def prepare(
     named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
     asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
-    manifest = pipeline.build_from_frame(asked, source) if is_frame else pipeline.build(asked)
-    for line in pipeline.lines_on_rows(manifest):
+    with temporary_folder() as folder:
+        manifest = build(asked, write_frame(source, folder) if is_frame else None)
+    if manifest is None:
+        raise UserError(f"{output}: share {asked.executor.share} is done; share 0 completes the dataset")
+    for line in lines_on_rows(manifest):
         Screen(quiet=asked.quiet).say(line)
     return Dataset(asked.output)
 
@@ -297,8 +300,7 @@ class Run:
             elif isinstance(rows, (list, tuple)):
                 raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
             if hasattr(rows, "__arrow_c_stream__"):
-                pq.write_table(pipeline.arrow_of(rows), folder / "frame.parquet")
-                rows = folder / "frame.parquet"
+                rows = write_frame(rows, folder)
             return measured(cli.parse(EvaluateConfig, words_of(named | {"input": rows}, keys), prog="Run.evaluate"))
 
     def __repr__(self) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from harness.inference.explanation import Piece, as_html, pieces_of
-from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import File, files, in_sequence, numbered, scan
-from preprocessing.corpus.tables import read_rows
+from preprocessing.corpus.readers import open_reader
+from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
 from preprocessing.text.encoder import Encoder, spans_of
@@ -85,21 +84,21 @@ def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = file_of(entry, config)
-    packed = addresses.codec_of(file.address)
+    packed = file.format != "folder" and addresses.codec_of(file.address)
     if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
         raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
-    found: dict[int, str] = {}
-    with temporary_folder() as stage:
-        plan = scan(file, stage)
-        if (plan.fingerprint, plan.rows) != (entry["fingerprint"], entry["rows"]):
-            raise DataError(f"{file.name} has changed since the dataset was made of it")
-        for part in numbered(in_sequence([plan], entry["first_row"] - 1)):
-            numbers = part.offset + np.arange(part.cut.first_row, part.cut.first_row + part.cut.rows)
-            places = np.flatnonzero(np.isin(numbers, rows))
-            if len(places):
-                texts = read_rows(part, file.source.text_columns).texts()
-                found |= {int(numbers[at]): texts[int(at)].as_py() or "" for at in places}
-    return found
+    texts, num_rows = dict[int, str](), 0
+    reader = open_reader(file)
+    for batch in reader.batches():
+        numbers = entry["first_row"] - 1 + batch.numbers
+        is_wanted = np.isin(numbers, rows)
+        if is_wanted.any():
+            values = batch.select(is_wanted).texts().to_pylist()
+            texts |= {number: text or "" for number, text in zip(numbers[is_wanted].tolist(), values, strict=True)}
+        num_rows += len(batch)
+    if (fingerprint_of(file, sha256=reader.sha256), num_rows) != (entry["fingerprint"], entry["rows"]):
+        raise DataError(f"{file.name} has changed since the dataset was made of it")
+    return texts
 
 
 def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
@@ -114,7 +113,7 @@ def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     labelled = replace(source, unlabelled_path=[])
     if any(addresses.is_remote(address) for address, _ in labelled.addresses):
         raise DataError("they lie on a remote store, from which a report fetches nothing")
-    for file in files(labelled, splits):
+    for file in list_files(labelled, splits):
         if file.name == entry["name"]:
             return file
     raise DataError(f"{entry['name']} is no longer where it was when the dataset was made of it")

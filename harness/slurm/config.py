@@ -77,7 +77,7 @@ class ArrayConfig:
     seeds: Seeds | None = None
     """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
     parts: Number | None = None
-    """Jobs that share one preprocessing, each with the nodes of one; the first leads, the others begin at any time."""
+    """Jobs that share one preprocessing, each with the nodes of one; those that begin late find less to do."""
     at_once: Number | None = None
     """Most tasks of an array at a time; null: as many as the site allows."""
 

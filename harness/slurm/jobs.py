@@ -46,6 +46,8 @@ JOBS = {
 """Commands that run as jobs, and their keys."""
 BODIES = {"prepare": "prepare", "train": "train", "doctor": "train"}
 """Command -> its shell file, and the key of its resources; ``single`` for the others."""
+SHARE = ("--executor.share", "0/2")
+"""Added to a command of preprocessing that runs as several, so that what shares cannot do is refused."""
 PROGRAM = re.compile(r"^\s*(\S*padless|\S+ -m (harness|preprocessing))\s+")
 """How a command may begin."""
 
@@ -148,8 +150,13 @@ def words_of(command: str) -> list[str]:
 def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
     """One job. Raises ``ConfigError`` as the command would."""
     body = BODIES.get(name, "single")
+    own: Resources = getattr(config, body)
+    resources = own.over(config)
+    parts = config.array.parts or 0 if name == "prepare" else 0
+    nodes = 1 if body == "single" else resources.nodes or 1
+    of_job = SHARE if name == "prepare" and max(nodes, parts) > 1 else ()
     try:
-        asked = cli.parse(load(JOBS[name]), arguments, prog=f"padless {name}")
+        asked = cli.parse(load(JOBS[name]), (*arguments, *of_job), prog=f"padless {name}")
         if theirs := [key for key in OF_ACCELERATE if body == "train" and getattr(asked, key)]:
             raise ConfigError(f"--{theirs[0]}: the job itself gives it; --nodes and --processes say how many")
         if name == "train":
@@ -157,8 +164,7 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         tasks = tasks_of(config, asked) if name == "train" else ()
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from None
-    own: Resources = getattr(config, body)
-    resources, run, data = own.over(config), asked.run if body == "train" else "", getattr(asked, "data", None)
+    run, data = asked.run if body == "train" else "", getattr(asked, "data", None)
     if isinstance(asked, PreprocessConfig):
         resources, run = replace(resources, gpus=own.gpus), asked.output
     return Job(
@@ -167,9 +173,9 @@ def job_of(config: SubmitConfig, name: str, *arguments: str) -> Job:
         arguments=arguments,
         run="" if "://" in run else run,
         tasks=tasks,
-        parts=config.array.parts or 0 if name == "prepare" else 0,
+        parts=parts,
         data="" if data in (None, NOTHING) else data,
-        resources=replace(resources, nodes=1 if body == "single" else resources.nodes or 1),
+        resources=replace(resources, nodes=nodes),
         config=config,
     )
 
@@ -230,7 +236,7 @@ class Job:
     """Run directory of a training, or where a dataset is built; empty: on no disk of this machine."""
     tasks: tuple[Task, ...] = ()
     parts: int = 0
-    """Tasks that share the work, of which the first leads; 0: the job is no such array."""
+    """Tasks that share the work, of which the first completes it; 0: the job is no such array."""
     data: str = ""
     """The dataset that it reads."""
     resources: Resources
@@ -243,7 +249,7 @@ class Job:
 
     @property
     def end(self) -> str:
-        """What follows the number of its job where another job waits for it: the task that leads."""
+        """What follows the number of its job where another job waits for it: the task that completes it."""
         return "_0" if self.parts else ""
 
     @property

@@ -1,72 +1,53 @@
-# Every node of every task works, one process for each core; the first task of an array, or the only one, also leads.
+# Every node of every task makes one share of the dataset, with a process for each core; share 0 completes it.
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" # srun does not inherit it
 export OMP_NUM_THREADS=1
-queue="$PWD/.padless-${number%_*}" # what is to be done
-leads=$((${SLURM_ARRAY_TASK_ID:-0} == 0))
-((!leads)) || rm -rf "$queue" # left by a start of this job that was killed
-echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK processes on each of $SLURM_JOB_NODELIST"
+tasks=${SLURM_ARRAY_TASK_COUNT:-1}
+export first=$((${SLURM_ARRAY_TASK_ID:-0} % tasks * SLURM_JOB_NUM_NODES)) shares=$((tasks * SLURM_JOB_NUM_NODES))
 
-# Finished files lie in the dataset directory; on remote storage ($output is empty) they are not counted.
-files() {
-    [[ -z $output ]] || { find "$output" -type f 2> /dev/null || true; } | wc -l
+# Each finished part has a marker. Of a dataset on remote storage ($output is empty) they are not counted.
+markers() {
+    [[ -z $output ]] || { find "$output" "$output.building" -name "*.json" 2> /dev/null || true; } | wc -l
 }
-began_with=$(files)
+began_with=$(markers)
 
-# Why the job must not start again, if there is a reason. A task that lost the one that leads comes back with it.
-asked=
+step=
+# shellcheck disable=SC2317 # the trap calls it
+stop() {
+    signals=$((signals + 1))
+    echo "$job: asked to stop"
+    kill -USR2 "$step" 2> /dev/null || true # srun hands it on, and TERM it does not
+}
+trap stop TERM INT
+
+# Shares wait two minutes for what others are to make. In single quotes, because each node has its own SLURM_PROCID.
+echo "$job, restart $restarts: $SRUN_CPUS_PER_TASK processes on each of $SLURM_JOB_NODELIST, shares from $first of $shares"
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --wait=0 --kill-on-bad-exit=0 \
+    --label bash -c '((shares == 1)) || set -- "$@" --executor.share "$((first + SLURM_PROCID))/$shares"; exec "$@"' \
+    padless "${python[@]}" -m preprocessing prepare --executor.workers "$SRUN_CPUS_PER_TASK" --executor.timeout_s 120 "$@" &
+step=$!
+wait_for "$step" # the code is the highest of all nodes
+
+# Why the job must not start again, if there is a reason.
 why_not() {
     local reason
-    if (($1 == 0)); then
+    if ((code == 0)); then
         echo "done"
-    elif ((!leads)) && [[ -z $(squeue --noheader --jobs="${number%_*}_0" --format=%T 2> /dev/null) ]]; then
-        echo "the first task of the array has ended"
-    elif ((leads)) && [[ -z $asked ]]; then
+    elif ((!signals || (code >= 2 && code <= 4))); then
         echo "a line above says why; submitted again, it goes on"
     elif reason=$(decided) && [[ -n $reason ]]; then
         echo "$reason"
-    elif ((leads)) && [[ -n $output ]] && (($(files) <= began_with)); then
+    elif [[ -n $output ]] && (($(markers) <= began_with)); then
         echo "not requeued, since this start finished nothing; give it more --time"
     elif ((restarts >= max_restarts)); then
         echo "not requeued, since it was restarted $restarts times already, as --restarts allows"
     fi
 }
-
-# Other tasks that have not begun are not needed after the end; those that have leave when they see it.
-dismiss() {
-    touch "$queue/ended" 2> /dev/null || true
-    [[ $number != "$SLURM_JOB_ID" ]] || return 0
-    scancel --state=PENDING "${number%_*}" || true
-    for ((second = 0; second < 60; second += 2)); do
-        (($(squeue --noheader --states=RUNNING --jobs="${number%_*}" | wc -l) > 1)) || break
-        sleep 2
-    done
-}
-
-finish() {
-    local code=$? reason
-    trap - EXIT
-    trap '' TERM INT
-    ((!leads)) || [[ -n $asked ]] || dismiss
-    [[ -z $asked ]] || kill -USR2 "${steps[@]}" 2> /dev/null || true # srun hands it on, and TERM it does not
-    for pid in "${steps[@]}"; do # what is still there at the limit, SLURM ends with the job
-        timeout 30 tail --pid="$pid" --follow /dev/null || break
-    done
-    ((!leads)) || rm -rf "$queue" || true
-    reason=$(why_not "$code")
-    echo "$job: exit $code: ${reason:-requeued}"
-    [[ -n $reason ]] || scontrol requeue "$number"
-}
-steps=()
-trap finish EXIT
-trap 'asked=1; echo "$job: asked to stop"; exit 143' TERM INT
-
-# Eight tasks start in a second, so that they do not all read Python's files at once.
-((leads)) || sleep $((RANDOM % (1 + SLURM_ARRAY_TASK_COUNT / 8)))
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --label \
-    "${python[@]}" -m preprocessing work "$queue" --processes "$SRUN_CPUS_PER_TASK" --timeout_s 180 &
-steps+=("$!")
-if ((leads)); then
-    "${python[@]}" -m preprocessing prepare --executor.kind folder --executor.scheduler "$queue" "$@" &
-    steps+=("$!")
+reason=$(why_not)
+echo "$job: exit $code: ${reason:-requeued}"
+if [[ -z $reason ]]; then
+    trap - TERM INT
+    scontrol requeue "$number"
+elif ((!signals && first == 0 && tasks > 1)); then
+    scancel --state=PENDING "$SLURM_ARRAY_JOB_ID" # tasks that have not begun are not needed any more
 fi
-wait "${steps[-1]}" # in the background, so that the trap can act meanwhile
+exit "$code"

@@ -62,8 +62,9 @@ def memory_bytes() -> int:
 POLL_S = 0.1
 
 
-def acquire(file: IO[Any], timeout_s: float, refusal: UserError) -> None:
-    """Lock an open file against every other process; closing the file releases it.
+def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool = False) -> None:
+    """Lock an open file against every other process, or with ``shared`` against those that do not share it; closing the
+    file releases it.
 
     Raises ``refusal``, with the holder, if another process still holds the lock after ``timeout_s`` seconds (0: do not
     wait), ``OSError`` on a file system without locks. The holder is recorded only if the file is writable.
@@ -71,13 +72,13 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 raise type(refusal)(f"{refusal}{holder(file)}") from None
             time.sleep(POLL_S)
         else:
-            if file.writable():
+            if file.writable() and not shared:
                 os.ftruncate(file.fileno(), 0)
                 os.pwrite(file.fileno(), f"{os.getpid()} {platform.node()}".encode(), 0)
             return
@@ -94,14 +95,14 @@ def holder(file: IO[Any]) -> str:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float, refusal: UserError) -> Iterator[None]:
+def locked(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``, created if missing, while the block runs.
 
     Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
-        acquire(file, timeout_s, refusal)
+        acquire(file, timeout_s, refusal, shared=shared)
         yield
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import itertools
 import os
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +21,9 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-COMPRESSED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".zip": "zip"}
-"""File suffix -> compression."""
-ZIPPED = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-"""Endings of the tables that are read in an archive; the address of one is ``zip://TABLE::ARCHIVE``."""
+CODEC_BY_MAGIC = {rb"\x1f\x8b\x08": "gzip", rb"\x28\xb5\x2f\xfd": "zstd", rb"BZh[1-9]1AY&SY": "bz2"}
+"""The first bytes of a compressed file -> its compression."""
+COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -32,7 +31,7 @@ WEB = re.compile(r"https?://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
 FAILURES = (OSError, ArrowException, UnicodeDecodeError)
-KNOWN: dict[type[Exception], str] = {
+SENTENCE_BY_ERROR: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
     PermissionError: "permission denied",
     UnicodeDecodeError: "a name in it is not UTF-8; rename it",
@@ -51,7 +50,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {KNOWN.get(type(error)) or one_line(error)}") from None
+            raise DataError(f"{name or address}: {SENTENCE_BY_ERROR.get(type(error)) or one_line(error)}") from None
         raise
 
 
@@ -82,22 +81,17 @@ def without_query(address: str) -> str:
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path on it.
-
-    Raises ``ConfigError`` if fsspec has no driver for it, ``DataError`` if the driver refuses it.
-    """
+    """The file system of an address, and the path on it. Raises ``ConfigError`` if fsspec has no driver for it."""
     if not is_remote(address):
         return fs.LocalFileSystem(), local_path(address)
-    protocol = address.split("://", 1)[0]
     with naming(address):
         try:
-            from fsspec.core import url_to_fs
+            import fsspec
 
-            remote, path = url_to_fs(address)
-        except (ImportError, ValueError) as missing:
-            raise ConfigError(
-                f"{address}: no driver for {protocol}:// ({missing}); pip install 'padless[remote]'"
-            ) from None
+            remote, path = fsspec.core.url_to_fs(address)
+        except (ImportError, ValueError, TypeError) as error:  # TypeError: a driver that needs more than an address
+            problem = f"no driver for {address.partition(':')[0]}:// ({one_line(error)})"
+            raise ConfigError(f"{address}: {problem}; pip install 'padless[remote]'") from None
     return fs.PyFileSystem(fs.FSSpecHandler(remote)), path
 
 
@@ -105,8 +99,8 @@ def local_path(address: str) -> str:
     """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    path = str(Path(os.path.expanduser(address)))
-    return os.path.join(os.curdir, path) if ":" in path else path  # Arrow takes a:b for an address
+    path = Path(os.path.expanduser(address))
+    return str(path.absolute() if ":" in address else path)  # Arrow takes a relative a:b for a URI
 
 
 def absolute(address: str) -> str:
@@ -121,50 +115,31 @@ def prefix(address: str, path: str) -> str:
 
 
 def find(address: str) -> list[str]:
-    """The files of an address: itself, or the sorted matches of its glob; in place of an archive the tables in it.
+    """The files of an address: itself, or the sorted matches of its glob.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
     is not read as a glob. Raises ``DataError`` if no file matches.
     """
     system, path = filesystem(address)
-    names = [address]
-    if glob.has_magic(without_query(path)) and kind(address) == fs.FileType.NotFound:
-        with naming(address):
-            names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
-        names = [prefix(address, path) + name for name in sorted(names)]
-        names = [name for name in names if kind(name) != fs.FileType.Directory]
-    if not names:
-        raise DataError(f"{address}: no file matches; check the pattern")
-    return list(itertools.chain.from_iterable(map(tables_of, names)))
-
-
-def tables_of(address: str) -> list[str]:
-    """The address of a file, or those of the tables in a zip archive. Raises ``DataError`` for one that has none."""
-    if "::" in address or not address.lower().endswith(".zip") or kind(address) != fs.FileType.File:
+    if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
         return [address]
-    archive = f"::{absolute(address)}"
-    system, _ = filesystem(f"zip://{archive}")
-    names = [name for name in sorted(system.handler.fs.find("")) if name.lower().endswith(ZIPPED)]
-    tables = [f"zip://{name}{archive}" for name in names if not name.startswith("__MACOSX/")]
-    if not tables:
-        raise DataError(f"{address}: holds none of {', '.join(ZIPPED)}; unpack it, and name the file that is meant")
-    return tables
+    with naming(address):
+        names = system.handler.fs.glob(path) if is_remote(address) else glob.glob(path, recursive=True)
+    matches = [prefix(address, path) + name for name in sorted(names)]
+    if files := [name for name in matches if kind(name) != fs.FileType.Directory]:
+        return files
+    raise DataError(f"{address}: no file matches; check the pattern")
 
 
-def container(address: str) -> str:
-    """The address of the archive that a table is in; of another file its own."""
-    return address.rpartition("::")[2]
-
-
-def below(address: str) -> list[tuple[str, fs.FileInfo]]:
+def list_folder(address: str) -> list[tuple[str, fs.FileInfo]]:
     """All files below a folder, with their addresses; none if it does not exist.
 
     Raises ``DataError`` for names not in UTF-8.
     """
     system, path = filesystem(address)
     with naming(address):
-        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-        return [(prefix(address, path) + info.path, info) for info in found if info.type == fs.FileType.File]
+        matches = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return [(prefix(address, path) + info.path, info) for info in matches if info.type == fs.FileType.File]
 
 
 def info_of(address: str) -> fs.FileInfo:
@@ -182,17 +157,18 @@ def kind(address: str) -> fs.FileType:
     return info_of(address).type
 
 
-def identity(address: str, mend: str = "check source.path") -> dict[str, Any]:
+def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
     """Values that change with a file's content: its size, and its ETag if there is one, else its time.
 
     Raises ``DataError``, with the advice ``mend`` for a missing file.
     """
-    address = container(address)
     system, path = filesystem(address)
     info = info_of(address)
     if info.type == fs.FileType.NotFound:
-        raise DataError(f"{address}: no such file; {mend}")
-    details = patiently(address, lambda: system.handler.fs.info(path)) if is_remote(address) else {}
+        raise DataError(f"{address}: no such file; {hint}")
+    details: dict[str, Any] = {}
+    if is_remote(address):
+        details = patiently(address, partial(system.handler.fs.info, path))
     tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
     return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
 
@@ -227,27 +203,34 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression that the suffix tells; None without one."""
-    return COMPRESSED.get(Path(without_query(address)).suffix.lower())
+    """The compression of a file by its first bytes; None without one."""
+    system, path = filesystem(address)
+    with naming(address), system.open_input_stream(path, compression=None) as source:
+        head = source.read(16)
+    return next((codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, head)), None)
 
 
 def stream(address: str) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed according to its suffix.
+    """The content of a file in bounded pieces, decompressed. Raises ``DataError`` as ``iter_pieces`` does."""
+    codec, (system, path) = codec_of(address), filesystem(address)
+    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else None
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
+        yield from iter_pieces(source, address, packed_bytes)
 
-    Raises ``DataError`` for a file that cannot be read or is a decompression bomb.
+
+def iter_pieces(source: Any, name: str, packed_bytes: int | None) -> Iterator[bytes]:
+    """The rest of an open file in bounded pieces. Raises ``DataError`` if ``packed_bytes`` unpack to far more than
+    texts do, ``OSError`` if it cannot be read.
     """
-    system, path = filesystem(address)
-    codec, unpacked = codec_of(address), 0
-    size = (info_of(container(address)).size or UNKNOWN_BYTES) if codec else 0
-    with naming(address), system.open_input_stream(path, compression=None if codec == "zip" else codec) as source:
-        while piece := source.read(READ_BYTES):
-            if codec:
-                unpacked += len(piece)
-                check_unpacked(address, unpacked, size)
-            yield piece
+    num_bytes = 0
+    while chunk := source.read(READ_BYTES):
+        num_bytes += len(chunk)
+        if packed_bytes is not None:
+            check_unpacked(name, num_bytes, packed_bytes)
+        yield chunk
 
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
-    with naming(address), open_file(container(address)) as file:
+    with naming(address), open_file(address) as file:
         return sha256_of(file)

@@ -21,7 +21,6 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -41,19 +40,18 @@ ROW_BYTES = 16
 REBUILD = "build the dataset again with `padless prepare`"
 
 
-BATCHES = {"starts": pa.int64(), "hashes": pa.binary(32)}
+BATCH_COLUMNS = {"starts": pa.int64(), "hashes": pa.binary(32)}
 
 
-def without_nulls(columns: dict[str, pa.DataType]) -> pa.Schema:
+def non_null_schema(columns: dict[str, pa.DataType]) -> pa.Schema:
     """A schema of columns that may hold no nulls."""
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
-LINES = without_nulls(
+INDEX_SCHEMA = non_null_schema(
     {"number": pa.int32(), "width": pa.int32(), "rows": pa.int32(), "bytes": pa.int64(), "sha256": pa.binary(32)}
-    | {name: pa.list_(pa.field("item", of, nullable=False)) for name, of in BATCHES.items()}
+    | {name: pa.list_(pa.field("item", kind, nullable=False)) for name, kind in BATCH_COLUMNS.items()}
 )
-"""The columns of an index."""
 
 Number = Annotated[str, Meta(pattern=r"^(-1|0|[1-9][0-9]{0,8})\Z")]
 SplitName = Annotated[str, Meta(pattern=rf"^({'|'.join(ALL_SPLITS)})\Z")]
@@ -63,7 +61,7 @@ Rows = dict[Number, Positive]
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What is known of one shard."""
+    """A shard's line of the index, with its split and fold."""
 
     split: str
     number: int
@@ -79,7 +77,7 @@ class ShardInfo:
     """The fold of all its rows; None for rows without a fold."""
     lengths: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
-    """Rows by length and by label index, of a shard that was just written; the index holds them summed up."""
+    """Rows by length and by label index, of a shard that was just written; the manifest has their sums."""
 
     @property
     def path(self) -> str:
@@ -113,39 +111,49 @@ class Totals:
     fold: Annotated[int, Meta(ge=0, lt=100)] | None = None
 
 
-def write_index(
-    root: str | Path, shards: Iterable[ShardInfo], before: Index | None = None
-) -> tuple[dict[str, list[Totals]], str]:
+def write_index(root: str | Path, shards: Iterable[ShardInfo]) -> tuple[dict[str, list[Totals]], str]:
     """Write ``index.arrow`` over shards in any order; returns the totals of each split, and the sha256 of the file.
 
-    The shards of the index ``before`` stay.
-
-    Then a power cut spares the names of all shards. Raises ``OSError``.
+    Syncs the folders of the shards, so a power cut removes no name. Raises ``OSError``.
     """
-    lines, counts = [], defaultdict[tuple[int, int], list[Counter[str]]](lambda: [Counter() for _ in range(4)])
-    for part in before.parts if before else ():
-        for total, one in zip(counts[key_of(part)][2:], (part.lengths, part.labels), strict=True):
-            total.update(one)
-    for shard in chain(before or (), shards):
+    lines = []
+    sums, widths, lengths, labels = (defaultdict[tuple[int, int], Counter[str]](Counter) for _ in range(4))
+    for shard in shards:
         key = key_of(shard)
         sha256, *hashes = map(bytes.fromhex, (shard.sha256, *shard.hashes))
         lines.append((*key, shard.number, shard.width, shard.rows, shard.bytes, sha256, shard.starts, hashes))
-        own = {"shards": 1, "rows": shard.rows, "bytes": shard.bytes}, {str(shard.width): shard.rows}
-        for total, one in zip(counts[key], (*own, shard.lengths, shard.labels), strict=True):
-            total.update(one)
+        sums[key].update(shards=1, rows=shard.rows, bytes=shard.bytes)
+        widths[key][str(shard.width)] += shard.rows
+        lengths[key].update(shard.lengths)
+        labels[key].update(shard.labels)
     columns = zip(*(line[2:] for line in sorted(lines)), strict=True)
-    arrays.write_batch(Path(root, INDEX), [pa.array(*of) for of in zip(columns, LINES.types, strict=True)], LINES)
+    batch = [pa.array(column, kind) for column, kind in zip(columns, INDEX_SCHEMA.types, strict=True)]
+    arrays.write_batch(Path(root, INDEX), batch, INDEX_SCHEMA)
     splits, first = dict[str, list[Totals]](), 0
-    for (place, fold), (sums, *histograms) in sorted(counts.items()):
-        widths, lengths, labels = ({key: of[key] for key in sorted(of, key=int)} for of in histograms)
-        tokens = sum(int(length) * rows for length, rows in lengths.items())
-        numbers = first, sums["shards"], sums["rows"], tokens, sums["bytes"]
-        totals = Totals(ALL_SPLITS[place], *numbers, widths, lengths, labels, None if fold < 0 else fold)
-        splits.setdefault(totals.split, []).append(totals)
-        first += sums["shards"]
+    for key, total in sorted(sums.items()):
+        split, fold = ALL_SPLITS[key[0]], None if key[1] < 0 else key[1]
+        totals = Totals(
+            split=split,
+            first=first,
+            shards=total["shards"],
+            rows=total["rows"],
+            tokens=sum(int(length) * rows for length, rows in lengths[key].items()),
+            bytes=total["bytes"],
+            widths=sort_by_number(widths[key]),
+            lengths=sort_by_number(lengths[key]),
+            labels=sort_by_number(labels[key]),
+            fold=fold,
+        )
+        splits.setdefault(split, []).append(totals)
+        first += totals.shards
     for split in splits:
         atomic.fsync(Path(root, split))
     return splits, atomic.sha256_file(Path(root, INDEX))
+
+
+def sort_by_number(counts: Counter[str]) -> dict[str, int]:
+    """Counts of numbers, ascending by number."""
+    return dict(sorted(counts.items(), key=lambda item: int(item[0])))
 
 
 def key_of(part: ShardInfo | Totals) -> tuple[int, int]:
@@ -157,7 +165,7 @@ T = TypeVar("T")
 
 
 class Lazy(Sequence[T]):
-    """A sequence whose members are made when they are asked for."""
+    """A sequence that makes a member at each access."""
 
     def __init__(self, size: int, get: Callable[[int], T]) -> None:
         """``size`` members; ``get`` makes one."""
@@ -167,9 +175,9 @@ class Lazy(Sequence[T]):
         """Number of members."""
         return self.size
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, number: Any) -> Any:
         """One member. Raises ``IndexError``."""
-        return self.get(place)
+        return self.get(number)
 
 
 class Index(Lazy[ShardInfo]):
@@ -183,34 +191,36 @@ class Index(Lazy[ShardInfo]):
         path, self.parts = Path(root, INDEX), parts
         try:
             with arrays.mapped(path) as file:
-                whole = file.read_buffer()
-            layout, (batch,) = arrays.record_batches(pa.BufferReader(whole))
-            if hashlib.sha256(whole).hexdigest() != sha256 or layout != LINES:
+                content = file.read_buffer()
+            schema, (batch,) = arrays.record_batches(pa.BufferReader(content))
+            if hashlib.sha256(content).hexdigest() != sha256 or schema != INDEX_SCHEMA:
                 raise ValueError("its sha256 or its columns are others")
             batch.validate(full=True)
-            holds_nulls = any(one.null_count for one in (*batch.columns, *(batch[name].flatten() for name in BATCHES)))
-            if holds_nulls or not all(agree(part, batch) for part in parts):
+            columns = [*batch.columns, *(batch[name].flatten() for name in BATCH_COLUMNS)]
+            has_nulls = any(column.null_count for column in columns)
+            if has_nulls or not all(matches_totals(part, batch) for part in parts):
                 raise ValueError("its shards are not those that the manifest counts")
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{path}: not the index that the manifest names ({one_line(error)}); {REBUILD}") from None
-        self._lines = pa.Table.from_batches([batch.slice(part.first, part.shards) for part in parts], LINES)
+        self._lines = pa.Table.from_batches([batch.slice(part.first, part.shards) for part in parts], INDEX_SCHEMA)
         self.number, self.width, self.rows, self.bytes = (column.to_numpy() for column in self._lines.columns[:4])
         self.part_of = np.repeat(np.arange(len(parts)), [part.shards for part in parts])
-        super().__init__(len(self.number), self._shard)
+        super().__init__(len(self.number), self._read_shard)
 
-    def _shard(self, place: int) -> ShardInfo:
-        part, (line,) = self.parts[self.part_of[place]], self._lines.slice(place, 1).to_pylist()
-        hashes = {"sha256": line["sha256"].hex(), "hashes": [one.hex() for one in line["hashes"]]}
+    def _read_shard(self, number: int) -> ShardInfo:
+        part, (line,) = self.parts[self.part_of[number]], self._lines.slice(number, 1).to_pylist()
+        hashes = {"sha256": line["sha256"].hex(), "hashes": [digest.hex() for digest in line["hashes"]]}
         return ShardInfo(part.split, **line | hashes, fold=part.fold)
 
     def paths(self) -> Iterator[str]:
         """The path of each shard."""
-        for part, number, width in zip(*(of.tolist() for of in (self.part_of, self.number, self.width)), strict=True):
-            yield shard_path(self.parts[part].split, number, self.parts[part].fold, width)
+        for index, number, width in zip(self.part_of.tolist(), self.number.tolist(), self.width.tolist(), strict=True):
+            part = self.parts[index]
+            yield shard_path(part.split, number, part.fold, width)
 
 
-def agree(part: Totals, batch: pa.RecordBatch) -> bool:
+def matches_totals(part: Totals, batch: pa.RecordBatch) -> bool:
     """Whether the shards of a part have the rows and bytes of the part, and each has bytes for its rows."""
     rows, size = (batch[name].to_numpy()[part.first :][: part.shards].astype(np.int64) for name in ("rows", "bytes"))
-    fitting = (rows > 0) & (rows <= size // ROW_BYTES)
-    return bool(fitting.all()) and (len(rows), rows.sum(), size.sum()) == (part.shards, part.rows, part.bytes)
+    is_possible = (rows > 0) & (rows <= size // ROW_BYTES)
+    return bool(is_possible.all()) and (len(rows), rows.sum(), size.sum()) == (part.shards, part.rows, part.bytes)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset for people: described from its manifest and a few rows, as tables or JSON; as pandas frames and Arrow
-tables, with ids decoded to tokens; and verified: bytes against the manifest, lengths, labels and ids against ranges.
+"""Reports on a dataset, from its manifest and a few rows, as tables or JSON; a dataset as pandas frames and Arrow
+tables, with ids decoded to tokens; and its checks: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from preprocessing.dataset.shards import (
     Manifest,
     Shard,
     Split,
-    check_words,
+    check_vocabulary,
     read_manifest,
 )
 from preprocessing.labels import typed_values
@@ -41,8 +41,8 @@ from preprocessing.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
 
-FREQUENT = 25
-SAMPLE_CHARACTERS = 240
+NUM_FREQUENT_TOKENS = 25
+MAX_SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 REASONS = {
@@ -52,12 +52,11 @@ REASONS = {
     "empty": "whose text has no token left (quality.empty)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
     "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
-    "near_duplicates": "nearly repeating a row of validation or test (quality.near_duplicates, near_duplicates.csv)",
     "duplicates": "repeating an earlier text of their split (quality.duplicates)",
 }
 """Why rows are left out, or are suspect although they are kept."""
-LABEL_CELLS, NAMED = 32, 12
-"""Width of a class in a line, and most classes that one line names."""
+MAX_CLASS_CELLS, MAX_CLASSES_PER_LINE = 32, 12
+"""Limits of a class's width in a line, and of the classes that one line names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +75,25 @@ class InspectConfig:
 def main(config: InspectConfig) -> None:
     """Print what is in a dataset."""
     root = remote.local(config.data)
-    found = inspect(root, config.samples)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if config.json else render(found, read_manifest(root)))
+    description = inspect(root, config.samples)
+    if config.json:
+        print(json.dumps(description, indent=2, ensure_ascii=False))
+    else:
+        print(render(description, read_manifest(root)))
 
 
 def inspect(root: str | Path, samples: int) -> dict[str, Any]:
     """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
     manifest = read_manifest(root)
-    check_words(root, manifest)
+    check_vocabulary(root, manifest)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    words = slice(2, 2 + FREQUENT)
+    words = slice(2, 2 + NUM_FREQUENT_TOKENS)
     counts = vocabulary.counts[words].tolist()
+    corpus = {key: value for key, value in manifest.statistics.items() if key != "splits"}
+    descriptions, sample_by_split = {}, {}
+    for name in manifest.names:
+        descriptions[name] = describe(name, manifest)
+        sample_by_split[name] = sample_rows(remote.split_of(root, manifest, name), vocabulary, samples)
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
@@ -94,144 +101,156 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
         "vocabulary_size": manifest.vocabulary_size,
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
-        "tokens": TextPipeline.from_json(manifest.text, root).spec.in_words(),
-        "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
-        "splits": {name: describe(name, manifest) for name in manifest.names},
+        "tokens": TextPipeline.from_json(manifest.text, root).spec.summary(),
+        "corpus": corpus,
+        "splits": descriptions,
         "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
-        "samples": {
-            name: sampled(remote.split_of(root, manifest, name), vocabulary, samples) for name in manifest.names
-        },
+        "samples": sample_by_split,
     }
 
 
 def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
     rows, tokens = manifest.rows(name), manifest.tokens(name)
-    widths, lengths, labels = (manifest.rows_by(what, name) for what in ("widths", "lengths", "labels"))
-    ascending = list(lengths)
-    places = np.searchsorted(np.cumsum([*lengths.values()]), [rows * percent / 100 for percent in PERCENTILES])
-    known = manifest.statistics.get("splits", {}).get(name, {})
-    return {
+    widths, lengths, labels = (manifest.rows_by(histogram, name) for histogram in ("widths", "lengths", "labels"))
+    rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
+    ranks = [rows * percent / 100 for percent in PERCENTILES]
+    percentiles = np.array([*lengths])[np.searchsorted(np.cumsum([*lengths.values()]), ranks)].tolist()
+    places_on_disk = sum(width * count for width, count in widths.items())
+    statistics = manifest.statistics.get("splits", {}).get(name, {})
+    description = {
         "rows": rows,
-        "labels": {} if name == UNLABELLED else {label: labels.get(at, 0) for at, label in enumerate(manifest.labels)},
+        "labels": {} if name == UNLABELLED else rows_by_label,
         "tokens": tokens,
         "length_mean": round(tokens / rows, 2),
-        "length_percentiles": {str(percent): ascending[at] for percent, at in zip(PERCENTILES, places, strict=True)},
-        "rows_per_width": {str(width): count for width, count in widths.items()},
-        "padding_on_disk": round(1 - tokens / sum(width * count for width, count in widths.items()), 6),
-        **{key: known[key] for key in ("unknown_rate", "truncated", "empty") if key in known},
+        "length_percentiles": dict(zip(map(str, PERCENTILES), percentiles, strict=True)),
+        "rows_per_width": dict(zip(map(str, widths), widths.values(), strict=True)),
+        "padding_on_disk": round(1 - tokens / places_on_disk, 6),
     }
+    return description | {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
 
 
-def sampled(split: Split, vocabulary: Vocabulary, number: int) -> list[dict[str, Any]]:
-    """At most so many rows of the middle block, with decoded tokens."""
+def sample_rows(split: Split, vocabulary: Vocabulary, max_rows: int) -> list[dict[str, Any]]:
+    """At most ``max_rows`` rows of the middle block, with decoded tokens."""
     block, labels = split.blocks[(len(split.blocks) - 1) // 2], np.array(split.manifest.labels, object)
-    rows: list[dict[str, Any]] = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])[:number].to_pylist()
+    batch = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])
+    rows: list[dict[str, Any]] = batch[:max_rows].to_pylist()
     for row in rows:
-        row["text"] = shortened(row["text"], SAMPLE_CHARACTERS)
+        row["text"] = shortened(row["text"], MAX_SAMPLE_CHARACTERS)
     return rows
 
 
-def render(found: dict[str, Any], manifest: Manifest) -> str:
+def render(description: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
-    table = {}
-    for name, split in found["splits"].items():
-        rows = split["rows"]
-        table[name] = {
-            "rows": f"{rows:,}",
-            **{plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()},
-            **{f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()},
-            "padding on disk": f"{split['padding_on_disk']:.1%}",
-            "unknown tokens": f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-",
-            **{key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split},
-        }
-    size = f"{found['vocabulary_size']:,} ({found['id_dtype']})"
-    lines = [f"{found['dataset']}: vocabulary {size}, {found['tokens']}", ""]
+    table = {name: render_cells(split) for name, split in description["splits"].items()}
+    size = f"{description['vocabulary_size']:,} ({description['id_dtype']})"
+    lines = [f"{description['dataset']}: vocabulary {size}, {description['tokens']}", ""]
     lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
     try:
         if "rows_read" in manifest.statistics:
             lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-        raise DataError(f"{found['dataset']}: its statistics are not those of this version; {REBUILD}") from None
-    lines += ["", "most frequent tokens: " + " ".join(map(plain_line, found["frequent_tokens"])), ""]
-    for name, samples in found["samples"].items():
+        raise DataError(f"{description['dataset']}: its statistics are not those of this version; {REBUILD}") from None
+    lines += ["", "most frequent tokens: " + " ".join(map(plain_line, description["frequent_tokens"])), ""]
+    for name, samples in description["samples"].items():
         for row in samples:
             label = "no label" if row["label"] is None else plain_line(row["label"])
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))
 
 
+def render_cells(split: dict[str, Any]) -> dict[str, str]:
+    """The column of a split in the table."""
+    rows = split["rows"]
+    cells = {"rows": f"{rows:,}"}
+    cells |= {plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()}
+    cells |= {f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()}
+    cells["padding on disk"] = f"{split['padding_on_disk']:.1%}"
+    cells["unknown tokens"] = f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-"
+    return cells | {key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split}
+
+
 def rows_in_words(manifest: Manifest) -> str:
     """How many rows were read, of which files."""
     files = manifest.provenance["sources"]
-    where = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
-    number, there = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
-    return f"{f'{number:,} of ' if number < there else ''}{counted(there, 'row')} of {where}"
+    source = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    num_read, num_rows = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
+    share = f"{num_read:,} of " if num_read < num_rows else ""
+    return f"{share}{counted(num_rows, 'row')} of {source}"
 
 
 def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     """Lines on the classes, and on those too small for a split."""
     splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
-    names = [shortened(name, LABEL_CELLS) for name in manifest.labels]
-    every = [f"{name} {sum(its.get(number, 0) for its in splits):,}" for number, name in enumerate(names)]
-    yield f"labels: {len(names):,} classes: {some(every)}"
+    names = [shortened(name, MAX_CLASS_CELLS) for name in manifest.labels]
+    totals = Counter[int]()
+    for split in splits:
+        totals.update(split)
+    classes = [f"{name} {totals[number]:,}" for number, name in enumerate(names)]
+    yield f"labels: {len(names):,} classes: {join_first(classes)}"
     if len({name.strip().casefold() for name in manifest.labels}) < len(names):
         yield "labels: some differ only in case or spaces; source.labels says which are one class"
-    if few := [repr(name) for number, name in enumerate(names) if not all(number in its for its in splits)]:
-        yield f"labels: too few rows for every split: {some(few)}"
+    in_all_splits = {*range(len(names))}.intersection(*splits)
+    small_classes = [repr(name) for number, name in enumerate(names) if number not in in_all_splits]
+    if small_classes:
+        yield f"labels: too few rows for every split: {join_first(small_classes)}"
 
 
-def some(names: list[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    return ", ".join(names[:NAMED]) + (f", and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
+def join_first(names: list[str]) -> str:
+    """The first few of a list, and the number of the others."""
+    num_more = len(names) - MAX_CLASSES_PER_LINE
+    return ", ".join(names[:MAX_CLASSES_PER_LINE]) + (f", and {num_more:,} more" if num_more > 0 else "")
 
 
 def lines_on_splits(manifest: Manifest) -> Iterator[str]:
     """Lines on groups, times, folds and unlabelled rows."""
-    found = manifest.statistics
-    if groups := found.get("groups"):
-        many = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
-        yield f"splits: by {groups['column']}: {many}{shares_in_words(groups)}"
+    statistics = manifest.statistics
+    if groups := statistics.get("groups"):
+        sizes = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
+        yield f"splits: by {groups['column']}: {sizes}{shares_in_words(groups)}"
         for entry in groups["shared"]:
             rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
             yield f"splits: those of the source share {entry['groups']:,} groups of {groups['column']}: {rows}"
-    if times := found.get("times"):
-        without = f"{times['without']:,} rows without a time are in train"
-        yield f"splits: by {times['column']}{shares_in_words(times)}; {without}"
-    if "folds" in found:
-        rows = found["folds"]["rows"]
-        what = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
-        yield f"folds: {what}, groups and equal texts whole"
-    if UNLABELLED in found:
-        kept, rows = manifest.rows(UNLABELLED), found[UNLABELLED]["rows"]
-        yield f"unlabelled: {kept:,} of {rows:,} rows without labels are kept"
+    if times := statistics.get("times"):
+        untimed = f"{times['without']:,} rows without a time are in train"
+        yield f"splits: by {times['column']}{shares_in_words(times)}; {untimed}"
+    if "folds" in statistics:
+        rows = statistics["folds"]["rows"]
+        sizes = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
+        yield f"folds: {sizes}, groups and equal texts whole"
+    if UNLABELLED in statistics:
+        num_kept, num_rows = manifest.rows(UNLABELLED), statistics[UNLABELLED]["rows"]
+        yield f"unlabelled: {num_kept:,} of {num_rows:,} rows without labels are kept"
 
 
-def shares_in_words(found: dict[str, Any]) -> str:
+def shares_in_words(statistics: dict[str, Any]) -> str:
     """The rows of each split, its share, the wanted one, and its first time."""
-    return "".join(
-        f"; {split} {cut['rows']:,} rows ({cut['share']:.2%}, wanted {cut['wanted']:.2%})"
-        + (f" from {cut['from']}" if "from" in cut else "")
-        for split, cut in found["cut"].items()
-    )
+    text = ""
+    for split, share in statistics["cut"].items():
+        text += f"; {split} {share['rows']:,} rows ({share['share']:.2%}, wanted {share['wanted']:.2%})"
+        text += f" from {share['from']}" if "from" in share else ""
+    return text
 
 
 def lines_on_rows(manifest: Manifest) -> list[str]:
     """A line for each reason why rows are left out, suspect or shortened."""
-    found = manifest.statistics
-    kept, others = {name: found[name] for name in ("empty", "contradictions", "leaks")}, found.get(UNLABELLED, {})
-    kept["empty"] += others.get("empty", 0)
-    kept["leaks"] += others.get("shared", 0)
+    statistics = manifest.statistics
+    num_kept = {name: statistics[name] for name in ("empty", "contradictions", "leaks")}
+    unlabelled, num_dropped = statistics.get(UNLABELLED, {}), statistics["dropped"]
+    num_kept["empty"] += unlabelled.get("empty", 0)
+    num_kept["leaks"] += unlabelled.get("shared", 0)
     lines = []
-    for name, what in REASONS.items():
-        verb, count = ("left out", found["dropped"][name]) if name in found["dropped"] else ("kept", kept.get(name, 0))
+    for name, reason in REASONS.items():
+        verb = "left out" if name in num_dropped else "kept"
+        count = num_dropped.get(name, num_kept.get(name, 0))
         if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
-            lines.append(f"{verb}: {counted(count, 'row')} {what}")  # the embedded corpus is a part of its file
-    if cut := sum(split["truncated"] for split in found["splits"].values()):
-        most = manifest.text["spec"]["max_tokens"]
-        lines.append(f"shortened: {counted(cut, 'row')} of more than {most:,} tokens (text.max_tokens)")
+            lines.append(f"{verb}: {counted(count, 'row')} {reason}")  # the embedded corpus is a part of its file
+    num_truncated = sum(split["truncated"] for split in statistics["splits"].values())
+    if num_truncated:
+        max_tokens = manifest.text["spec"]["max_tokens"]
+        lines.append(f"shortened: {counted(num_truncated, 'row')} of more than {max_tokens:,} tokens (text.max_tokens)")
     return lines
 
 
@@ -242,7 +261,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         """Open the dataset at a path or a remote address. Raises ``DataError`` unless it is complete."""
         self.path = remote.local(str(address))
         self.manifest = read_manifest(self.path)
-        check_words(self.path, self.manifest)
+        check_vocabulary(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
         self._values = typed_values(self.labels, self.manifest.label_type)
@@ -266,8 +285,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         if not self.manifest.splits.get(split):
             raise KeyError(f"{self.path}: has no split {split!r}; it has {', '.join(self)}")
         for part in self.manifest.splits[split]:
-            own = replace(self.manifest, splits={split: [part]})
-            for block in remote.split_of(self.path, own, split).blocks:
+            manifest = replace(self.manifest, splits={split: [part]})
+            for block in remote.split_of(self.path, manifest, split).blocks:
                 yield batch_of(block, self.vocabulary, self._values, part.fold)
 
     def arrow(self, split: str) -> pa.Table:
@@ -283,13 +302,13 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return len(self.manifest.names)
 
     def __repr__(self) -> str:
-        return f"<padless dataset {self.path}: {self.manifest.in_words()}, {len(self.labels)} classes>"
+        return f"<padless dataset {self.path}: {self.manifest.summary()}, {len(self.labels)} classes>"
 
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
     """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
-    found, starts = unpadded(block.ids, block.length)
-    ids, offsets = pa.array(found.astype(np.int32)), pa.array(starts)
+    flat, starts = unpadded(block.ids, block.length)
+    ids, offsets = pa.array(flat.astype(np.int32)), pa.array(starts)
     tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
     columns = {
         "row": pa.array(block.row),
@@ -319,7 +338,7 @@ def check(config: CheckConfig) -> int:
         tell(f"error: {problem}")
     if problems:
         return DataError.exit_code
-    print(f"ok: {public(config.data)}: {read_manifest(root).in_words()}")
+    print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
     return 0
 
 
@@ -331,9 +350,9 @@ def verify(root: str | Path) -> list[str]:
     """
     manifest, path, problems = read_manifest(root), Path(root, VOCABULARY), list[str]()
     try:
-        check_words(root, manifest)
-        known = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-        if atomic.sha256_file(path) != known:
+        check_vocabulary(root, manifest)
+        digest = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+        if atomic.sha256_file(path) != digest:
             raise DataError(f"{path}: its sha256 is not the manifest's; {REBUILD}")
     except DataError as error:
         problems.append(str(error))

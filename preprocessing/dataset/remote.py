@@ -2,14 +2,14 @@
 """Remote datasets: publishing uploads the manifest last; reading uses a cache that all processes of a node share.
 
 A reader's folder in the cache has manifest, index and vocabulary, whole and checked, and the address of the shards. A
-record batch is read by one request for its bytes, checked against the index, and kept as a shard of its own::
+record batch is read by one request for its bytes, checked against the index, and kept as a separate shard::
 
     blocks/DATASET/2/train/00007-w0128.arrow      record batch 2 of that shard
 
 **Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that the order of rows needs
-last: the time of a file (mtime) is the step, counted over all epochs, at which it is read next. Nothing waits for
-room: a removed file can still be read where it is mapped, and is read again from its address where it is not. So disk
-usage may exceed the limit by the two windows of rows in use.
+last: the time of a file (mtime) is the step, counted over all epochs, at which it is read next. No process waits for
+room: a process that has mapped a removed file can still read it, others fetch it again. So disk usage may exceed the
+limit by the two windows of rows in use.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX, ShardInfo
 from preprocessing.dataset.shards import (
     MANIFEST,
-    MOST_MANIFEST,
-    NEAR_DUPLICATES,
+    MAX_MANIFEST_BYTES,
     REBUILD,
     VOCABULARY,
     Block,
     Manifest,
     Shard,
     Split,
-    check_words,
+    check_vocabulary,
     parse_manifest,
     read_manifest,
     schema,
@@ -50,17 +49,17 @@ from preprocessing.dataset.shards import (
 
 CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
 ADDRESS = "address"
-"""The file in a dataset's folder that says where its shards lie."""
-BLOCKS, ELSEWHERE = "blocks", f"name another folder by ${CACHE_VARIABLE}"
+"""The file in a dataset's folder with the address of its shards."""
+BLOCKS, CACHE_HINT = "blocks", f"name another folder by ${CACHE_VARIABLE}"
 TIMEOUT_S = 3600.0
 THREADS = 4
-"""Requests of a process at once."""
-SLACK = 32
-"""One part of so many of the limit is freed beyond need, so that files are not listed for each new one."""
+"""Simultaneous requests of a process."""
+SPARE_SHARE = 1 / 32
+"""Share of the limit that is freed in addition, so that files are not listed for each new one."""
 NEVER = (1 << 31) - 1
 """Time of a file that no order needs."""
-MOST_VOCABULARY = 1 << 36
-"""Most bytes of a vocabulary, and of an index."""
+MAX_VOCABULARY_BYTES = 1 << 36
+"""Limit of an index too."""
 STAGING = ".building"
 """``ADDRESS.building-FINGERPRINT``: a dataset that will replace the one at the address."""
 
@@ -73,13 +72,13 @@ def local(address: str) -> Path:
     if not addresses.is_remote(address):
         return Path(address)
     manifest = join(address, MANIFEST)
-    content = addresses.identity(manifest, mend="not a dataset, or one that is not published yet")
-    known = atomic.canonical_json([address, content])
-    target = cache_folder() / "datasets" / hashlib.sha256(known).hexdigest()[:32]
+    identity = addresses.identity(manifest, hint="not a dataset, or one that is not published yet")
+    key = atomic.canonical_json([address, identity])
+    target = cache_folder() / "datasets" / hashlib.sha256(key).hexdigest()[:32]
     if not (target / MANIFEST).exists():
         lock = target.with_suffix(".lock")
         busy = UserError(f"{address}: another process of this node has been fetching it for an hour ({lock})")
-        with storing(target, otherwise=ELSEWHERE), locked(lock, TIMEOUT_S, busy):
+        with storing(target, otherwise=CACHE_HINT), locked(lock, TIMEOUT_S, busy):
             if not (target / MANIFEST).exists():
                 fetch(address, target)
     return target
@@ -87,18 +86,18 @@ def local(address: str) -> Path:
 
 def fetch(address: str, target: Path) -> None:
     """Copy all of a dataset but its shards to ``target``, check it, and write the manifest last."""
-    content = b"".join(at_most(MOST_MANIFEST, join(address, MANIFEST)))
+    content = b"".join(read_pieces(join(address, MANIFEST), MAX_MANIFEST_BYTES))
     manifest = parse_manifest(content, join(address, MANIFEST))
     target.mkdir(mode=0o700, parents=True, exist_ok=True)  # an address may hold a password
     atomic.write_text(target / ADDRESS, address.rstrip("/"))
     for name in (INDEX, VOCABULARY):
         with atomic.replacing(target / name) as temporary, open(temporary, "wb") as file:
-            for piece in at_most(MOST_VOCABULARY, join(address, name)):
+            for piece in read_pieces(join(address, name), MAX_VOCABULARY_BYTES):
                 file.write(piece)
             file.flush()
     try:
         manifest.shards(target)
-        check_words(target, manifest)
+        check_vocabulary(target, manifest)
     except DataError as error:
         shutil.rmtree(target)
         raise DataError(f"{address}: the copy is not what the manifest says: {error}") from None
@@ -108,29 +107,28 @@ def fetch(address: str, target: Path) -> None:
 def publish(root: Path, address: str) -> None:
     """Copy a finished dataset to a remote address, the manifest last.
 
-    If another dataset is there, the new one is first uploaded to a staging address (``ADDRESS.building-…``). Then the
-    old manifest is deleted and the store copies the files into place. An interrupted job still has the dataset in the
-    cache, and continues when it is started again.
+    If the address has another dataset, the new one is first uploaded to a staging address (``ADDRESS.building-…``).
+    Then the old manifest is deleted and the store copies the files to the address. An interrupted job still has the
+    dataset in the cache, and continues when it is started again.
     """
     manifest = read_manifest(root)
     address = address.rstrip("/")
     system, base = addresses.filesystem(address)
     suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
-    others = [path.name for path in root.glob(NEAR_DUPLICATES)]
-    every = [VOCABULARY, INDEX, *manifest.shards(root).paths(), *others, MANIFEST]
+    paths = [VOCABULARY, INDEX, *manifest.shards(root).paths(), MANIFEST]
     with addresses.naming(address), storing(address, otherwise="name another --output"):
         if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
-            send(root, system, base, every, address)
+            copy_files(root, system, base, paths, address)
         else:
-            send(root, system, base + suffix, every, address + suffix)
+            copy_files(root, system, base + suffix, paths, address + suffix)
             system.delete_file(f"{base}/{MANIFEST}")
-            for path in every:
+            for path in paths:
                 system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
         if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # also one of an interrupted job
             system.delete_dir(base + suffix)
 
 
-def send(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
+def copy_files(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
     """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``OSError``."""
     for path in paths:
         with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
@@ -146,10 +144,10 @@ def join(address: str, path: str) -> str:
     return f"{address.rstrip('/')}/{path}"
 
 
-def at_most(most: int, address: str) -> Iterator[bytes]:
-    """A remote file in pieces. Raises ``DataError`` if it has more than ``most`` bytes."""
+def read_pieces(address: str, max_bytes: int) -> Iterator[bytes]:
+    """A remote file in pieces. Raises ``DataError`` if it is larger than ``max_bytes``."""
     size = addresses.info_of(address).size or 0
-    if size > most:
+    if size > max_bytes:
         raise DataError(f"{address}: larger than expected; publish the dataset again")
     for start in range(0, size, addresses.READ_BYTES):
         yield addresses.read_range(address, start, min(start + addresses.READ_BYTES, size))
@@ -163,11 +161,11 @@ def cache_folder() -> Path:
 
 def limit_bytes() -> float:
     """Most bytes of remote shards in the cache. Raises ``ConfigError`` for another value than a number."""
-    given = os.environ.get(LIMIT_VARIABLE) or "inf"
+    gigabytes = os.environ.get(LIMIT_VARIABLE) or "inf"
     with suppress(ValueError):
-        if (limit := float(given) * 1e9) >= 0:
+        if (limit := float(gigabytes) * 1e9) >= 0:
             return limit
-    raise ConfigError(f"{LIMIT_VARIABLE}: {given!r} is no number of gigabytes, such as 200 or 0.5")
+    raise ConfigError(f"{LIMIT_VARIABLE}: {gigabytes!r} is no number of gigabytes, such as 200 or 0.5")
 
 
 def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
@@ -176,32 +174,33 @@ def split_of(root: str | Path, manifest: Manifest, name: str) -> Split:
 
 
 class RemoteSplit(Split):
-    """A split whose shards lie elsewhere; each of its blocks is kept here as a shard of its own."""
+    """A split whose shards are remote; the cache has each of its blocks as a shard with one block."""
 
     is_remote = True
     step = 0
-    """Of all splits of this process: where its training reads, as a step counted over all epochs."""
+    """The step of the training, counted over all epochs; one for all splits of this process."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
         """``root``: the dataset's folder in the cache."""
         super().__init__(root, manifest, name)
         self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
-        self._times, self._held = dict[int, int](), dict[int, Shard]()
-        """Block -> the step from which a window reads it, of the latest window and the one after it; and those that
-        stay mapped."""
+        self._step_by_block, self._open_shards = dict[int, int](), dict[int, Shard]()
+        """For the blocks of the latest window and the next one: first step of the window; and their mapped files."""
 
     def states(self) -> np.ndarray:
-        """None: files in the cache are removed, but never changed."""
+        """No states: files in the cache are removed, but never changed."""
         return np.arange(0)
 
-    def _found(self, number: int) -> tuple[Path, Block]:
-        shard = self._held.get(number) or self._fetched(number)
-        if number in self._times:
-            self._held[number] = shard
+    def _map_block(self, number: int) -> tuple[Path, Block]:
+        shard = self._open_shards.get(number) or self._fetch_block(number)
+        if number in self._step_by_block:
+            self._open_shards[number] = shard
         return shard.path, shard.blocks[0]
 
-    def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
-        """Fetch the ``blocks`` of a window with these steps now, and those of the window ``ahead`` in threads.
+    def expect(
+        self, blocks: Sequence[int], next_blocks: Sequence[int], steps: range, next_reads: np.ndarray | None
+    ) -> None:
+        """Fetch the ``blocks`` of a window with these steps now, and those of the next window in threads.
 
         ``next_reads``: the step at which each block is read next, after the window; None for an evaluation.
         """
@@ -209,89 +208,93 @@ class RemoteSplit(Split):
             steps = range(steps.start + RemoteSplit.step, steps.stop + RemoteSplit.step)
         else:
             RemoteSplit.step = steps.start
-        before, self._times = self._times, dict.fromkeys(ahead, steps.stop) | dict.fromkeys(blocks, steps.start)
-        for block in {*before, *self._times}:
-            time = self._times.get(block, NEVER if next_reads is None else int(next_reads[block]))
-            info, _, folder = self._file(block)
+        steps_before = self._step_by_block
+        self._step_by_block = dict.fromkeys(next_blocks, steps.stop) | dict.fromkeys(blocks, steps.start)
+        for block in {*steps_before, *self._step_by_block}:
+            step = self._step_by_block.get(block, NEVER if next_reads is None else int(next_reads[block]))
+            info, _, folder = self._file_of(block)
             with suppress(FileNotFoundError):
-                os.utime(folder / info.path, (time, time))
-        self._held = {block: self._held[block] for block in self._times if block in self._held}
-        for thread in self._fetching(blocks):
+                os.utime(folder / info.path, (step, step))
+        self._open_shards = {
+            block: self._open_shards[block] for block in self._step_by_block if block in self._open_shards
+        }
+        for thread in self._start_threads(blocks):
             thread.join()  # cannot hang: each request ends
-        self._fetching(ahead)
+        self._start_threads(next_blocks)
 
-    def _fetching(self, blocks: Sequence[int]) -> list[threading.Thread]:
-        """Threads that fetch blocks, in another order than other processes; who reads a block meets its error."""
+    def _start_threads(self, blocks: Sequence[int]) -> list[threading.Thread]:
+        """Threads that fetch blocks, in another order than other processes; an error is raised when a block is read."""
         order = np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist()
 
-        def work(some: list[int]) -> None:
+        def fetch_blocks(first: int) -> None:
             with suppress(UserError):
-                for block in some:
+                for block in order[first::THREADS]:
                     self.blocks[block]
 
-        some = (order[number::THREADS] for number in range(THREADS))
-        threads = [threading.Thread(target=work, args=(its,), name="padless-cache", daemon=True) for its in some]
-        for thread in threads:
-            thread.start()
+        threads = []
+        for first in range(THREADS):
+            threads.append(threading.Thread(target=fetch_blocks, args=(first,), name="padless-cache", daemon=True))
+            threads[first].start()
         return threads
 
-    def _file(self, block: int) -> tuple[ShardInfo, int, Path]:
-        """A block's shard, its number there, and the folder of its file."""
-        place, number = self.place_of(block)
-        return self.index[place], number, self.folder / Path(self.root).name / str(number)
+    def _file_of(self, block: int) -> tuple[ShardInfo, int, Path]:
+        """A block's shard, the block's number in it, and the folder of the block's file."""
+        line, number = self.locate_block(block)
+        return self.index[line], number, self.folder / Path(self.root).name / str(number)
 
-    def _fetched(self, block: int) -> Shard:
+    def _fetch_block(self, block: int) -> Shard:
         """A block as a shard, from its file or its address. Raises ``DataError`` if it cannot be read or is another."""
-        info, number, folder = self._file(block)
-        where = f"{self.address}/{info.path}"
+        info, number, folder = self._file_of(block)
+        address = f"{self.address}/{info.path}"
         try:
             (start, stop), digest = info.starts[number : number + 2], info.hashes[number]
         except (ValueError, IndexError):
-            raise DataError(f"{where}: the index names fewer record batches than it has; {REBUILD}") from None
+            raise DataError(f"{address}: the index names fewer record batches than it has; {REBUILD}") from None
         dtype, rows = self.manifest.id_dtype, int(self.block_starts[block + 1] - self.block_starts[block])
         head = arrays.MAGIC + schema(info.width, np.dtype(dtype)).serialize().to_pybytes()
         size = len(head) + stop - start
-        piece = replace(info, rows=rows, bytes=size, starts=[len(head), size], hashes=[digest])
+        block_info = replace(info, rows=rows, bytes=size, starts=[len(head), size], hashes=[digest])
 
-        def opened() -> Shard:
-            shard = Shard(folder, piece, dtype, rows)
+        def open_file() -> Shard:
+            shard = Shard(folder, block_info, dtype, rows)
             shard.check_hash(0)
             return shard
 
         with suppress(DataError):  # not there, or damaged
-            return opened()
-        busy = UserError(f"{where}: for an hour, another process has been fetching it, or removing files")
+            return open_file()
+        busy = UserError(f"{address}: for an hour, another process has been fetching it, or removing files")
         with locked(self.folder / f"{digest[:2]}.lock", TIMEOUT_S, busy):
             with suppress(DataError):  # another process has fetched it
-                return opened()
-            data = addresses.read_range(where, start, stop, digest)
+                return open_file()
+            data = addresses.read_range(address, start, stop, digest)
             with (
-                storing(self.folder, otherwise=ELSEWHERE),
+                storing(self.folder, otherwise=CACHE_HINT),
                 locked(self.folder / "room.lock", TIMEOUT_S, busy),
             ):
-                make_room(self.folder, piece.bytes, self.limit, RemoteSplit.step)
+                make_room(self.folder, block_info.bytes, self.limit, RemoteSplit.step)
                 with atomic.replacing(folder / info.path, lasting=False) as temporary:
                     temporary.write_bytes(head + data)
-                    os.utime(temporary, (step := self._times.get(block, NEVER), step))
-                return opened()  # before another process removes it
+                    step = self._step_by_block.get(block, NEVER)
+                    os.utime(temporary, (step, step))
+                return open_file()  # before another process removes it
 
 
-def make_room(folder: Path, size: int, limit: float, since: int) -> None:
+def make_room(folder: Path, size: int, limit: float, step: int) -> None:
     """Remove files until ``size`` more bytes fit the ``limit``: first those needed last. Hold the lock of the folder.
 
-    A file whose time is before the step ``since`` is of no order that is read now.
+    A file whose time is before the current ``step`` is needed by no order that is read now.
     """
-    counted = folder / "bytes"
+    total_file = folder / "bytes"
     try:
-        total = int(counted.read_text()) + size
+        total = int(total_file.read_text()) + size
     except (OSError, ValueError):  # a new folder, or a full disk
         total = NEVER << 31
     if total > limit:
         files = [(path, path.stat()) for path in folder.glob("*/*/*/*")]
-        total = size + sum(about.st_size for _, about in files)
-        for path, about in sorted(files, key=lambda file: (file[1].st_mtime - since) % (NEVER + 1), reverse=True):
-            if total <= limit * (1 - 1 / SLACK):
+        total = size + sum(status.st_size for _, status in files)
+        for path, status in sorted(files, key=lambda file: (file[1].st_mtime - step) % (NEVER + 1), reverse=True):
+            if total <= limit * (1 - SPARE_SHARE):
                 break
             path.unlink(missing_ok=True)
-            total -= about.st_size
-    counted.write_text(str(total))
+            total -= status.st_size
+    total_file.write_text(str(total))

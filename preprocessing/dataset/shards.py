@@ -33,7 +33,7 @@ from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
-from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, shard_path, without_nulls
+from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
 from preprocessing.labels import LabelType, fits
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
@@ -43,13 +43,9 @@ FORMAT = "padless-dataset"
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
 VOCABULARY = "vocabulary.arrow"
-NEAR_DUPLICATES = "near_duplicates.csv"
-"""Which rows were left out by ``quality.near_duplicates``."""
-MOST_WORDS = (1 << 31) - 1
-"""Most ids of a vocabulary."""
+MAX_VOCABULARY_SIZE = (1 << 31) - 1
 BLOCK_ROWS = 8192
-MOST_MANIFEST = 1 << 28
-"""Most bytes of a manifest."""
+MAX_MANIFEST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Manifest:
     """sha256 of ``index.arrow``, which has a line for each shard."""
     id_dtype: Annotated[str, Meta(pattern=r"^(uint16|int32)\Z")]
     block_rows: Positive
-    vocabulary_size: Annotated[int, Meta(ge=3, le=MOST_WORDS)]
+    vocabulary_size: Annotated[int, Meta(ge=3, le=MAX_VOCABULARY_SIZE)]
     vocabulary_hash: Sha256
     text: dict[str, Any]
     """The resolved text pipeline, as ``TextPipeline.to_json`` writes it."""
@@ -87,15 +83,16 @@ class Manifest:
     @property
     def folds(self) -> int:
         """Number of folds of the training and validation rows; 0: none."""
-        found = [part.fold for parts in self.splits.values() for part in parts if part.fold is not None]
-        return max(found, default=-1) + 1
+        folds = [part.fold for parts in self.splits.values() for part in parts if part.fold is not None]
+        return max(folds, default=-1) + 1
 
     def shards(self, root: str | Path, splits: Iterable[str] | None = None) -> Index:
         """The shards of some splits of this dataset, or view of it, in the directory ``root``; of all for None.
 
         Raises ``DataError`` as ``Index`` does.
         """
-        parts = [part for name in (self.splits if splits is None else splits) for part in self.splits[name]]
+        names = self.splits if splits is None else splits
+        parts = [part for name in names for part in self.splits[name]]
         return Index(root, self.index, parts)
 
     @property
@@ -111,20 +108,20 @@ class Manifest:
         """Number of tokens in a split; 0 if there is none of this name."""
         return sum(part.tokens for part in self.splits.get(split, ()))
 
-    def rows_by(self, what: str, split: str) -> dict[int, int]:
+    def rows_by(self, histogram: str, split: str) -> dict[int, int]:
         """Rows of a split by ``widths`` of shards, ``lengths`` or ``labels``, ascending; empty without the split."""
-        found = Counter[int]()
+        counts = Counter[int]()
         for part in self.splits.get(split, ()):
-            found.update({int(value): rows for value, rows in getattr(part, what).items()})
-        return dict(sorted(found.items()))
+            counts.update({int(value): rows for value, rows in getattr(part, histogram).items()})
+        return dict(sorted(counts.items()))
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Rows per split."""
         rows = ", ".join(f"{name} {self.rows(name):,}" for name in self.names)
         return f"{rows} rows" + (f" in {self.folds} folds" if self.folds else "")
 
 
-class OfSplit(TypedDict, total=False):
+class SplitStatistics(TypedDict, total=False):
     """``statistics.splits`` of one split: the keys that reports read."""
 
     truncated: Count
@@ -142,10 +139,10 @@ class SourceFile(TypedDict):
     fingerprint: dict[str, Any]
 
 
-class Described(TypedDict, total=False):
+class DescriptiveKeys(TypedDict, total=False):
     """Descriptive keys, not part of the fingerprint; other keys are allowed."""
 
-    splits: dict[str, OfSplit]
+    splits: dict[str, SplitStatistics]
     dropped: dict[str, Count]
     sources: list[SourceFile]
     config: dict[str, Any]
@@ -160,7 +157,7 @@ def id_dtype(vocabulary_size: int) -> np.dtype:
 def schema(width: int, dtype: np.dtype) -> pa.Schema:
     """The Arrow schema of a shard; no column may hold nulls."""
     ids = pa.list_(pa.field("item", pa.from_numpy_dtype(dtype), nullable=False), width)
-    return without_nulls({"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()})
+    return non_null_schema({"ids": ids, "length": pa.int32(), "label": pa.int32(), "row": pa.int64()})
 
 
 def write_shard(
@@ -175,7 +172,7 @@ def write_shard(
     fold: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> ShardInfo:
-    """Write shard ``number`` of a split, or of its ``fold``, atomically; ``write_index`` then makes its name last.
+    """Write shard ``number`` of a split, or of its ``fold``, atomically; ``write_index`` syncs its name to the disk.
 
     ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
     """
@@ -194,11 +191,11 @@ def write_shard(
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
         with arrays.mapped(temporary) as file:
-            whole = memoryview(file.read_buffer())
+            content = memoryview(file.read_buffer())
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
-        digest, *hashes = (hashlib.sha256(whole[part]).hexdigest() for part in parts)
-    about = number, width, rows, len(whole), digest, starts, hashes, fold
-    return ShardInfo(split, *about, histogram(length), histogram(label))
+        digest, *hashes = (hashlib.sha256(content[part]).hexdigest() for part in parts)
+    line = number, width, rows, len(content), digest, starts, hashes
+    return ShardInfo(split, *line, fold, histogram(length), histogram(label))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -217,7 +214,7 @@ class Block:
     label: np.ndarray
     row: np.ndarray
 
-    def is_within(self, vocabulary_size: int, labels: range | None) -> bool:
+    def is_valid(self, vocabulary_size: int, labels: range | None) -> bool:
         """Whether lengths, labels and ids are in range; reads the whole block. ``labels``: None if they are ignored, as
         in pretraining.
         """
@@ -245,9 +242,10 @@ class Shard:
             with arrays.mapped(self.path) as file:
                 whole = file.read_buffer()
             layout, batches = arrays.record_batches(pa.BufferReader(whole))
-            full, rest = divmod(info.rows, block_rows)
-            sizes = [batch.num_rows for batch in batches]
-            if sizes != [block_rows] * full + [rest] * (rest > 0) or layout != schema(info.width, np.dtype(id_dtype)):
+            num_full, last_rows = divmod(info.rows, block_rows)
+            sizes = [block_rows] * num_full + [last_rows] * (last_rows > 0)
+            expected = sizes, schema(info.width, np.dtype(id_dtype))
+            if ([batch.num_rows for batch in batches], layout) != expected:
                 raise ValueError(f"it does not hold {info.rows} rows of {info.width} ids")
             if len(info.starts) != len(batches) + 1 or len(info.hashes) != len(batches):
                 raise ValueError(f"the index does not name its {len(batches)} record batches")
@@ -265,8 +263,8 @@ class Shard:
         """Raises ``ArrowInvalid`` for nulls."""
         ids, *columns = batch.columns
         flat = ids.values.slice(ids.offset * self.info.width, len(ids) * self.info.width)
-        numbers, *others = (column.to_numpy() for column in (flat, *columns))
-        return Block(numbers.reshape(-1, self.info.width), *others)
+        matrix = flat.to_numpy().reshape(-1, self.info.width)
+        return Block(matrix, *(column.to_numpy() for column in columns))
 
 
 def check_size(path: str | Path, size: int) -> int:
@@ -275,13 +273,13 @@ def check_size(path: str | Path, size: int) -> int:
     Raises ``DataError`` for a file that is missing, not a regular file, or of another size.
     """
     try:
-        found = os.stat(path)
-        check_regular(path, found.st_mode)
+        status = os.stat(path)
+        check_regular(path, status.st_mode)
     except OSError as error:
         raise DataError(f"{path}: the manifest names this shard ({error.strerror}); {REBUILD}") from None
-    if found.st_size != size:
-        raise DataError(f"{path}: {found.st_size} bytes, the manifest says {size}: truncated or changed; {REBUILD}")
-    return hash((found.st_ino, found.st_size, found.st_mtime_ns))
+    if status.st_size != size:
+        raise DataError(f"{path}: {status.st_size} bytes, the manifest says {size}: truncated or changed; {REBUILD}")
+    return hash((status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def write_manifest(root: str | Path, manifest: Manifest) -> None:
@@ -299,20 +297,20 @@ def read_manifest(root: str | Path) -> Manifest:
     """Read and check ``dataset.json``. Raises ``DataError`` for a missing, damaged or newer one, or another format."""
     path = Path(root, MANIFEST)
     try:
-        return parse_manifest(read_bytes(path, MOST_MANIFEST), str(path))
+        return parse_manifest(read_bytes(path, MAX_MANIFEST_BYTES), str(path))
     except (FileNotFoundError, NotADirectoryError):
-        place = Path(root)
-        what = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
-        if not place.exists():
-            first = "" if place.suffix else f"; `padless prepare FILE -o {root}` makes it"
-            what = f"there is no folder {root}{beside(root) or first}"
-        elif (place.parent / MANIFEST).is_file():
-            what = f"{root} lies in the dataset {place.parent}; name that"
-        elif place.is_file():
-            what = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{place.stem}`"
-        elif (place / "bundle").is_dir():
-            what = f"{root} is a run; name the dataset that it was trained on"
-        raise DataError(f"{path}: missing: {what}") from None
+        folder = Path(root)
+        reason = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
+        if not folder.exists():
+            hint = "" if folder.suffix else f"; `padless prepare FILE -o {root}` makes it"
+            reason = f"there is no folder {root}{beside(root) or hint}"
+        elif (folder.parent / MANIFEST).is_file():
+            reason = f"{root} lies in the dataset {folder.parent}; name that"
+        elif folder.is_file():
+            reason = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{folder.stem}`"
+        elif (folder / "bundle").is_dir():
+            reason = f"{root} is a run; name the dataset that it was trained on"
+        raise DataError(f"{path}: missing: {reason}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
 
@@ -331,55 +329,57 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
     manifest: Manifest = typed(Manifest, content, path, REBUILD)
-    for described in (manifest.statistics, manifest.provenance):
-        typed(Described, described, path, REBUILD)
-    every = (part for parts in manifest.splits.values() for part in parts)
-    wrong = any(sum(of.values()) != part.rows for part in every for of in (part.widths, part.lengths, part.labels))
-    if wrong or len({*manifest.labels}) < len(manifest.labels) or not fits(manifest.labels, manifest.label_type):
+    for description in (manifest.statistics, manifest.provenance):
+        typed(DescriptiveKeys, description, path, REBUILD)
+    parts = [part for name in manifest.splits for part in manifest.splits[name]]
+    histograms = [(part.rows, rows_by) for part in parts for rows_by in (part.widths, part.lengths, part.labels)]
+    is_consistent = all(sum(rows_by.values()) == rows for rows, rows_by in histograms)
+    is_distinct = len({*manifest.labels}) == len(manifest.labels)
+    if not (is_consistent and is_distinct and fits(manifest.labels, manifest.label_type)):
         raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
 
 
-def check_words(root: str | Path, manifest: Manifest) -> None:
+def check_vocabulary(root: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if vocabulary or text pipeline are not those of the manifest's hashes."""
     path, vocabulary = Path(root, MANIFEST), Vocabulary.read(Path(root, VOCABULARY))
-    known = manifest.vocabulary_size, manifest.vocabulary_hash, manifest.text_hash
-    found = text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash)
-    if (len(vocabulary), vocabulary.hash, found) != known:
+    expected = manifest.vocabulary_size, manifest.vocabulary_hash, manifest.text_hash
+    digest = text_hash(TextPipeline.from_json(manifest.text, path), vocabulary.hash)
+    if (len(vocabulary), vocabulary.hash, digest) != expected:
         raise DataError(f"{path}: its text does not match its text_hash, or {VOCABULARY} is another; {REBUILD}")
 
 
 class Split:
     """All blocks of one split, with a global row index over them in the order of the index.
 
-    A shard is mapped when one of its blocks is asked for; ``most_open`` stay mapped, and what still has a view. Hash
-    and values of a block are checked when it is read first, by whichever command.
+    A shard is mapped when one of its blocks is read; the last ``max_open_shards`` stay mapped, and those that still
+    have a view. Hash and values of a block are checked when it is first read, by whichever command.
     """
 
-    is_remote, most_open = False, 1024
+    is_remote, max_open_shards = False, 1024
     """Linux allows a process 65,530 maps."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
-        """Look at the split's files; raises ``DataError`` if there are none or one does not match the manifest."""
+        """Check the sizes of the split's files; raises ``DataError`` if there are none or one has another size."""
         if not manifest.splits.get(name):
-            held = ", ".join(sorted(manifest.names))
-            raise DataError(f"{root}: has no split {name!r}; it has {held}; name another, or build it with one")
+            names = ", ".join(sorted(manifest.names))
+            raise DataError(f"{root}: has no split {name!r}; it has {names}; name another, or build it with one")
         self.root, self.name, self.manifest = root, name, manifest
         self.index = manifest.shards(root, [name])
         self._states = self.states()
-        of_shard = self.index.rows.astype(np.int64)
-        batches = -(-of_shard // manifest.block_rows)
-        self._first = np.concatenate([[0], np.cumsum(batches)])
+        shard_rows = self.index.rows.astype(np.int64)
+        num_blocks = -(-shard_rows // manifest.block_rows)
+        self._first_blocks = np.concatenate([[0], np.cumsum(num_blocks)])
         """int64 ``[shards + 1]``: the first block of each shard."""
-        rows = np.full(self._first[-1], manifest.block_rows)
-        rows[self._first[1:] - 1] = of_shard - (batches - 1) * manifest.block_rows
-        self.block_starts = np.concatenate([[0], np.cumsum(rows)])
+        block_rows = np.full(self._first_blocks[-1], manifest.block_rows)
+        block_rows[self._first_blocks[1:] - 1] = shard_rows - (num_blocks - 1) * manifest.block_rows
+        self.block_starts = np.concatenate([[0], np.cumsum(block_rows)])
         """int64 ``[blocks + 1]``: global row ``r`` lies in the block with ``starts[b] <= r < starts[b + 1]``."""
-        self.block_widths = np.repeat(self.index.width.astype(np.int64), batches)
+        self.block_widths = np.repeat(self.index.width.astype(np.int64), num_blocks)
         """int64 ``[blocks]``: the width of each block's shard."""
-        self._checked = bytearray(len(rows))
-        self.shards: Sequence[Shard] = Lazy(len(self.index), lru_cache(self.most_open)(self._mapped))
-        self.blocks: Sequence[Block] = Lazy(len(rows), self._block)
+        self._is_checked = bytearray(len(block_rows))
+        self.shards: Sequence[Shard] = Lazy(len(self.index), lru_cache(self.max_open_shards)(self._map_shard))
+        self.blocks: Sequence[Block] = Lazy(len(block_rows), self._read_block)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -390,41 +390,41 @@ class Split:
         sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
         return np.fromiter((check_size(f"{self.root}/{path}", size) for path, size in sizes), np.int64)
 
-    def look(self) -> None:
+    def check_unchanged(self) -> None:
         """Raise ``DataError`` if a file has changed since this split was opened."""
         changed = np.flatnonzero(self.states() != self._states)
         if len(changed):
-            what = "this shard was removed or replaced while the run used it; put it back"
-            raise DataError(f"{Path(self.root, self.index[changed[0]].path)}: {what}")
+            path = Path(self.root, self.index[changed[0]].path)
+            raise DataError(f"{path}: this shard was removed or replaced while the run used it; put it back")
 
-    def place_of(self, number: int) -> tuple[int, int]:
-        """The place of a block's shard in the index, and the block's number there."""
-        place = int(self._first.searchsorted(number, side="right")) - 1
-        return place, number - int(self._first[place])
+    def locate_block(self, number: int) -> tuple[int, int]:
+        """The line of a block's shard in the index, and the block's number in the shard."""
+        line = int(self._first_blocks.searchsorted(number, side="right")) - 1
+        return line, number - int(self._first_blocks[line])
 
-    def _mapped(self, place: int) -> Shard:
-        return Shard(self.root, self.index[place], self.manifest.id_dtype, self.manifest.block_rows)
+    def _map_shard(self, line: int) -> Shard:
+        return Shard(self.root, self.index[line], self.manifest.id_dtype, self.manifest.block_rows)
 
-    def _found(self, number: int) -> tuple[Path, Block]:
+    def _map_block(self, number: int) -> tuple[Path, Block]:
         """A block, and the file that holds it."""
-        place, within = self.place_of(number)
-        shard = self.shards[place]
-        if not self._checked[number]:
-            shard.check_hash(within)
-        return shard.path, shard.blocks[within]
+        line, number_in_shard = self.locate_block(number)
+        shard = self.shards[line]
+        if not self._is_checked[number]:
+            shard.check_hash(number_in_shard)
+        return shard.path, shard.blocks[number_in_shard]
 
-    def _block(self, number: int) -> Block:
-        path, block = self._found(number)
-        if not self._checked[number]:
+    def _read_block(self, number: int) -> Block:
+        path, block = self._map_block(number)
+        if not self._is_checked[number]:
             labels = range(len(self.manifest.labels)) if self.name != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
-            known = all(part.labels for part in self.index.parts)
-            if not block.is_within(self.manifest.vocabulary_size, labels if known else None):
+            has_labels = all(part.labels for part in self.index.parts)
+            if not block.is_valid(self.manifest.vocabulary_size, labels if has_labels else None):
                 raise DataError(f"{path}: it holds a length, a label or an id out of range; {REBUILD}")
-            self._checked[number] = True
+            self._is_checked[number] = True
         return block
 
-    def expect(self, *window: Any, **more: Any) -> None:
-        """Be told what an order reads, as a remote split is; nothing to do."""
+    def expect(self, *window: Any, **options: Any) -> None:
+        """A remote split fetches the blocks that an order reads next; here there is nothing to do."""
 
     def column(self, name: str) -> np.ndarray:
         """int64 ``[rows]``: the length, label or row of all rows, in the order of the blocks."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Word vectors of a dataset's own texts, which a run learns before its first step: it counts which words occur near
-which (the most frequent words as neighbours), takes positive pointwise mutual information of the counts, and its
+"""Word vectors that a run learns from its dataset before the first step: it counts which words occur near each other
+(the most frequent words as neighbours), takes positive pointwise mutual information of the counts, and its
 truncated singular value decomposition (Levy, Goldberg and Dagan, 2015).
 
-The words are worked on ``WORDS_AT_ONCE`` at a time, so memory is bounded; the directions found for the most frequent
-ones serve all. The same dataset gives the same vectors, on any number of cores.
+Words are processed ``WORDS_AT_ONCE`` at a time, so memory is bounded; the directions of the most frequent ones are used
+for all. The same dataset gives the same vectors, on any number of cores.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ SMOOTHING = 0.75
 OVERSAMPLING, ITERATIONS = 30, 3
 """Of the randomized decomposition (Halko, Martinsson and Tropp, 2011)."""
 SAMPLE = 0x73766473
-"""Makes random choices differ from others of the project."""
+"""Seed; makes random choices differ from others of the project."""
 
 
 def sample(splits: Sequence[Split]) -> list[Block]:
     """The blocks to learn from: all, or random ones with ``MOST_TOKENS`` tokens."""
-    every = [(split, number) for split in splits for number in range(len(split.blocks))]
-    chosen, tokens = {}, 0
-    for place in permutation(len(every), SAMPLE).tolist():
+    candidates = [(split, number) for split in splits for number in range(len(split.blocks))]
+    blocks, tokens = {}, 0
+    for index in permutation(len(candidates), SAMPLE).tolist():
         if tokens < MOST_TOKENS:
-            split, number = every[place]
-            chosen[place] = split.blocks[number]
-            tokens += int(chosen[place].length.sum())
-    return [chosen[place] for place in sorted(chosen)]
+            split, number = candidates[index]
+            blocks[index] = split.blocks[number]
+            tokens += int(blocks[index].length.sum())
+    return [blocks[index] for index in sorted(blocks)]
 
 
 @threadpool_limits.wrap(limits=1)
@@ -57,7 +57,7 @@ def learn(blocks: Sequence[Block], vocabulary_size: int, dim: int, window: int =
     directions = shares = None
     for first in range(0, vocabulary_size, WORDS_AT_ONCE):
         words = range(first, min(first + WORDS_AT_ONCE, vocabulary_size))
-        counts = neighbours(blocks, words, min(CONTEXTS, vocabulary_size), window)
+        counts = count_neighbours(blocks, words, min(CONTEXTS, vocabulary_size), window)
         if shares is None:  # the ids are in order of frequency, so these words are most of the text
             shares = counts.sum(axis=0) ** SMOOTHING
             shares /= max(shares.sum(), 1.0)
@@ -65,25 +65,27 @@ def learn(blocks: Sequence[Block], vocabulary_size: int, dim: int, window: int =
         if directions is None:
             directions = principal_directions(associations, dim)
         vectors[words.start : words.stop, : directions.shape[1]] = associations @ directions
-    known = vectors[vectors.any(axis=1)]
-    return vectors if known.size and np.ptp(known) > 0 else np.zeros_like(vectors)
+    learned = vectors[vectors.any(axis=1)]
+    return vectors if learned.size and np.ptp(learned) > 0 else np.zeros_like(vectors)
 
 
-def neighbours(blocks: Sequence[Block], words: range, contexts: int, window: int) -> np.ndarray:
+def count_neighbours(blocks: Sequence[Block], words: range, contexts: int, window: int) -> np.ndarray:
     """float32 ``[words, contexts]``: how often each of ``words`` has each context near it, a pair d words apart counted
     1 / d times.
     """
     counts = np.zeros(len(words) * contexts, np.float32)
     for block in blocks:
         ids = np.pad(block.ids.astype(np.int64), ((0, 0), (0, window)))  # <pad> between texts
-        place, length = np.arange(ids.shape[1]), block.length[:, None]
-        ids[place >= length] = 0
-        stream = ids[place < length + window]
+        column, length = np.arange(ids.shape[1]), block.length[:, None]
+        ids[column >= length] = 0
+        stream = ids[column < length + window]
         for distance in range(1, window + 1):
-            before, after = stream[:-distance], stream[distance:]
-            for word, context in ((before, after), (after, before)):
-                near = (word >= max(words.start, 1)) & (word < words.stop) & (context > 0) & (context < contexts)
-                np.add.at(counts, (word[near] - words.start) * contexts + context[near], np.float32(1 / distance))
+            left, right = stream[:-distance], stream[distance:]
+            for word, context in ((left, right), (right, left)):
+                is_counted = (word >= max(words.start, 1)) & (word < words.stop) & (context > 0) & (context < contexts)
+                np.add.at(
+                    counts, (word[is_counted] - words.start) * contexts + context[is_counted], np.float32(1 / distance)
+                )
     return counts.reshape(len(words), contexts)
 
 
@@ -110,5 +112,5 @@ def principal_directions(associations: np.ndarray, dim: int) -> np.ndarray:
     for _ in range(ITERATIONS):
         basis = np.linalg.qr(associations.T @ (associations @ basis))[0]
     _, values, right = np.linalg.svd(np.linalg.qr(associations @ basis, mode="r"), full_matrices=False)
-    kept = np.flatnonzero(values[:dim] > values[0] * 1e-6) if values[0] > 0 else np.arange(0)
-    return (basis @ right[kept].T / np.sqrt(values[kept])).astype(np.float32)
+    rank = np.count_nonzero(values[:dim] > values[0] * 1e-6)  # the values fall
+    return (basis @ right[:rank].T / np.sqrt(values[:rank])).astype(np.float32)

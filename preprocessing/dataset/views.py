@@ -3,7 +3,7 @@
 
 The name of a mixture is that of its datasets with their shares, as in ``data/reviews:0.7,data/forum:0.3``. Each split
 has the rows of that split of every dataset, one dataset after the other. Row r of dataset n, both from 0, has the
-number ``n * APART + r``, so every row of a mixture has its own. Shares count in training alone
+number ``n * ROW_STRIDE + r``, so no two rows of a mixture have the same. Shares count in training alone
 (``harness.data.order``).
 """
 
@@ -26,8 +26,8 @@ from preprocessing.dataset import remote
 from preprocessing.dataset.index import Lazy, Totals
 from preprocessing.dataset.shards import Block, Manifest, Split, read_manifest
 
-APART = 10**12
-"""Between the numbers of the first rows of two datasets; readable, and no source has so many rows."""
+ROW_STRIDE = 10**12
+"""Difference of the numbers of the first rows of two datasets; readable, and no source has so many rows."""
 Part = tuple[str | Path, Manifest, float]
 """Directory, manifest and share of a dataset; the shares of a mixture add up to 1."""
 
@@ -48,43 +48,45 @@ class View(Manifest):
         return self.dataset
 
 
-def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], **more: Any) -> View:
-    """The view with these splits, and ``more`` fields of their own."""
-    return View(**{**vars(manifest), "splits": splits, "dataset": manifest.fingerprint, **more})
+def with_splits(manifest: Manifest, splits: dict[str, list[Totals]], **fields: Any) -> View:
+    """The view with these splits and ``fields``."""
+    return View(**{**vars(manifest), "splits": splits, "dataset": manifest.fingerprint, **fields})
 
 
-def mixed(parts: Sequence[Part]) -> View:
+def mix_datasets(parts: Sequence[Part]) -> View:
     """The mixture of datasets. Raises ``DataError`` if they do not fit each other."""
-    home, first, _ = parts[0]
+    first_path, first, _ = parts[0]
     splits: dict[str, list[Totals]] = {}
     for path, part, _ in parts:
         if part.text_hash != first.text_hash:
             raise DataError(
-                f"{path}: its vocabulary or text settings are not those of {home}, so ids mean other words; build it "
-                f"again with `padless prepare … -o {path} --vocabulary.base {home}`"
+                f"{path}: its vocabulary or text settings are not those of {first_path}, so ids mean other words; "
+                f"build it again with `padless prepare … -o {path} --vocabulary.base {first_path}`"
             )
         if (part.labels, part.label_type) != (first.labels, first.label_type):
             raise DataError(
-                f"{path}: its classes are not those of {home}; build it again with --source.labels, which has their "
-                "names, in their order, and the values that mean them"
+                f"{path}: its classes are not those of {first_path}; build it again with --source.labels, which has "
+                "their names, in their order, and the values that mean them"
             )
         for name, entries in part.splits.items():
             splits[name] = splits.get(name, []) + entries
-    known = atomic.canonical_json([[part.fingerprint, share] for _, part, share in parts])
-    own = {"dataset": hashlib.sha256(known).hexdigest(), "parts": tuple(parts), "index": "", "statistics": {}}
-    return with_splits(first, splits, **own)
+    shares = atomic.canonical_json([[part.fingerprint, share] for _, part, share in parts])
+    fingerprint = hashlib.sha256(shares).hexdigest()
+    return with_splits(first, splits, dataset=fingerprint, parts=tuple(parts), index="", statistics={})
 
 
 def read_data(data: str | Path) -> Manifest:
-    """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mixed`` do."""
+    """The manifest of a dataset or of a mixture. Raises ``DataError`` as ``read_manifest`` and ``mix_datasets`` do."""
     shares = shares_of(str(data))
     if len(shares) == 1 and {":", ","} & {*str(data)} and not (addresses.is_remote(str(data)) or Path(data).exists()):
         raise DataError(
             f"{data}: no such folder; in a mixture each of several has a share above 0, as in data/a:0.7,data/b:0.3"
         )
-    homes = map(remote.local, shares)
-    parts: list[Part] = [(home, read_manifest(home), share) for home, share in zip(homes, shares.values(), strict=True)]
-    return mixed(parts) if len(parts) > 1 else parts[0][1]
+    parts: list[Part] = []
+    for name, share in shares.items():
+        folder = remote.local(name)
+        parts.append((folder, read_manifest(folder), share))
+    return mix_datasets(parts) if len(parts) > 1 else parts[0][1]
 
 
 def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
@@ -93,9 +95,7 @@ def parts_of(data: str | Path, manifest: Manifest) -> Sequence[Part]:
 
 
 def home_of(data: str | Path) -> Path:
-    """The directory of a dataset, as ``remote.local`` has it; of a mixture that of the first, whose vocabulary is that
-    of all.
-    """
+    """The directory of a dataset, from ``remote.local``; of a mixture that of the first, whose vocabulary all share."""
     return remote.local(next(iter(shares_of(str(data)))))
 
 
@@ -113,8 +113,8 @@ def open_split(data: str | Path, manifest: Manifest, name: str, staged: Mapping[
     """
     if isinstance(manifest, View) and manifest.parts:
         return MixedSplit(manifest, name, staged)
-    home = home_of(data)
-    return remote.split_of(staged.get(home, home), manifest, name)
+    folder = home_of(data)
+    return remote.split_of(staged.get(folder, folder), manifest, name)
 
 
 class MixedSplit(Split):
@@ -130,32 +130,38 @@ class MixedSplit(Split):
             if name in (TRAIN, *part.names)
         }
         """Number of a dataset -> its split; every dataset must have rows for training."""
-        every = [*self.parts.values()]
-        self.is_remote = any(part.is_remote for part in every)
-        self.block_starts = np.cumsum(np.concatenate([[0], *(np.diff(part.block_starts) for part in every)]))
-        self.block_widths = np.concatenate([part.block_widths for part in every])
-        self._places = [
-            (number * APART, part, block) for number, part in self.parts.items() for block in range(len(part.blocks))
+        splits = [*self.parts.values()]
+        self.is_remote = any(split.is_remote for split in splits)
+        self.block_starts = np.cumsum(np.concatenate([[0], *(np.diff(split.block_starts) for split in splits)]))
+        self.block_widths = np.concatenate([split.block_widths for split in splits])
+        self._locations = [
+            (number * ROW_STRIDE, split, block)
+            for number, split in self.parts.items()
+            for block in range(len(split.blocks))
         ]
-        """Of each block: the number of row 0 there, its split, and its own number there."""
-        self.blocks = Lazy(len(self._places), self._block)
+        """For each block: the number of its dataset's row 0, its split, and its number in that split."""
+        self.blocks = Lazy(len(self._locations), self._read_block)
 
-    def _block(self, number: int) -> Block:
+    def _read_block(self, number: int) -> Block:
         """As for a split of one dataset."""
-        first_row, part, place = self._places[number]
-        block = part.blocks[place]
+        first_row, split, block_number = self._locations[number]
+        block = split.blocks[block_number]
         return replace(block, row=block.row + first_row)
 
-    def expect(self, blocks: Sequence[int], ahead: Sequence[int], steps: range, next_reads: np.ndarray | None) -> None:
+    def expect(
+        self, blocks: Sequence[int], next_blocks: Sequence[int], steps: range, next_reads: np.ndarray | None
+    ) -> None:
         """As for a split of one dataset."""
         start = 0
-        for part in self.parts.values():
-            stop = start + len(part.blocks)
-            now, later = ([block - start for block in of if start <= block < stop] for of in (blocks, ahead))
-            part.expect(now, later, steps, None if next_reads is None else next_reads[start:stop])
+        for split in self.parts.values():
+            stop = start + len(split.blocks)
+            split_blocks = [block - start for block in blocks if start <= block < stop]
+            split_next_blocks = [block - start for block in next_blocks if start <= block < stop]
+            split_reads = None if next_reads is None else next_reads[start:stop]
+            split.expect(split_blocks, split_next_blocks, steps, split_reads)
             start = stop
 
-    def look(self) -> None:
+    def check_unchanged(self) -> None:
         """As for a split of one dataset."""
-        for part in self.parts.values():
-            part.look()
+        for split in self.parts.values():
+            split.check_unchanged()

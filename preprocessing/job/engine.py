@@ -8,6 +8,7 @@ use this engine.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +23,14 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import ROWS, Workers
+from preprocessing.job.executors import POLL_S, ROWS, Workers
 
-KEPT = threading.local()
+OPENED = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
+ABSENT_S = 5.0
+"""How long a share waits for one whose command does not run."""
 
 
 Result = TypeVar("Result")
@@ -64,7 +67,7 @@ class Marker(msgspec.Struct, Generic[Result], frozen=True):
     result: Result
 
 
-def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
+def read_result(part: Part[Result], *, verify: bool = True) -> Result | None:
     """The result of a finished part with this key; None if the part must be made.
 
     Its files must exist in the recorded size, and with ``verify`` have the recorded hash.
@@ -84,81 +87,124 @@ def finished(part: Part[Result], *, verify: bool = True) -> Result | None:
 def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
     result, files = part.make()
-    known = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
-    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, known, result)), lasting=False)
+    stored = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
+    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, stored, result)), lasting=False)
     return result
 
 
-Some = TypeVar("Some", bound=Part[Any])
+AnyPart = TypeVar("AnyPart", bound=Part[Any])
 
 
-def run(parts: Iterable[Some], workers: Workers, progress: Progress) -> Iterator[tuple[Some, Any]]:
-    """Yield every part with its result: those that workers make as they finish, then those that were already done.
+def run(
+    parts: Iterable[AnyPart], workers: Workers, progress: Progress, *, wait: bool = True
+) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield every part with its result: those that workers make as they finish, those that other shares of the job make
+    (unless ``wait`` is false), then those that were already done.
 
     ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
     Raises what a part and ``Workers.map`` raise.
     """
-    before: list[tuple[Some, Any]] = []
+    already_done = list[tuple[AnyPart, Any]]()
+    of_other_shares = list[tuple[int, AnyPart]]()
 
-    def left() -> Iterator[Some]:
-        for part in parts:
-            if (result := finished(part)) is None:
-                yield part
-            else:
-                before.append((part, result))
+    def unfinished() -> Iterator[AnyPart]:
+        for number, part in enumerate(parts):
+            if (result := read_result(part)) is not None:
+                already_done.append((part, result))
                 progress.total -= part.size
                 progress.skipped += 1
+            elif number % workers.share.count == workers.share.index:
+                yield part
+            else:
+                of_other_shares.append((number, part))
 
-    for part, result in workers.map(make, left(), what=progress.what):
+    for part, result in workers.map(make, unfinished(), step=progress.step):
         progress.finished += part.size
         yield part, result
+    if wait:
+        for part, result in wait_for_shares(of_other_shares, workers, progress.step):
+            progress.finished += part.size
+            yield part, result
     progress.conclude()
-    yield from before
+    yield from already_done
+
+
+def wait_for_shares(parts: list[tuple[int, AnyPart]], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield the parts that other shares make, given with their numbers, with their results, as their markers appear.
+
+    Without a new one for ``ABSENT_S``, this share makes those of shares that do not run, and after ``timeout_s`` all:
+    where two make the same part, they write the same bytes.
+    """
+    count, quiet_s = workers.share.count, 0.0
+    while parts:
+        indices = {number % count for number, _ in parts} if quiet_s >= ABSENT_S else ()
+        absent = workers.share.absent(indices)
+        waiting, abandoned = list[tuple[int, AnyPart]](), list[AnyPart]()
+        for number, part in parts:
+            if (result := read_result(part, verify=False)) is not None:
+                quiet_s = 0.0
+                yield part, result
+            elif quiet_s >= workers.timeout_s or number % count in absent:
+                abandoned.append(part)
+            else:
+                waiting.append((number, part))
+        random.Random(workers.share.index).shuffle(abandoned)  # other shares make them too: each begins elsewhere
+        yield from workers.map(find_or_make, abandoned, step=step)
+        parts = waiting
+        if parts:
+            time.sleep(POLL_S)
+            quiet_s += POLL_S
+
+
+def find_or_make(part: Part[Result]) -> Result:
+    """The result of a part that another share may have made meanwhile."""
+    result = read_result(part, verify=False)
+    return make(part) if result is None else result
 
 
 Opened = TypeVar("Opened")
 
 
-def kept(key: object, open_it: Callable[[], Opened]) -> Opened:
+def open_once(key: object, open_it: Callable[[], Opened]) -> Opened:
     """What ``open_it`` returns (a tokenizer, a network), made once in each thread of a worker for parts of this key."""
-    found: tuple[object, Opened] | None = getattr(KEPT, "opened", None)
-    if found is None or found[0] != key:
+    opened: tuple[object, Opened] | None = getattr(OPENED, "opened", None)
+    if opened is None or opened[0] != key:
         with LOADING:
-            found = KEPT.opened = key, open_it()
-    return found[1]
+            opened = OPENED.opened = key, open_it()
+    return opened[1]
 
 
 class Progress(Live):
     """Shows on stderr how far a pass is, also inside the parts of this process that call ``ROWS.add``."""
 
-    def __init__(self, what: str, total: int, screen: Screen) -> None:
+    def __init__(self, step: str, total: int, screen: Screen) -> None:
         """``total``: rows of the whole pass."""
-        self.what, self.total = what, total
-        self.started, self.before = time.monotonic(), ROWS.done
+        self.step, self.total = step, total
+        self.start_s, self.earlier_rows = time.monotonic(), ROWS.num_rows
         self.finished = self.skipped = 0
         """Rows of finished parts, and parts that were already done."""
         super().__init__(self.state, screen)
 
     def state(self) -> tuple[float, list[str]]:
         """The share that is done, rows per second, time left."""
-        elapsed, done = time.monotonic() - self.started, max(self.finished, ROWS.done - self.before)
-        texts = [self.what, duration(elapsed)]
-        if done:
-            left = duration(max(self.total - done, 0) * elapsed / done)
-            texts[1:] = [f"{done / max(elapsed, 1e-9):,.0f} docs/s", f"{left} left"]
-        return min(1.0, done / max(self.total, 1)), texts
+        elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
+        texts = [self.step, duration(elapsed_s)]
+        if num_rows:
+            time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
+            texts[1:] = [f"{num_rows / max(elapsed_s, 1e-9):,.0f} docs/s", f"{time_left} left"]
+        return min(1.0, num_rows / max(self.total, 1)), texts
 
     def conclude(self) -> None:
         """Print how long the pass took, unless that was no time."""
         self.close()
-        elapsed = time.monotonic() - self.started
-        if elapsed < LINE_EVERY_S and not self.skipped:
+        elapsed_s = time.monotonic() - self.start_s
+        if elapsed_s < LINE_EVERY_S and not self.skipped:
             return
-        before = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.finished / max(elapsed, 1e-9):,.0f} docs/s"
-        self.screen.write([f"{self.what}: done in {elapsed:.1f} s, {rate}{before}"])
+        skipped = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
+        rate = f"{self.finished / max(elapsed_s, 1e-9):,.0f} docs/s"
+        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s, {rate}{skipped}"])
 
 
-def shown(what: str, total: int, quiet: bool) -> closing[Progress]:
+def show_progress(step: str, total: int, quiet: bool) -> closing[Progress]:
     """Show in a block how many of ``total`` rows it has reported."""
-    return closing(Progress(what, total, Screen(errors=True, quiet=quiet)))
+    return closing(Progress(step, total, Screen(errors=True, quiet=quiet)))

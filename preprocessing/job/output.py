@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,23 +29,23 @@ from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.base.terminal import public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.sources import Plan
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import (
     FORMAT,
     MANIFEST,
-    NEAR_DUPLICATES,
     VOCABULARY,
     Manifest,
     read_manifest,
 )
-from preprocessing.job.encode import BASE
-from preprocessing.job.parts import UNPACKED
+from preprocessing.job.count import BASE
+from preprocessing.job.executors import Share
 
 WORK = ".work"
 LOCK = "lock"
-_NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}|{NEAR_DUPLICATES}"
+SHARE_LOCK_S = 5.0
+"""Longest wait for a lock that other shares hold for a moment: to see whether a share runs, and at their end."""
+_NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
 OURS = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
 naming = partial(storing, otherwise="name another directory with --output")
@@ -76,11 +76,17 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             atomic.recover(target)
         for left in (atomic.aside(target), beside(target)):
             atomic.sweep(left)
-    if config.append:
-        read_manifest(target)
-    with writable(target):
+    share = Share.parse(config.executor.share, target / WORK)
+    if share.count > 1:
+        try:
+            with writable(target, share):
+                yield target, target
+        finally:
+            remove_work(target)
+        return
+    with writable(target, share):
         clear_leftovers(target)
-        if not (config.append or (config.overwrite and (target / MANIFEST).exists())):
+        if not (config.overwrite and (target / MANIFEST).exists()):
             yield target, target
             return
         if os.path.ismount(target):
@@ -89,13 +95,13 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
                 "directory below it"
             )
         make_beside(target)
-        with writable(beside(target)):  # after the exchange of names this lock is on the output
+        with writable(beside(target), share):  # after the exchange of names this lock is on the output
             yield beside(target), target
 
 
 @contextmanager
-def writable(root: Path) -> Iterator[None]:
-    """Let one run at a time write below ``root``. The lock ends with its process.
+def writable(root: Path, share: Share) -> Iterator[None]:
+    """Let one run at a time write below ``root``, or each share of one. The lock ends with its process.
 
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
@@ -104,11 +110,20 @@ def writable(root: Path) -> Iterator[None]:
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         missing = [folder for folder in (root, *root.parents) if not folder.exists()]
-        with locked(root / WORK / LOCK, 0, refusal):
+        is_shared = share.count > 1
+        limit_s = SHARE_LOCK_S if is_shared else 0
+        if is_shared:
+            make_work(root)
+        with ExitStack() as locks:
+            locks.enter_context(locked(root / WORK / LOCK, limit_s, refusal, shared=is_shared))
+            if is_shared:
+                refusal = UserError(f"{root}: another command makes share {share} of this dataset")
+                locks.enter_context(locked(share.lock_of(share.index), limit_s, refusal))
             try:
                 yield
             except BaseException:
-                discard_empty(root, missing)
+                if not is_shared:
+                    discard_empty(root, missing)
                 raise
 
 
@@ -124,6 +139,25 @@ def discard_empty(root: Path, missing: Sequence[Path]) -> None:
         atomic.vanish(root if is_new and os.listdir(root) == [WORK] else work)
         for folder in missing[1:]:
             folder.rmdir()
+
+
+def make_work(root: Path) -> None:
+    """Make the signed work folder of shares, unless it exists: a lock that is shared names no process."""
+    work = root / WORK
+    try:
+        with atomic.new_folder(work) as made:
+            atomic.sign(made, root)
+    except OSError:
+        if not work.is_dir():
+            raise
+
+
+def remove_work(target: Path) -> None:
+    """Remove what the shares of a dataset needed, if it is complete and none of them runs any more."""
+    with suppress(UserError), writable(target, Share()):
+        if (target / MANIFEST).exists():
+            clear_leftovers(target)
+            atomic.vanish(target / WORK)
 
 
 def make_beside(target: Path) -> None:
@@ -152,10 +186,11 @@ def is_left(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    strange = os.path.lexists(work) and not begun and (not work.is_dir() or any(work.iterdir()))
+    strange = os.path.lexists(work) and (not work.is_dir() or any(work.iterdir()))
     others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
-    if strange or (others and not begun and not atomic.says(root / MANIFEST, FORMAT)):
+    # last, since another share may begin at the same moment
+    begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
+    if not begun and (strange or (others and not atomic.says(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 
@@ -172,16 +207,21 @@ def existing(address: str, overwrite: bool) -> Manifest | None:
 
 
 def is_current(
-    manifest: Manifest, config: PreprocessConfig, text: dict[str, Any], plans: list[Plan], on_base: dict[str, Any]
+    manifest: Manifest,
+    config: PreprocessConfig,
+    text: dict[str, Any],
+    fingerprints: Sequence[dict[str, str]],
+    on_base: dict[str, Any],
 ) -> bool:
-    """Whether the existing dataset is what this run would write; ``on_base``: facts of its base vocabulary.
+    """Whether the existing dataset is what this run would write, from files with these ``fingerprints``; ``on_base``:
+    facts of its base vocabulary.
 
     Raises ``ConfigError`` if it is not and may not be replaced.
     """
     known = manifest.provenance
-    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == [plan.fingerprint for plan in plans]
+    unchanged = [entry.get("fingerprint") for entry in known.get("sources", [])] == list(fingerprints)
     counted = manifest.statistics.get("vocabulary", {}).get("tokens_counted", 0)
-    wanted = public_values(replace(config, vocabulary=config.vocabulary.of(counted)).deciding())
+    wanted = public_values(replace(config, vocabulary=config.vocabulary.resolve_min_count(counted)).deciding())
     found = known.get("config"), manifest.text, known.get(BASE)
     if unchanged and found == (wanted, text, on_base.get(BASE)):
         return True
@@ -212,6 +252,8 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
 
     Returns a message if unfinished work is left.
     """
+    if Share.parse(config.executor.share).count > 1:
+        return None  # the last share to end removes what they needed
     if addresses.is_remote(config.output):
         if fresh:
             remote.publish(root, config.output)
@@ -232,7 +274,7 @@ def finish(root: Path, target: Path, config: PreprocessConfig, fresh: bool) -> s
 def holds_work(root: Path) -> bool:
     """Whether a directory holds the work of an interrupted job."""
     work = root / WORK
-    return work.is_dir() and any(path.name not in (LOCK, UNPACKED, atomic.MARK) for path in work.iterdir())
+    return work.is_dir() and any(path.name not in (LOCK, atomic.MARK) for path in work.iterdir())
 
 
 def clear_leftovers(target: Path) -> None:

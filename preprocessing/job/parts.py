@@ -1,160 +1,187 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first pass: reads and tokenizes each part of the corpus once, and stores its rows already shuffled.
+"""The first passes: each source becomes Parquet parts; each part is tokenized, and its rows stored already shuffled.
 
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One shard is one range of keys, so its rows are contiguous in every part. Shuffling the whole corpus
 therefore needs no exchange between workers, and the result does not depend on where the parts were cut. What decides a
-row's split (``facts``) is stored in the order of its text's hash: equal texts are in one range of hashes.
+row's split is stored beside (``facts``, Parquet), in the order of the source: see ``preprocessing.job.rules``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation, splitmix64
+from preprocessing.base.randomness import splitmix64
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig, SourceConfig
-from preprocessing.corpus import rows, sources
-from preprocessing.corpus.sources import Plan
+from preprocessing.corpus.convert import NO_GROUP, Converted, ConvertedPart, check_number, convert
+from preprocessing.corpus.sources import File, identity_of
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers
-from preprocessing.labels import LabelType, common_type, in_order
+from preprocessing.job.executors import ROWS, Workers
+from preprocessing.labels import LabelType, common_type, order_classes
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.tokenizer import Tokenizer
 
 NO_FOLD = -1
 """The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
-VERSION = 4
+VERSION = 5
 """Format of stored parts; parts of another version are made again."""
-UNPACKED = "unpacked"
-"""Folder for the unpacked copies of compressed files, below the folder of work."""
-LOOK_PARTS = 8
-OTHERS = {"path", "validation_path", "test_path", "unlabelled_path", "part_mb", "validation", "test", "folds"}
-"""Keys of ``source`` and ``splits`` that do not change what a part stores."""
+NOT_DECIDING = {
+    "source": {"path", "validation_path", "test_path", "unlabelled_path"},
+    "splits": {"validation", "test", "folds"},
+}
+"""Keys that do not change what is read of a source."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """The result of a tokenized part."""
+class ConvertedFile(engine.Part[Converted]):
+    """One source, to be converted."""
 
-    rows: int
-    neutral: int
-    filtered: int
-    without_label: int
-    """Rows left out because they have no label."""
-    classes: list[str]
-    """Class names; the labels of this part are indices into them."""
-    label_type: LabelType | None
-    known: list[str]
-    """As in ``Piece``."""
+    file: File
+    keep_columns: bool
+
+    result: ClassVar[type] = Converted
+
+    @classmethod
+    def of(cls, work: Path, file: File, keep_columns: bool) -> ConvertedFile:
+        """A source as a task; its key is the hash of the file's identity and everything that decides its rows."""
+        content = asdict(file)
+        for section, names in NOT_DECIDING.items():
+            content[section] = {name: value for name, value in content[section].items() if name not in names}
+        deciding = repr((VERSION, content, identity_of(file), keep_columns))
+        key, folder = hashlib.sha256(deciding.encode()).hexdigest(), work / "sources"
+        return cls(key, folder, folder / f"{key[:24]}.json", 0, file, keep_columns)
+
+    def make(self) -> tuple[Converted, dict[str, str]]:
+        """Write the rows as Parquet."""
+        prefix = f"{self.key[:24]}-"
+        converted = convert(self.file, self.root, prefix, keep_columns=self.keep_columns, on_rows=ROWS.add)
+        return converted, {part.path: part.sha256 for part in converted.parts}
 
 
 @dataclass(frozen=True)
-class TokenizedPart(engine.Part[Summary]):
-    """One part of the corpus, to be read and tokenized."""
+class Source:
+    """A converted source of the corpus."""
+
+    file: File
+    converted: Converted
+    offset: int
+    """Rows of the corpus before it."""
+    folder: Path
+    """Of its parts."""
+
+
+def convert_all(files: Sequence[File], workers: Workers, work: Path, *, keep_columns: bool = False) -> list[Source]:
+    """Every file of the source as Parquet, in order. Finished files are not read again."""
+    tasks = [ConvertedFile.of(work, file, keep_columns) for file in files]
+    result_by_key = dict[str, Converted]()
+    with engine.show_progress("read", 0, quiet=True) as progress:
+        for task, converted in engine.run(list({task.key: task for task in tasks}.values()), workers, progress):
+            result_by_key[task.key] = converted
+    sources, classes, offset = list[Source](), set[str](), 0
+    for task in tasks:
+        converted = result_by_key[task.key]
+        sources.append(Source(task.file, converted, offset, task.root))
+        offset += converted.rows_read
+        classes.update(converted.classes)
+        check_number(classes, task.file)
+    return sources
+
+
+@dataclass(frozen=True)
+class TokenizedPart(engine.Part[int]):
+    """One part of the corpus, to be tokenized; the result is its number of rows."""
 
     number: int
-    part: sources.Part
+    path: Path
+    """Absolute: the rows as Parquet."""
+    offset: int
+    """Rows of the corpus before its file."""
     pipeline: TextPipeline
     seed: int
 
-    result: ClassVar[type] = Summary
+    result: ClassVar[type] = int
 
     @classmethod
-    def of(cls, work: Path, number: int, part: sources.Part, pipeline: TextPipeline, seed: int) -> TokenizedPart:
+    def of(
+        cls, work: Path, number: int, source: Source, part: ConvertedPart, pipeline: TextPipeline, seed: int
+    ) -> TokenizedPart:
         """A part as a task; its key is the hash of everything that decides what it stores."""
-        content = asdict(part)
-        for section in ("source", "splits"):
-            for name in OTHERS & content["file"][section].keys():
-                del content["file"][section][name]
-        key = hashlib.sha256(repr((VERSION, content, pipeline.hash, seed)).encode()).hexdigest()
-        folder = work / "parts"
-        return cls(key, folder, folder / f"{number:06d}.json", part.cut.rows, number, part, pipeline, seed)
+        deciding = repr((VERSION, part.sha256, source.offset, pipeline.hash, seed))
+        key = hashlib.sha256(deciding.encode()).hexdigest()
+        folder, path = work / "parts", source.folder / part.path
+        marker = folder / f"{number:06d}.json"
+        return cls(key, folder, marker, part.rows, number, path, source.offset, pipeline, seed)
 
-    def make(self) -> tuple[Summary, dict[str, str]]:
+    def make(self) -> tuple[int, dict[str, str]]:
         """Store the rows in the order of their keys, and the distinct tokens."""
-        piece = rows.read(self.part)
-        tokens = engine.kept(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(piece.texts)
-        key = keyed_hash(self.seed, "shuffle", piece.row)
+        table = pq.read_table(self.path, use_threads=False)
+        texts = table["text"].combine_chunks()
+        tokens = engine.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
+        row = table["row"].to_numpy() + self.offset
+        key = keyed_hash(self.seed, "shuffle", row)
         order = np.argsort(key, kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
         narrow = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
-        stored: dict[str, Any] = {"key": key[order], "row": piece.row[order]}
+        stored: dict[str, Any] = {"key": key[order], "row": row[order]}
         stored["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(narrow)))
+        text_hash = arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets)
         facts = {
-            "place": np.argsort(order),
-            "row": piece.row,
-            "label": piece.label,
-            "named": piece.split,
-            "missing": piece.missing.astype(np.uint8),
-            "num_tokens": np.diff(tokens.offsets),
-            # equal exactly where the tokens are, up to one chance in 2**64 for each pair of texts
-            "text_hash": arrays.segment_hashes(type_hashes(tokens.types)[tokens.codes], tokens.offsets),
-            "group": np.full(len(order), rows.NO_GROUP, np.uint64) if piece.group is None else piece.group,
-            **piece.times,
+            "row": row,
+            "label": table["label"],
+            "named": table["split"],
+            "missing": texts.is_null(),
+            "num_tokens": np.diff(tokens.offsets).astype(np.int32),
+            "text_hash": text_hash,  # equal exactly where the tokens are, up to one chance in 2**64 for a pair of texts
+            "priority": keyed_hash(self.seed, "split", text_hash),
+            "group_hash": table["group"] if "group" in table.column_names else np.full(len(row), NO_GROUP, np.uint64),
         }
-        by_text = np.argsort(facts["text_hash"], kind="stable")
-        known = {name: values[by_text] for name, values in facts.items()}
-        files = {}
-        for name, table in (("rows", stored), ("facts", known), ("types", {"types": tokens.types})):
-            path = file_of(self.root, self.number, name)
-            arrays.write_batch(path, table)
-            files[path.name] = atomic.sha256_file(path)
-        left_out = (piece.neutral, piece.filtered, piece.without_label)
-        return Summary(len(piece.row), *left_out, piece.classes, piece.label_type, piece.known), files
-
-
-def scan(config: PreprocessConfig, files: list[sources.File], workers: Workers, work: Path, before: int) -> list[Plan]:
-    """Count and cut every file of the source; the corpus has ``before`` rows before them."""
-    look = partial(sources.scan, stage=work / UNPACKED, look=config.limit is not None)
-    found = sources.in_sequence(workers.ordered(look, files, what="scan"), before)
-    return found if config.limit is None else drawn(found, config.limit, config.seed)
-
-
-def drawn(plans: list[Plan], limit: int, seed: int) -> list[Plan]:
-    """The plans with ``limit`` rows, drawn at random from at most ``LOOK_PARTS`` parts all over each file."""
-    some = [part for plan in plans for part in plan.parts[:: 1 + len(plan.parts) // (LOOK_PARTS + 1)]]
-    ends = np.cumsum([part.cut.rows for part in some])
-    rows = np.sort(permutation(int(ends.max(initial=0)), seed)[:limit])
-    taken = zip(some, ends, np.split(rows, np.searchsorted(rows, ends)), strict=False)  # none is left at the end
-    some = [
-        replace(part, drawn=tuple((its - end + part.cut.first_row + part.cut.rows).tolist()))
-        for part, end, its in taken
-    ]
-    return [replace(plan, parts=[part for part in some if part.file is plan.file and part.drawn]) for plan in plans]
+        for name in {"number", "date"} & {*table.column_names}:
+            facts[name] = pa.array(table[name].to_numpy(), from_pandas=True)
+        paths = {name: file_of(self.root, self.number, name) for name in ("rows", "types", "facts")}
+        arrays.write_batch(paths["rows"], stored)
+        arrays.write_batch(paths["types"], {"types": tokens.types})
+        with atomic.replacing(paths["facts"]) as temporary:
+            pq.write_table(pa.table(facts), temporary, compression="none")
+        return len(table), {path.name: atomic.sha256_file(path) for path in paths.values()}
 
 
 def tokenize_all(
-    config: PreprocessConfig, pipeline: TextPipeline, plans: list[Plan], workers: Workers, work: Path, screen: Screen
-) -> tuple[list[TokenizedPart], list[Summary]]:
+    config: PreprocessConfig,
+    pipeline: TextPipeline,
+    sources: list[Source],
+    workers: Workers,
+    work: Path,
+    screen: Screen,
+) -> list[TokenizedPart]:
     """Every part of the corpus, in order, tokenized; finished parts are not read again.
 
     Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
     """
-    cut = enumerate(sources.numbered(plans))
-    tasks = [TokenizedPart.of(work, number, part, pipeline, config.seed) for number, part in cut]
-    if not tasks:
-        raise DataError(f"{', '.join(plan.file.name for plan in plans)}: the corpus is empty: no row to learn from")
-    found: dict[int, Summary] = {}
-    classes: set[str] = set()
-    with engine.shown("tokenize", sum(plan.rows for plan in plans), screen.quiet) as progress:
-        for task, summary in engine.run(tasks, workers, progress):
-            found[task.number] = summary
-            if config.source.label_map() is None:
-                classes.update(summary.classes)
-                rows.check_number(classes, task.part.file)
-    return tasks, [found[task.number] for task in tasks]
+    pairs = [(source, part) for source in sources for part in source.converted.parts]
+    tasks = [
+        TokenizedPart.of(work, number, source, part, pipeline, config.seed)
+        for number, (source, part) in enumerate(pairs)
+    ]
+    if not any(source.converted.rows_read for source in sources):
+        names = ", ".join(source.file.name for source in sources)
+        raise DataError(f"{names}: the corpus is empty: no row to learn from")
+    with engine.show_progress("tokenize", sum(task.size for task in tasks), screen.quiet) as progress:
+        deque(engine.run(tasks, workers, progress), maxlen=0)
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -163,21 +190,21 @@ class Classes:
 
     names: list[str]
     """In the order of their numbers."""
-    numbers: list[np.ndarray]
-    """For each part int32 ``[its classes]``: the numbers of its classes in ``names``."""
+    numbers: dict[str, int]
+    """Label as written in a part -> number of its class."""
     type: LabelType
     """Type of the label column."""
 
     @classmethod
-    def of(cls, source: SourceConfig, summaries: Sequence[Summary]) -> Classes:
+    def of(cls, config: SourceConfig, sources: Sequence[Source]) -> Classes:
         """Merge the classes of all parts."""
-        given = source.label_map()
+        given = config.label_map()
         if given is not None:
-            return cls(given.names, [np.arange(len(given.names), dtype=np.int32)] * len(summaries), "text")
-        known = list(dict.fromkeys(name for summary in summaries for name in summary.known))
-        names, found = in_order({name for summary in summaries for name in summary.classes}, known)
-        own = [np.array([found[name] for name in summary.classes], np.int32) for summary in summaries]
-        return cls(names, own, common_type((summary.label_type for summary in summaries), names))
+            return cls(given.names, {name: number for number, name in enumerate(given.names)}, "text")
+        converted = [source.converted for source in sources]
+        known = list(dict.fromkeys(name for source in converted for name in source.class_names))
+        names, numbers = order_classes({name for source in converted for name in source.classes}, known)
+        return cls(names, numbers, common_type((kind for source in converted for kind in source.label_types), names))
 
 
 def load(work: Path, number: int) -> dict[str, np.ndarray]:
@@ -196,8 +223,8 @@ def load_types(work: Path, number: int) -> pa.Array:
 
 
 def file_of(folder: Path, number: int, name: str) -> Path:
-    """The file of a part's rows, types or facts, which decide the splits; ``place`` of these is that in ``load``."""
-    return folder / f"{number:06d}-{name}.arrow"
+    """The file of a part's rows, types, facts or what was assigned to them."""
+    return folder / f"{number:06d}-{name}.{'parquet' if name == 'facts' else 'arrow'}"
 
 
 def load_columns(path: Path) -> dict[str, np.ndarray]:
@@ -206,10 +233,10 @@ def load_columns(path: Path) -> dict[str, np.ndarray]:
     return {name: batch[name].to_numpy() for name in batch.schema.names}
 
 
-def within(path: Path, column: str, first: int, of: int, number: int = 1) -> pa.RecordBatch:
-    """``read_batch``, only the rows in ``number`` of ``of`` equal ranges of all hashes, which ascend in ``column``."""
+def read_hash_range(path: Path, column: str, first: int, num_ranges: int, number: int) -> pa.RecordBatch:
+    """``read_batch``, only the rows in ``number`` of ``num_ranges`` equal ranges of all hashes; ``column`` ascends."""
     batch = read_batch(path)
-    low, high = (np.uint64((first + step << 64) // of - bool(step)) for step in (0, number))  # both inclusive
+    low, high = (np.uint64((first + step << 64) // num_ranges - bool(step)) for step in (0, number))  # both inclusive
     begin, end = (batch[column].to_numpy().searchsorted(*to) for to in ((low, "left"), (high, "right")))
     return batch.slice(begin, end - begin)
 

@@ -39,23 +39,23 @@ _RAW_END = {name: re.compile(rf"</{name}(?=[\s/>])[^>]*>", re.IGNORECASE | re.AS
 def clean(text: str) -> str:
     """The text without tags, comments, scripts and styles (each becomes one space), entities decoded."""
     if "<" in text:
-        text = " ".join(text[start:end] for start, end in visible(text))
+        text = " ".join(text[start:end] for start, end in visible_spans(text))
     if "&" in text:
         text = html.unescape(_LONG_NUMBER.sub(_short_number, text))
     return text
 
 
-def visible(text: str) -> list[tuple[int, int]]:
+def visible_spans(text: str) -> list[tuple[int, int]]:
     """Spans of a text that are not markup, in order, ends exclusive; :func:`clean` joins them with spaces."""
     markup, position = _Markup(text), 0
-    kept: list[tuple[int, int]] = []
+    spans: list[tuple[int, int]] = []
     for match in _OPEN.finditer(text):
         if match.start() >= position and (end := markup.end(match.start())) >= 0:
-            kept.append((position, match.start()))
+            spans.append((position, match.start()))
             position = end
-        elif ">" in markup.missing:
+        elif ">" in markup.absent_closers:
             break
-    return [*kept, (position, len(text))]
+    return [*spans, (position, len(text))]
 
 
 class _Markup:
@@ -63,8 +63,8 @@ class _Markup:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.quotes = True  # False once a quoted attribute value swallowed the end of the text
-        self.missing: set[str] = set()  # closers known not to occur from here to the end
+        self.has_quotes = True  # False once a quoted attribute value never closes, or no ">" follows it
+        self.absent_closers: set[str] = set()  # do not occur from the current position to the end
 
     def end(self, start: int) -> int:
         """Where the construct that opens at ``start`` ends (exclusive), or -1 if it never does."""
@@ -77,56 +77,56 @@ class _Markup:
         raw = _RAW_TEXT.match(text, start)
         if end >= 0 and raw is not None:
             name = raw[1].lower()
-            closing = None if name in self.missing else _RAW_END[name].search(text, end)
-            if closing is not None:
-                return closing.end()
-            self.missing.add(name)
+            closer = None if name in self.absent_closers else _RAW_END[name].search(text, end)
+            if closer is not None:
+                return closer.end()
+            self.absent_closers.add(name)
         return end
 
     def _tag_end(self, start: int) -> int:
         position = start
-        while self.quotes:
+        while self.has_quotes:
             stop = _TAG_STOP.search(self.text, position)
             if stop is not None and stop[1]:
                 return stop.end()
             close = -1 if stop is None else self.text.find(stop[2], stop.end())
-            self.quotes = close >= 0
+            self.has_quotes = close >= 0
             position = close + 1
         return self._find(">", start)
 
     def _find(self, closer: str, start: int) -> int:
-        found = -1 if closer in self.missing else self.text.find(closer, start)
-        if found < 0:
-            self.missing.add(closer)
+        position = -1 if closer in self.absent_closers else self.text.find(closer, start)
+        if position < 0:
+            self.absent_closers.add(closer)
             return -1
-        return found + len(closer)
+        return position + len(closer)
 
 
 _LONG_NUMBER = re.compile("&#(?=[0-9]{9})0*([0-9]*)")
 
 
-def _short_number(found: re.Match[str]) -> str:
+def _short_number(entity: re.Match[str]) -> str:
     """A numeric entity without leading zeros, cut to eight digits: no character has more than seven.
 
     Python refuses to parse thousands of digits.
     """
-    return f"&#{found[1][:8] or '0'}"
+    return f"&#{entity[1][:8] or '0'}"
 
 
 _LETTER = np.isin(np.arange(256), [*string.ascii_letters.encode()])
-_MARKUP = _LETTER | np.isin(np.arange(256), [*b"!?/#"])
+_BEGINS_MARKUP = _LETTER | np.isin(np.arange(256), [*b"!?/#"])
 """Which bytes after ``<`` or ``&`` may begin markup."""
-_HARD = np.isin(np.arange(256), [*b"\"'\0"])
+_NEEDS_CLEAN = np.isin(np.arange(256), [*b"\"'\0"])
 """Which bytes inside a tag need :func:`clean`: quotes, and the end of the text."""
 
 
-def scan(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Find the simple tags of texts with NUL between and two at the end: the places of their bytes, and those where
-    other markup begins. :func:`clean` of a text without other markup is that text with its tags blanked.
+def find_tags(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Find the simple tags of texts that are joined by NUL and end with two: the positions of all their bytes, and
+    those where other markup begins. :func:`clean` of a text without other markup is that text with its tags blanked.
     """
     data = np.frombuffer(joined, np.uint8)
     begins = np.flatnonzero((data == ord("<")) | (data == ord("&")))
-    begins = begins[_MARKUP[data[begins + 1]]]
+    begins = begins[_BEGINS_MARKUP[data[begins + 1]]]
     name = begins + 1 + (data[begins + 1] == ord("/"))
     script = (data[name] | 32 == ord("s")) & np.isin(data[name + 1] | 32, [*b"ct"])  # or a style
     simple = (data[begins] == ord("<")) & _LETTER[data[name]] & ~script
@@ -137,10 +137,10 @@ def scan(joined: bytes) -> tuple[np.ndarray, np.ndarray]:
         return begins[:0], begins
     opens = begins[simple]
     lengths = closes[nearest[simple]] + 1 - opens
-    before = np.cumsum(lengths) - lengths
-    inside = np.arange(lengths.sum()) + np.repeat(opens - before, lengths)
-    hard = np.logical_or.reduceat(_HARD[data[inside]], before)
-    return inside[np.repeat(~hard, lengths)], np.concatenate([begins[~simple], opens[hard]])
+    offsets = np.cumsum(lengths) - lengths
+    tag_bytes = np.arange(lengths.sum()) + np.repeat(opens - offsets, lengths)
+    needs_clean = np.logical_or.reduceat(_NEEDS_CLEAN[data[tag_bytes]], offsets)
+    return tag_bytes[np.repeat(~needs_clean, lengths)], np.concatenate([begins[~simple], opens[needs_clean]])
 
 
 _LONG_RUN = re.compile(r"[^\w\s\x00-\x7f]{64}")
@@ -151,31 +151,31 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def nfc(text: str) -> str:
     """The text in NFC."""
-    return _normal("NFC", text)
+    return _to_form("NFC", text)
 
 
 def nfkc(text: str) -> str:
     """The text in NFKC."""
-    return _normal("NFKC", text)
+    return _to_form("NFKC", text)
 
 
-def normalized(text: str, spec: TextSpec) -> str:
-    """The text in the normal form of ``spec``, without accents if it says so."""
+def normalize(text: str, spec: TextSpec) -> str:
+    """The text in the normal form of ``spec``, without accents if ``spec.strip_accents``."""
     form = "NFKC" if spec.normalize == "nfkc" else "NFC"
     if spec.strip_accents and not text.isascii():
-        text = _ACCENT.sub("", _normal(form.replace("C", "D"), text))
-    return _normal(form, text)
+        text = _ACCENT.sub("", _to_form(form.replace("C", "D"), text))
+    return _to_form(form, text)
 
 
-def _normal(form: Any, text: str) -> str:
+def _to_form(form: Any, text: str) -> str:
     if text.isascii():
         return text
     if "K" in form:  # half-width voicing marks: the only letters that become accents
         text = text.replace("\uff9e", "\u3099").replace("\uff9f", "\u309a")
     if _LONG_RUN.search(text):
-        apart = (mark for sign in text for mark in unicodedata.normalize(form.replace("C", "D"), sign))
-        groups = groupby(apart, lambda sign: unicodedata.combining(sign) != 0)
-        text = "".join("".join(sorted(signs, key=unicodedata.combining)) for _, signs in groups)
+        signs = (sign for letter in text for sign in unicodedata.normalize(form.replace("C", "D"), letter))
+        groups = groupby(signs, lambda sign: unicodedata.combining(sign) != 0)
+        text = "".join("".join(sorted(group, key=unicodedata.combining)) for _, group in groups)
     return unicodedata.normalize(form, text)
 
 
@@ -193,6 +193,6 @@ def encode(text: str) -> bytes:
 
 
 def prepare(text: str, spec: TextSpec) -> str:
-    """A clean text: without markup if asked, normalized, in lower case if asked."""
-    text = normalized(clean(text) if spec.html else text, spec)
+    """The text without markup, normalized and in lower case, as ``spec`` has it."""
+    text = normalize(clean(text) if spec.html else text, spec)
     return nfc(text.lower()) if spec.lowercase else text

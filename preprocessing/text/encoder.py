@@ -4,9 +4,9 @@
 The steps: HTML → normal form → lower case → words → stop words → lemmas → subwords → vocabulary.
 
 Explanations and reports need the position of each token in its text (:func:`spans_of`). The pipeline processes
-thousands of texts at once and keeps no positions. So each word of a text, and what stands between two words, is
-tokenized alone, and its tokens get its position. Together they are the tokens of the text, except where a tokenizer
-looks further, as NLTK's does at quotes and hyphens; there the two lists are aligned.
+thousands of texts at once and keeps no positions. So each word of a text, and each run of signs between two words, is
+tokenized separately, and its tokens get its position. Together they are the tokens of the text, except where a
+tokenizer reads further, as NLTK's does at quotes and hyphens; there the two lists are aligned.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from difflib import SequenceMatcher
 
 import numpy as np
 
-from preprocessing.text.cleaning import visible
+from preprocessing.text.cleaning import visible_spans
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Texts, Tokenizer
 from preprocessing.text.vocabulary import RESERVED, UNK, Vocabulary
-from preprocessing.text.words import places_of
+from preprocessing.text.words import word_spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +40,20 @@ class Encoded:
         return len(self.num_tokens)
 
 
-def truncated(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
+def truncate(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
     """Cut each text's ids to ``spec.max_tokens``; a text without ids becomes one ``<unk>``."""
     num_tokens = np.diff(offsets)
-    limit, head = spec.max_tokens, kept_at_head(spec)
-    kept = np.ones(len(ids), bool)
+    limit, head = spec.max_tokens, num_head_tokens(spec)
+    is_kept = np.ones(len(ids), bool)
     for row in np.flatnonzero(num_tokens > limit):
-        kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
+        is_kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
     lengths = np.minimum(num_tokens, limit)
-    ids = np.insert(ids[kept], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
+    ids = np.insert(ids[is_kept], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
     return Encoded(ids, np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))]), num_tokens)
 
 
-def kept_at_head(spec: TextSpec) -> int:
-    """How many tokens a text that is too long keeps at its head; the rest of ``spec.max_tokens`` is its end."""
+def num_head_tokens(spec: TextSpec) -> int:
+    """Number of tokens from the head of a text that is too long; the others of ``spec.max_tokens`` are its end."""
     limit = spec.max_tokens
     return {"head": limit, "tail": 0, "both": limit - limit // 2}[spec.truncate]
 
@@ -79,10 +79,10 @@ class Encoder:
         """The ids of ``texts``. Accepts the same forms as :class:`Tokenizer`, and raises the same errors."""
         tokens = self.tokenizer(texts)
         ids = self.vocabulary.lookup(tokens.types)[tokens.codes]
-        return truncated(ids, tokens.offsets, self.pipeline.spec)
+        return truncate(ids, tokens.offsets, self.pipeline.spec)
 
-    def each(self, texts: Texts) -> list[np.ndarray]:
-        """The ids of each text as an array of its own."""
+    def encode_each(self, texts: Texts) -> list[np.ndarray]:
+        """int32 ``[ids]`` for each text."""
         encoded = self(texts)
         return np.split(encoded.ids, encoded.offsets[1:-1]) if len(encoded) else []
 
@@ -100,23 +100,28 @@ def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Spa
     The tokens of one word (its pieces, NLTK's do and n't) get the span of the word.
     """
     spec = tokenizer.pipeline.spec
-    head = kept_at_head(spec) if len(tokens) >= spec.max_tokens else len(tokens)
-    places = [*places_of(text, visible(text) if spec.html else [(0, len(text))])]
-    found, known = tokenizer([text[start:end] for start, end in places]).to_lists(), {*tokens}
-    words = [token if token in known else RESERVED[UNK] for own in found for token in own]
-    spans = [place for place, own in zip(places, found, strict=True) for _ in own]
-    return _beside(tokens[:head], words, spans) + _beside(tokens[head:][::-1], words[::-1], spans[::-1])[::-1]
+    head = num_head_tokens(spec) if len(tokens) >= spec.max_tokens else len(tokens)
+    positions = [*word_spans(text, visible_spans(text) if spec.html else [(0, len(text))])]
+    words = tokenizer([text[start:end] for start, end in positions]).to_lists()
+    model_tokens = {*tokens}
+    text_tokens, spans = list[str](), list[Span]()
+    for span, word in zip(positions, words, strict=True):
+        text_tokens += [token if token in model_tokens else RESERVED[UNK] for token in word]
+        spans += [span] * len(word)
+    end = _align_spans(tokens[head:][::-1], text_tokens[::-1], spans[::-1])[::-1]
+    return _align_spans(tokens[:head], text_tokens, spans) + end
 
 
-def _beside(tokens: Sequence[str], others: list[str], spans: list[Span]) -> list[Span | None]:
-    """The span of each token, by aligning ``tokens`` to ``others``, an almost equal list that may be longer."""
-    result: list[Span | None] = [None] * len(tokens)
-    others = others[: 2 * len(tokens) + _LOOK_AHEAD]
-    for kind, start, end, other, other_end in SequenceMatcher(None, tokens, others, autojunk=False).get_opcodes():
-        between = spans[other:other_end]
+def _align_spans(tokens: Sequence[str], text_tokens: list[str], text_spans: list[Span]) -> list[Span | None]:
+    """The span of each token, by aligning ``tokens`` to ``text_tokens``, an almost equal list that may be longer."""
+    spans: list[Span | None] = [None] * len(tokens)
+    text_tokens = text_tokens[: 2 * len(tokens) + _LOOK_AHEAD]
+    matcher = SequenceMatcher(None, tokens, text_tokens, autojunk=False)
+    for kind, start, end, text_start, text_end in matcher.get_opcodes():
+        matches = text_spans[text_start:text_end]
         if kind == "equal":
-            result[start:end] = between
-        elif between:
-            whole = min(first for first, _ in between), max(last for _, last in between)
-            result[start:end] = [whole] * (end - start)
-    return result
+            spans[start:end] = matches
+        elif matches:
+            starts, ends = zip(*matches, strict=True)
+            spans[start:end] = [(min(starts), max(ends))] * (end - start)
+    return spans

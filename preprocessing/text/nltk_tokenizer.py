@@ -18,11 +18,11 @@ def resources(spec: TextSpec) -> dict[str, str]:
     """What decides the tokens: NLTK's version and, for sentences, a hash of the Punkt model of the language."""
     import nltk
 
-    found = {"nltk": str(nltk.__version__)}
+    versions = {"nltk": str(nltk.__version__)}
     if spec.tokenizer == "nltk":
         resource = f"tokenizers/punkt_tab/{data.language_name(spec.language)}"
-        found["punkt_tab"] = data.fingerprint(data.find_folder(resource), _PUNKT_FILES)
-    return found
+        versions["punkt_tab"] = data.fingerprint(data.find_folder(resource), _PUNKT_FILES)
+    return versions
 
 
 def rules(spec: TextSpec) -> PerText:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
-:func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify` checks,
-perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes have no
-internet, and a silent fallback would change results.
+:func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify_resources`
+checks, perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes
+have no internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.base.untrusted import one_line, read_bytes
-from preprocessing.text.cleaning import nfc, normalized
+from preprocessing.text.cleaning import nfc, normalize
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 
 NLTK_LANGUAGES = {
@@ -26,7 +26,7 @@ NLTK_LANGUAGES = {
     "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sl": "slovene", "sv": "swedish",
     "tr": "turkish", "ar": "arabic", "id": "indonesian", "kk": "kazakh", "zh": "chinese",
 }  # fmt: skip
-MOST_BYTES = 16 << 20
+MAX_STOP_WORDS_BYTES = 16 << 20
 """Largest file of stop words."""
 NEGATIONS = {
     "de": "nein nicht nichts nie niemals niemand kein keine keinem keinen keiner keines ohne weder",
@@ -47,33 +47,33 @@ def resolve(spec: TextSpec) -> TextPipeline:
 
     Raises :class:`DataError` naming what is missing, where it was searched, and the command that fetches it.
     """
-    return TextPipeline(spec, stop_words(spec), installed_resources(spec))
+    return TextPipeline(spec, stop_words(spec), resource_versions(spec))
 
 
-def installed_resources(spec: TextSpec) -> dict[str, str]:
-    """Name -> version or hash of everything installed here that decides the tokens of ``spec``, stop words apart.
+def resource_versions(spec: TextSpec) -> dict[str, str]:
+    """Name -> version or hash of everything installed here that decides the tokens of ``spec``, except stop words.
 
     Raises :class:`DataError` when something is missing.
     """
-    own = TOKENIZERS[spec.tokenizer].resources
-    found: dict[str, str] = {} if own is None else load(own)(spec)
+    resources = TOKENIZERS[spec.tokenizer].resources
+    versions: dict[str, str] = {} if resources is None else load(resources)(spec)
     if spec.lemmatizer == "wordnet":
-        found["wordnet"] = fingerprint(find_folder("corpora/wordnet"), WORDNET_FILES)
+        versions["wordnet"] = fingerprint(find_folder("corpora/wordnet"), WORDNET_FILES)
     if spec.lemmatizer == "simplemma":
         simplemma(spec.language)
-        found["simplemma"] = str(load("simplemma:__version__"))
-    return found
+        versions["simplemma"] = str(load("simplemma:__version__"))
+    return versions
 
 
-def verify(pipeline: TextPipeline) -> None:
+def verify_resources(pipeline: TextPipeline) -> None:
     """Raise :class:`DataError` naming the first resource that is not the one the pipeline was resolved with."""
-    here = installed_resources(pipeline.spec)
-    for name in sorted({*here, *pipeline.resources}):
-        then, now = pipeline.resources.get(name), here.get(name)
-        if then != now:
+    versions = resource_versions(pipeline.spec)
+    for name in sorted({*versions, *pipeline.resources}):
+        expected, version = pipeline.resources.get(name), versions.get(name)
+        if expected != version:
             raise DataError(
-                f"the text pipeline was made with {name} {then}, but {now} is installed here and would give other ids; "
-                "install the former or run preprocessing again"
+                f"the text pipeline was made with {name} {expected}, but {version} is installed here and would give "
+                "other ids; install the former or run preprocessing again"
             )
 
 
@@ -85,18 +85,21 @@ def stop_words(spec: TextSpec) -> tuple[str, ...]:
     """
     if spec.stop_words == "none":
         return ()
-    kept: list[str] = []
+    negations: list[str] = []
     if spec.keep_negations:
         if spec.language not in NEGATIONS:
-            known = f"known are {', '.join(sorted(NEGATIONS))}"
-            what = f"the negations of language {spec.language!r} are not known here; {known}"
-            raise ConfigError(f"text.keep_negations: {what}; set it to false and give a stop-word file without them")
-        kept = normalized(NEGATIONS[spec.language], spec).split()
-    ends = CONTRACTIONS if kept and spec.language == "en" else ()
-    listed = read_stop_words(spec.stop_words, spec.language)
-    words = {normalized(word.strip().replace("’", "'"), spec) for word in listed}
-    words = {nfc(word.lower()) if spec.lowercase else word for word in words} - {""}
-    return tuple(sorted(word for word in words if word.lower() not in kept and not word.lower().endswith(ends)))
+            raise ConfigError(
+                f"text.keep_negations: the negations of language {spec.language!r} are not known here; known are "
+                f"{', '.join(sorted(NEGATIONS))}; set it to false and give a stop-word file without them"
+            )
+        negations = normalize(NEGATIONS[spec.language], spec).split()
+    endings = CONTRACTIONS if negations and spec.language == "en" else ()
+    lines = read_stop_words(spec.stop_words, spec.language)
+    words = {normalize(word.strip().replace("’", "'"), spec) for word in lines}
+    if spec.lowercase:
+        words = {nfc(word.lower()) for word in words}
+    words = {word for word in words if word.lower() not in negations and not word.lower().endswith(endings)}
+    return tuple(sorted(words - {""}))
 
 
 def read_stop_words(source: str, language: str) -> list[str]:
@@ -113,7 +116,7 @@ def read_stop_words(source: str, language: str) -> list[str]:
                 f"the package stop-words has no list for language {language!r}; give a file instead"
             ) from error
     try:
-        return read_bytes(source, MOST_BYTES).decode("utf-8-sig").split("\n")
+        return read_bytes(source, MAX_STOP_WORDS_BYTES).decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:  # the file name may be invalid
         raise DataError(
             f"text.stop_words: {source} cannot be read as UTF-8 ({one_line(error)}); name a file, or none, nltk or "
@@ -140,7 +143,8 @@ def simplemma(language: str) -> Callable[[str], str]:
 
 PARTS_OF_SPEECH = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 """Name in WordNet's files -> NLTK's."""
-WORDNET_FILES = [*(f"index.{part}" for part in PARTS_OF_SPEECH), *(f"{part}.exc" for part in PARTS_OF_SPEECH)]
+WORDNET_FILES = [f"index.{part}" for part in PARTS_OF_SPEECH]
+WORDNET_FILES += [f"{part}.exc" for part in PARTS_OF_SPEECH]
 
 
 class WordNet:
@@ -160,32 +164,32 @@ class WordNet:
 
         folder = find_folder("corpora/wordnet")
         self._parts: list[tuple[set[str], dict[str, list[str]], list[tuple[str, str]]]] = []
-        """Of each part of speech: its words, its exceptions, and its suffixes with what takes their place."""
+        """Of each part of speech: its lemmas, exceptions as form -> lemmas, and suffixes with their replacements."""
         for part in ["noun"] if pos == "noun" else PARTS_OF_SPEECH:
             lines = read_file(folder, f"index.{part}").decode().split("\n")
-            known = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
+            lemmas = {line.partition(" ")[0] for line in lines if line and line[0] != " "}
             rows = (line.split() for line in read_file(folder, f"{part}.exc").decode().split("\n"))
             exceptions = {row[0]: row[1:] for row in rows if row}
             suffixes = WordNetCorpusReader.MORPHOLOGICAL_SUBSTITUTIONS[PARTS_OF_SPEECH[part]]
-            self._parts.append((known, exceptions, suffixes))
+            self._parts.append((lemmas, exceptions, suffixes))
 
     def __call__(self, token: str) -> str:
-        """The lemma of ``token``, or ``token`` itself when WordNet does not know it."""
-        for known, exceptions, suffixes in self._parts:
+        """The lemma of ``token``, or ``token`` itself when WordNet does not list it."""
+        for lemmas, exceptions, suffixes in self._parts:
             forms = exceptions.get(token)
             if forms is None:
-                forms = [token[: -len(old)] + new for old, new in suffixes if token.endswith(old)]
-            lemma = min((form for form in (token, *forms) if form in known), key=len, default=token)
+                forms = [token[: -len(suffix)] + ending for suffix, ending in suffixes if token.endswith(suffix)]
+            lemma = min((form for form in (token, *forms) if form in lemmas), key=len, default=token)
             if lemma != token:
                 return lemma
         return token
 
 
 def language_name(language: str) -> str:
-    """NLTK's name of a language code; raises :class:`ConfigError` when we know none."""
+    """NLTK's name of a language code; raises :class:`ConfigError` for one without a name."""
     if language not in NLTK_LANGUAGES:
-        known = ", ".join(sorted(NLTK_LANGUAGES))
-        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {known}")
+        languages = ", ".join(sorted(NLTK_LANGUAGES))
+        raise ConfigError(f"text.language: NLTK's name for {language!r} is not known here; known are {languages}")
     return NLTK_LANGUAGES[language]
 
 
@@ -201,9 +205,9 @@ def find_folder(resource: str) -> Any:
     for candidate in (f"{resource}/", f"{kind}/{package}.zip/{name}/"):
         with suppress(LookupError):
             return nltk.data.find(candidate)
-    looked = ", ".join(nltk.data.path)
+    folders = ", ".join(nltk.data.path)
     raise DataError(
-        f"NLTK's {resource} is not installed (looked in {looked}); on a machine with internet access run "
+        f"NLTK's {resource} is not installed (looked in {folders}); on a machine with internet access run "
         f"`python -m nltk.downloader {package}`, or set NLTK_DATA to the folder that holds it"
     )
 

@@ -28,7 +28,7 @@ class TokenizerEntry:
     """Gives its ``Rules``."""
     resources: str | None = None
     """Gives name -> version of all that is installed here and decides its tokens, such as a package; raises
-    ``DataError`` when something is missing. None: its own code alone decides.
+    ``DataError`` when something is missing. None: only its code decides.
     """
 
 
@@ -44,7 +44,7 @@ TOKENIZERS = {
 tokenizer that gives other tokens needs a new name."""
 MOST_TOKENS = 1 << 24
 """Most tokens of one text: the widest row of a shard."""
-ALWAYS = {
+FIRST_KEYS = {
     *("html", "lowercase", "tokenizer", "stop_words", "keep_negations", "lemmatizer", "wordnet_pos", "language"),
     *("max_tokens", "truncate", "normalize"),
 }
@@ -88,17 +88,17 @@ class TextSpec:
     truncate: Literal["head", "tail", "both"] = "head"
     """Which end of a longer text is kept: head, tail, or both (half and half)."""
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """What becomes a token, in a few words."""
         pieces = [] if self.subwords == "none" else [self.subwords]
         return ", ".join([self.tokenizer, self.normalize, *["without accents"] * self.strip_accents, *pieces])
 
-    def recorded(self) -> dict[str, Any]:
-        """The values that manifests and bundles store and that are hashed: the keys of ``ALWAYS``, and others that are
-        not at their defaults. So a key added later changes no older hash, if its default keeps the older behaviour.
+    def to_json(self) -> dict[str, Any]:
+        """The values that manifests and bundles store and that are hashed: the keys of ``FIRST_KEYS``, and others that
+        are not at their defaults. So a key added later changes no older hash, if its default keeps the older behaviour.
         """
-        default = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if name in ALWAYS or value != default[name]}
+        defaults = {field.name: field.default for field in fields(self)}
+        return {name: value for name, value in asdict(self).items() if name in FIRST_KEYS or value != defaults[name]}
 
     def __post_init__(self) -> None:
         require(self.tokenizer in TOKENIZERS, "text.tokenizer", self.tokenizer, f"one of {', '.join(TOKENIZERS)}")
@@ -121,19 +121,19 @@ class TextPipeline:
     def to_json(self) -> dict[str, Any]:
         """A JSON value that :meth:`from_json` turns back into an equal pipeline."""
         return {
-            "spec": self.spec.recorded(),
+            "spec": self.spec.to_json(),
             "stop_words": list(self.stop_words),
             "resources": dict(sorted(self.resources.items())),
         }
 
     @classmethod
-    def from_json(cls, value: Any, where: object = "a manifest") -> TextPipeline:
-        """The pipeline that :meth:`to_json` described in the file ``where``.
+    def from_json(cls, value: Any, path: object = "a manifest") -> TextPipeline:
+        """The pipeline that :meth:`to_json` described in the file ``path``.
 
         Raises :class:`DataError` when the value is not one.
         """
-        what = f"{where}: not a text pipeline of this version of padless"
-        pipeline: TextPipeline = typed(cls, value, what, "run preprocessing again")
+        message = f"{path}: not a text pipeline of this version of padless"
+        pipeline: TextPipeline = typed(cls, value, message, "run preprocessing again")
         return pipeline
 
     @cached_property

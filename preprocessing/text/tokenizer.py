@@ -2,7 +2,7 @@
 """From texts to :class:`Tokens`. The slow work runs once per distinct *surface*, and its result is cached.
 
 A surface is what a splitter cuts from a text first, such as a word with its punctuation. Most surfaces occur many
-times, so few are new.
+times, so few are not in the cache.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,8 @@ class Tokens:
 
     def to_lists(self) -> list[list[str]]:
         """The tokens of every text as Python strings: for people and tests, not for speed."""
-        found: list[list[str]] = pa.LargeListArray.from_arrays(self.offsets, self.types.take(self.codes)).to_pylist()
-        return found
+        lists = pa.LargeListArray.from_arrays(self.offsets, self.types.take(self.codes))
+        return cast("list[list[str]]", lists.to_pylist())
 
 
 class Rules(Protocol):
@@ -71,13 +71,13 @@ class PerText:
 
     spec: TextSpec
     words_of_text: Callable[[str], list[str]]
-    """Is given each text as ``prepare`` leaves it."""
+    """Its argument is a text that ``prepare`` returned."""
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Every word is a surface."""
         words = [self.words_of_text(prepare(text, self.spec)) for text in texts.to_pylist()]
-        sizes = np.array([len(own) for own in words], np.int64)
-        return pa.array(chain.from_iterable(words), pa.large_string()), _ends(sizes)
+        sizes = np.array([*map(len, words)], np.int64)
+        return pa.array(chain.from_iterable(words), pa.large_string()), _offsets(sizes)
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
         """A surface is a word already."""
@@ -91,8 +91,9 @@ ROUND_TEXTS, ROUND_BYTES = 16_384, 24 << 20
 CACHE_SURFACES, CACHE_BYTES = 1 << 19, 64 << 20
 """The cache, about 200 MB, is emptied between two calls once it holds more surfaces, or more of their bytes."""
 MAX_TEXT_BYTES = 1 << 30
-_DROPPED = -1
-_NONE = np.zeros(0, np.int32)
+_NO_TOKENS = -1
+"""Code of a surface without tokens."""
+_NO_CODES = np.zeros(0, np.int32)
 
 
 class Tokenizer:
@@ -105,87 +106,87 @@ class Tokenizer:
     """
 
     def __init__(self, pipeline: TextPipeline, vocabulary: Vocabulary | None = None) -> None:
-        resources.verify(pipeline)
+        resources.verify_resources(pipeline)
         self.pipeline, self._vocabulary = pipeline, vocabulary
         self._pieces = None if vocabulary is None or pipeline.spec.subwords == "none" else vocabulary.pieces
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = resources.lemmatizer(pipeline.spec)
         self._rules: Rules = load(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
-        self._forget()
+        self._clear_cache()
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline, Vocabulary | None]]:
         return Tokenizer, (self.pipeline, self._vocabulary)
 
-    def _forget(self) -> None:
-        self._surfaces: dict[bytes, int] = {}  # surface → token, or -1 - row for several tokens or none
-        self._several = array("i")  # row i: self._several[self._bounds[i]:self._bounds[i + 1]]; no objects to collect
-        self._bounds = array("q", [0, 0])  # row 0: none
-        self._learnt_bytes = 0
-        self._ids: dict[str, int] = {}  # token → its number here, in order of first occurrence
-        self._tokens: list[str] = []
+    def _clear_cache(self) -> None:
+        self._code_by_surface: dict[bytes, int] = {}  # code of a token, or -1 - row for several tokens or none
+        self._sequences = array("i")  # row i: codes [self._bounds[i]:self._bounds[i + 1]]; no objects to collect
+        self._bounds = array("q", [0, 0])  # row 0: no tokens
+        self._cached_bytes = 0
+        self._code_by_token: dict[str, int] = {}  # in order of first occurrence
+        self._tokens: list[str] = []  # the token of each code
 
     def __call__(self, texts: Texts) -> Tokens:
         """Tokenize ``texts``; see the class."""
-        if len(self._surfaces) > CACHE_SURFACES or self._learnt_bytes > CACHE_BYTES:
-            self._forget()
+        if len(self._code_by_surface) > CACHE_SURFACES or self._cached_bytes > CACHE_BYTES:
+            self._clear_cache()
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
-        for part in _slices(_as_array(texts), ROUND_TEXTS, ROUND_BYTES):
-            split = [self._rules.split(piece) for piece in _slices(part, PIECE_TEXTS, PIECE_BYTES)]
-            encoded = pa.concat_arrays([surfaces for surfaces, _ in split]).dictionary_encode()
-            per_surface = self._numbers(encoded.dictionary.cast(pa.binary()).to_pylist())
-            tokens, at, more = self._spell_out(per_surface.take(encoded.indices.to_numpy()))
-            ends = _ends(np.concatenate([np.diff(offsets) for _, offsets in split]))
-            codes.append(tokens)
-            lengths.append(np.diff(ends + _ends(more)[np.searchsorted(at, ends)]))
-        encoded = pa.array(np.concatenate([_NONE, *codes])).dictionary_encode()
-        types = pa.array([self._tokens[number] for number in encoded.dictionary.to_pylist()], pa.large_string())
-        offsets = _ends(np.concatenate([_NONE, *lengths]))
+        for batch in _slice_texts(_as_array(texts), ROUND_TEXTS, ROUND_BYTES):
+            pieces = [self._rules.split(piece) for piece in _slice_texts(batch, PIECE_TEXTS, PIECE_BYTES)]
+            encoded = pa.concat_arrays([surfaces for surfaces, _ in pieces]).dictionary_encode()
+            surface_codes = self._encode_surfaces(encoded.dictionary.cast(pa.binary()).to_pylist())
+            token_codes, rows, growth = self._expand_sequences(surface_codes.take(encoded.indices.to_numpy()))
+            offsets = _offsets(np.concatenate([np.diff(starts) for _, starts in pieces]))
+            codes.append(token_codes)
+            lengths.append(np.diff(offsets + _offsets(growth)[np.searchsorted(rows, offsets)]))
+        encoded = pa.array(np.concatenate([_NO_CODES, *codes])).dictionary_encode()
+        types = pa.array([self._tokens[code] for code in encoded.dictionary.to_pylist()], pa.large_string())
+        offsets = _offsets(np.concatenate([_NO_CODES, *lengths]))
         return Tokens(types, encoded.indices.to_numpy(), offsets)
 
-    def _numbers(self, surfaces: list[bytes]) -> np.ndarray:
-        """int32, one per surface: a token's number, or less than 0 for several tokens or none."""
-        known = list(map(self._surfaces.get, surfaces))
-        new = [row for row, number in enumerate(known) if number is None]
-        for row, words_of_row in zip(new, self._rules.words([surfaces[row] for row in new]), strict=True):
-            known[row] = learnt = self._number(words_of_row)
-            self._learnt_bytes += len(surfaces[row])
-            self._surfaces[surfaces[row]] = learnt
-        return np.array(known, np.int32)
+    def _encode_surfaces(self, surfaces: list[bytes]) -> np.ndarray:
+        """int32, one per surface: a token's code, or less than 0 for several tokens or none."""
+        codes = list(map(self._code_by_surface.get, surfaces))
+        rows = [row for row, code in enumerate(codes) if code is None]
+        for row, words in zip(rows, self._rules.words([surfaces[row] for row in rows]), strict=True):
+            codes[row] = code = self._encode_words(words)
+            self._cached_bytes += len(surfaces[row])
+            self._code_by_surface[surfaces[row]] = code
+        return np.array(codes, np.int32)
 
-    def _number(self, words_of_surface: list[str]) -> int:
+    def _encode_words(self, words: list[str]) -> int:
         """The expensive part, once per distinct surface: stop words, lemmas and subwords."""
-        ids = []
-        for word in words_of_surface:
+        codes = []
+        for word in words:
             if word in self._stop_words:
                 continue
             lemma = self._lemma(word) if self._lemma else word
             for token in self._pieces(lemma) if self._pieces else (lemma,):
-                if token not in self._ids:
-                    self._ids[token] = len(self._tokens)
+                if token not in self._code_by_token:
+                    self._code_by_token[token] = len(self._tokens)
                     self._tokens.append(token)
-                ids.append(self._ids[token])
-        if len(ids) == 1:
-            return ids[0]
-        if not ids:
-            return _DROPPED
-        self._several.extend(ids)
-        self._bounds.append(len(self._several))
+                codes.append(self._code_by_token[token])
+        if len(codes) == 1:
+            return codes[0]
+        if not codes:
+            return _NO_TOKENS
+        self._sequences.extend(codes)
+        self._bounds.append(len(self._sequences))
         return 1 - len(self._bounds)
 
-    def _spell_out(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Replace numbers that stand for several tokens or none by these; also where they were, and how many tokens
-        more than one each became.
+    def _expand_sequences(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Replace the codes of several tokens or none by those of the tokens; also returns the rows of the replaced
+        codes, and the number of tokens of each, less one.
         """
-        at = np.flatnonzero(numbers < 0)
-        several, bounds = np.frombuffer(self._several or _NONE, np.int32), np.frombuffer(self._bounds, np.int64)
-        spelt, ends = arrays.take(several, bounds, -1 - numbers[at])
-        sizes = np.diff(ends)
-        places = np.repeat(at - np.arange(len(at)), sizes)
-        return np.insert(np.delete(numbers, at), places, spelt), at, sizes - 1
+        rows = np.flatnonzero(codes < 0)
+        sequences, bounds = np.frombuffer(self._sequences or _NO_CODES, np.int32), np.frombuffer(self._bounds, np.int64)
+        token_codes, offsets = arrays.take(sequences, bounds, -1 - codes[rows])
+        sizes = np.diff(offsets)
+        insertions = np.repeat(rows - np.arange(len(rows)), sizes)
+        return np.insert(np.delete(codes, rows), insertions, token_codes), rows, sizes - 1
 
 
-def _ends(sizes: np.ndarray) -> np.ndarray:
+def _offsets(sizes: np.ndarray) -> np.ndarray:
     """0 and the running sums of ``sizes``."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
@@ -193,23 +194,23 @@ def _ends(sizes: np.ndarray) -> np.ndarray:
 def _as_array(texts: Texts) -> pa.Array:
     """Any of the accepted forms as one large_string array."""
     if isinstance(texts, (pa.Array, pa.ChunkedArray)):
-        whole = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-        return whole.cast(pa.large_string())
+        array = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
+        return array.cast(pa.large_string())
     try:
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot encode
         return pa.array([encode(text).decode() for text in texts], pa.large_string())
 
 
-def _slices(texts: pa.Array, most_texts: int, most_bytes: int) -> Iterator[pa.Array]:
-    """Slices of at most so many texts and bytes; a longer text is a slice of its own."""
+def _slice_texts(texts: pa.Array, max_texts: int, max_bytes: int) -> Iterator[pa.Array]:
+    """Slices of at most so many texts and bytes; a longer text is a separate slice."""
     if not len(texts):
         return
     offsets = np.frombuffer(texts.buffers()[1], np.int64)[texts.offset : texts.offset + len(texts) + 1]
     start = 0
     while start < len(texts):
-        fits = int(np.searchsorted(offsets, offsets[start] + most_bytes, side="right")) - 1
-        end = min(max(fits, start + 1), start + most_texts, len(texts))
+        limit = int(np.searchsorted(offsets, offsets[start] + max_bytes, side="right")) - 1
+        end = min(max(limit, start + 1), start + max_texts, len(texts))
         if (size := offsets[end] - offsets[start]) > MAX_TEXT_BYTES:
             raise DataError(f"a text has {size:,} bytes; split texts over {MAX_TEXT_BYTES:,}")
         yield texts.slice(start, end - start)

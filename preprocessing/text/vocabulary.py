@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vocabulary: count, merge, freeze, hash. ``<pad>`` is 0, ``<unk>`` is 1, then tokens by falling count.
 
-Tokens are words, or pieces of words (``text.subwords``). Then the vocabulary alone says how a word is cut: it is whole
-if it has an id, else the longest piece with an id comes first (WordPiece; Schuster and Nakajima 2012). So pieces need
-neither a file nor a package when texts are read, and the hash of the vocabulary covers them.
+Tokens are words, or pieces of words (``text.subwords``). Then the vocabulary alone decides how a word is cut: a word
+with an id is one token, else the longest piece with an id comes first (WordPiece; Schuster and Nakajima 2012). So
+pieces need neither a file nor a package when texts are read, and the hash of the vocabulary covers them.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from preprocessing.base.schema import AtLeast1, Name
 from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
-TINY, HUGE = 10_000, 50_000_000
+TINY_CORPUS, HUGE_CORPUS = 10_000, 50_000_000
 """Numbers of training tokens at which ``min_count: auto`` changes."""
 RESERVED = ("<pad>", "<unk>")
-INSIDE = "##"
+CONTINUATION = "##"
 """Begins a piece that does not begin a word."""
-LONGEST_PIECE, LONGEST_WORD = 64, 128
+MAX_PIECE_CHARACTERS, MAX_WORD_CHARACTERS = 64, 128
 """Most characters of a piece, and of a word that pieces are learned from."""
-MOST_TIMES = 1000
+MAX_WORD_COUNT = 1000
 """A word that occurs more often counts as often as this when pieces are learned: it becomes one piece anyway."""
-_BEGINS = "\u2581"
+_WORD_START = "\u2581"
 _SCHEMA = pa.schema([("token", pa.large_string()), ("count", pa.int64())])
 _HASH_KEY = b"padless.vocabulary.sha256"
 
@@ -51,9 +51,9 @@ class Counts:
     counts: np.ndarray
 
 
-def merged(every: Sequence[Counts]) -> Counts:
+def merge_counts(parts: Sequence[Counts]) -> Counts:
     """The sum of counts, in any order of rows."""
-    table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in every)
+    table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in parts)
     table = table.group_by("token").aggregate([("count", "sum")])
     return Counts(table["token"].combine_chunks(), table["count_sum"].to_numpy())
 
@@ -78,15 +78,17 @@ class VocabularyConfig:
         if self.base is not None and self.min_count != "auto":
             raise ConfigError("vocabulary.min_count: no token is added to those of vocabulary.base; set this to auto")
 
-    def of(self, tokens: int) -> VocabularyConfig:
-        """This configuration with ``auto`` resolved for so many training tokens.
+    def resolve_min_count(self, num_tokens: int) -> VocabularyConfig:
+        """This configuration with ``auto`` resolved for ``num_tokens`` training tokens.
 
         One occurrence is too little to learn a token's vector from; as ``<unk>`` such tokens train one vector together.
         A tiny corpus needs them all; a huge one can do without those that occur four times.
         """
         if self.base is not None or self.min_count != "auto":
             return self
-        return replace(self, min_count=1 if tokens < TINY else 2 if tokens < HUGE else 5)
+        if num_tokens < TINY_CORPUS:
+            return replace(self, min_count=1)
+        return replace(self, min_count=2 if num_tokens < HUGE_CORPUS else 5)
 
 
 def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabulary:
@@ -94,7 +96,7 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabul
 
     Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
     bounds the number of rows, ``<pad>`` and ``<unk>`` included. The count of ``<unk>`` is the number of occurrences
-    left out. A token spelt like a reserved one gets no id of its own. Raises :class:`DataError` when no token is left.
+    left out. A token that equals a reserved one gets no other id. Raises :class:`DataError` when no token is left.
     """
     table = pa.table([counts.types, counts.counts], schema=_SCHEMA)
     reserved = pc.is_in(table["token"], value_set=pa.array(RESERVED, pa.large_string()))
@@ -105,9 +107,10 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabul
             "would be empty; lower vocabulary.min_count"
         )
     table = table.sort_by([("count", "descending"), ("token", "ascending")]).slice(0, max_size - len(RESERVED))
-    kept = table["count"].to_numpy()
+    frequencies = table["count"].to_numpy()
+    num_unknown = counts.counts.sum() - frequencies.sum()
     tokens = pa.chunked_array([pa.array(RESERVED, pa.large_string()), *table["token"].chunks])
-    return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, counts.counts.sum() - kept.sum()], kept]))
+    return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, num_unknown], frequencies]))
 
 
 def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
@@ -119,25 +122,26 @@ def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
     needed("tokenizers", "text.subwords", "subwords")
     import tokenizers
 
-    least = max(2, min_count)
-    pairs = zip(counts.types.to_pylist(), np.minimum(counts.counts, MOST_TIMES).tolist(), strict=True)
-    known = sorted(pair for pair in pairs if len(pair[0]) <= LONGEST_WORD)
+    min_count = max(2, min_count)
+    pairs = zip(counts.types.to_pylist(), np.minimum(counts.counts, MAX_WORD_COUNT).tolist(), strict=True)
+    word_counts = sorted(pair for pair in pairs if len(pair[0]) <= MAX_WORD_CHARACTERS)
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=max_size, min_frequency=least, max_token_length=LONGEST_PIECE, show_progress=False
+        vocab_size=max_size, min_frequency=min_count, max_token_length=MAX_PIECE_CHARACTERS, show_progress=False
     )
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
-    words = chain.from_iterable(repeat(_BEGINS + word, count) for word, count in known)
+    words = chain.from_iterable(repeat(_WORD_START + word, count) for word, count in word_counts)
     model.train_from_iterator(words, trainer)
-    found = (piece[1:] if piece[0] == _BEGINS else INSIDE + piece for piece in sorted(model.get_vocab()))
-    tokens = pa.array([*RESERVED, *filter(None, found)], pa.large_string())
-    vocabulary, before = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
-    while len(vocabulary) != before:
-        before = len(vocabulary)
-        vocabulary = freeze(in_pieces(counts, vocabulary), least, max_size)
+    pieces = [CONTINUATION + piece for piece in sorted(model.get_vocab())]
+    pieces = [piece.removeprefix(CONTINUATION + _WORD_START) for piece in pieces]
+    tokens = pa.array([*RESERVED, *filter(None, pieces)], pa.large_string())
+    vocabulary, previous_size = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
+    while len(vocabulary) != previous_size:
+        previous_size = len(vocabulary)
+        vocabulary = freeze(count_pieces(counts, vocabulary), min_count, max_size)
     return vocabulary
 
 
-def in_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
+def count_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
     """The counts of the pieces of words with these ``counts``."""
     pieces = Counter[str]()
     for word, count in zip(counts.types.to_pylist(), counts.counts.tolist(), strict=True):
@@ -171,21 +175,21 @@ class Vocabulary:
         return np.array([self._rows.get(token, UNK) for token in types.to_pylist()], np.int32)
 
     def pieces(self, word: str) -> list[str]:
-        """The pieces of a word; those that begin inside it begin with ``INSIDE``. A run of unknown letters is one."""
+        """The pieces of a word; those after the first begin with ``CONTINUATION``. A run of unknown letters is one."""
         if word in self._rows:
             return [word]
-        found: list[str] = []
-        start, was_known = 0, True
+        pieces: list[str] = []
+        start, has_id = 0, True
         while start < len(word):
-            inside = INSIDE if start else ""
-            ends = range(min(len(word), start + LONGEST_PIECE), start, -1)
-            end = next((end for end in ends if inside + word[start:end] in self._rows), 0)
-            if end or was_known:
-                found.append(inside + word[start : end or start + 1])
+            prefix = CONTINUATION if start else ""
+            ends = range(min(len(word), start + MAX_PIECE_CHARACTERS), start, -1)
+            end = next((end for end in ends if prefix + word[start:end] in self._rows), 0)
+            if end or has_id:
+                pieces.append(prefix + word[start : end or start + 1])
             else:
-                found[-1] += word[start]
-            start, was_known = end or start + 1, end > 0
-        return found
+                pieces[-1] += word[start]
+            start, has_id = end or start + 1, end > 0
+        return pieces
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -193,13 +197,13 @@ class Vocabulary:
         return dict(zip(self.tokens.to_pylist(), range(len(self)), strict=True)) | {RESERVED[PAD]: UNK}
 
     def write(self, path: str | Path) -> None:
-        """Write an Arrow IPC file (columns token, count) that carries its own hash; it appears whole or not at all."""
+        """Write an Arrow IPC file (columns token, count) with its hash in the metadata, atomically."""
         write_batch(path, [self.tokens, pa.array(self.counts)], _SCHEMA.with_metadata({_HASH_KEY: self.hash}))
 
     @classmethod
     def read(cls, path: str | Path) -> Vocabulary:
-        """Read what :meth:`write` wrote; raises :class:`DataError` naming ``path`` when anything is not as written."""
-        again = "run preprocessing again"
+        """Read a file of :meth:`write`; raises :class:`DataError` naming ``path`` when it is missing or damaged."""
+        hint = "run preprocessing again"
         try:
             schema, (batch,) = record_batches(mapped(path))
             if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
@@ -208,10 +212,10 @@ class Vocabulary:
             # A copy, since its readers may outlive the file.
             tokens, counts = (pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns)
         except FileNotFoundError:
-            raise DataError(f"{path} is missing; put the vocabulary back, or {again}") from None
+            raise DataError(f"{path} is missing; put the vocabulary back, or {hint}") from None
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as a vocabulary ({one_line(error)}); {again}") from None
+            raise DataError(f"{path} cannot be read as a vocabulary ({one_line(error)}); {hint}") from None
         vocabulary = cls(tokens, counts.to_numpy().astype(np.int64))
         if vocabulary.hash.encode() != (schema.metadata or {}).get(_HASH_KEY):
-            raise DataError(f"{path} is damaged: its contents do not match the hash it carries; {again}")
+            raise DataError(f"{path} is damaged: its contents do not match the hash it carries; {hint}")
         return vocabulary

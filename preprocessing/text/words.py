@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer ``unicode``: the words of any script, and the signs that say something.
+"""The tokenizer ``unicode``: the words of any script, emoji, and runs of ``!`` and ``?``.
 
 A word begins with a letter or a digit (Unicode categories L, N), goes on with letters, digits and combining marks (M),
 and may hold single apostrophes between two such runs: ``don't``, ``l'été``. A point or comma between two ASCII digits
@@ -7,11 +7,11 @@ belongs to the number, ``3.5``, and ``#`` before a word to the word. Of scripts 
 (Chinese, Japanese, Thai, Khmer, …) each letter with its marks is a token. So is each emoji (category So, without skin
 tone), and each run of ``!`` and ``?``, of which two are kept. All else separates: other punctuation and symbols,
 control characters, NUL. Typographic apostrophes become ``'``. Invisible joiners (soft hyphen, zero-width joiners)
-vanish. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
+are removed. Texts are cut in NFKC or NFC; lower case is :meth:`str.lower` of the token, in NFC again.
 
 Two passes give one result. :meth:`UnicodeRules.split` cuts the bytes of thousands of texts at once into *chunks*, and
 :func:`tokens_of` decides, once per distinct chunk, which tokens it holds. A chunk may hold several tokens, but never
-half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token as it stands.
+half of one, nor a letter without its marks; a chunk of ASCII letters and digits is a token unchanged.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.text.cleaning import clean, decode, encode, nfc, nfkc, normalized, scan
+from preprocessing.text.cleaning import clean, decode, encode, find_tags, nfc, nfkc, normalize
 
 if TYPE_CHECKING:
     from preprocessing.text.spec import TextSpec
 
 _APOSTROPHE = ord("'")
 _INVISIBLE = dict.fromkeys([0x00AD, 0x200C, 0x200D, 0x2060, 0xFEFF])
-_REPLACED: dict[int, int | None] = {**_INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
-_WITHOUT_SPACES = (
+_REPLACEMENTS: dict[int, int | None] = {**_INVISIBLE, 0x2019: _APOSTROPHE, 0x02BC: _APOSTROPHE, 0xFF07: _APOSTROPHE}
+_SPACELESS_BLOCKS = (
     *((0x0E00, 0x0F00), (0x1000, 0x10A0), (0x1780, 0x1800), (0x1950, 0x1AB0), (0x1B00, 0x1B80)),  # Thai to Balinese
     *((0x3005, 0x3008), (0x3021, 0x3130), (0x31A0, 0x3200), (0x3400, 0xA4D0), (0xA980, 0xAAE0)),  # kana, Han, Yi, …
     *((0xF900, 0xFB00), (0xFF66, 0xFFA0), (0x16FE0, 0x18D90), (0x1AFF0, 0x1B300), (0x20000, 0x40000)),
 )
 """Blocks of scripts that are written without spaces; ends are exclusive."""
 _DRAWING = ((0x2500, 0x25A0), (0x2800, 0x2900))
-"""Blocks of symbols that lines and pictures consist of."""
+"""Blocks of symbols for drawing lines and pictures."""
 _SKIN_TONES = ((0x1F3FB, 0x1F400),)
 _TOKEN = re.compile(r"(?:#(?=[wd]))?[wd][wdm]*(?:(?:'|(?<=d)\.(?=d))[wd][wdm]*)*|am*|e|!+")
 """A token in classes of characters, see :class:`_Classes`."""
 
 
 class _Classes(dict[int, str]):
-    """Code point → its class; filled as characters are met.
+    """Code point → its class; an entry is added when a character first occurs.
 
     ``w``: letter or digit; ``d``: ASCII digit; ``a``: letter of a script without spaces; ``m``: mark; ``e``: emoji or
-    another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and their like; a space: all else.
+    another symbol; ``t``: skin tone; ``!``, ``'``, ``#``, ``.``: these and similar signs; a space: all else.
     """
 
     def __missing__(self, point: int) -> str:
         category = unicodedata.category(chr(point))
         kind = {"L": "w", "N": "w", "M": "m"}.get(category[0], " ")
-        if category[0] == "L" and _is_in(_WITHOUT_SPACES, point):
+        if category[0] == "L" and _is_in(_SPACELESS_BLOCKS, point):
             kind = "a"
         elif category == "So" and not _is_in(_DRAWING, point):
             kind = "e"
@@ -80,104 +80,113 @@ def classes_of(text: str) -> str:
     return text.translate(_CLASSES)
 
 
-_AS_WRITTEN = {0xFF9E: 0x0301, 0xFF9F: 0x0301} | {
-    point: 0x0301 if after is None else after for point, after in _REPLACED.items()
-}
-"""Half-width voicing marks and invisible joiners, which vanish, as accents; apostrophes as ``'``."""
-_BETWEEN = re.compile(r"\S+")
+_SAME_LENGTH = _REPLACEMENTS | dict.fromkeys([0xFF9E, 0xFF9F, *_INVISIBLE], 0x0301)
+"""Replacements that keep positions: half-width voicing marks and invisible joiners become accents."""
+_SIGNS = re.compile(r"\S+")
 
 
-def places_of(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans of tokens in some segments of a text as it is written, and of what stands between them and spaces."""
-    classes = classes_of(text.translate(_AS_WRITTEN))
+def word_spans(text: str, segments: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The spans of tokens in some segments of a text before normalization, and of runs of other signs."""
+    classes = classes_of(text.translate(_SAME_LENGTH))
     for start, end in segments:
         position = start
         for match in _TOKEN.finditer(classes, start, end):
-            yield from (between.span() for between in _BETWEEN.finditer(text, position, match.start()))
+            yield from (signs.span() for signs in _SIGNS.finditer(text, position, match.start()))
             yield match.span()
             position = match.end()
-        yield from (between.span() for between in _BETWEEN.finditer(text, position, end))
+        yield from (signs.span() for signs in _SIGNS.finditer(text, position, end))
 
 
 def tokens_of(chunk: str, spec: TextSpec) -> list[str]:
     """The tokens of a text with any characters; exact but slow."""
-    chunk = nfc(normalized(chunk, spec).translate(_REPLACED))
+    chunk = nfc(normalize(chunk, spec).translate(_REPLACEMENTS))
     classes = classes_of(chunk)
-    spans = [match.span() for match in _TOKEN.finditer(classes)]
-    tokens = [chunk[start : min(end, start + 2) if classes[start] == "!" else end] for start, end in spans]
-    return [nfc(token.lower()) for token in tokens] if spec.lowercase else tokens
+    tokens = []
+    for match in _TOKEN.finditer(classes):
+        start, end = match.span()
+        if classes[start] == "!":
+            end = min(end, start + 2)
+        tokens.append(chunk[start:end])
+    if spec.lowercase:
+        tokens = [nfc(token.lower()) for token in tokens]
+    return tokens
 
 
-_SEPARATES, _IN_WORD, _SIGN, _ALONE, _ATTACHED, _UNKNOWN = 0, 1, 2, 3, 4, 255
+_SEPARATOR, _WORD, _SIGN, _SINGLE, _ATTACHED, _UNSET = 0, 1, 2, 3, 4, 255
 """Kinds of characters for :meth:`UnicodeRules.split`: between chunks; in a word; ``!`` or ``?``; a chunk by itself;
-part of what is before; not met yet."""
-_KIND_OF = {"w": _IN_WORD, "!": _SIGN, "a": _ALONE, "e": _ALONE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATES}
-_KINDS = np.full(0x110000, _UNKNOWN, np.uint8)
-"""The kind of each character that is not ASCII; filled as characters are met."""
-_KINDS[list(_REPLACED)] = [_ATTACHED if after is None else _IN_WORD for after in _REPLACED.values()]
+part of the chunk of the previous character; not computed yet."""
+_KIND_OF = {"w": _WORD, "!": _SIGN, "a": _SINGLE, "e": _SINGLE, "m": _ATTACHED, "t": _ATTACHED, " ": _SEPARATOR}
+_KINDS = np.full(0x110000, _UNSET, np.uint8)
+"""The kind of each character that is not ASCII; computed when it first occurs."""
+_KINDS[[*_REPLACEMENTS]] = _WORD
+_KINDS[[*_INVISIBLE]] = _ATTACHED
 _FULL_COMMA = "，".encode()
-_NEAR = re.compile(r"w[wd](.*[wdm])?|!!+|a(am*)+|  [ m]*| \.{2,}")
+_CUT_ALIKE = re.compile(r"w[wd](.*[wdm])?|!!+|a(am*)+|  [ m]*| \.{2,}")
 """Class of a character, and classes of its NFKC, where it makes no difference whether a text is normalized before it is
 cut into chunks."""
-_FAR = np.full(0x110000, _UNKNOWN, np.uint8)
-"""1 for other characters; filled as characters are met."""
-_KEPT = bytes(byte if byte >= 128 or _CLASSES[byte] != " " else 0 for byte in range(256))
-_TABLES = {False: _KEPT, True: _KEPT[:128].lower() + _KEPT[128:]}
-"""For each ``lowercase``: byte → the byte that a token keeps for it, or 0 where it separates."""
+_NEEDS_NFKC = np.full(0x110000, _UNSET, np.uint8)
+"""1 for other characters; computed when one first occurs."""
+_SEPARATORS = bytes(byte for byte in range(128) if _CLASSES[byte] == " ")
+_CASED = bytes.maketrans(_SEPARATORS, bytes(len(_SEPARATORS)))
+_TABLES = {False: _CASED, True: _CASED[:128].lower() + _CASED[128:]}
+"""For each ``lowercase``: byte → the byte that a token has for it, or 0 where it separates."""
 _BY_APOSTROPHE, _BY_POINT, _BY_HASH = 1, 2, 4
-_JOINS = np.zeros(256, np.uint8)
-"""What a sign is that may belong to a chunk: an apostrophe, a point or comma, a ``#``."""
-_JOINS[[ord(sign) for sign in "'.,#"]] = _BY_APOSTROPHE, _BY_POINT, _BY_POINT, _BY_HASH
-_AFTER = np.array([0] * 128 + [7] * 128, np.uint8)
-"""By which of these a byte may be joined to what is before; :func:`tokens_of` looks closer at those beyond ASCII."""
-_AFTER[[point for point in range(128) if chr(point).isalnum()]] = _BY_APOSTROPHE | _BY_HASH
-_AFTER[[*b"0123456789"]] |= _BY_POINT
-_BEFORE = _AFTER | _BY_HASH
+_JOINTS = np.zeros(256, np.uint8)
+"""Kind of a sign that may belong to a chunk: an apostrophe, a point or comma, a ``#``."""
+_JOINTS[[ord(sign) for sign in "'.,#"]] = _BY_APOSTROPHE, _BY_POINT, _BY_POINT, _BY_HASH
+_RIGHT_JOINTS = np.array([0] * 128 + [7] * 128, np.uint8)
+"""Kinds of signs that may join a byte to the previous one; :func:`tokens_of` is exact for those beyond ASCII."""
+_RIGHT_JOINTS[[point for point in range(128) if chr(point).isalnum()]] = _BY_APOSTROPHE | _BY_HASH
+_RIGHT_JOINTS[[*b"0123456789"]] |= _BY_POINT
+_LEFT_JOINTS = _RIGHT_JOINTS | _BY_HASH
 
 
-def _kinds(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _classify_bytes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each byte, and where characters begin that are chunks by themselves."""
-    kind = (kept != 0).astype(np.uint8)  # _IN_WORD or _SEPARATES
-    at = np.flatnonzero((kept - 1 < ord("0") - 1) | (kept == ord("?")))  # all signs that the tables keep
-    sign = kept.take(at)
-    joins = _BEFORE.take(kept.take(at - 1)) & _JOINS.take(sign) & _AFTER.take(kept.take(at + 1))
-    kind[at] = np.where((sign == ord("!")) | (sign == ord("?")), _SIGN, joins != 0)
-    return kind, _put_kinds(kept, kind)
+    kinds = (data != 0).astype(np.uint8)  # _WORD or _SEPARATOR
+    positions = np.flatnonzero((data - 1 < ord("0") - 1) | (data == ord("?")))  # all signs that the tables keep
+    signs = data.take(positions)
+    left, right = _LEFT_JOINTS.take(data.take(positions - 1)), _RIGHT_JOINTS.take(data.take(positions + 1))
+    is_joint = (left & _JOINTS.take(signs) & right) != 0
+    kinds[positions] = np.where((signs == ord("!")) | (signs == ord("?")), _SIGN, is_joint)
+    return kinds, _classify_characters(data, kinds)
 
 
-def _put_kinds(kept: np.ndarray, kind: np.ndarray) -> np.ndarray:
-    """Put the kinds of characters beyond ASCII into ``kind``, at all their bytes; returns where those begin that are
-    chunks by themselves.
+def _classify_characters(data: np.ndarray, byte_kinds: np.ndarray) -> np.ndarray:
+    """Put the kinds of characters beyond ASCII into ``byte_kinds``, at all their bytes; returns where those begin that
+    are chunks by themselves.
     """
-    places, begins, points = _points(kept)
-    kinds = _known(_KINDS, points, lambda point: _KIND_OF[_CLASSES[point]])
+    positions, begins, points = _code_points(data)
+    kinds = _look_up(_KINDS, points, lambda point: _KIND_OF[_CLASSES[point]])
     sizes = 2 + (points >= 0x800) + (points >= 0x10000)
-    kind[places] = np.repeat(kinds, sizes)
-    if len(marks := np.flatnonzero(kinds == _ATTACHED)):
-        before = begins[marks] - 1
-        before[1:][before[1:] == (begins + sizes)[marks[:-1]] - 1] = 0  # a mark after a mark is as that one
-        kinds[marks] = kind[np.maximum.accumulate(before)]
-        kind[places] = np.repeat(kinds, sizes)
+    byte_kinds[positions] = np.repeat(kinds, sizes)
+    marks = np.flatnonzero(kinds == _ATTACHED)
+    if len(marks):
+        previous = begins[marks] - 1
+        previous[1:][previous[1:] == (begins + sizes)[marks[:-1]] - 1] = 0  # a mark after a mark has the kind of that
+        kinds[marks] = byte_kinds[np.maximum.accumulate(previous)]
+        byte_kinds[positions] = np.repeat(kinds, sizes)
         kinds[marks] = _ATTACHED
-    return begins[kinds == _ALONE]
+    return begins[kinds == _SINGLE]
 
 
-def _points(kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The places of bytes beyond ASCII, those where characters begin, and the code points of these."""
-    places = np.flatnonzero(kept >= 0x80)
-    high = kept.take(places)
+def _code_points(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The positions of bytes beyond ASCII, those where characters begin, and the code points of these."""
+    positions = np.flatnonzero(data >= 0x80)
+    high = data.take(positions)
     points = np.frombuffer(high.tobytes().decode().encode("utf-32-le"), np.uint32)
-    return places, np.compress(high >= 0xC0, places), points
+    return positions, np.compress(high >= 0xC0, positions), points
 
 
-def _known(table: np.ndarray, points: np.ndarray, of: Callable[[int], int]) -> np.ndarray:
-    """The values of code points in a ``table``, to which ``of`` adds those that have not been met."""
-    if len(new := np.unique(points[table.take(points) == _UNKNOWN])):
-        table[new] = [of(point) for point in new.tolist()]
+def _look_up(table: np.ndarray, points: np.ndarray, compute: Callable[[int], int]) -> np.ndarray:
+    """The values of code points in a ``table``; those that are not set are computed and put there."""
+    unset = np.unique(points[table.take(points) == _UNSET])
+    if len(unset):
+        table[unset] = [compute(point) for point in unset.tolist()]
     return table.take(points)
 
 
-def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
+def join_texts(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
     """All texts as one byte string, NUL before, between and after (two at the end), and where each begins.
 
     In NFKC, commas of full width, of which Chinese texts are full, are ASCII's. The second is int64 [texts + 1]: text i
@@ -191,38 +200,40 @@ def join(texts: pa.Array, spec: TextSpec) -> tuple[bytes, np.ndarray]:
 
 def _texts_at(positions: np.ndarray, starts: np.ndarray) -> list[int]:
     """The numbers of the texts at some positions."""
-    found: list[int] = np.unique(np.searchsorted(starts, positions, side="right") - 1).tolist()
-    return found
+    texts: list[int] = np.unique(np.searchsorted(starts, positions, side="right") - 1).tolist()
+    return texts
 
 
-def _normalized(kept: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Put the texts with characters that are not ``_NEAR`` into NFKC; :func:`tokens_of` does the others by chunk.
+def _normalize_texts(data: np.ndarray, starts: np.ndarray, table: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Put the texts with characters that are not ``_CUT_ALIKE`` into NFKC; :func:`tokens_of` does the others by chunk.
 
-    What :meth:`UnicodeRules.split` has blanked combines with no mark, or is blanked again.
+    A byte that :meth:`UnicodeRules.split` has blanked combines with no mark, or is blanked again.
     """
-    _, begins, points = _points(kept)
-    texts = _texts_at(begins[_known(_FAR, points, _is_far) == 1], starts)
-    written = ((text, decode(kept[starts[text] : starts[text + 1] - 1].tobytes())) for text in texts)
-    return _replaced(kept, starts, {text: encode(nfkc(content)).translate(table) for text, content in written})
+    _, begins, points = _code_points(data)
+    contents = {}
+    for text in _texts_at(begins[_look_up(_NEEDS_NFKC, points, _needs_nfkc) == 1], starts):
+        content = decode(data[starts[text] : starts[text + 1] - 1].tobytes())
+        contents[text] = encode(nfkc(content)).translate(table)
+    return _replace_texts(data, starts, contents)
 
 
-def _is_far(point: int) -> bool:
+def _needs_nfkc(point: int) -> bool:
     sign = chr(point)
     normal = nfkc(sign)
-    return normal != nfc(sign) and point not in _REPLACED and not _NEAR.fullmatch(classes_of(sign + normal))
+    return normal != nfc(sign) and point not in _REPLACEMENTS and not _CUT_ALIKE.fullmatch(classes_of(sign + normal))
 
 
-def _replaced(kept: np.ndarray, starts: np.ndarray, new: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """``kept`` and ``starts`` with the bytes of some texts, in order, replaced by new ones."""
-    if not new:
-        return kept, starts
+def _replace_texts(data: np.ndarray, starts: np.ndarray, contents: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """``data`` and ``starts`` with some texts, in order, replaced by these ``contents``."""
+    if not contents:
+        return data, starts
     parts, position = [], 0
     lengths = np.diff(starts)
-    for text, content in new.items():
-        parts += [kept[position : starts[text]], np.frombuffer(content, np.uint8)]
+    for text, content in contents.items():
+        parts += [data[position : starts[text]], np.frombuffer(content, np.uint8)]
         lengths[text] = len(content) + 1
         position = starts[text + 1] - 1
-    parts.append(kept[position:])
+    parts.append(data[position:])
     return np.concatenate(parts), np.concatenate([starts[:1], starts[0] + np.cumsum(lengths)])
 
 
@@ -238,28 +249,29 @@ class UnicodeRules:
         ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
         in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.
         """
-        joined, starts = join(texts, self.spec)
+        joined, starts = join_texts(texts, self.spec)
         table = _TABLES[self.spec.lowercase]
-        kept = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
+        data = np.frombuffer(bytearray(joined.translate(table)), np.uint8)
         if self.spec.html:
-            tags, markup = scan(joined)
-            kept[tags] = 0
-            written = (
-                (text, decode(joined[starts[text] : starts[text + 1] - 1])) for text in _texts_at(markup, starts)
-            )
-            kept, starts = _replaced(kept, starts, {text: encode(clean(its)).translate(table) for text, its in written})
+            tags, markup = find_tags(joined)
+            data[tags] = 0
+            contents = {}
+            for text in _texts_at(markup, starts):
+                content = decode(joined[starts[text] : starts[text + 1] - 1])
+                contents[text] = encode(clean(content)).translate(table)
+            data, starts = _replace_texts(data, starts, contents)
         if self.spec.normalize == "nfkc":
-            kept, starts = _normalized(kept, starts, table)
-        kind, alone = _kinds(kept)
-        begins = np.append(False, kind[1:] != kind[:-1])
-        begins[alone] = True
-        within = np.flatnonzero(kind != _SEPARATES)
-        offsets = np.append(np.flatnonzero(begins.take(within)), len(within))
-        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(kept.take(within))]
+            data, starts = _normalize_texts(data, starts, table)
+        kinds, singles = _classify_bytes(data)
+        begins_chunk = np.append(False, kinds[1:] != kinds[:-1])
+        begins_chunk[singles] = True
+        positions = np.flatnonzero(kinds != _SEPARATOR)
+        offsets = np.append(np.flatnonzero(begins_chunk.take(positions)), len(positions))
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(data.take(positions))]
         chunks = pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)
-        return chunks, np.searchsorted(offsets[:-1], np.searchsorted(within, starts))
+        return chunks, np.searchsorted(offsets[:-1], np.searchsorted(positions, starts))
 
     def words(self, surfaces: list[bytes]) -> list[list[str]]:
-        """A chunk of ASCII letters and digits is a token as it stands."""
+        """A chunk of ASCII letters and digits is a token unchanged."""
         spec = self.spec
         return [[chunk.decode()] if chunk.isalnum() else tokens_of(decode(chunk), spec) for chunk in surfaces]

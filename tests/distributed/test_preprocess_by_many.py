@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preprocessing by workers of a shared directory, and by a Dask cluster: real processes, of which one, or the job
-itself, is killed in mid-run; no byte changes, and every wait has a limit.
+"""Preprocessing by shares of a job, and by a Dask cluster: real processes, of which one is killed in mid-run; no byte
+changes, and every wait has a limit.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.config import ExecutorConfig, known_encoding
-from preprocessing.job import executors
-from preprocessing.job.executors import workers
+from preprocessing.base.errors import UserError
+from preprocessing.config import ExecutorConfig
+from preprocessing.job import engine, executors
+from preprocessing.job.executors import open_workers
 from tests.commands import start_python, wait_until
 from tests.corpora import Command, contents, reviews, words_of, write_csv
 
@@ -32,65 +31,53 @@ def start(*words: object, **options: Any) -> subprocess.Popen[str]:
 
 
 @pytest.mark.timeout(240)
-def test_a_job_and_a_worker_are_killed_in_mid_run_and_the_bytes_are_the_same(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue, there = tmp_path / "queue", tmp_path / "there"
-    source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
+def test_shares_on_any_machines_make_the_bytes_of_one_job(tmp_path: Path, command: Command) -> None:
+    """One of three is killed in mid-run and started again."""
+    source = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60))
     command.build(source, tmp_path / "one", *SMALL)
-    command.build(source, tmp_path / "four", *SMALL, "--executor.workers", 4)
-    lost, other = start("work", queue, "--processes", 1), start("work", queue, "--processes", 2)
-    shared = (*SMALL, "--executor.kind", "folder", "--executor.scheduler", queue)
-    job = start(*words_of(source, there, *shared))
-    markers = there / ".work" / "parts"
+    words = words_of(source, tmp_path / "there", *SMALL)
+    shares = [start(*words, "--executor.share", f"{number}/3", stderr=subprocess.PIPE) for number in range(3)]
+    markers = tmp_path / "there" / ".work" / "parts"
     wait_until(lambda: [*markers.glob("*.json")])
-    job.kill()
-    job.wait(30)
-    before = len([*markers.glob("*.json")])
-
-    monkeypatch.setattr(executors, "SILENT_S", 3.0)
-
-    def kill() -> None:
-        wait_until(lambda: len([*markers.glob("*.json")]) > before)
-        wait_until(lambda: [*queue.glob(f"*/workers/*-{lost.pid}/*")])
-        lost.kill()
-        lost.wait(30)
-
-    with ThreadPoolExecutor(1) as pool:
-        killed = pool.submit(kill)
-        command.build(source, there, *shared)
-        killed.result(timeout=60)
-    assert "parts already done" in command.err
-    assert contents(there) == contents(tmp_path / "one") == contents(tmp_path / "four")
-    assert other.wait(30) == 0, "workers leave when the job has ended"
+    shares[1].kill()
+    shares[1].communicate(timeout=30)
+    shares[1] = start(*words, "--executor.share", "1/3", stderr=subprocess.PIPE)
+    for share in shares:
+        _, errors = share.communicate(timeout=120)
+        assert share.returncode == 0, errors
+    assert contents(tmp_path / "there") == contents(tmp_path / "one")
+    assert command(*words, "--executor.share", "2/3") == 0
+    assert "already complete" in command.err
 
 
 @pytest.mark.timeout(120)
-def test_what_a_task_raises_reaches_the_job(tmp_path: Path) -> None:
-    worker = start("work", tmp_path, "--processes", 2)
-    with workers(ExecutorConfig(kind="folder", scheduler=str(tmp_path), timeout_s=60)) as found:
-        names = {"utf8": "utf-8", "latin-1": "iso8859-1", "cp1251": "cp1251"}
-        assert dict(found.map(known_encoding, names, what="test")) == names
-        assert found.alive() == 1
-        with pytest.raises(ConfigError, match=r"^source.encoding: 'utf-9' is not known; utf-8, latin-1"):
-            list(found.map(known_encoding, ["utf-8", "utf-9"], what="test"))
-    assert worker.wait(30) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["ended"]
+def test_a_share_that_stands_still_holds_up_nobody_and_finds_its_files(tmp_path: Path, command: Command) -> None:
+    """The other one makes its parts and completes the dataset; only the last to end removes what they needed."""
+    source, there = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60)), tmp_path / "there"
+    command.build(source, tmp_path / "one", *SMALL)
+    words = words_of(source, there, *SMALL, "--executor.share")
+    slow = start(*words, "1/2", stderr=subprocess.PIPE)
+    wait_until(lambda: [*there.glob(".work/parts/*.json")])
+    slow.send_signal(signal.SIGSTOP)
+    assert slow.poll() is None, "it was over before it could be stopped"
+    assert command(*words, "0/2", "--executor.timeout_s", 2) == 0, command.err
+    assert (there / "dataset.json").is_file()
+    slow.send_signal(signal.SIGCONT)
+    _, errors = slow.communicate(timeout=60)
+    assert slow.returncode == 0, errors
+    assert contents(there) == contents(tmp_path / "one")
 
 
 @pytest.mark.timeout(60)
-def test_nobody_works_or_nobody_has_work(tmp_path: Path, command: Command) -> None:
-    said = "none of 2 tasks was finished by 0 workers within 1 s"
-    config = ExecutorConfig(kind="folder", scheduler=str(tmp_path), timeout_s=1)
-    with pytest.raises(UserError, match=said), workers(config) as found:
-        list(found.map(abs, [1, 2], what="encode"))
-    (tmp_path / "ended").unlink()
-    assert command("work", tmp_path, "--timeout_s", 1) == 1
-    assert f"{tmp_path}: no job for 1 s (timeout_s); start one: padless prepare FILE" in command.sentence
-    tmp_path.chmod(0o777)
-    assert command("work", tmp_path) == 2
-    with pytest.raises(ConfigError, match=f"executor.scheduler: {tmp_path} is not a folder that only this user can"):
-        workers(config).__enter__()
+def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ABSENT_S", 1.0)
+    source = write_csv(tmp_path / "reviews.csv", reviews(200))
+    small = ("--source.part_mb", 0.002, "--shards.rows", 50)
+    command.build(source, tmp_path / "one", *small)
+    command.build(source, tmp_path / "there", *small, "--executor.share", "2/2")
+    assert contents(tmp_path / "there") == contents(tmp_path / "one")
+    for wrong, sentence in (("3/2", "from 0/2 to 2/2"), ("1/2/3", "executor.share")):
+        assert sentence in command.refused(2, source, tmp_path / "out", "--executor.share", wrong)
 
 
 class Cluster:
@@ -127,21 +114,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("stage", ["parts", "near"])
 def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
-    cluster: Cluster, tmp_path: Path, command: Command, stage: str
+    cluster: Cluster, tmp_path: Path, command: Command
 ) -> None:
-    """Also while near-duplicates are looked for, of which a tenth of the reviews are one."""
-    rows = reviews(2500, words=60)
-    rows += [(f"once more {text}", label) for text, label in rows[:250]]
-    source = write_csv(tmp_path / "reviews.csv", rows)
+    source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
     others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
-    both = (*SMALL, "--source.unlabelled_path", others, "--quality.near_duplicates", "drop")
-    assert command.build(source, tmp_path / "here", *both).statistics["dropped"]["near_duplicates"] > 20
+    both = (*SMALL, "--source.unlabelled_path", others)
+    command.build(source, tmp_path / "here", *both)
     lost, _ = cluster.worker(), cluster.worker(threads=2)
     dask = ("--executor.kind", "dask", "--executor.scheduler", cluster.file)
     job = start(*words_of(source, tmp_path / "there", *both, *dask), stderr=subprocess.PIPE)
-    markers = tmp_path / "there" / ".work" / stage
+    markers = tmp_path / "there" / ".work" / "parts"
     wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
     os.kill(lost.pid, signal.SIGKILL)
     assert job.poll() is None, "the run was over before a worker could be killed"
@@ -166,14 +149,14 @@ def test_a_scheduler_that_does_not_answer_is_named(
 def test_a_silent_worker_and_a_silent_scheduler_have_a_limit(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = cluster.worker()
     config = ExecutorConfig(kind="dask", scheduler=str(cluster.file), timeout_s=3)
-    with workers(config, quiet=True) as found:
-        assert found.alive() == 1
+    with open_workers(config, quiet=True) as found:
+        assert found.count_alive() == 1
         worker.send_signal(signal.SIGSTOP)
         with pytest.raises(UserError, match=r"^encode: none of 2 tasks was finished by 1 workers within 3 s"):
-            list(found.map(abs, [1, 2], what="encode"))
+            list(found.map(abs, [1, 2], step="encode"))
         cluster.processes[0].send_signal(signal.SIGSTOP)
         monkeypatch.setattr(executors, "SCHEDULER_S", 2.0)
         with pytest.raises(UserError, match=r"scheduler.json: the scheduler did not answer within 2 s; look after it"):
-            found.alive()
+            found.count_alive()
         for process in cluster.processes:
             process.send_signal(signal.SIGCONT)

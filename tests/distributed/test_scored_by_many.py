@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions are the same bytes by one process and by the workers of a shared directory: every row scored once (law
-5).
+"""Predictions are the same bytes by one process and by two shares, one of which is killed and started again: every
+row scored once (law 5).
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,23 @@ ROWS = 3_000
 
 
 @pytest.mark.timeout(240)
-def test_two_workers_write_the_bytes_of_one_process(tmp_path: Path) -> None:
+def test_two_shares_write_the_bytes_of_one_process(tmp_path: Path) -> None:
     write_run(tmp_path, embedding_dim=8, hidden_size=8)
     write_csv(tmp_path / "in.csv", enumerate(text for text, _ in reviews(ROWS, words=12)), ("n", "text"))
     words = ["predict", tmp_path / "run", tmp_path / "in.csv", "--part_mb", 0.005, "--device", "cpu", "--quiet"]
-    shared = ("--executor", "folder", "--scheduler", tmp_path / "queue")
-    alone, by_two = ["--processes", 1, "-o", tmp_path / "one.csv"], [*shared, "-o", tmp_path / "two.csv"]
-    assert main([*map(str, [*words, *alone])]) == 0
-    here = {"CUDA_VISIBLE_DEVICES": "0"}
-    told = ("-m", "harness", "work", tmp_path / "queue", "--processes", 1)
-    workers = [start_python(*told, env=here) for _ in range(2)]
-    assert main([*map(str, [*words, *by_two])]) == 0
-    assert [worker.wait(60) for worker in workers] == [0, 0]
+    words += ["--processes", 1, "-o"]
+    assert main([*map(str, [*words, tmp_path / "one.csv"])]) == 0
+    shared, parts = ["-m", "harness", *words, tmp_path / "two.csv", "--share"], tmp_path / "two.csv.parts"
+    leader, other = (start_python(*shared, share) for share in ("2/2", "1/2"))
+    while not (parts / "00003.json").exists():
+        assert (leader.poll(), other.poll()) == (None, None)
+        time.sleep(0.001)
+    other.kill()
+    assert other.wait(60) == -9
+    numbers = range(len([*parts.glob("sources/*.parquet")]))
+    made = [number for number in numbers[1::2] if (parts / f"{number:05d}.json").exists()]
+    assert 2 <= len(made) < len(numbers) // 2 - 1
+    again = start_python(*shared, "1/2")
+    assert [again.wait(60), leader.wait(60)] == [0, 0]
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    assert not (tmp_path / "two.csv.parts").exists()
+    assert not parts.exists()

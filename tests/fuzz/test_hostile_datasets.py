@@ -22,15 +22,14 @@ import torch
 from hypothesis import strategies as st
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
-from harness.data.checks import check_dataset, order_spec
+from harness.data.checks import check_dataset, check_fit, order_spec
 from harness.data.order import order_over
-from harness.launch.plan import forecast
 from harness.model.classifier import Classifier
 from harness.model.starts import check_dim, from_file, read_head
 from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
-from preprocessing.dataset.index import INDEX, LINES
+from preprocessing.dataset.index import INDEX, INDEX_SCHEMA
 from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
 from preprocessing.text.vocabulary import Vocabulary
@@ -88,7 +87,7 @@ def used(root: Path, *, hashes: bool = True) -> list[float]:
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
     )
     manifest = check_dataset(root, hashes=hashes)
-    forecast(config, manifest, 1)
+    check_fit(config, manifest, 1)
     inspect.render(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
@@ -127,8 +126,8 @@ def agreeing(root: Path, name: str, data: bytes) -> None:
 
 def write_lines(root: Path, lines: list[dict[str, Any]]) -> str:
     """An index of these lines; its sha256."""
-    columns = {name: [line[name] for line in lines] for name in LINES.names}
-    arrays.write_batch(root / INDEX, columns, LINES)
+    columns = {name: [line[name] for line in lines] for name in INDEX_SCHEMA.names}
+    arrays.write_batch(root / INDEX, columns, INDEX_SCHEMA)
     return atomic.sha256_file(root / INDEX)
 
 

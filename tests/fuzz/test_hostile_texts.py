@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.rows import find, texts_of, values_of
+from harness.inference.rows import find_files
 from preprocessing.base import cli
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus import sources, tables
-from preprocessing.corpus.columns import resolved
-from preprocessing.corpus.rows import read
+from preprocessing.corpus.columns import resolve
+from preprocessing.corpus.convert import convert, read_part
+from preprocessing.corpus.sources import list_files
+from preprocessing.text import resources
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import UNK, freeze
@@ -74,22 +74,24 @@ KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet", "xlsx")
 def dataset_rows(path: Path) -> list[str]:
     """Texts as preprocessing reads them, and their labels and splits."""
     texts = []
-    for file in resolved(list(sources.files(SourceConfig(path=str(path)), SplitConfig()))).files:
-        for part in sources.numbered([sources.scan(file, path.parent)]):
-            piece = read(part)
-            assert all(label < len(piece.classes) for label in piece.label.tolist())
-            texts += piece.texts.to_pylist()
+    for file in resolve(list(list_files(SourceConfig(path=str(path)), SplitConfig()))).files:
+        converted = convert(file, path.parent)
+        for part in converted.parts:
+            rows = read_part(path.parent, part)
+            assert {*rows["label"].to_pylist()} <= {*converted.classes}
+            texts += [text or "" for text in rows["text"].to_pylist()]
     return texts
 
 
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts = []
-    for file in find([str(path)], "auto", SourceConfig(), {}, path.parent):
-        for part in sources.scan(file, path.parent).parts:
-            for rows in tables.iter_rows(part):
-                texts += texts_of(rows, missing=True)
-                assert len(values_of(rows)) == len(rows.table)
+    for file in find_files([str(path)], "auto", SourceConfig(), {}, path.parent):
+        converted = convert(file, path.parent, keep_columns=True)
+        for part in converted.parts:
+            rows = read_part(path.parent, part)
+            assert "line" in rows.column_names or f"column_{len(converted.columns) - 1}" in rows.column_names
+            texts += [text or "" for text in rows["text"].to_pylist()]
     return texts
 
 
@@ -179,7 +181,7 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("what", HOPELESS)
 def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
-    monkeypatch.setattr("preprocessing.corpus.records.MAX_RECORD_BYTES", 16 << 20)
+    monkeypatch.setattr("preprocessing.corpus.readers.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[what]
     write_it(tmp_path / name)
@@ -224,12 +226,12 @@ LEAST_S = 0.01
 @cache
 def encoder(name: str) -> Encoder:
     """An encoder with a small vocabulary."""
-    pipeline = resolve(SPECS[name])
+    pipeline = resources.resolve(SPECS[name])
     return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(KNOWN))))
 
 
 def encoded(name: str, texts: list[str]) -> list[list[int]]:
-    return [ids.tolist() for ids in encoder(name).each(texts)]
+    return [ids.tolist() for ids in encoder(name).encode_each(texts)]
 
 
 LONG = ("a" * (1 << 18), "<b>" * 50_000 + "</b>" * 50_000, "", "\ud800", "<!-- a -->", "<script>a</script>")

@@ -25,7 +25,7 @@ from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.views import APART, open_split, parts_of, read_data
+from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_data
 from tests.batches import loader_of
 from tests.datasets import cut_into_folds, shared_dataset, split_of, stored, write_dataset
 from tests.ranks import run_ranks
@@ -111,11 +111,11 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
             (batch.rows.copy(), batch.labels.numpy().copy()) for step in loader.steps(0) for batch in step.micro_batches
         ]
     rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
-    assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * APART, 2 * APART + 60)]
+    assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * ROW_STRIDE, 2 * ROW_STRIDE + 60)]
     for number, root in ((0, dataset), (2, tmp_path / "third")):
         known = {row: one.label for row, one in stored(root, "test").items()}
-        mine = rows // APART == number
-        assert known == dict(zip((rows[mine] % APART).tolist(), labels[mine].tolist(), strict=True))
+        mine = rows // ROW_STRIDE == number
+        assert known == dict(zip((rows[mine] % ROW_STRIDE).tolist(), labels[mine].tolist(), strict=True))
 
 
 def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path) -> None:

@@ -86,23 +86,15 @@ def replaced_and_killed(folder: Path, instants: str, exchange: str) -> dict[str,
 
 @pytest.mark.processes
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("appended", [False, True])
-def test_a_dataset_that_is_being_replaced_or_grows_is_there_whatever_is_killed(appended: bool, tmp_path: Path) -> None:
-    if appended:
-        write_csv(tmp_path / "more.csv", reviews(60, seed=1))
+def test_a_dataset_that_is_being_replaced_is_there_whatever_is_killed(tmp_path: Path) -> None:
     found = replaced_and_killed(tmp_path, "few", "yes")
     assert (found["kills"], found["wrong"]) == (5, [])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-@pytest.mark.parametrize("appended", [False, True])
 @pytest.mark.parametrize(("exchange", "instants", "least"), [("yes", "all", 50), ("no", "near", 8)])
-def test_killed_at_every_instant_of_a_replacement(
-    exchange: str, instants: str, least: int, appended: bool, tmp_path: Path
-) -> None:
-    if appended:
-        write_csv(tmp_path / "more.csv", reviews(60, seed=1))
+def test_killed_at_every_instant_of_a_replacement(exchange: str, instants: str, least: int, tmp_path: Path) -> None:
     found = replaced_and_killed(tmp_path, instants, exchange)
     assert found["wrong"] == []
     assert found["kills"] > least

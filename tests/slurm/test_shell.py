@@ -108,9 +108,9 @@ def test_it_passes_shellcheck(script: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def call(*names: str, **given: object) -> str:
-    """What functions of ``train.sh`` print."""
-    text = (HERE / "train.sh").read_text()
+def call(*names: str, body: str = "train", **given: object) -> str:
+    """What functions of a job's body print."""
+    text = (HERE / f"{body}.sh").read_text()
     found = [re.search(rf"^{name}\(\) {{$.*?^}}$", text, re.DOTALL | re.MULTILINE) for name in names]
     script = "\n".join(["set -euo pipefail", "decided() { :; }", *(one[0] for one in found if one), *names])
     environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
@@ -146,3 +146,27 @@ def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp
     shown = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
     assert shown.splitlines() == ["62", "job 7: asked to stop"]
     assert [path.parent.name for path in tmp_path.rglob("STOP")] == ["seed-1"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"code": 0}, "done"),
+        ({"code": 3}, "a line above says why"),
+        ({"code": 1, "signals": 0}, "a line above says why"),
+        ({"began_with": 2}, "this start finished nothing"),
+        ({"began_with": 1}, ""),
+        ({"began_with": 1, "restarts": 2}, "restarted 2 times already"),
+    ],
+)
+def test_a_preprocessing_is_requeued_if_it_was_stopped_and_this_start_finished_parts(
+    tmp_path: Path, facts: dict[str, int], said: str
+) -> None:
+    """Locks and what a killed process left are no finished parts; two parts are, one of a replacement."""
+    for name in ("d/.work/lock-0", "d/.work/a.json.tmp-n1-7", "d/.work/a.json", "d.building/.work/parts/b.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    given = {"code": 140, "signals": 1, "began_with": 0, "restarts": 0, "max_restarts": 2, **facts}
+    shown = call("markers", "why_not", body="prepare", output=tmp_path / "d", **given).removeprefix("2\n")
+    assert said in shown
+    assert bool(said) == bool(shown)

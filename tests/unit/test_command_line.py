@@ -36,7 +36,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import load
 from preprocessing.config import PreprocessConfig
 from tests.commands import run_command, succeed
-from tests.corpora import reviews, write_csv
 from tests.datasets import write_dataset
 from tests.runs import small
 
@@ -85,8 +84,8 @@ for line in sys.stdin.read().splitlines():
         code = error.exit_code
     assert code in (2, 3), f"{line}: {code}"
     assert "torch" not in sys.modules, f"{line} waited for torch"
-import harness.baseline.results, harness.launch.doctor, harness.launch.plan, preprocessing.job.pipeline
-assert "torch" not in sys.modules, "a plan waits for torch"
+import harness.baseline.results, harness.launch.doctor, preprocessing.job.build
+assert "torch" not in sys.modules, "torch is there before it is needed"
 """
 REFUSED = """train nowhere
 train data --device cuda -o new
@@ -229,7 +228,7 @@ def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path)
     offered = {
         "padless trai": "train",
         "padless train --num_processes 2 --optim.warm": "--optim.warmup",
-        "padless plan --precision b": "bf16",
+        "padless train --precision b": "bf16",
         "padless evaluate runs/a n": "new.csv",
         "padless train --config qu": "quickstart",
     }
@@ -319,23 +318,11 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
         main(["report", "runs/old"])
 
 
-def test_a_written_configuration_is_one_for_both_commands(tmp_path: Path, capsys, monkeypatch) -> None:
+def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [(*row, "fr") for row in reviews(60)]
-    write_csv(tmp_path / "mine.csv", rows, ("avis", "note", "langue"), delimiter=";")
-    assert main(["init", "mine.csv", "--source.where", "{langue: fr}"]) == 0
-    content = (tmp_path / "mine.yaml").read_text()
-    assert "# source: mine.csv: delimiter ';'\n" in content
-    assert (
-        "  # Column that holds the label; auto: label, or the one that looks like it.\n  source.label_column: "
-        in content
-    )
+    sections = "prepare:\n  source.path: mine.csv\n  output: data/mine\ntrain:\n  data: data/mine\n  epochs: 3\n"
+    (tmp_path / "mine.yaml").write_text(sections)
     prepared = cli.parse(PreprocessConfig, ["--config", "mine.yaml"], prog="test")
-    assert (prepared.output, prepared.source.path, prepared.source.where) == (
-        "data/mine",
-        ["mine.csv"],
-        {"langue": "fr"},
-    )
-    assert (prepared.source.text_column, prepared.source.label_column) == ("avis", "note")
+    assert (prepared.output, prepared.source.path) == ("data/mine", ["mine.csv"])
     trained = cli.parse(LaunchRecipe, ["--config", "mine.yaml"], prog="test")
-    assert trained == cli.parse(LaunchRecipe, ["--data", "data/mine"], prog="test")
+    assert (trained.data, trained.epochs) == ("data/mine", 3)

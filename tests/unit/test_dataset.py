@@ -25,7 +25,7 @@ from preprocessing.dataset.shards import (
     Manifest,
     Shard,
     Split,
-    check_words,
+    check_vocabulary,
     histogram,
     read_manifest,
     write_shard,
@@ -91,7 +91,7 @@ def test_a_shard_that_changed_while_it_was_not_mapped_is_named(root: Path, manif
     path = root / infos[1].path
     os.utime(path, ns=(0, 0))
     with pytest.raises(DataError, match=f"{path}: this shard was removed or replaced while the run used it"):
-        split.look()
+        split.check_unchanged()
 
 
 def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
 
 def test_a_vocabulary_has_as_many_words_as_the_manifest_says(root: Path, manifest: Manifest) -> None:
     with pytest.raises(DataError, match=f"{VOCABULARY} is another"):
-        check_words(root, replace(manifest, vocabulary_size=9))
+        check_vocabulary(root, replace(manifest, vocabulary_size=9))
 
 
 def shards(root: Path) -> dict[str, bytes]:

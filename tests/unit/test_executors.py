@@ -16,7 +16,7 @@ from preprocessing.base import atomic, processes
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine
-from preprocessing.job.executors import Workers, workers
+from preprocessing.job.executors import Workers, open_workers
 
 
 def square(number: int) -> int:
@@ -73,7 +73,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
     def made(key: str = "k") -> list[int]:
-        with engine.shown("square", 60, quiet=False) as progress:
+        with engine.show_progress("square", 60, quiet=False) as progress:
             done = dict(engine.run(squares(tmp_path, key), workers, progress))
         assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
         return sorted(part.number for part in done if part in new)
@@ -99,27 +99,27 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_every_task_comes_back_once() -> None:
-    with workers(ExecutorConfig(workers=2)) as found:
+    with open_workers(ExecutorConfig(workers=2)) as found:
         for numbers in (range(12), range(5, 6)):  # by processes; here
-            assert dict(found.map(square, numbers, what="test")) == {number: number**2 for number in numbers}
-        assert list(found.map(process_of, [1], what="test")) == [(1, os.getpid())], "a single task needs no process"
+            assert dict(found.map(square, numbers, step="test")) == {number: number**2 for number in numbers}
+        assert list(found.map(process_of, [1], step="test")) == [(1, os.getpid())], "a single task needs no process"
         with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
-            list(found.map(square, list(range(20)), what="test"))
+            list(found.map(square, list(range(20)), step="test"))
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_waiting_has_a_limit_and_a_killed_worker_a_sentence() -> None:
     waited = r"^encode: none of 2 tasks was finished by \d workers within 1 s"
-    with pytest.raises(UserError, match=waited), workers(ExecutorConfig(workers=2, timeout_s=1)) as found:
-        list(found.map(sleep, [50, 50], what="encode"))
+    with pytest.raises(UserError, match=waited), open_workers(ExecutorConfig(workers=2, timeout_s=1)) as found:
+        list(found.map(sleep, [50, 50], step="encode"))
     died = r"^tokenize: workers died; were they killed for their memory\?"
-    with pytest.raises(UserError, match=died), workers(ExecutorConfig(workers=2)) as found:
-        list(found.map(be_killed, [1, 2, 3], what="tokenize"))
+    with pytest.raises(UserError, match=died), open_workers(ExecutorConfig(workers=2)) as found:
+        list(found.map(be_killed, [1, 2, 3], step="tokenize"))
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_stop_signals_are_for_the_parent_alone() -> None:
-    with workers(ExecutorConfig(workers=2)) as found:
-        assert dict(found.map(signalled, range(4), what="test")) == {0: 0, 1: 1, 2: 2, 3: 3}
+    with open_workers(ExecutorConfig(workers=2)) as found:
+        assert dict(found.map(signalled, range(4), step="test")) == {0: 0, 1: 1, 2: 2, 3: 3}

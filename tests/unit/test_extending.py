@@ -14,17 +14,20 @@ from types import ModuleType
 import pytest
 import torch
 
-from harness.__main__ import main
-from harness.config import LANGUAGE_MODEL, ModelConfig
+from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig
 from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
-from harness.model.registry import num_parameters
+from harness.model.registry import num_parameters, parameters_of
 from harness.tracking import observer, trackers
 from harness.tracking.journal import Journal
+from harness.tracking.trackers import check_names
+from harness.training.rules import resolve as resolve_settings
+from preprocessing.base import cli
+from preprocessing.dataset.shards import read_manifest
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve
-from preprocessing.text.spec import ALWAYS, TextPipeline, TextSpec
+from preprocessing.text.spec import FIRST_KEYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.batches import alone, packed_batch, padded_batch
 from tests.datasets import shared_dataset
@@ -129,14 +132,15 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
 dataset = shared_dataset({"train": 60, "validation": 10})
 
 
-def test_plan_takes_the_new_ones(dataset: Path, example: Callable[[str], str], capsys) -> None:
-    values = ["--model.pooling", example("A pooling")]
-    assert main(["plan", "--data", str(dataset), "--tracking.tracker", example("A tracker"), *values]) == 0
-    assert "parameters" in capsys.readouterr().out
+def test_a_training_takes_the_new_ones(dataset: Path, example: Callable[[str], str]) -> None:
+    words = ["--data", str(dataset), "--model.pooling", example("A pooling")]
+    config = cli.parse(RunConfig, [*words, "--tracking.tracker", example("A tracker")], prog="test")
+    check_names(config.tracking)
+    assert parameters_of(resolve_settings(config).config, read_manifest(dataset)) > 0
 
 
 def test_hashes_are_those_of_the_first_version() -> None:
     """Datasets and bundles store them; any change would refuse all existing ones."""
     later = {"strip_accents", "subwords"}  # recorded where they are not the default
-    assert set(ALWAYS) | later == {field.name for field in dataclasses.fields(TextSpec)}
+    assert set(FIRST_KEYS) | later == {field.name for field in dataclasses.fields(TextSpec)}
     assert TextPipeline(TextSpec(), (), {}).hash == "34d4868d81c1f4b3ed4831fbdfbc39adeb6a000a9ea74fcdcb2fc04b6e3c413f"

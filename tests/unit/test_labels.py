@@ -6,20 +6,20 @@ validation or test, by a comparison of all pairs.
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from padless import open_dataset
@@ -30,11 +30,12 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.job import decisions, pipeline
-from preprocessing.job.decisions import by_time, decide
-from preprocessing.job.grouping import assign, assign_folds, assign_groups, wanted
-from preprocessing.labels import in_order, is_list, typed_values
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
+from preprocessing.job import rules
+from preprocessing.job.assign import Assigner
+from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
+from preprocessing.job.parts import keyed_hash
+from preprocessing.labels import is_list, order_classes, typed_values
+from tests.corpora import Command, reviews, write_csv, write_jsonl
 from tests.datasets import stored
 
 pytestmark = pytest.mark.thorough
@@ -59,8 +60,8 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     ],
 )
 def test_the_order_of_classes(found: list[str], names: list[str]) -> None:
-    assert in_order(found)[0] == names
-    assert in_order(found[::-1]) == in_order(found)
+    assert order_classes(found)[0] == names
+    assert order_classes(found[::-1]) == order_classes(found)
 
 
 def test_what_is_rare_is_said(tmp_path: Path, command: Command) -> None:
@@ -221,18 +222,23 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
     assert data.manifest.statistics["unlabelled"]["shared"] == 10 * measured > 0
 
 
-def rows_of(text: list[int], label: list[int], named: list[int], group: list[int]) -> pd.DataFrame:
-    number = len(text)
-    columns = {
-        "row": np.arange(1, number + 1),
-        "label": np.array(label, np.int32),
-        "named": np.array(named, np.int8),
-        "missing": np.zeros(number, np.uint8),
-        "num_tokens": np.full(number, 5),
-        "text_hash": np.array(text, np.uint64),
-        "group": np.array(group, np.uint64),
-    }
-    return pd.DataFrame(columns)
+def facts_of(text: Any, label: Any, named: Any = NO_SPLIT, group: Any = 0, **times: Any) -> pd.DataFrame:
+    """A table of facts (``preprocessing.job.rules``) of texts of five tokens; ``label`` is a number, -1 for none."""
+    rows = np.arange(1, len(text) + 1)
+    text_hash = np.asarray(text, np.uint64)
+    columns = {"row": rows, "label": np.asarray(label).astype(str), "named": np.int8(named), "missing": False}
+    columns |= {"num_tokens": np.int32(5), "text_hash": text_hash, "priority": keyed_hash(0, "split", text_hash)}
+    return pd.DataFrame(columns | {"group_hash": np.asarray(group, np.uint64), **times}, index=rows)
+
+
+def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """``rules.RESULT`` by the row's number, and the manifest's report."""
+    config = PreprocessConfig(output="out", splits=splits)
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+        facts.to_parquet(path := f"{folder}/facts.parquet", index=False)
+        assigner = Assigner(database, config, labels, "reviews.csv")
+        report = assigner.run([path], {str(number): number for number in range(labels)})["report"]
+        return database.execute(rules.RESULT).df().set_index("row"), report
 
 
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)
@@ -251,21 +257,25 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
 ) -> None:
     group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
     label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
+    assume(len(set(group.tolist())) > 1 and len(rows) != 3)  # all texts equal, or all labels different
     shuffled = np.random.default_rng(seed).permutation(len(rows))
-    shares = {"validation": validation, "test": test}
-    share = {"share": wanted(np.bincount(label), **shares)}
-    ways: list[tuple[Any, dict[str, Any]]]
-    ways = [(assign, share), (assign_groups, shares), (assign_folds, {"folds": folds})]
-    for function, options in ways:
-        found = function(group, label, seed=seed, **options)
-        assert set(found.tolist()) <= set(range(options.get("folds", 3)))
+    by_text, in_groups = facts_of(group, label), facts_of(range(100, 100 + len(rows)), label, group=group)
+    ways = [(by_text, SplitConfig(validation=validation, test=test))]
+    if len(set(group.tolist())) < len(group):
+        ways.append((in_groups, SplitConfig(validation=validation, test=test, group_column="film")))
+    for facts, splits in ways:
+        split = assign(facts, splits)[0]["split"].to_numpy()
         for value in np.unique(group):
-            assert len(set(found[group == value].tolist())) == 1
-        again = function(group[shuffled], label[shuffled], seed=seed, **options)
-        assert (again == found[shuffled]).all()
-        if function is not assign_folds:
-            for number, fraction in ((VALIDATION, validation), (TEST, test)):
-                assert fraction > 0 or not (found == number).any()
+            assert len(set(split[group == value].tolist())) == 1
+        again = facts.iloc[shuffled].assign(row=np.arange(1, len(rows) + 1))
+        assert (assign(again, splits)[0]["split"].to_numpy() == split[shuffled]).all()
+        for number, fraction in ((VALIDATION, validation), (TEST, test)):
+            assert fraction > 0 or not (split == number).any()
+    units, number = np.unique(group, return_inverse=True)
+    fold = assign_folds(Units.from_counts(group, label, np.ones(len(rows), int), 3), seed=seed, folds=folds)
+    assert len(fold) == len(units)
+    rows_of_fold = np.bincount(fold[number], minlength=folds)
+    assert rows_of_fold.max() - rows_of_fold.min() <= max(np.bincount(number))
 
 
 def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -284,21 +294,19 @@ def test_shares_are_met_within_the_largest_group(
 ) -> None:
     group, label = grouped_corpus(sizes, labels, seed)
     shares = {"validation": validation, "test": test}
-    split = assign_groups(group, label, seed=seed, **shares)
+    units = Units.from_counts(group, label, np.ones(len(group), int), labels)
+    split = assign_splits(units, seed=seed, **shares)[np.searchsorted(units.hash, group)]
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
     counts = np.column_stack([counts, counts.sum(axis=1)])
-    assert abs(counts - wanted(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
+    assert abs(counts - target_rows(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
 
 
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
     named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    rows = rows_of([*range(1000, 1008)], [0, 1] * 4, named, [1, 1, 2, 2, 2, 3, 0, 0])
-    cut = {"validation": 0.0, "test": 0.0}
-    config = PreprocessConfig(output="out", splits=SplitConfig(group_column="film", **cut))
-    decision, report = decide(rows, config, cut, np.zeros((3, 2)))
-    groups = report["groups"]
-    assert decision.tolist() == named
-    assert groups["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
+    facts = facts_of(range(1000, 1008), [0, 1] * 4, np.array(named, np.int8), [1, 1, 2, 2, 2, 3, 0, 0])
+    result, report = assign(facts, SplitConfig(group_column="film"))
+    assert result["split"].tolist() == named
+    assert report["groups"]["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
 
 
 # By time.
@@ -325,20 +333,18 @@ def test_the_last_rows_are_the_test(tmp_path: Path, command: Command) -> None:
 
 def test_rows_of_one_time_stay_together_and_equal_texts_go_with_their_last_row() -> None:
     time, text = np.array([1.0, 1, 1, 1, 1, 2, 2, 3, np.nan, 1]), [*range(8), 8, 7]
-    rows = rows_of(text, [0] * 10, [NO_SPLIT] * 10, [0] * 10).assign(number=np.nan, date=time)
-    shares = {"validation": 0.2, "test": 0.2}
-    assert by_time(rows, shares, "day")[0].tolist() == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
-    other = rows.assign(date=np.append(np.nan, time[1:]), number=np.append(1.0, time[1:] * np.nan))
+    splits = SplitConfig(validation=0.2, test=0.2, time_column="day")
+    result, _ = assign(facts_of(text, [0] * 10, number=np.nan, date=time), splits)
+    assert result["split"].tolist() == [*[TRAIN] * 5, VALIDATION, VALIDATION, TEST, TRAIN, TEST]
+    numbers, dates = np.append(1.0, time[1:] * np.nan), np.append(np.nan, time[1:])
     with pytest.raises(DataError, match="'day': times are written in two ways"):
-        by_time(other, shares, "day")
+        assign(facts_of(text, [0] * 10, number=numbers, date=dates), splits)
 
 
-# By ranges of texts.
+# By text.
 
 
-def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_texts_stay_together_and_suspects_are_counted(tmp_path: Path, command: Command) -> None:
     rows = reviews(500)
     rows += [*rows[:30], *rows[:3], *[(text, "positive") for text, _ in rows[100:110]], ("", "negative"), ("", "other")]
     rows += [(f"a third class {row}", "other") for row in range(3)]
@@ -346,25 +352,20 @@ def test_many_ranges_find_what_one_finds_and_meet_the_same_shares(
     more = [text for text, _ in [*rows[:50], *reviews(50, seed=1)]]
     every, lines = [*(text for text, _ in rows), *more], tmp_path / "b.txt"
     lines.write_text("\n".join(more))  # in a file .txt each line is a text
-    found = []
-    for size, others in (
-        (decisions.RANGE_ROWS, write_csv(tmp_path / "b.csv", zip(more), ("text",))),
-        (5, lines),
-    ):
-        monkeypatch.setattr(decisions, "RANGE_ROWS", size)
-        out = tmp_path / str(size)
+    for others in (write_csv(tmp_path / "b.csv", zip(more), ("text",)), lines):
+        out = tmp_path / f"of {others.name}"
         manifest = command.build(source, out, "--source.unlabelled_path", others, "--quality.contradictions", "drop")
-        facts = manifest.statistics
-        homes = dict[str, set[str]]()
+        splits_by_text = dict[str, set[str]]()
         for row, one in stored(out).items():
-            homes.setdefault(every[row - 1], set()).add(one.split)
-        assert {frozenset(home) for home in homes.values()} == {
+            splits_by_text.setdefault(every[row - 1], set()).add(one.split)
+        assert {frozenset(splits) for splits in splits_by_text.values()} == {
             *map(frozenset, [["train"], ["validation"], ["test"], ["unlabelled"], ["train", "unlabelled"]])
         }
         labels = [manifest.rows_by("labels", split) for split in SPLITS]
-        found.append((labels, facts["duplicates"], facts["contradictions"], facts["empty"]))
-    assert found[0] == found[1]
-    assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
+        assert labels[1] == labels[2] == {0: 26, 1: 1, 2: 27}
+        facts = manifest.statistics
+        assert (facts["duplicates"], facts["empty"]) == ({"normalised": 38, "across_splits": 0}, 2)
+        assert facts["contradictions"] == 10
 
 
 # Folds.
@@ -387,88 +388,3 @@ def test_a_dataset_with_folds_is_the_one_without_in_other_pieces(tmp_path: Path,
     homes = {(rows[row - 1][2], one.split, one.fold) for row, one in found.items()}
     assert len({film for film, split, _ in homes}) == len({(film, split) for film, split, _ in homes}) == 20
     assert len(homes) == 20
-
-
-RANDOM = np.random.default_rng(1)
-WORDS = [f"w{number}" for number in range(2000)]
-SPLIT = ("--splits.column", "split")
-DROP = (*SPLIT, "--quality.near_duplicates", "drop")
-
-
-def text(words: int) -> list[str]:
-    return RANDOM.choice(WORDS, words).tolist()
-
-
-def edited(words: list[str], kind: int) -> list[str]:
-    """A copy with up to 15 % of its words changed, without a sentence, or between the words of a site."""
-    if kind == 0:
-        changed = RANDOM.random(len(words)) < RANDOM.uniform(0.05, 0.15)
-        return [str(RANDOM.choice(WORDS)) if change else word for word, change in zip(words, changed, strict=True)]
-    if kind == 1:
-        first = int(RANDOM.integers(len(words) - 8))
-        return words[:first] + words[first + 8 :]
-    return ["all", "opinions", "are", "mine", *words, "was", "this", "helpful"]
-
-
-MEASURED = [text(int(RANDOM.integers(30, 80))) for _ in range(300)]
-LEARNED = [edited(words, number % 3) for number, words in enumerate(MEASURED)] + [text(50) for _ in range(300)]
-WRITTEN = [" ".join(words) for words in MEASURED + LEARNED]
-TAKEN = ["validation", "test"] * 150 + ["train"] * 500
-ROWS = [(WRITTEN[row], "ab"[row // 2 % 2], split) for row, split in enumerate(TAKEN)]
-
-
-def similarity(one: int, other: int) -> float:
-    """The Jaccard index of the pairs of words of two rows."""
-    mine, its = (set(itertools.pairwise(words)) for words in (WRITTEN[row - 1].split() for row in (one, other)))
-    return len(mine & its) / len(mine | its)
-
-
-def rejects(root: Path) -> dict[int, tuple[int, str]]:
-    with open(root / "near_duplicates.csv") as file:
-        return {int(row["row"]): (int(row["other"]), row["similarity"]) for row in csv.DictReader(file)}
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source")
-    write_csv(folder / "more.csv", [(text,) for text in WRITTEN[len(ROWS) :]], ("text",))
-    return write_csv(folder / "reviews.csv", ROWS, ("text", "label", "split"))
-
-
-@pytest.mark.processes
-def test_rows_that_nearly_repeat_a_measured_one_are_left_out_by_any_workers(
-    source: Path, tmp_path: Path, command: Command
-) -> None:
-    given = ("--source.unlabelled_path", source.with_name("more.csv"), *DROP)
-    manifest = command.build(source, tmp_path / "a", *given)
-    found = rejects(tmp_path / "a")
-    assert f"left out: {len(found)} rows nearly repeating a row of validation or test" in command.err
-    learned, measured = range(len(MEASURED) + 1, len(WRITTEN) + 1), range(1, len(MEASURED) + 1)
-    near = {row for row in learned if max(similarity(row, other) for other in measured) >= 0.5}
-    assert len(near) > 290
-    assert set(found) <= near
-    assert len(found) >= 0.95 * len(near)
-    for row, (other, said) in found.items():
-        assert (said, other) == (f"{similarity(row, other):.4f}", row - len(MEASURED))
-    assert sorted(stored(tmp_path / "a")) == sorted({*measured, *learned} - {*found})
-    assert manifest.statistics["dropped"]["near_duplicates"] == len(found)
-    assert manifest.rows("train") == 500 - sum(row <= len(ROWS) for row in found)
-    several = ("--executor.workers", 2, "--source.part_mb", 0.02)
-    command.build(source, tmp_path / "b", *given, *several)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
-def test_the_search_goes_on_where_the_job_ended(
-    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def ended(*_: object, **__: object) -> None:
-        raise DataError("ended")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "count_all", ended)
-        assert command.refused(3, source, tmp_path / "out", *DROP) == "ended"
-    (tmp_path / "out" / ".work" / "near" / "000000-rejects.json").unlink()
-    command.build(source, tmp_path / "out", *DROP)
-    assert "near-duplicates: done in 0.0 s, 0 docs/s, 1 part already done" in command.err
-    command.build(source, tmp_path / "new", *DROP)
-    assert contents(tmp_path / "out") == contents(tmp_path / "new")

@@ -55,7 +55,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only zeros follow a row, for every shard and position in memory, also of shards that are mapped again."""
-    monkeypatch.setattr(Split, "most_open", 2)
+    monkeypatch.setattr(Split, "max_open_shards", 2)
     random = np.random.default_rng(0)
     infos = []
     for number, width in enumerate((8, 24, 16)):

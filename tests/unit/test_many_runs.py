@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.__main__ import main
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
-from harness.config import ModelConfig, RunConfig
-from harness.data.checks import order_spec
-from harness.data.order import order_over
+from harness.config import RunConfig
 from harness.data.views import held_out
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
-from harness.launch.plan import gpu_step_s
 from harness.launch.stop import STOP
 from harness.rundir.records import Ending, write_status
-from preprocessing.base.terminal import cells
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import PLAIN
-from tests.datasets import cut_into_folds, shared_dataset, split_of, write_dataset
+from tests.datasets import cut_into_folds, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -151,51 +146,3 @@ def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: 
         held_out(manifest, fold, data).rows("validation") for fold in range(3)
     ]
     assert f"fold-2       {found['fold-2']['accuracy']:.4f}" in said
-
-
-dataset = shared_dataset({"train": 500, "validation": 20, "test": 20}, block_rows=32)
-
-
-def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
-    assert main(["plan", *PLAIN, *map(str, arguments), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
-
-
-def test_the_plan_is_what_the_run_does(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = as_json(capsys, "--data", dataset, "--world_size", 4, "--epochs", 3, "--global_batch", 24)
-    config = RunConfig(data=str(dataset), global_batch=24)
-    split = split_of(dataset)
-    order = order_over(split, order_spec(config))
-    lengths = split.column("length").tolist()
-    sizes = [len(order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
-    assert values["steps_per_epoch"] == len(sizes)
-    assert (values["steps"], values["rows"], values["tokens"]) == (3 * len(sizes), 500, sum(lengths))
-    assert values["rows_per_step"] == [min(sizes), max(sizes)]
-    padded = []
-    for step in range(order.steps_per_epoch):
-        of_ranks = [[lengths[row] for row in order.batch_rows(0, step)[rank::4]] for rank in range(4)]
-        padded += [len(part) * max(part) for part in of_ranks]
-    assert values["ranks"]["padding"] == pytest.approx(1 - sum(lengths) / sum(padded))
-    longest = [max(lengths[row] for row in order.batch_rows(0, step)) for step in range(order.steps_per_epoch)]
-    assert values["ranks"]["time_steps"] == pytest.approx(sum(longest) / len(longest))
-
-
-def test_more_gpus_do_not_shorten_a_step_of_few_rows() -> None:
-    config, large = RunConfig(data="here"), RunConfig(data="here", model=ModelConfig(hidden_size=1024))
-    one, eight, many = (gpu_step_s(config, 200, rows, 0, 1) for rows in (64, 8, 8192))
-    assert one == eight == pytest.approx(200 * 10e-6 + 0.4e-3)
-    assert many > 3 * one
-    assert gpu_step_s(large, 200, 512, 0, 1) > 4 * gpu_step_s(large, 200, 64, 0, 8)
-    assert gpu_step_s(config, 200, 8, 10**8, 8) == pytest.approx(one + 8 * 10**8 * 7 / 8 / 1e11)
-
-
-def test_rows_of_a_process(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert as_json(capsys, "--data", dataset, "--global_batch", 64)["rows_per_process"] == [62, 63]
-
-
-def test_for_people(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", *PLAIN, "--data", str(dataset), "--global_batch", "50", "--world_size", "3"])
-    shown = capsys.readouterr().out
-    assert max(cells(line) for line in shown.splitlines() if str(dataset) not in line) <= 80
-    assert "steps      10 an epoch, 40 in all, of 50 rows" in shown
-    assert "few steps  40 updates are few; --epochs 30 makes 300, or lower --global_batch" in shown

@@ -39,7 +39,7 @@ PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS = {
     "source.path": "prepare --source.path PATH --output HERE/o",
     "config": "prepare --config PATH --output HERE/o",
-    "plan": "plan --data PATH --config tests/plain.yaml",
+    "data": "train --data PATH --config tests/plain.yaml --dry_run --run HERE/dry",
     "predict --run": "predict --run PATH a",
     "predict --input": "predict --run HERE/run --input PATH --output HERE/out.csv --format csv",
 }
@@ -81,7 +81,7 @@ def test_a_name_that_cannot_be_written_down_is_refused_though_it_is_there(
     for words, key in (
         (["check", str(data)], "data:"),
         (["prepare", str(folder / "rows.csv"), "--output", str(data / "new")], "output:"),
-        (["plan", *PLAIN, "--data", str(data)], "data:"),
+        (["train", *PLAIN, "--data", str(data)], "data:"),
     ):
         assert cli.run(main, words) == 2, words
         sentence = capfd.readouterr().err
@@ -221,16 +221,6 @@ def test_a_driver_that_refuses_an_address_is_a_sentence(
     assert command(*words.split()) in (2, 3)
     assert "://" in command.sentence
     assert ("SECRET" in command.err) == ("github" in words)
-
-
-def test_what_init_writes_has_no_password(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = pytest.importorskip("fsspec").filesystem("memory")
-    store.pipe("/ME:SECRET@init/in.csv", write_csv(tmp_path / "in.csv", reviews(40)).read_bytes())
-    assert command("init", "memory://ME:SECRET@init/in.csv", "-o", tmp_path / "mine.yaml") == 0, command.err
-    written = (tmp_path / "mine.yaml").read_text()
-    assert 'path: ["memory://init/in.csv"]' in written
-    assert "# addresses stand here without passwords" in written
-    assert "SECRET" not in written + command.out + command.err
 
 
 def test_a_colon_is_a_letter(place: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

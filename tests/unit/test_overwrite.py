@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset that is there: ``--overwrite`` loses nothing, ``--append`` leaves what it has byte for byte."""
+"""A dataset that is there: ``--overwrite`` loses nothing."""
 
 from __future__ import annotations
 
@@ -9,16 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.mistakes import find_originals
 from preprocessing.base.atomic import temporary_suffix
-from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import output, parts
-from preprocessing.text.encoder import Encoder
-from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import Vocabulary
+from preprocessing.job.executors import Share
 from tests.corpora import Command, contents, reviews, write_csv
-from tests.datasets import Row, stored
 
 pytestmark = pytest.mark.thorough
 
@@ -53,7 +48,7 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     made = []
     make = parts.TokenizedPart.make
 
-    def interrupted(part: parts.TokenizedPart) -> tuple[parts.Summary, dict[str, str]]:
+    def interrupted(part: parts.TokenizedPart) -> tuple[int, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(part.number)
@@ -116,68 +111,5 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 
 
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with output.writable(out):
+    with output.writable(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *OTHER)
-
-
-OLD, NEW = reviews(300), reviews(500, seed=1)[300:]
-SMALL = ("--shards.rows", 100)
-
-
-@pytest.fixture
-def old(tmp_path: Path, command: Command) -> Path:
-    command.build(write_csv(tmp_path / "old.csv", OLD), tmp_path / "old", *SMALL)
-    return tmp_path / "old"
-
-
-@pytest.mark.processes
-def test_old_rows_stay_and_new_ones_follow_except_for_leaks(old: Path, tmp_path: Path, command: Command) -> None:
-    before, before_rows = contents(old), stored(old)
-    named = [(*row, "train" if at % 4 else "") for at, row in enumerate(NEW)]
-    for its in ("train", "test"):
-        twins = [row for row, found in before_rows.items() if found.split == its]
-        named += [(*OLD[row - 1], to) for row, to in zip(twins, ("train", "validation", "test"), strict=False)]
-    new = write_csv(tmp_path / "new.csv", named, ("text", "label", "split"))
-    shutil.copytree(old, tmp_path / "other")
-    given = ("--append", "--splits.column", "split", "--splits.validation", 0, "--splits.test", 0)
-    manifest = command.build(new, old, *given)
-    assert "cover 94.4% of the tokens, and 100.0% of the old ones" in command.err
-    several = ("--source.part_mb", 0.002, "--executor.workers", 2)
-    command.build(new, tmp_path / "other", *given, *several)
-    after, found = contents(old), stored(old)
-    assert after == contents(tmp_path / "other")
-    assert {*before.items()} - {*after.items()} == {(name, before[name]) for name in ("dataset.json", "index.arrow")}
-    assert verify(old) == []
-    vocabulary = Vocabulary.read(old / "vocabulary.arrow")
-    encoded = Encoder(TextPipeline.from_json(manifest.text), vocabulary)([text for text, *_ in named])
-    expected = before_rows.copy()
-    for at in {*range(len(named))} - {201, 202, 203, 204}:  # each twin stays in the split of the old one
-        ids = encoded.ids[encoded.offsets[at] : encoded.offsets[at + 1]].tolist()
-        expected[301 + at] = Row(named[at][2] or "train", ids, int(named[at][1] == "positive"))
-    assert found == expected
-    facts = manifest.statistics
-    assert (facts["rows_read"], facts["rows_kept"], facts["dropped"]["leaks"]) == (506, 502, 4)
-    assert {name: of["unknown"] for name, of in facts["splits"].items()} == {
-        name: sum(row.ids.count(1) for row in found.values() if row.split == name) for name in manifest.splits
-    }
-    assert find_originals(manifest, [7, 401])[0] == {7: OLD[6][0], 401: NEW[100][0]}
-    command.build(new, old, *given)
-    assert "nothing to do" in command.err
-    assert contents(old) == after
-    write_csv(tmp_path / "third.csv", named[:9], ("text", "label", "split"))
-    said = f"append: {tmp_path / 'new.csv'}: the dataset has its rows already; name only the other files"
-    assert command.refused(2, tmp_path / "[nt]*.csv", old, *given) == said
-
-
-def test_new_rows_are_split_as_the_old_ones_were(old: Path, tmp_path: Path, command: Command) -> None:
-    manifest = command.build(write_csv(tmp_path / "new.csv", NEW), old, "--append")
-    assert [manifest.rows(name) for name in ("train", "validation", "test")] == [400, 50, 50]
-
-
-@pytest.mark.processes
-def test_rows_that_are_there_already_are_counted(old: Path, tmp_path: Path, command: Command) -> None:
-    again = write_csv(tmp_path / "again.csv", [*OLD, ("a new one", "positive")])
-    learned = read_manifest(old).rows("train")
-    manifest = command.build(again, old, "--append", "--splits.validation", 0, "--splits.test", 0)
-    assert f"kept: {learned} new rows with a text that its split has already" in command.err
-    assert manifest.rows("train") == 2 * learned + 1

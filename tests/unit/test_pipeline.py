@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.dataset.inspect import verify
-from preprocessing.job.encode import ladder
+from preprocessing.job.write import choose_widths
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -80,24 +80,16 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     [({8: 10**9}, (8,)), ({8: 10**6, 0: 5, 700: 1}, (8, 512)), ({3: 10, 5: 4}, (8,)), ({}, ())],
 )
 def test_widths_are_those_of_the_rows(lengths: dict[int, int], expected: tuple[int, ...]) -> None:
-    assert ladder(Counter(lengths), 512) == expected
+    assert choose_widths(Counter(lengths), 512) == expected
 
 
 @given(st.integers(0, 99), st.floats(3, 6), st.floats(0.1, 0.6))
 def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) -> None:
     found = np.random.default_rng(seed).lognormal(middle, spread, 50_000).astype(int)
-    widths, lengths = ladder(Counter(found.tolist()), 512), np.clip(found, 1, 512)
+    widths, lengths = choose_widths(Counter(found.tolist()), 512), np.clip(found, 1, 512)
     ids = np.array(widths)[np.searchsorted(widths, lengths)].sum()
     assert len(widths) < 12
     assert ids - lengths.sum() <= 0.15 * ids
-
-
-def test_a_limit_draws_rows_from_all_over_the_source(source: Path, tmp_path: Path, command: Command) -> None:
-    for more in ("8", "0.005"):
-        command.build(source, tmp_path / more, "--limit", 100, "--source.part_mb", more)
-        rows = stored(tmp_path / more)
-        assert (len(rows), min(rows) < 20, max(rows) > 380) == (100, True, True)
-    assert f"read: 100 of {len(ROWS)} rows of {source}\n" in unwrapped(command.out)
 
 
 POLICIES = [f"--quality.{name}=drop" for name in ("empty", "contradictions", "duplicates")] + ["--quality.leaks=keep"]
@@ -192,3 +184,10 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
         assert sample["text"].split()[0] in (text.split()[0], "<unk>")
     assert command("inspect", dataset) == 0
     assert "\nread: 301 rows of" in command.out
+
+
+def test_a_refused_assignment_leaves_no_database(tmp_path: Path, command: Command) -> None:
+    source = write_csv(tmp_path / "reviews.csv", [("", "good"), ("", "bad")])
+    assert "no token is left of any text" in command.refused(3, source, tmp_path / "out")
+    assert (tmp_path / "out" / ".work").is_dir()
+    assert [*tmp_path.glob("out/.work/assign*")] == []

@@ -26,10 +26,11 @@ import pytest
 from harness.__main__ import main
 from harness.inference import predict as predicting
 from harness.inference import scorer
-from harness.inference.predict import ScoredPart
+from harness.inference.predict import ScoredPart, claim
 from harness.scores.calibration import Decision
 from preprocessing.base import cli
 from preprocessing.job import engine
+from preprocessing.job.executors import Share
 from preprocessing.text.vocabulary import UNK
 from tests.commands import unwrapped
 from tests.corpora import write_xlsx
@@ -73,7 +74,7 @@ class Stub(scorer.Scorer):
 def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
-    monkeypatch.setattr(engine, "KEPT", SimpleNamespace())
+    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
@@ -306,7 +307,7 @@ def test_no_header_is_predicted(info: SimpleNamespace, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preprocessing.corpus.tables.MOST_ROWS", 7)
+    monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
     monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
     name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
@@ -322,7 +323,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:
-        if part.number == number:
+        if part.path.name == f"{number:05d}.parquet":
             raise KeyboardInterrupt
         return make(part)
 
@@ -347,6 +348,34 @@ def test_what_was_begun_goes_on_with_the_same_only(
     assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} input; {what}")
     assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
     assert len(Stub.seen) == ROWS + 1
+
+
+def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "ABSENT_S", 0)
+    monkeypatch.setattr(predicting, "SHARE_LOCK_S", 0)
+    name, seen, whole = write("csv"), list[list[str]](), Path("one.csv")
+    assert predict(name, whole, *SMALL) == 0
+    predicted = sorted(Stub.seen)
+    for share in ("1/2", "2/2", "1/2"):
+        Stub.seen = []
+        assert not Path("out.csv").exists() or len(seen) == 2
+        assert predict(name, "out.csv", "--share", share, *SMALL) == 0
+        seen.append(Stub.seen)
+    assert sorted(seen[0] + seen[1]) == predicted
+    assert (0 < len(seen[0]) < ROWS, seen[2]) == (True, [])
+    assert Path("out.csv").read_bytes() == whole.read_bytes()
+    assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
+    assert predict(name, "alone.csv", "--share", "0/2", *SMALL) == 0
+    assert Path("alone.csv").read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
+    work = Path("new.csv.parts").absolute()
+    with claim(Path("new.csv"), work, Share(2, 3, work)):
+        assert refused(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
+        code, sentence = refused(capsys, name, "new.csv", "--share", "2/3")
+        assert (code, sentence.partition(";")[0]) == (1, "new.csv: another process makes share 2/3 of it")
+        assert predict(name, "new.csv", "--share", "0/2", *SMALL) == 0
+        assert work.exists()
+    assert not work.exists()
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,8 +441,6 @@ def test_the_tables_of_an_archive() -> None:
     assert run("new.zip") == 0
     assert Stub.seen == ["first", "second"]
     assert Path("new-predicted.csv").read_text().splitlines()[2].startswith("second,1,")
-    assert predict("zip://b.csv::new.zip", "one.csv") == 0
-    assert Stub.seen == ["second"]
 
 
 def test_a_colon_is_a_letter() -> None:

@@ -154,8 +154,8 @@ def test_vectors_are_learned_unless_other_weights_bring_them() -> None:
 
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
     tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
-    assert [VocabularyConfig().of(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
-    assert VocabularyConfig(min_count=7).of(100).min_count == 7
+    assert [VocabularyConfig().resolve_min_count(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
+    assert VocabularyConfig(min_count=7).resolve_min_count(100).min_count == 7
 
 
 def test_learning_rate_climbs_then_falls_to_zero() -> None:

@@ -109,6 +109,8 @@ def test_an_array_shares_preprocessing_and_its_first_task_is_waited_for(monkeypa
     lines = jobs.directives(prepare).splitlines()
     assert {"#SBATCH --array=0-63%8", "#SBATCH --output=%x-%A_%a.log"} < {*lines}
     assert "--array" not in jobs.directives(train)
+    with pytest.raises(ConfigError, match=r"prepare: executor\.share: shares make a new dataset in a directory"):
+        made("prepare a.csv -o s3://bucket/data", "--array.parts", "64")
     jobs.submit([prepare, train])
     submitted = ["sbatch", "--parsable"]
     assert asked == [submitted, [*submitted, "--dependency=afterok:7_0", jobs.AFTER]]

@@ -27,7 +27,7 @@ from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
 from harness.rundir.layout import BUNDLE
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
-from preprocessing.job import encode
+from preprocessing.job import count
 from preprocessing.text import cleaning
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.resources import WordNet, resolve
@@ -64,7 +64,7 @@ def test_batch_and_single_equal_the_reference(texts: list[str], of: tuple[bool, 
     assert [UNICODE[of]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
         assert cleaning.clean(text) == plain.clean(text)
-        joined = " ".join(text[start:end] for start, end in cleaning.visible(text))
+        joined = " ".join(text[start:end] for start, end in cleaning.visible_spans(text))
         assert cleaning.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
 
 
@@ -255,7 +255,7 @@ BASED = ("--vocabulary.min_count", "auto", "--vocabulary.base")
 
 def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
     """Weights of the base can read them (law 1); the next test uses a dataset as the base."""
-    assert (encode.BUNDLE, encode.BUNDLE_INDEX) == (BUNDLE, INDEX)
+    assert (count.BUNDLE, count.BUNDLE_INDEX) == (BUNDLE, INDEX)
     made = command.build(source, tmp_path / "out", *BASED, base / "run")
     old = read_manifest(base / "data")
     assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a source once and writes its rows as Parquet parts of one schema: the one door for rows, for datasets and for
+predictions. All checks on rows are here; errors name file and row.
+
+Columns of a part: ``row`` (int64, the number in its file, from 1), ``text`` (large_string, null if it is missing),
+``label`` (string, the class name; null if there is none), ``split`` (int8, a number or ``NO_SPLIT``), perhaps ``group``
+(uint64, a hash, or ``NO_GROUP``), and ``number`` and ``date`` (float64: the time, by its kind; NaN where it is of the
+other kind or missing).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from preprocessing.base import atomic
+from preprocessing.base.errors import DataError
+from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
+from preprocessing.base.untrusted import listed, one_line
+from preprocessing.config import SourceConfig
+from preprocessing.corpus.readers import BYTES, FOLDER_SPLIT, TEXT, Batch, Reader, open_reader
+from preprocessing.corpus.sources import QUICK_LOOK_BYTES, File, fingerprint_of, identity_of
+from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, as_found, distinct, spelling, type_of
+
+NO_GROUP = 0
+"""In place of a group's hash for a row without a group."""
+ROW_BYTES = 16
+"""What a row counts for beside its text, where a part is cut."""
+
+
+class ConvertedPart(msgspec.Struct, frozen=True):
+    """Some rows of a source."""
+
+    path: str
+    """The name of the Parquet file in its folder."""
+    first_row: int
+    rows: int
+    text_bytes: int
+    sha256: str
+
+
+class Converted(msgspec.Struct):
+    """A source as Parquet parts, and what was found in it."""
+
+    columns: list[str]
+    """All columns of the source."""
+    read_as: dict[str, Any]
+    """What differs from the name and the configuration, for the manifest."""
+    delimiter: str
+    has_mark: bool
+    """Whether the source begins with the byte order mark of UTF-8."""
+    class_names: list[str]
+    """All class names in the file's metadata, in the order of their numbers; mostly none."""
+    bytes: int = 0
+    """Size of the source."""
+    fingerprint: dict[str, str] = {}
+    parts: list[ConvertedPart] = []
+    rows_read: int = 0
+    neutral: int = 0
+    """Rows left out because their label is neutral."""
+    filtered: int = 0
+    """Rows left out by ``source.where``."""
+    without_label: int = 0
+    """Rows left out because they have no label."""
+    first_without_text: int | None = None
+    """The number of the first row whose text is missing or empty."""
+    classes: list[str] = []
+    """The class names that occur, sorted; those of ``source.labels``, if it is a map."""
+    label_types: list[LabelType] = []
+    """Of the label column; several if batches differ."""
+
+
+def convert(
+    file: File,
+    folder: Path,
+    prefix: str = "",
+    *,
+    keep_columns: bool = False,
+    is_quick_look: bool = False,
+    on_rows: Callable[[int], object] = int,
+) -> Converted:
+    """Write the rows of a source below ``folder`` as ``PREFIX000000.parquet`` and so on, each of about
+    ``source.part_mb``; returns what was read.
+
+    With ``keep_columns``, parts also hold the row as it was: of JSON ``line``, else ``column_0``, ``column_1``, … in
+    the order of ``columns``. A quick look reads about ``QUICK_LOOK_BYTES``. ``on_rows`` is called with the number of
+    rows that were read. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing fails.
+    """
+    identity, reader = identity_of(file), open_reader(file)
+    if file.is_unlabelled and file.splits.group_column not in reader.names:
+        reader.file = file = replace(file, splits=replace(file.splits, group_column=None))
+    if file.format != "jsonl":  # rows may lack a key
+        check_names(file, reader.names)
+    form = reader.form
+    converted = Converted(reader.columns, form.recorded, form.delimiter, form.has_mark, list(reader.class_names))
+    writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
+    num_bytes = 0
+    for batch in reader.batches(keep_columns):
+        converted.rows_read += len(batch)
+        on_rows(len(batch))
+        writer.write(check_rows(batch, reader, converted, keep_columns))
+        num_bytes += batch.table.nbytes
+        if is_quick_look and num_bytes >= QUICK_LOOK_BYTES:
+            break
+    converted.parts = writer.finish()
+    if identity_of(file) != identity:
+        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
+    if labels := file.source.label_map():
+        converted.classes = labels.names
+    converted.bytes = identity["bytes"]
+    converted.fingerprint = fingerprint_of(file, is_quick_look=is_quick_look, sha256=reader.sha256)
+    return converted
+
+
+def read_part(folder: Path, part: ConvertedPart) -> pa.Table:
+    """The rows of a part."""
+    return pq.read_table(folder / part.path, use_threads=False)
+
+
+class PartWriter:
+    """Writes rows as parts of about ``part_bytes``. The cuts depend on the rows alone."""
+
+    def __init__(self, folder: Path, prefix: str, part_bytes: int) -> None:
+        self.folder, self.prefix, self.part_bytes = folder, prefix, part_bytes
+        self.parts: list[ConvertedPart] = []
+        self.tables: list[pa.Table] = []
+        """Rows of the next part."""
+        self.num_bytes = 0
+        """Of all rows."""
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows; complete parts are written. If all columns are kept, a row counts for its share of their bytes."""
+        lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
+        originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
+        lengths += originals.nbytes // max(1, len(table))
+        ends = np.cumsum(np.append(self.num_bytes, lengths))
+        self.num_bytes, start = int(ends[-1]), 0
+        for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():
+            self.tables.append(table.slice(start, stop - start))
+            self.finish()
+            start = stop
+        self.tables.append(table.slice(start))
+
+    def finish(self) -> list[ConvertedPart]:
+        """Write the rows that are held as a part; returns all parts."""
+        tables, self.tables = self.tables, []
+        if any(map(len, tables)):
+            table = pa.concat_tables(tables)
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink, compression="lz4", use_dictionary=["label"])
+            path = f"{self.prefix}{len(self.parts):06d}.parquet"
+            data = sink.getvalue()
+            atomic.write_bytes(self.folder / path, data, lasting=False)
+            first_row, text_bytes = table["row"][0].as_py(), pc.sum(pc.binary_length(table["text"])).as_py()
+            sha256 = hashlib.sha256(data).hexdigest()
+            self.parts.append(ConvertedPart(path, first_row, len(table), text_bytes or 0, sha256))
+        return self.parts
+
+
+def check_names(file: File, names: Collection[str]) -> None:
+    """Raise ``DataError`` for a file whose columns lack a name that is wanted, or repeat it."""
+    for name, key in file.key_by_column.items():
+        if name not in names:
+            raise DataError(f"{file.name}: has no column {name!r}; it has {listed([*names])}; set {key}")
+        if list(names).count(name) > 1:
+            raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
+
+
+def check_rows(batch: Batch, reader: Reader, converted: Converted, keep_columns: bool) -> pa.Table:
+    """The rows of a batch that are not left out, as a part stores them; adds to the counts of ``converted``.
+
+    Raises ``DataError`` for a row that cannot be used.
+    """
+    source, splits = batch.file.source, batch.file.splits
+    for column, value in source.where.items():
+        is_equal = pc.fill_null(pc.equal(batch.column(column), value), False).to_numpy(zero_copy_only=False)
+        converted.filtered += int((~is_equal).sum())
+        batch = batch.select(is_equal)
+    split = read_splits(batch)
+    labels, is_neutral = read_labels(batch, reader, split == UNLABELLED_NUMBER, converted)
+    has_label = labels.is_valid().to_numpy(zero_copy_only=False)
+    is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop" and not batch.file.is_unlabelled)
+    converted.neutral += int(is_neutral.sum())
+    converted.without_label += int(is_dropped.sum())
+    is_used = ~(is_neutral | is_dropped)
+    batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
+    labels = labels.filter(pa.array(is_used))
+    texts = read_texts(batch, converted)
+    is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
+    if is_measured.any():
+        problem = "there is no label, which rows of validation and test need; take the row out of its split"
+        raise batch.error(np.argmax(is_measured), problem)
+    split[~has_label] = UNLABELLED_NUMBER
+    columns: dict[str, Any] = {"row": batch.numbers, "text": texts, "label": labels, "split": split}
+    if splits.group_column is not None:
+        columns["group"] = hash_groups(batch.column(splits.group_column))
+    if splits.time_column is not None:
+        columns |= read_times(batch, splits.time_column)
+    return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
+
+
+def read_texts(batch: Batch, converted: Converted) -> pa.Array:
+    """The texts, large_string, null where they are missing. Raises ``DataError`` if these are refused."""
+    texts, source = batch.texts(), batch.file.source
+    if source.missing_text == "error" and texts.null_count:
+        row = pc.index(texts.is_null(), True).as_py()
+        hint = "fill or remove the row, or set source.missing_text to keep"
+        raise batch.error(row, f"column {source.text_column!r} holds no text; {hint}")
+    empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
+    if converted.first_without_text is None and empty >= 0:
+        converted.first_without_text = int(batch.numbers[empty])
+    return texts
+
+
+def read_labels(
+    batch: Batch, reader: Reader, is_hidden: np.ndarray, converted: Converted
+) -> tuple[pa.Array, np.ndarray]:
+    """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
+    hidden rows are not read.
+
+    Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
+    for too many classes.
+    """
+    source = batch.file.source
+    if batch.file.is_unlabelled:
+        return pa.nulls(len(batch), pa.string()), np.zeros(len(batch), bool)
+    column = batch.values(source.label_column)
+    if column.type in (pa.binary(), BYTES):
+        column = batch.column(source.label_column)
+    if reader.class_names:
+        column = name_classes(column, reader)
+    column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
+    values, indices = distinct(column)
+    names, labels = [name_label(value, source) for value in values], source.label_map()
+    for index, (name, value) in enumerate(zip(names, map(as_found, values), strict=True)):
+        if name is None and (spelling(value) or source.missing_label == "error"):
+            problem = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
+            if value and value.strip() and labels:
+                spellings = ", ".join(labels.numbers)
+                problem = (
+                    f"label {value[:60]!r} is not known; known are {spellings}; correct the row, or set source.labels"
+                )
+            raise batch.error(np.argmax(indices == index), problem)
+    is_neutral = np.array([name == NEUTRAL for name in names], bool)
+    classes = pa.array([None if name == NEUTRAL else name for name in names], pa.string())
+    converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
+    check_number(converted.classes, batch.file)
+    if kind := type_of(column.type):
+        converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
+    return classes.take(pa.array(indices)), is_neutral[indices]
+
+
+def name_classes(column: pa.Array, reader: Reader) -> pa.Array:
+    """The class names for numbers of classes; below 0 is no label. Raises ``DataError`` for a number without a name."""
+    numbers = pc.if_else(pc.less(column, 0), None, column).cast(pa.int64())
+    try:
+        return pa.array(reader.class_names, TEXT).take(numbers)
+    except pa.ArrowIndexError as error:
+        raise DataError(f"{reader.file.name}: the class names in its metadata: {one_line(error)}") from None
+
+
+def name_label(value: Any, source: SourceConfig) -> str | int | None:
+    """The class name of a raw label, or ``NEUTRAL``; None if it has no meaning."""
+    text = spelling(value)
+    if not text:
+        return None
+    if labels := source.label_map():
+        number = labels.numbers.get(text)
+        return labels.names[number] if number is not None and number >= 0 else number
+    return NEUTRAL if text in map(spelling, source.neutral) else as_found(value)
+
+
+def check_number(classes: Collection[str], file: File) -> None:
+    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
+    if len(classes) > MAX_CLASSES:
+        problem = (
+            f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
+        )
+        hint = "Name another source.label_column, or say in source.labels what they mean"
+        raise DataError(f"{file.name}: {problem} {hint}")
+
+
+def read_splits(batch: Batch) -> np.ndarray:
+    """int8: the split that the source names for every row, or ``NO_SPLIT``."""
+    file = batch.file
+    column = FOLDER_SPLIT if file.format == "folder" else file.splits.column
+    if column is None or file.is_unlabelled:
+        return np.full(len(batch), split_number(file.split), np.int8)
+    values, indices = distinct(batch.column(column))
+    names = [file.split_by_value.get(spelling(value)) for value in values]
+    for index, (value, name) in enumerate(zip(values, names, strict=True)):
+        if name is None and (value or "").strip():
+            problem = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
+            raise batch.error(np.argmax(indices == index), f"{problem}; say in splits.names which split it means")
+    return np.array([split_number(name) for name in names], np.int8)[indices]
+
+
+def hash_groups(column: pa.Array) -> np.ndarray:
+    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell."""
+    values, indices = distinct(column)
+    hashes = []
+    for name in ((value or "").strip() for value in values):
+        digest = hashlib.sha256(name.encode()).digest()[:8]
+        hashes.append(int.from_bytes(digest, "little") if name else NO_GROUP)
+    return np.array(hashes, np.uint64)[indices]
+
+
+def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
+    """float64: ``number``, each row's time if it is a number, and ``date``, its seconds since 1970 if it is a date.
+
+    Raises ``DataError`` for a value that is neither an ISO date nor a finite number.
+    """
+    import pandas as pd
+
+    values = [""] * len(batch) if batch.file.is_unlabelled else batch.column(column).to_pylist()
+    texts = pd.Series(values, dtype=object).fillna("").str.strip()
+    number = pd.to_numeric(texts, errors="coerce").astype(float)
+    dates = pd.to_datetime(texts.where(number.isna()), format="ISO8601", utc=True, errors="coerce")
+    is_wrong = ((number.isna() & dates.isna()) | np.isinf(number)) & (texts != "")
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        problem = f"{texts[row][:60]!r} in {column!r} is no date and no number"
+        raise batch.error(row, f"{problem}; write dates as 2024-12-31, or name another splits.time_column")
+    seconds = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
+    return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a corpus to a dataset directory. Content and configuration decide every byte; a job can resume at any moment.
+
+1. convert: each source becomes Parquet parts                  ``preprocessing.job.tokenize``
+2. tokenize: each part becomes codes of tokens, and facts      ``preprocessing.job.tokenize``
+3. assign: each row gets a split, or is left out               ``preprocessing.job.assign``
+4. count: the vocabulary of what is learned from               ``preprocessing.job.count``
+5. write: ids are looked up and written to shards              ``preprocessing.job.write``
+6. the manifest, last
+
+Each finished part of a step has a marker file with the hash of its inputs (``preprocessing.job.engine``). A rerun makes
+what is missing or has changed. A manifest's statistics and provenance hold no times and no machine names, so equal jobs
+write equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import unicodedata
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from preprocessing.base import processes
+from preprocessing.base.errors import DataError
+from preprocessing.base.installed import VERSION
+from preprocessing.base.terminal import Screen, public, public_values
+from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.columns import Resolved, apply_columns, resolve
+from preprocessing.corpus.sources import File, fingerprint_of, list_files
+from preprocessing.dataset.index import INDEX
+from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
+from preprocessing.dataset.shards import (
+    BLOCK_ROWS,
+    MANIFEST,
+    VOCABULARY,
+    Manifest,
+    id_dtype,
+    write_manifest,
+)
+from preprocessing.job import engine, output, parts
+from preprocessing.job.assign import AssignedParts, Assignment, check_splits
+from preprocessing.job.count import BASE, count_all, freeze_vocabulary, read_base
+from preprocessing.job.executors import Workers, open_workers
+from preprocessing.job.parts import Classes, Source, TokenizedPart
+from preprocessing.job.write import WrittenShards, write_all
+from preprocessing.text import resources
+from preprocessing.text.encoder import text_hash
+from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from preprocessing.text.words import classes_of
+
+LETTER_ALONE = re.compile("am*")
+"""The classes of a letter of a script without spaces, with its marks, which is a token."""
+
+
+def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None:
+    """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete. ``frame`` is the
+    Parquet file of the source ``FRAME``.
+
+    Returns None for a share of a job (``executor.share``) that another share completes. Raises ``ConfigError``,
+    ``DataError`` or ``UserError``.
+    """
+    screen = Screen(errors=True, quiet=config.quiet)
+    with output.claimed(config) as (root, target), ExitStack() as stack:
+        advice = f"what is finished is kept in {root / output.WORK}; the same command goes on"
+        stack.enter_context(processes.keeping(advice))
+        workers = stack.enter_context(open_workers(config.executor, locks=root / output.WORK, quiet=config.quiet))
+        existing = output.existing(config.output, config.overwrite)
+        pipeline = resources.resolve(config.text)
+        resolved = resolve(list(list_files(config.source, config.splits, frame)))
+        config = apply_columns(config, resolved.chosen, resolved.split_column)
+        job = Job(config, root.absolute(), pipeline, resolved, workers, screen)
+        if existing and job.is_complete(existing):
+            screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
+            manifest: Manifest | None = existing
+        else:
+            manifest = job.make()
+        if manifest:
+            unfinished = output.finish(root, target, config, fresh=manifest is not existing)
+            if unfinished:
+                screen.say(unfinished)
+        return manifest
+
+
+@dataclass(frozen=True)
+class Job:
+    """The making of one dataset."""
+
+    config: PreprocessConfig
+    root: Path
+    """Absolute: the directory to write in."""
+    pipeline: TextPipeline
+    resolved: Resolved
+    """The files of the source, with their columns."""
+    workers: Workers
+    screen: Screen
+
+    @property
+    def files(self) -> list[File]:
+        """The files of the source."""
+        return self.resolved.files
+
+    @property
+    def work(self) -> Path:
+        """The folder of what is needed until the dataset is complete."""
+        return self.root / output.WORK
+
+    def base_provenance(self, base: Vocabulary | None) -> dict[str, Any]:
+        """The provenance of ``vocabulary.base``, if there is one."""
+        if base is None:
+            return {}
+        source = public(str(self.config.vocabulary.base))
+        return {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
+
+    def read_base(self) -> Vocabulary | None:
+        """``vocabulary.base``, if there is one."""
+        address = self.config.vocabulary.base
+        return None if address is None else read_base(address, self.pipeline)
+
+    def is_complete(self, manifest: Manifest) -> bool:
+        """Whether the dataset of ``manifest`` holds the rows of these files already, in this configuration.
+
+        Raises ``ConfigError`` if it does not and may not be replaced.
+        """
+        fingerprints = list(self.workers.map_in_order(fingerprint_of, self.files, step="compare"))
+        base = self.base_provenance(self.read_base())
+        return output.is_current(manifest, self.config, self.pipeline.to_json(), fingerprints, base)
+
+    def make(self) -> Manifest | None:
+        """All steps; None for a share that another one completes."""
+        base = self.read_base()
+        for line in (*self.resolved.lines, *self.resolved.hints):
+            self.screen.say(line)
+        if self.workers.share.is_leader:
+            (self.root / MANIFEST).unlink(missing_ok=True)
+        sources = parts.convert_all(self.files, self.workers, self.work)
+        tokenized = parts.tokenize_all(self.config, self.pipeline, sources, self.workers, self.work, self.screen)
+        check_files(sources)
+        classes = Classes.of(self.config.source, sources)
+        assigned, observed = self.assign(classes, tokenized)
+        words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
+        config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
+        vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
+        vocabulary.write(self.root / VOCABULARY)
+        for line in lines_on_tokens(vocabulary, config.text):
+            self.screen.say(line)
+        shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
+        if not self.workers.share.is_leader:
+            return None
+        report = observed["report"] | {"vocabulary": token_counts}
+        origin = provenance(config, sources) | self.base_provenance(base)
+        num_rows = sum(part.size for part in tokenized)
+        manifest = Manifest(
+            labels=classes.names,
+            splits=shards.splits,
+            index=shards.index_hash,
+            id_dtype=str(id_dtype(len(vocabulary))),
+            block_rows=BLOCK_ROWS,
+            vocabulary_size=len(vocabulary),
+            vocabulary_hash=vocabulary.hash,
+            text=self.pipeline.to_json(),
+            text_hash=text_hash(self.pipeline, vocabulary.hash),
+            statistics=statistics(config, report, sources, num_rows, shards),
+            provenance=origin,
+            label_type=classes.type,
+        )
+        output.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
+        write_manifest(self.root, manifest)
+        return manifest
+
+    def assign(self, classes: Classes, tokenized: list[TokenizedPart]) -> tuple[AssignedParts, dict[str, Any]]:
+        """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
+        split.
+        """
+        rows_per_part = tuple(part.size for part in tokenized)
+        num_rows = sum(rows_per_part)
+        settings = [asdict(self.config.splits), asdict(self.config.quality), self.config.seed, classes.numbers]
+        content = [*(part.key for part in tokenized), json.dumps(settings, sort_keys=True)]
+        key = hashlib.sha256("".join(content).encode()).hexdigest()
+        folder, names = self.work / "parts", ", ".join(file.name for file in self.files if not file.is_unlabelled)
+        marker = folder / "assigned.json"
+        task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names)
+        with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
+            ((_, observed),) = engine.run([task], self.workers, progress)
+        num_labelled = observed["labelled"]
+        assigned = AssignedParts(self.work, len(tokenized), num_labelled, num_rows - num_labelled, key)
+        check_splits(observed, num_rows, classes.names, self.config.splits)
+        return assigned, observed
+
+
+def check_files(sources: list[Source]) -> None:
+    """Raise ``DataError`` if no row is left of the source, or of the files that it names for a split."""
+    splits = {source.file.split for source in sources if source.converted.parts}
+    for source in sources:
+        if source.file.split not in splits:
+            reason = "it holds none, or source.where, source.neutral and source.missing_label leave out all"
+            raise DataError(f"{source.file.name}: no row is left: {reason}; change these keys, or name another file")
+
+
+def statistics(
+    config: PreprocessConfig, report: dict[str, Any], sources: list[Source], num_rows: int, shards: WrittenShards
+) -> dict[str, Any]:
+    """The manifest's statistics: what was read and left out, the ``report`` of ``Assignment``, and each split."""
+    converted = [source.converted for source in sources]
+    left_out = {name: sum(getattr(source, name) for source in converted) for name in ("neutral", "filtered")}
+    if config.source.missing_label == "drop":
+        left_out["without_label"] = sum(source.without_label for source in converted)
+    splits = dict[str, dict[str, float]]()
+    for name, rows_by_length in shards.lengths.items():
+        if rows_by_length:
+            num_empty, num_unknown = rows_by_length[0], shards.num_unknown[name]
+            num_ids = sum(total.tokens for total in shards.splits[name]) - num_empty
+            splits[name] = {
+                "tokens": sum(length * rows for length, rows in rows_by_length.items()),
+                "truncated": sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens),
+                "empty": num_empty,
+                "unknown": num_unknown,
+                "unknown_rate": round(num_unknown / max(num_ids, 1), 6),
+            }
+    return {
+        "rows_read": num_rows + sum(left_out.values()),
+        "rows_kept": sum(rows_by_length.total() for rows_by_length in shards.lengths.values()),
+        **report,
+        "dropped": left_out | report["dropped"],
+        "splits": splits,
+    }
+
+
+def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any]:
+    """Sources with their sizes and fingerprints, the configuration, and the versions of packages."""
+    entries = []
+    for source in sources:
+        file, converted = source.file, source.converted
+        entry: dict[str, Any] = {"name": file.name, "format": file.format, "split": file.split}
+        if converted.read_as:
+            entry["read_as"] = converted.read_as
+        if file.is_unlabelled and file.source.text_column != config.source.text_column:
+            entry["text_column"] = file.source.text_column
+        entry |= {"bytes": converted.bytes, "rows": converted.rows_read, "first_row": source.offset + 1}
+        entries.append(entry | {"fingerprint": converted.fingerprint})
+    versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
+    return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
+
+
+def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
+    """A line on what a token is, with the share of letters that are tokens, and perhaps one on rules of another
+    language.
+    """
+    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
+    alone = counts[[bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]].sum()
+    share = (
+        f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
+    )
+    lines = [f"tokens: {spec.summary()}{share}"]
+    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
+    if spec.language == "en" and any(asked.values()):
+        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
+        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
+            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
+            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
+    return lines
+
+
+def run(config: PreprocessConfig) -> None:
+    """``padless prepare``: build a dataset; run it again to continue after an interruption."""
+    manifest, screen = build(config), Screen(quiet=config.quiet)
+    if manifest is None:
+        screen.say(f"{public(config.output)}: share {config.executor.share} is done; share 0 completes the dataset")
+        return
+    notes = Screen(errors=True, quiet=config.quiet)
+    for line in (*lines_on_classes(manifest), *lines_on_splits(manifest)):
+        notes.say(line)
+    screen.say(f"read: {rows_in_words(manifest)}")
+    for line in lines_on_rows(manifest):
+        Screen(errors=True).say(line)
+    screen.say(f"{public(config.output)}: {manifest.summary()}, vocabulary {manifest.vocabulary_size:,}")
+    screen.say(f"next: padless train {shlex.quote(public(config.output))}")

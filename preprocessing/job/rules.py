@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules by which rows get splits and folds, or are left out: statements of DuckDB over one table of facts.
+
+``facts`` has a line for each row of the source, with these columns:
+
+- ``row`` (int64): its number. ``label`` (int32): its class, -1 without one. ``missing`` (bool): it has no text.
+- ``named`` (int8): the split that the source names, ``no_split()`` for none, ``unlabelled()`` without a label.
+- ``num_tokens`` (int32); ``text_hash`` (uint64): equal where the tokens are.
+- ``priority`` (uint64): ``text_hash`` mixed with the seed; it orders texts among which the seed chooses.
+- ``group_hash`` (uint64): 0 for a row without a group. ``number``, ``date`` (double): with
+  ``splits.time_column``, one of them or none.
+
+Each statement makes a table or a view out of those before it, so any of them can be run by hand. The variables (as
+``drop_empty``) and the tables ``classes``, ``shares`` and ``joined`` are made by ``preprocessing.job.assign``. Every
+order ends with a unique key, so the result depends on the rows alone.
+"""
+
+from preprocessing.base.split_names import ALL_SPLITS, NO_SPLIT
+
+SPLIT_NUMBERS = "".join(
+    f"create macro {name}() as {number}::tinyint;\n"
+    for name, number in [*zip(ALL_SPLITS, range(len(ALL_SPLITS)), strict=True), ("no_split", NO_SPLIT)]
+)
+
+EMPTY_TABLES = """
+create table joined (node ubigint, unit ubigint);
+create table unit_splits (unit ubigint, split tinyint);
+create table unit_folds (unit ubigint, fold smallint);
+"""
+
+FACTS = """
+create view facts as
+select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
+from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name
+"""
+
+LABELLED = """
+create table repeated_texts as
+select text_hash, count(*) as num_rows, min(label) <> max(label) as contradicts,
+    max(greatest(named, train())) as last_split
+from facts where named <> unlabelled() group by text_hash having count(*) > 1;
+
+create table labelled as
+with judged as (
+    select facts.*, repeated_texts.text_hash is not null as is_repeated,
+        not is_empty and coalesce(contradicts, false) as contradicts,
+        not is_empty and coalesce(greatest(named, train()) < last_split, false) as leaks
+    from facts left join repeated_texts using (text_hash) where named <> unlabelled()
+),
+kept as (
+    select *, case
+        when is_empty and getvariable('drop_empty') then 'empty'
+        when contradicts and getvariable('drop_contradictions') then 'contradictions'
+        when leaks and getvariable('drop_leaks') then 'leaks'
+    end as dropped
+    from judged
+)
+select *, greatest(named, train()) as split, if(group_hash = 0, text_hash, group_hash) as node,
+    dropped is null and named <= train() as is_candidate
+from kept;
+"""
+"""Rows with a label. Equal texts with two labels contradict each other; those in two named splits leak. Rows of
+training and rows without a named split are candidates for validation and test. A ``node`` is what must stay in one
+split: the rows of a group, or equal texts without a group; nodes with a text in common are ``joined`` to a ``unit``."""
+
+GROUPED = """
+create or replace table labelled as
+with grouped as (
+    select *, if(group_hash = 0, no_split(), max(named) over (partition by group_hash)) as group_split from labelled
+)
+select * exclude (group_split) replace (
+    if(named = no_split() and group_split > train(), group_split, split) as split,
+    is_candidate and (group_split <= train() or named = train() and getvariable('by_time')) as is_candidate
+)
+from grouped;
+"""
+"""A row without a named split goes where the source puts other rows of its group."""
+
+GROUPS_IN_TWO_SPLITS = """
+with groups as (
+    select group_hash, count_if(named = $first) as first_rows, count_if(named = $second) as second_rows
+    from labelled where group_hash <> 0 group by group_hash
+)
+select count(*), sum(first_rows)::bigint, sum(second_rows)::bigint from groups where first_rows > 0 and second_rows > 0
+"""
+
+CANDIDATES = "create view candidates as from labelled where is_candidate"
+FOLD_CANDIDATES = """
+create or replace view candidates as from assigned where dropped is null and split in (train(), validation())
+"""
+
+SHARED_TEXTS = """
+with shared as (
+    select text_hash from candidates where not is_empty group by text_hash having min(node) <> max(node)
+)
+select distinct node, text_hash from candidates where not is_empty and text_hash in (from shared)
+"""
+"""Each text that occurs in two nodes or more, with each of these."""
+
+UNITS = """
+create or replace view units as
+select candidates.*, coalesce(joined.unit, node) as unit from candidates left join joined using (node)
+"""
+
+TEXTS = """
+create view texts as
+select text_hash as unit, label, priority, 1 as size from candidates where not is_repeated
+union all
+select text_hash, arg_min(label, row), any_value(priority), count(*)
+from candidates where is_repeated group by text_hash
+"""
+
+SPLIT_BY_TEXT = """
+insert into unit_splits
+with ordered as (
+    select texts.*, test, validation, sum(size) over (
+        partition by label order by size > smallest, priority rows unbounded preceding
+    ) as last
+    from texts join shares using (label)
+),
+fitted as (
+    select *, case
+        when last <= test then test()
+        when last - size >= test and last <= test + validation then validation()
+        else train()
+    end as split
+    from ordered
+),
+gaps as (
+    select label, test - coalesce(sum(size) filter (split = test()), 0) as of_test,
+        validation - coalesce(sum(size) filter (split = validation()), 0) as of_validation
+    from fitted group by label, test, validation
+),
+single as (
+    select unit, label, row_number() over (partition by label order by priority) as number
+    from fitted where split = train() and size = 1 and label in (
+        select label from gaps where of_test > 0 or of_validation > 0
+    )
+)
+select unit, split from fitted where split <> train()
+union all
+select unit, if(number <= of_test, test(), validation())
+from single join gaps using (label) where number <= of_test + of_validation;
+"""
+"""Of each label, test and then validation are filled to their ``shares`` of the rows, in the order of ``priority``.
+Texts that occur more often than the ``smallest`` share come last; texts that occur once fill the gaps."""
+
+SPLIT_BY_TIME = """
+create table unit_times as
+with timed as (select unit, max(coalesce(number, date)) over (partition by unit) as latest from units),
+ranked as (
+    select unit, latest,
+        (rank() over (order by latest) + (count(*) over (partition by latest) - 1) / 2.0) / count(*) over () as late
+    from timed where latest is not null
+)
+select distinct unit, latest, case
+    when late > getvariable('end_of_validation') then test()
+    when late > getvariable('end_of_train') then validation()
+    else train()
+end as split
+from ranked;
+
+insert into unit_splits select unit, split from unit_times;
+"""
+"""The last rows are the test, those before them validation. A unit has the time of its last row; rows of one time are
+cut by their mean rank; units without a time stay in training."""
+
+UNIT_LABELS = """
+select unit, label, count(*) as num_rows, min(row) as first_row from units group by unit, label order by unit, first_row
+"""
+"""The rows of each label in each unit, that of the unit's first row first."""
+
+ASSIGNED = """
+create table assigned as
+select labelled.* exclude (split), coalesce(unit_splits.split, labelled.split) as split
+from labelled left join joined using (node)
+left join unit_splits on is_candidate and unit_splits.unit = coalesce(joined.unit, node);
+
+create table repeated_rows as
+select row, row_number() over in_order > 1 as is_duplicate,
+    coalesce(lag(split) over in_order = split, false) as repeats_in_split,
+    min(split) over equal_rows <> max(split) over equal_rows as is_parted
+from assigned where is_repeated and dropped is null and not is_empty
+window in_order as (partition by text_hash order by split, row), equal_rows as (partition by text_hash);
+
+update assigned set dropped = 'duplicates' from repeated_rows
+where getvariable('drop_duplicates') and repeats_in_split and assigned.row = repeated_rows.row;
+"""
+"""Of equal texts in one split, all rows but the first are duplicates."""
+
+UNLABELLED = """
+create table unlabelled_rows as
+with measured as (
+    select text_hash, group_hash from assigned where dropped is null and split >= getvariable('first_measured')
+),
+judged as (
+    select *, not is_empty and text_hash in (select text_hash from measured)
+        or group_hash <> 0 and group_hash in (select group_hash from measured) as leaks
+    from facts where named = unlabelled()
+),
+kept as (
+    select *, case
+        when is_empty and getvariable('drop_empty') then 'empty'
+        when leaks and getvariable('drop_leaks') then 'leaks'
+    end as dropped
+    from judged
+),
+compared as (
+    select *, dropped is null and not is_empty and row_number() over (
+        partition by text_hash, dropped is null and not is_empty order by row
+    ) > 1 as is_duplicate
+    from kept
+)
+select * replace (if(is_duplicate and getvariable('drop_duplicates'), 'duplicates', dropped) as dropped) from compared;
+"""
+"""Rows without a label leak if a measured row has their text or is of their group."""
+
+RESULT = """
+select row, if(dropped is null, split, no_split()) as split, label, coalesce(fold, -1)::smallint as fold
+from assigned left join joined using (node)
+left join unit_folds on unit_folds.unit = coalesce(joined.unit, node)
+    and dropped is null and split in (train(), validation())
+union all
+select row, if(dropped is null, unlabelled(), no_split()), label, -1::smallint from unlabelled_rows
+order by row
+"""
+"""The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one."""
