@@ -6,6 +6,7 @@ for a file of texts, ``padless runs`` lists runs.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import textwrap
 import time
@@ -55,7 +56,7 @@ def tutorial(config: TutorialConfig) -> None:
     """
     shipped = {Path(config.output, file.name): file for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
     for target, file in shipped.items():
-        if target.exists() and target.read_bytes() != file.read_bytes():
+        if os.path.lexists(target) and not (target.is_file() and target.read_bytes() == file.read_bytes()):
             raise ConfigError(f"{target}: is there already and differs; remove it, or name another --output")
     screen = Screen()
     for target, file in shipped.items():
@@ -82,7 +83,7 @@ def init(config: InitConfig) -> None:
     """Write the configuration. Raises ``ConfigError`` if the file exists, ``DataError`` as ``prepare`` does."""
     name = Path(config.source.path[0]).name.partition(".")[0].strip("*") or "mine"
     target = Path(config.output or f"{name}.yaml")
-    if target.exists():
+    if os.path.lexists(target):
         raise ConfigError(f"{target}: is there already; name another file with -o")
     found = columns.resolved(list(sources.files(config.source, config.splits)))
     usual = PreprocessConfig(output="")

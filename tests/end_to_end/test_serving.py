@@ -65,14 +65,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def serve(code: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     """A process of such an image."""
-    return run_command([sys.executable, "-c", ONLY + code, *map(str, arguments)])
+    return run_command([sys.executable, "-c", ONLY + code, *map(str, arguments)], env=env)
 
 
-def test_the_library_predicts(run: Path) -> None:
-    done = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS))
+def test_the_library_predicts(run: Path, tmp_path: Path) -> None:
+    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    done = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS), **home)
     assert (done.returncode, done.stderr) == (0, "")
+    assert not [*tmp_path.iterdir()], "ONNX Runtime collects nothing"
     chances, predicted = json.loads(done.stdout)
     model = padless.load(run)
     np.testing.assert_allclose(np.array(chances), model.predict_proba(TEXTS), atol=1e-6)

@@ -68,6 +68,7 @@ FILES = {
     "proj/STOP": b"",
     "proj/checkpoints/step-00000001/model.pt": b"mine",
     "proj/in.csv.json": b"mine",
+    "taken/messages.csv/mine": b"",
     "theirs/.work/lock": b"mine",
     "theirs/.work/notes": b"mine",
     "theirs/train/00000-w0064.arrow": b"mine",
@@ -135,6 +136,7 @@ def prepare(place: Path) -> Path:
         small.prepared("in.csv --splits.validation 0", "unmeasured")
         small.prepared("in.csv --seed 1", "foreign")
         Path("loop").symlink_to("loop")
+        Path("gone.html").symlink_to("nowhere")
         shutil.copytree("data", "worded")
         small.prepared("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")

@@ -171,6 +171,7 @@ class Options:
     ("argv", "key", "value"),
     [
         (["--json"], "json", True),
+        (["--run=~/r"], "run", str(Path.home() / "r")),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
         (["--known", "{bad: 0, good: 1}"], "known", {"bad": ["0"], "good": ["1"]}),
