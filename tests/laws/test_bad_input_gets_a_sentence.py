@@ -14,6 +14,7 @@ import itertools
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
@@ -25,7 +26,7 @@ import pytest
 from harness import __main__ as harness
 from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
-from tests.commands import run_module
+from tests.commands import run_command
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import split_of
 from tests.end_to_end import test_fingerprints as small
@@ -205,8 +206,10 @@ def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command
 
 
 @pytest.mark.processes
-def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
-    result = run_module("preprocessing", "prepare", "--source.path", "absent.csv", "--output", tmp_path / "out")
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-"])
+def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path, closed: str) -> None:
+    words = f"-m preprocessing prepare --source.path absent.csv --output {tmp_path / 'out'}"
+    result = run_command(["sh", "-c", f"exec {sys.executable} {words} {closed}"])
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")
 
 
