@@ -137,8 +137,8 @@ class OnnxScorer(Scorer):
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
         data = read_named(path, sha256, INDEX)
-        needed("onnxruntime", f"{path}", "onnx")
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would send data, and keep some in the user's cache
+        needed("onnxruntime", f"{path}", "onnx")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -142,7 +142,7 @@ def runs(config: RunsConfig) -> None:
             for one in found
         ]
         screen.table(table(RUN_COLUMNS, rows, screen.width))
-        for damaged in (one for one in found if one["state"] == "damaged"):
+        for damaged in (one for one in found if one["state"] in ("damaged", "finished") and one["reason"]):
             tell(f"warning: {damaged['reason']}")
     else:
         print(f"{folder}: no runs yet; padless train DATA makes one")
