@@ -19,6 +19,7 @@ from harness.config import NOTHING
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
+from preprocessing.base.split_names import TEST
 from preprocessing.config import MOST_PART_MB, ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
 from preprocessing.corpus.readers import BYTE_ORDER_MARK, TEXT_NAME
@@ -84,7 +85,7 @@ class EvaluateConfig(RunningConfig):
     data: str | None = None
     """Dataset directory, instead of an input; its vocabulary must be that of the training. null: the dataset of
     that training."""
-    split: str = "test"
+    split: str = TEST
     """Split of the dataset."""
     output: LocalPath | None = None
     """Directory for the figures and the predictions; RUN/evaluation unless given."""
@@ -99,6 +100,8 @@ class EvaluateConfig(RunningConfig):
             raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
         if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
             vars(self).update(data=self.input, input=None)
+        if self.input is not None and self.split != TEST:
+            raise ConfigError(f"split: {self.input} has no splits, all of it is measured; leave this out")
         if self.output is not None and os.path.isfile(self.output):
             raise ConfigError(f"output: {self.output} is a file; name a directory")
         check_source(self.source)
@@ -227,6 +230,8 @@ class PredictConfig(ReadingConfig):
         if self.texts and self.output is not None:
             raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
         are_lines = self.inputs == [STDIN] and self.format in ("auto", "txt")
+        if self.inputs and not are_lines and self.json:
+            raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=beside(self.inputs))
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):

@@ -190,6 +190,7 @@ def main(config: ExplainConfig) -> None:
             refuse_input(path, files)
             check_replaced(path, config.overwrite, [WRITTEN_BY_US[form]])
             stack.enter_context(storing(path, otherwise="name another --output"))
+            atomic.sweep(path)
             temporary = stack.enter_context(atomic.replacing(path))
             stream = stack.enter_context(open(temporary, "w", encoding="utf-8"))
         from harness.inference.bundle import Bundle

@@ -126,8 +126,8 @@ def mapped_files(directory: Path) -> dict[str, bytes | mmap.mmap]:
     before.
     """
     mapped = dict[str, bytes | mmap.mmap]()
-    for path in directory.iterdir():
-        with suppress(FileNotFoundError, IsADirectoryError), open(path, "rb") as file:
+    for path in filter(Path.is_file, directory.iterdir()):
+        with suppress(FileNotFoundError), open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             mapped[path.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     return mapped

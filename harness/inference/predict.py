@@ -225,7 +225,7 @@ def list_parts(
 def target_of(config: PredictConfig) -> Path:
     """The file to write. Raises ``ConfigError`` for an unusable ``--output``."""
     assert config.output is not None
-    target = Path(config.output).expanduser()
+    target = Path(config.output)
     if config.output.endswith("/") or (target.exists() and not target.is_file()):
         raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
     if target.suffix.lower() not in WRITTEN:

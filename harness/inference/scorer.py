@@ -8,6 +8,7 @@ nothing in it.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -136,6 +137,7 @@ class OnnxScorer(Scorer):
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
         data = read_named(path, sha256, INDEX)
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would send data, and keep some in the user's cache
         needed("onnxruntime", f"{path}", "onnx")
         import onnxruntime
 

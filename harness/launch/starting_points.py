@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ def tutorial(config: TutorialConfig) -> None:
     """
     shipped = {Path(config.output, file.name): file for file in sorted(Path(sources.__file__).parent.glob("*.csv"))}
     for target, file in shipped.items():
-        if target.exists() and target.read_bytes() != file.read_bytes():
+        if os.path.lexists(target) and not (target.is_file() and target.read_bytes() == file.read_bytes()):
             raise ConfigError(f"{target}: is there already and differs; remove it, or name another --output")
     screen = Screen()
     for target, file in shipped.items():
@@ -79,7 +80,7 @@ def runs(config: RunsConfig) -> None:
             for one in found
         ]
         screen.table(table(RUN_COLUMNS, rows, screen.width))
-        for damaged in (one for one in found if one["state"] == "damaged"):
+        for damaged in (one for one in found if one["state"] in ("damaged", "finished") and one["reason"]):
             tell(f"warning: {damaged['reason']}")
     else:
         print(f"{folder}: no runs yet; padless train DATA makes one")

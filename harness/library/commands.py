@@ -38,6 +38,7 @@ from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.processes import PREEMPTED, available_cores
 from preprocessing.base.terminal import Screen
+from preprocessing.base.untrusted import shown
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import FRAME
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
@@ -89,7 +90,7 @@ def prepare(
     given: Any = FRAME if is_frame else source
     named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
-    asked = cli.parse(PreprocessConfig, words_of(named, options or {}), prog="padless.prepare")
+    asked = cli.parse(PreprocessConfig, words_of(named, checked_options(options)), prog="padless.prepare")
     with temporary_folder() as folder:
         manifest = build(asked, write_frame(source, folder) if is_frame else None)
     if manifest is None:
@@ -118,7 +119,7 @@ def train(
     columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
     ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    keys |= options or {}
+    keys |= checked_options(options)
     place: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(place, str | Path)
     if is_path and not Path(place).exists():
@@ -138,9 +139,21 @@ def train(
     return Run(asked.run)
 
 
+def checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The ``options`` of a function. Raises ``ConfigError`` for anything but keys with values."""
+    if not isinstance(options, Mapping | None):
+        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {shown(options)}')
+    return options or {}
+
+
 def words_of(named: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
-    """A command line: what is ``named`` and not None, then ``keys``, also in groups, where None is a value."""
+    """A command line: what is ``named`` and not None, then ``keys``, also in groups, where None is a value. Raises
+    ``ConfigError`` for a file or a directory to write that is no path.
+    """
     given = [(key, one) for key, one in named.items() if one is not None]
+    for key, one in given:
+        if key in ("output", "run", "config") and not isinstance(one, str | Path):
+            raise ConfigError(f"{key}: expected a path, got {shown(one)}")
     for key, one in keys.items():
         group = one.items() if isinstance(one, Mapping) and "." not in key else [("", one)]
         given += [(f"{key}.{name}".strip("."), value) for name, value in group]
@@ -222,8 +235,8 @@ def pass_on(process: Popen[str]) -> str:
 
 def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
-    if isinstance(labels, set | frozenset):
-        raise DataError(f"{name}: a set has no order, so no label belongs to a text; give a list")
+    if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
+        raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
     every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
     if len(every) != len(names):
         raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")

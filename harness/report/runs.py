@@ -118,15 +118,21 @@ class RunFacts:
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and figures of the log lines averaged over it; empty without lines."""
+        """Training time in seconds, and figures of the log lines averaged over it; empty without lines. Raises
+        ``DataError`` for a line without one of them.
+        """
         rows = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
-        lines = [line for line in self.speed if line["step"] in rows and line["rows_per_s"]]
-        if not lines:
-            return {}
-        seconds = [rows[line["step"]] / line["rows_per_s"] for line in lines]
-        means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in WEIGHED}
-        padding = float(np.mean([line["padding"] for line in self.train]))
-        memory = float(max(line["memory_bytes"] for line in lines))
+        try:
+            lines = [line for line in self.speed if line["step"] in rows and line["rows_per_s"]]
+            if not lines:
+                return {}
+            seconds = [rows[line["step"]] / line["rows_per_s"] for line in lines]
+            means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in WEIGHED}
+            padding = float(np.mean([line["padding"] for line in self.train]))
+            memory = float(max(line["memory_bytes"] for line in lines))
+        except (KeyError, TypeError) as error:
+            what = f"a line has no number for {error}; remove it, or restore the file"
+            raise DataError(f"{self.directory}: {METRICS} or {THROUGHPUT}: {what}") from None
         return {"seconds": float(sum(seconds)), **means, "padding": padding, "memory_bytes": memory}
 
 

@@ -100,7 +100,7 @@ def check_directory(run: str | Path) -> None:
 
     Moving, publishing or overwriting a dataset affects everything in its directory.
     """
-    if os.path.lexists(run) and not Path(run).is_dir():
+    if os.path.lexists(Path(run)) and not Path(run).is_dir():
         raise ConfigError(f"run: {run} is no directory; name another")
     if is_own(run):
         return

@@ -23,7 +23,7 @@ from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.untrusted import one_line
+from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.labels import LabelType, typed_values
 
 KIND = ("padless-evaluation", 1)
@@ -147,7 +147,7 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], mend: 
     """
     path = directory / predictions_name(split)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
         table.validate(full=True)  # that texts are UTF-8
         for column in table.select([one.name for one in table.schema if pa.types.is_floating(one.type)]).columns:

@@ -310,11 +310,13 @@ def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
 
 
 def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> None:
-    """Raise ``ConfigError`` for an output that is a folder, or a file that this command did not write: one of its own
-    has all these ``words``. ``overwrite`` is the user's option, None where the command has none.
+    """Raise ``ConfigError`` for an output that is a folder or a link, or a file that this command did not write: one of
+    its own has all these ``words``. ``overwrite`` is the user's option, None where the command has none.
     """
     if path.is_dir():
         raise ConfigError(f"--output {path}: is a folder; name a file")
+    if path.is_symlink():
+        raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
     if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
         other = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {other}")

@@ -268,7 +268,7 @@ def complete(commands: Sequence[Command]) -> None:
     The shell starts the program at each press of TAB, with what was typed in ``COMP_LINE`` and with ``_ARGCOMPLETE``
     set; docs/installing.md shows the setup. Where there is nothing to offer, argcomplete offers files.
     """
-    if "_ARGCOMPLETE" not in os.environ:
+    if "COMP_LINE" not in os.environ:
         return
     import argcomplete
 
@@ -297,7 +297,11 @@ def complete(commands: Sequence[Command]) -> None:
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
-    with redirect_stdout(Guarded(bare(sys.stdout))), redirect_stderr(Guarded(bare(sys.stderr))):
+    with (
+        open(os.devnull, "w") as nowhere,  # where the shell has closed a stream, as by >&-, which is None then
+        redirect_stdout(Guarded(bare(sys.stdout or nowhere))),
+        redirect_stderr(Guarded(bare(sys.stderr or nowhere))),
+    ):
         try:
             processes.armed()
             try:

@@ -65,6 +65,8 @@ class Option:
         """Convert text from a command line or YAML to the option's type. Raises ``ConfigError``."""
         if given == NULL and NoneType in alternatives(self.kind):
             return None
+        if isinstance(given, str) and given.startswith("~/"):  # no shell replaces it in --output=~/x
+            given = os.path.expanduser(given)
         try:
             found = msgspec.convert(shaped(given, self.kind), self.kind, strict=False)
         except ValueError:

@@ -45,7 +45,8 @@ def listed(names: Sequence[object]) -> str:
 
 def one_line(error: BaseException) -> str:
     """An error of another library for a message: short, of whole words on one line, control characters escaped."""
-    text = textwrap.shorten(str(error), 4 * LONGEST_SHOWN, placeholder=" …") or type(error).__name__
+    words = error.strerror if isinstance(error, OSError) else None  # without its number and the file, which is named
+    text = textwrap.shorten(words or str(error), 4 * LONGEST_SHOWN, placeholder=" …") or type(error).__name__
     return text if text.isprintable() else repr(text)[1:-1]
 
 

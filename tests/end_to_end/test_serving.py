@@ -32,6 +32,7 @@ THERE = (
 THERE += ("google", "packaging", "padless", "harness", "preprocessing")
 """Those five, what they need, and padless."""
 ONLY = f"""
+import os
 import sys
 from importlib.abc import MetaPathFinder
 
@@ -40,7 +41,10 @@ class Nothing(MetaPathFinder):
         root = name.partition(".")[0]
         if root not in sys.stdlib_module_names and not root.startswith("_") and root not in {THERE!r}:
             raise ModuleNotFoundError(f"No module named {{root!r}}", name=root)
+        if root == "onnxruntime" and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+            raise ImportError("it would collect data")
 
+os.environ.pop("ORT_DISABLE_TELEMETRY", None)  # set by the export of the test itself
 sys.meta_path.insert(0, Nothing())
 """
 LIBRARY = """

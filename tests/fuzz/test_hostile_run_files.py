@@ -40,7 +40,7 @@ from preprocessing.dataset.shards import VOCABULARY
 from tests.bundles import reseal
 from tests.datasets import write_dataset
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import Damage, byte_damages, json_damages, places, plant, sealed
+from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, sealed
 from tests.fuzz.outcome import outcome
 from tests.report_runs import export
 from tests.runs import small
@@ -186,12 +186,14 @@ def is_said(found: Any) -> bool:
 def test_a_damaged_file_of_a_run(fuzz: Fuzz, stage: Stage, one: Artefact) -> None:
     whole = one.use()
 
-    def check(damage: Damage) -> str:
+    def check(put: Callable[[], object]) -> str:
         with one.undone():
-            one.path.write_bytes(damage.data)
+            put()
             return outcome(one.use, lambda found: one.free or found == whole or is_said(found), stage.root)
 
-    fuzz(byte_damages(one.path.read_bytes()), check, SHARE)
+    for what in REPLACEMENTS:
+        check(lambda what=what: replace(one.path, what))
+    fuzz(byte_damages(one.path.read_bytes()), lambda damage: check(lambda: one.path.write_bytes(damage.data)), SHARE)
     assert one.use() == whole
 
 

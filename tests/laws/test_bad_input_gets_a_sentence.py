@@ -14,6 +14,7 @@ import itertools
 import re
 import shlex
 import shutil
+import sys
 import tempfile
 import threading
 import zipfile
@@ -25,7 +26,7 @@ import pytest
 from harness import __main__ as harness
 from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
-from tests.commands import run_module
+from tests.commands import run_command
 from tests.corpora import Command, contents, reviews, write_csv
 from tests.datasets import split_of
 from tests.end_to_end import test_fingerprints as small
@@ -68,6 +69,7 @@ FILES = {
     "proj/STOP": b"",
     "proj/checkpoints/step-00000001/model.pt": b"mine",
     "proj/in.csv.json": b"mine",
+    "taken/messages.csv/mine": b"",
     "theirs/.work/lock": b"mine",
     "theirs/.work/notes": b"mine",
     "theirs/train/00000-w0064.arrow": b"mine",
@@ -135,6 +137,7 @@ def prepare(place: Path) -> Path:
         small.prepared("in.csv --splits.validation 0", "unmeasured")
         small.prepared("in.csv --seed 1", "foreign")
         Path("loop").symlink_to("loop")
+        Path("gone.html").symlink_to("nowhere")
         shutil.copytree("data", "worded")
         small.prepared("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
@@ -203,8 +206,10 @@ def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command
 
 
 @pytest.mark.processes
-def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path) -> None:
-    result = run_module("preprocessing", "prepare", "--source.path", "absent.csv", "--output", tmp_path / "out")
+@pytest.mark.parametrize("closed", ["", "<&-", ">&-"])
+def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path, closed: str) -> None:
+    words = f"-m preprocessing prepare --source.path absent.csv --output {tmp_path / 'out'}"
+    result = run_command(["sh", "-c", f"exec {sys.executable} {words} {closed}"])
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")
 
 

@@ -170,6 +170,7 @@ class Options:
     ("argv", "key", "value"),
     [
         (["--json"], "json", True),
+        (["--run=~/r"], "run", str(Path.home() / "r")),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
         (["--known", "{bad: 0, good: 1}"], "known", {"bad": ["0"], "good": ["1"]}),
@@ -308,6 +309,9 @@ def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytes
     assert main(["runs", "runs/old", "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)
     assert (one["run"], one["best"], one["state"]) == ("runs/old", 0.75, "finished")
+    Path("runs/old/test.json").write_text("{")
+    assert main(["runs", "runs/old"]) == 0
+    assert capsys.readouterr().err.startswith("warning: runs/old/test.json: ")
     Path("runs/old/status.json").write_text('{"state": "finisher", "step": 10}')
     assert main(["runs", "runs/old"]) == 0
     out, err = capsys.readouterr()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -29,6 +30,7 @@ from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
+from preprocessing.base import atomic
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
@@ -302,9 +304,10 @@ def test_a_text_needs_no_end_of_line(name: str, two: Path, command: Command, mon
 
 
 def test_rows_of_files(two: Path, command: Command) -> None:
-    source = Path("in.csv")
+    source, killed = Path("in.csv"), Path(f"out.jsonl{atomic.temporary_suffix(os.uname().nodename, 4_194_303)}")
+    killed.touch()
     assert command("explain", two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
-    assert command.out == "4 explanations written to out.jsonl\n"
+    assert (command.out, killed.exists()) == ("4 explanations written to out.jsonl\n", False)
     found = records(Path("out.jsonl").read_text())
     assert [(one["row"], one["text"]) for one in found] == list(enumerate(FILE_TEXTS, 1))
     scores = padless.load(two).explain(FILE_TEXTS[1]).scores

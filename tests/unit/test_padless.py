@@ -259,6 +259,8 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         (FRAME, {"label": ""}, "label: expected a text that is not empty"),
         (FRAME["review"], {}, "a Series is no table; give a frame"),
         (None, {}, "a NoneType is no table; give a frame"),
+        (FRAME, {"options": [1]}, """options: expected keys with values, as in {"seed": 1}, got [1]"""),
+        ({"d": 0.7}, {"run": ["a"]}, "run: expected a path, got ['a']"),
         ("nowhere.csv", INLINE, "nowhere.csv/dataset.json: missing: there is no folder nowhere.csv"),
     ],
 )

@@ -32,6 +32,7 @@ from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
 from harness.scores.metrics import per_class, worst_first
 from preprocessing.base import cli
+from preprocessing.base.errors import DataError
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import TextSpec
@@ -162,6 +163,14 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(pla
     shares = ((positive & predicted).sum() / of.sum() for of in (predicted, positive))
     precision, recall = (f"{share:.3f}" for share in shares)
     assert f"0.750 {predicted.sum()} {precision} {recall} {(positive == predicted).mean():.3f}" in page
+
+
+def test_a_line_without_its_figures_is_named(tmp_path: Path, pair: Path) -> None:
+    run = write_run(tmp_path / "run", pair)
+    log = run / "throughput.jsonl"
+    log.write_text(log.read_text().replace("rows_per_s", "rows_per_c"))
+    with pytest.raises(DataError, match=r"throughput\.jsonl: a line has no number for 'rows_per_s'; remove it"):
+        write_report([run])
 
 
 @pytest.mark.parametrize(
