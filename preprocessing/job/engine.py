@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import msgspec
+import pyarrow as pa
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -87,6 +88,7 @@ def read_result(part: Part[Result], *, verify: bool = True) -> Result | None:
 def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
     result, files = part.make()
+    pa.default_memory_pool().release_unused()  # or it grows with the number of parts
     stored = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
     atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, stored, result)), lasting=False)
     return result
