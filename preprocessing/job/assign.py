@@ -160,29 +160,40 @@ class Assigner:
         self.database.execute(rules.LABELLED)
         counts = f"count(*), {COUNT_EMPTY}, count(*) filter (contradicts), count(*) filter (leaks)"
         num_labelled, empty, missing_text, contradictions, leaks = self.row(f"select {counts} from labelled")
-        report = {"empty": empty, "missing_text": missing_text, "contradictions": contradictions, "leaks": leaks}
+        report: dict[str, Any] = {
+            "empty": empty,
+            "missing_text": missing_text,
+            "contradictions": contradictions,
+            "leaks": leaks,
+        }
         rows_by_split = {name: self.count(f"labelled where named = {name}()") for name in SPLITS}
         self.check_labelled(num_labelled, empty, rows_by_split)
         fractions = {name: 0.0 if rows_by_split[name] else getattr(splits, name) for name in (VALIDATION, TEST)}
-        groups = self.keep_groups_together() if splits.group_column is not None else {}
-        split_report = self.split_candidates(fractions, groups)
+        if splits.group_column is not None:
+            report["groups"] = self.keep_groups_together()
+        self.split_candidates(fractions, report)
         self.database.execute(rules.ASSIGNED)
         normalised, across = self.row(
             "select count(*) filter (is_duplicate), count(*) filter (is_parted) from repeated_rows"
         )
         report["duplicates"] = {"normalised": normalised, "across_splits": across}
         report["dropped"] = self.count_dropped("assigned", LABELLED_POLICIES)
-        report |= split_report
         labels = self.count_labels("assigned where dropped is null", "split", len(SPLITS))
         if splits.folds:
             report["folds"] = self.assign_folds()
         self.database.execute(rules.UNLABELLED)
-        if unlabelled := self.count_unlabelled():
-            for name, num_rows in unlabelled["dropped"].items():
+        unlabelled = self.count_unlabelled()
+        if unlabelled["rows"]:
+            report[UNLABELLED] = unlabelled
+            for name, num_rows in self.count_dropped("unlabelled_rows", UNLABELLED_POLICIES).items():
                 report["dropped"][name] += num_rows
-            report[UNLABELLED] = {name: value for name, value in unlabelled.items() if name != "dropped"}
-        observed = {"report": report, "labels": labels.tolist(), "named": rows_by_split, "labelled": num_labelled}
-        return observed | {"fractions": fractions}
+        return {
+            "report": report,
+            "labels": labels.tolist(),
+            "named": rows_by_split,
+            "labelled": num_labelled,
+            "fractions": fractions,
+        }
 
     def check_labelled(self, num_labelled: int, num_empty: int, rows_by_split: dict[str, int]) -> None:
         """Raise ``DataError`` if nothing can be learned from the rows, or a split that the user names has none."""
@@ -238,14 +249,11 @@ class Assigner:
         policies = [name for name in policies if getattr(self.config.quality, name) == "drop"]
         return {name: self.count(f"{table} where dropped = '{name}'") for name in policies}
 
-    def count_unlabelled(self) -> dict[str, Any]:
-        """What was found among the rows without labels; empty if there are none."""
+    def count_unlabelled(self) -> dict[str, int]:
+        """What was found among the rows without labels."""
         counted_columns = f"count(*), {COUNT_EMPTY}, count(*) filter (leaks), count(*) filter (is_duplicate)"
         values = self.row(f"select {counted_columns} from unlabelled_rows")
-        names = ("rows", "empty", "missing_text", "shared", "duplicates")
-        counts: dict[str, Any] = dict(zip(names, values, strict=True))
-        counts["dropped"] = self.count_dropped("unlabelled_rows", UNLABELLED_POLICIES)
-        return counts if counts["rows"] else {}
+        return dict(zip(("rows", "empty", "missing_text", "shared", "duplicates"), values, strict=True))
 
     def keep_groups_together(self) -> dict[str, Any]:
         """Move rows to the split of their group; returns the manifest's ``statistics.groups``.
@@ -269,9 +277,9 @@ class Assigner:
         self.database.execute(rules.GROUPED)
         return {"column": column, "groups": num_groups, "largest": largest, "shared": divided, "cut": {}}
 
-    def split_candidates(self, fractions: dict[str, float], groups: dict[str, Any]) -> dict[str, Any]:
-        """Split the candidates by time, in groups or by text; returns the ``groups`` and ``times`` of the manifest."""
-        splits, report = self.config.splits, dict[str, Any]()
+    def split_candidates(self, fractions: dict[str, float], report: dict[str, Any]) -> None:
+        """Split the candidates by time, in groups or by text; adds to the ``report`` what became of them."""
+        splits = self.config.splits
         self.database.execute(rules.CANDIDATES)
         if splits.group_column is not None or splits.time_column is not None:
             self.join_units()
@@ -285,8 +293,7 @@ class Assigner:
                 units = self.units()
                 split = assign_splits(units, seed=self.config.seed, **fractions)
                 self.insert("unit_splits", unit=units.hash, split=split)
-                groups["cut"] = self.shares(fractions)
-        return ({"groups": groups} if groups else {}) | report
+                report["groups"]["cut"] = self.shares(fractions)
 
     def join_units(self) -> None:
         """Join the nodes of the candidates that have a text in common."""
@@ -336,8 +343,9 @@ class Assigner:
         self.database.execute(rules.SPLIT_BY_TIME)
         shares = self.shares(fractions)
         if not shares:
-            problem = "all rows have the same time, or equal texts, so time cannot cut them"
-            raise DataError(f"{key}: {problem}; leave it out")
+            raise DataError(
+                f"{key}: all rows have the same time, or equal texts, so time cannot cut them; leave it out"
+            )
         for name, share in shares.items():
             (begin,) = self.row(f"select min(latest) from unit_times where split = {name}()")
             first_time = str(np.datetime64(int(begin), "s") if dates else int(begin))

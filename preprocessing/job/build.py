@@ -19,7 +19,6 @@ import hashlib
 import json
 import re
 import shlex
-import unicodedata
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -150,8 +149,7 @@ class Job:
         config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
-        for line in lines_on_tokens(vocabulary, config.text):
-            self.screen.say(line)
+        self.screen.say(line_on_tokens(vocabulary, config.text))
         shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
         if not self.workers.share.is_leader:
             return None
@@ -250,23 +248,12 @@ def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def lines_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> list[str]:
-    """A line on what a token is, with the share of letters that are tokens, and perhaps one on rules of another
-    language.
-    """
+def line_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> str:
+    """What a token is, with the share of those that are a letter of a script without spaces."""
     tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
-    alone = counts[[bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]].sum()
-    share = (
-        f", {100 * alone / counts.sum():.0f} % letters of scripts without spaces" if 100 * alone > counts.sum() else ""
-    )
-    lines = [f"tokens: {spec.summary()}{share}"]
-    asked = {"text.stop_words": spec.stop_words in ("nltk", "stop-words"), "text.lemmatizer": spec.lemmatizer != "none"}
-    if spec.language == "en" and any(asked.values()):
-        foreign = [token[0].isalpha() and "LATIN" not in unicodedata.name(token[0], "") for token in tokens]
-        if 2 * counts[np.array(foreign, bool)].sum() > counts.sum():
-            keys = " and ".join(key for key, is_asked in asked.items() if is_asked)
-            lines.append(f"{keys}: text.language is en, but most tokens are not in Latin letters; set text.language")
-    return lines
+    is_letter = [bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]
+    percent = 100 * counts[is_letter].sum() / counts.sum()
+    return f"tokens: {spec.summary()}" + f", {percent:.0f} % letters of scripts without spaces" * bool(percent > 1)
 
 
 def run(config: PreprocessConfig) -> None:

@@ -143,7 +143,6 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         ("so good Ω", ("--text.strip_accents", "true"), "unicode, nfkc, without accents"),
         ("房间很大 hotel", (), "unicode, nfkc, 80 % letters of scripts without spaces"),
         ("a word is a word", ("--text.subwords", "bpe", "--text.normalize", "nfc"), "unicode, nfc, bpe"),
-        ("хороший фильм ok", ("--text.stop_words", "stop-words"), "unicode, nfkc\ntext.stop_words: text.lang"),
         ("хороший фильм ok", ("--text.lemmatizer", "simplemma", "--text.language", "ru"), "unicode, nfkc"),
     ],
 )
