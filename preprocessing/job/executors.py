@@ -76,8 +76,7 @@ class Share:
 
     def lock_of(self, index: int) -> Path:
         """The lock of a share."""
-        assert self.locks is not None
-        return self.locks / f"lock-{index}"
+        return Path(self.locks or "", f"lock-{index}")
 
     def absent(self, indices: Iterable[int]) -> set[int]:
         """Those of some shares whose commands do not run now; none where no lock tells."""
