@@ -19,7 +19,7 @@ from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, onnx_model
 from harness.inference.bundle import Bundle
-from harness.inference.scorer import OnnxScorer
+from harness.inference.scorer import OnnxScorer, need_onnxruntime
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -60,7 +60,7 @@ def main(config: ExportConfig) -> None:
     needed("huggingface_hub", "export", "hub")
     if config.onnx:
         needed("onnx", "--onnx", "onnx")
-        needed("onnxruntime", "--onnx", "onnx")
+        need_onnxruntime("--onnx")
         check_exportable(bundle.model)
     records = records_of(place, bundle.info)
     info = replace(

@@ -211,11 +211,11 @@ def list_parts(
     sources: Sequence[Source], work: Path, basis: dict[str, Any], opened: partial[Scorer]
 ) -> list[ScoredPart]:
     """All parts, at least one, of a prediction that depends on ``basis``."""
-    atomic.write_json(work / BEGUN, basis)
     key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
     rows = [(part.rows, source.folder / part.path) for source in sources for part in source.converted.parts]
     if not rows:
         raise DataError(f"{sources[0].file.name}: holds no rows")
+    atomic.write_json(work / BEGUN, basis)
     return [
         ScoredPart(key, work, work / f"{number:05d}.json", size, work / f"{number:05d}.parquet", path, opened)
         for number, (size, path) in enumerate(rows)

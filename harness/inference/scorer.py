@@ -119,6 +119,12 @@ class Scorer(ABC):
         return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
 
 
+def need_onnxruntime(what: str) -> None:
+    """Import ONNX Runtime, which sends nothing to its makers then. Raises ``ConfigError`` if it is missing."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    needed("onnxruntime", what, "onnx")
+
+
 class OnnxScorer(Scorer):
     """The network of an export folder, computed by ONNX Runtime on a CPU."""
 
@@ -137,8 +143,7 @@ class OnnxScorer(Scorer):
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
         data = read_named(path, sha256, INDEX)
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would send data, and keep some in the user's cache
-        needed("onnxruntime", f"{path}", "onnx")
+        need_onnxruntime(f"{path}")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -250,7 +250,7 @@ def leave(code: int) -> NoReturn:
     The static destructors of C++ libraries race with their own threads in a process that had a process group: one rank
     in ten was ended by SIGABRT after all its work was done, and the launcher took that for a failure.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # closed, as by >&-: None
         with contextlib.suppress(OSError):  # a log on a full disk
             stream.flush()
     os._exit(code)

@@ -31,7 +31,7 @@ Processes = Annotated[int, Meta(ge=1, le=4096)]
 Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]
 Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 """Seconds, at most a year: the clocks of some libraries end at more."""
-ShareText = Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}\Z")]
+ShareText = Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}\Z", description="of the form i/n, as 3/8")]
 """One share of several, as in 3/8."""
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Positive = Annotated[int, Meta(ge=1, le=MOST)]

@@ -9,11 +9,13 @@ import os
 import random
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 from pyarrow import ArrowException, NativeFile, fs
 
@@ -30,10 +32,12 @@ REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 WEB = re.compile(r"https?://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
-FAILURES = (OSError, ArrowException, UnicodeDecodeError)
+FAILURES = (OSError, ArrowException, UnicodeDecodeError, BadZipFile, zlib.error, EOFError, RuntimeError)
+"""zipfile raises the last four: for damage, a password, an unknown compression."""
 SENTENCE_BY_ERROR: dict[type[Exception], str] = {
     FileNotFoundError: "no such file",
     PermissionError: "permission denied",
+    EOFError: "truncated; get it again",
     UnicodeDecodeError: "a name in it is not UTF-8; rename it",
 }
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

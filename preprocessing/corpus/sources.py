@@ -22,7 +22,6 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.help_page import beside
 from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from preprocessing.base.terminal import public
-from preprocessing.base.untrusted import one_line
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.labels import AUTO, spelling
@@ -153,12 +152,12 @@ def files_at(address: str, split: str | None, source: SourceConfig, splits: Spli
 
 def zip_members(file: File) -> Iterator[File]:
     """The tables in a zip archive, by name. Raises ``DataError`` if there is none, or one that must be unpacked."""
-    with addresses.naming(file.address, file.name), addresses.open_file(file.address) as opened:
-        try:
-            with zipfile.ZipFile(opened) as archive:
-                names = sorted(archive.namelist())
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{file.name}: not a zip archive ({one_line(error)})") from None
+    with (
+        addresses.naming(file.address, file.name),
+        addresses.open_file(file.address) as opened,
+        zipfile.ZipFile(opened) as archive,
+    ):
+        names = sorted(archive.namelist())
     suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if file.is_unlabelled else {*FORMAT_BY_SUFFIX}
     tables = [name for name in names if suffix_of(name) in suffixes and not re.search(r"(^|/)[._]", name)]
     if not tables:

@@ -71,6 +71,8 @@ def claimed(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
         target = remote.cache_folder() / "building" / name
     if target.is_symlink() or target.name in ("", ".."):
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
+    if re.search(r"[?\\]", os.path.abspath(target)):
+        raise ConfigError(f"output: {target}: DuckDB, which assigns rows, takes no ? and no \\ in a path; name another")
     with naming(target):
         if is_left(atomic.aside(target), target):
             atomic.recover(target)

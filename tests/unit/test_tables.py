@@ -250,6 +250,18 @@ def test_tables_in_a_zip_archive(tmp_path: Path) -> None:
             archive.writestr(name, "PAR1")
         with pytest.raises(DataError, match=sentence):
             pairs_of(tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(tmp_path / "one.csv", "one.csv")
+    whole = (tmp_path / "b.zip").read_bytes()
+    entry = whole.index(b"PK\1\2")
+    for at, byte, sentence in (
+        (entry + 8, 1, "is encrypted, password required"),
+        (entry + 10, 97, "That compression method is not supported"),
+        (entry - 9, whole[entry - 9] ^ 255, "b.zip/one.csv: "),
+    ):
+        (tmp_path / "b.zip").write_bytes(whole[:at] + bytes([byte]) + whole[at + 1 :])
+        with pytest.raises(DataError, match=sentence):
+            pairs_of(tmp_path / "b.zip")
 
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
