@@ -136,6 +136,8 @@ class Job:
     def make(self) -> Manifest | None:
         """All steps; None for a share that another one completes."""
         base = self.read_base()
+        if self.workers.share.count > 1:
+            output.check_shares(self.work, [self.config.deciding(), self.workers.share.count])
         for line in (*self.resolved.lines, *self.resolved.hints):
             self.screen.say(line)
         if self.workers.share.is_leader:

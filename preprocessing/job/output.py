@@ -9,6 +9,7 @@ directory of such a name belongs to the user and is left alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -127,6 +128,19 @@ def writable(root: Path, share: Share) -> Iterator[None]:
                 if not is_shared:
                     discard_empty(root, missing)
                 raise
+
+
+def check_shares(work: Path, settings: Any) -> None:
+    """Raise ``ConfigError`` if the shares that work in a folder have other settings, or another number, than these."""
+    path, text = work / "shares.json", json.dumps(settings, sort_keys=True)
+    temporary = atomic.unfinished(path)
+    temporary.write_text(text)
+    with suppress(FileExistsError):  # another share was first
+        os.link(temporary, path)
+    temporary.unlink()
+    if path.read_text() != text:
+        problem = f"shares with other settings, or another number of them, work in {work}"
+        raise ConfigError(f"executor.share: {problem}; give all the same keys, or remove that folder")
 
 
 def discard_empty(root: Path, missing: Sequence[Path]) -> None:

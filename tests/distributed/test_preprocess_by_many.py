@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from preprocessing.base.errors import UserError
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig
 from preprocessing.job import engine, executors
 from preprocessing.job.executors import open_workers
@@ -78,6 +78,14 @@ def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command, monk
     assert contents(tmp_path / "there") == contents(tmp_path / "one")
     for wrong, sentence in (("3/2", "from 0/2 to 2/2"), ("1/2/3", "executor.share")):
         assert sentence in command.refused(2, source, tmp_path / "out", "--executor.share", wrong)
+
+
+def test_shares_of_other_settings_are_refused(tmp_path: Path) -> None:
+    for _ in range(2):
+        output.check_shares(tmp_path, [{"seed": 0}, 2])
+    for other in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
+        with pytest.raises(ConfigError, match=r"^executor.share: shares with other settings, or another number of them"):
+            output.check_shares(tmp_path, other)
 
 
 class Cluster:
