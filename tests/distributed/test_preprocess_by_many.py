@@ -84,7 +84,7 @@ def test_shares_of_other_settings_are_refused(tmp_path: Path) -> None:
     for _ in range(2):
         output.check_shares(tmp_path, [{"seed": 0}, 2])
     for other in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
-        with pytest.raises(ConfigError, match="^executor.share: shares with other settings, or another number"):
+        with pytest.raises(ConfigError, match=r"^executor.share: shares with other settings, or another number"):
             output.check_shares(tmp_path, other)
 
 
