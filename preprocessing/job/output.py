@@ -202,7 +202,10 @@ def is_left(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    strange = os.path.lexists(work) and (not work.is_dir() or any(work.iterdir()))
+    # a full disk leaves an empty lock
+    strange = os.path.lexists(work) and (
+        not work.is_dir() or any(path.name != LOCK or path.stat().st_size for path in work.iterdir())
+    )
     others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     # last, since another share may begin at the same moment
     begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
