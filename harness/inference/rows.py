@@ -234,6 +234,7 @@ def iter_parts(sources: Iterable[Source]) -> Iterator[tuple[Source, pa.Table]]:
     for source in sources:
         for part in source.converted.parts:
             yield source, read_part(source.folder, part)
+            pa.default_memory_pool().release_unused()  # or it grows with the number of parts
 
 
 def read_schema(sources: Sequence[Source]) -> pa.Schema:

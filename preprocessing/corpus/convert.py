@@ -163,6 +163,7 @@ class PartWriter:
             first_row, text_bytes = table["row"][0].as_py(), pc.sum(pc.binary_length(table["text"])).as_py()
             sha256 = hashlib.sha256(data).hexdigest()
             self.parts.append(ConvertedPart(path, first_row, len(table), text_bytes or 0, sha256))
+            pa.default_memory_pool().release_unused()  # or it grows with the number of parts
         return self.parts
 
 
