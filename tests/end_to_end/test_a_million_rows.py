@@ -119,8 +119,8 @@ def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
 
 MANY, FEW = 1_000_000, 100_000
 ALLOWED = 112 << 20
-"""By how many resident bytes a process may be larger with ten times the rows: a reader is some blocks ahead, for which the
-smaller file is too short."""
+"""By how many resident bytes a process may be larger with ten times the rows: a reader is some blocks ahead, for which
+the smaller file is too short."""
 
 
 @pytest.fixture(scope="module")
