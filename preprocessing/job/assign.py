@@ -38,7 +38,7 @@ from preprocessing.job.packing import Units, assign_folds, assign_splits, join_n
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY_LIMIT = "80MB"
+MEMORY_LIMIT = "200MB"
 """Of DuckDB, which writes to files beyond it."""
 BATCH_ROWS = 1 << 16
 LABELLED_POLICIES = ("empty", "contradictions", "leaks", "duplicates")

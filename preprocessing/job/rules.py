@@ -193,10 +193,13 @@ create table unlabelled_rows as
 with measured as (
     select text_hash, group_hash from assigned where dropped is null and split >= getvariable('first_measured')
 ),
+measured_texts as (select distinct text_hash, true as is_measured from measured),
+measured_groups as (select distinct group_hash, true as is_measured from measured where group_hash <> 0),
 judged as (
-    select *, not is_empty and text_hash in (select text_hash from measured)
-        or group_hash <> 0 and group_hash in (select group_hash from measured) as leaks
-    from facts where named = unlabelled()
+    select facts.*,
+        not is_empty and measured_texts.is_measured is not null or measured_groups.is_measured is not null as leaks
+    from facts left join measured_texts using (text_hash) left join measured_groups using (group_hash)
+    where named = unlabelled()
 ),
 kept as (
     select *, case
