@@ -23,7 +23,7 @@ COMMANDS = (
         "Train, with checks before the start.",
         "harness.launch.launcher:main",
         "harness.launch.options:TrainConfig",
-        elsewhere="fit, run, training, resume, finetune, vectors, pretrain --task language_model",
+        elsewhere="fit, run, training, resume, finetune, vectors, pretrain --task language_model, plan DATA --dry_run",
         first=("data", "run", "num_processes", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
     ),
