@@ -15,7 +15,6 @@ BENCHMARKS = (
     ("train", "TrainConfig", "A training step, and plain PyTorch loops."),
     ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
     ("predict", "PredictConfig", "Predictions of raw texts, and common alternatives."),
-    ("limits", "LimitsConfig", "How many rows, classes, words, … are possible."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
     ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a linear model, NB-SVM, fastText."),
 )

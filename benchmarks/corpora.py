@@ -36,9 +36,9 @@ from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
-LINEAR, LABELLED, ALL = "linear", "labelled", "all texts"
+LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
 """The methods: a linear model, the default recipe on labelled texts, another recipe on all texts."""
-DRAWN = 0x64726177
+LABEL_STREAM = 0x64726177
 """A separate random stream for the choice of rows that keep their label."""
 
 
@@ -90,31 +90,38 @@ def main(config: CorporaConfig) -> None:
     weights = read_info(bundle_directory(config.weights)).weights_sha256 if config.weights else None
     facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
     if config.recipe:
-        facts[ALL] = (config.text, config.recipe, config.unlabelled, weights)
-    path, found = Path(config.output, "figures.jsonl"), []
+        facts[ALL_TEXTS] = (config.text, config.recipe, config.unlabelled, weights)
+    path, lines = Path(config.output, "figures.jsonl"), []
     path.parent.mkdir(parents=True, exist_ok=True)
-    there = finished(path)
+    line_by_key = read_finished(path)
     for file in config.files:
         corpus, name = read_corpus(Path(file), config), Path(file).stem
         for seed, labels, method in product(config.seeds, config.labels, facts):
             key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
-            if key not in there:
+            if key not in line_by_key:
                 figures = measure(config, corpus, labels, seed, method, Path(config.output, name, key))
-                there[key] = {"key": key, "corpus": name, "labels": labels, "seed": seed, "method": method, **figures}
-                atomic.append_line(path, json.dumps(there[key]))
-            found.append(there[key])
-    shown = summary(found)
-    print(json.dumps(shown.to_dict("records"), indent=2) if config.json else shown.to_string(index=False))
+                line_by_key[key] = {
+                    "key": key,
+                    "corpus": name,
+                    "labels": labels,
+                    "seed": seed,
+                    "method": method,
+                    **figures,
+                }
+                atomic.append_line(path, json.dumps(line_by_key[key]))
+            lines.append(line_by_key[key])
+    table = summary(lines)
+    print(json.dumps(table.to_dict("records"), indent=2) if config.json else table.to_string(index=False))
 
 
-def finished(path: Path) -> dict[str, dict[str, Any]]:
+def read_finished(path: Path) -> dict[str, dict[str, Any]]:
     """Finished figures by key; ignores incomplete lines."""
-    found = {}
+    line_by_key = {}
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         with suppress(json.JSONDecodeError):
             line = json.loads(text)
-            found[line["key"]] = line
-    return found
+            line_by_key[line["key"]] = line
+    return line_by_key
 
 
 def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
@@ -125,19 +132,19 @@ def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
         raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
     corpus: pd.DataFrame = frame[list(columns)].rename(columns=columns).astype(str)
     corpus["split"] = corpus["split"].str.lower().map(SPELLINGS)
-    for one in {TRAIN, config.measure} - {*corpus["split"]}:
-        raise DataError(f"{file}: no row whose {config.split_column} is {one}")
+    for split in {TRAIN, config.measure} - {*corpus["split"]}:
+        raise DataError(f"{file}: no row whose {config.split_column} is {split}")
     return corpus
 
 
-def drawn(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
+def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
     """Indices of the training rows that keep their label, of each class at least one; for a smaller number, a subset.
     Raises ``ConfigError``.
     """
     rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
-    order = rows[permutation(len(rows), seed, DRAWN)]
+    order = rows[permutation(len(rows), seed, LABEL_STREAM)]
     firsts = ~corpus["label"].iloc[order].duplicated()
     return np.sort(np.concatenate((order[firsts], order[~firsts]))[:labels]) if labels else rows
 
@@ -146,16 +153,18 @@ def measure(
     config: CorporaConfig, corpus: pd.DataFrame, labels: int, seed: int, method: str, folder: Path
 ) -> dict[str, Any]:
     """Accuracy, rows and seconds of one figure."""
-    kept, began = drawn(corpus, labels, seed), time.monotonic()
+    labelled, start_s = draw_labelled(corpus, labels, seed), time.monotonic()
     if labels and config.measure == TEST:  # who has few labels has no others for validation
         corpus = corpus.assign(split=corpus["split"].where(corpus["split"] != VALIDATION))
     if method == LINEAR:
-        beside = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
-        accuracy = linear(pd.concat([corpus.iloc[kept], corpus[beside]]), corpus[corpus["split"] == config.measure])
+        is_added = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
+        accuracy = linear(
+            pd.concat([corpus.iloc[labelled], corpus[is_added]]), corpus[corpus["split"] == config.measure]
+        )
     else:
-        data, with_others = folder / "data", method == ALL
+        data, with_others = folder / "data", method == ALL_TEXTS
         if not (data / "dataset.json").exists():
-            words = sources(config, corpus, kept, folder, with_others)
+            words = sources(config, corpus, labelled, folder, with_others)
             words += ["--config", config.text] if config.text else []
             run("preprocessing", "prepare", *words, "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
@@ -163,16 +172,16 @@ def measure(
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
         run("harness", "train", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
-    return {"rows": len(kept), "accuracy": accuracy, "seconds": time.monotonic() - began}
+    return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}
 
 
 def sources(
-    config: CorporaConfig, corpus: pd.DataFrame, kept: np.ndarray, folder: Path, with_others: bool
+    config: CorporaConfig, corpus: pd.DataFrame, labelled: np.ndarray, folder: Path, with_others: bool
 ) -> list[str]:
     """Write the files of a dataset; returns the command-line arguments that name them."""
     folder.mkdir(parents=True, exist_ok=True)
     training = corpus["split"] == TRAIN
-    has_label = ~training | corpus.index.isin(kept)
+    has_label = ~training | corpus.index.isin(labelled)
     corpus[has_label & corpus["split"].notna()].to_parquet(folder / "labelled.parquet", index=False)
     words, without = [str(folder / "labelled.parquet"), "--splits.column", "split"], []
     if with_others and not has_label.all():
@@ -220,8 +229,8 @@ def accuracy_of(directory: Path, split: str) -> float:
 
 def hash_of(*facts: object) -> str:
     """Hash of values; for files, of their content."""
-    named = [Path(str(one)) for one in facts]
-    contents = [hashlib.sha256(one.read_bytes()).hexdigest() if one.is_file() else str(one) for one in named]
+    paths = [Path(str(fact)) for fact in facts]
+    contents = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path) for path in paths]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:12]
 
 
@@ -230,11 +239,11 @@ def summary(lines: Sequence[dict[str, Any]]) -> Any:
     number of labels and method.
     """
     groups = pd.DataFrame(lines).groupby(["corpus", "labels", "method"], sort=False)
-    found = groups.agg(
+    table = groups.agg(
         rows=("rows", "first"),
         accuracy=("accuracy", "mean"),
         sd=("accuracy", "std"),
         seeds=("seed", "size"),
         seconds=("seconds", "mean"),
     )
-    return found.round({"accuracy": 4, "sd": 4, "seconds": 1}).astype(object).where(found.notna(), None).reset_index()
+    return table.round({"accuracy": 4, "sd": 4, "seconds": 1}).astype(object).where(table.notna(), None).reset_index()

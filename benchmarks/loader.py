@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import Measured, Size, alternate, printed, result
+from benchmarks.measuring import Measured, Size, alternate, print_result, result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
@@ -49,15 +49,15 @@ class LoaderConfig(Measured):
 def measure(config: LoaderConfig) -> dict[str, Any]:
     """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
-        split = made_up(Path(folder), config)
+        split = write_random(Path(folder), config)
         turns: dict[str, Callable[[], object]] = {}
-        given: dict[str, int] = {}
-        for name, (prepare, most) in CONTENDERS.items():
-            batches = most and max(1, min(most, config.rows // config.batch))
+        rows_by_name: dict[str, int] = {}
+        for name, (prepare, max_batches) in CONTENDERS.items():
+            batches = max_batches and max(1, min(max_batches, config.rows // config.batch))
             turns[name] = turn(prepare(split, config.batch), batches)
-            given[name] = config.batch * batches if batches else config.rows
+            rows_by_name[name] = config.batch * batches if batches else config.rows
         seconds = alternate(turns, config.rounds, PAUSE_S)
-        speeds = {name: given[name] / median for name, median in seconds.items()}
+        speeds = {name: rows_by_name[name] / median for name, median in seconds.items()}
         return result("rows/s", speeds, size={"batch": config.batch, "width": config.width, "rows": config.rows})
 
 
@@ -69,7 +69,7 @@ def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
     return lambda: deque(itertools.islice(stream, batches), 0) and None
 
 
-def made_up(root: Path, config: LoaderConfig) -> Split:
+def write_random(root: Path, config: LoaderConfig) -> Split:
     """Random rows, each longer than half the width, in one shard with a large vocabulary."""
     random, width = np.random.default_rng(0), config.width
     ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
@@ -80,7 +80,7 @@ def made_up(root: Path, config: LoaderConfig) -> Split:
     return Split(root, Manifest(["a", "b"], *write_index(root, [info]), "uint16", 8192, 1 << 15, **facts), TRAIN)  # type: ignore[arg-type]
 
 
-def ours(split: Split, batch: int) -> Epoch:
+def padless_loader(split: Split, batch: int) -> Epoch:
     """The loader as in training: whole epochs, including order and row bookkeeping."""
     order = order_over(split, OrderSpec(seed=0, global_batch=batch))
     loader = Loader(split, order, rank=0, world_size=1, layout="padded", device=torch.device("cpu"))
@@ -95,8 +95,8 @@ def numpy_copy(split: Split, batch: int) -> Epoch:
     def epoch() -> Iterator[None]:
         for block in split.blocks:
             for start in range(0, len(block.ids), batch):
-                piece = block.ids[start : start + batch]
-                np.copyto(out[: len(piece)], piece)
+                rows = block.ids[start : start + batch]
+                np.copyto(out[: len(rows)], rows)
                 yield
 
     return epoch
@@ -113,10 +113,10 @@ def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
 
 
 CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
-    "ours": (ours, None),
+    "ours": (padless_loader, None),
     "numpy copy": (numpy_copy, None),
     "TensorDataset + DataLoader": (tensor_dataset, 40),
     "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
 """Name -> (function that builds an epoch, batches per turn); None: a whole epoch."""
-main = printed(measure)
+main = print_result(measure)

@@ -38,12 +38,12 @@ class Measured:
     """Print JSON instead of a table."""
 
 
-def printed(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
+def print_result(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
     """A command that prints the result of ``measure``, as JSON or as tables."""
 
     def main(config: Measured) -> None:
         values = measure(config)
-        print(json.dumps(values, indent=2, ensure_ascii=False) if config.json else "\n".join(rendered(values)))
+        print(json.dumps(values, indent=2, ensure_ascii=False) if config.json else "\n".join(format_result(values)))
 
     return main
 
@@ -90,8 +90,8 @@ def alternate(
     for _ in range(rounds + 1):
         for name, run in contenders.items():
             started = clock()
-            own = run()
-            times[name].append(own if isinstance(own, float) else clock() - started)
+            measured_s = run()
+            times[name].append(measured_s if isinstance(measured_s, float) else clock() - started)
             time.sleep(pause_s)
     return {name: statistics.median(values[1:]) for name, values in times.items()}
 
@@ -102,17 +102,17 @@ def cores(number: int) -> Iterator[None]:
 
     Raises ``ConfigError`` if there are fewer.
     """
-    torch, mine = sys.modules.get("torch"), os.sched_getaffinity(0)
-    require(number <= len(mine), "threads", number, f"at most the cores of this process, {len(mine)}")
+    torch, cores_before = sys.modules.get("torch"), os.sched_getaffinity(0)
+    require(number <= len(cores_before), "threads", number, f"at most the cores of this process, {len(cores_before)}")
     threads = torch.get_num_threads() if torch else 1
-    os.sched_setaffinity(0, sorted(mine)[-number:])
+    os.sched_setaffinity(0, sorted(cores_before)[-number:])
     if torch:
         torch.set_num_threads(number)
     try:
         with threadpool_limits(number):
             yield
     finally:
-        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(0, cores_before)
         if torch:
             torch.set_num_threads(threads)
 
@@ -138,7 +138,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def rendered(values: dict[str, Any]) -> Iterator[str]:
+def format_result(values: dict[str, Any]) -> Iterator[str]:
     """Contenders, one per line; then every other part on one line."""
     import pandas as pd
 
@@ -149,5 +149,5 @@ def rendered(values: dict[str, Any]) -> Iterator[str]:
     for name, part in values.items():
         if name not in ("unit", "ours", "peers", "ratios"):
             pairs = part.items() if isinstance(part, dict) else [("", part)]
-            shown = (f"{key} {value:,.2f}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
-            yield f"{name}: {', '.join(shown)}"
+            parts = (f"{key} {value:,.2f}" if isinstance(value, float) else f"{key} {value}" for key, value in pairs)
+            yield f"{name}: {', '.join(parts)}"

@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import Measured, alternate, cores, peer, printed, read_frame, result
+from benchmarks.measuring import Measured, alternate, cores, peer, print_result, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.predict import BLOCK_ROWS
 from harness.inference.scorer import Scorer, open_scorer
@@ -49,7 +49,7 @@ class PredictConfig(Measured):
     """Column of the input that holds the text."""
     rows: Annotated[int, Meta(ge=2, le=1 << 24)] = 4000
     """Texts per turn, the first of the input."""
-    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of ours; fp32 is measured too."""
 
 
@@ -62,21 +62,21 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {"ours": (functools.partial(logits, scorer), texts)}
     left_out: dict[str, str] = {}
     turns |= peer(left_out, LOOP, functools.partial(NotebookLoop, scorer), texts[:SLOWEST])
-    if scorer.settled["precision"] != "fp32":
-        plain = open_scorer(config.run, "torch", BATCH)
-        turns["ours in fp32"] = functools.partial(logits, plain), texts
+    if scorer.arithmetic["precision"] != "fp32":
+        exact = open_scorer(config.run, "torch", BATCH)
+        turns["ours in fp32"] = functools.partial(logits, exact), texts
     turns[LINEAR] = linear(texts), texts
     with cores(1):
-        contenders = {name: functools.partial(run, some) for name, (run, some) in turns.items()}
+        contenders = {name: functools.partial(run, sample) for name, (run, sample) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
-    return result("rows/s", speeds, precision=scorer.settled["precision"], left_out=left_out)
+    return result("rows/s", speeds, precision=scorer.arithmetic["precision"], left_out=left_out)
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
     """The work of ``predict`` for the rows of a part."""
     chunks = (list(texts[start : start + BLOCK_ROWS]) for start in range(0, len(texts), BLOCK_ROWS))
-    return np.concatenate([scorer.score(scorer.encode(some)) for some in chunks])
+    return np.concatenate([scorer.score(scorer.encode(chunk)) for chunk in chunks])
 
 
 class NotebookLoop:
@@ -96,12 +96,12 @@ class NotebookLoop:
     def __call__(self, texts: Texts) -> list[float]:
         """Probabilities."""
         rows = [[self.ids.get(word, UNK) for word in tokens] for tokens in self.tokens(texts)]
-        found: list[float] = []
+        probabilities: list[float] = []
         for start in range(0, len(rows), 32):
             padded = [(row + [PAD] * self.length)[: self.length] for row in rows[start : start + 32]]
             outputs, _ = self.lstm(self.embedding(torch.tensor(padded)))
-            found += torch.sigmoid(self.head(outputs.amax(1)))[:, 0].tolist()
-        return found
+            probabilities += torch.sigmoid(self.head(outputs.amax(1)))[:, 0].tolist()
+        return probabilities
 
 
 def linear(texts: Texts) -> Callable[[Texts], object]:
@@ -114,7 +114,7 @@ def linear(texts: Texts) -> Callable[[Texts], object]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it may not converge, but only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
-    return lambda some: pipeline.predict_proba(list(some))
+    return lambda sample: pipeline.predict_proba(list(sample))
 
 
-main = printed(measure)
+main = print_result(measure)

@@ -14,7 +14,7 @@ from msgspec import Meta
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.measuring import Measured, Size, alternate, printed, result
+from benchmarks.measuring import Measured, Size, alternate, print_result, result
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig
 from harness.model.attribution import batch_of
@@ -52,8 +52,8 @@ def measure(config: PretrainConfig) -> dict[str, Any]:
     dtype = DTYPES[recurrent_dtype(config.precision, device.type, "padded").value]
     language_model = LanguageModel(shape, config.vocabulary).to(device)
     classifier = Objective(Classifier(shape, config.vocabulary).to(device), recurrent_dtype=dtype)
-    ours = LanguageObjective(language_model, candidates=config.candidates, recurrent_dtype=dtype).to(device)
-    plain = Plain(config).to(device)
+    objective = LanguageObjective(language_model, candidates=config.candidates, recurrent_dtype=dtype).to(device)
+    loop = PlainLoop(config).to(device)
 
     def step(loss: Callable[[Batch, int], torch.Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         numbers = itertools.count()  # step numbers: each step has other candidates
@@ -67,9 +67,9 @@ def measure(config: PretrainConfig) -> dict[str, Any]:
         return run
 
     contenders = {
-        "ours": step(ours, build_optimizer(language_model, OptimConfig())),
+        "ours": step(objective, build_optimizer(language_model, OptimConfig())),
         "the classifier": step(classifier, build_optimizer(classifier.classifier, OptimConfig())),
-        "plain loop (full softmax)": step(plain, torch.optim.Adam(plain.parameters(), lr=1e-3, fused=True)),
+        "plain loop (full softmax)": step(loop, torch.optim.Adam(loop.parameters(), lr=1e-3, fused=True)),
     }
     seconds = alternate(contenders, config.rounds)
     return result("tokens/s", {name: batch.num_tokens / median for name, median in seconds.items()})
@@ -82,7 +82,7 @@ def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
     return batch_of([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
 
 
-class Plain(nn.Module):
+class PlainLoop(nn.Module):
     """Plain PyTorch: one bidirectional nn.LSTM, logits over the whole vocabulary, cross-entropy, autocast."""
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -101,10 +101,10 @@ class Plain(nn.Module):
             logits = self.heads[0](forward[:, :-1]).float(), self.heads[1](backward[:, 1:]).float()
         targets = ids[:, 1:], ids[:, :-1]
         losses = [
-            functional.cross_entropy(one.flatten(0, 1), wanted.flatten(), ignore_index=0)
-            for one, wanted in zip(logits, targets, strict=True)
+            functional.cross_entropy(direction_logits.flatten(0, 1), wanted.flatten(), ignore_index=0)
+            for direction_logits, wanted in zip(logits, targets, strict=True)
         ]
         return losses[0] + losses[1]
 
 
-main = printed(measure)
+main = print_result(measure)

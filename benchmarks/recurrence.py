@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.measuring import Measured, Size, alternate, printed, result
+from benchmarks.measuring import Measured, Size, alternate, print_result, result
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.throughput import synchronize
@@ -40,18 +40,18 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
     lengths = torch.randint(200, 211, (config.batch,)).sort(descending=True).values
     size = config.hidden_size
     lstm = VariableLengthLSTM(size, size).to(device)
-    plain = next(iter(lstm.lstms()))
+    padded_lstm = next(iter(lstm.lstms()))
     inputs = torch.randn(config.batch, int(lengths[0]), size, device=device, requires_grad=True)
-    sent = lengths.to(device)
+    device_lengths = lengths.to(device)
     in_padded, in_packed = (
         DTYPES[recurrent_dtype(config.precision, device.type, layout).value] for layout in ("padded", "packed")
     )
 
     def reversal() -> torch.Tensor:
-        outputs = lstm.forward_padded(inputs.transpose(0, 1), sent, dtype=in_padded)
+        outputs = lstm.forward_padded(inputs.transpose(0, 1), device_lengths, dtype=in_padded)
         return torch.stack([direction.float().sum() for direction in outputs]).sum()
 
-    def packed() -> torch.Tensor:
+    def forward_packed() -> torch.Tensor:
         sequence = pack_padded_sequence(inputs, lengths, batch_first=True)
         return lstm.forward_packed(sequence, dtype=in_packed)[0].data.float().sum()
 
@@ -64,17 +64,21 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
 
         return run
 
-    def fused() -> torch.Tensor:
+    def forward_fused() -> torch.Tensor:
         lstm.fused = True
-        loss = packed()
+        loss = forward_packed()
         lstm.fused = False
         return loss
 
-    contenders = {"ours": reversal, PACKED: packed, "padded nn.LSTM": lambda: plain(inputs)[0].float().sum()}
+    contenders = {
+        "ours": reversal,
+        PACKED: forward_packed,
+        "padded nn.LSTM": lambda: padded_lstm(inputs)[0].float().sum(),
+    }
     if device.type == "cuda" and is_importable("triton") and lstm.fits(in_packed):
-        contenders["fused"] = fused
+        contenders["fused"] = forward_fused
     seconds = alternate({name: step(forward) for name, forward in contenders.items()}, config.rounds)
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
 
 
-main = printed(measure)
+main = print_result(measure)

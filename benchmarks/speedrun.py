@@ -22,7 +22,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.svm import LinearSVC
 
-from benchmarks.corpora import finished, hash_of, linear_model, run
+from benchmarks.corpora import hash_of, linear_model, read_finished, run
 from benchmarks.measuring import cores, peer_module, read_frame, result
 from harness.rundir.checkpoint import steps
 from harness.rundir.layout import THROUGHPUT, Member
@@ -73,24 +73,28 @@ def main(config: SpeedrunConfig) -> None:
         runs = [train(config, Member("fold", fold, Path(config.output, "runs"))) for fold in range(config.folds)]
         rows = rows_of(config)
         contenders = {"ours": curve(runs, rows), **{name: [measure(config, rows, name)] for name in peers}}
-    table = [line_of(name, one, config.targets, prepare_s * (name == "ours")) for name, one in contenders.items()]
+    table = [
+        line_of(name, figures, config.targets, prepare_s * (name == "ours")) for name, figures in contenders.items()
+    ]
     about = {"rows": len(rows), "folds": config.folds, "threads": config.threads, "prepare_s": prepare_s}
     values = result("s", {name: points[-1][0] for name, points in contenders.items()}, **about, table=table)
     facts = "{rows:,} rows out of {folds} folds; seconds; threads of each contender: {threads}".format_map(values)
-    shown = pd.DataFrame(table).astype(object).fillna("–").to_string(index=False)
-    print(json.dumps(values, indent=2) if config.json else f"{shown}\n{facts}; {values['machine']['processor']}")
+    text = pd.DataFrame(table).astype(object).fillna("–").to_string(index=False)
+    print(json.dumps(values, indent=2) if config.json else f"{text}\n{facts}; {values['machine']['processor']}")
     if FASTTEXT not in peers:
         tell("fastText is left out: fasttext cannot be imported here; pip install fasttext-wheel brings it")
 
 
-def kept(config: SpeedrunConfig, name: str, fold: int | None, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def measure_once(
+    config: SpeedrunConfig, name: str, fold: int | None, measure: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """A line of ``figures.jsonl``, measured and appended if it is missing."""
-    path, how = Path(config.output, "figures.jsonl"), (config.text, config.label_column, config.group_column)
-    key, there = hash_of(config.file, *how, config.folds, config.threads, name, fold), finished(path)
-    if key not in there:
-        there[key] = {"key": key, "contender": name, "fold": fold, **measure()}
-        atomic.append_line(path, json.dumps(there[key]))
-    return there[key]
+    path, options = Path(config.output, "figures.jsonl"), (config.text, config.label_column, config.group_column)
+    key, line_by_key = hash_of(config.file, *options, config.folds, config.threads, name, fold), read_finished(path)
+    if key not in line_by_key:
+        line_by_key[key] = {"key": key, "contender": name, "fold": fold, **measure()}
+        atomic.append_line(path, json.dumps(line_by_key[key]))
+    return line_by_key[key]
 
 
 def prepare(config: SpeedrunConfig) -> float:
@@ -100,22 +104,32 @@ def prepare(config: SpeedrunConfig) -> float:
     words += ["--splits.folds", config.folds, "--splits.test", 0, *(["--config", config.text] if config.text else [])]
     words += ["--splits.group_column", config.group_column] if config.group_column else []
 
-    def timed() -> dict[str, Any]:
+    def prepare_timed() -> dict[str, Any]:
         with atomic.temporary_folder() as folder:
-            place, began = folder / "data" if data.exists() else data, time.monotonic()
-            run("preprocessing", "prepare", *words, "--output", place)
+            output, began = folder / "data" if data.exists() else data, time.monotonic()
+            run("preprocessing", "prepare", *words, "--output", output)
             return {"seconds": time.monotonic() - began}
 
-    return float(kept(config, "prepare", None, timed)["seconds"])
+    return float(measure_once(config, "prepare", None, prepare_timed)["seconds"])
 
 
-def train(config: SpeedrunConfig, one: Member) -> Member:
+def train(config: SpeedrunConfig, member: Member) -> Member:
     """Train the run of a fold, unless it has finished with these settings."""
-    if not steps(one.path):  # each training learns its word vectors, so that all count their time
+    if not steps(member.path):  # each training learns its word vectors, so that all count their time
         shutil.rmtree(Path(config.output, "data", "vectors"), ignore_errors=True)
-    words = ["--num_processes", 1, "--threads", config.threads, "--baseline", "none", "--fold", one.number]
-    run("harness", "train", "--config", config.recipe, *words, "--data", Path(config.output, "data"), "--run", one.path)
-    return one
+    words = ["--num_processes", 1, "--threads", config.threads, "--baseline", "none", "--fold", member.number]
+    run(
+        "harness",
+        "train",
+        "--config",
+        config.recipe,
+        *words,
+        "--data",
+        Path(config.output, "data"),
+        "--run",
+        member.path,
+    )
+    return member
 
 
 def rows_of(config: SpeedrunConfig) -> pd.DataFrame:
@@ -132,58 +146,64 @@ def rows_of(config: SpeedrunConfig) -> pd.DataFrame:
 def curve(runs: list[Member], rows: pd.DataFrame) -> list[tuple[float, float]]:
     """A point for each validation from which on every run has kept weights. Raises ``DataError``."""
     share, events, points, part = rows["fold"].value_counts(normalize=True), [], [], 0.0
-    for one in runs:
-        first = Path(f"{one.path}-pretrained")  # the language model of a recipe that has one
-        before = max((line.get("seconds", 0.0) for line in read_log(first, THROUGHPUT)), default=0.0)
-        lines = read_log(one.path, THROUGHPUT)
-        times = {line["step"]: before + line["seconds"] for line in lines if "seconds" in line}
-        for line in (line for line in read_log(one.path) if line["kind"] == VALIDATION):
+    for member in runs:
+        first = Path(f"{member.path}-pretrained")  # the language model of a recipe that has one
+        start_s = max((line.get("seconds", 0.0) for line in read_log(first, THROUGHPUT)), default=0.0)
+        lines = read_log(member.path, THROUGHPUT)
+        times = {line["step"]: start_s + line["seconds"] for line in lines if "seconds" in line}
+        for line in (line for line in read_log(member.path) if line["kind"] == VALIDATION):
             if line["step"] not in times:
-                raise DataError(f"{one.path}: has no seconds of its validations; remove it, and it is trained again")
-            part = float(line["accuracy"] * share[one.number]) if line["best"] else part
-            events.append((times[line["step"]], one.number, part))
-    now: dict[int, float] = {}
+                raise DataError(f"{member.path}: has no seconds of its validations; remove it, and it is trained again")
+            part = float(line["accuracy"] * share[member.number]) if line["best"] else part
+            events.append((times[line["step"]], member.number, part))
+    accuracy_by_fold: dict[int, float] = {}
     for seconds, fold, part in sorted(events):
-        now[fold] = part
-        points += [(seconds, sum(now.values()))] if len(now) == len(runs) else []
+        accuracy_by_fold[fold] = part
+        points += [(seconds, sum(accuracy_by_fold.values()))] if len(accuracy_by_fold) == len(runs) else []
     return points
 
 
 def measure(config: SpeedrunConfig, rows: pd.DataFrame, name: str) -> tuple[float, float]:
     """Train a peer for each fold; the mean of the seconds, and the accuracy over all rows."""
 
-    def timed(fold: int) -> dict[str, Any]:
-        held, began = rows["fold"] == fold, time.monotonic()
-        said = PEERS[name](rows[~held], rows[held], config.threads)
-        return {"seconds": time.monotonic() - began, "right": int((said == rows["label"][held]).sum())}
+    def measure_fold(fold: int) -> dict[str, Any]:
+        is_held_out, began = rows["fold"] == fold, time.monotonic()
+        predicted = PEERS[name](rows[~is_held_out], rows[is_held_out], config.threads)
+        return {"seconds": time.monotonic() - began, "right": int((predicted == rows["label"][is_held_out]).sum())}
 
-    lines = pd.DataFrame([kept(config, name, fold, partial(timed, fold)) for fold in range(config.folds)])
+    lines = pd.DataFrame(
+        [measure_once(config, name, fold, partial(measure_fold, fold)) for fold in range(config.folds)]
+    )
     return float(lines["seconds"].mean()), float(lines["right"].sum() / len(rows))
 
 
-def nb_svm(learned: pd.DataFrame, others: pd.DataFrame, _: int) -> Any:
+def nb_svm(learned: pd.DataFrame, measured: pd.DataFrame, _: int) -> Any:
     """A linear SVM on words and pairs times their log-count ratios, with C 1 and beta 0.25 (Wang and Manning 2012)."""
     vectorizer = CountVectorizer(ngram_range=(1, 2), binary=True, token_pattern=WORDS)
-    seen, new = vectorizer.fit_transform(learned["text"]), vectorizer.transform(others["text"])
+    train_counts, new = vectorizer.fit_transform(learned["text"]), vectorizer.transform(measured["text"])
     labels, classes, scores = learned["label"].to_numpy(), np.unique(learned["label"]), []
-    for one in classes[1:] if len(classes) == 2 else classes:
-        inside, outside = (1 + np.asarray(seen[rows].sum(axis=0))[0] for rows in (labels == one, labels != one))
-        ratio = np.log(inside / inside.sum()) - np.log(outside / outside.sum())
-        model = LinearSVC(C=1.0).fit(seen.multiply(ratio).tocsr(), labels == one)
+    for label in classes[1:] if len(classes) == 2 else classes:
+        counts, other_counts = (
+            1 + np.asarray(train_counts[rows].sum(axis=0))[0] for rows in (labels == label, labels != label)
+        )
+        ratio = np.log(counts / counts.sum()) - np.log(other_counts / other_counts.sum())
+        model = LinearSVC(C=1.0).fit(train_counts.multiply(ratio).tocsr(), labels == label)
         weights = 0.25 * model.coef_[0] + 0.75 * np.abs(model.coef_[0]).mean()
         scores.append(new @ (ratio * weights) + model.intercept_)
     return classes[np.argmax(scores, axis=0) if len(scores) > 1 else (scores[0] > 0).astype(int)]
 
 
-def fasttext(learned: pd.DataFrame, others: pd.DataFrame, threads: int) -> Any:
+def fasttext(learned: pd.DataFrame, measured: pd.DataFrame, threads: int) -> Any:
     """fastText's classifier with words and pairs, 10 numbers each (Joulin and others 2016), 10 epochs."""
     classes, numbers = np.unique(learned["label"], return_inverse=True)
-    seen, new = ([" ".join(re.findall(WORDS, text.lower())) for text in rows["text"]] for rows in (learned, others))
+    train_texts, new = (
+        [" ".join(re.findall(WORDS, text.lower())) for text in rows["text"]] for rows in (learned, measured)
+    )
     with atomic.temporary_folder() as folder:
-        lines = (f"__label__{number} {text}\n" for number, text in zip(numbers, seen, strict=True))
+        lines = (f"__label__{number} {text}\n" for number, text in zip(numbers, train_texts, strict=True))
         (folder / "rows").write_text("".join(lines), encoding="utf-8")
-        how = {"dim": 10, "wordNgrams": 2, "epoch": 10, "lr": 0.5, "thread": threads, "verbose": 0}
-        model = peer_module("fasttext").train_supervised(str(folder / "rows"), **how)
+        options = {"dim": 10, "wordNgrams": 2, "epoch": 10, "lr": 0.5, "thread": threads, "verbose": 0}
+        model = peer_module("fasttext").train_supervised(str(folder / "rows"), **options)
     return classes[[int(name.removeprefix("__label__")) for (name,) in model.predict(new)[0]]]
 
 
@@ -198,6 +218,6 @@ def line_of(name: str, points: list[tuple[float, float]], targets: list[float], 
     """A line of the table: accuracy and seconds of the whole training, and the seconds to each target, if reached."""
     line: dict[str, Any] = {"contender": name, "accuracy": round(points[-1][1], 4), "seconds": round(points[-1][0], 1)}
     for target in targets:
-        found = next((round(seconds, 1) for seconds, accuracy in points if accuracy >= target), None)
-        line |= {f"{target:g}": found, f"{target:g} + prepare": found and round(found + prepare_s, 1)}
+        reached_s = next((round(seconds, 1) for seconds, accuracy in points if accuracy >= target), None)
+        line |= {f"{target:g}": reached_s, f"{target:g} + prepare": reached_s and round(reached_s + prepare_s, 1)}
     return line

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_module, printed, result
+from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_module, print_result, result
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import columns
@@ -55,14 +55,14 @@ def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]
     if not texts:
         raise DataError("there are no texts to measure with; check the source")
     tokenizer = Tokenizer(resolve(spec))
-    whole = pa.array(texts, pa.large_string())
-    tokenizer(whole)
-    turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(whole), texts)}
+    column = pa.array(texts, pa.large_string())
+    tokenizer(column)
+    turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(column), texts)}
     left_out: dict[str, str] = {}
     for name, (build, sample) in PEERS.items():
         turns |= peer(left_out, name, functools.partial(build, spec, texts), texts[:sample])
     with cores(1):
-        seconds = alternate({name: functools.partial(run, some) for name, (run, some) in turns.items()}, rounds)
+        seconds = alternate({name: functools.partial(run, sample) for name, (run, sample) in turns.items()}, rounds)
     rates = {name: len(turns[name][1]) / median for name, median in seconds.items()}
     corpus = {"texts": len(texts), "characters_per_text": sum(map(len, texts)) / len(texts), "rounds": rounds}
     return result("docs/s", rates, corpus=corpus, left_out=left_out)
@@ -116,7 +116,7 @@ def huggingface(_: TextSpec, texts: Sequence[str]) -> Run:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    return lambda some: tokenizer.encode_batch(list(some))
+    return lambda sample: tokenizer.encode_batch(list(sample))
 
 
 def count_vectorizer(*_: object) -> Run:
@@ -133,7 +133,7 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 }
 
 
-@printed
+@print_result
 def main(config: TextConfig) -> dict[str, Any]:
     """Measure on the first texts of the source."""
     texts: list[str] = []

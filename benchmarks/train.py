@@ -7,11 +7,12 @@ The other loops run in a separate process, without padless's process settings.
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,16 +22,16 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.measuring import Measured, Size, alternate, printed, result
+from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, set_tf32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.run import Run
+from harness.training.run import no_requests
 from harness.training.throughput import synchronize
-from harness.training.trainer import Milestones
 from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import PAD
@@ -56,9 +57,9 @@ class TrainConfig(Measured):
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        shape, plain = self.model, ModelConfig()
+        shape, default = self.model, ModelConfig()
         for name in ("pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
-            value, only = getattr(shape, name), getattr(plain, name)
+            value, only = getattr(shape, name), getattr(default, name)
             require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
 
 
@@ -68,55 +69,51 @@ def measure(config: TrainConfig) -> dict[str, Any]:
     run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
     with ExitStack() as stack:
         session = stack.enter_context(open_session("auto", config.precision, 600))
-        ours = Fit(run, session)
-        contenders: dict[str, Callable[[], float]] = {"ours": ours}
+        fit = Fit(run, session)
+        contenders: dict[str, Callable[[], float]] = {"ours": fit}
         pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
         for name, packed in (("padded to the maximum, random order", False), ("packed, random order", True)):
             words = (session.device.type, config.precision, packed, config.steps)
-            contenders[name] = functools.partial(apart, pool, run, *words)
+            contenders[name] = functools.partial(run_turn, pool, run, *words)
         seconds = alternate(contenders, config.rounds)
-        details = {name: ours.figures[name] for name in ("padding", "data_wait")}
+        details = {name: fit.figures[name] for name in ("padding", "data_wait")}
         speeds = {name: 1 / median for name, median in seconds.items()}
         return result("tokens/s", speeds, ours_details=details, precision=config.precision)
 
 
-class TurnOverError(Exception):
-    """Raised to leave the training loop between two steps."""
-
-
-class Fit(Milestones):
-    """The trainer's loop, one log line per turn, with the requests between ranks of a real run."""
+class Fit:
+    """The loop of a training, one log line per turn, with the requests between ranks of a real run."""
 
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data, {}, {})
-        self.trainer.milestones = self
-        self.pending, self.ended = Run.pending, time.perf_counter()
+        self.batches = self.endless_batches()
+        self.read_requests: Callable[[], object] = no_requests
+        self.turn_ended = time.perf_counter()
         self.figures: dict[str, Any] = {}
+
+    def endless_batches(self) -> Iterator[StepBatch]:
+        """Epoch after epoch."""
+        while True:
+            yield from self.trainer.batches()
+            self.trainer.epochs_done += 1
 
     def __call__(self) -> float:
         """Train until the next log line; returns seconds per real token."""
-        self.trainer.meter.paused_s += time.perf_counter() - self.ended
-        with suppress(TurnOverError):
-            self.trainer.fit()
-        self.ended = time.perf_counter()
+        trainer = self.trainer
+        trainer.meter.pause_s += time.perf_counter() - self.turn_ended
+        for batch in itertools.islice(self.batches, trainer.config.tracking.log_every):
+            trainer.update(batch)
+            self.read_requests()
+            self.read_requests = trainer.world.start_maximum(np.zeros(3, int), "the requests of a step")
+        self.figures = trainer.read_figures()
+        self.turn_ended = time.perf_counter()
         return 1 / float(self.figures["tokens_per_s"])
 
-    def log(self, figures: dict[str, Any]) -> None:
-        """Keep the figures of the turn; the host has waited for the device."""
-        self.figures = figures
 
-    def after_step(self) -> None:
-        """Exchange empty requests, and leave after the last step of the turn."""
-        self.pending()
-        self.pending = self.trainer.world.start_maximum(np.zeros(3, int), "the requests of a step")
-        if self.trainer.step % self.trainer.config.tracking.log_every == 0:
-            raise TurnOverError
-
-
-def apart(pool: ProcessPoolExecutor, *words: Any) -> float:
+def run_turn(pool: ProcessPoolExecutor, *words: Any) -> float:
     """Run a turn of another loop in its process; returns seconds per real token, or raises the process's exception."""
     return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
 
@@ -148,8 +145,8 @@ class Loop:
         self.config, self.device, self.packed, self.bf16 = config, device, packed, bf16
         manifest = read_manifest(config.data)
         split = Split(config.data, manifest, TRAIN)
-        every = -(-len(split) // 16_384)
-        parts = [[column[::every] for column in (block.ids, block.length, block.label)] for block in split.blocks]
+        step = -(-len(split) // 16_384)
+        parts = [[column[::step] for column in (block.ids, block.length, block.label)] for block in split.blocks]
         whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids, _, _ in parts]
         lengths, labels = (np.concatenate(column) for column in list(zip(*parts, strict=True))[1:])
         self.ids = torch.from_numpy(np.concatenate(whole_ids).astype(np.int64)).to(device)
@@ -162,16 +159,16 @@ class Loop:
         self.head = nn.Linear(shape.hidden_size * (1 + shape.bidirectional), 1)
         self.model = nn.ModuleList([self.embedding, self.lstm, self.head]).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
-        self.waiting = torch.empty(0, dtype=torch.int64)
+        self.remaining = torch.empty(0, dtype=torch.int64)
         """Remaining rows of the epoch."""
 
     def __call__(self, steps: int) -> int:
         """Train for ``steps`` steps; returns their number of real tokens."""
         tokens = 0
         for _ in range(steps):
-            if len(self.waiting) < self.config.global_batch:
-                self.waiting = torch.randperm(len(self.lengths))
-            rows, self.waiting = self.waiting.tensor_split([self.config.global_batch])
+            if len(self.remaining) < self.config.global_batch:
+                self.remaining = torch.randperm(len(self.lengths))
+            rows, self.remaining = self.remaining.tensor_split([self.config.global_batch])
             tokens += int(self.lengths[rows].sum())
             self.optimizer.zero_grad()
             self.loss(rows).backward()
@@ -193,4 +190,4 @@ class Loop:
         return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])
 
 
-main = printed(measure)
+main = print_result(measure)

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import sys
 
-from harness.launch import stop
+from preprocessing.base import signals
 
 if __name__ == "__main__":  # before the other imports: a signal may come that early
-    stop.listen(sys.argv[1:])
+    signals.listen(sys.argv[1:])
 
 from preprocessing.__main__ import COMMANDS as OF_DATASETS
 from preprocessing.base import cli
-from preprocessing.base.cli import Command, complete, dispatch
+from preprocessing.base.cli import Command, dispatch
 from preprocessing.base.installed import keep_folder_out
 
 COMMANDS = (
@@ -21,9 +21,8 @@ COMMANDS = (
         "train",
         "DATA",
         "Train, with checks before the start.",
-        "harness.launch.launcher:main",
+        "harness.launch.many:main",
         "harness.launch.options:TrainConfig",
-        elsewhere="fit, run, training, resume, finetune, vectors, pretrain --task language_model, plan DATA --dry_run",
         first=("data", "run", "num_processes", "epochs", "global_batch", "optim.lr"),
         example="padless train data/mine -o runs/mine --num_processes 2",
     ),
@@ -33,17 +32,15 @@ COMMANDS = (
         "Predict texts, or every row of a file.",
         "harness.inference.predict:main",
         "harness.inference.config:PredictConfig",
-        elsewhere="classify, infer, inference, label",
-        first=("run", "input", "output", "column", "processes"),
+        first=("run", "input", "output", "processes", "share"),
         example='padless predict runs/mine "a fine film"',
     ),
     Command(
         "evaluate",
         "RUN [FILE]",
         "Scores on new labelled rows, or on a split.",
-        "harness.evaluate:here",
+        "harness.evaluate:evaluate_here",
         "harness.inference.config:EvaluateConfig",
-        elsewhere="eval, test, score",
         first=("run", "input", "data", "split", "output"),
         example="padless evaluate runs/mine new.csv",
     ),
@@ -53,7 +50,7 @@ COMMANDS = (
         "What each word adds to a class's score.",
         "harness.inference.explanation:main",
         "harness.inference.config:ExplainConfig",
-        first=("run", "input", "output", "column", "label"),
+        first=("run", "input", "label", "rows", "json"),
         example='padless explain runs/mine "a fine film"',
     ),
     Command(
@@ -62,7 +59,6 @@ COMMANDS = (
         "HTML report of one run or several.",
         "harness.report.page:main",
         "harness.report.page:ReportConfig",
-        elsewhere="compare, plot, visualize",
         example="padless report runs/first runs/second -o both.html",
     ),
     *OF_DATASETS[1:],
@@ -78,17 +74,8 @@ COMMANDS = (
         "tutorial",
         "",
         "Write the tutorial's files here.",
-        "harness.launch.starting_points:tutorial",
-        "harness.launch.starting_points:TutorialConfig",
-    ),
-    Command(
-        "doctor",
-        "[DATA]",
-        "Whether a training can run here; what to change.",
-        "harness.launch.doctor:main",
-        "harness.launch.doctor:DoctorConfig",
-        first=("data", "run", "device", "precision", "json"),
-        example="padless doctor data/mine --num_processes 2",
+        "preprocessing.corpus.tutorial:main",
+        "preprocessing.corpus.tutorial:TutorialConfig",
     ),
     Command(
         "submit",
@@ -105,17 +92,7 @@ COMMANDS = (
         "A folder to share: weights, ONNX, model card.",
         "harness.export.folder:main",
         "harness.export.config:ExportConfig",
-        elsewhere="convert, onnx, publish, push, upload, save",
         example="padless export runs/mine -o exports/mine --onnx",
-        heading="after a training",
-    ),
-    Command(
-        "runs",
-        "[FOLDER]",
-        "The runs below a folder, newest first.",
-        "harness.launch.starting_points:runs",
-        "harness.launch.starting_points:RunsConfig",
-        elsewhere="ls, list, history, checkpoint, checkpoints",
     ),
     Command(
         "wandb-sync",
@@ -128,14 +105,13 @@ COMMANDS = (
 
 
 def main(argv: list[str]) -> int:
-    """Dispatch to a command; ``launch`` is a second name of ``train``."""
-    return dispatch(COMMANDS, ["train", *argv[1:]] if argv[:1] == ["launch"] else argv)
+    """Run the command that ``argv`` begins with."""
+    return dispatch(COMMANDS, argv)
 
 
 def script() -> int:
     """The console script ``padless``."""
-    stop.listen(sys.argv[1:])
-    complete(COMMANDS)
+    signals.listen(sys.argv[1:])
     keep_folder_out()
     return cli.run(main)
 

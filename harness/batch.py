@@ -59,10 +59,10 @@ class PackedIndex:
         sizes = real.sum(1)
         starts = np.cumsum(sizes) - sizes
         grid = np.where(real, starts[:, None] + row, 0).ravel()
-        place = np.flatnonzero(real)
-        parts = [place % len(row), place // len(row), place, starts, grid]
-        sent = send(torch.from_numpy(np.concatenate(parts)), device).split([len(part) for part in parts])
-        return cls(sent[0], sent[1], sent[2], sent[3], sent[4], len(row))
+        places = np.flatnonzero(real)
+        columns = [places % len(row), places // len(row), places, starts, grid]
+        tensors = send(torch.from_numpy(np.concatenate(columns)), device).split([len(column) for column in columns])
+        return cls(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], len(row))
 
 
 @dataclass(slots=True)

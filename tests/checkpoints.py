@@ -14,7 +14,7 @@ from harness.data import order
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MOMENTS
 from harness.training.preflight import parts_of
-from harness.training.run import Selection
+from harness.training.validation import Selection
 from preprocessing.dataset.shards import read_manifest
 
 COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
@@ -24,7 +24,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
     """The state of a training at a step, updated with ``changes``."""
     trainer = {
         **{"step": step, "epochs_done": 0, "stopped": False, "recurrence": "padded"},
-        **{"guard": {"in_a_row": 0, "skipped": 0}, "scaler": None, "counted": [COUNTED]},
+        **{"scaler": None, "counted": [COUNTED]},
     }
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},

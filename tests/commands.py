@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from harness.launch.options import free_port
+from harness.launch.options import find_free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = ("--config", str(ROOT / "tests" / "plain.yaml"))
@@ -65,7 +65,7 @@ def run_command(
 
 def accelerate(module: str, *arguments: object, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
     """``accelerate launch -m module arguments`` with two CPU processes, bare: without padless's own launcher."""
-    with_port = ("--main_process_port", str(free_port()))
+    with_port = ("--main_process_port", str(find_free_port()))
     return run_module("accelerate.commands.launch", *CPU, *with_port, "-m", module, *arguments, timeout_s=timeout_s)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A stand-in for the package ``trackio`` that misbehaves as ``FAKE_TRACKER`` says.
 
-It appends its rows to the file ``FAKE_ROWS``, and makes one beside it, ``.began``, before anything else.
+It appends its rows to the file ``FAKE_ROWS``.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ class Config(dict):
 config = Config()
 
 def init(project, name, resume):
-    open(os.environ["FAKE_ROWS"] + ".began", "w").close()
     misbehave("start")
     return Run()
 """
 
 
 def install(folder: Path, monkeypatch: Any) -> Path:
-    """Write the package into ``folder``, where processes find it; the file of its rows."""
+    """Write the package into ``folder``, where this process and others find it; the file of its rows."""
     (folder / "fakes").mkdir()
     (folder / "fakes" / "trackio.py").write_text(FAKE_TRACKIO)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{folder / 'fakes'}")
+    monkeypatch.syspath_prepend(folder / "fakes")
     monkeypatch.setenv("FAKE_ROWS", str(folder / "rows"))
     monkeypatch.setenv("FAKE_TRACKER", "none")
     return folder / "rows"

@@ -230,13 +230,14 @@ def training(run: str, *, report: bool = False) -> Act:
 
     def act(inputs: Path, disk: Path) -> int:
         from harness import train as entry
-        from harness.ranks.stopping import leave, run_rank
+        from harness.ranks.stopping import run_rank
         from harness.report import sinks
+        from preprocessing.base.signals import end_process
 
         if not report:
             sinks.write_report_quietly = lambda run: None
         sys.argv = ["harness.train", *placed(f"{TRAINING} --data IN/data --run {run}", inputs, disk)]
-        leave(run_rank(entry.main))
+        end_process(run_rank(entry.main))
 
     return act
 
@@ -249,7 +250,7 @@ def copied_data(inputs: Path, disk: Path) -> int:
 
 PREPARE = f"prepare --source.path IN/packed.csv.gz {SMALL} --output DISK/out"
 RICH = "--splits.group_column group --splits.folds 2 --source.unlabelled_path IN/more.csv --source.part_mb 0.02"
-PREDICT = "predict --run IN/made/run --processes 1 --part_mb 0.02 --device cpu --quiet --input IN/new.csv --output"
+PREDICT = "predict IN/made/run IN/new.csv --processes 1 --source.part_mb 0.02 --device cpu --quiet --output"
 TIMES = r"log\.txt|attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
 SCENARIOS = (
     Scenario("preprocessing", padless(f"{PREPARE} {RICH}")),

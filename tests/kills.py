@@ -37,7 +37,7 @@ from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import read_attempts, read_config, read_status
 from harness.training import assembly
-from harness.training.writer import Checkpointer
+from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
 from preprocessing.dataset.inspect import verify

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.licences``: the table of docs/security.md, from the metadata of what is installed here; and what
-``pyproject.toml`` requires, line by line, with the lowest and newest versions that it allows. The line of a
-distribution that is not installed stays as the page has it.
+"""The table of licences in docs/security.md; and what ``pyproject.toml`` requires, line by line, with the lowest and
+newest versions that it allows.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import metadata
 
 import pytest
 
@@ -71,48 +69,11 @@ def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
 
 
 PAGE = ROOT / "docs" / "security.md"
-HEAD = "| distributions | licence | copyleft | comes with |\n|---|---|---|---|\n"
 NAME = r"`[a-z0-9-]+`"
 ROW = re.compile(
     rf"^\| (?P<names>{NAME}(?:, {NAME})*) \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M
 )
-FAMILIES = {
-    "AGPL": r"AGPL|Affero",
-    "LGPL": r"LGPL|Lesser General Public",
-    "GPL": r"(?<![AL])GPL(?!.*exception)|(?<!Lesser )(?<!Affero )General Public Licen",
-    "MPL-2.0": r"MPL|Mozilla",
-    "EPL": r"EPL-|Eclipse",
-    "Apache-2.0": r"Apache",
-    "BSD": r"BSD|Redistribution and use in source and binary forms",
-    "MIT": r"\bMIT\b",
-    "ISC": r"\bISC\b",
-    "PSF": r"PSF|Python Software Foundation|PYTHON SOFTWARE FOUNDATION",
-    "Zlib": r"Zlib",
-    "CC0-1.0": r"CC0",
-    "BSL-1.0": r"BSL",
-}
 COPYLEFT = {"AGPL", "LGPL", "GPL", "MPL-2.0", "EPL"}
-
-
-def families_in(text: str) -> list[str]:
-    """The families of licences that a text names."""
-    return [family for family, words in FAMILIES.items() if re.search(words, text)]
-
-
-def families_of(name: str) -> list[str] | None:
-    """The licences of a distribution that is installed, by its own metadata; None for one that is not.
-
-    The expression (PEP 639) is taken where there is one, else the classifiers, else the free text.
-    """
-    try:
-        found = metadata.metadata(name)
-    except metadata.PackageNotFoundError:
-        return None
-    classifiers = " ".join(line for line in found.get_all("Classifier", []) if line.startswith("License ::"))
-    for text in (found.get("License-Expression"), classifiers, found.get("License")):
-        if text and (families := families_in(text)):
-            return families
-    return []
 
 
 def rows_of(page: str) -> dict[str, tuple[list[str], bool, list[str]]]:
@@ -123,18 +84,3 @@ def rows_of(page: str) -> dict[str, tuple[list[str], bool, list[str]]]:
             licences, groups = match["licence"].split(", "), match["groups"].split(", ")
             rows[name.strip("`")] = (licences, match["copyleft"] == "yes", groups)
     return rows
-
-
-def table() -> str:
-    """The table, with what is installed here; distributions that differ in nothing else share a line."""
-    known, names_by_cells = rows_of(PAGE.read_text()), dict[str, list[str]]()
-    for name, groups in sorted(groups_of(requirements()).items(), key=lambda item: (item[1][0] != CORE, item[0])):
-        families = families_of(name) or known.get(name, (["unknown"], False, []))[0]
-        mark = "yes" if COPYLEFT & set(families) else ""
-        names_by_cells.setdefault(f"{', '.join(families)} | {mark} | {', '.join(groups)}", []).append(f"`{name}`")
-    lines = [f"| {', '.join(names)} | {cells} |" for cells, names in names_by_cells.items()]
-    return HEAD + "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(table(), end="")

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.launch.options import free_port
+from harness.launch.options import find_free_port
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT, run_command
@@ -72,7 +72,7 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     Raises ``ConfigError`` with the end of what the training said if it failed.
     """
     options = ("--config_file", str(tree / "configs/accelerate/cpu.yaml"), "--num_processes", str(processes))
-    port = ("--main_process_port", str(free_port()))
+    port = ("--main_process_port", str(find_free_port()))
     keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING.split())
     threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
     command = [sys.executable, "-m", "harness", "train", *options, *port, *keys]

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from harness import train
-from harness.ranks.stopping import leave, run_rank
+from harness.ranks.stopping import run_rank
+from preprocessing.base.signals import end_process
 
 
 class PlantedError(Exception):
@@ -31,4 +32,4 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     sys.argv[0] = "planted"
-    leave(run_rank(main))
+    end_process(run_rank(main))

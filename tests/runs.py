@@ -21,7 +21,8 @@ from typing import Any
 import psutil
 
 from harness.config import ModelConfig, RunConfig
-from harness.ranks.stopping import leave, run_rank
+from harness.ranks.stopping import run_rank
+from preprocessing.base.signals import end_process
 from tests.commands import CPU, PLAIN, ROOT, start_python, status_of, wait_until
 from tests.ranks import start_ranks
 
@@ -126,7 +127,7 @@ def _train(
     if before is not None:
         before()
     sys.argv = [module, *argv]
-    leave(run_rank(importlib.import_module(module).main))
+    end_process(run_rank(importlib.import_module(module).main))
 
 
 def log(run: Path) -> str:

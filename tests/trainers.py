@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.state import AcceleratorState, GradientState
 
 from harness.batch import StepBatch
 from harness.config import Choice, RunConfig
 from harness.data.placement import open_data
 from harness.data.views import rows_of_task
-from harness.launch.options import free_port
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.session import Session, open_session
@@ -74,21 +71,23 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
         patch.setattr(assembly, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
-    update, counts = trainer.update, []
-
-    def counted(batch: StepBatch) -> Any:
-        counts.append(len(batch.micro_batches))
-        return update(batch)
-
-    trainer.update = counted  # type: ignore[method-assign]
-    trainer.fit()
+    counts = [len(batch.micro_batches) for batch in fit(trainer)]
     network = trainer.objective.classifier
     final = weights_of(network)
     if trainer.average is not None:
-        with trainer.average.swapped():
-            held = weights_of(network)
-            final |= {f"average of {name}": held[name] for name, _ in network.named_parameters()}
+        with trainer.average.in_model():
+            averages = weights_of(network)
+            final |= {f"average of {name}": averages[name] for name, _ in network.named_parameters()}
     return counts, final
+
+
+def fit(trainer: Trainer) -> Iterator[StepBatch]:
+    """Make all updates, as the loop of a run does; yields each batch after its update."""
+    while not trainer.is_done:
+        for batch in trainer.batches():
+            trainer.update(batch)
+            yield batch
+        trainer.epochs_done += 1
 
 
 def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> dict[Case, tuple[list[int], Weights]]:
@@ -141,13 +140,8 @@ def all_steps(trainer: Trainer) -> Iterator[StepBatch]:
 
 
 def train(trainer: Trainer, steps: Iterator[StepBatch], number: int) -> list[torch.Tensor]:
-    """What ``Trainer.fit`` does in its loop, for some steps; the loss sum of each, still on the device."""
-    losses = []
-    for batch in itertools.islice(steps, number):
-        loss, _ = trainer.update(batch)
-        trainer.step += 1
-        losses.append(loss)
-    return losses
+    """Make some updates; the loss sum of each, still on the device."""
+    return [trainer.update(batch) for batch in itertools.islice(steps, number)]
 
 
 def state_bytes(trainer: Trainer) -> dict[str, bytes]:
@@ -158,47 +152,3 @@ def state_bytes(trainer: Trainer) -> dict[str, bytes]:
         for file, named in tensors.items()
         for name, tensor in named.items()
     }
-
-
-@contextmanager
-def lstm_dtypes() -> Iterator[set[torch.dtype]]:
-    """The dtypes that the outputs of LSTM calls inside the block really have, whoever makes the call."""
-    seen = set()
-    holders = [torch, torch._VF]
-    originals = [holder.lstm for holder in holders]
-
-    def watched(original: Any) -> Any:
-        def call(*arguments: Any) -> Any:
-            results = original(*arguments)
-            seen.add(results[0].dtype)
-            return results
-
-        return call
-
-    for holder, original in zip(holders, originals, strict=True):
-        holder.lstm = watched(original)
-    try:
-        yield seen
-    finally:
-        for holder, original in zip(holders, originals, strict=True):
-            holder.lstm = original
-
-
-def losses_in_ddp(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
-    """``losses_and_module`` as the only rank of a process group; to be called in a process of its own.
-
-    Accelerate wraps no model for one process, and so is made to believe that there are more.
-    """
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    PartialState.use_distributed = property(lambda self: True)  # type: ignore[method-assign, assignment]
-    return losses_and_module(config, steps)
-
-
-def losses_and_module(config: RunConfig, steps: int) -> tuple[list[float], str, str | None]:
-    """Losses of some steps, what the trainer's model was wrapped in, and the backend of its gradients."""
-    with session_for(config) as session:
-        trainer = make_trainer(config, session)
-        losses = [float(loss) for loss in train(trainer, all_steps(trainer), steps)]
-        backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
-        return losses, type(trainer.model).__name__, backend

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync.
 
-It stores what it receives as W&B does, by offset in each file's stream; it cannot tell what W&B would show.
+It stores what it receives as W&B does, by offset in each file's stream; it cannot tell what W&B would show. Its
+``fault`` may be changed at any time.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class Store:
     url: str = ""
     runs: dict[str, StoredRun] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    fault: str = ""
+    """``hang``: no answer; ``error``: status 500; ``cut``: the connection is closed; ``slow``: a second per request."""
+    stopped: threading.Event = field(default_factory=threading.Event)
 
     def environment(self) -> dict[str, str]:
         """Variables that send wandb here."""
@@ -80,12 +84,9 @@ class Store:
         return {"upsertBucket": {"bucket": self.bucket(run), "inserted": inserted}}
 
     def on_createrunfiles(self, variables: dict[str, Any]) -> dict[str, Any]:
-        files = [{"name": name, "uploadUrl": self.place(f"{variables['run']}/{name}")} for name in variables["files"]]
+        urls = {name: f"{self.url}/upload/{name}" for name in variables["files"]}
+        files = [{"name": name, "uploadUrl": url} for name, url in urls.items()]
         return {"createRunFiles": {"runID": variables["run"], "uploadHeaders": [], "files": files}}
-
-    def place(self, name: str) -> str:
-        """Where a file is to be put."""
-        return f"{self.url}/upload/{name}"
 
     def project(self, name: str | None) -> dict[str, Any]:
         """A project as GraphQL shows it."""
@@ -93,24 +94,20 @@ class Store:
 
     def bucket(self, run: StoredRun) -> dict[str, Any]:
         """A run as GraphQL shows it."""
-        lines = {name: run.streams.get(name, []) for name in ("wandb-history.jsonl", "wandb-events.jsonl")}
-        history, events = lines["wandb-history.jsonl"], lines["wandb-events.jsonl"]
+        history, events = (run.streams.get(f"wandb-{name}.jsonl", []) for name in ("history", "events"))
         return {
             "id": f"id-{run.name}",
             "name": run.name,
             "displayName": run.fields.get("displayName"),
-            "description": None,
-            "sweepName": run.fields.get("sweep"),
             "project": self.project(run.project),
             "summaryMetrics": json.dumps(run.summary()),
-            "logLineCount": len(run.streams.get("output.log", [])),
+            "logLineCount": 0,
             "historyLineCount": len(history),
             "eventsLineCount": len(events),
             "historyTail": json.dumps(history[-1:]),
             "eventsTail": json.dumps(events[-1:]),
             "config": run.fields.get("config") or "{}",
             "tags": run.fields.get("tags") or [],
-            "notes": None,
             "wandbConfig": json.dumps({"t": 1}),
         }
 
@@ -152,25 +149,39 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def is_answered(self) -> bool:
+        """Misbehave as ``fault`` says; False where no answer follows."""
+        fault = self.store.fault
+        if fault == "hang":
+            self.store.stopped.wait()
+        elif fault == "error":
+            self.send_error(500)
+        elif fault == "slow":
+            self.store.stopped.wait(1)
+        if fault in ("hang", "cut"):
+            self.close_connection = True
+        return fault not in ("hang", "error", "cut")
+
     def do_POST(self) -> None:
-        data = self.body()
+        data, content = self.body(), {}
+        if not self.is_answered():
+            return
         with self.store.lock:
             if self.path == "/graphql":
                 request = json.loads(data)
                 content = {"data": self.store.graphql(request["query"], request.get("variables") or {})}
             elif self.path.endswith("/file_stream"):
                 self.store.stream(self.path.split("/")[-2], json.loads(data))
-                content = {}
-            else:
-                content = {}
         self.answer(content)
 
     def do_PUT(self) -> None:
         self.body()
-        self.answer({})
+        if self.is_answered():
+            self.answer({})
 
     def do_GET(self) -> None:
-        self.answer({})
+        if self.is_answered():
+            self.answer({})
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -196,6 +207,7 @@ def wandb_server() -> Iterator[Store]:
     try:
         yield store
     finally:
+        store.stopped.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -32,13 +32,13 @@ RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "subl
 """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
 TOLERANCE = 1e-5
 """Solver tolerance: largest gradient of the mean log loss. scikit-learn's 1e-4 stops too early for some rows."""
-FEWEST_STEPS, MOST_STEPS = 50, 1000
+MIN_STEPS, MAX_STEPS = 50, 1000
 WORK = 5_000_000_000
 """Maximum matrix entries times outputs times steps, about a minute on one core; it limits the number of steps.
 
 The last steps change few predictions: on banking77, with 77 classes, 40 of 70 steps give the same accuracy.
 """
-MOST_WEIGHTS = 5_000_000
+MAX_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
@@ -46,18 +46,17 @@ OnSplit = tuple[dict[str, Any], dict[str, Any]]
 """Figures of a split in the format of ``SPLIT.json``, predictions in that of ``write_predictions``, in source order."""
 
 
-def names_of(manifest: Manifest, *, folds: bool = False) -> list[str]:
-    """Names of the figures of a dataset: the splits on which the model is measured, or its folds."""
-    splits = [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
-    return [f"fold-{fold}" for fold in range(manifest.folds)] if folds else splits
+def names_of(manifest: Manifest) -> list[str]:
+    """The splits of a dataset on which the model is measured."""
+    return [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
 
 
-def seconds(manifest: Manifest) -> float:
+def estimate_seconds(manifest: Manifest) -> float:
     """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
-    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * outputs(manifest))
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
 
 
-def outputs(manifest: Manifest) -> int:
+def num_outputs(manifest: Manifest) -> int:
     """Numbers that the model computes for a row: one for two classes, else one for each class."""
     return len(manifest.labels) if len(manifest.labels) != 2 else 1
 
@@ -79,20 +78,20 @@ def check(data: str | Path, manifest: Manifest) -> None:
 def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Words and pairs of a block, int64 ``[n-grams]``, and before them the row of each in the block."""
     ids = block.ids.astype(np.int64)  # padding is 0
-    both = np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
-    row, place = np.nonzero(both)
-    return row, both[row, place]
+    ngrams = np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
+    row, column = np.nonzero(ngrams)
+    return row, ngrams[row, column]
 
 
-def counted(block: Block, columns: np.ndarray) -> Any:
+def count_ngrams(block: Block, columns: np.ndarray) -> Any:
     """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
     from scipy.sparse import csr_matrix
 
-    row, found = ngrams_of(block)
-    column = np.searchsorted(columns, found).clip(max=len(columns) - 1)
-    known = columns[column] == found
+    row, ngrams = ngrams_of(block)
+    column = np.searchsorted(columns, ngrams).clip(max=len(columns) - 1)
+    has_column = columns[column] == ngrams
     shape = len(block.row), len(columns)
-    return csr_matrix((np.ones(known.sum()), (row[known], column[known])), shape)
+    return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
 
 
 @dataclass(frozen=True)
@@ -118,14 +117,14 @@ class Linear:
 
         train = open_split(data, manifest, TRAIN)
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
-        matrix = vstack([counted(block, ngrams) for block in train.blocks], "csr")
+        matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
-        kept = np.sort(np.argsort(-times)[: MOST_WEIGHTS // outputs(manifest)])
-        kept = kept[times[kept] > 0]
-        if not len(kept):
+        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
+        features = features[times[features] > 0]
+        if not len(features):
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-        matrix = matrix[:, kept]
-        limit = int(np.clip(WORK // max(matrix.nnz * outputs(manifest), 1), FEWEST_STEPS, MOST_STEPS))
+        matrix = matrix[:, features]
+        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
@@ -134,15 +133,15 @@ class Linear:
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
             model.fit(matrix, train.column("label"))
         steps = int(np.max(classifier.n_iter_))
-        facts = {"features": len(kept), "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), ngrams[kept], model, facts)
+        facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        return cls(len(manifest.labels), ngrams[features], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
         classes without training rows have the lowest.
         """
-        counts = (counted(block, self.ngrams) for block in split.blocks)
-        scores = np.concatenate([self.model.decision_function(one) for one in counts])
+        counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
+        scores = np.concatenate([self.model.decision_function(count) for count in counts])
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:
@@ -164,14 +163,15 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
     """
     check(data, manifest)
-    began = time.process_time()
+    start_s = time.process_time()
     linear = Linear.learn(data, manifest)
     measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
-    about = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts, "seconds": time.process_time() - began}
+    facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
+    facts["seconds"] = time.process_time() - start_s
     decision = decide(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
-    found = {}
+    results = {}
     for name, scores in measured.items():
         predicted, chances = decision.predictions(scores.logits)
         predictions = {"rows": scores.rows, "labels": scores.labels, "predicted": predicted, "chances": chances}
-        found[name] = {"split": name, **about, **figures(scores, manifest.labels, decision)}, predictions
-    return found
+        results[name] = {"split": name, **facts, **figures(scores, manifest.labels, decision)}, predictions
+    return results

@@ -2,15 +2,14 @@
 """``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
 ``DATA/baseline/``, or ``RUN/baseline/`` if a training cannot write there; and the comparison of a network with it.
 
-The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, and ``fold-N.json`` for each fold, in the
-format of an evaluation. Each file of figures has the fingerprint of the dataset and the settings of the model; files
-with others are ignored.
+The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, in the format of an evaluation. Each file
+of figures has the fingerprint of the dataset and the settings of the model; files with others are ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.linear import RECIPE, OnSplit, measure, names_of
-from harness.data.views import check_folds, held_out
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -30,7 +28,7 @@ from harness.rundir.results import (
     write_predictions,
 )
 from harness.scores.intervals import of_difference
-from harness.scores.tables import show_figures, spread_table
+from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.split_names import TEST, VALIDATION
@@ -39,7 +37,7 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import folder_for, read_data
 
 FOLDER, SPLITS = "baseline", (VALIDATION, TEST)
-MADE_ANEW = "delete it, and `padless baseline` makes it again"
+HINT = "delete it, and `padless baseline` makes it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,94 +53,77 @@ class BaselineConfig:
     """Dataset directory."""
     output: LocalPath | None = None
     """Directory to write, DATA/baseline by default."""
-    folds: bool = False
-    """Instead of the splits, measure it on each fold of the dataset (splits.folds), trained on the others, to compare
-    with train --folds."""
     json: bool = False
-    """Print the figures of every measured split, or of every fold, as one JSON object."""
+    """Print the figures of every measured split as one JSON object."""
 
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the linear model; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    if config.folds:
-        check_folds(manifest, config.data, "folds")
-    names = names_of(manifest, folds=config.folds)
+    names = names_of(manifest)
     for name in names:
         check_replaceable(folder, name)
-    results, done = {}, f"found in {folder}"
+    figures, origin = {}, f"found in {folder}"
     try:
-        results = read_results(folder, manifest.fingerprint, names)
+        figures = read_results(folder, manifest.fingerprint)
     except DataError as error:
         tell(f"warning: {error}; computing it again now")
-    if not len(results) == len(names) > 0:
-        if config.folds:
-            views = (held_out(manifest, fold, config.data) for fold in range(manifest.folds))
-            found = {name: measure(config.data, view)[VALIDATION] for name, view in zip(names, views, strict=True)}
-        else:
-            found = measure(config.data, manifest)
-        results, done = {name: figures for name, (figures, _) in found.items()}, f"written in {folder}"
+    if not len(figures) == len(names) > 0:
+        results = measure(config.data, manifest)
+        figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
-            write_results(folder, manifest, found)
+            write_results(folder, manifest, results)
         except OSError as error:
-            done = ""
+            origin = ""
             tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
     if config.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(figures, indent=2))
     else:
-        show(config, manifest, results, done)
+        show(config, manifest, figures, origin)
 
 
-def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], done: str) -> None:
-    screen, values = Screen(), list(results.values())
-    first = values[0]
-    stopped = "" if first["converged"] else f", stopped after {first['steps']} steps"
-    what = f"{manifest.folds} folds" if config.folds else f"{first['train_rows']:,} training rows"
-    screen.fact("data", f"{config.data} ({what}, {len(manifest.labels)} classes)")
-    regression = f"logistic regression with C = {RECIPE['C']:g}{stopped}"
+def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
+    """Print the figures, the facts of the model, and where the figures are from."""
+    screen, first = Screen(), next(iter(results.values()))
+    steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
+    screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
+    regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
     screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
-    if config.folds:
-        screen.table(spread_table(list(results), values, screen.width))
-    else:
-        show_figures(screen, results)
-    if done:
-        seconds = sum(one["seconds"] for one in values) if config.folds else first["seconds"]
-        screen.say(f"{done} ({duration(seconds)})")
+    show_figures(screen, results)
+    if origin:
+        screen.say(f"{origin} ({duration(first['seconds'])})")
 
 
-def read_results(folder: Path, fingerprint: str | None, names: Sequence[str] = SPLITS) -> dict[str, dict[str, Any]]:
-    """Existing figures by name, for the dataset with this fingerprint; empty if it is None.
+def read_results(folder: Path, fingerprint: str | None) -> dict[str, dict[str, Any]]:
+    """Existing figures by split, for the dataset with this fingerprint; empty if it is None.
 
     Raises ``DataError`` for a damaged file.
     """
-    found = {}
-    for name in names:
+    results = {}
+    for name in SPLITS:
         try:
             values = read_figures(folder, name)
         except DataError:
-            raise DataError(f"{folder / figures_name(name)}: damaged; {MADE_ANEW}") from None
+            raise DataError(f"{folder / figures_name(name)}: damaged; {HINT}") from None
         if fingerprint and values and (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE):
-            found[name] = values
-    return found
+            results[name] = values
+    return results
 
 
-def find_results(
-    run: Path, data: str | Path, fingerprint: str | None, names: Sequence[str] = SPLITS
-) -> tuple[Path, dict[str, dict[str, Any]]]:
+def find_results(run: Path, data: str | Path, fingerprint: str | None) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
     it.
     """
     for folder in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
-        if found := read_results(folder, fingerprint, names):
+        if results := read_results(folder, fingerprint):
             break
-    return folder, found
+    return folder, results
 
 
 def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split, or the figures of each fold. Raises ``OSError``."""
+    """Write predictions and figures of each split. Raises ``OSError``."""
     for name, (figures, predictions) in results.items():
-        if name in SPLITS:
-            write_predictions(folder, name, manifest.labels, manifest.label_type, **predictions)
+        write_predictions(folder, name, manifest.labels, manifest.label_type, **predictions)
         write_figures(folder, name, figures)
 
 
@@ -183,10 +164,10 @@ class Comparison:
         """The conclusion, as a sentence."""
         if self.low > 0:
             return "the network is above the linear model"
-        took = f"which took {duration(self.linear['seconds'])}"
+        time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the linear model, {took}"
-        return f"no difference that these rows could show between the network and the linear model, {took}"
+            return f"the network is below the linear model, {time}"
+        return f"no difference that these rows could show between the network and the linear model, {time}"
 
 
 def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
@@ -198,9 +179,9 @@ def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mappin
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
         return None
     split = measured.split
-    rows, mine = read_hits(measured.directory, split)
-    others, theirs = read_hits(folder, split, MADE_ANEW)
-    if not np.array_equal(rows, others):
+    rows, network_hits = read_hits(measured.directory, split)
+    linear_rows, linear_hits = read_hits(folder, split, HINT)
+    if not np.array_equal(rows, linear_rows):
         path = folder / predictions_name(split)
-        raise DataError(f"{path}: not the rows that {measured.directory} predicts; {MADE_ANEW}")
-    return Comparison(split, measured.figures, linear[split], *of_difference(mine, theirs))
+        raise DataError(f"{path}: not the rows that {measured.directory} predicts; {HINT}")
+    return Comparison(split, measured.figures, linear[split], *of_difference(network_hits, linear_hits))

@@ -20,12 +20,8 @@ from preprocessing.dataset.views import parts_of, read_data
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
 are, and hashes and rows when they are first read."""
-NAMED = 6
-"""Up to this many classes are listed; of more, only the largest and the smallest."""
-LOPSIDED = 5
+MAX_ROWS_RATIO = 5
 """Warn if the largest class has this many times the rows of the smallest: accuracy then says little of the smallest."""
-FEW_STEPS = 300
-"""With fewer updates, training from random weights has usually not converged."""
 
 
 def check_dataset(
@@ -40,7 +36,7 @@ def check_dataset(
     for path, part, _ in parts_of(data, manifest):
         check_vocabulary(path, part)
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
-        size = sum(totals.bytes for every in part.splits.values() for totals in every)
+        size = sum(totals.bytes for name in part.splits for totals in part.splits[name])
         if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
             for problem in verify(path):
                 raise DataError(problem)
@@ -51,8 +47,9 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     """Check that every process has a row in every step. Raises ``ConfigError``, or ``DataError`` for too few rows."""
     rows = manifest.rows(TRAIN)
     if rows < world_size:
-        where = Path(config.data, MANIFEST)
-        raise DataError(f"{where}: {rows} rows of {TRAIN} for {world_size} processes; start fewer")
+        raise DataError(
+            f"{Path(config.data, MANIFEST)}: {rows} rows of {TRAIN} for {world_size} processes; start fewer"
+        )
     smallest = rows // steps_over(rows, config.global_batch)
     if smallest < world_size:
         raise ConfigError(
@@ -77,8 +74,8 @@ def check_useful(config: RunConfig, manifest: Manifest) -> None:
         return
     for label in config.optim.class_weights:
         if label not in labels:
-            known = ", ".join(labels)
-            raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {known}")
+            names = ", ".join(labels)
+            raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
     if threshold != "fixed" and len(labels) > 2:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
@@ -92,35 +89,19 @@ def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
     return {name: rows.get(number, 0) for number, name in enumerate(manifest.labels)}
 
 
-def in_words(rows: Mapping[str, int]) -> str:
-    """``2: negative 800, positive 795 training rows``; of many classes the largest and the smallest."""
-    if len(rows) <= NAMED:
-        named = ", ".join(f"{name} {count:,}" for name, count in rows.items())
-        return f"{len(rows)}: {named} training rows"
-    smallest, largest = (choose(rows, key=lambda name: rows[name]) for choose in (min, max))
-    return f"{len(rows)} of {rows[smallest]:,} ({smallest}) to {rows[largest]:,} ({largest}) training rows"
-
-
-def imbalance(rows: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
+def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
     """Advice for classes of very different size; None if sizes are similar, or weights or threshold are set.
 
-    ``rows``: training rows by class; ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
+    ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
     """
-    some = sorted((name for name in rows if rows[name]), key=lambda name: rows[name])
-    if len(some) < 2 or weights or threshold != "fixed" or rows[some[-1]] < LOPSIDED * rows[some[0]]:
+    rows = {name: count for name, count in rows_by_class.items() if count}
+    if len(rows) < 2 or weights or threshold != "fixed":
         return None
-    smallest, largest = some[0], some[-1]
+    smallest, largest = min(rows, key=lambda name: rows[name]), max(rows, key=lambda name: rows[name])
+    if rows[largest] < MAX_ROWS_RATIO * rows[smallest]:
+        return None
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
     return (
         f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "
         "look at balanced accuracy, and weigh small classes with optim.class_weights"
     )
-
-
-def few_steps(steps_per_epoch: int, epochs: int) -> str | None:
-    """Advice for a run with too few updates; None if there are enough."""
-    total = steps_per_epoch * epochs
-    if total >= FEW_STEPS:
-        return None
-    enough = -(-FEW_STEPS // steps_per_epoch)
-    return f"{total} updates are few; --epochs {enough} makes {enough * steps_per_epoch}, or lower --global_batch"

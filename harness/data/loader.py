@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rows of mapped shards to batches on the device, prefetched by one thread.
 
-Rows of this process, their lengths, labels and memory addresses are computed once per window. A step then costs one
-gather and a few views.
-
-There are no worker processes and no Python code per row: one gather per micro-batch copies its rows into a reused
-buffer (pinned on CUDA). Token ids keep their stored dtype and are widened on the device. Lengths stay int64 on the CPU,
-where packing needs them. Small steps are passed on in groups, since waking a thread costs as much as gathering a small
-batch.
-
-The rows of a step are a function of (seed, step) alone (law 3), so a checkpoint needs no loader state.
+There are no worker processes and no Python code per row: lengths, labels and memory addresses are computed once per
+window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widened on
+the device. Lengths stay int64 on the CPU, where packing needs them. Small steps are passed on in groups, since waking a
+thread costs as much as gathering a small batch.
 """
 
 from __future__ import annotations
@@ -29,7 +24,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
-from harness.data.order import Order, Window, micro_batches
+from harness.data.order import Order, Window
+from harness.data.slices import RankSlice
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
@@ -39,43 +35,9 @@ GROUP_BYTES = 1 << 20
 """Maximum steps of a group, and maximum bytes of ids; a larger step is a group alone."""
 
 
-class RankSlice:
-    """The rows of one process in some steps of a window, concatenated, and their split into micro-batches."""
-
-    def __init__(self, loader: Loader, window: Window, steps: range) -> None:
-        """In training all processes have the same number of micro-batches in each step. In evaluation a process has one
-        micro-batch per step, and none in a step without its rows.
-        """
-        rank, world_size = loader.rank, loader.world_size
-        begins = window.cuts[steps.start - window.first_step : steps.stop - window.first_step + 1]
-        self.begins = begins
-        """int64 ``[steps + 1]``: start of each step's rows, of all processes, in ``window.places``."""
-        sizes = np.diff(begins)
-        own = (sizes - rank + world_size - 1) // world_size
-        rows: slice | np.ndarray = slice(begins[0], begins[-1])
-        if world_size > 1:
-            within = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-            rows = np.repeat(begins[:-1] + rank, own) + world_size * within
-        self.places, self.lengths = window.places[rows], window.lengths[rows].astype(np.int64)
-        self.global_rows: list[int] = sizes.tolist()
-        if loader.order.spec.shuffle:
-            known = {size: micro_batches(size, world_size, loader.micro_batch) for size in set(self.global_rows)}
-            counts = np.array([known[size] for size in self.global_rows])
-        else:
-            counts = np.minimum(own, 1)
-        self.bounds: list[int] = [0, *np.cumsum(counts).tolist()]
-        """Step ``i`` has the micro-batches from ``bounds[i]`` to below ``bounds[i + 1]``."""
-        step_of = np.repeat(np.arange(len(sizes)), counts)
-        turn = np.arange(len(step_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        self.rows = own[step_of] // counts[step_of] + (turn < own[step_of] % counts[step_of])
-        """int64 ``[micro-batches]``: rows of each; within a step they differ by at most one."""
-
-
 @dataclass(eq=False)
 class Buffer:
-    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done.
-    Unless pinned, pages that are never written take no memory.
-    """
+    """A buffer for the ids of one group of steps; on CUDA pinned, and reused once its copy to the device is done."""
 
     flat: torch.Tensor
     copied: torch.cuda.Event | None = None
@@ -121,14 +83,14 @@ class Assembler:
         ends = np.cumsum(share.rows)
         starts = ends - share.rows
         sizes = share.rows.tolist()
-        pieces = [slice(*both) for both in zip(starts.tolist(), ends.tolist(), strict=True)]
+        slices = [slice(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         longest = length[starts]
         self.time: list[int] = longest.tolist()
-        self.rows = [row[piece] for piece in pieces]
+        self.rows = [row[micro_batch] for micro_batch in slices]
         self.lengths = torch.from_numpy(length).split(sizes)
         self.begin = torch.from_numpy(begin).split(sizes)
         narrowest = np.minimum.reduceat(width, starts) if len(starts) else starts
-        self.width = {n: width[pieces[n]] for n in np.flatnonzero(narrowest < longest).tolist()}
+        self.width = {number: width[slices[number]] for number in np.flatnonzero(narrowest < longest).tolist()}
         """Shard width of each row, for micro-batches with a shard narrower than their longest row."""
         with self._on_stream():
             labels, lengths = send(torch.from_numpy(np.stack((label, length))), self.device)
@@ -145,7 +107,7 @@ class Assembler:
         if buffer.copied is not None:
             buffer.copied.synchronize()
         with self._on_stream():
-            batches = list(self._gathered(buffer, steps))
+            batches = list(self._gather(buffer, steps))
             if self.device.type != "cpu":  # one copy for the whole group
                 used = sum(batch.ids.numel() for batch in batches)
                 flat = buffer.flat[:used].to(self.device, non_blocking=True)
@@ -159,24 +121,30 @@ class Assembler:
                 buffer.copied.record(self.stream)
         return batches, buffer.copied
 
-    def _gathered(self, buffer: Buffer, numbers: Iterable[int]) -> Iterator[Batch]:
-        used = 0
+    def _gather(self, buffer: Buffer, numbers: Iterable[int]) -> Iterator[Batch]:
+        offset = 0
         for number in numbers:
             lengths, time = self.lengths[number], self.time[number]
             rows = len(lengths)
             sizes = None
             if self.layout == "padded":
-                ids = buffer.flat.as_strided((rows, time), (time, 1), used)
+                ids = buffer.flat.as_strided((rows, time), (time, 1), offset)
                 self._copy(number, ids)
             else:
                 padded = self.scratch.as_strided((rows, time), (time, 1))
                 self._copy(number, padded)
-                ids = buffer.flat[used : used + int(lengths.sum())]
+                ids = buffer.flat[offset : offset + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
-            used += ids.numel()
-            about = (lengths, self.labels[number], self.rows[number], sizes, self.sent_lengths[number])
-            index = None if sizes is None else PackedIndex.of(lengths, self.device)
-            yield Batch(ids, *about, index=index)
+            offset += ids.numel()
+            yield Batch(
+                ids,
+                lengths,
+                self.labels[number],
+                self.rows[number],
+                batch_sizes=sizes,
+                sent_lengths=self.sent_lengths[number],
+                index=None if sizes is None else PackedIndex.of(lengths, self.device),
+            )
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
         """Fill ``out`` ``[rows, time]`` with a micro-batch, with zeros beyond a shard's width."""
@@ -266,6 +234,20 @@ class Loader:
         step_bytes = self.step_elements * np.dtype(self.split.manifest.id_dtype).itemsize
         self.group_steps = max(1, min(GROUP_STEPS, GROUP_BYTES // step_bytes))
         self._idle: list[Assembler] = []
+        self._fetched_window = (-1, -1)
+
+    def window(self, epoch: int, step: int) -> Window:
+        """The window of the order with a step. Its blocks are fetched first if the split is remote, and those of the
+        next one begin to be.
+        """
+        order = self.order
+        number = order.window_number(step)
+        if self.split.is_remote and self._fetched_window != (epoch, number):
+            self._fetched_window = (epoch, number)
+            has_next = order.spec.shuffle or number + 1 < order.num_windows
+            next_blocks = order.blocks_of_window(epoch, number + 1) if has_next else []
+            self.split.fetch_blocks(order.blocks_of_window(epoch, number), next_blocks)
+        return order.window(epoch, step)
 
     def steps(self, epoch: int, first_step: int = 0, last_step: int | None = None) -> Generator[StepBatch, None, None]:
         """Steps of an epoch from ``first_step`` to ``last_step``, exclusive (None: to the epoch's end), prefetched.
@@ -276,8 +258,7 @@ class Loader:
         """
         stop = self.order.steps_per_epoch if last_step is None else last_step
         prefetch = Prefetch()
-        words = (epoch, first_step, stop, prefetch)
-        thread = threading.Thread(target=self._produce, args=words, name="padless-loader", daemon=True)
+        thread = threading.Thread(target=self._produce, args=(epoch, first_step, stop, prefetch), daemon=True)
         thread.start()
         try:
             while True:
@@ -309,14 +290,14 @@ class Loader:
                 for buffer in assembler.buffers:
                     prefetch.free.put(buffer)
                 while step < stop and not prefetch.cancelled:
-                    window = self.order.window(epoch, step)
+                    window = self.window(epoch, step)
                     steps = range(step, min(stop, window.next_step))
                     self._produce_window(assembler, window, epoch, steps, prefetch)
                     step = window.next_step
                 self._idle.append(assembler)
             prefetch.ready.put(None)
-            finished = step == self.order.steps_per_epoch and not prefetch.cancelled
-            if finished and self.order.spec.shuffle and not self.split.is_remote:  # whose blocks are being fetched
+            is_whole = step == self.order.steps_per_epoch and not prefetch.cancelled
+            if is_whole and self.order.spec.shuffle and not self.split.is_remote:  # whose blocks are being fetched
                 self.order.window(epoch + 1, 0)  # cached while the last steps of this epoch are trained
         except BaseException as error:  # the training loop raises it
             prefetch.ready.put(error)
@@ -325,23 +306,25 @@ class Loader:
         self, assembler: Assembler, window: Window, epoch: int, steps: range, prefetch: Prefetch
     ) -> None:
         """Put ``steps`` of one window into the queue; stop early if cancelled."""
-        share = RankSlice(self, window, steps)
+        trains = self.order.spec.shuffle
+        share = RankSlice(window, steps, self.rank, self.world_size, self.micro_batch, trains=trains)
         assembler.enter(window, share)
         starts = share.begins[:-1]
-        every = window.lengths[starts[0] : share.begins[-1]]
-        tokens = np.add.reduceat(every, starts - starts[0], dtype=np.int64).tolist()
+        lengths = window.lengths[starts[0] : share.begins[-1]]
+        tokens = np.add.reduceat(lengths, starts - starts[0], dtype=np.int64).tolist()
         for begin in range(0, len(steps), self.group_steps):
             buffer = prefetch.free.get()  # cannot hang: the loop returns every buffer, or cancels
             if buffer is None or prefetch.cancelled:
                 return
             bounds = share.bounds[begin : begin + self.group_steps + 1]
-            numbers = [range(*both) for both in itertools.pairwise(bounds)]
-            first = epoch * self.order.steps_per_epoch + steps[begin]
-            batches, copied = assembler(buffer, {one: first + turn for turn, of in enumerate(numbers) for one in of})
+            first_step = epoch * self.order.steps_per_epoch + steps[begin]
+            optimizer_steps = np.repeat(np.arange(len(bounds) - 1) + first_step, np.diff(bounds)).tolist()
+            batches, copied = assembler(buffer, dict(enumerate(optimizer_steps, bounds[0])))
             group = []
-            for at, own in enumerate(numbers, begin):
-                mine = batches[own.start - bounds[0] : own.stop - bounds[0]]
-                group.append(StepBatch(steps[at], mine, share.global_rows[at], tokens[at], copied=copied))
+            for index, (start, stop) in enumerate(itertools.pairwise(bounds), begin):
+                step_batches = batches[start - bounds[0] : stop - bounds[0]]
+                sizes = share.global_rows[index], tokens[index]
+                group.append(StepBatch(steps[index], step_batches, *sizes, copied=copied))
             prefetch.ready.put((buffer, group))
 
 

@@ -3,18 +3,17 @@
 
 The rows of a split lie in blocks (record batches), and each block in a shard of some width. For a seed and an epoch:
 
-1. Blocks are permuted and concatenated, which gives a virtual sequence of all rows. Blocks of each width are spread
-   evenly over it, with jitter. So every part of it has the widths in the proportions of the split, and lengths have no
-   trend within an epoch.
+1. Blocks are permuted, those of each width evenly spread, and concatenated: a virtual sequence of all rows, in which
+   lengths have no trend.
 2. The sequence is cut into windows of at most ``window_rows`` rows, at batch boundaries. If a window ends inside a
    block, a permutation of the block's rows decides which rows it takes.
 3. Inside a window rows are sorted by length, blurred by a little seeded noise, and cut into global batches.
-4. The batches of a window are permuted. Several random permutations are drawn, and the one with the least correlation
-   between the lengths of neighbouring batches is taken.
+4. The batches of a window are permuted: of several permutations, by the one with the least correlation between the
+   lengths of neighbouring batches.
 
 Batch sizes of an epoch differ by at most one row, so the last batch is not a small remainder. A window is computed from
-(seed, epoch, window) alone. So any step is reached without computing the windows before it, and memory is bounded by
-the window. Random numbers are raw words of Philox and splitmix64, which stay the same in every version of numpy.
+(seed, epoch, window) alone, so any step is reached directly, and memory is bounded by the window. Random numbers are
+raw words of Philox and splitmix64, which stay the same in every version of numpy.
 
 **Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
 or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
@@ -45,7 +44,7 @@ VERSION = 2
 """Changes when other rows form a step; stored in checkpoints. Version 1 drew one permutation of batches."""
 WINDOW_ROWS = 131_072
 """A larger window means less padding and more memory."""
-MOST_PERMUTATIONS, PERMUTED_BATCHES = 64, 4096
+MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES = 64, 4096
 """Limits for the permutations drawn per window: their number, and the number of batches in all of them together."""
 
 PERIOD, TURN = 10_000, 6_181
@@ -133,8 +132,6 @@ class Order:
         self.smallest_step = self.num_rows // self.steps_per_epoch
         self.largest_step = -(-self.num_rows // self.steps_per_epoch)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
-        self.split: Split | None = None
-        """A split that is told which blocks windows read, and when."""
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._windows: dict[tuple[int, int], Window] = {}
 
@@ -145,114 +142,107 @@ class Order:
 
     def window(self, epoch: int, step: int) -> Window:
         """The window with a step of an epoch. The latest two are cached: one in use, one prefetched."""
-        assert 0 <= step < self.steps_per_epoch
-        number = bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
+        number = self.window_number(step)
         window = self._windows.get((epoch, number))
         if window is None:
-            if self.split is not None:
-                later, following = divmod(number + 1, self.num_windows)
-                ahead = self._blocks(epoch + later, following) if self.spec.shuffle or not later else []
-                steps = range(*(epoch * self.steps_per_epoch + self.first_step(at) for at in (number, number + 1)))
-                when = self.next_reads(steps.stop) if self.spec.shuffle else None
-                self.split.expect(self._blocks(epoch, number), ahead, steps, when)
             window = self._compute_window(epoch, number)
             self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
         return window
+
+    def window_number(self, step: int) -> int:
+        """The number, within its epoch, of the window with a step."""
+        assert 0 <= step < self.steps_per_epoch
+        return bisect.bisect_right(range(self.num_windows), step, key=self.first_step) - 1
 
     def first_step(self, window: int) -> int:
         """The step at which a window begins; ``num_windows`` gives the steps of an epoch."""
         return window * self.steps_per_epoch // self.num_windows
 
-    def _blocks(self, epoch: int, number: int) -> list[int]:
-        return [block for _, stretch in self._pieces(epoch, number) for block, _ in stretch]
-
-    def next_reads(self, step: int) -> np.ndarray:
-        """float64 ``[blocks]``: step, counted over all epochs, at which each block is read next, from ``step`` on."""
-        return self._next_passes(step / self.steps_per_epoch) * self.steps_per_epoch
-
-    def _next_passes(self, done: float) -> np.ndarray:
-        """As ``next_reads``, in passes over all rows."""
-        found, sizes = np.full(len(self.block_widths), np.inf), np.diff(self.block_starts)
-        for turn in (int(done) + 1, int(done)):
-            blocks, ends = self._epoch_blocks(turn)
-            left = turn + ends / ends[-1] > done
-            found[blocks[left]] = turn + ((ends - sizes[blocks]) / ends[-1])[left]
-        return found
+    def blocks_of_window(self, epoch: int, number: int) -> list[int]:
+        """The blocks that have rows in a window; ``num_windows`` is the first window of the next epoch."""
+        next_epochs, number = divmod(number, self.num_windows)
+        return [block for _, stretch in self.pieces(epoch + next_epochs, number) for block, _ in stretch]
 
     def _compute_window(self, epoch: int, number: int) -> Window:
-        places, blocks, pieces = [], [], []
+        places_by_block, block_numbers, pieces = [], [], []
         offset = 0
-        for piece, stretch in self._pieces(epoch, number):
+        for piece, stretch in self.pieces(epoch, number):
             pieces.append(piece)
-            for block, inside in stretch:
-                places.append(offset + inside)
-                blocks.append(block)
+            for block, rows_in_block in stretch:
+                places_by_block.append(offset + rows_in_block)
+                block_numbers.append(block)
                 offset += int(self.block_starts[block + 1] - self.block_starts[block])
-        touched = np.array(blocks, np.int64)
-        ends = np.cumsum(self.block_starts[touched + 1] - self.block_starts[touched])
-        taken = np.concatenate(places)
-        lengths = np.concatenate([np.asarray(self.lengths(block), np.int32) for block in blocks]).take(taken)
+        blocks, places = np.array(block_numbers, np.int64), np.concatenate(places_by_block)
+        ends = np.cumsum(self.block_starts[blocks + 1] - self.block_starts[blocks])
+        block_lengths = [np.asarray(self.lengths(block), np.int32) for block in block_numbers]
+        lengths = np.concatenate(block_lengths).take(places)
         by_step, cuts = self._batches(epoch, number, lengths, pieces)
-        shift = self.block_starts[touched + 1] - ends
-        ordered = taken[by_step].astype(np.int32), lengths[by_step]
-        return Window(self.first_step(number), touched, ends, shift, *ordered, cuts)
+        return Window(
+            first_step=self.first_step(number),
+            blocks=blocks,
+            ends=ends,
+            shift=self.block_starts[blocks + 1] - ends,
+            places=places[by_step].astype(np.int32),
+            lengths=lengths[by_step],
+            cuts=cuts,
+        )
 
-    def _pieces(self, epoch: int, number: int) -> Pieces:
+    def pieces(self, epoch: int, number: int) -> Pieces:
         """The number of rows of each batch in a window, and blocks with these rows."""
         steps = range(self.first_step(number), self.first_step(number + 1) + 1)
         begins = [step * self.num_rows // self.steps_per_epoch for step in steps]
-        yield np.diff(begins), self._stretch(epoch, begins[0], begins[-1])
+        yield np.diff(begins), self.stretch(epoch, begins[0], begins[-1])
 
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``pieces``: of ``_pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
+        ``pieces``: of ``pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
         """
         (sizes,) = pieces
-        drawn = len(sizes) * max(1, min(MOST_PERMUTATIONS, PERMUTED_BATCHES // len(sizes)))
-        random = words(self.spec.seed, epoch, 1, number, count=drawn + -(-len(lengths) // 4))
-        blurred = self._blurred(lengths, random[drawn:].view(np.uint16)[: len(lengths)])
-        by_length = descending(blurred)
+        num_words = len(sizes) * max(1, min(MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES // len(sizes)))
+        random = words(self.spec.seed, epoch, 1, number, count=num_words + -(-len(lengths) // 4))
+        keys = self._blur(lengths, random[num_words:].view(np.uint16)[: len(lengths)])
+        by_length = sort_ascending(keys.max(initial=0) - keys)  # the longest first; equal ones keep their order
         ordered = lengths[by_length]
         begins = np.cumsum(sizes) - sizes
         steps = np.arange(len(sizes))
         if self.spec.shuffle:
             mean = np.add.reduceat(ordered, begins) / sizes
-            steps = least_trend(mean, np.argsort(random[:drawn].reshape(-1, len(sizes)), kind="stable"))
+            steps = least_trend(mean, np.argsort(random[:num_words].reshape(-1, len(sizes)), kind="stable"))
         keys = np.empty_like(ordered)
         keys[by_length] = longest_first(ordered, begins, sizes, steps)
-        return ascending(keys), np.concatenate(([0], np.cumsum(sizes[steps])))
+        return sort_ascending(keys), np.concatenate(([0], np.cumsum(sizes[steps])))
 
-    def _blurred(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
+    def _blur(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
         """uint16 sort keys: each length times 1 ± noise, plus less than one token, so that equal lengths mix too."""
         if not self.spec.shuffle:
             return lengths
         noise = self.spec.length_noise
         share = random / 65536.0
-        blurred = share * (2 * noise)
-        blurred += 1 - noise
-        blurred *= lengths
-        blurred += share
-        blurred *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
-        return blurred.astype(np.uint16)
+        keys = share * (2 * noise)
+        keys += 1 - noise
+        keys *= lengths
+        keys += share
+        keys *= 65535.0 / (float(lengths.max()) * (1 + noise) + 1)
+        return keys.astype(np.uint16)
 
-    def _stretch(self, epoch: int, start: int, stop: int) -> Stretch:
+    def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
         """Blocks at positions ``start..stop`` of the virtual sequence, each with its rows in that range."""
         blocks, ends = self._epoch_blocks(epoch)
-        place = int(np.searchsorted(ends, start, side="right"))
+        index = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
-            block = int(blocks[place])
+            block = int(blocks[index])
             size = int(self.block_starts[block + 1] - self.block_starts[block])
-            offset = start - (int(ends[place]) - size)
+            offset = start - (int(ends[index]) - size)
             count = min(size - offset, stop - start)
-            inside = np.arange(offset, offset + count)
+            rows = np.arange(offset, offset + count)
             if self.spec.shuffle and count < size:
-                inside = permutation(size, self.spec.seed, epoch, 2, block)[inside]
-            yield block, inside
+                rows = permutation(size, self.spec.seed, epoch, 2, block)[rows]
+            yield block, rows
             start += count
-            place += 1
+            index += 1
 
     def _epoch_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks in the epoch's order, and the end of each block in the virtual sequence."""
@@ -276,33 +266,25 @@ class MixedOrder(Order):
         self.sources = sources
         self.smallest_step = self.largest_step = self.spec.global_batch
         bounds = np.rint(np.cumsum([0, *shares]) * (PERIOD * self.spec.global_batch)).astype(np.int64)
-        of_step = np.diff((bounds + np.arange(PERIOD)[:, None] * TURN % PERIOD) // PERIOD)
-        self.taken = np.pad(of_step, ((1, 0), (0, 0))).cumsum(axis=0)
+        rows_by_step = np.diff((bounds + np.arange(PERIOD)[:, None] * TURN % PERIOD) // PERIOD)
+        self.rows_before = np.pad(rows_by_step, ((1, 0), (0, 0))).cumsum(axis=0)
         """``[steps + 1, sources]``: rows of each source before each step of a period."""
 
-    def _pieces(self, epoch: int, number: int) -> Pieces:
+    def pieces(self, epoch: int, number: int) -> Pieces:
         """For each pass of a source in a window: the step of each row there, ascending, and blocks with these rows."""
         steps = epoch * self.steps_per_epoch + np.arange(self.first_step(number), self.first_step(number + 1) + 1)
-        before = 0
-        for source, taken in zip(self.sources, self.taken.T, strict=True):
-            begins = steps // PERIOD * taken[-1] + taken[steps % PERIOD]
-            start, last = int(begins[0]), int(begins[-1])
-            while start < last:
-                turn, within = divmod(start, source.num_rows)
-                stop = min(last, start - within + source.num_rows)
-                step_of = begins.searchsorted(np.arange(start, stop), side="right") - 1
-                rows = source._stretch(turn, within, within + stop - start)
-                yield step_of, ((before + block, inside) for block, inside in rows)
+        first_block = 0
+        for source, rows_before in zip(self.sources, self.rows_before.T, strict=True):
+            begins = steps // PERIOD * rows_before[-1] + rows_before[steps % PERIOD]
+            start, end = int(begins[0]), int(begins[-1])
+            while start < end:
+                source_pass, offset = divmod(start, source.num_rows)
+                stop = min(end, start - offset + source.num_rows)
+                step_by_row = begins.searchsorted(np.arange(start, stop), side="right") - 1
+                stretch = source.stretch(source_pass, offset, offset + stop - start)
+                yield step_by_row, shift_blocks(stretch, first_block)
                 start = stop
-            before += len(source.block_widths)
-
-    def next_reads(self, step: int) -> np.ndarray:
-        """As for one dataset."""
-        found = []
-        for source, taken in zip(self.sources, self.taken.T, strict=True):
-            done = (step // PERIOD * taken[-1] + taken[step % PERIOD]) / source.num_rows
-            found.append(step + (source._next_passes(done) - done) * source.num_rows * PERIOD / taken[-1])
-        return np.concatenate(found)
+            first_block += len(source.block_widths)
 
     def _batches(
         self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
@@ -310,46 +292,32 @@ class MixedOrder(Order):
         """As for one dataset. The rows of each piece, sorted by length, are dealt to its steps in a random order."""
         count = self.first_step(number + 1) - self.first_step(number)
         random = words(self.spec.seed, epoch, 1, number, count=count + -(-len(lengths) // 4))
-        blurred = self._blurred(lengths, random[count:].view(np.uint16)[: len(lengths)])
-        piece, steps = np.repeat(np.arange(len(pieces)), [*map(len, pieces)]), np.concatenate(pieces)
-        dealt = np.empty_like(steps)
-        dealt[np.lexsort((~blurred, piece))] = steps[np.lexsort((random[steps], piece))]
-        return np.lexsort((-lengths, dealt)), np.arange(count + 1) * self.spec.global_batch
+        keys = self._blur(lengths, random[count:].view(np.uint16)[: len(lengths)])
+        sizes = [len(steps) for steps in pieces]
+        pieces_by_row, steps = np.repeat(np.arange(len(pieces)), sizes), np.concatenate(pieces)
+        step_by_row = np.empty_like(steps)
+        step_by_row[np.lexsort((~keys, pieces_by_row))] = steps[np.lexsort((random[steps], pieces_by_row))]
+        return np.lexsort((-lengths, step_by_row)), np.arange(count + 1) * self.spec.global_batch
+
+
+def shift_blocks(stretch: Stretch, first_block: int) -> Stretch:
+    """The same rows, of blocks that are counted from ``first_block``."""
+    for block, rows in stretch:
+        yield first_block + block, rows
 
 
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
-    order = split.block_starts, lambda block: split.blocks[block].length, spec, split.block_widths
-    found = Order(*order)
-    if isinstance(split, MixedSplit) and spec.shuffle:
-        seeds = splitmix64(np.uint64(spec.seed) ^ np.arange(1, len(split.parts) + 1, dtype=np.uint64)).tolist()
-        sources = [
-            order_over(part, replace(spec, seed=seed)) for part, seed in zip(split.parts.values(), seeds, strict=True)
-        ]
-        found = MixedOrder(sources, split.shares, *order)
-    found.split = split if split.is_remote else None
-    return found
 
+    def lengths(block: int) -> np.ndarray:
+        return split.blocks[block].length
 
-def micro_batches(batch_rows: int, world_size: int, micro_batch: int | None) -> int:
-    """Number of micro-batches of each rank's slice of a global batch; the same on all ranks.
-
-    The slices of ranks differ by at most one row, and no micro-batch is empty. With ``micro_batch=1`` and slices of two
-    sizes, one micro-batch of each longer slice holds two rows. A step has a row for each rank (``check_fit``).
-    """
-    shortest, longest = batch_rows // world_size, -(-batch_rows // world_size)
-    assert shortest, "checked before"
-    return 1 if micro_batch is None else min(shortest, -(-longest // micro_batch))
-
-
-def row_hash(rows: np.ndarray, step: int) -> int:
-    """Unsigned 64-bit hash of the rows of a step; hashes of ranks and steps are added modulo 2**64.
-
-    A sum does not depend on the order of its terms, so every split of the rows over ranks and micro-batches gives the
-    same total. A row that is missing, repeated or moved to another step changes it (splitmix64, Steele et al. 2014).
-    """
-    mixed = splitmix64(rows.astype(np.uint64) ^ splitmix64(np.array([step + 1])))
-    return int(np.add.reduce(mixed, dtype=np.uint64))
+    if not (isinstance(split, MixedSplit) and spec.shuffle):
+        return Order(split.block_starts, lengths, spec, split.block_widths)
+    seeds = splitmix64(np.uint64(spec.seed) ^ np.arange(1, len(split.parts) + 1, dtype=np.uint64)).tolist()
+    specs = [replace(spec, seed=seed) for seed in seeds]
+    sources = [order_over(part, part_spec) for part, part_spec in zip(split.parts.values(), specs, strict=True)]
+    return MixedOrder(sources, split.shares, split.block_starts, lengths, spec, split.block_widths)
 
 
 def spread(groups: np.ndarray, *key: int) -> np.ndarray:
@@ -359,21 +327,16 @@ def spread(groups: np.ndarray, *key: int) -> np.ndarray:
     """
     random = words(*key, count=2 * len(groups)).reshape(2, -1)
     shuffled = np.argsort(random[0], kind="stable")
-    grouped = shuffled[np.argsort(groups[shuffled], kind="stable")]
-    _, starts, counts = np.unique(groups[grouped], return_index=True, return_counts=True)
-    within = np.arange(len(groups)) - np.repeat(starts, counts)
+    by_group = shuffled[np.argsort(groups[shuffled], kind="stable")]
+    _, starts, counts = np.unique(groups[by_group], return_index=True, return_counts=True)
+    ranks = np.arange(len(groups)) - np.repeat(starts, counts)
     jitter = (random[1] >> np.uint64(11)) * 2.0**-53
-    return grouped[np.argsort((within + jitter) / np.repeat(counts, counts), kind="stable")]
+    return by_group[np.argsort((ranks + jitter) / np.repeat(counts, counts), kind="stable")]
 
 
-def ascending(values: np.ndarray) -> np.ndarray:
+def sort_ascending(values: np.ndarray) -> np.ndarray:
     """A stable argsort of whole numbers from 0; by radix where they fit 16 bits."""
     return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values, kind="stable")
-
-
-def descending(values: np.ndarray) -> np.ndarray:
-    """A stable argsort, largest first; equal values keep their order."""
-    return ascending(values.max(initial=0) - values)
 
 
 def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import NOTHING
-from harness.ranks.distributed import World, launched_local_rank
+from harness.ranks.distributed import World, read_local_rank
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storing
 from preprocessing.base.errors import ConfigError, DataError
@@ -57,21 +57,21 @@ def open_data(
     The first process of each node stages the shards, and waits at most ``timeout_s`` seconds if another run is staging
     them. ``stage_dir``: a directory, or none.
     """
-    if missing := {*names}.difference(manifest.names):
-        held = ", ".join(sorted(manifest.names))
-        raise DataError(f"{data}: has no split {min(missing)!r}; it has {held}; name another")
+    for name in sorted({*names}.difference(manifest.names)):
+        splits = ", ".join(sorted(manifest.names))
+        raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
     staged = dict[str | Path, Path]()
     with world.together("staging the dataset"):
         for path, part, _ in parts_of(data, manifest):
             if stage_dir != NOTHING and not Path(path, ADDRESS).exists():  # blocks of a remote one are cached already
-                staged[path] = staged_path(stage_dir, part)
-                if launched_local_rank() == 0:
+                staged[path] = staging_path(stage_dir, part)
+                if read_local_rank() == 0:
                     stage(path, part, stage_dir, [*filter(part.splits.get, names)], timeout_s)
     with world.together("opening the dataset"):
         return OpenData(data, manifest, {name: open_split(data, manifest, name, staged) for name in names})
 
 
-def staged_path(directory: str | Path, manifest: Manifest) -> Path:
+def staging_path(directory: str | Path, manifest: Manifest) -> Path:
     """Directory of a staged dataset; its name depends on content and user."""
     return Path(directory) / f"padless-{os.getuid()}" / manifest.fingerprint[:32]
 
@@ -84,7 +84,7 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
     is right. Raises ``StorageError`` if writing fails, ``ConfigError`` after a timeout or if other users can write
     there, ``DataError`` if a shard does not match the manifest.
     """
-    target = staged_path(directory, manifest)
+    target = staging_path(directory, manifest)
     refusal = ConfigError(
         f"stage_dir: waited {timeout_s:.0f} s for {target / '.lock'}, held by another process that stages; "
         f"raise timeout_s, or stop that process"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +30,16 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     """
     if fold is None:
         return manifest
-    if len(parts := parts_of(data, manifest)) > 1:
+    parts = parts_of(data, manifest)
+    if len(parts) > 1:
         return mix_datasets([(path, held_out(part, fold, path), share) for path, part, share in parts])
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
-    every = [part for name in (TRAIN, VALIDATION) for part in manifest.splits.get(name, [])]
-    learned, measured = ([part for part in every if (part.fold == fold) is held] for held in (False, True))
-    return with_splits(manifest, {**manifest.splits, TRAIN: learned, VALIDATION: measured}, fold=fold)
+    parts_by_split: dict[str, Any] = {TRAIN: [], VALIDATION: []}
+    for part in [*manifest.splits.get(TRAIN, []), *manifest.splits.get(VALIDATION, [])]:
+        parts_by_split[VALIDATION if part.fold == fold else TRAIN].append(part)
+    return with_splits(manifest, {**manifest.splits, **parts_by_split}, fold=fold)
 
 
 def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
@@ -54,34 +57,33 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
     predict, and as ``held_out`` does for a missing fold.
     """
-    if len(parts := parts_of(data, manifest)) > 1:
+    parts = parts_of(data, manifest)
+    if len(parts) > 1:
         return mix_datasets([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
     manifest = held_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest
 
-    joined = {TRAIN: (TRAIN, UNLABELLED), VALIDATION: (VALIDATION,)}
-    splits = {
-        split: [replace(part, labels={}) for name in names for part in manifest.splits.get(name, [])]
-        for split, names in joined.items()
-    }
+    splits: dict[str, Any] = {TRAIN: [], VALIDATION: []}
+    for name, split in {TRAIN: TRAIN, UNLABELLED: TRAIN, VALIDATION: VALIDATION}.items():
+        splits[split] += [replace(part, labels={}) for part in manifest.splits.get(name, [])]
     view = with_splits(manifest, splits)
-    for split, what in {TRAIN: "to pretrain on", VALIDATION: "to measure perplexity on"}.items():
-        rows = view.rows(split)
+    for split, names in {TRAIN: f"{TRAIN} or {UNLABELLED}", VALIDATION: VALIDATION}.items():
+        rows, purpose = view.rows(split), "to pretrain on" if split == TRAIN else "to measure perplexity on"
         if not rows:
             raise DataError(
-                f"{Path(data, MANIFEST)}: no rows {what}: there is no split {' or '.join(joined[split])}; build a "
-                "dataset that has one with `padless prepare`"
+                f"{Path(data, MANIFEST)}: no rows {purpose}: there is no split {names}; build a dataset that has one "
+                "with `padless prepare`"
             )
         if view.tokens(split) == rows:
             raise DataError(
-                f"{Path(data, MANIFEST)}: no row {what} has a second token, so there is nothing to predict; look at "
+                f"{Path(data, MANIFEST)}: no row {purpose} has a second token, so there is nothing to predict; look at "
                 "the texts and at text.stop_words"
             )
     return view
 
 
-MOST_TOKENS = 1_000_000_000
+MAX_TOKENS = 1_000_000_000
 """Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
 
 
@@ -106,7 +108,7 @@ def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int
         if manifest.fingerprint != fingerprint:
             return None
         manifest = held_out(manifest, config.get("fold"), config["data"])
-        if manifest.tokens(TRAIN) > MOST_TOKENS:
+        if manifest.tokens(TRAIN) > MAX_TOKENS:
             return None
         return int(np.isin(hashes, hashes_of(open_split(config["data"], manifest, TRAIN))).sum())
     except (ConfigError, DataError, KeyError):

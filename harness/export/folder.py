@@ -17,7 +17,7 @@ import numpy as np
 
 from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
-from harness.export.graph import check_exportable, onnx_model
+from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, need_onnxruntime
 from harness.model.registry import num_parameters
@@ -45,24 +45,24 @@ from preprocessing.base.terminal import Screen, markdown, markdown_code, percent
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import UNK
 
-MOST = 1e-4
+MAX_DIFFERENCE = 1e-4
 """Maximum difference of a probability between ONNX and torch."""
-RANDOM_BATCHES, MOST_ROWS = 8, 48
-FEW = 40
+RANDOM_BATCHES, MAX_ROWS = 8, 48
+NUM_COMMON_IDS = 40
 """Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
 
 
 def main(config: ExportConfig) -> None:
     """Write a temporary folder, then rename it. Raises ``UserError`` and leaves no files in that case."""
-    place, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
-    bundle = Bundle(place)
+    source, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
+    bundle = Bundle(source)
     bundle.encode([])  # checks the text→ids function
     needed("huggingface_hub", "export", "hub")
     if config.onnx:
-        needed("onnx", "--onnx", "onnx")
+        needed("onnxscript", "--onnx", "onnx")
         need_onnxruntime("--onnx")
         check_exportable(bundle.model)
-    records = records_of(place, bundle.info)
+    records = records_of(source, bundle.info)
     info = replace(
         bundle.info,
         vectors=without_folders(bundle.info.vectors),
@@ -70,15 +70,15 @@ def main(config: ExportConfig) -> None:
         onnx_sha256=None,
     )
     with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
-        (temporary / info.weights).write_bytes(read_named(place / info.weights, info.weights_sha256, INDEX))
-        shutil.copyfile(place / VOCABULARY, temporary / VOCABULARY)
+        (temporary / info.weights).write_bytes(read_named(source / info.weights, info.weights_sha256, INDEX))
+        shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
         if config.onnx:
-            network = onnx_model(bundle.model, info)
+            network = export_onnx(bundle.model, info)
             atomic.write_bytes(temporary / ONNX, network)
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
         parity = compare(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
-        name = config.name or (run_of(place) or place).resolve().name
+        name = config.name or (run_of(source) or source).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
         atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, parity))
     screen.say(f"written to {folder}")
@@ -100,23 +100,23 @@ def compare(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
     """Compare ONNX Runtime with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
-    ``DataError`` if a probability differs by more than ``MOST`` or is not finite.
+    ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
     """
     random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
     vocabulary_size = bundle.info.vocabulary_size
-    sizes = random.integers(1, MOST_ROWS + 1, RANDOM_BATCHES)
+    sizes = random.integers(1, MAX_ROWS + 1, RANDOM_BATCHES)
     batches = [np.arange(1, longest + 1), *(random.integers(1, longest + 1, size) for size in sizes)]
     worst = 0.0
     for lengths in batches:
-        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + FEW))
+        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS))
         encoded = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
         _, wanted = bundle.decision.predictions(bundle.score(encoded))
         difference = float(np.abs(onnx.score(encoded, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
-    if worst > MOST:
+    if worst > MAX_DIFFERENCE:
         raise DataError(
-            f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than {MOST:g}; "
-            "nothing was exported: try another version of onnxruntime, or export without --onnx"
+            f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than "
+            f"{MAX_DIFFERENCE:g}; nothing was exported: try another version of onnxruntime, or export without --onnx"
         )
     texts = sum(map(len, batches))
     screen.fact(
@@ -134,21 +134,21 @@ CLASSES = 30
 """Maximum number of classes in a table."""
 
 
-def records_of(place: Path, info: BundleInfo) -> dict[str, Any]:
+def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
     their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
     ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
     """
-    found: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
-    if (run := run_of(place)) is None:
-        return found
-    found |= {"run_config": read_config(run), "environment": read_environment(run)}
+    records: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
+    if (run := run_of(bundle)) is None:
+        return records
+    records |= {"run_config": read_config(run), "environment": read_environment(run)}
     if measured := read_measured(run):
-        found["figures"] = measured.figures
+        records["figures"] = measured.figures
         with suppress(DataError):
-            kept = find_results(run, found["run_config"].get("data", ""), info.dataset)[1]
-            found["linear"] = kept.get(measured.split, {})
-    return found
+            figures_by_split = find_results(run, records["run_config"].get("data", ""), info.dataset)[1]
+            records["linear"] = figures_by_split.get(measured.split, {})
+    return records
 
 
 def render(

@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch
-from harness.inference.scorer import PADDED_TOKENS, Scorer, in_batches
+from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
+from harness.model.attribution import Attribution, attributions
 from harness.model.classifier import Classifier
 from harness.model.networks import AnyNetwork, read_network
 from harness.ranks.precision import (
@@ -26,7 +27,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import KEPT_IN_BF16, BundleInfo, source_of, split_facts, write_info, write_weights
+from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
@@ -35,7 +36,7 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import View
 
 NEUTRAL = Decision()
-NAMED = 200
+MAX_LIST_WIDTH = 200
 """Maximum width of a list of classes in a message."""
 PADDED_TOKENS_CUDA = 1 << 19
 """Maximum tokens of a batch on a GPU, padding included."""
@@ -88,49 +89,57 @@ class Bundle(Scorer):
     """Dtype of the recurrent layers."""
 
     @staticmethod
-    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
-        """See ``Scorer.settle``. ``auto`` is bf16 where the device computes it natively and labels are the same."""
-        place = choose_device(device).value
-        if precision == "auto":
-            precision = choose_precision("auto", place).value if info.bf16 >= KEPT_IN_BF16 else "fp32"
-        elif place == "cuda":
-            choose_precision(precision, place)  # type: ignore[arg-type]
-        chosen = recurrent_dtype("bf16" if precision == "bf16" else "fp32", place, "padded")
-        return {"device": place, "precision": chosen.value}
+    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
+        """See ``Scorer.choose``."""
+        kind = choose_device(device).value
+        if kind == "cuda":
+            choose_precision(precision, kind)  # type: ignore[arg-type]
+        return {"device": kind, "precision": recurrent_dtype(precision, kind, "padded").value}
 
-    def open(self) -> None:
-        """See ``Scorer.open``."""
+    def load(self) -> None:
+        """See ``Scorer.load``."""
         network = read_network(self.directory, self.info)
         assert isinstance(network, Classifier)
         self.model = network.eval()
         self.model.prior = torch.from_numpy(np.asarray(prior_logits(self.info)))
         if self.threads:
             keep_memory()
-        if self.settled["device"] == "cuda":
+        if self.arithmetic["device"] == "cuda":
             set_tf32(False)
-        self.model.to(self.settled["device"])
-        self.dtype = DTYPES[self.settled["precision"]]
+        self.model.to(self.arithmetic["device"])
+        self.dtype = DTYPES[self.arithmetic["precision"]]
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
         CPU by as many threads as torch has, which it has again afterwards.
         """
-        device, torchs_threads = self.model.head.weight.device, torch.get_num_threads()
+        device, torch_threads = self.model.head.weight.device, torch.get_num_threads()
         is_cuda = device.type == "cuda"
 
         @torch.inference_mode()
-        def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        def score_batch(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
             if not is_cuda:
                 torch.set_num_threads(1)  # of this thread
             batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
-            found: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
-            return found
+            logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
+            return logits
 
-        most, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torchs_threads)
+        tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torch_threads)
+        weights = self.directory / self.info.weights
         try:
-            return in_batches(encoded, self.batch_rows, read, most, self.directory / self.info.weights, threads)
+            return score_in_batches(encoded, self.batch_rows, score_batch, tokens, weights, threads)
         finally:
-            torch.set_num_threads(torchs_threads)
+            torch.set_num_threads(torch_threads)
+
+    def attribute(self, encoded: list[np.ndarray], classes: list[int]) -> list[Attribution]:
+        """What each word of the texts adds to the logit of a class each; on a CPU by one thread, as in ``score``."""
+        torch_threads = torch.get_num_threads()
+        if self.model.head.weight.device.type == "cpu":
+            torch.set_num_threads(1)
+        try:
+            return attributions(self.model, encoded, classes)
+        finally:
+            torch.set_num_threads(torch_threads)
 
 
 def prior_logits(info: BundleInfo) -> np.ndarray:
@@ -152,8 +161,8 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             "one built with its vocabulary (vocabulary.base)"
         )
     if info.labels != manifest.labels:
-        here, known = (shortened(", ".join(names), NAMED) for names in (manifest.labels, info.labels))
+        of_data, of_weights = (shortened(", ".join(names), MAX_LIST_WIDTH) for names in (manifest.labels, info.labels))
         raise DataError(
-            f"{data}: its {len(manifest.labels)} classes ({here}) are not the {len(info.labels)} of the weights "
-            f"({known}), in the same order; build it with source.labels that names those"
+            f"{data}: its {len(manifest.labels)} classes ({of_data}) are not the {len(info.labels)} of the weights "
+            f"({of_weights}), in the same order; build it with source.labels that names those"
         )

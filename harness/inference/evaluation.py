@@ -6,28 +6,23 @@ rows are read like the training corpus and encoded like its rows.
 from __future__ import annotations
 
 import json
-import re
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from harness.data.views import hashes_of, row_hashes, training_texts
-from harness.inference.bundle import NAMED, Bundle
+from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
-from harness.inference.rows import find_text_column, iter_parts, list_new_files
+from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
-from harness.model.attribution import attributions
-from harness.ranks.precision import NAMES, configure_threads, runnable
+from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory, reading_of, write_info
+from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
 from harness.scores.figures import Scores, figures
@@ -36,26 +31,20 @@ from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storing, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, counted, percent, public, shortened, tell
+from preprocessing.base.terminal import Screen, percent, public, tell
 from preprocessing.corpus import addresses
-from preprocessing.corpus.columns import resolve
 from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import LabelMap, spelling
+from preprocessing.labels import AUTO, spelling
 from preprocessing.text.vocabulary import UNK
 
-COMPARED, COMPARED_S, BATCH = 1000, 30.0, 128
-"""Rows that are compared in bf16, in as many seconds at most, so many at a time."""
-LISTED = 10
-"""Number of mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
-MOST_TOKENS = 5000
-"""Maximum tokens of the mistakes after the first ``LISTED``: each is computed many times for its weights."""
+NUM_MISTAKES = 10
+"""Mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
-CHARACTERS = 500
-"""Maximum characters of a mistake's text."""
-OTHERWISE = "name another --output"
+MAX_MISTAKE_CHARACTERS = 500
+"""Of a mistake's text."""
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
@@ -73,14 +62,97 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     with session.world.together("writing the results"):
         if session.world.is_main:
             values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
-            unread = np.concatenate([(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks])
-            return conclude(config, bundle, scores, hashes_of(split)[~unread], values)
+            is_unread = [(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks]
+            return conclude(config, bundle, scores, hashes_of(split)[~np.concatenate(is_unread)], values)
     return {}
+
+
+def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
+    """Score the input, write figures and predictions, print and return the figures.
+
+    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
+    """
+    assert config.input is not None
+    name = result_name(config.input)
+    check_replaceable(output_of(config), name)
+    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
+    configure_threads(bundle.arithmetic["device"])
+    labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
+    with temporary_folder() as folder:
+        files = find_labelled(config.input, config.source, bundle.info.source, labels)
+        sources = convert_all(files, Workers(config.timeout_s), folder)
+        scores, hashes = score_sources(config, sources, bundle)
+        predicted, _ = bundle.decision.predictions(scores.logits)
+        mistakes = describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, NUM_MISTAKES)
+        text_by_row = read_texts(sources, [mistake["row"] for mistake in mistakes])
+    counts = [source.converted for source in sources]
+    values = {
+        **summarize(scores, bundle, name),
+        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
+        "mistakes": [{**mistake, "text": text_by_row[mistake["row"]]} for mistake in mistakes],
+        "input": public(addresses.absolute(config.input)),
+    }
+    return conclude(config, bundle, scores, hashes, values)
 
 
 def output_of(config: EvaluateConfig) -> Path:
     """The directory of figures and predictions."""
     return Path(config.output or Path(config.run, EVALUATION))
+
+
+def result_name(address: str) -> str:
+    """The name of the output files: the input's name with its suffix, which is no split's name."""
+    name = Path(public(address).rstrip("/")).name
+    return name if "." in name else f"{name}.rows"
+
+
+def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any:
+    """``source.labels`` for new rows of the classes ``names``: the map in ``labels``, else that of the training, else
+    the names themselves, however they are spelt; ``auto`` if they differ only in that.
+
+    Raises ``ConfigError`` for a class in the map that the run does not have.
+    """
+    label_map = labels if isinstance(labels, Mapping) else trained_labels
+    if not isinstance(label_map, Mapping):
+        is_unique = len(set(map(spelling, names))) == len(names)
+        return {name: [name] for name in names} if is_unique else AUTO
+    for name in label_map:
+        if name not in names:
+            raise ConfigError(f"source.labels: the run has no class {name!r}; it has {', '.join(names)}")
+    return label_map
+
+
+def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bundle) -> tuple[Scores, np.ndarray]:
+    """The scores of all labelled rows, and ``row_hashes`` of the texts with a known word.
+
+    Raises ``DataError`` for labels that are no class, and without rows.
+    """
+    columns, hashes = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
+    with show_progress("evaluating", sum(source.converted.rows_read for source in sources), config.quiet):
+        for source, rows in iter_parts(sources):
+            encoded = bundle.encoder(pc.fill_null(rows["text"], "").combine_chunks())
+            ids = np.split(encoded.ids, encoded.offsets[1:-1])
+            is_known = unknown_shares(ids) < 1
+            hashes.append(row_hashes(encoded.ids, encoded.offsets)[is_known])
+            labels = pc.index_in(rows["label"], value_set=pa.array(bundle.labels, pa.string()))
+            if labels.null_count:
+                row = rows["row"][pc.index(labels.is_null(), True).as_py()]
+                raise DataError(f"{source.file.name}: row {row}: its label is no class of the run; set source.labels")
+            columns.append((rows["row"].to_numpy() + source.offset, labels.to_numpy(), bundle.score(ids)))
+    if not columns:
+        raise DataError(f"{config.input}: holds no labelled row")
+    return Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True))), np.concatenate(hashes)
+
+
+def read_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
+    """The beginning of the text of each of these rows, by its number."""
+    text_by_row = {}
+    for source, part in iter_parts(sources):
+        numbers = part["row"].to_numpy() + source.offset
+        for position in np.flatnonzero(np.isin(numbers, rows)).tolist():
+            text = part["text"][position].as_py() or ""
+            text_by_row[int(numbers[position])] = text[:MAX_MISTAKE_CHARACTERS]
+    return text_by_row
 
 
 def conclude(
@@ -90,25 +162,22 @@ def conclude(
 
     ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
     """
-    directory, name = output_of(config), values["split"]
-    done = "replaced" if (directory / figures_name(name)).exists() else "written to"
-    facts = {
-        "without_known_word": len(scores.rows) - len(hashes),
-        "training_texts": training_texts(hashes, config.run, bundle.info.dataset),
-    }
+    directory, name, num_rows = output_of(config), values["split"], len(scores.rows)
+    num_trained = training_texts(hashes, config.run, bundle.info.dataset)
+    facts = {"without_known_word": num_rows - len(hashes), "training_texts": num_trained}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
-    with storing(directory, otherwise=OTHERWISE):
+    with storing(directory, otherwise="name another --output"):
         write_results(directory, scores, bundle, values)
-    if trained := facts["training_texts"]:
-        share = f"{trained:,} of {len(scores.rows):,} rows ({percent(trained / len(scores.rows))})"
+    if num_trained:
+        share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
         tell(f"warning: {share} are training texts, so new texts may do worse than these figures")
-    elif trained is None and not (config.quiet and config.input):
+    elif num_trained is None:
         tell("warning: rows were not compared with the training texts: their dataset was moved or changed")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
         show_evaluation(Screen(), values)
-        print(f"{done} {directory / figures_name(name)} and {predictions_name(name)}")
+        print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
     return values
 
 
@@ -119,23 +188,19 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     """
     bundle.model.eval()
     predicted, chances = bundle.decision.predictions(scores.logits)
-    shown = mistakes_to_show(scores.labels, predicted, chances, LISTED)
-    lengths = np.array([len(ids) for ids in read_ids(split, scores.rows[shown].tolist())], np.int64)
-    is_cheap = np.cumsum(lengths) <= MOST_TOKENS
-    is_cheap[:LISTED] = True
-    mistakes = describe_mistakes(shown[is_cheap], scores, bundle)
+    mistakes = describe_mistakes(mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES), scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
-    for mistake, ids, found in zip(mistakes, texts, attributions(bundle.model, texts, classes), strict=True):
+    for mistake, ids, attribution in zip(mistakes, texts, bundle.attribute(texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
-        mistake["weights"] = [round(score, 4) for score in found.scores.tolist()]
-    return {**known_of(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
+        mistake["weights"] = [round(score, 4) for score in attribution.scores.tolist()]
+    return {**summarize(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
 
 
-def known_of(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
+def summarize(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels and logits."""
-    about = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
-    return about | figures(scores, bundle.labels, bundle.decision)
+    origin = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
+    return origin | figures(scores, bundle.labels, bundle.decision)
 
 
 def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
@@ -154,156 +219,30 @@ def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[
     write_figures(directory, values["split"], values)
 
 
-def compare_bf16(bundle: Bundle, split: Split) -> float:
-    """The share of rows of a split that keep their label in bf16, of 1,000 rows at most, in half a minute at most. It
-    is stored in the bundle; 0 if the device cannot compute the network in bf16. Raises ``OSError``.
-    """
-    device, until = bundle.model.head.weight.device.type, time.monotonic() + COMPARED_S
-    able = device == "cpu" or "bf16" in runnable(device)
-    if not able or Bundle.settle(bundle.info, device, "bf16")["precision"] == "fp32":
-        return 0.0
-    every, same = -(-len(split) // COMPARED), list[bool]()
-    texts = [block.ids[at, : block.length[at]] for block in split.blocks for at in range(0, len(block.row), every)]
-    batches = -(-len(texts) // BATCH)
-    for some in (texts[start::batches] for start in range(batches)):  # short and long ones
-        labels = []
-        for bundle.dtype in (torch.float32, torch.bfloat16):
-            labels.append(bundle.decision.predictions(bundle.score(some))[0])
-        same += (labels[0] == labels[1]).tolist()
-        if time.monotonic() > until:
-            break
-    share = float(np.mean(same))
-    write_info(bundle.directory, replace(bundle.info, bf16=share))
-    return share
-
-
-def worst_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
-    """The ``LISTED`` most confident wrong predictions, described."""
-    predicted, _ = bundle.decision.predictions(scores.logits)
-    return describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, LISTED)
-
-
 def describe_mistakes(
-    positions: np.ndarray, scores: Scores, bundle: Bundle, most: int | None = None
+    positions: np.ndarray, scores: Scores, bundle: Bundle, limit: int | None = None
 ) -> list[dict[str, Any]]:
     """Row number, label, predicted label and its probability of the rows at ``positions``, the highest probability
-    first, at most ``most``.
+    first, at most ``limit``.
     """
     predicted, chances = bundle.decision.predictions(scores.logits)
     confidence = chances[np.arange(len(predicted)), predicted]
     names = bundle.labels
     return [
         {
-            "row": int(scores.rows[at]),
-            "label": names[scores.labels[at]],
-            "predicted": names[predicted[at]],
-            "probability": float(confidence[at]),
+            "row": int(scores.rows[position]),
+            "label": names[scores.labels[position]],
+            "predicted": names[predicted[position]],
+            "probability": float(confidence[position]),
         }
-        for at in positions[np.argsort(-confidence[positions], kind="stable")][:most]
+        for position in positions[np.argsort(-confidence[positions], kind="stable")][:limit]
     ]
 
 
 def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:
     """Token ids ``[length]`` of each of the rows with these numbers in the source."""
-    found = {}
+    ids_by_row = {}
     for block in split.blocks:
-        for place in np.flatnonzero(np.isin(block.row, rows)):
-            found[int(block.row[place])] = block.ids[place, : block.length[place]]
-    return [found[row] for row in rows]
-
-
-def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
-    """Score the input, write figures and predictions, print and return the figures.
-
-    Raises ``ConfigError``, ``DataError`` or ``StorageError``.
-    """
-    assert config.input is not None
-    check_replaceable(output_of(config), name_of(config.input))
-    directory = bundle_directory(config.run)
-    bundle = Bundle(directory, config.batch, config.device, config.precision)
-    configure_threads(bundle.settled["device"], config.threads)
-    known = bundle.info.source
-    classes = meanings(bundle.labels, config.source.labels, known.get("labels"))
-    columns, known_texts = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
-    mistakes: list[dict[str, Any]] = []
-    missing = 0
-    with temporary_folder() as folder:
-        sources = convert_input(config, known, folder)
-        counts = [source.converted for source in sources]
-        with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
-            for source, rows in iter_parts(sources):
-                labels = find_classes(config.input, rows, bundle.labels, classes)
-                numbers, texts = rows["row"].to_numpy() + source.offset, pc.fill_null(rows["text"], "").combine_chunks()
-                missing += rows["text"].null_count
-                encoded = bundle.encoder(texts)
-                ids = np.split(encoded.ids, encoded.offsets[1:-1])
-                logits, hashes = bundle.score(ids), row_hashes(encoded.ids, encoded.offsets)
-                known_texts.append(hashes[unknown_shares(ids) < 1])
-                columns.append((numbers, labels, logits))
-                for mistake in worst_mistakes(Scores(numbers, labels, logits), bundle):
-                    at = int(np.searchsorted(numbers, mistake["row"]))
-                    mistakes.append({**mistake, "text": texts[at].as_py()[:CHARACTERS]})
-                mistakes = sorted(mistakes, key=lambda mistake: -mistake["probability"])[:LISTED]
-    if not columns:
-        raise DataError(f"{config.input}: holds no labelled row")
-    scores = Scores(*(np.concatenate(one) for one in zip(*columns, strict=True)))
-    values = {
-        **known_of(scores, bundle, name_of(config.input)),
-        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
-        "missing": missing,
-        "mistakes": mistakes,
-        "input": public(addresses.absolute(config.input)),
-    }
-    return conclude(config, bundle, scores, np.concatenate(known_texts), values)
-
-
-def name_of(address: str) -> str:
-    """The name of the output files: the input's name with its ending, which is no split's name."""
-    name = re.sub("[*?]", "_", Path(public(address).rstrip("/")).name)
-    return name if "." in name else f"{name}.rows"
-
-
-def meanings(names: Sequence[str], given: Any, known: Any) -> dict[str, int]:
-    """Spelling of a label -> number of its class.
-
-    ``given`` and ``known`` are the values of ``source.labels``, now and in the training: a map, or ``auto``. Raises
-    ``ConfigError`` for a class in ``given`` that the run does not have.
-    """
-    chosen = given if isinstance(given, Mapping) else known
-    if isinstance(chosen, Mapping):
-        if strangers := [name for name in chosen if name not in names]:
-            raise ConfigError(f"source.labels: the run has no class {strangers[0]!r}; it has {', '.join(names)}")
-        return {value: names.index([*chosen][number]) for value, number in LabelMap(chosen).numbers.items()}
-    spellings = [str(spelling(name)) for name in names]
-    return {one: number for number, one in enumerate(spellings) if spellings.count(one) == 1}
-
-
-def convert_input(config: EvaluateConfig, known: Mapping[str, Any], folder: Path) -> list[Source]:
-    """The files of the input as Parquet parts in ``folder``, read by the given options and those ``known`` of the
-    training corpus. Raises ``DataError`` that names file and row, or the columns that exist.
-    """
-    source = replace(reading_of(config.source, known), path=[str(config.input)])
-    resolved = resolve(find_text_column(list_new_files(source, config.source), config.source))
-    for line in resolved.lines:
-        tell(line)
-    return convert_all(resolved.files, Workers(config.timeout_s), folder)
-
-
-def find_classes(address: str, rows: pa.Table, names: Sequence[str], classes: Mapping[str, int]) -> np.ndarray:
-    """int64 ``[rows]``: the class index of each row; an exact class name has priority over ``classes``.
-
-    Raises ``DataError`` for unknown labels.
-    """
-    index_by_label = {label: classes.get(str(spelling(label))) for label in rows["label"].unique().to_pylist()}
-    index_by_label |= {name: index for index, name in enumerate(names) if name in index_by_label}
-    unknown = []
-    for label in sorted(label for label, index in index_by_label.items() if index is None):
-        numbers = rows.filter(pc.equal(rows["label"], label))["row"]
-        unknown.append(f"{label[:40]!r} ({counted(len(numbers), 'row')}, first row {numbers[0]})")
-    if unknown:
-        raise DataError(
-            f"{address}: holds labels that the run does not know: {shortened(', '.join(unknown), NAMED)}; it knows "
-            f"{shortened(', '.join(names), NAMED)}; say in source.labels what they mean, or leave the rows out with "
-            "source.neutral"
-        )
-    return np.array([index_by_label[label] for label in rows["label"].to_pylist()], np.int64)
+        for position in np.flatnonzero(np.isin(block.row, rows)):
+            ids_by_row[int(block.row[position])] = block.ids[position, : block.length[position]]
+    return [ids_by_row[row] for row in rows]

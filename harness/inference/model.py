@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import itertools
-import mmap
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -38,27 +35,25 @@ class Model:
     It has the best weights, and the vocabulary and text code of their training. ``engine`` is ``torch``; ``onnx``, ONNX
     Runtime, for an export with that file; or ``auto``, torch if it can be imported, else ONNX Runtime. ``device``:
     where torch computes; auto takes a CUDA device if there is one. Files are verified first and never executed. Raises
-    ``UserError`` for a missing or damaged model. A pickle holds the bytes of the files.
+    ``UserError`` for a missing or damaged model. A pickle or a copy holds the bytes of the files.
 
     Texts are a list, a pandas column, an array or any other iterable of strings; a single string is one text. Empty
     texts are predicted like any other. Anything but a string raises ``DataError``, which names its index.
     """
 
     def __init__(
-        self, place: str | Path, engine: Engine = "auto", device: Literal["auto", "cpu", "cuda"] = "auto"
+        self, path: str | Path, engine: Engine = "auto", device: Literal["auto", "cpu", "cuda"] = "auto"
     ) -> None:
         """Read and verify."""
         require(device in ("auto", "cpu", "cuda"), "device", device, "one of auto, cpu, cuda")
-        require(isinstance(place, str | Path), "place", place, "the directory of a run, a bundle or an export")
-        self.place, self.engine, self.device = place, engine, device
-        self._open(place)
-        self._files = mapped_files(self._scorer.directory)
-        while read_classifier(self._scorer.directory) != self._scorer.info:  # a better epoch replaced them meanwhile
-            self._open(place)
-            self._files = mapped_files(self._scorer.directory)
+        require(isinstance(path, str | Path), "path", path, "the directory of a run, a bundle or an export")
+        self.path, self.engine, self.device = path, engine, device
+        self._files: dict[str, bytes] = {}
+        """The bytes of the files by name, in a copy."""
+        self._open(path)
 
-    def _open(self, place: str | Path) -> None:
-        self._scorer = open_scorer(place, self.engine, device=self.device)
+    def _open(self, path: str | Path) -> None:
+        self._scorer = open_scorer(path, self.engine, device=self.device)
         self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
@@ -88,22 +83,29 @@ class Model:
         unknown class, or without weights and torch, ``DataError`` for anything but a string.
         """
         if not isinstance(text, str):
-            raise DataError(f"{shown(text)} is not a text; explain takes one, so call it for each of several")
+            raise DataError(f"{shorten(text)} is not a text; explain takes one, so call it for each of several")
         if not hasattr(self._scorer, "model"):
-            raise ConfigError(f"{self.place}: explanations need the weights and torch; load the run or its bundle")
+            raise ConfigError(f"{self.path}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explanation import explain
 
         return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
 
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""
-        parts = [self._scorer.score(self._scorer.encode(some)) for some in chunks(texts)]
+        parts = [self._scorer.score(self._scorer.encode(chunk)) for chunk in chunks(texts)]
         outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
         return np.concatenate([np.empty((0, *outputs)), *parts])
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the bytes of the files that were loaded, so that a copy needs no directory."""
-        return {**vars(self), "_scorer": None, "_files": {name: data[:] for name, data in self._files.items()}}
+        """With the bytes of the files, so that a copy needs no directory. Raises ``DataError`` if a training has
+        replaced them.
+        """
+        files, directory = self._files, self._scorer.directory
+        if not files:
+            if read_classifier(directory) != self._scorer.info:
+                raise DataError(f"{directory}: the files were replaced since they were loaded; load them again")
+            files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+        return {**vars(self), "_scorer": None, "_files": files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Verify the files as at the first time. Raises ``UserError`` for damaged ones."""
@@ -114,40 +116,28 @@ class Model:
             self._open(folder)
 
     def __repr__(self) -> str:
-        return f"<padless model {self.place}: {len(self.classes_)} classes: {', '.join(self._scorer.labels)}>"
+        return f"<padless model {self.path}: {len(self.classes_)} classes: {', '.join(self._scorer.labels)}>"
 
 
 load = Model
-"""The model of a place, as in ``padless.load("runs/mine", device="cpu")``."""
-
-
-def mapped_files(directory: Path) -> dict[str, bytes | mmap.mmap]:
-    """The files of a folder by name, mapped: they can be read when others have taken their names, and take no memory
-    before.
-    """
-    mapped = dict[str, bytes | mmap.mmap]()
-    for path in filter(Path.is_file, directory.iterdir()):
-        with suppress(FileNotFoundError), open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            mapped[path.name] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    return mapped
+"""The model of a path, as in ``padless.load("runs/mine", device="cpu")``."""
 
 
 def chunks(texts: Texts) -> Iterator[list[str]]:
     """Lists of at most ``CHUNK_ROWS`` texts. Raises ``DataError``, which names the index, for anything but a string."""
     is_other = isinstance(texts, bytes | Mapping | set | frozenset) or not isinstance(texts, Iterable)
     if is_other or hasattr(texts, "columns") or getattr(texts, "ndim", 1) != 1:
-        what = "is no list of strings, and no column of a table"
-        raise DataError(f'a {type(texts).__name__} {what}; give one, as in table["text"]')
-    every: Any = [texts] if isinstance(texts, str) else texts
-    numbered = enumerate(every.to_pylist() if isinstance(every, pa.Array | pa.ChunkedArray) else every)
-    while some := list(itertools.islice(numbered, CHUNK_ROWS)):
-        for place, text in some:
+        problem = "is no list of strings, and no column of a table"
+        raise DataError(f'a {type(texts).__name__} {problem}; give one, as in table["text"]')
+    values: Any = [texts] if isinstance(texts, str) else texts
+    numbered = enumerate(values.to_pylist() if isinstance(values, pa.Array | pa.ChunkedArray) else values)
+    while chunk := list(itertools.islice(numbered, CHUNK_ROWS)):
+        for index, text in chunk:
             if not isinstance(text, str):
-                raise DataError(f"texts[{place}] is {shown(text)}, not a text; leave it out, or give it one")
-        yield [text for _, text in some]
+                raise DataError(f"texts[{index}] is {shorten(text)}, not a text; leave it out, or give it one")
+        yield [text for _, text in chunk]
 
 
-def shown(value: object) -> str:
-    """A value for a message, shortened."""
+def shorten(value: object) -> str:
+    """A value for a message."""
     return shortened(repr(value), 40)

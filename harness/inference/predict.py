@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless predict``: predicts texts, or every row of files, in parts, by processes here or on other machines.
+"""``padless predict``: predicts texts, or every row of files, in parts, by processes of this machine.
 
 1. convert each file to Parquet parts: errors are reported before anything is predicted        (parallel)
 2. predict the missing parts, and write a marker for each                                      (parallel)
 3. put them together
 
-Where the input is cut depends only on the input and the settings, so every worker makes the same part at any time. An
+Where the input is cut depends only on the input and the settings, so every process makes the same part at any time. An
 interrupted prediction continues with the missing parts; finished ones are in ``OUTPUT.parts/``. Several commands with a
 share each (``--share``) work on one prediction.
 """
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,38 +28,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.config import WRITTEN, PredictConfig
-from harness.inference.rows import BLOCK_ROWS, Layout, find_files, lines_of_stdin, refuse_input
-from harness.inference.scorer import Scorer, engine_of, local, open_scorer, scorer_class, unknown_shares
+from harness.inference.config import PredictConfig
+from harness.inference.output import BLOCK_ROWS, Output
+from harness.inference.rows import find_texts, iter_texts, refuse_input
+from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
-from harness.rundir.json_files import read_object
 from harness.rundir.results import probability_column
-from preprocessing.base import atomic, processes
+from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storing
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import available_cores, locked
+from preprocessing.base.signals import COMMAND
 from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
-from preprocessing.base.untrusted import listed
-from preprocessing.corpus.sources import identity_of, list_texts
+from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
-from preprocessing.job.output import SHARE_LOCK_S
 from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import as_found
 
-VERSION = 3
+VERSION = 4
 """Increase it when the same input and settings give other bytes."""
-FEWEST = 20
-"""Minimum width of a text in a readable line."""
-BEGUN, LOCK = "begun.json", "lock"
+MIN_TEXT_WIDTH = 20
+"""Of a text in a readable line."""
+LOCK = "lock"
+LOCK_S = 30
+"""Longest wait of a share for another command."""
 OTHERWISE = "name another --output"
-ANEW = f"{OTHERWISE}, or set --overwrite true"
 
 
 @dataclass(frozen=True)
-class Made:
-    """Facts of a finished part."""
+class PartFacts:
+    """Facts of a predicted part."""
 
     rows: int
     without_known_word: int
@@ -67,30 +67,30 @@ class Made:
 
 
 @dataclass(frozen=True)
-class ScoredPart(engine.Part[Made]):
+class ScoredPart(engine.Part[PartFacts]):
     """The predictions for one part of the input, as Parquet."""
 
     path: Path
     """Absolute: the file to write."""
     rows: Path
     """Absolute: the converted part."""
-    opened: partial[Scorer]
+    open_model: partial[Scorer]
     """Calls ``open_scorer``; each thread of a worker does so once."""
 
-    result: ClassVar[type] = Made
+    result: ClassVar[type] = PartFacts
 
-    def make(self) -> tuple[Made, dict[str, str]]:
+    def make(self) -> tuple[PartFacts, dict[str, str]]:
         """Raises ``OSError`` if reading or writing fails."""
-        scorer: Scorer = engine.open_once(self.key, self.opened)
+        scorer: Scorer = engine.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
         num_unknown = 0
         tables: list[pa.Table] = []
         for encoded in encode_ahead(texts, scorer):
-            tables.append(pa.table(scorer.predict(encoded)))
+            tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
         with atomic.replacing(self.path) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
-        return Made(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
+        return PartFacts(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -108,76 +108,66 @@ def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.nda
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     check_device(config.device)
-    config = replace(config, run=str(local(config.run)))
+    config = replace(config, run=str(download(config.run)))
     if config.output is not None:
-        predict_files(config)
+        predict_files(config, Path(config.output))
         return
     scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
-    for some in [config.texts] if config.texts else lines_of_stdin():
-        show(scorer, some, config.json)
+    with atomic.temporary_folder() as folder:
+        lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
+        for texts in lines:
+            show(scorer, texts, config.json)
 
 
 def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
-    columns, unknown = scorer.predict(encoded), unknown_shares(encoded)
-    rows = zip(*columns.values(), strict=True)
-    for text, row, share in zip(texts, rows, unknown.tolist(), strict=True):
-        values = dict(zip(columns, row, strict=True))
+    rows = pa.table(scorer.columns(scorer.score(encoded))).to_pylist()
+    for text, values, unknown_share in zip(texts, rows, unknown_shares(encoded).tolist(), strict=True):
         if as_json:
-            print(json.dumps({"text": text, **values, "unknown_share": round(share, 4)}))
+            print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
         label = as_found(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
-        head += "(no known word)  " if share == 1 else ""
-        screen.write([head + shortened(text, max(screen.width - cells(head), FEWEST))])
+        head += "(no known word)  " if unknown_share == 1 else ""
+        screen.write([head + shortened(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
 
 
-def predict_files(config: PredictConfig) -> None:
-    """Predict with the processes of this machine, or the workers of a Dask cluster; or one share of the parts.
+def predict_files(config: PredictConfig, target: Path) -> None:
+    """Predict with the processes of this machine, all parts or one share of them.
 
     Raises ``ConfigError``, ``DataError`` or ``StorageError``.
     """
-    target = target_of(config)
     work = target.with_name(f"{target.name}.parts").absolute()
-    share, screen = Share.parse(config.share, work), Screen(quiet=config.quiet)
+    share, screen = Share.parse(config.share), Screen(quiet=config.quiet)
     if share.count > 1 and target.exists():
         screen.say(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
         return
     with claim(target, work, share), ExitStack() as stack:
-        advice = f"finished parts are kept in {work}; the same command, without --overwrite, goes on"
-        stack.enter_context(processes.keeping(advice))
-        if config.overwrite:
-            for path in work.iterdir():
-                if path.name not in (LOCK, atomic.MARK):
-                    atomic.remove(path)
-        opened, settings = choose_scorer(config)
+        stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
+        open_model, settings = choose_scorer(config)
         info = read_classifier(bundle_directory(config.run))
-        options = replace(config.given, part_mb=config.part_mb)
-        files = find_files(config.inputs, config.format, options, info.source, work)
+        files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
+        check_replaced(target, config.overwrite, ["predicted", probability_column("")])
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
-        worth = max(1, int(num_bytes / (config.part_mb * 1e6)))  # starting a process takes seconds
-        most = 1 if opened.keywords["device"] == "cuda" else min(processes.available_cores(), worth)
-        workers = stack.enter_context(open_workers(config.executor_config(most), locks=work, quiet=config.quiet))
+        num_processes = 1
+        if open_model.keywords["device"] == "cpu":  # starting a process takes seconds
+            num_parts = int(num_bytes / (config.source.part_mb * 1e6))
+            num_processes = max(1, min(available_cores(), num_parts))
+        workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        names = [config.prefix + name for name in ("predicted", *map(probability_column, info.labels))]
-        layout = Layout.choose(WRITTEN[target.suffix.lower()], names, sources)
-        if config.missing == "error":
-            check_texts(sources)
-        inputs = [[source.file.name, source.file.format, source.converted.fingerprint] for source in sources]
-        basis = settings | {"weights": identity(info), "source": asdict(options), "input": inputs}
-        check_begun(config, target, work, basis)
-        parts = list_parts(sources, work, basis, opened)
+        output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
+        parts = list_parts(sources, work, settings | {"weights": identity(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            results = [made for _, made in engine.run(parts, workers, progress, wait=share.is_leader)]
+            facts = [facts for _, facts in engine.run(parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
             screen.say(f"{target}: share {share} is done; share 0 writes the file")
             return
         with storing(target, otherwise=OTHERWISE), atomic.replacing(target) as temporary, open(temporary, "wb") as file:
-            layout.write(file, (pq.read_table(part.path) for part in parts))
-        num_rows, num_unknown = sum(made.rows for made in results), sum(made.without_known_word for made in results)
+            output.write(file, (pq.read_table(part.path) for part in parts))
+        num_rows, num_unknown = sum(part.rows for part in facts), sum(part.without_known_word for part in facts)
         screen.say(f"{num_rows:,} predictions written to {target}")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
@@ -187,57 +177,35 @@ def predict_files(config: PredictConfig) -> None:
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
     directory = bundle_directory(config.run)
-    name, info = engine_of(directory, config.engine), read_classifier(directory)
-    settled = scorer_class(name).settle(info, config.device, config.precision)
-    if settled["precision"] == "bf16" and not config.quiet:
-        share = f"{info.bf16:.1%} of validation keep their label"
-        tell(f"computed in bf16, in which {share}; --precision fp32 is exact")
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, "format": config.format, **settled}
-    how = settled | ({"threads": 1} if settled["device"] == "cpu" else {})  # so that nothing depends on their number
-    return partial(open_scorer, config.run, name, config.batch, **how), settings
-
-
-def check_texts(sources: Sequence[Source]) -> None:
-    """Raise ``DataError`` for the first row without a text; lines of a text file may be empty."""
-    for file, number in ((source.file, source.converted.first_without_text) for source in sources):
-        if number is not None and file.format != "txt":
-            problem = f"column {listed(file.source.text_columns)} holds no text"
-            row = f"{file.name.rstrip('/')}/{list_texts(file)[number - 1].path}" if file.format == "folder" else None
-            row = row or f"{file.name}: row {number}"
-            raise DataError(f"{row}: {problem}; fill or remove the row, or set --missing keep")
+    name = resolve_engine(directory, config.engine)
+    arithmetic = scorer_class(name).choose(read_classifier(directory), config.device, config.precision)
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic}
+    options = {**arithmetic, "threads": 1}  # so that nothing depends on their number
+    return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 
 def list_parts(
-    sources: Sequence[Source], work: Path, basis: dict[str, Any], opened: partial[Scorer]
+    sources: Sequence[Source], work: Path, settings: dict[str, Any], open_model: partial[Scorer]
 ) -> list[ScoredPart]:
-    """All parts, at least one, of a prediction that depends on ``basis``."""
-    key = hashlib.sha256(atomic.canonical_json(basis)).hexdigest()
-    rows = [(part.rows, source.folder / part.path) for source in sources for part in source.converted.parts]
-    if not rows:
+    """All parts, at least one. Their key, which begins the names of their files, is the hash of all rows and of the
+    ``settings``, which are JSON values.
+    """
+    parts = [(source.folder / part.path, part) for source in sources for part in source.converted.parts]
+    if not parts:
         raise DataError(f"{sources[0].file.name}: holds no rows")
-    atomic.write_json(work / BEGUN, basis)
+    content = atomic.canonical_json(settings | {"parts": [part.sha256 for _, part in parts]})
+    key = hashlib.sha256(content).hexdigest()
+    names = [work / f"{key[:16]}-{number:05d}" for number in range(len(parts))]
     return [
-        ScoredPart(key, work, work / f"{number:05d}.json", size, work / f"{number:05d}.parquet", path, opened)
-        for number, (size, path) in enumerate(rows)
+        ScoredPart(key, work, name.with_suffix(".json"), part.rows, name.with_suffix(".parquet"), rows, open_model)
+        for name, (rows, part) in zip(names, parts, strict=True)
     ]
-
-
-def target_of(config: PredictConfig) -> Path:
-    """The file to write. Raises ``ConfigError`` for an unusable ``--output``."""
-    assert config.output is not None
-    target = Path(config.output)
-    if config.output.endswith("/") or (target.exists() and not target.is_file()):
-        raise ConfigError(f"--output {config.output}: is not a file; name one, as in predicted.parquet")
-    if target.suffix.lower() not in WRITTEN:
-        raise ConfigError(f"--output {target}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
-    return target
 
 
 @contextmanager
 def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
-    """Lock an output for this command, or this share of several, and make the folder ``work`` of its settings, parts
-    and markers. It is removed when the output is written and no share runs any more, or after an error if no
-    prediction was begun.
+    """Lock an output for this command, or for shares, and make the folder ``work`` of its parts and markers. It is
+    removed when the output is written, or after an error before the first part.
 
     Raises ``ConfigError`` for a folder that no prediction made, ``StorageError`` if it is not writable, ``UserError``
     while another process predicts to it.
@@ -247,40 +215,19 @@ def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
         raise ConfigError(f"{work}: {problem}; rename it, or {OTHERWISE}")
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     is_shared = share.count > 1
-    limit_s = SHARE_LOCK_S if is_shared else 0
-    with storing(target, otherwise=OTHERWISE), ExitStack() as locks:
+    with storing(target, otherwise=OTHERWISE), ExitStack() as stack:
         if not work.exists():
-            # another process may have made it
-            with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as made:
-                atomic.sign(made, target)
-        locks.enter_context(locked(work / LOCK, limit_s, refusal, shared=is_shared))
-        if is_shared:
-            other = UserError(f"{target}: another process makes share {share} of it; wait for it, or stop it")
-            locks.enter_context(locked(share.lock_of(share.index), limit_s, other))
+            # another share may have made it
+            with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as folder:
+                atomic.sign(folder, target)
+        limit_s = LOCK_S if is_shared else 0
+        stack.enter_context(locked(work / LOCK, limit_s, refusal, shared=is_shared))
         atomic.sweep(target)
         try:
             yield
         except UserError:
-            if not (is_shared or (work / BEGUN).exists()):
+            if not (is_shared or any(work.glob("*.parquet"))):
                 atomic.vanish(work)
             raise
-        if is_shared:
-            locks.close()
-            with suppress(UserError), locked(work / LOCK, 0, refusal):
-                if target.exists():
-                    atomic.vanish(work)
-        else:
+        if share.is_leader:
             atomic.vanish(work)
-
-
-def check_begun(config: PredictConfig, target: Path, work: Path, basis: dict[str, Any]) -> None:
-    """Raise ``ConfigError`` if a prediction with other settings was begun, or the file to replace holds no predictions.
-
-    ``basis`` has what determines the predictions, as JSON values.
-    """
-    begun = read_object(work / BEGUN, ANEW)
-    if begun is None:
-        words = (config.prefix + name for name in ("predicted", probability_column("")))
-        check_replaced(target, config.overwrite, words)
-    elif other := next((name for name, value in basis.items() if begun.get(name) != value), None):
-        raise ConfigError(f"{work}: a prediction was begun with other {other}; {ANEW} to start again")

@@ -23,7 +23,6 @@ from harness.rundir.bundle_files import (
     INDEX,
     LENGTHS,
     LOGITS,
-    OF_WEIGHTS,
     ONNX,
     BundleInfo,
     bundle_directory,
@@ -68,17 +67,17 @@ class Scorer(ABC):
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
-        ``device`` and ``precision`` are settled first. ``threads``: on a CPU so many batches are computed at once, each
-        by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged or of
-        another bundle, ``ConfigError`` for a language model.
+        ``choose`` says what ``device`` and ``precision`` mean. ``threads``: on a CPU so many batches are computed at
+        once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
+        or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
-        self.settled = self.settle(self.info, device, precision)
+        self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
         self.decision = Decision(self.info.temperature, self.info.threshold)
-        self.open()
+        self.load()
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -90,15 +89,15 @@ class Scorer(ABC):
         return encoder
 
     @abstractmethod
-    def open(self) -> None:
+    def load(self) -> None:
         """Load and verify the weights. Raises ``UserError``."""
 
     @staticmethod
     @abstractmethod
-    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
+    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """The ``device`` and ``precision`` for a bundle on this machine; the results depend on both.
 
-        What was settled before is not changed. Raises ``ConfigError``.
+        A choice is not changed. Raises ``ConfigError``.
         """
 
     @abstractmethod
@@ -109,36 +108,31 @@ class Scorer(ABC):
         """The ids of each text; may run while another thread scores."""
         return self.encoder.encode_each(texts)
 
-    def predict(self, encoded: list[np.ndarray]) -> dict[str, list[Any]]:
-        """Columns ``predicted`` and ``probability_LABEL``, by the bundle's temperature and threshold."""
-        columns = self.columns(self.score(encoded))
-        return {name: column.tolist() for name, column in columns.items()}
-
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of ``predict`` as arrays, from the result of ``score``."""
+        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by the bundle's temperature and
+        threshold.
+        """
         return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
 
 
-def need_onnxruntime(what: str) -> None:
+def need_onnxruntime(purpose: str) -> None:
     """Import ONNX Runtime, which sends nothing to its makers then. Raises ``ConfigError`` if it is missing."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    needed("onnxruntime", what, "onnx")
+    needed("onnxruntime", purpose, "onnx")
 
 
 class OnnxScorer(Scorer):
     """The network of an export folder, computed by ONNX Runtime on a CPU."""
 
     @staticmethod
-    def settle(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
+    def choose(info: BundleInfo, device: str, precision: str) -> dict[str, Any]:
         """A CPU, in the precision of the file. Raises ``ConfigError`` for anything else."""
-        if device == "cuda":
-            raise ConfigError("device: ONNX Runtime computes on CPUs here; leave --device out, or set --engine torch")
-        if precision == "bf16":
-            raise ConfigError("precision: an ONNX file has its own; leave --precision out, or set --engine torch")
+        if device == "cuda" or precision == "bf16":
+            raise ConfigError("engine: ONNX Runtime computes on CPUs in fp32 here; leave this out, or set it to torch")
         return {"device": "cpu", "precision": "fp32"}
 
-    def open(self) -> None:
-        """See ``Scorer.open``; ``ConfigError`` without ONNX Runtime."""
+    def load(self) -> None:
+        """See ``Scorer.load``; ``ConfigError`` without ONNX Runtime."""
         path, sha256 = self.directory / ONNX, self.info.onnx_sha256
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
@@ -153,63 +147,56 @@ class OnnxScorer(Scorer):
             self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors share no base class
             raise DataError(f"{path}: ONNX Runtime cannot read it ({one_line(error)})") from None
-        if self.session.get_modelmeta().custom_metadata_map.get(OF_WEIGHTS) != self.info.weights_sha256:
-            raise DataError(f"{path}: the network of another bundle; export this one again")
 
     def score(self, encoded: list[np.ndarray], output: str = LOGITS) -> np.ndarray:
         """See ``Scorer.score``; or another ``output`` of the graph."""
 
         def read(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-            found: np.ndarray = self.session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
-            return found
+            logits: np.ndarray = self.session.run([output], {IDS: padded, LENGTHS: lengths.astype(np.int32)})[0]
+            return logits
 
-        return in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
+        return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
-def open_scorer(place: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **how: Any) -> Scorer:
+def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``how``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
+    ``options``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
     """
-    directory = bundle_directory(local(place))
-    scorer = scorer_class(engine_of(directory, engine))(directory, batch_rows, **how)
+    directory = bundle_directory(download(path))
+    scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 
 
 def scorer_class(engine: str) -> type[Scorer]:
-    """The class that computes with this engine."""
-    found: type[Scorer] = OnnxScorer if engine == "onnx" else load("harness.inference.bundle:Bundle")
-    return found
+    """The class that computes with this engine, ``torch`` or ``onnx``."""
+    if engine == "onnx":
+        return OnnxScorer
+    needed("torch", "--engine torch")
+    bundle_class: type[Scorer] = load("harness.inference.bundle:Bundle")
+    return bundle_class
 
 
-def engine_of(directory: Path, engine: str) -> str:
-    """The engine for a bundle directory on this machine: ``torch`` or ``onnx``.
-
-    ``auto`` is torch, or ONNX Runtime if torch cannot be imported. Raises ``UserError``.
+def resolve_engine(directory: Path, engine: str) -> str:
+    """The engine for a bundle directory on this machine, ``torch`` or ``onnx``; ``auto`` is torch, or ONNX Runtime if
+    torch cannot be imported. Raises ``UserError``.
     """
     require(engine in get_args(Engine), "engine", engine, f"one of {', '.join(get_args(Engine))}")
     read_info(directory)  # report a missing bundle before a missing package
-    if engine == "onnx":
+    if engine != "auto":
         return engine
-    if is_importable("torch"):
-        return "torch"
-    if engine == "torch":
-        raise ConfigError("engine: torch cannot be imported here; pip install torch brings it")
-    if not (directory / ONNX).is_file():
-        without = f"torch cannot be imported here, and {directory} holds no {ONNX}"
-        raise ConfigError(f"{without}: install torch, or export the run with `padless export --onnx`")
-    return "onnx"
+    return "torch" if is_importable("torch") else "onnx"
 
 
-def local(place: str | Path) -> Path:
-    """A local folder: ``place`` itself, or the copy of a hub repository, downloaded if necessary.
+def download(address: str | Path) -> Path:
+    """A local folder: ``address`` itself, or the copy of a hub repository, downloaded if necessary.
 
     Raises ``DataError`` if the download fails.
     """
-    text = str(place)
+    text = str(address)
     if not text.startswith(SCHEME):
-        return Path(place)
+        return Path(address)
     repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
     needed("huggingface_hub", text, "hub")
     import huggingface_hub.utils
@@ -226,20 +213,20 @@ def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
     return np.array([float((ids == UNK).mean()) for ids in encoded])
 
 
-def in_batches(
+def score_in_batches(
     texts: Sequence[np.ndarray],
     batch_rows: int,
-    read: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    score_batch: Callable[[np.ndarray, np.ndarray], np.ndarray],
     padded_tokens: int = PADDED_TOKENS,
     name: object = "the model",
     threads: int = 1,
 ) -> np.ndarray:
     """float64 logits of ``texts``, one array of ids each, in their order.
 
-    ``read`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``, longest
-    first, in one of ``threads``. Threads that share a batch would wait for each other at each token, where another
-    program is busy most of their time. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens, or one
-    text. Raises ``DataError`` that names ``name`` for logits that are not finite, which give no probability.
+    ``score_batch`` computes those of a batch from padded ids, int32 ``[rows, time]``, and lengths, int64 ``[rows]``,
+    longest first, in one of ``threads``. Threads that share a batch would wait for each other at each token, where
+    another program is busy most of their time. A batch has at most ``batch_rows`` texts and ``padded_tokens`` tokens,
+    or one text. Raises ``DataError`` that names ``name`` for logits that are not finite, which give no probability.
     """
     lengths = np.array([len(ids) for ids in texts], np.int64)
     longest_first = np.argsort(-lengths, kind="stable")
@@ -250,18 +237,18 @@ def in_batches(
         batches.append(longest_first[start : start + max(1, min(batch_rows, padded_tokens // longest))])
         start += len(batches[-1])
 
-    def logits_of(places: np.ndarray) -> np.ndarray:
-        padded = np.zeros((len(places), lengths[places[0]]), np.int32)
-        for row, place in enumerate(places):
-            padded[row, : lengths[place]] = texts[place]
-        ROWS.add(len(places))
-        return read(padded, lengths[places]).astype(np.float64)
+    def score_rows(rows: np.ndarray) -> np.ndarray:
+        padded = np.zeros((len(rows), lengths[rows[0]]), np.int32)
+        for position, row in enumerate(rows):
+            padded[position, : lengths[row]] = texts[row]
+        ROWS.add(len(rows))
+        return score_batch(padded, lengths[rows]).astype(np.float64)
 
     if threads == 1 or len(batches) == 1:
-        parts = [logits_of(places) for places in batches]
+        parts = [score_rows(rows) for rows in batches]
     else:
         with ThreadPoolExecutor(threads) as pool:
-            parts = list(pool.map(logits_of, batches))  # cannot hang: each computes one batch
+            parts = list(pool.map(score_rows, batches))  # cannot hang: each computes one batch
     logits = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise DataError(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Layout
+from harness.config import NOTHING
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
@@ -65,14 +66,24 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
         same_text(bundle.info, manifest, data)
     world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
     bundle.model.to(device).recurrent.flatten_parameters()
-    opened = open_data(data, manifest, [config.split], world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    opened = open_data(data, manifest, [config.split], world, timeout_s=config.timeout_s, stage_dir=NOTHING)
     split = opened.splits[config.split]
     layout, _ = layout_on(device, bundle.model.config.hidden_size)
     loader = loader_over(split, world, config.batch, layout, device)
     read = partial(bundle.model, recurrent_dtype=bundle.dtype)
-    own_rows, quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
-    with show_progress(f"scoring {config.split}", own_rows, quiet):
+    if device.type == "cpu":
+        read = partial(score_padded, bundle)
+    num_rows, is_quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
+    with show_progress(f"scoring {config.split}", num_rows, is_quiet):
         return bundle, score(bundle.model, loader, world, read=read), split
+
+
+def score_padded(bundle: Bundle, batch: Batch) -> torch.Tensor:
+    """Logits of a padded batch, computed in smaller ones by one thread each: threads that share a batch wait for each
+    other at each token, on a busy machine most of their time.
+    """
+    rows = zip(batch.widened().numpy(), batch.lengths.tolist(), strict=True)
+    return torch.from_numpy(bundle.score([ids[:length] for ids, length in rows]))
 
 
 def score(
@@ -91,7 +102,7 @@ def score(
     def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
         return batch.labels, (read or model)(batch).double()
 
-    return Scores(*over_all_rows(model, loader, world, pause, values_of))
+    return Scores(*gather_rows(model, loader, world, pause, values_of))
 
 
 def measure(
@@ -110,21 +121,20 @@ def measure(
     """
     split = loader.split
     tokens = split.manifest.tokens(split.name)
-    every = max(1, tokens // MEASURED_TOKENS)
+    step = max(1, tokens // MEASURED_TOKENS)
 
     def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
-        return batch.lengths, torch.cat(model.row_log_losses(batch, targets, every), 1).double()
+        return batch.lengths, torch.cat(model.row_log_losses(batch, targets, step), 1).double()
 
-    _, lengths, sums = over_all_rows(model, loader, world, pause, values_of)
+    _, lengths, sums = gather_rows(model, loader, world, pause, values_of)
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in range(1, targets.window + 1))
     losses, counts = np.split(sums.sum(0), 2)
-    whole = every > 1 or targets.weights is not None or (counts == predictions).all()
-    assert whole, "a token was predicted twice, or not at all"
-    each = [float(loss / count) if count else 0.0 for loss, count in zip(losses, counts, strict=True)]
-    log_loss = sum(each) / len(each)
+    is_complete = step > 1 or targets.weights is not None or (counts == predictions).all()
+    assert is_complete, "a token was predicted twice, or not at all"
+    log_loss = float(np.divide(losses, counts, out=np.zeros(2), where=counts > 0).mean())
     perplexity = math.exp(log_loss) if log_loss < 700 else math.inf
-    return {"rows": len(split), "targets": predictions // every, "log_loss": log_loss, "perplexity": perplexity}
+    return {"rows": len(split), "targets": predictions // step, "log_loss": log_loss, "perplexity": perplexity}
 
 
 def loader_over(split: Split, world: World, batch_rows: int, layout: Layout, device: torch.device) -> Loader:
@@ -133,7 +143,7 @@ def loader_over(split: Split, world: World, batch_rows: int, layout: Layout, dev
     return Loader(split, order, layout=layout, device=device, rank=world.rank, world_size=world.world_size)
 
 
-def over_all_rows(
+def gather_rows(
     model: Classifier | LanguageModel,
     loader: Loader,
     world: World,
@@ -144,21 +154,22 @@ def over_all_rows(
     source. The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
-    what, was_training = f"split {loader.split.name}", model.training
+    name, was_training = f"split {loader.split.name}", model.training
+    action = f"the device to score {name}, and with it what is due"
     model.eval()
     with torch.inference_mode():
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            with world.waiting(f"the device to score {what}, and with it what is due"):
+            with world.waiting(action):
                 for batch in step.micro_batches:
                     parts.append((torch.from_numpy(batch.rows), *values_of(batch)))
                     ROWS.add(batch.num_rows)
-        with world.waiting(f"the device to score {what}, and with it what is due"):
-            own = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
+        with world.waiting(action):
+            columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
-    every = [columns for columns in world.gather_objects(own, f"the scores of {what}") if columns]
-    rows, *others = (np.concatenate(column) for column in zip(*every, strict=True))
+    columns_by_rank = [part for part in world.gather_objects(columns, f"the scores of {name}") if part]
+    rows, *values = (np.concatenate(column) for column in zip(*columns_by_rank, strict=True))
     assert len(rows) == len(np.unique(rows)) == len(loader.split), "a row was scored twice, or not at all"
     order = np.argsort(rows)
-    return [column[order] for column in (rows, *others)]
+    return [column[order] for column in (rows, *values)]

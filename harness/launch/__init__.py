@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before any rank exists, or without one: the launcher, the doctor, the checkpoints of a run."""
+"""Before any rank exists: the launcher of one training or many."""

@@ -28,7 +28,7 @@ from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
 from harness.library.frames import write_frame
-from harness.ranks import devices, stopping
+from harness.ranks import devices
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
@@ -36,7 +36,8 @@ from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
-from preprocessing.base.processes import PREEMPTED, available_cores
+from preprocessing.base.processes import available_cores
+from preprocessing.base.signals import PREEMPTED, note_interrupts
 from preprocessing.base.terminal import Screen
 from preprocessing.base.untrusted import shown
 from preprocessing.config import PreprocessConfig
@@ -83,12 +84,12 @@ def prepare(
 
     ``text`` and ``label`` name columns; without them, they are detected if only one fits. ``config`` is a YAML file or
     a recipe; ``options`` maps keys to values, as in ``{"splits.test": 0.2}`` or ``{"splits": {"test": 0.2}}``, and
-    overrides it. A row without a text is refused unless ``source.missing_text`` is ``keep``. If the same dataset
-    already exists, it is opened. Raises ``UserError``.
+    overrides it. A row without a text is kept as an empty one, and counted. If the same dataset already exists, it is
+    opened. Raises ``UserError``.
     """
     is_frame = not isinstance(source, str | Path | list | tuple)
     given: Any = FRAME if is_frame else source
-    named: dict[str, Any] = {"source.missing_text": "error", "config": config, "output": output}
+    named: dict[str, Any] = {"config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
     asked = cli.parse(PreprocessConfig, words_of(named, checked_options(options)), prog="padless.prepare")
     with temporary_folder() as folder:
@@ -132,7 +133,7 @@ def train(
     if asked.seeds or asked.folds or num_processes not in (None, 1):
         launch([*words_of({"num_processes": num_processes}, {}), *words])
     else:
-        with stopping.noting():
+        with note_interrupts():
             train_alone(asked.recipe, words, processes=num_processes)
     return Run(asked.run)
 
@@ -168,7 +169,7 @@ def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | Non
     from harness.training.rules import processes_on_cores, resolve
 
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
-    if by_user or devices.cards(recipe.device, 1, 1) is not None:
+    if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
         train_here(recipe, reports=reports)
         return
     choice = processes_on_cores(resolve(recipe).config, available_cores())
@@ -185,7 +186,7 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
-        from harness.ranks.session import leaving_nothing
+        from harness.ranks.session import restore_process
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve
@@ -196,7 +197,7 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
             return
     resolved = resolve(recipe)
     config = resolved.config
-    with _training, leaving_nothing():
+    with _training, restore_process():
         if chosen is not None:
             os.environ[devices.CHOSEN] = chosen
         if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
@@ -299,10 +300,10 @@ class Run:
         without them a ``split`` is measured, ``test`` unless given. Files are written if ``output`` is given. Raises
         ``UserError``.
         """
-        from harness.evaluate import measured
-        from harness.ranks.session import leaving_nothing
+        from harness.evaluate import measure_here
+        from harness.ranks.session import restore_process
 
-        with _training, leaving_nothing(), temporary_folder() as folder:
+        with _training, restore_process(), temporary_folder() as folder:
             named: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
             if labels is not None:
                 texts, names = paired(rows, labels, "labels")
@@ -312,7 +313,7 @@ class Run:
                 raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
             if hasattr(rows, "__arrow_c_stream__"):
                 rows = write_frame(rows, folder)
-            return measured(cli.parse(EvaluateConfig, words_of(named | {"input": rows}, keys), prog="Run.evaluate"))
+            return measure_here(cli.parse(EvaluateConfig, words_of(named | {"input": rows}, keys), prog="Run.evaluate"))
 
     def __repr__(self) -> str:
         accuracy = self.figures.get("accuracy")

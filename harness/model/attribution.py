@@ -26,18 +26,18 @@ from harness.model.registry import SHARED_UP_TO
 from harness.model.wide import END, WidePart
 from preprocessing.text.vocabulary import UNK
 
-TOLERANCE = 1e-3
+MAX_RELATIVE_ERROR = 1e-3
 """Allowed error of the sum over tokens, relative to the difference of the two logits."""
-SMALLEST = 1e-5
+MIN_ERROR = 1e-5
 """Error of a logit that is always accepted: the precision of fp32."""
-APART = 10
+MAX_ERROR_RATIO = 10
 """The sum of absolute errors of all pieces may be this many times larger, since most errors cancel."""
-PIECES = 4
+FIRST_PIECES = 4
 """Initial number of pieces of the line."""
-MOST_POINTS, SHORTEST = 1025, 2.0**-20
+MAX_POINTS, MIN_PIECE = 1025, 2.0**-20
 """Maximum points per text, and the length of a piece that is not halved any more, since the logit jumps there; after
 that the remaining error is accepted and reported."""
-BATCH_TOKENS = 8192
+MAX_BATCH_TOKENS = 8192
 """Tokens per batch; limits the memory for gradients."""
 
 
@@ -55,23 +55,23 @@ class Attribution:
 class Line:
     """The line from the baseline to one text, with the points evaluated so far."""
 
-    def __init__(self, ids: np.ndarray, column: int, beside: np.ndarray) -> None:
-        """``ids`` int64 ``[tokens]``; ``column``: the explained logit; ``beside`` float64 ``[tokens]``: contribution of
-        each token through the wide part.
+    def __init__(self, ids: np.ndarray, column: int, scores_of_wide: np.ndarray) -> None:
+        """``ids`` int64 ``[tokens]``; ``column``: the explained logit; ``scores_of_wide`` float64 ``[tokens]``:
+        contribution of each token through the wide part.
         """
-        self.ids, self.column, self.beside = ids, column, beside
-        self.known: dict[float, tuple[float, np.ndarray]] = {}
+        self.ids, self.column, self.wide_scores = ids, column, scores_of_wide
+        self.points: dict[float, tuple[float, np.ndarray]] = {}
         """Point from 0 to 1 -> the logit there, and its derivative through each token, float64 ``[tokens]``."""
-        self.pieces = [(number / PIECES, (number + 1) / PIECES) for number in range(PIECES)]
+        self.pieces = [(number / FIRST_PIECES, (number + 1) / FIRST_PIECES) for number in range(FIRST_PIECES)]
 
-    def wanted(self) -> set[float]:
+    def missing_points(self) -> set[float]:
         """Points to evaluate next."""
-        places = {place for start, end in self.pieces for place in (start, (start + end) / 2, end)}
-        return places - self.known.keys()
+        points = {point for start, end in self.pieces for point in (start, (start + end) / 2, end)}
+        return points - self.points.keys()
 
     def integrals(self) -> np.ndarray:
         """Contribution of each token on each piece of the line, by Simpson's rule, ``[pieces, tokens]``."""
-        growth = {place: growth for place, (_, growth) in self.known.items()}
+        growth = {point: growth for point, (_, growth) in self.points.items()}
         return np.array(
             [
                 (growth[start] + 4 * growth[(start + end) / 2] + growth[end]) * ((end - start) / 6)
@@ -84,19 +84,19 @@ class Line:
 
         The error of the sum must be small, but not because large errors of opposite sign cancel.
         """
-        changes = [self.known[end][0] - self.known[start][0] for start, end in self.pieces]
+        changes = [self.points[end][0] - self.points[start][0] for start, end in self.pieces]
         errors = self.integrals().sum(1) - changes
-        missed, apart = abs(errors.sum()), np.abs(errors).sum()
-        difference = self.known[1.0][0] + self.beside.sum() - self.known[0.0][0]
-        allowed = max(TOLERANCE * abs(difference), SMALLEST)
-        if (missed <= allowed and apart <= APART * allowed) or len(self.known) >= MOST_POINTS:
+        error, absolute_error = abs(errors.sum()), np.abs(errors).sum()
+        difference = self.points[1.0][0] + self.wide_scores.sum() - self.points[0.0][0]
+        allowed = max(MAX_RELATIVE_ERROR * abs(difference), MIN_ERROR)
+        if (error <= allowed and absolute_error <= MAX_ERROR_RATIO * allowed) or len(self.points) >= MAX_POINTS:
             return False
-        halved = np.array([end - start > SHORTEST for start, end in self.pieces])
+        halved = np.array([end - start > MIN_PIECE for start, end in self.pieces])
         worst = np.flatnonzero((np.abs(errors) >= np.abs(errors).mean()) & halved)
-        for place in worst[: (MOST_POINTS - len(self.known) + 1) // 2].tolist():
-            start, end = self.pieces[place]
+        for number in worst[: (MAX_POINTS - len(self.points) + 1) // 2].tolist():
+            start, end = self.pieces[number]
             middle = (start + end) / 2
-            self.pieces[place] = (start, middle)
+            self.pieces[number] = (start, middle)
             self.pieces.append((middle, end))
         return len(worst) > 0
 
@@ -113,42 +113,42 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
         lines.append(Line(ids, column, np.zeros(len(ids)) if wide is None else wide_scores(wide, ids, column)))
     open_lines = lines
     while open_lines:
-        places = [(line, place) for line in open_lines for place in line.wanted()]
-        places.sort(key=lambda place: -len(place[0].ids))
-        while places:
-            size = max(1, BATCH_TOKENS // len(places[0][0].ids))
-            read(model, places[:size])
-            places = places[size:]
+        points = [(line, point) for line in open_lines for point in line.missing_points()]
+        points.sort(key=lambda point: -len(point[0].ids))
+        while points:
+            size = max(1, MAX_BATCH_TOKENS // len(points[0][0].ids))
+            read(model, points[:size])
+            points = points[size:]
         open_lines = [line for line in open_lines if line.refine()]
-    found = []
+    results = []
     for line, label in zip(lines, classes, strict=True):
         sign = -1 if model.num_classes == 2 and label == 0 else 1  # the single logit is that of class 1
         if model.prior is not None and (line.ids <= UNK).all():
             prior = sign * float(model.prior.flatten()[line.column])
-            found.append(Attribution(np.zeros(len(line.ids)), prior, prior))
+            results.append(Attribution(np.zeros(len(line.ids)), prior, prior))
             continue
         bias = 0.0 if wide is None else float(wide.share * wide.bias[line.column])
-        scores, logit = line.integrals().sum(0) + line.beside, line.known[1.0][0] + float(line.beside.sum())
-        found.append(Attribution(sign * scores, sign * (logit + bias), sign * (line.known[0.0][0] + bias)))
-    return found
+        scores, logit = line.integrals().sum(0) + line.wide_scores, line.points[1.0][0] + float(line.wide_scores.sum())
+        results.append(Attribution(sign * scores, sign * (logit + bias), sign * (line.points[0.0][0] + bias)))
+    return results
 
 
-def read(model: Classifier, places: list[tuple[Line, float]]) -> None:
+def read(model: Classifier, line_points: list[tuple[Line, float]]) -> None:
     """Evaluate the network at points of lines, longest texts first, and store the results in the lines."""
     device, dtype = model.head.weight.device, model.head.weight.dtype
-    batch = batch_of([line.ids for line, _ in places], device)
-    shares = torch.tensor([place for _, place in places], dtype=dtype, device=device)
-    columns = torch.tensor([line.column for line, _ in places], device=device)
+    batch = batch_of([line.ids for line, _ in line_points], device)
+    shares = torch.tensor([point for _, point in line_points], dtype=dtype, device=device)
+    columns = torch.tensor([line.column for line, _ in line_points], device=device)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        whole = model.embed(batch).detach()
-        vectors = (whole * shares[:, None]).requires_grad_()
+        vectors_of_texts = model.embed(batch).detach()
+        vectors = (vectors_of_texts * shares[:, None]).requires_grad_()
         logits = model.read_embedded(vectors, batch)
-        chosen = logits.reshape(len(places), -1).gather(1, columns[:, None]).squeeze(1)
+        chosen = logits.reshape(len(line_points), -1).gather(1, columns[:, None]).squeeze(1)
         (gradient,) = torch.autograd.grad(chosen.sum(), vectors)
-    growth = (gradient.double() * whole.double()).sum(-1).cpu().numpy()
+    growth = (gradient.double() * vectors_of_texts.double()).sum(-1).cpu().numpy()
     values = chosen.tolist()
-    for row, (line, place) in enumerate(places):
-        line.known[place] = (values[row], growth[: len(line.ids), row])
+    for row, (line, point) in enumerate(line_points):
+        line.points[point] = (values[row], growth[: len(line.ids), row])
 
 
 def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
@@ -162,18 +162,18 @@ def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
     the part's logit without bias, times its share.
     """
     device = wide.table.device
-    places = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
-    bucket, place, times = torch.unique(places, return_inverse=True, return_counts=True)
-    there, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
-    value = there * wide.weights[bucket].double()
+    buckets_of_ngrams = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]
+    bucket, index, counts = torch.unique(buckets_of_ngrams, return_inverse=True, return_counts=True)
+    has_bucket, bucket = bucket < wide.buckets, bucket.clamp(max=wide.buckets - 1)
+    value = has_bucket * wide.weights[bucket].double()
     value = value / value.square().sum().sqrt().clamp_min(1e-12)
-    each = (wide.share.double() * value * wide.table[bucket, column].double() / times)[place].cpu().numpy()
+    score_of_ngram = (wide.share.double() * value * wide.table[bucket, column].double() / counts)[index].cpu().numpy()
     scores, start = np.zeros(len(ids)), 0
     ends = [] if wide.owners is None else [(ids[-END:], SHARED_UP_TO)]
     for tokens, longest in [(ids, wide.longest), *ends]:  # as in ``WidePart.keys``
-        own = scores[-len(tokens) :]
+        part_scores = scores[-len(tokens) :]
         for number in range(1, min(longest, len(tokens)) + 1):
-            shares = each[start : start + len(tokens) - number + 1] / number  # divided evenly among the words
-            own += np.convolve(shares, np.ones(number))
+            shares = score_of_ngram[start : start + len(tokens) - number + 1] / number  # divided evenly among the words
+            part_scores += np.convolve(shares, np.ones(number))
             start += len(shares)
     return scores

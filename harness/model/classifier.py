@@ -31,9 +31,9 @@ class Classifier(Network):
         self.num_classes = num_classes
         pooling = POOLINGS[config.pooling]
         self.pooling = load(pooling.code)(self.recurrent.output_size)
-        self.dropped[HEAD] = self.recurrent.output_size * pooling.vectors
+        self.size_by_site[HEAD] = self.recurrent.output_size * pooling.vectors
         outputs = 1 if num_classes == 2 else num_classes
-        self.head = nn.Linear(self.dropped[HEAD], outputs)
+        self.head = nn.Linear(self.size_by_site[HEAD], outputs)
         self.wide = None
         if config.wide:
             self.wide = WidePart(config.wide, outputs, config.wide_ngrams)
@@ -61,9 +61,9 @@ class Classifier(Network):
     def look_up(self, batch: Batch) -> torch.Tensor:
         """The logits of the wide part alone, in the shape of ``read``."""
         assert self.wide is not None
-        return self.shaped(self.wide(batch))
+        return self.drop_single_column(self.wide(batch))
 
-    def shaped(self, outputs: torch.Tensor) -> torch.Tensor:
+    def drop_single_column(self, outputs: torch.Tensor) -> torch.Tensor:
         """``outputs`` ``[rows, 1]`` as ``[rows]`` for two classes; unchanged for more."""
         return outputs.squeeze(1) if self.num_classes == 2 else outputs
 
@@ -101,15 +101,16 @@ class Classifier(Network):
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
             pooled = self.pooling.packed(packed.data, state, index, batch.lengths, lengths)
         pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
-        return self.shaped(self.head(pooled))
+        return self.drop_single_column(self.head(pooled))
 
 
 def has_known_word(batch: Batch) -> torch.Tensor:
     """Bool ``[rows]``: whether a row has a token other than ``<unk>``."""
-    known = batch.widened() > UNK  # padding is 0
+    is_word = batch.widened() > UNK  # padding is 0
     if batch.batch_sizes is None:
-        return known.any(1)
-    return known.new_zeros(batch.num_rows, dtype=torch.int32).index_add(0, batch.packed_index().row, known.int()) > 0
+        return is_word.any(1)
+    counts = is_word.new_zeros(batch.num_rows, dtype=torch.int32)
+    return counts.index_add(0, batch.packed_index().row, is_word.int()) > 0
 
 
 def loss_per_row(
@@ -121,7 +122,7 @@ def loss_per_row(
     ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label.
     """
     if logits.dim() == 1:
-        targets = smoothed(label_smoothing, logits.dtype, logits.device)[batch.labels]
+        targets = binary_targets(label_smoothing, logits.dtype, logits.device)[batch.labels]
         losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     else:
         losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
@@ -129,7 +130,7 @@ def loss_per_row(
 
 
 @lru_cache(maxsize=16)
-def smoothed(smoothing: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def binary_targets(smoothing: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """``[2]``: the target of each of two classes; cached."""
     return send(torch.tensor([smoothing / 2, 1 - smoothing / 2], dtype=dtype), device)
 

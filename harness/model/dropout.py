@@ -24,7 +24,7 @@ SITE_BITS = 40
 """A site has 2**40 places: more than tokens of a text or features of a layer."""
 
 
-def masks_of(
+def draw_masks(
     seed: int,
     step: int,
     batch: Batch,
@@ -38,19 +38,20 @@ def masks_of(
     A feature of a site (site -> number of features) is 0 with the chance ``dropout``, else ``1 / (1 - dropout)``, in
     ``dtype``. A token is read as ``<unk>`` with the chance ``word_dropout``.
     """
-    run, keep, unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
+    run, keep, is_unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
     keys = splitmix64(batch.rows.astype(np.uint64) ^ run)
     if dropout:
-        kept = draw_kept(keys, places(tuple(sizes.items())), dropout, batch.ids.device)
-        factors = kept.view(torch.uint8).to(dtype).div_(1.0 - dropout)
+        is_kept = draw_kept(keys, splitmix_advances(tuple(sizes.items())), dropout, batch.ids.device)
+        factors = is_kept.view(torch.uint8).to(dtype).div_(1.0 - dropout)
         keep = dict(zip(sizes, factors.split(list(sizes.values()), dim=1), strict=True))
     if word_dropout:
         packed = batch.batch_sizes is not None
         longest = int(batch.lengths[0]) if packed else batch.ids.shape[1]
-        unknown = draw_kept(keys, places(((WORDS, longest),)), word_dropout, batch.ids.device).logical_not_()
+        advances = splitmix_advances(((WORDS, longest),))
+        is_unknown = draw_kept(keys, advances, word_dropout, batch.ids.device).logical_not_()
         if packed:  # time-major, real tokens only
-            unknown = unknown.t().reshape(-1)[batch.packed_index().place]
-    return Masks(keep, unknown)
+            is_unknown = is_unknown.t().reshape(-1)[batch.packed_index().place]
+    return Masks(keep, is_unknown)
 
 
 def drop(vectors: torch.Tensor, masks: Masks | None, site: int, rows: torch.Tensor | None = None) -> torch.Tensor:
@@ -65,10 +66,10 @@ def drop(vectors: torch.Tensor, masks: Masks | None, site: int, rows: torch.Tens
 
 
 @lru_cache(maxsize=16)
-def places(sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
+def splitmix_advances(sizes: tuple[tuple[int, int], ...]) -> np.ndarray:
     """uint64 ``[features of all sites]``: how far splitmix64 has advanced at each feature; cached."""
-    counted = [np.arange(size, dtype=np.uint64) + np.uint64((site << SITE_BITS) + 1) for site, size in sizes]
-    return np.concatenate(counted) * np.uint64(GAMMA)
+    counters = [np.arange(size, dtype=np.uint64) + np.uint64((site << SITE_BITS) + 1) for site, size in sizes]
+    return np.concatenate(counters) * np.uint64(GAMMA)
 
 
 def draw_kept(keys: np.ndarray, advanced: np.ndarray, chance: float, device: torch.device) -> torch.Tensor:
@@ -79,10 +80,10 @@ def draw_kept(keys: np.ndarray, advanced: np.ndarray, chance: float, device: tor
     if device.type == "cpu":
         return torch.from_numpy(finalized(keys[:, None] + advanced).view(np.int64) >= least)
     counters = send(torch.from_numpy(np.concatenate((keys, advanced)).view(np.int64)), device)
-    return finalized_on_device(counters[: len(keys), None] + counters[len(keys) :]) >= least
+    return finalize_on_device(counters[: len(keys), None] + counters[len(keys) :]) >= least
 
 
-def finalized_on_device(mixed: torch.Tensor) -> torch.Tensor:
+def finalize_on_device(mixed: torch.Tensor) -> torch.Tensor:
     """``finalized`` for the bits of int64 ``mixed``, in place; a shift of int64 repeats the sign, which is cleared."""
     for shift, factor in ((30, FIRST), (27, SECOND), (31, None)):
         mixed ^= (mixed >> shift) & ((1 << 64 - shift) - 1)

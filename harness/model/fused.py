@@ -57,19 +57,19 @@ def read_weights(weights, HIDDEN: tl.constexpr, UNITS: tl.constexpr):  # type: i
 
 
 @triton.jit
-def own(plan, num_rows, HIDDEN: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def locate_rows(plan, num_rows, HIDDEN: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """The rows of this program, their lengths, the steps of the longest, and where final states of these rows lie, with
     a mask.
     """
     rows, units = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, UNITS)
     steps = tl.load(plan + tl.program_id(0) * ROWS)
     last = (tl.program_id(1) * num_rows + rows)[:, None] * HIDDEN + units[None, :]
-    there = (rows < num_rows)[:, None] & (units < HIDDEN)[None, :]
-    return rows, tl.load(plan + rows, mask=rows < num_rows, other=0), steps, last, there
+    mask = (rows < num_rows)[:, None] & (units < HIDDEN)[None, :]
+    return rows, tl.load(plan + rows, mask=rows < num_rows, other=0), steps, last, mask
 
 
 @triton.jit
-def visit(plan, num_rows, step, steps, backwards, rows, length, HIDDEN: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def locate_tokens(plan, num_rows, step, steps, backwards, rows, length, HIDDEN: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """What the rows of a program find in step ``step`` of a walk over ``steps`` time steps, which ``backwards`` starts
     at the last one: where the outputs and where the gates of their tokens lie, and masks for both.
     """
@@ -105,14 +105,14 @@ def split_gates(values, ROWS: tl.constexpr, UNITS: tl.constexpr):  # type: ignor
 
 
 @triton.jit
-def activated(entered, ROWS: tl.constexpr, UNITS: tl.constexpr, FAST: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def activate_gates(entered, ROWS: tl.constexpr, UNITS: tl.constexpr, FAST: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """The gates i, f, g and o of pre-activations."""
     i, f, g, o = split_gates(entered, ROWS, UNITS)
     return sigmoid(i, FAST), sigmoid(f, FAST), tanh(g, FAST), sigmoid(o, FAST)
 
 
 @triton.jit
-def side_by_side(i, f, g, o, ROWS: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
+def join_gates(i, f, g, o, ROWS: tl.constexpr, UNITS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """Four arrays ``[ROWS, UNITS]`` as one, ``[ROWS, 4 * UNITS]``."""
     by_unit = tl.join(tl.join(i, g), tl.join(f, o))
     return by_unit.reshape(ROWS, UNITS, 4).permute(0, 2, 1).reshape(ROWS, 4 * UNITS)
@@ -140,23 +140,23 @@ def forward_kernel(  # type: ignore[no-untyped-def]
     hidden]``; ``outputs`` ``[tokens, directions, hidden]``; ``states`` ``[directions, rows, hidden]``. ``plan``: see
     ``Walk``.
     """
-    rows, length, steps, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    rows, length, steps, last, state_mask = locate_rows(plan, num_rows, HIDDEN, UNITS, ROWS)
     backwards, matrix = tl.program_id(1) == 1, read_weights(weights, HIDDEN, UNITS).trans()
     if PRECISION == "ieee":  # without tensor cores the wide product would be kept in local memory
         w_i, w_f, w_g, w_o = split_gates(matrix, UNITS, UNITS)
     h = tl.full((ROWS, UNITS), 0.0, outputs.dtype.element_ty)
     c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    at, gate, mask, gate_mask = visit(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
-    given = tl.load(gates + gate, mask=gate_mask, other=0.0)
+    at, gate, mask, gate_mask = locate_tokens(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
+    product = tl.load(gates + gate, mask=gate_mask, other=0.0)
     for step in range(steps):
         # Read one step ahead, so that memory answers while the products are computed.
-        next_at, next_gate, next_mask, next_gate_mask = visit(
+        next_at, next_gate, next_mask, next_gate_mask = locate_tokens(
             plan, num_rows, step + 1, steps, backwards, rows, length, HIDDEN, UNITS
         )
-        next_given = tl.load(gates + next_gate, mask=next_gate_mask, other=0.0)
+        next_product = tl.load(gates + next_gate, mask=next_gate_mask, other=0.0)
         if PRECISION == "ieee":
             entered = (
-                side_by_side(
+                join_gates(
                     tl.dot(h, w_i, input_precision="ieee"),
                     tl.dot(h, w_f, input_precision="ieee"),
                     tl.dot(h, w_g, input_precision="ieee"),
@@ -164,18 +164,18 @@ def forward_kernel(  # type: ignore[no-untyped-def]
                     ROWS,
                     UNITS,
                 )
-                + given
+                + product
             )
         else:
-            entered = tl.dot(h, matrix, input_precision=PRECISION) + given.to(tl.float32)
+            entered = tl.dot(h, matrix, input_precision=PRECISION) + product.to(tl.float32)
         tl.store(gates + gate, entered.to(h.dtype), mask=gate_mask)
-        i, f, g, o = activated(entered, ROWS, UNITS, FAST)
+        i, f, g, o = activate_gates(entered, ROWS, UNITS, FAST)
         tl.store(cells + at, c, mask=mask)
         c = tl.where(mask, f * c + i * g, c)
         h = tl.where(mask, (o * tanh(c, FAST)).to(h.dtype), h)
         tl.store(outputs + at, h, mask=mask)
-        at, gate, mask, gate_mask, given = next_at, next_gate, next_mask, next_gate_mask, next_given
-    tl.store(states + last, h, mask=there)
+        at, gate, mask, gate_mask, product = next_at, next_gate, next_mask, next_gate_mask, next_product
+    tl.store(states + last, h, mask=state_mask)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -187,7 +187,7 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     d_outputs,
     d_states,
     d_gates,
-    before,
+    previous_outputs,
     plan,
     num_rows,
     HIDDEN: tl.constexpr,  # noqa: N803
@@ -196,41 +196,42 @@ def backward_kernel(  # type: ignore[no-untyped-def]
     PRECISION: tl.constexpr,  # noqa: N803
     FAST: tl.constexpr,  # noqa: N803
 ):
-    """The steps of ``forward_kernel`` in reverse: ``d_gates``, the gradient of the input's product, and ``before``, the
-    output of the step before that of each token, in the shape of ``outputs``. ``gates``: the pre-activations.
+    """The steps of ``forward_kernel`` in reverse: ``d_gates``, the gradient of the input's product, and
+    ``previous_outputs``, the output of the step before that of each token, in the shape of ``outputs``. ``gates``: the
+    pre-activations.
     """
-    rows, length, steps, last, there = own(plan, num_rows, HIDDEN, UNITS, ROWS)
+    rows, length, steps, last, state_mask = locate_rows(plan, num_rows, HIDDEN, UNITS, ROWS)
     backwards, matrix = tl.program_id(1) == 0, read_weights(weights, HIDDEN, UNITS)
-    d_h = tl.load(d_states + last, mask=there, other=0.0).to(tl.float32)
+    d_h = tl.load(d_states + last, mask=state_mask, other=0.0).to(tl.float32)
     d_c = tl.full((ROWS, UNITS), 0.0, tl.float32)
-    at, gate, mask, gate_mask = visit(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
+    at, gate, mask, gate_mask = locate_tokens(plan, num_rows, 0, steps, backwards, rows, length, HIDDEN, UNITS)
     entered = tl.load(gates + gate, mask=gate_mask, other=0.0)
     c = tl.load(cells + at, mask=mask, other=0.0)
     h = tl.load(outputs + at, mask=mask, other=0.0)
     d_output = tl.load(d_outputs + at, mask=mask, other=0.0)
     later, later_mask = at, mask & (rows < 0)[:, None]
     for step in range(steps):
-        tl.store(before + later, h, mask=later_mask)
-        next_at, next_gate, next_mask, next_gate_mask = visit(
+        tl.store(previous_outputs + later, h, mask=later_mask)
+        next_at, next_gate, next_mask, next_gate_mask = locate_tokens(
             plan, num_rows, step + 1, steps, backwards, rows, length, HIDDEN, UNITS
         )
         next_entered = tl.load(gates + next_gate, mask=next_gate_mask, other=0.0)
         next_c = tl.load(cells + next_at, mask=next_mask, other=0.0)
         next_h = tl.load(outputs + next_at, mask=next_mask, other=0.0)
         next_output = tl.load(d_outputs + next_at, mask=next_mask, other=0.0)
-        i, f, g, o = activated(entered.to(tl.float32), ROWS, UNITS, FAST)
+        i, f, g, o = activate_gates(entered.to(tl.float32), ROWS, UNITS, FAST)
         squashed = tanh(f * c + i * g, FAST)
         d_h += d_output.to(tl.float32)
         d_cell = d_c + d_h * o * (1 - squashed * squashed)
         d_i, d_f = d_cell * g * i * (1 - i), d_cell * c * f * (1 - f)
         d_g, d_o = d_cell * i * (1 - g * g), d_h * squashed * o * (1 - o)
-        d_entered = side_by_side(d_i, d_f, d_g, d_o, ROWS, UNITS).to(matrix.dtype)
+        d_entered = join_gates(d_i, d_f, d_g, d_o, ROWS, UNITS).to(matrix.dtype)
         tl.store(d_gates + gate, d_entered, mask=gate_mask)
         d_h = tl.where(mask, tl.dot(d_entered, matrix, input_precision=PRECISION), d_h)
         d_c = tl.where(mask, d_cell * f, d_c)
         later, later_mask, at, gate, mask, gate_mask = at, mask, next_at, next_gate, next_mask, next_gate_mask
         entered, c, h, d_output = next_entered, next_c, next_h, next_output
-    tl.store(before + later, h, mask=later_mask)  # zeros, before the first step of the longest rows
+    tl.store(previous_outputs + later, h, mask=later_mask)  # zeros, before the first step of the longest rows
 
 
 def shape_of(gates: torch.Tensor) -> dict[str, Any]:
@@ -253,10 +254,10 @@ def fits(hidden: int, dtype: torch.dtype, device: torch.device) -> bool:
     of ``device``, in whole tiles.
     """
     units = triton.next_power_of_2(hidden)
-    held, on_card = 4 * units * (units + ROWS) * dtype.itemsize, SHARED_BYTES
+    needed_bytes, shared_bytes = 4 * units * (units + ROWS) * dtype.itemsize, SHARED_BYTES
     if device.type == "cuda":
-        on_card = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", on_card)
-    return hidden % ROWS == 0 and held <= on_card and dtype != torch.float64
+        shared_bytes = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", shared_bytes)
+    return hidden % ROWS == 0 and needed_bytes <= shared_bytes and dtype != torch.float64
 
 
 class _Layer(torch.autograd.Function):
@@ -271,8 +272,8 @@ class _Layer(torch.autograd.Function):
         outputs = gates.new_empty(tokens, directions, hidden)
         states = gates.new_empty(directions, walk.num_rows, hidden)
         cells = torch.empty_like(outputs, dtype=torch.float32)
-        given = (gates, weights, outputs, cells, states, walk.plan, walk.num_rows)
-        forward_kernel[walk.grid(directions)](*given, **shape_of(gates))
+        arguments = (gates, weights, outputs, cells, states, walk.plan, walk.num_rows)
+        forward_kernel[walk.grid(directions)](*arguments, **shape_of(gates))
         ctx.save_for_backward(gates, weights, outputs, cells)
         ctx.walk = walk
         return outputs, states
@@ -282,10 +283,11 @@ class _Layer(torch.autograd.Function):
         """The gradients of ``gates`` and ``weights``."""
         gates, weights, outputs, cells = ctx.saved_tensors
         d_outputs, d_states = (gradient.contiguous() for gradient in gradients)
-        d_gates, before = torch.empty_like(gates), torch.empty_like(outputs)
-        given = (gates, weights, outputs, cells, d_outputs, d_states, d_gates, before, ctx.walk.plan, ctx.walk.num_rows)
-        backward_kernel[ctx.walk.grid(gates.shape[1])](*given, **shape_of(gates))
-        d_weights = torch.bmm(d_gates.flatten(2).permute(1, 2, 0), before.transpose(0, 1))
+        d_gates, previous_outputs = torch.empty_like(gates), torch.empty_like(outputs)
+        arguments = (gates, weights, outputs, cells, d_outputs, d_states, d_gates, previous_outputs)
+        rows = (ctx.walk.plan, ctx.walk.num_rows)
+        backward_kernel[ctx.walk.grid(gates.shape[1])](*arguments, *rows, **shape_of(gates))
+        d_weights = torch.bmm(d_gates.flatten(2).permute(1, 2, 0), previous_outputs.transpose(0, 1))
         return d_gates, d_weights, None
 
 
@@ -312,7 +314,7 @@ class Walk:
         """One layer over packed ``data`` ``[tokens, features]``, from zero states: outputs ``[tokens, output_size]``
         and final states ``[directions, rows, hidden]``. ``weights``: four for each direction, all in the data's dtype.
         """
-        of_inputs, of_states, *biases = (weights[place::4] for place in range(4))
+        of_inputs, of_states, *biases = (weights[index::4] for index in range(4))
         hidden = of_states[0].shape[1]
         bias = torch.cat([first + second for first, second in zip(*biases, strict=True)])
         gates = functional.linear(data, torch.cat(of_inputs), bias).view(len(data), len(of_states), 4, hidden)

@@ -46,7 +46,7 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import LANGUAGE_MODEL, LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
-from harness.model.recurrent import Network, padded_of
+from harness.model.recurrent import Network, pad_packed
 from preprocessing.base.randomness import words
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -83,8 +83,8 @@ class Targets:
         if config.frequent is not None:
             shares = shares_of(counts)
             ratio = config.frequent / shares
-            kept = np.minimum(1.0, np.sqrt(ratio) + ratio)
-            weights = torch.from_numpy(kept / (shares * kept).sum()).to(device)
+            weight = np.minimum(1.0, np.sqrt(ratio) + ratio)
+            weights = torch.from_numpy(weight / (shares * weight).sum()).to(device)
         return cls(config.window, weights)
 
     def counts(self, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -124,13 +124,13 @@ class Reading:
         the latter.
         """
         row, time, number = self.index.row, self.index.time, len(self.ids)
-        after, before = row.new_full((2, number + 1, window), number)
+        next_tokens, previous_tokens = row.new_full((2, number + 1, window), number)
         for distance in range(1, window + 1):
             first = int(self.lengths.clamp(max=distance).sum())  # tokens without another one so far before them
-            other = self.index.starts[time[first:] - distance] + row[first:]
-            before[first:number, distance - 1] = other
-            after[other, distance - 1] = torch.arange(first, number, device=row.device)
-        return [after, before]
+            earlier = self.index.starts[time[first:] - distance] + row[first:]
+            previous_tokens[first:number, distance - 1] = earlier
+            next_tokens[earlier, distance - 1] = torch.arange(first, number, device=row.device)
+        return [next_tokens, previous_tokens]
 
 
 class OutputLayer(nn.Module):
@@ -184,13 +184,13 @@ class LanguageModel(Network):
         ids = by_token(batch.widened())
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
-        vectors, candidate_vectors, unknown = looked_up.split([len(ids), len(more), 1])
+        vectors, candidate_vectors, unknown_vector = looked_up.split([len(ids), len(more), 1])
         inputs = vectors
         if masks is not None and masks.unknown is not None:
-            inputs = torch.where(by_token(masks.unknown)[:, None], unknown, inputs)
+            inputs = torch.where(by_token(masks.unknown)[:, None], unknown_vector, inputs)
         inputs = drop(inputs, masks, EMBEDDING, index.row)
         if sizes is None:
-            outputs = self.recurrent.forward_padded(padded_of(inputs, index), lengths, None, dtype)
+            outputs = self.recurrent.forward_padded(pad_packed(inputs, index), lengths, None, dtype)
             # the backward direction has each row reversed within its own length
             places = index.place, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
             # not by ``[]``, whose backward pass sorts on CUDA; these places are distinct
@@ -209,32 +209,33 @@ class LanguageModel(Network):
         return functional.linear(states.to(dtype), weight.to(dtype)).to(weight.dtype)
 
     def row_log_losses(
-        self, batch: Batch, targets: Targets = NEXT_TOKEN, every: int = 1
+        self, batch: Batch, targets: Targets = NEXT_TOKEN, one_in: int = 1
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """float64 ``[rows, directions]`` each: sum of the weighted losses of a row in nats, and sum of their weights.
 
-        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``). With ``every``, one
-        state of so many is measured; which one comes first depends on the row's number.
+        Covers all distances of ``targets``, with an exact softmax over all tokens (``log_losses``). With ``one_in``,
+        one state of so many is measured; which one comes first depends on the row's number.
         """
         with torch.autocast(batch.ids.device.type, enabled=False):
             reading = self.read(batch)
             vectors, bias = self.embedding.weight[FIRST:], self.language_model.bias[FIRST:]
             sums = torch.zeros(2, self.predictions, batch.num_rows, dtype=torch.float64, device=vectors.device)
             rows, ids = reading.index.row, functional.pad(reading.ids.long(), (0, 1), value=PAD)
-            kept = torch.arange(len(rows), device=rows.device)
-            if every > 1:
-                kept = kept[(reading.index.time + torch.from_numpy(batch.rows).to(rows.device)[rows]) % every == 0]
+            measured = torch.arange(len(rows), device=rows.device)
+            if one_in > 1:
+                phases = reading.index.time + torch.from_numpy(batch.rows).to(rows.device)[rows]
+                measured = measured[phases % one_in == 0]
             for number, (states, wanted) in enumerate(
                 zip(reading.states, reading.neighbours(targets.window), strict=False)
             ):
-                for piece in pieces(len(kept), STATES):
-                    at = kept[piece]
-                    found = ids[wanted[at]]
-                    projected = self.projected(number, states[at], bias.dtype)
-                    losses = log_losses(projected, vectors, bias, (found - FIRST).clamp(min=0))
-                    counts = targets.counts(found, losses.dtype) * (found != PAD)
-                    both = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
-                    sums[:, number].index_add_(1, rows[at], both)
+                for block in slices(len(measured), STATES):
+                    tokens = measured[block]
+                    targets_of_states = ids[wanted[tokens]]
+                    projected = self.projected(number, states[tokens], bias.dtype)
+                    losses = log_losses(projected, vectors, bias, (targets_of_states - FIRST).clamp(min=0))
+                    counts = targets.counts(targets_of_states, losses.dtype) * (targets_of_states != PAD)
+                    sums_of_states = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
+                    sums[:, number].index_add_(1, rows[tokens], sums_of_states)
         losses, counts = sums.transpose(1, 2)
         return losses, counts
 
@@ -260,12 +261,12 @@ class LanguageObjective(nn.Module):
         self.seed = seed
         self.targets = targets
         self.recurrent_dtype = recurrent_dtype
-        own = model.embedding.weight.dtype
+        weight_dtype = model.embedding.weight.dtype
         # The probability of a rare token underflows in fp16.
-        self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else own
+        self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else weight_dtype
         self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
         self.log_missed: torch.Tensor
-        self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(own), persistent=False)
+        self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(weight_dtype), persistent=False)
 
     def divisor(self, batch: StepBatch) -> int:
         """Divisor of the losses: next-token predictions of the step over all processes, for any ``Targets``."""
@@ -282,8 +283,8 @@ class LanguageObjective(nn.Module):
         """
         if batch.candidates is not None:
             return batch.candidates
-        drawn, tries = self.sampler.draw(self.seed, step)
-        return send(torch.from_numpy(drawn), batch.ids.device), tries
+        candidates, tries = self.sampler.draw(self.seed, step)
+        return send(torch.from_numpy(candidates), batch.ids.device), tries
 
     def forward(self, batch: Batch, step: int) -> torch.Tensor:
         """Sum of the losses of a batch's predictions in optimizer ``step``; the caller divides by ``divisor``."""
@@ -304,13 +305,13 @@ class LanguageObjective(nn.Module):
         right_bias = functional.pad(bias[ids] - self.log_expected(ids, tries), (0, 1))
         vectors, counts = functional.pad(reading.vectors, (0, 0, 0, 1)), self.targets.counts(ids, bias.dtype)
         counts, hits = functional.pad(counts, (0, 1)), functional.pad(is_candidate[ids], (0, 1))
-        kept = None if masks is None else masks.keep.get(HEAD)
+        head_mask = None if masks is None else masks.keep.get(HEAD)
         wanted, wanting = reading.neighbours(self.targets.window)
         totals = []
         for number, states in enumerate(reading.states):
-            mask = None if kept is None else kept[:, number * hidden : (number + 1) * hidden].to(states.dtype)
-            given = states if mask is None else states * mask[reading.index.row]
-            projected = functional.pad(model.projected(number, given, self.output_dtype), (0, 0, 0, 1))
+            mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
+            inputs = states if mask is None else states * mask[reading.index.row]
+            projected = functional.pad(model.projected(number, inputs, self.output_dtype), (0, 0, 0, 1))
             output = (reading.candidates, candidate_bias, self.output_dtype)
             totals.append(SampledSoftmax.apply(projected, vectors, right_bias, wanted, wanting, hits, counts, *output))
             wanted, wanting = wanting, wanted
@@ -334,8 +335,8 @@ class LogUniformSampler:
         self.borders = np.rint(borders * (1 << BITS)).astype(np.uint64)
         """uint64 ``[tokens]``: numbers from ``borders[k - 1]`` (0 for the first) to below ``borders[k]`` draw token
         ``k``."""
-        self.draw = lru_cache(maxsize=1)(self.drawn)
-        """``drawn``, once for all micro-batches of a step."""
+        self.draw = lru_cache(maxsize=1)(self.draw_candidates)
+        """``draw_candidates``, once for all micro-batches of a step."""
 
     @property
     def log_missed(self) -> np.ndarray:
@@ -343,7 +344,7 @@ class LogUniformSampler:
         shares = np.diff(self.borders.astype(np.float64), prepend=0.0) / (1 << BITS)
         return np.concatenate((np.zeros(FIRST), np.log1p(-shares)))
 
-    def drawn(self, seed: int, step: int) -> tuple[np.ndarray, int]:
+    def draw_candidates(self, seed: int, step: int) -> tuple[np.ndarray, int]:
         """The distinct candidates of optimizer ``step`` of a run, int64 ``[candidates]``, in drawing order; and the
         number of draws until all were found (0 if every token is a candidate).
         """
@@ -362,7 +363,7 @@ class LogUniformSampler:
             count *= 2
 
 
-def pieces(total: int, size: int) -> Iterator[slice]:
+def slices(total: int, size: int) -> Iterator[slice]:
     """Slices of ``size`` over ``total`` elements."""
     return (slice(start, start + size) for start in range(0, total, size))
 
@@ -398,34 +399,34 @@ class SampledSoftmax(torch.autograd.Function):
         belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates. Products with candidates
         are computed in ``dtype``, all else in the dtype of ``projected``.
         """
-        given, turned = projected.to(dtype), candidate_vectors.to(dtype)
+        inputs, outputs = projected.to(dtype), candidate_vectors.to(dtype)
         gradient, right_gradient = torch.empty_like(projected), torch.empty_like(wanted, dtype=projected.dtype)
         total = projected.new_zeros(())
         rows_gradient, offsets_gradient = torch.zeros_like(candidate_vectors), torch.zeros_like(candidate_bias)
         widest = max(len(candidate_vectors), wanted.shape[1] * vectors.shape[1])
-        for piece in pieces(len(projected), max(1, elements_at_once(projected.device) // widest)):
+        for block in slices(len(projected), max(1, elements_at_once(projected.device) // widest)):
             if dtype == projected.dtype:
-                logits = torch.addmm(candidate_bias, given[piece], turned.t())
+                logits = torch.addmm(candidate_bias, inputs[block], outputs.t())
             else:
-                logits = (given[piece] @ turned.t()).to(projected.dtype).add_(candidate_bias)
-            tokens = wanted[piece]
-            right = torch.bmm(vectors[tokens], projected[piece, :, None])[:, :, 0].add_(bias[tokens])
+                logits = (inputs[block] @ outputs.t()).to(projected.dtype).add_(candidate_bias)
+            tokens = wanted[block]
+            right = torch.bmm(vectors[tokens], projected[block, :, None])[:, :, 0].add_(bias[tokens])
             chances = torch.log_softmax(logits, 1)
             total_logit = logits[:, :1] - chances[:, :1]
             # a token that is a candidate is among the logits already
-            whole = torch.where(hits[tokens], total_logit, torch.logaddexp(total_logit, right))
+            log_total = torch.where(hits[tokens], total_logit, torch.logaddexp(total_logit, right))
             weights = counts[tokens]
-            total += ((whole - right) * weights).sum()
-            right_gradient[piece] = weights * ((right - whole).exp().masked_fill_(hits[tokens], 0.0) - 1)
+            total += ((log_total - right) * weights).sum()
+            right_gradient[block] = weights * ((right - log_total).exp().masked_fill_(hits[tokens], 0.0) - 1)
             # the candidates' share of the probability, summed over the predictions of a state
-            scale = (weights * (total_logit - whole).exp()).sum(1, keepdim=True)
+            scale = (weights * (total_logit - log_total).exp()).sum(1, keepdim=True)
             chances = chances.exp_().to(dtype)
-            gradient[piece] = (chances @ turned).to(projected.dtype).mul_(scale)
-            rows_gradient += chances.t() @ (projected[piece] * scale).to(dtype)
+            gradient[block] = (chances @ outputs).to(projected.dtype).mul_(scale)
+            rows_gradient += chances.t() @ (projected[block] * scale).to(dtype)
             offsets_gradient += (chances.t() @ scale.to(dtype))[:, 0]
-        gradient += weighted_sums(wanted, right_gradient, vectors)
+        gradient += sum_weighted(wanted, right_gradient, vectors)
         turned_gradient = right_gradient.gather(0, wanting)
-        saved = (gradient, weighted_sums(wanting, turned_gradient, projected), turned_gradient.sum(1))
+        saved = (gradient, sum_weighted(wanting, turned_gradient, projected), turned_gradient.sum(1))
         ctx.save_for_backward(*saved, rows_gradient, offsets_gradient)
         return total
 
@@ -436,7 +437,7 @@ class SampledSoftmax(torch.autograd.Function):
         return first, second, third, None, None, None, None, fourth, fifth, None
 
 
-def weighted_sums(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+def sum_weighted(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     """``[N, features]``: sums of the ``vectors`` at ``places`` ``[N, K]`` times their ``weights`` ``[N, K]``."""
     return functional.embedding_bag(places, vectors, mode="sum", per_sample_weights=weights)
 
@@ -451,7 +452,7 @@ def log_losses(
     """
     right = torch.stack([(projected * vectors[tokens]).sum(1) for tokens in wanted.t()], 1) + bias[wanted]
     total = projected.new_full((len(projected),), -math.inf)
-    for columns in pieces(len(vectors), max(1, elements_at_once(vectors.device) // STATES)):
+    for columns in slices(len(vectors), max(1, elements_at_once(vectors.device) // STATES)):
         logits = torch.addmm(bias[columns], projected, vectors[columns].t())
         total = torch.logaddexp(total, torch.logsumexp(logits, 1))
     return total[:, None] - right

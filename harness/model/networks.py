@@ -59,9 +59,9 @@ def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
     return network
 
 
-def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], where: object) -> None:
-    """Load weights into a network. Raises ``DataError`` that names ``where`` if they belong to another one."""
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], origin: object) -> None:
+    """Load weights into a network. Raises ``DataError`` that names ``origin`` if they belong to another one."""
     try:
         network.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise DataError(f"{where}: not the weights of this model ({one_line(error)})") from None
+        raise DataError(f"{origin}: not the weights of this model ({one_line(error)})") from None

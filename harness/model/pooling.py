@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from harness.batch import PackedIndex
-from harness.model.recurrent import in_order, padded_of, reversal_index
+from harness.model.recurrent import pad_packed, restore_order, reversal_index
 
 
 class Pooling(nn.Module):
@@ -47,9 +47,9 @@ class Pooling(nn.Module):
         both for ``dense``.
         """
         reversal = reversal_index(device_lengths, len(outputs[0])) if len(outputs) > 1 else None
-        whole = in_order(outputs, reversal)
-        time = torch.arange(len(whole), device=whole.device)
-        return self.dense(whole.to(wide(whole)), (time[:, None] < device_lengths)[:, :, None])
+        in_text_order = restore_order(outputs, reversal)
+        time = torch.arange(len(in_text_order), device=in_text_order.device)
+        return self.dense(in_text_order.to(wide(in_text_order)), (time[:, None] < device_lengths)[:, :, None])
 
     def packed(
         self,
@@ -62,7 +62,7 @@ class Pooling(nn.Module):
         """The same for packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final ``state``
         ``[directions, rows, hidden]``. By default, pads the outputs and calls ``padded``.
         """
-        return self.padded([padded_of(outputs, index)], lengths, device_lengths)
+        return self.padded([pad_packed(outputs, index)], lengths, device_lengths)
 
 
 class Last(Pooling):
@@ -91,6 +91,12 @@ class Maximum(Pooling):
 
     maximum, mean = True, False
 
+    def dense(self, outputs: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """The plain formula, which is exported."""
+        parts = [outputs.masked_fill(~real, -torch.inf).amax(0)] if self.maximum else []
+        parts += [outputs.masked_fill(~real, 0).sum(0) / real.sum(0)] if self.mean else []
+        return torch.cat(parts, dim=1)
+
     def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
         """Pool each direction as it is: the order of tokens does not matter. A CPU is spared the copy of both in one
         tensor, a GPU half of the kernels.
@@ -99,7 +105,7 @@ class Maximum(Pooling):
         longest = len(outputs[0])
         time = times(1 << longest.bit_length(), outputs[0].device)[int(lengths.min()) : longest, None]
         factor = torch.lt(time, device_lengths, out=outputs[0].new_empty(len(time), len(lengths)))[:, :, None]
-        pooled = [_Pool.apply(each, factor, self.maximum, self.mean) for each in outputs]
+        pooled = [_Pool.apply(direction, factor, self.maximum, self.mean) for direction in outputs]
         largest = [largest for largest, _ in pooled if largest is not None]
         return torch.cat([*largest, *(total / device_lengths[:, None] for _, total in pooled if total is not None)], 1)
 

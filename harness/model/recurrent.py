@@ -20,6 +20,7 @@ autocast would cast an LSTM to fp16 whatever dtype it is set to.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -30,7 +31,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, Masks, PackedIndex
 from harness.config import Choice, ModelConfig, Task
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, drop, masks_of
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, draw_masks, drop
 from harness.ranks.precision import DTYPES, NAMES
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load, needed
@@ -50,8 +51,6 @@ def lstm_padded(inputs: torch.Tensor, weights: Weights, states: tuple[torch.Tens
     """One direction of a layer over padded inputs ``[time, rows, features]``, from ``first_states``: outputs ``[time,
     rows, hidden]``.
     """
-    if inputs.is_cpu and inputs.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return lstm_in_bf16(inputs, weights)
     return torch.lstm(inputs, states, weights, True, 1, 0.0, torch.is_grad_enabled(), False, False)[0]
 
 
@@ -61,8 +60,8 @@ def lstm_packed(
     """One layer over packed ``data`` ``[tokens, features]``, ``batch_sizes`` on the CPU: outputs ``[tokens,
     output_size]`` and final states ``[directions, rows, hidden]``.
     """
-    given = (data, batch_sizes, first_states(data, int(batch_sizes[0]), weights, 1 + bidirectional), weights)
-    outputs, state, _ = torch.lstm(*given, True, 1, 0.0, torch.is_grad_enabled(), bidirectional)
+    arguments = (data, batch_sizes, first_states(data, int(batch_sizes[0]), weights, 1 + bidirectional), weights)
+    outputs, state, _ = torch.lstm(*arguments, True, 1, 0.0, torch.is_grad_enabled(), bidirectional)
     return outputs, state
 
 
@@ -79,19 +78,6 @@ def first_states(
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_inference: bool) -> torch.Tensor:
     """Cached; autograd cannot save a tensor that was made ``for_inference``."""
     return torch.zeros(shape, dtype=dtype, device=device)
-
-
-def lstm_in_bf16(inputs: torch.Tensor, weights: Weights) -> torch.Tensor:
-    """``lstm_padded`` in bf16 as oneDNN and cuDNN compute it, where oneDNN cannot: weights, inputs and
-    states are bf16, sums are fp32. It takes up to twice as long as fp32; torch's own kernel, which rounds sums too,
-    eight times.
-    """
-    weights, outputs = [weight.float() for weight in weights], []
-    hidden = state = inputs.new_zeros(inputs.shape[1], weights[1].shape[1], dtype=torch.float32)
-    for step in inputs.float():
-        hidden, state = (one.bfloat16().float() for one in torch.lstm_cell(step, (hidden, state), *weights))
-        outputs.append(hidden)
-    return torch.stack(outputs).bfloat16()
 
 
 class VariableLengthLSTM(nn.Module):
@@ -154,8 +140,8 @@ class VariableLengthLSTM(nn.Module):
         """Outputs of each direction for ``inputs`` ``[time, rows, input_size]`` with ``lengths`` ``[rows]``.
 
         Returns a tensor ``[time, rows, hidden_size]`` per direction; in the second, the backward one, each row is
-        reversed within its own length (``in_order`` restores the order). Outputs beyond a row's length are arbitrary
-        finite numbers. Without ``masks`` there is no dropout. ``dtype``: dtype of the computation, by default that of
+        reversed within its own length (see ``restore_order``). Outputs beyond a row's length are arbitrary finite
+        numbers. Without ``masks`` there is no dropout. ``dtype``: dtype of the computation, by default that of
         the weights.
         """
         inputs = inputs.to(dtype=dtype)  # once for both directions
@@ -163,10 +149,10 @@ class VariableLengthLSTM(nn.Module):
         outputs: list[torch.Tensor] = []
         for number, layer in enumerate(self.lstms()):
             if number > 0:
-                inputs = drop(in_order(outputs, reversal), masks, LAYERS + number)
+                inputs = drop(restore_order(outputs, reversal), masks, LAYERS + number)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
             weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
-            outputs = side_by_side(directions, weights)
+            outputs = run_directions(directions, weights)
         return outputs
 
     def fits(self, dtype: torch.dtype) -> bool:
@@ -179,22 +165,22 @@ class VariableLengthLSTM(nn.Module):
             layer.flatten_parameters()
 
 
-def side_by_side(inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
+def run_directions(inputs: list[torch.Tensor], weights: list[Weights]) -> list[torch.Tensor]:
     """The outputs of each direction of a layer. On CUDA the second direction runs on a stream of its own, since cuDNN's
     kernel for one direction leaves most of a card idle; its backward pass runs there too.
     """
     states = first_states(inputs[0], inputs[0].shape[1], weights[0], 1)  # filled before the second stream reads them
     if len(inputs) == 1 or not inputs[1].is_cuda:
         return [lstm_padded(*direction, states) for direction in zip(inputs, weights, strict=True)]
-    here, beside = torch.cuda.current_stream(), second_stream(inputs[1].device)
-    beside.wait_stream(here)
-    with torch.cuda.stream(beside):
+    main_stream, side_stream = torch.cuda.current_stream(), second_stream(inputs[1].device)
+    side_stream.wait_stream(main_stream)
+    with torch.cuda.stream(side_stream):
         second = lstm_padded(inputs[1], weights[1], states)
     first = lstm_padded(inputs[0], weights[0], states)
-    here.wait_stream(beside)
+    main_stream.wait_stream(side_stream)
     for tensor in (inputs[1], states[0], *weights[1]):  # their memory must not be reused before that stream is done
-        tensor.record_stream(beside)
-    second.record_stream(here)
+        tensor.record_stream(side_stream)
+    second.record_stream(main_stream)
     return [first, second]
 
 
@@ -209,19 +195,21 @@ def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | No
     matrices first, then biases, as cuDNN needs them. On a GPU, a single direction is always copied: the weights of one
     direction of a bidirectional layer are not contiguous.
     """
-    names = layer._all_weights if direction is None else [layer._all_weights[direction]]
-    weights = [getattr(layer, name) for some in names for name in some]
-    wanted = weights[0].dtype if dtype is None else dtype
-    if wanted == weights[0].dtype and (direction is None or weights[0].is_cpu):
+    directions = layer.all_weights if direction is None else [layer.all_weights[direction]]
+    weights: Weights = list(itertools.chain(*directions))
+    target = weights[0].dtype if dtype is None else dtype
+    if target == weights[0].dtype and (direction is None or weights[0].is_cpu):
         return weights
-    matrices_first = sorted(range(len(weights)), key=lambda place: -weights[place].dim())
-    flat = torch.cat([weights[place].reshape(-1) for place in matrices_first]).to(wanted)
-    pieces = flat.split([weights[place].numel() for place in matrices_first])
-    copies = {place: piece.view_as(weights[place]) for place, piece in zip(matrices_first, pieces, strict=True)}
-    return [copies[place] for place in range(len(weights))]
+    matrices_first = sorted(range(len(weights)), key=lambda index: -weights[index].dim())
+    flat = torch.cat([weights[index].reshape(-1) for index in matrices_first]).to(target)
+    parts = flat.split([weights[index].numel() for index in matrices_first])
+    copies = list(weights)
+    for index, part in zip(matrices_first, parts, strict=True):
+        copies[index] = part.view_as(weights[index])
+    return copies
 
 
-def in_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
+def restore_order(outputs: list[torch.Tensor], reversal: torch.Tensor | None) -> torch.Tensor:
     """The directions of a layer, both in text order, concatenated: ``[time, rows, output_size]``."""
     if reversal is None:
         return outputs[0]
@@ -234,10 +222,10 @@ def reversal_index(lengths: torch.Tensor, time: int) -> torch.Tensor:
     An index into the flattened ``[time * rows]`` positions; it is its own inverse.
     """
     rows = len(lengths)
-    place = torch.arange(time * rows, device=lengths.device).view(time, rows)
-    last = torch.add(place[0] - rows, lengths, alpha=rows)
-    mirrored = last - place[:, :1]  # negative exactly in the padding
-    return torch.where(mirrored >= 0, mirrored, place).view(-1)
+    position = torch.arange(time * rows, device=lengths.device).view(time, rows)
+    last = torch.add(position[0] - rows, lengths, alpha=rows)
+    mirrored = last - position[:, :1]  # negative exactly in the padding
+    return torch.where(mirrored >= 0, mirrored, position).view(-1)
 
 
 class _Gather(torch.autograd.Function):
@@ -260,7 +248,7 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return gathered.view_as(inputs)
 
 
-def padded_of(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
+def pad_packed(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
     """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; the padding is arbitrary."""
     gathered: torch.Tensor = _Gather.apply(values, index.grid, index.place)
     return gathered.view(len(index.starts), index.num_rows, -1)
@@ -285,8 +273,8 @@ class Network(nn.Module):
         self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
         sizes = (config.embedding_dim, config.hidden_size)
         self.recurrent = VariableLengthLSTM(*sizes, num_layers, bidirectional=config.bidirectional)
-        between = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
-        self.dropped = {EMBEDDING: config.embedding_dim, **between, HEAD: self.recurrent.output_size}
+        size_by_layer = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
+        self.size_by_site = {EMBEDDING: config.embedding_dim, **size_by_layer, HEAD: self.recurrent.output_size}
         """Site of dropout -> number of features there."""
 
     def holds_embedding(self, step: int) -> bool:
@@ -301,7 +289,7 @@ class Network(nn.Module):
         dropout, word_dropout = self.config.dropout, self.config.word_dropout
         if batch.masks is not None or not (dropout or word_dropout):
             return batch.masks
-        return masks_of(seed, step, batch, self.dropped, dropout, word_dropout, self.embedding.weight.dtype)
+        return draw_masks(seed, step, batch, self.size_by_site, dropout, word_dropout, self.embedding.weight.dtype)
 
 
 def passing(
@@ -311,18 +299,19 @@ def passing(
     returns the gradients of all weights.
     """
     weight = next(lstm.parameters())
-    sizes, sent = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
+    sizes, device_lengths = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
     shape = (int(lengths.sum()), weight.shape[1])
-    packed = PackedSequence(torch.arange(shape[0] * shape[1], device=sent.device).mul(0.7).sin().view(shape), sizes)
+    values = torch.arange(shape[0] * shape[1], device=weight.device).mul(0.7).sin().view(shape)
+    packed = PackedSequence(values, sizes)
     inputs = (packed.data if layout == "packed" else pad_packed_sequence(packed)[0]).requires_grad_()
-    real = torch.arange(len(sizes), device=sent.device)[:, None, None] < sent[:, None]
+    real = torch.arange(len(sizes), device=weight.device)[:, None, None] < device_lengths[:, None]
 
     def run() -> list[torch.Tensor]:
-        with torch.enable_grad(), torch.autocast(sent.device.type, enabled=False):
+        with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
             if layout == "packed":
                 loss = lstm.forward_packed(packed, None, dtype)[0].data.float().square().sum()
             else:
-                outputs = torch.cat(lstm.forward_padded(inputs, sent, None, dtype), dim=2)
+                outputs = torch.cat(lstm.forward_padded(inputs, device_lengths, None, dtype), dim=2)
                 loss = (outputs.float().square() * real).sum()
             return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()])[1:])
 
@@ -337,13 +326,13 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
     try:
         passing(lstm, layout, torch.tensor([3, 3]), DTYPES[wanted.value])()
     except RuntimeError as error:
-        what = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
-        raise ConfigError(f"precision: {what}; use --precision fp32") from error
+        problem = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
+        raise ConfigError(f"precision: {problem}; use --precision fp32") from error
 
 
 def check_fused(lstm: VariableLengthLSTM, dtype: torch.dtype) -> None:
     """Raise ``ConfigError`` if the fused kernel cannot hold the layers in ``dtype``, or Triton is missing."""
     needed("triton", "recurrence: fused", "fused")
     if not lstm.fits(dtype):
-        what = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
-        raise ConfigError(f"recurrence: {what}; use --recurrence packed")
+        problem = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
+        raise ConfigError(f"recurrence: {problem}; use --recurrence packed")

@@ -51,7 +51,7 @@ def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, 
     embedding, hidden, directions = config.embedding_dim, config.hidden_size, 2 if config.bidirectional else 1
     size = directions * hidden
     inputs = [embedding, *[size] * (config.num_layers - 1)]
-    layers = [directions * GATES * hidden * (each + hidden + 2) for each in inputs]  # two matrices, two biases
+    layers = [directions * GATES * hidden * (width + hidden + 2) for width in inputs]  # two matrices, two biases
     if task == LANGUAGE_MODEL:
         return vocabulary_size * (embedding + 1) + layers[0] + size * embedding
     pooling, outputs = POOLINGS[config.pooling], 1 if num_classes == 2 else num_classes

@@ -85,14 +85,14 @@ class Start:
 
     def put_into(self, network: nn.Module) -> None:
         """Copy everything into a network."""
-        own = network.state_dict()  # detached tensors, so writing needs no no_grad
-        own[EMBEDDING][self.ids] = self.embedding.to(own[EMBEDDING])
+        weights = network.state_dict()  # detached tensors, so writing needs no no_grad
+        weights[EMBEDDING][self.ids] = self.embedding.to(weights[EMBEDDING])
         for name, values in self.weights.items():
-            own[name].copy_(values)
+            weights[name].copy_(values)
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[io.BufferedReader]:
+def open_vectors(path: str | Path) -> Iterator[io.BufferedReader]:
     """Open a file, unpacked if it is gzipped. Raises ``ConfigError`` if it is missing, ``DataError`` if it cannot be
     read.
     """
@@ -109,7 +109,7 @@ def opened(path: str | Path) -> Iterator[io.BufferedReader]:
 
 def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
-    with opened(path) as file:
+    with open_vectors(path) as file:
         line = first = file.readline(READ_BYTES)
         words, dim = map(int, promise.groups()) if (promise := PROMISE.fullmatch(line)) else (0, 0)
         is_promised = words > 0 and 0 < dim <= MOST_DIM
@@ -126,23 +126,25 @@ def read_head(path: str | Path) -> Head:
     return Head("word2vec text", words, dim, len(line)) if is_promised else Head("GloVe", 0, len(fields) - 1, 0)
 
 
-def check_dim(path: str | Path, found: int, dim: int) -> None:
+def check_dim(path: str | Path, dim_of_file: int, dim: int) -> None:
     """Raise ``ConfigError`` for vectors that do not fit the model."""
-    if found != dim:
+    if dim_of_file != dim:
         raise ConfigError(
-            f"init.vectors: {path} has vectors of {found} numbers, the model's embedding_dim is {dim}; set "
-            f"model.embedding_dim to {found}, or name a file with vectors of {dim}"
+            f"init.vectors: {path} has vectors of {dim_of_file} numbers, the model's embedding_dim is {dim}; set "
+            f"model.embedding_dim to {dim_of_file}, or name a file with vectors of {dim}"
         )
 
 
-def from_texts(splits: Sequence[Split], vocabulary: Vocabulary, dim: int, say: Callable[[str], object]) -> Start | None:
+def from_texts(
+    splits: Sequence[Split], vocabulary: Vocabulary, dim: int, report: Callable[[str], object]
+) -> Start | None:
     """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
     blocks = sample(splits)
     tokens = sum(int(block.length.sum()) for block in blocks)
-    say(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
+    report(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
     learned = learn(blocks, len(vocabulary), dim)
     if not learned.any():
-        say("vectors    are random: words have no neighbours that differ")
+        report("vectors    are random: words have no neighbours that differ")
         return None
     facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
     return start_with(learned, facts, vocabulary)
@@ -166,7 +168,7 @@ def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     check_dim(path, head.dim, dim)
     wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
-    with opened(path) as file:
+    with open_vectors(path) as file:
         file.read(head.bytes)
         for word, row in text_rows(file, path, head, wanted):
             words += 1
@@ -200,8 +202,8 @@ def text_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Col
                 with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
                     row = np.array(fields, np.float32).reshape(head.dim) if word in wanted else None
             except ValueError:
-                shown = repr(line.strip()[:60].decode("utf-8", "replace"))
-                raise DataError(f"{path}: line {number:,} is no word with {head.dim} numbers: {shown}") from None
+                text = line.strip()[:60].decode("utf-8", "replace")
+                raise DataError(f"{path}: line {number:,} is no word with {head.dim} numbers: {text!r}") from None
         if word:
             yield word, row
 
@@ -225,19 +227,19 @@ class Donor:
     vocabulary: Vocabulary
 
 
-def find_donor(named: str, wanted: ModelConfig) -> Donor:
+def find_donor(source: str, wanted: ModelConfig) -> Donor:
     """The bundle that ``init.weights`` names for a model like ``wanted``; its weights are not read yet.
 
     Raises ``ConfigError`` if it is missing or has another shape, ``DataError`` if it is damaged.
     """
-    directory = bundle_directory(named)
+    directory = bundle_directory(source)
     if not (directory / INDEX).is_file():
-        raise ConfigError(f"init.weights: {named}: {instead(directory)}")
+        raise ConfigError(f"init.weights: {source}: {instead(directory)}")
     info = read_info(directory)
-    others = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
-    if others:
-        keys = " and ".join(f"model.{key} to {getattr(info.model, key)} (now {getattr(wanted, key)})" for key in others)
-        raise ConfigError(f"init.weights: {named} has layers of another shape; set {keys}")
+    unequal_keys = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
+    if unequal_keys:
+        changes = [f"model.{key} to {getattr(info.model, key)} (now {getattr(wanted, key)})" for key in unequal_keys]
+        raise ConfigError(f"init.weights: {source} has layers of another shape; set {' and '.join(changes)}")
     return Donor(directory, info, read_vocabulary(directory, info))
 
 
@@ -251,8 +253,8 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
 
     info, weights = donor.info, read_network(donor.directory, donor.info).state_dict()
     # <unk> counts as a common token, <pad> does not.
-    found = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
-    places = found.to_numpy(zero_copy_only=False).astype(np.int64)
+    matches = pc.fill_null(pc.index_in(vocabulary.tokens, value_set=donor.vocabulary.tokens), PAD)
+    places = matches.to_numpy(zero_copy_only=False).astype(np.int64)
     ids = np.flatnonzero(places != PAD)
     covered = coverage_of(ids, vocabulary)
     if not covered["words"]:
@@ -260,19 +262,22 @@ def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifes
             f"{donor.directory}: none of the {len(donor.vocabulary) - len(RESERVED):,} tokens of its vocabulary is in "
             "the dataset's; is it of another language, or preprocessed in another way (case, lemmas)?"
         )
-    taken = taken_of(donor, model, manifest)
-    what = f"{', '.join(['embedding', *dict.fromkeys(taken.values())])} of a {info.task.replace('_', ' ')}"
-    facts = {"source": str(donor.directory), "what": what, "sha256": info.weights_sha256, **covered}
-    fitting = {name: values for name, values in weights.items() if name.startswith(tuple(taken))}
+    names_by_prefix = find_common_parts(donor, model, manifest)
+    parts = ", ".join(["embedding", *dict.fromkeys(names_by_prefix.values())])
+    description = f"{parts} of a {info.task.replace('_', ' ')}"
+    facts = {"source": str(donor.directory), "what": description, "sha256": info.weights_sha256, **covered}
+    fitting = {name: values for name, values in weights.items() if name.startswith(tuple(names_by_prefix))}
     return Start(fitting, weights[EMBEDDING][places[ids]], ids, facts)
 
 
-def taken_of(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
+def find_common_parts(donor: Donor, model: ModelConfig, manifest: Manifest) -> dict[str, str]:
     """The parts of a donor, besides the embedding, that mean the same in a model: how the names of their tensors begin,
     and what they are called. The linear part is none of them: every run learns its own.
     """
     theirs, is_classifier = donor.info.model, donor.info.task == CLASSIFIER
     layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
-    taken = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
-    same = (theirs.num_layers, theirs.pooling, donor.info.labels) == (model.num_layers, model.pooling, manifest.labels)
-    return taken | {"pooling.": "head", "head.": "head"} if is_classifier and same else taken
+    names_by_prefix = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
+    head = (theirs.num_layers, theirs.pooling, donor.info.labels)
+    if is_classifier and head == (model.num_layers, model.pooling, manifest.labels):
+        names_by_prefix |= {"pooling.": "head", "head.": "head"}
+    return names_by_prefix

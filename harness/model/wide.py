@@ -68,17 +68,18 @@ class WidePart(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, in the order of the batch."""
-        bucket, value = self.features(batch)
+        bucket, value = self.features(*padded_ids(batch))
         if not value.is_cpu and self.table.shape[1] <= FEW_OUTPUTS:
             return torch.bmm(value[:, None], self.table[bucket])[:, 0] + self.bias
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
 
-    def features(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buckets int64 and values, both ``[rows, places]``; the values of a row have norm 1, or are all 0.
+    def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buckets int64 and values, both ``[rows, places]``, of ``ids`` int64 ``[rows, time]``; the values of a row
+        have norm 1, or are all 0.
 
         Unused places have the value 0.
         """
-        bucket, first = distinct(self.places(*padded_ids(batch)), self.buckets)
+        bucket, first = distinct(self.places(ids, lengths), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
         value = torch.where(first, self.weights[bucket], 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
@@ -100,8 +101,8 @@ class WidePart(nn.Module):
         keys = keys_of(ids, lengths, self.longest)
         if self.owners is None:
             return keys
-        place = (lengths - END).clamp(min=0)[:, None] + torch.arange(min(END, ids.shape[1]), device=ids.device)
-        end = ids.gather(1, place.clamp(max=ids.shape[1] - 1)) + OF_END
+        index = (lengths - END).clamp(min=0)[:, None] + torch.arange(min(END, ids.shape[1]), device=ids.device)
+        end = ids.gather(1, index.clamp(max=ids.shape[1] - 1)) + OF_END
         return torch.cat([keys, keys_of(end, lengths.clamp(max=END), SHARED_UP_TO)], dim=1)
 
     def bucket_of(self, key: torch.Tensor) -> torch.Tensor:
@@ -142,10 +143,10 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Ten
     """
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
     keys = [torch.where(real, mixed(ids * WORD & MASK), NONE)]
-    before = ids
+    previous = ids
     for number in range(1, longest):
-        before = mixed((before[:, :-1] * FIRST + ids[:, number:] * SECOND + WORD) & MASK)
-        keys.append(torch.where(real[:, number:], before, NONE))
+        previous = mixed((previous[:, :-1] * FIRST + ids[:, number:] * SECOND + WORD) & MASK)
+        keys.append(torch.where(real[:, number:], previous, NONE))
     return torch.cat(keys, dim=1)
 
 

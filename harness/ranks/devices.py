@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The devices and the threads that the user requested; one rule for every launcher.
+"""The device that the user requested; one rule for every launcher.
 
 ==================================================================  ===================================================
 request                                                             meaning
 ==================================================================  ===================================================
 ``--device cpu``                                                    the CPU, whatever else is requested
 ``--device cuda``                                                   GPUs
-``--multi_gpu`` or ``--gpu_ids`` for accelerate, or ``gpu_ids`` in  GPUs
-its configuration file
-``--cpu``, ``use_cpu: true``, or a configuration file without       the CPU
-``gpu_ids``
+``gpu_ids`` in a configuration file of accelerate                   GPUs
+``use_cpu: true`` there, or no ``gpu_ids``                          the CPU
 none of these                                                       GPUs if every process of this machine gets one,
                                                                     else the CPU
 ==================================================================  ===================================================
 
-If GPUs are requested and too few are visible, that is an error. ``padless train`` reads the options of accelerate, and
-gives its ranks the keys ``device`` and ``threads``. Under bare ``accelerate launch``, ``ACCELERATE_USE_CPU`` and
-torch's own reading of ``OMP_NUM_THREADS`` decide.
+If GPUs are requested and too few are visible, that is an error. Under bare ``accelerate launch``,
+``ACCELERATE_USE_CPU`` decides.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.terminal import size
 
 USE_CPU = "ACCELERATE_USE_CPU"
 """Environment variable by which accelerate tells its ranks to leave GPUs alone."""
@@ -45,8 +42,8 @@ number."""
 class Cuda:
     """What torch and the machine report on CUDA devices."""
 
-    found: int
-    """Devices that are visible."""
+    num_devices: int
+    """Those that are visible."""
     driver: bool
     """An NVIDIA driver is loaded."""
     build: str | None
@@ -72,7 +69,7 @@ def check_device(wanted: str) -> None:
         raise ConfigError("device: cuda: this machine has no CUDA device, and no driver of one; use --device cpu")
 
 
-def look() -> Cuda:
+def find_cuda() -> Cuda:
     """The CUDA devices that this process sees."""
     import torch
 
@@ -80,21 +77,14 @@ def look() -> Cuda:
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
-def asked_by(arguments: Namespace, settings: Any) -> Literal["cpu", "cuda"] | None:
-    """The device that accelerate's options and the ``settings`` of its configuration file, if there is one, ask for."""
-    if arguments.multi_gpu or arguments.gpu_ids:
-        return "cuda"
-    if arguments.cpu:
-        return "cpu"
-    if settings is None:
-        return None
+def find_device(settings: Any) -> Literal["cpu", "cuda"]:
+    """The device that the configuration file of accelerate asks for."""
     return "cpu" if settings.use_cpu or settings.gpu_ids is None else "cuda"
 
 
-def threads_of(arguments: Namespace) -> int | None:
-    """The number of threads that the user gave, by accelerate's option or ``OMP_NUM_THREADS``; None without one."""
-    text = str(arguments.num_cpu_threads_per_process or os.environ.get(OMP, ""))
-    first = text.partition(",")[0].strip()  # OpenMP's list for nested regions begins with the one that counts
+def find_threads() -> int | None:
+    """The number of threads in ``OMP_NUM_THREADS``; None without one."""
+    first = os.environ.get(OMP, "").partition(",")[0].strip()  # of a list for nested regions the one that counts
     return int(first) or None if first.isdigit() else None
 
 
@@ -105,28 +95,42 @@ def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
     """
     if wanted == "cpu":
         return "cpu", "asked for"
-    devices = f"{cuda.found} CUDA device{'' if cuda.found == 1 else 's'}"
+    devices = f"{cuda.num_devices} CUDA device{'' if cuda.num_devices == 1 else 's'}"
     if wanted == "cuda":
-        if cuda.found == 0:
+        if cuda.num_devices == 0:
             raise ConfigError(f"device: cuda: no CUDA device is visible ({cuda}); use --device cpu")
-        if processes > cuda.found:
+        if processes > cuda.num_devices:
             raise ConfigError(
-                f"num_processes: device is cuda, and {processes} processes cannot share {cuda.found} of them ({cuda}); "
-                f"start {cuda.found}, or --device cpu"
+                f"num_processes: device is cuda, and {processes} processes cannot share {cuda.num_devices} of them "
+                f"({cuda}); start {cuda.num_devices}, or --device cpu"
             )
         return "cuda", f"asked for; {devices} visible"
     if os.environ.get(USE_CPU, "").lower() == "true":
         return "cpu", f"as {USE_CPU} says"
-    if cuda.found == 0:
+    if cuda.num_devices == 0:
         return "cpu", "no CUDA device is visible"
-    if processes > cuda.found:
-        return "cpu", f"{processes} processes and {devices}; --num_processes {cuda.found} takes GPUs"
+    if processes > cuda.num_devices:
+        return "cpu", f"{processes} processes and {devices}; --num_processes {cuda.num_devices} takes GPUs"
     return "cuda", f"{devices} visible"
 
 
-def cards(wanted: str, here: int, processes: int) -> int | None:
-    """How many GPUs train: one for each of ``processes``, of which ``here`` are on this machine; None on CPUs.
+def count_cards(wanted: str, num_here: int, num_processes: int) -> int | None:
+    """How many GPUs train: one for each of the processes, of which ``num_here`` are on this machine; None on CPUs.
 
     Raises ``ConfigError`` as ``choose`` does.
     """
-    return processes if choose(wanted, here, look())[0] == "cuda" else None
+    return num_processes if choose(wanted, num_here, find_cuda())[0] == "cuda" else None
+
+
+def describe_devices(kind: str) -> str:
+    """The devices of this machine, for people; ``kind`` is where it trains, ``cpu`` or ``cuda``."""
+    import torch
+
+    cuda = find_cuda()
+    if kind == "cpu":
+        return f"no GPU is used ({cuda})"
+    lines = []
+    for number in range(cuda.num_devices):
+        free, total = map(size, torch.cuda.mem_get_info(number))
+        lines.append(f"{torch.cuda.get_device_name(number)} ({free} of {total} free)")
+    return ", ".join(lines)

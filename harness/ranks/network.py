@@ -22,7 +22,7 @@ ELSEWHERE = "192.0.2.1"
 """An address that no machine has (RFC 5737): the default route leads to it."""
 
 
-def own_address(host: str, port: int) -> str | None:
+def find_address(host: str, port: int) -> str | None:
     """This machine's address on the route to ``host``; no packet is sent.
 
     The main machine's own name may be a loopback address there; then it is that of the default route.
@@ -48,17 +48,18 @@ def name_interface(host: str | None = None, port: int | None = None) -> str:
     import psutil
 
     host, port = host or os.environ.get("MASTER_ADDR", ""), port or int(os.environ.get("MASTER_PORT", "0"))
-    users = os.environ.get(GLOO)
-    interface_of = {
-        one.address.partition("%")[0]: name
-        for name, addresses in psutil.net_if_addrs().items()
-        for one in addresses
-        if one.family in (socket.AF_INET, socket.AF_INET6)
-    }
-    own = [address for address, name in interface_of.items() if name == users]
-    address = own_address(host, port) if not users else own[0] if own else None
-    if address is None or address not in interface_of:
-        wrong = f"{users}: no such interface with an address is here" if users else f"unclear which leads to {host}"
-        raise ConfigError(f"network interface: {wrong}; name it, as in export {GLOO}=eth0 (ip address lists them)")
-    os.environ[GLOO] = interface_of[address]
-    return f"{interface_of[address]} ({address})"
+    interface = os.environ.get(GLOO)
+    interface_by_address: dict[str, str] = {}
+    for name, addresses in psutil.net_if_addrs().items():
+        for entry in addresses:
+            if entry.family in (socket.AF_INET, socket.AF_INET6):
+                interface_by_address[entry.address.partition("%")[0]] = name
+    if interface:
+        problem = f"{interface}: no such interface with an address is here"
+        address = next((address for address, name in interface_by_address.items() if name == interface), None)
+    else:
+        problem, address = f"unclear which leads to {host}", find_address(host, port)
+    if address is None or address not in interface_by_address:
+        raise ConfigError(f"network interface: {problem}; name it, as in export {GLOO}=eth0 (ip address lists them)")
+    os.environ[GLOO] = interface_by_address[address]
+    return f"{interface_by_address[address]} ({address})"

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from pathlib import Path
 
 import torch
 
 from harness.batch import Layout
 from harness.config import Choice, Precision, Recurrence
 from harness.ranks import devices
-from harness.ranks.distributed import launched_local_rank, launched_local_world_size
+from harness.ranks.distributed import read_local_rank, read_local_world_size
 from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import available_cores
@@ -27,14 +29,16 @@ PERSISTENT_HIDDEN = 128
 input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
-GLIBC = (65536, 128 << 10)
+MALLOC_DEFAULTS = (65536, 128 << 10)
+"""The limits that glibc begins with: of mapped blocks, and of bytes from which freed memory is given back."""
+CPU_INFO = Path("/proc/cpuinfo")
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Environment variables with a user's settings of torch's allocator on CUDA; any torch reads the first one."""
 
 
 def choose_device(wanted: str) -> Choice:
     """``cpu`` or ``cuda`` on this machine. Raises ``ConfigError`` as ``devices.choose`` does."""
-    return Choice(*devices.choose(wanted, launched_local_world_size(), devices.look()))
+    return Choice(*devices.choose(wanted, read_local_world_size(), devices.find_cuda()))
 
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
@@ -57,25 +61,37 @@ def runnable(device_type: str) -> dict[str, str]:
     """Which arithmetics run on this kind of device, and whether natively or emulated."""
     able = {"fp32": "native"}
     if device_type == "cuda":
-        torch.cuda.set_device(launched_local_rank())  # else the check opens a context on the first device
+        torch.cuda.set_device(read_local_rank())  # else the check opens a context on the first device
         able["fp16"] = "native"
         if torch.cuda.get_device_capability() >= TF32_FROM:
             able["tf32"] = "native"
         if torch.cuda.is_bf16_supported(including_emulation=False):
             able["bf16"] = "native"
         return able
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        able["bf16"] = "native" if torch.cpu._is_avx512_bf16_supported() else "emulated"
+    if torch.backends.mkldnn.is_available():
+        if has_cpu_bf16():
+            able["bf16"] = "native"
+        elif torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+            able["bf16"] = "emulated"
     return able
 
 
-def configure_threads(device_type: str, asked: int | None = None) -> Choice:
-    """Set how many threads this process computes with: those of the key ``threads``, ``asked``; else on a CPU one,
-    where padless chose the number of processes, or a share of the cores. torch's own number stays on CUDA, and where
+def has_cpu_bf16() -> bool:
+    """Whether the processor has instructions for bf16, as the kernel lists them on x86 and ARM."""
+    try:
+        features = re.search(r"^(flags|Features)\s*:(.*)$", CPU_INFO.read_text(encoding="utf-8"), re.MULTILINE)
+    except OSError:
+        return False
+    return features is not None and not {"avx512_bf16", "bf16"}.isdisjoint(features[2].split())
+
+
+def configure_threads(device_type: str, num_threads: int | None = None) -> Choice:
+    """Set how many threads this process computes with: ``num_threads`` if given; else on a CPU one, where padless
+    chose the number of processes, or a share of the cores. torch's own number stays on CUDA, and where
     ``OMP_NUM_THREADS`` is not that of ``padless train``.
     """
-    if asked is not None:
-        count, reason = asked, "asked for"
+    if num_threads is not None:
+        count, reason = num_threads, "asked for"
     elif device_type == "cpu" and devices.CHOSEN in os.environ:
         count, reason = 1, "each process has one"
     elif device_type != "cpu":
@@ -83,7 +99,7 @@ def configure_threads(device_type: str, asked: int | None = None) -> Choice:
     elif devices.OMP in os.environ and LAUNCH_ID not in os.environ:
         return Choice(str(torch.get_num_threads()), f"as {devices.OMP} says")
     else:
-        count = max(1, available_cores() // launched_local_world_size())
+        count = max(1, available_cores() // read_local_world_size())
         reason = "this process's share of the cores"
     torch.set_num_threads(count)
     return Choice(str(count), reason)
@@ -94,7 +110,8 @@ def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
-    cores, at batch 64, a third of a step went into these pages. ``GLIBC`` are the limits that glibc begins with.
+    cores, at batch 64, a third of a step went into these pages.
+    ``MALLOC_DEFAULTS`` are the limits that glibc begins with.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -134,8 +151,8 @@ def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto
     if device.type != "cuda":
         return "padded", Choice("padded", "the fast path on a CPU")
     if hidden_size <= PERSISTENT_HIDDEN:
-        why = f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units"
-        return "padded", Choice("padded", why)
+        reason = f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units"
+        return "padded", Choice("padded", reason)
     return "packed", Choice("packed", "not measured on this card")
 
 

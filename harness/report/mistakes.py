@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.inference.explanation import Piece, as_html, pieces_of
+from harness.inference.explanation import as_html, split_text
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
@@ -26,10 +26,8 @@ from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 """Larger files are not searched, since finding rows in a CSV file reads it from the start."""
-MOST_PACKED_BYTES = 1 << 27
-"""The same for compressed files."""
 
 
 def mistakes_of(
@@ -38,25 +36,22 @@ def mistakes_of(
     """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, None if it
     is missing, and what the model has ``read`` of it; and the reason why originals are missing, if some are.
     """
-    texts, missing = find_originals(manifest, [mistake["row"] for mistake in mistakes])
-    encoder, result = None, []
-    if manifest is not None and texts:
+    text_by_row, reason = find_originals(manifest, [mistake["row"] for mistake in mistakes])
+    encoder, described = None, []
+    if manifest is not None and text_by_row:
         try:
             vocabulary = Vocabulary.read(home_of(data) / VOCABULARY)
             encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
         except UserError as error:  # a package is not installed
-            missing = str(error)
+            reason = str(error)
     for mistake in mistakes:
-        tokens, weights, original = mistake["tokens"], mistake["weights"], texts.get(mistake["row"])
-        read = as_html([piece for pair in zip(tokens, weights, strict=True) for piece in (pair, (" ", 0.0))])
-        text = None if encoder is None or original is None else as_html(placed(original, tokens, weights, encoder))
-        result.append({**mistake, "read": read, "text": text})
-    return result, missing
-
-
-def placed(text: str, tokens: Sequence[str], weights: Sequence[float], encoder: Encoder) -> list[Piece]:
-    """The text in pieces, with the weights of its tokens."""
-    return pieces_of(text, spans_of(text, tokens, encoder.tokenizer), weights)
+        tokens, weights, text = mistake["tokens"], mistake["weights"], None
+        if encoder is not None and mistake["row"] in text_by_row:
+            original = text_by_row[mistake["row"]]
+            text = as_html(split_text(original, spans_of(original, tokens, encoder.tokenizer), weights))
+        words = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
+        described.append({**mistake, "read": as_html(words), "text": text})
+    return described, reason
 
 
 def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:
@@ -65,43 +60,43 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict
     """
     if manifest is None:
         return {}, "there is no manifest of the dataset to say where they came from"
-    wanted, found = set(rows), dict[int, str]()
-    missing = None
+    wanted, text_by_row = set(rows), dict[int, str]()
+    reason = None
     for entry in manifest.provenance.get("sources", []):
-        here = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
+        of_entry = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
+        if not of_entry:
+            continue
         try:
-            found |= texts_of(entry, manifest.provenance.get("config", {}), here) if here else {}
-        except (UserError, OSError) as reason:
-            missing = " ".join(str(reason).split())
-    if missing is None and len(found) < len(wanted):
-        missing = "the manifest does not say where they came from"
-    return found, missing
+            text_by_row |= read_originals(entry, manifest.provenance.get("config", {}), of_entry)
+        except (UserError, OSError) as error:
+            reason = " ".join(str(error).split())
+    if reason is None and len(text_by_row) < len(wanted):
+        reason = "the manifest does not say where they came from"
+    return text_by_row, reason
 
 
-def texts_of(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
+def read_originals(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
     """The texts of ``rows``, which are all from the source of this ``entry`` of the manifest.
 
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
-    file = file_of(entry, config)
-    packed = file.format != "folder" and addresses.codec_of(file.address)
-    if entry["bytes"] > (most := MOST_PACKED_BYTES if packed else MOST_BYTES):
-        raise DataError(f"{file.name} has more than {most >> 20:,} MiB, which is not searched for a report")
-    texts, num_rows = dict[int, str](), 0
-    reader = open_reader(file)
-    for batch in reader.batches():
+    file = find_file(entry, config)
+    if entry["bytes"] > MAX_BYTES:
+        raise DataError(f"{file.name} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
+    text_by_row, num_rows = dict[int, str](), 0
+    for batch in open_reader(file).batches():
         numbers = entry["first_row"] - 1 + batch.numbers
         is_wanted = np.isin(numbers, rows)
         if is_wanted.any():
-            values = batch.select(is_wanted).texts().to_pylist()
-            texts |= {number: text or "" for number, text in zip(numbers[is_wanted].tolist(), values, strict=True)}
+            texts = batch.select(is_wanted).texts().to_pylist()
+            text_by_row |= dict(zip(numbers[is_wanted].tolist(), (text or "" for text in texts), strict=True))
         num_rows += len(batch)
-    if (fingerprint_of(file, sha256=reader.sha256), num_rows) != (entry["fingerprint"], entry["rows"]):
+    if (fingerprint_of(file), num_rows) != (entry["fingerprint"], entry["rows"]):
         raise DataError(f"{file.name} has changed since the dataset was made of it")
-    return texts
+    return text_by_row
 
 
-def file_of(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
+def find_file(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
     """The file of an ``entry`` of the manifest, found again with the configuration in the manifest.
 
     Raises ``DataError``.

@@ -8,6 +8,7 @@ which the page embeds. A run has the same colour and position in every legend; s
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import math
 import re
@@ -28,41 +29,37 @@ from harness.inference import explanation
 from harness.report.mistakes import mistakes_of
 from harness.report.runs import (
     RunFacts,
-    capital,
-    differences,
-    differing,
-    ranked,
+    capitalize,
+    compare_with_first,
+    differing_settings,
+    rank,
     ranking_figure,
-    together,
+    summarize,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
-from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.scores.tables import LOG_LOSS, majority, never_found
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, require
+from preprocessing.base.errors import require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.config import Names
-from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
 GENERATOR = "padless report"
 """``generator`` of a report."""
-MATRIX_CLASSES = 20
-"""Maximum number of classes for a whole confusion matrix; beyond it only the largest cells are shown."""
-THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Probabilities from which class 1 of two classes is predicted, in the table of its precision and recall."""
-BIN_ROWS = 10
-"""Minimum number of rows of a bin in the chart of the calibration."""
+MAX_MATRIX_CLASSES = 20
+"""Of a whole confusion matrix; of more classes only the largest cells are shown."""
+MIN_BIN_ROWS = 10
+"""Of a bin in the chart of the calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +99,16 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     Raises ``DataError`` for a path that is not a run or has no metrics, ``ConfigError`` for an existing file that is
     not a report, without ``overwrite``.
     """
-    inside = {place: members(place) for place in map(Path, runs)}
-    first, *others = inside
-    spread = together(first, inside[first]) if inside[first] and not others else None
-    of_places = inside if spread is None else {first: spread["runs"]}
-    facts = [RunFacts(path) for place, found in of_places.items() for path in [one.path for one in found] or [place]]
-    target = Path(output or (REPORT if others else first / REPORT))
+    folders = list(map(Path, runs))
+    first, spread = folders[0], None
+    if len(folders) == 1 and (started := members(first)):
+        spread = summarize(first, started)
+        directories = [run.path for run in spread["runs"]]
+    else:
+        directories = [path for folder in folders for path in [run.path for run in members(folder)] or [folder]]
+    target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
-    page = render(facts, spread)
+    page = render([RunFacts(directory) for directory in directories], spread)
     with atomic.storing(target, otherwise="name another --output"):
         atomic.write_text(target, page)
     return target
@@ -125,9 +124,11 @@ def write_report_quietly(run: str | Path) -> None:
 
 
 def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
-    """The page; ``spread`` is the result of ``together`` for ``runs``, which then keep their order.
+    """The page; ``spread`` is the result of ``summarize`` for ``runs``, which then keep their order.
 
-    The template escapes every text except charts. Control characters are escaped visibly.
+    The template escapes every text except charts and style. Control characters are escaped visibly. A policy forbids
+    scripts and loading; it allows the style sheet by its hash, and style attributes, which charts and marks need;
+    padless writes every value in them.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -139,33 +140,34 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals["bin_rows"] = BIN_ROWS
-    runs = ranked(runs) if spread is None else runs
-    names, is_one = unique_names(runs), len({run.fingerprint or run.directory for run in runs}) == 1
+    environment.globals["bin_rows"] = MIN_BIN_ROWS
+    runs = rank(runs) if spread is None else runs
+    names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
-    split = VALIDATION if {each["split"] for each in views} - {None} == {VALIDATION} else TEST  # of the charts
+    chart_split = VALIDATION if {run["split"] for run in views} - {None} == {VALIDATION} else TEST
+    style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     if spread is not None:
-        folder = spread["runs"][0].path.resolve().parent.name
-        title = f"{folder}: {counted(len(runs), spread['kind'])}"
-    style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
+        title = f"{spread['folder']}: {counted(len(runs), spread['kind'])}"
     page = {
         "title": title,
-        "head": explanation.page_head(f"{title} · padless", GENERATOR, style),
+        "generator": GENERATOR,
+        "style": style,
+        "style_hash": base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": VERSION,
         "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
-        "quality": quality_charts(views, split),
-        "split": split,
-        "differing": differing(runs),
-        "pairs": differences(runs, names) if is_one and spread is None else [],
-        "apart": not is_one,
-        "numbers": range(1, len(runs) + 1) if spread is None else [one.number for one in spread["runs"]],
+        "quality": quality_charts(views, chart_split),
+        "split": chart_split,
+        "differing": differing_settings(runs),
+        "pairs": compare_with_first(runs, names) if num_datasets == 1 and spread is None else [],
+        "apart": num_datasets > 1,
+        "numbers": range(1, len(runs) + 1) if spread is None else [run.number for run in spread["runs"]],
         "ranked_by": FIGURES[ranking_figure(runs)].title,
-        "slots": SLOTS,
+        "slots": NUM_COLOURS,
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
@@ -173,7 +175,9 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
 def titles(labels: Sequence[str]) -> dict[str, str]:
     """Key -> title of the figures of a classifier with these classes."""
     return {
-        name: capital(title_of(name, labels)) for name in FIGURES if name not in ("calibrated_log_loss", "perplexity")
+        name: capitalize(title_of(name, labels))
+        for name in FIGURES
+        if name not in ("calibrated_log_loss", "perplexity")
     }
 
 
@@ -182,12 +186,11 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    shown: dict[str, Any] = {"split": None, "figures": None, "chances": None}
+    quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
-        chances = read_chances(run.measured, labels)
         mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
-        shown = {
+        quality = {
             "split": run.measured.split,
             "figures": figures,
             "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
@@ -196,8 +199,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-            "chances": chances,
-            "thresholds": threshold_table(chances, figures["threshold"]) if chances is not None else [],
         }
     return {
         "name": name,
@@ -211,7 +212,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
         "splits": splits,
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
-        **shown,
+        **quality,
     }
 
 
@@ -230,18 +231,18 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The confusions of a true and a predicted class, the largest first."""
     labels, entries = figures["labels"], figures["per_class"]
     return [
-        {"label": labels[true], "predicted": labels[said], "rows": rows, "share": rows / entries[true]["rows"]}
-        for true, said, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
+        {"label": labels[true], "predicted": labels[predicted], "rows": rows, "share": rows / entries[true]["rows"]}
+        for true, predicted, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
     ]
 
 
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes."""
     number = len(figures["labels"])
-    if number > MATRIX_CLASSES:
+    if number > MAX_MATRIX_CLASSES:
         return np.empty((0, 0))
-    matrix, (true, said, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
-    matrix[true, said] = rows
+    matrix, (true, predicted, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
+    matrix[true, predicted] = rows
     return matrix
 
 
@@ -253,7 +254,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
-    "moment": lambda seconds: datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
@@ -262,13 +262,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
 
 SIZE = (4.4, 3.0)
 """Inches: small, so that the text is readable on a phone, where a chart fills the width."""
-SLOTS = 8
-"""Number of colours; further lines reuse them, dashed, and are not in the legend."""
-FEW_POINTS = 20
-"""A line with at most this many points has markers."""
-CURVE_POINTS = 300
-LONGEST = 28
-"""Maximum characters of a name in a legend."""
+NUM_COLOURS = 8
+"""Further lines reuse them, dashed, and are not in the legend."""
+MAX_POINTS = 300
+"""Of a line over steps; of more, every second, third, … is drawn."""
+MAX_LEGEND_CHARACTERS = 28
 Chart: TypeAlias = tuple[str, str]
 """Title, and data URL of the image."""
 Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
@@ -278,44 +276,35 @@ OVER_STEPS = (
     ("Validation loss", VALIDATION, "log_loss", "log loss"),
     ("Validation perplexity", VALIDATION, "perplexity", "perplexity"),
     ("Validation accuracy", VALIDATION, "accuracy", "accuracy"),
-    ("Learning rate", "train", "lr", "learning rate"),
     ("Gradient norm", "train", "grad_norm", "norm before clipping"),
-    ("Throughput", "speed", "tokens_per_s", "tokens/s"),
 )
 """Title, attribute of ``RunFacts`` with the lines, figure, and label of the y axis."""
 
 
 def draw(
-    title: str,
-    curves: Iterable[tuple[str, Curve]],
-    x_label: str,
-    y_label: str,
-    *,
-    low: float | None = 0,
-    diagonal: bool = False,
+    title: str, curves: Iterable[tuple[str, Curve]], x_label: str, y_label: str, *, is_diagonal: bool = False
 ) -> list[Chart]:
-    """Draw named curves, each in the colour of its position, with the line x = y if ``diagonal``; nothing if all are
-    empty. ``low`` is the minimum of the y axis.
+    """Draw named curves, each in the colour of its position, with the line x = y if ``is_diagonal``; nothing if all are
+    empty.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    shown = [(place, name, *curve) for place, (name, curve) in enumerate(curves) if len(curve[0])]
-    if not shown:
+    lines = [(position, name, *curve) for position, (name, curve) in enumerate(curves) if len(curve[0])]
+    if not lines:
         return []
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.4)
-        if diagonal:
+        if is_diagonal:
             axes.axline((0, 0), slope=1, color="gray", linestyle=":")
-        for place, name, x, y in shown:
-            label = shortened(name, LONGEST) if place < SLOTS else None
-            style, marker = "--" if place // SLOTS % 2 else "-", "." if len(x) <= FEW_POINTS else ""
-            axes.plot(x, y, style, color=f"C{place % SLOTS}", label=label, marker=marker)
-        axes.set_ylim(bottom=low)
-        if len(shown) > 1:
+        for position, name, x, y in lines:
+            label = shortened(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
+            style = "." + ("--" if position // NUM_COLOURS % 2 else "-")
+            axes.plot(x, y, style, color=f"C{position % NUM_COLOURS}", label=label, markersize=3)
+        if len(lines) > 1:
             figure.legend(loc="outside lower center", ncols=2, frameon=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about characters missing in matplotlib's font: the browser has them
@@ -323,90 +312,30 @@ def draw(
     return [(title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}")]
 
 
-def averaged(lines: Sequence[Line], name: str) -> Curve:
-    """Steps and values of a figure over a run; for many lines, means of neighbouring ones."""
-    known = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
-    groups = np.array_split(np.array(known, float).reshape(-1, 2), min(len(known), CURVE_POINTS) or 1)
-    return [group[-1, 0] for group in groups if len(group)], [group[:, 1].mean() for group in groups if len(group)]
+def curve_of(lines: Sequence[Line], name: str) -> Curve:
+    """Steps and values of a figure over a run."""
+    finite = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
+    points = np.array(finite[:: 1 + len(finite) // MAX_POINTS], float).reshape(-1, 2)
+    return points[:, 0], points[:, 1]
 
 
 def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
-    """The charts of ``OVER_STEPS``; runs overlaid. For a single run, both losses are in one; the validation loss is the
-    one of ``select``, if that is a loss.
-    """
-    charts, table = list[Chart](), list(OVER_STEPS)
-    if len(runs) == 1:
-        (run,), table = runs, table[2:]
-        figure = "log_loss" if run.selected == "accuracy" else run.selected
-        name = "validation, calibrated" if figure == "calibrated_log_loss" else VALIDATION
-        both = [("training", averaged(run.train, "loss")), (name, averaged(run.validation, figure))]
-        charts += draw("Loss", both, "step", "log loss")
-    for title, lines, figure, y_label in table:
-        curves = [(name, averaged(getattr(run, lines), figure)) for name, run in zip(names, runs, strict=True)]
-        charts += draw(title, curves, "step", y_label, low=None if lines == VALIDATION else 0)
+    """The charts of ``OVER_STEPS``; runs overlaid."""
+    charts = list[Chart]()
+    for title, lines, figure, y_label in OVER_STEPS:
+        curves = [curve_of(getattr(run, lines), figure) for run in runs]
+        charts += draw(title, zip(names, curves, strict=True), "step", y_label)
     return charts
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """Calibration on one split, runs overlaid; for a single run also before calibration, and ROC and precision-recall
-    curves if it has two classes.
-    """
-    bins = [
-        (each["name"], bins_of(each["figures"]["calibration"]["after"] if each["split"] == split else []))
-        for each in views
-    ]
-    charts, first = list[Chart](), views[0]
-    if len(views) == 1 and first["figures"]:
-        before = bins_of(first["figures"]["calibration"]["before"])
-        bins = [("after temperature scaling", bins[0][1]), ("before temperature scaling", before)]
-        charts = ranking_charts(first["chances"], first["labels"])
-    return charts + draw("Calibration", bins, "confidence", "accuracy", diagonal=True)
+    """Calibration on one split, runs overlaid."""
+    bins = [run["figures"]["calibration"]["after"] if run["split"] == split else [] for run in views]
+    curves = zip((run["name"] for run in views), map(calibration_curve, bins), strict=True)
+    return draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)
 
 
-Chances: TypeAlias = tuple[np.ndarray, np.ndarray]
-"""Whether each row is of class 1, and its probability: bool and float64 ``[rows]``, of both classes."""
-
-
-def read_chances(measured: Measured, labels: Sequence[str]) -> Chances | None:
-    """The predictions of two classes; None for other numbers, without predictions, or without rows of both."""
-    if len(labels) != 2:
-        return None
-    column = probability_column(labels[1])
-    try:
-        table = read_predictions(measured.directory, measured.split, ["label", column])
-    except DataError:
-        return None
-    positive = np.array([str(as_found(label)) == labels[1] for label in table["label"].to_pylist()])
-    return (positive, table[column].to_numpy()) if len(set(positive.tolist())) == 2 else None
-
-
-def threshold_table(chances: Chances, chosen: float) -> list[dict[str, Any]]:
-    """Precision, recall and accuracy if class 1 is predicted from each of ``THRESHOLDS`` and from ``chosen`` on."""
-    (positive, probabilities), table = chances, []
-    for threshold in sorted({*THRESHOLDS, chosen}):
-        predicted = probabilities >= threshold
-        hits, rows = int((predicted & positive).sum()), int(predicted.sum())
-        shares = {"precision": hits / rows if rows else None, "recall": hits / int(positive.sum())}
-        accuracy = float((predicted == positive).mean())
-        table.append({"threshold": threshold, "predicted": rows, **shares, "accuracy": accuracy})
-    return table
-
-
-def ranking_charts(chances: Chances | None, labels: Sequence[str]) -> list[Chart]:
-    """The ROC and the precision-recall curve of two classes, if there are ``chances``."""
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    if chances is None:
-        return []
-    wrong, found, _ = roc_curve(*chances)
-    precision, recall, _ = precision_recall_curve(*chances)
-    return [
-        *draw("ROC", [(labels[1], (wrong, found))], "false positive rate", "true positive rate", diagonal=True),
-        *draw("Precision and recall", [(labels[1], (recall, precision))], "recall", "precision"),
-    ]
-
-
-def bins_of(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram that has ``BIN_ROWS`` rows."""
-    shown = [entry for entry in bins if entry["rows"] >= BIN_ROWS]
-    return [entry["confidence"] for entry in shown], [entry["accuracy"] for entry in shown]
+def calibration_curve(bins: Sequence[Mapping[str, float]]) -> Curve:
+    """Confidence and accuracy of each bin of a reliability diagram that has ``MIN_BIN_ROWS`` rows."""
+    large = [entry for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
+    return [entry["confidence"] for entry in large], [entry["accuracy"] for entry in large]

@@ -27,7 +27,7 @@ from harness.rundir.bundle_files import read_info, stored_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import read_attempts, read_config, read_environment, read_status
+from harness.rundir.records import read_config, read_environment, read_status
 from harness.rundir.results import (
     probability_column,
     read_figures,
@@ -36,9 +36,8 @@ from harness.rundir.results import (
     read_summary,
 )
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
-from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals, spread
+from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals
 from harness.scores.metrics import classification_metrics, per_class
-from harness.scores.tables import still_improving
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -47,10 +46,8 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.labels import typed_values
 
-WEIGHED = ("tokens_per_s", "data_wait")
+TIMED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""
-UNSET = "unset"
-"""Shown for a setting that a run does not have."""
 
 
 class RunFacts:
@@ -69,7 +66,6 @@ class RunFacts:
         self.train = [line for line in lines if line["kind"] == "train"]
         self.validation = [line for line in lines if line["kind"] == VALIDATION]
         self.speed = [line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"]
-        self.attempts = read_attempts(directory)
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
@@ -83,12 +79,12 @@ class RunFacts:
             self.fingerprint = self.manifest.fingerprint
         self.linear: dict[str, dict[str, Any]] = {}
         """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
-        self.beside: Comparison | None = None
+        self.comparison: Comparison | None = None
         """The comparison of the run with the linear model, if possible."""
         self.linear_note: str | None = None
         """Why there is no comparison, although the linear model was measured."""
         try:
-            self.linear, self.beside = beside_linear(self.directory, self.config["data"])
+            self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
 
@@ -110,33 +106,27 @@ class RunFacts:
         """The line of the best validation."""
         return next((line for line in reversed(self.validation) if line.get("best")), None)
 
-    @property
-    def advice(self) -> str | None:
-        """Whether more epochs are worth their time; None for a run that has not finished."""
-        finished = self.status.get("state") == "finished"
-        return still_improving(self.validation, self.selected, self.config["epochs"]) if finished else None
-
     @cached_property
     def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and figures of the log lines averaged over it; empty without lines. Raises
+        """Training time in seconds, and means of the log lines' figures over it; empty without lines. Raises
         ``DataError`` for a line without one of them.
         """
-        rows = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
+        rows_by_step = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
         try:
-            lines = [line for line in self.speed if line["step"] in rows and line["rows_per_s"]]
+            lines = [line for line in self.speed if line["step"] in rows_by_step and line["rows_per_s"]]
             if not lines:
                 return {}
-            seconds = [rows[line["step"]] / line["rows_per_s"] for line in lines]
-            means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in WEIGHED}
+            seconds = [rows_by_step[line["step"]] / line["rows_per_s"] for line in lines]
+            means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in TIMED}
             padding = float(np.mean([line["padding"] for line in self.train]))
             memory = float(max(line["memory_bytes"] for line in lines))
         except (KeyError, TypeError) as error:
-            what = f"a line has no number for {error}; remove it, or restore the file"
-            raise DataError(f"{self.directory}: {METRICS} or {THROUGHPUT}: {what}") from None
-        return {"seconds": float(sum(seconds)), **means, "padding": padding, "memory_bytes": memory}
+            problem = f"a line has no number for {error}; remove it, or restore the file"
+            raise DataError(f"{self.directory}: {METRICS} or {THROUGHPUT}: {problem}") from None
+        return {"seconds": sum(seconds), **means, "padding": padding, "memory_bytes": memory}
 
 
-def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
+def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
     """The linear model's figures on the dataset of a run, by split, and the comparison of the run with it.
 
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
@@ -150,63 +140,63 @@ def beside_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]
 
 def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
     """The manifest of the run's dataset, or why it is missing."""
-    place = config["data"]
+    data = config["data"]
     try:
-        manifest = read_data(place)
+        manifest = read_data(data)
         if fingerprint not in (None, manifest.fingerprint):
-            raise DataError(f"{place} now holds another dataset (fingerprint {manifest.fingerprint[:12]})")
-        return held_out(manifest, config.get("fold"), place), None
+            raise DataError(f"{data} now holds another dataset (fingerprint {manifest.fingerprint[:12]})")
+        return held_out(manifest, config.get("fold"), data), None
     except DataError as error:
         return None, str(error)
 
 
 def ranking_figure(runs: Sequence[RunFacts]) -> str:
     """The figure to rank runs by: the common figure of ``select``, else the accuracy."""
-    chosen = {run.selected for run in runs}
-    return chosen.pop() if len(chosen) == 1 else "accuracy"
+    figures = {run.selected for run in runs}
+    return figures.pop() if len(figures) == 1 else "accuracy"
 
 
-def ranked(runs: Sequence[RunFacts]) -> list[RunFacts]:
+def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
     """Runs, the best validation first; those without one come last. Ties keep their order."""
     name = ranking_figure(runs)
 
-    def place(run: RunFacts) -> float:
+    def position(run: RunFacts) -> float:
         value = (run.best_validation or {}).get(name)
         if value is None or not math.isfinite(value):
             return math.inf
         return value if FIGURES[name].lower_is_better else -value
 
-    return sorted(runs, key=place)
+    return sorted(runs, key=position)
 
 
-def differences(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
+def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
     """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
     linear model's.
     """
-    best, found = runs[0].measured, list[tuple[str, Comparison]]()
+    first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
     for run, name in zip(runs[1:], names[1:], strict=True):
         with suppress(DataError):  # other rows, or no predictions
-            if best and (pair := compare(run.measured, best.directory, {best.split: best.figures})):
-                found.append((name, pair))
-    return found
+            if first and (pair := compare(run.measured, first.directory, {first.split: first.figures})):
+                pairs.append((name, pair))
+    return pairs
 
 
-def differing(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
+def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that differ between runs, with the value of each run; the run directory is left out."""
-    every = [flat(run.config) for run in runs]
-    table = {key: [config.get(key, UNSET) for config in every] for config in every for key in config if key != "run"}
-    return {key: values for key, values in table.items() if any(value != values[0] for value in values)}
+    configs = [flat(run.config) for run in runs]
+    table = {key: [config.get(key, "unset") for config in configs] for config in configs for key in config}
+    return {key: values for key, values in table.items() if key != "run" and values != values[:1] * len(values)}
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
     """The directories below the common parent of all runs."""
     paths = [run.directory.resolve() for run in runs]
-    above = os.path.commonpath([path.parent for path in paths])
-    return [str(path.relative_to(above)) for path in paths]
+    parent = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(parent)) for path in paths]
 
 
 SPLITS = (VALIDATION, TEST)
-SMALLEST = np.finfo(np.float64).tiny
+MIN_CHANCE = np.finfo(np.float64).tiny
 
 
 def collect(runs: Sequence[Member]) -> dict[str, Any]:
@@ -214,17 +204,17 @@ def collect(runs: Sequence[Member]) -> dict[str, Any]:
 
     It has no times and paths, so an interrupted and an uninterrupted command write the same bytes.
     """
-    of_runs: list[dict[str, Any]] = [{"run": one.name, one.kind: one.number, "splits": figures_of(one)} for one in runs]
-    splits = [split for split in SPLITS if all(split in one["splits"] for one in of_runs)]
-    first, *others = (read_info(one.path / BUNDLE) for one in runs)
-    if any(other.dataset != first.dataset for other in others):
+    entries: list[dict[str, Any]] = [{"run": run.name, run.kind: run.number, "splits": figures_of(run)} for run in runs]
+    splits = [split for split in SPLITS if all(split in entry["splits"] for entry in entries)]
+    infos = [read_info(run.path / BUNDLE) for run in runs]
+    if len({info.dataset for info in infos}) > 1:
         raise DataError(f"{runs[0].path.parent}: its runs were trained on different datasets, so there is no spread")
     return {
-        "dataset": first.dataset,
-        "labels": first.labels,
-        "runs": of_runs,
+        "dataset": infos[0].dataset,
+        "labels": infos[0].labels,
+        "runs": entries,
         "interval": {"level": LEVEL, "method": METHOD_OVER_RUNS},
-        "splits": {split: spreads([one["splits"][split] for one in of_runs]) for split in splits},
+        "splits": {split: spreads([entry["splits"][split] for entry in entries]) for split in splits},
     }
 
 
@@ -239,10 +229,11 @@ def figures_of(run: Member) -> dict[str, dict[str, Any]]:
     if validation is None or validation.get("step") != read_info(run.path / BUNDLE).step:
         best = [line for line in read_log(run.path) if line["kind"] == VALIDATION and line.get("best")]
         validation = best[-1] if best else None
-    return {split: chosen(values) for split, values in ((VALIDATION, validation), (TEST, test)) if values is not None}
+    values = {VALIDATION: validation, TEST: test}
+    return {split: select_figures(figures) for split, figures in values.items() if figures is not None}
 
 
-def chosen(values: dict[str, Any]) -> dict[str, Any]:
+def select_figures(values: dict[str, Any]) -> dict[str, Any]:
     """The figures, their intervals, and the number of rows."""
     return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
@@ -255,18 +246,18 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     Raises ``DataError`` unless each row of the dataset's folds is predicted exactly once.
     """
     manifest = read_data(read_config(runs[0].path)["data"])
-    rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
+    num_rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
     columns = ["label", "predicted", *map(probability_column, names)]
     tables = []
     for run in runs:
-        again = f"remove {run.path}, and the same launch trains it again"
-        part = read_predictions(run.path / EVALUATION, VALIDATION, columns, again)
+        hint = f"remove {run.path}, and the same launch trains it again"
+        part = read_predictions(run.path / EVALUATION, VALIDATION, columns, hint)
         tables.append(part.add_column(1, "fold", pa.array(np.full(len(part), run.number, np.int32))))
     table = pa.concat_tables(tables).sort_by("row").combine_chunks()
-    if (different := len(np.unique(table["row"]))) != rows or len(table) != rows:
+    if (num_distinct := len(np.unique(table["row"]))) != num_rows or len(table) != num_rows:
         raise DataError(
-            f"{folder}: its folds predict {different:,} different rows by {len(table):,} predictions, the dataset has "
-            f"{rows:,} in folds: a run there is of another dataset; remove it, and launch again"
+            f"{folder}: its folds predict {num_distinct:,} different rows by {len(table):,} predictions, the dataset "
+            f"has {num_rows:,} in folds: a run there is of another dataset; remove it, and launch again"
         )
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
@@ -274,47 +265,35 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     classes = pa.array(typed_values(names, manifest.label_type))
     labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
-    logits = np.log(np.maximum(chances, SMALLEST))
+    logits = np.log(np.maximum(chances, MIN_CHANCE))
     logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
     values = classification_metrics(logits, labels, predicted)
     by_class = per_class(values["confusion"], names)
     return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
 
 
-def together(folder: Path, began: Sequence[Member]) -> dict[str, Any]:
-    """The facts of a page about the runs in the summary of ``folder``; the names of others in ``began`` are ``open``.
+def summarize(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
+    """The facts of a page about the runs in the summary of ``folder``; the names of others that ``started`` are
+    ``open``.
 
     Raises ``DataError`` without a summary.
     """
-    kind = began[0].kind
+    kind = started[0].kind
     values = read_summary(folder, kind)
     if values is None:
-        raise DataError(f"{folder}: its runs ({listed(began)}) have not all finished; wait, or name those to compare")
-    counted = [one["run"] for one in values["runs"]]
+        raise DataError(f"{folder}: its runs ({listed(started)}) have not all finished; wait, or name those to compare")
+    finished = [entry["run"] for entry in values["runs"]]
     return {
+        "folder": folder.resolve().name,
         "kind": kind,
-        "runs": [one for one in began if one.name in counted],
-        "open": [one.name for one in began if one.name not in counted],
+        "runs": [run for run in started if run.name in finished],
+        "open": [run.name for run in started if run.name not in finished],
         "values": values,
         "shown": list(values["splits"])[0 if kind == "fold" else -1 :],
-        "titles": {name: capital(one.title) for name, one in FIGURES.items()},
+        "titles": {name: capitalize(figure.title) for name, figure in FIGURES.items()},
     }
 
 
-def linear_on_folds(runs: Sequence[Member], values: dict[str, Any]) -> dict[str, Any] | None:
-    """The linear model on the folds of ``collect``'s ``values``: the spread of its figures, and of the runs' accuracy
-    minus its own; None if it was not measured on all folds.
-    """
-    data = read_config(runs[0].path)["data"]
-    names = [one.name for one in runs]
-    found = list(map(chosen, find_results(runs[0].path, data, values["dataset"], names)[1].values()))
-    if len(found) != len(runs) or VALIDATION not in values["splits"]:
-        return None
-    mine = [one["splits"][VALIDATION]["accuracy"] for one in values["runs"]]
-    differences = [own - other["accuracy"] for own, other in zip(mine, found, strict=True)]
-    return {"spread": spreads(found), "difference": spread(differences)}
-
-
-def capital(text: str) -> str:
-    """A text with its first letter capitalised."""
+def capitalize(text: str) -> str:
+    """A text with its first letter capitalised; the others stay."""
     return text[:1].upper() + text[1:]

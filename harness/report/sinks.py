@@ -9,24 +9,24 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from harness.baseline.linear import names_of, seconds
+from harness.baseline.linear import estimate_seconds, names_of
 from harness.baseline.results import FOLDER, find_results
 from harness.config import CLASSIFIER, RunConfig
-from harness.ranks import stopping
 from harness.report.page import write_report_quietly
-from harness.report.runs import beside_linear
+from harness.report.runs import compare_linear
 from harness.rundir.layout import kept_in
 from harness.rundir.records import Ending
 from harness.scores.figures import numbers_of
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.processes import child
+from preprocessing.base.processes import start_child
+from preprocessing.base.signals import STOP
 from preprocessing.base.terminal import tell
 from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
 """Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
-LONGEST_S = 60.0
+MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
 """Longest wait for the fit at the end of a run, and for its end when it was killed."""
@@ -49,44 +49,43 @@ class ReportSink(Sink):
 
     def begin(self) -> None:
         """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
-        data, run, folds = self.config.data, self.config.run, self.config.fold is not None
+        data, run = self.config.data, self.config.run
         if self.config.baseline != "auto" or self.config.task != CLASSIFIER:
             return
         with suppress(OSError, UserError):
             manifest = read_data(data)
-            names = names_of(manifest, folds=folds)
-            missing = len(find_results(Path(run), data, manifest.fingerprint, names)[1]) < len(names)
-            if missing and seconds(manifest) * (manifest.folds if folds else 1) <= LONGEST_S:
+            is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
+            if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
                 words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
-                words += ["--folds"] * folds
-                self.fit = child(*words)
+                self.fit = start_child(*words)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
 
     def close(self, ending: Ending) -> None:
         """Report a run that has finished. An error becomes one warning."""
-        finished = ending.state == "finished"
+        is_finished = ending.state == "finished"
         if self.fit is not None:
-            if finished and self.fit.poll() is None:
+            if is_finished and self.fit.poll() is None:
                 self.others.say(f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)")
                 until = time.monotonic() + END_S
-                while self.fit.poll() is None and time.monotonic() < until and stopping.received() is None:
+                while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
                     time.sleep(0.1)
             self.fit.kill()
             with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
                 self.fit.wait(KILLED_S)
-        if finished:
+        if is_finished:
             self.compare()
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
         """Send the comparison with the linear model, if there is one."""
         try:
-            found = beside_linear(Path(self.config.run), self.config.data)[1]
+            comparison = compare_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
             tell(f"warning: no comparison with the linear model ({error})")
             return
-        if found is not None:
-            self.others.say(f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}")
-            bounds = {"difference_low": found.low, "difference_high": found.high}
-            self.others.log(SUMMARY, {**numbers_of(found.linear), "difference": found.difference, **bounds})
+        if comparison is not None:
+            accuracy, difference = comparison.linear["accuracy"], comparison.difference
+            self.others.say(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
+            self.others.log(SUMMARY, {**numbers_of(comparison.linear), "difference": difference, **bounds})

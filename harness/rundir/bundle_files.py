@@ -49,7 +49,7 @@ from preprocessing.text.vocabulary import Vocabulary
 KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
-LEAST_LABELS = 2
+MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
 ONNX = "model.onnx"
@@ -57,12 +57,10 @@ IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities
 """Names of the inputs and outputs of the ONNX graph."""
 OF_WEIGHTS = "weights_sha256"
 """Metadata key of a graph: the hash of the safetensors file that it was made from."""
-KEPT_IN_BF16 = 0.999
-"""Predictions may be in bf16 if at least this share of validation rows keeps its label."""
 
 
-SAME = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
-READ_WITH = (*SAME, "labels")
+SHARED_OPTIONS = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
+READ_WITH = (*SHARED_OPTIONS, "labels")
 """Options of ``source`` for reading files like the corpus."""
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
@@ -107,8 +105,6 @@ class BundleInfo:
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""
-    bf16: Share = 0.0
-    """Share of validation rows that keep their label in bf16; 0 if none were compared."""
     source: dict[str, Any] = field(default_factory=dict)
     """Options in ``READ_WITH`` of the training's corpus: new rows are read in the same way."""
     splits: dict[str, SplitFacts] = field(default_factory=dict)
@@ -136,8 +132,8 @@ def read_vocabulary(directory: Path, info: BundleInfo) -> Vocabulary:
     """The vocabulary of a bundle. Raises ``DataError`` if it is missing, damaged or of other weights."""
     vocabulary = Vocabulary.read(directory / VOCABULARY)
     if vocabulary.hash != info.vocabulary_hash:
-        what = "its hash is not the one the weights were trained with; restore the bundle's own vocabulary"
-        raise DataError(f"{directory / VOCABULARY}: {what}")
+        problem = "its hash is not the one the weights were trained with; restore the bundle's own vocabulary"
+        raise DataError(f"{directory / VOCABULARY}: {problem}")
     return vocabulary
 
 
@@ -165,7 +161,7 @@ def stored_info(directory: Path) -> BundleInfo | None:
         return None
     info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
     typed(SourceConfig, info.source, f"{path}: source", DAMAGED)
-    if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < LEAST_LABELS):
+    if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
         raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
     if not fits(info.labels, info.label_type):
         raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
@@ -211,7 +207,7 @@ def source_of(manifest: Manifest) -> dict[str, Any]:
     """How the texts of a dataset were read: the options in ``READ_WITH``."""
     source = manifest.provenance.get("config", {}).get("source", {})
     read_with = {name: source[name] for name in READ_WITH if name in source}
-    return read_with | found_in(manifest.provenance.get("sources", []))
+    return read_with | detected_options(manifest.provenance.get("sources", []))
 
 
 def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
@@ -231,21 +227,23 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     return splits
 
 
-def found_in(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def detected_options(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The delimiter that was detected in the labelled CSV files of a corpus, if all have the same."""
-    csv = [one for one in entries if one.get("format") == "csv" and one.get("split") != UNLABELLED]
-    found = {one.get("read_as", {}).get("delimiter") for one in csv}
-    return {"delimiter": found.pop()} if len(found) == 1 and None not in found else {}
+    csv_files = [file for file in files if file.get("format") == "csv" and file.get("split") != UNLABELLED]
+    delimiters = {file.get("read_as", {}).get("delimiter") for file in csv_files}
+    return {"delimiter": delimiters.pop()} if len(delimiters) == 1 and None not in delimiters else {}
 
 
-def reading_of(config: SourceConfig, known: Mapping[str, Any]) -> SourceConfig:
+def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> SourceConfig:
     """How to read new files: by ``config``, and where it has defaults, like the training corpus.
 
-    ``known`` has the options of that corpus. Labels are read unchanged.
+    Labels are read unchanged.
     """
-    usual = SourceConfig()
-    unsaid = {name for name in SAME if getattr(config, name) == getattr(usual, name)}
-    taken = {name: known[name] for name in unsaid if known.get(name) is not None}
-    if "neutral" in taken:
-        taken["neutral"] = [str(value) for value in taken["neutral"]]
-    return replace(config, labels=AUTO, **taken)
+    defaults = SourceConfig()
+    options = {}
+    for name in SHARED_OPTIONS:
+        if getattr(config, name) == getattr(defaults, name) and corpus_options.get(name) is not None:
+            options[name] = corpus_options[name]
+    if "neutral" in options:
+        options["neutral"] = [str(value) for value in options["neutral"]]
+    return replace(config, labels=AUTO, **options)

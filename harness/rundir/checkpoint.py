@@ -40,7 +40,7 @@ FORMAT, FORMAT_VERSION = "padless-checkpoint", 3
 MANIFEST, STATE = "manifest.json", "state.json"
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 NAME = re.compile(rf"step-(\d{{8,}})({re.escape(atomic.ASIDE)})?")
-MEND = "restore it, or remove this checkpoint"
+ADVICE = "restore it, or remove this checkpoint"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of each parameter in ``optimizer.safetensors``, besides the number of steps."""
 AVERAGE = "average"
@@ -153,34 +153,35 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 def verify(path: Path) -> Checkpoint:
     """Check every byte of a checkpoint. Raises ``DataError``, which names the first changed file."""
-    content = read_object(path / MANIFEST, MEND)
+    content = read_object(path / MANIFEST, ADVICE)
     if content is None:
         raise DataError(f"{path / MANIFEST}: missing: not a whole checkpoint")
     if content.get("format") != FORMAT:
-        raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {MEND}")
-    if (found := content.get("format_version")) != FORMAT_VERSION:
+        raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {ADVICE}")
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {shown(found)}, this padless reads version {FORMAT_VERSION}: "
+            f"{path}: a checkpoint of format version {shown(version)}, this padless reads version {FORMAT_VERSION}: "
             "go on with the padless that wrote it, or name another run directory"
         )
-    manifest: Manifest = typed(Manifest, content, str(path / MANIFEST), MEND)
+    manifest: Manifest = typed(Manifest, content, str(path / MANIFEST), ADVICE)
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
-        raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {MEND}")
+        raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {ADVICE}")
     for name, line in manifest.files.items():
-        check_file(path / name, line, MANIFEST, MEND)
-    state = read_object(path / STATE, MEND) or {}
+        check_file(path / name, line, MANIFEST, ADVICE)
+    state = read_object(path / STATE, ADVICE) or {}
     if not state.keys() >= KEYS:
-        raise DataError(f"{path / STATE}: not the state of a training; {MEND}")
+        raise DataError(f"{path / STATE}: not the state of a training; {ADVICE}")
     step = state["step"]
     if step != manifest.step or path != path_of(path.parents[1], step):
-        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {MEND}")
+        raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {ADVICE}")
     return Checkpoint(path, step, state)
 
 
 def steps(run: str | Path) -> list[int]:
     """Steps with a checkpoint, ascending; only names are read."""
-    names = (path.name for path in Path(run, CHECKPOINTS).glob("step-*"))
-    return sorted({int(match[1]) for name in names if (match := NAME.fullmatch(name))})
+    matches = [NAME.fullmatch(path.name) for path in Path(run, CHECKPOINTS).glob("step-*")]
+    return sorted({int(match[1]) for match in matches if match})
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
@@ -201,9 +202,9 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
     """Delete the checkpoints of some steps; each directory is renamed first, so that none is ever incomplete."""
     for step in unwanted:
-        condemned = atomic.unfinished(path_of(run, step))
-        os.rename(path_of(run, step), condemned)
-        atomic.remove(condemned)
+        temporary = atomic.unfinished(path_of(run, step))
+        os.rename(path_of(run, step), temporary)
+        atomic.remove(temporary)
 
 
 def sweep(run: str | Path) -> None:

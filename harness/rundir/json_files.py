@@ -23,33 +23,33 @@ from preprocessing.base.schema import Count, Record, Sha256, typed
 from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, sha256_of, shown
 
 Line = dict[str, Any]
-MEND = "restore it, or name another run"
+RESTORE = "restore it, or name another run"
 SEAL = "sha256"
 FileName = Annotated[str, Meta(pattern=r"^\w[\w.-]*\Z")]
 """In an index: it leads nowhere else."""
-MOST_LINES = 1 << 30
+MAX_LINES_BYTES = 1 << 30
 """Maximum bytes of a file with one object per line: millions of log lines."""
 
 
-def read_object(path: Path, mend: str = MEND) -> dict[str, Any] | None:
+def read_object(path: Path, advice: str = RESTORE) -> dict[str, Any] | None:
     """The JSON object in a file; None where there is no such file. Raises ``DataError`` for a damaged one."""
     try:
-        content = read_json(path, mend)
+        content = read_json(path, advice)
     except FileNotFoundError:
         return None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: holds no JSON object; {mend}")
+        raise DataError(f"{path}: holds no JSON object; {advice}")
     return content
 
 
-def read_typed(kind: Any, path: Path, mend: str = MEND) -> dict[str, Any] | None:
+def read_typed(kind: Any, path: Path, advice: str = RESTORE) -> dict[str, Any] | None:
     """The JSON object in a file, checked against the type ``kind``; None where there is no such file.
 
     Raises ``DataError`` for a damaged one.
     """
-    content = read_object(path, mend)
+    content = read_object(path, advice)
     if content is not None:
-        typed(kind, content, str(path), mend)
+        typed(kind, content, str(path), advice)
     return content
 
 
@@ -60,21 +60,22 @@ def seal_of(content: Mapping[str, Any]) -> str:
 
 def write_sealed(path: Path, kind: tuple[str, int], content: Mapping[str, Any]) -> None:
     """Write a sealed file of a ``kind``, its format and version; values are plain and finite. Raises ``OSError``."""
-    whole = {"format": kind[0], "format_version": kind[1], **content}
-    atomic.write_json(path, {**whole, SEAL: seal_of(whole)})
+    content = {"format": kind[0], "format_version": kind[1], **content}
+    atomic.write_json(path, {**content, SEAL: seal_of(content)})
 
 
-def read_sealed(path: Path, kind: tuple[str, int], mend: str) -> dict[str, Any] | None:
+def read_sealed(path: Path, kind: tuple[str, int], advice: str) -> dict[str, Any] | None:
     """The content of a sealed file without format and seal; None where there is no such file. Raises ``DataError``."""
-    content = read_object(path, mend)
+    content = read_object(path, advice)
     if content is None:
         return None
     if content.get("format") != kind[0]:
-        raise DataError(f"{path}: not a {kind[0]} file; {mend}")
-    if (version := content.get("format_version")) != kind[1]:
-        raise DataError(f"{path}: {kind[0]} {shown(version)}, this padless reads {kind[0]} {kind[1]}; {mend}")
+        raise DataError(f"{path}: not a {kind[0]} file; {advice}")
+    version = content.get("format_version")
+    if version != kind[1]:
+        raise DataError(f"{path}: {kind[0]} {shown(version)}, this padless reads {kind[0]} {kind[1]}; {advice}")
     if content.pop(SEAL, None) != seal_of(content):
-        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {mend}")
+        raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {advice}")
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}
 
 
@@ -90,19 +91,18 @@ def facts_of(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
 
 
-def check_file(path: Path, said: Indexed, index: str, mend: str) -> None:
+def check_file(path: Path, entry: Indexed, index: str, advice: str) -> None:
     """Raise ``DataError`` for a file that differs from its entry in ``index``; a file of another size is not read."""
-    size = said.bytes
     try:
         with open_regular(path) as file:
-            found = os.fstat(file.fileno()).st_size
-            digest = sha256_of(file) if found == size else ""
+            size = os.fstat(file.fileno()).st_size
+            digest = sha256_of(file) if size == entry.bytes else ""
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: {index} names this file; {mend}") from None
-    if found != size:
-        raise DataError(f"{path}: {found:,} bytes, and {index} says {size:,}: truncated or changed; {mend}")
-    if digest != said.sha256:
-        raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {mend}")
+        raise DataError(f"{path}: {error.strerror}: {index} names this file; {advice}") from None
+    if size != entry.bytes:
+        raise DataError(f"{path}: {size:,} bytes, and {index} says {entry.bytes:,}: truncated or changed; {advice}")
+    if digest != entry.sha256:
+        raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {advice}")
 
 
 def parse_line(line: bytes) -> Line:
@@ -119,19 +119,19 @@ def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
     ``several_writers`` skips every incomplete line, not only the last one. Raises ``DataError``, which names the line.
     """
     try:
-        data = read_bytes(path, MOST_LINES)
+        data = read_bytes(path, MAX_LINES_BYTES)
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {MEND}") from None
+        raise DataError(f"{path}: not readable ({error.strerror}); {RESTORE}") from None
     lines = data.split(b"\n")[:-1]  # text after the last newline is incomplete
-    found = []
+    objects = []
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                found.append(parse_line(line))
+                objects.append(parse_line(line))
         except ValueError as error:
             if not several_writers:
-                what = f"line {number} is not JSON ({error})"
-                raise DataError(f"{path}: {what}; remove it, or restore the file") from None
-    return found
+                problem = f"line {number} is not JSON ({error})"
+                raise DataError(f"{path}: {problem}; remove it, or restore the file") from None
+    return objects

@@ -17,7 +17,7 @@
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
     report.html                a page about all of it
-    tracking/                  log (NAME.log) and journal (NAME.jsonl) of each tracker
+    tracking/                  wandb.json: what W&B was told of the run, and which rows it has
     wandb/, tensorboard/, …    files of the trackers themselves
     baseline/                  linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
@@ -43,8 +43,8 @@ from typing import Literal
 
 from preprocessing.base.atomic import says, storing
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.help_page import beside
 from preprocessing.base.processes import is_lock
+from preprocessing.base.suggestions import path_suggestion
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -65,7 +65,7 @@ OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
 """How the runs of a folder differ."""
 KINDS: tuple[Kind, ...] = ("seed", "fold")
-LISTED = 5
+MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
@@ -75,8 +75,8 @@ storage = partial(storing, otherwise="name another directory")
 
 def kept_in(data: str, run: str, name: str) -> Path:
     """``DATA/name``, or ``RUN/name`` if nothing can be written there."""
-    place = Path(data, name)
-    return place if os.access(place if place.exists() else data, os.W_OK) else Path(run, name)
+    path = Path(data, name)
+    return path if os.access(path if path.exists() else data, os.W_OK) else Path(run, name)
 
 
 def existing(path: str) -> Path:
@@ -104,16 +104,17 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} is no directory; name another")
     if is_own(run):
         return
-    place = Path(os.path.realpath(run))
-    if inside := next((folder for folder in (place, *place.parents) if (folder / MANIFEST).is_file()), None):
-        raise ConfigError(f"run: {run} lies inside the dataset {inside}; name a directory outside of it")
-    if place.is_dir() and not {*os.listdir(place)} <= {LOCK}:
+    path = Path(os.path.realpath(run))
+    dataset = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).is_file()), None)
+    if dataset is not None:
+        raise ConfigError(f"run: {run} lies inside the dataset {dataset}; name a directory outside of it")
+    if path.is_dir() and not {*os.listdir(path)} <= {LOCK}:
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
 
 
-def tracker_journal(run: str | Path, name: str) -> Path:
-    """The journal of the tracker ``name``, one JSON object per line."""
-    return Path(run, TRACKING, f"{name}.jsonl")
+def tracker_state(run: str | Path, name: str) -> Path:
+    """What the tracker ``name`` keeps of a run between attempts: one JSON object."""
+    return Path(run, TRACKING, f"{name}.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -138,26 +139,28 @@ class Member:
 
 def members(folder: str | Path) -> list[Member]:
     """The runs that began in a folder of many runs, in the order of their numbers; none in any other directory."""
-    found = []
+    runs = []
     for kind in KINDS:
         for path in Path(folder).glob(f"{kind}-*"):
-            named = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
-            if named and holds_run(path):
-                found.append(Member(kind, int(named[1]), Path(folder)))
-    return sorted(found)
+            match = re.fullmatch(rf"{kind}-(0|[1-9]\d*)", path.name)
+            if match and holds_run(path):
+                runs.append(Member(kind, int(match[1]), Path(folder)))
+    return sorted(runs)
 
 
-def listed(found: Sequence[Member | Path]) -> str:
+def listed(runs: Sequence[Member | Path]) -> str:
     """The names of runs, for a message."""
-    return ", ".join(one.name for one in found[:LISTED]) + (", …" if len(found) > LISTED else "")
+    return ", ".join(run.name for run in runs[:MAX_LISTED]) + (", …" if len(runs) > MAX_LISTED else "")
 
 
 def check_single(run: str | Path) -> None:
     """Raise ``ConfigError`` if the directory of one run holds many."""
-    if found := members(run):
-        key = "--folds all" if found[0].kind == "fold" else f"--seeds {','.join(str(one.number) for one in found)}"
+    runs = members(run)
+    if runs:
+        numbers = ",".join(str(member.number) for member in runs)
+        key = "--folds all" if runs[0].kind == "fold" else f"--seeds {numbers}"
         raise ConfigError(
-            f"run: {run} holds the runs {listed(found)}; name another directory for a single run, or go on with {key}"
+            f"run: {run} holds the runs {listed(runs)}; name another directory for a single run, or go on with {key}"
         )
 
 
@@ -165,25 +168,26 @@ def check_many(run: str | Path, kind: Kind) -> None:
     """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs, or files but no run."""
     if not any(is_own(path) for name in KINDS for path in Path(run).glob(f"{name}-*")):
         check_directory(run)
-    others = [one for one in members(run) if one.kind != kind]
+    others = [member for member in members(run) if member.kind != kind]
     if holds_run(run) or others:
-        what = f"the runs {listed(others)}" if others else "a single run"
-        raise ConfigError(f"run: {run} holds {what}; name another directory for --{kind}s")
+        content = f"the runs {listed(others)}" if others else "a single run"
+        raise ConfigError(f"run: {run} holds {content}; name another directory for --{kind}s")
 
 
 def instead(directory: Path) -> str:
-    """Builds the end of the "not a bundle" message for ``directory``: what is there, and what to do."""
-    place = directory.parent if directory.name == BUNDLE else directory
-    if not place.is_dir():
-        if place.is_file():
-            return f"{place} is a file; name a run directory, as in runs/mine"
-        if place.parts[0].endswith(":"):  # of s3://bucket/run
-            return "runs and bundles are read from this machine; copy it here, and name the copy"
-        return f"there is no folder {place}{beside(place) or '; name a run directory, or a bundle'}"
-    if holds_run(place):
-        return f"the run {place} has not finished an epoch; name one whose training got that far"
-    if (place / MANIFEST).is_file():
-        return f"{place} is a dataset; name a run that was trained on it"
-    if runs := sorted(filter(holds_run, place.iterdir())):
-        return f"{place} is a folder of runs; name one of them: {listed(runs)}"
-    return f"{place} is neither a run directory nor a bundle; name one, as in runs/mine"
+    """The end of the "not a bundle" message for ``directory``: what is there, and what to do."""
+    path = directory.parent if directory.name == BUNDLE else directory
+    if path.is_file():
+        return f"{path} is a file; name a run directory, as in runs/mine"
+    if not path.is_dir() and path.parts[0].endswith(":"):  # of s3://bucket/run
+        return "runs and bundles are read from this machine; copy it here, and name the copy"
+    if not path.is_dir():
+        return f"there is no folder {path}{path_suggestion(path) or '; name a run directory, or a bundle'}"
+    if holds_run(path):
+        return f"the run {path} has not finished an epoch; name one whose training got that far"
+    if (path / MANIFEST).is_file():
+        return f"{path} is a dataset; name a run that was trained on it"
+    runs = sorted(filter(holds_run, path.iterdir()))
+    if runs:
+        return f"{path} is a folder of runs; name one of them: {listed(runs)}"
+    return f"{path} is neither a run directory nor a bundle; name one, as in runs/mine"

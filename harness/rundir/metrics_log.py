@@ -3,7 +3,7 @@
 
 The first file has metrics. After any number of kills and resumes its bytes are those of an uninterrupted run (law 6).
 The second file has speeds and times, which differ from run to run. Before a resumed run appends to them, both are
-truncated to their sizes at the time of its checkpoint, which has their hashes too.
+truncated to their sizes at the time of its checkpoint.
 
 A line has a ``kind`` (train, validation or test) and a ``step``. NaN and infinities are written as strings, and read
 back as numbers.
@@ -11,7 +11,6 @@ back as numbers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from harness.rundir.json_files import MOST_LINES, Line, read_lines
+from harness.rundir.json_files import MAX_LINES_BYTES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
@@ -34,8 +33,8 @@ if TYPE_CHECKING:
 FILES = (METRICS, THROUGHPUT)
 KINDS = ("train", VALIDATION, TEST)
 """Kinds of lines."""
-SPELT = ("nan", "inf", "-inf")
-TEXTS = ("kind", "row_hash")
+NON_FINITE = ("nan", "inf", "-inf")
+TEXT_KEYS = ("kind", "row_hash")
 """Keys of a line whose values are strings; all others are numbers or null."""
 
 
@@ -45,22 +44,20 @@ class MetricsLog:
     def __init__(self, run: Path, state: Mapping[str, Any] | None = None) -> None:
         """Truncate both files of ``run`` to what a checkpoint says (``state``); to nothing for a new run.
 
-        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes or others,
-        and for anything but a file.
+        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes, and for
+        anything but a file.
         """
-        self.run, self.hashes = run, {}
-        kept: Mapping[str, Any] = state or {"log_bytes": {}}
+        self.run = run
+        size_by_name: Mapping[str, int] = {} if state is None else state["log_bytes"]
         for name in FILES:
-            path, size, data = run / name, kept["log_bytes"].get(name, 0), b""
+            path, size, data = run / name, size_by_name.get(name, 0), b""
             with storage(path):
                 if os.path.lexists(path):
-                    data = read_bytes(path, MOST_LINES)[:size]
+                    data = read_bytes(path, MAX_LINES_BYTES)[:size]
                 elif size:
                     tell(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
                     size = 0
-                self.hashes[name] = hashlib.sha256(data)
-                known = kept.get("log_sha256", {}).get(name)  # checkpoints of older versions have none
-                if len(data) < size or (size and known not in (None, self.hashes[name].hexdigest())):
+                if len(data) < size or data[-1:] not in (b"", b"\n"):
                     raise DataError(
                         f"{path}: its first {size:,} bytes are not those that the checkpoint says: truncated, damaged, "
                         "or another run's; restore it, or move it away to go on without these lines"
@@ -71,12 +68,11 @@ class MetricsLog:
         """Append a line to the file ``name`` atomically. Raises ``StorageError``."""
         line = {"kind": kind, **{key: jsonable(value) for key, value in values.items()}}
         with storage(self.run / name):
-            self.hashes[name].update(atomic.append_line(self.run / name, json.dumps(line)))
+            atomic.append_line(self.run / name, json.dumps(line))
 
     def state(self) -> dict[str, Any]:
-        """Size and hash of each file: for the checkpoint of this moment, from which a run resumes."""
-        sizes = {name: (self.run / name).stat().st_size for name in FILES}
-        return {"log_bytes": sizes, "log_sha256": {name: self.hashes[name].hexdigest() for name in FILES}}
+        """Size of each file: for the checkpoint of this moment, from which a run resumes."""
+        return {"log_bytes": {name: (self.run / name).stat().st_size for name in FILES}}
 
     def sync(self) -> None:
         """fsync both files: a checkpoint relies on its lines, also after a power cut."""
@@ -95,9 +91,10 @@ def numbers_of(line: Line) -> Line:
     """A line with strings converted back to numbers. Raises ``ValueError`` for a line that padless has not written."""
     if not fits(LogLine, line):
         raise ValueError("has no kind or no step")
-    row = {name: float(value) if isinstance(value, str) and value in SPELT else value for name, value in line.items()}
-    for name, value in row.items():
-        if not isinstance(value, int | float | None) and not (name in TEXTS and isinstance(value, str)):
+    row = dict[str, Any]()
+    for name, value in line.items():
+        row[name] = float(value) if isinstance(value, str) and value in NON_FINITE else value
+        if not isinstance(row[name], int | float | None) and not (name in TEXT_KEYS and isinstance(value, str)):
             raise ValueError(f"has {shown(value)} under {shown(name)}")
     return row
 
@@ -132,9 +129,9 @@ def read_metrics(run: str | Path, kind: str | None = None) -> pd.DataFrame:
     import pandas as pd
 
     if runs := members(run):
-        frames = [read_metrics(one.path, kind) for one in runs]
-        for one, frame in zip(runs, frames, strict=True):
-            frame.insert(0, one.kind, one.number)
+        frames = [read_metrics(member.path, kind) for member in runs]
+        for member, frame in zip(runs, frames, strict=True):
+            frame.insert(0, member.kind, member.number)
         return pd.concat(frames, ignore_index=True)
     path = Path(run, METRICS)
     if not path.is_file():

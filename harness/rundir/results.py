@@ -70,11 +70,11 @@ def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
 
 def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
     """The figures of a split, None where there are none yet. Raises ``DataError`` for damaged ones."""
-    return read_sealed(directory / figures_name(split), KIND, again(directory, split))
+    return read_sealed(directory / figures_name(split), KIND, rerun_command(directory, split))
 
 
-def again(directory: Path, split: str) -> str:
-    """Which command replaces damaged results of a run."""
+def rerun_command(directory: Path, split: str) -> str:
+    """The command that replaces damaged results of a run."""
     run = directory.parent if directory.name == EVALUATION else directory
     return f"`padless evaluate {run} --split {split} -o {directory}` writes it again"
 
@@ -113,9 +113,10 @@ def read_measured(directory: Path) -> Measured | None:
     """
     info = stored_info(directory / BUNDLE)
     for split, folder in ((TEST, directory), (VALIDATION, directory / EVALUATION)):
-        if (figures := read_figures(folder, split)) is not None:
-            of_weights = figures.get("dataset"), figures.get("step")
-            if info is None or of_weights == (info.dataset, info.step):
+        figures = read_figures(folder, split)
+        if figures is not None:
+            is_current = info is None or (figures.get("dataset"), figures.get("step")) == (info.dataset, info.step)
+            if is_current:
                 return Measured(split, figures, folder)
     return None
 
@@ -141,27 +142,29 @@ def write_predictions(
         pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), file)
 
 
-def read_predictions(directory: Path, split: str, columns: Sequence[str], mend: str | None = None) -> pa.Table:
+def read_predictions(directory: Path, split: str, columns: Sequence[str], advice: str | None = None) -> pa.Table:
     """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError``, which ends with
-    ``mend``, if the file is missing or damaged.
+    ``advice``, if the file is missing or damaged.
     """
     path = directory / predictions_name(split)
     try:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
         table.validate(full=True)  # that texts are UTF-8
-        for column in table.select([one.name for one in table.schema if pa.types.is_floating(one.type)]).columns:
-            if not np.isfinite(column.to_numpy()).all():
+        for field, column in zip(table.schema, table.columns, strict=True):
+            if pa.types.is_floating(field.type) and not np.isfinite(column.to_numpy()).all():
                 raise ValueError("a probability is not a number")
         return table
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({one_line(error)}); {mend or again(directory, split)}") from None
+        raise DataError(
+            f"{path}: not readable ({one_line(error)}); {advice or rerun_command(directory, split)}"
+        ) from None
 
 
-def read_hits(directory: Path, split: str, mend: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_hits(directory: Path, split: str, advice: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers in the source, int64 ``[rows]``, ascending, and whether each row was predicted correctly.
 
     Raises ``DataError`` as ``read_predictions``.
     """
-    table = read_predictions(directory, split, ["label", "predicted"], mend)
+    table = read_predictions(directory, split, ["label", "predicted"], advice)
     return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)

@@ -16,15 +16,15 @@ import numpy as np
 from harness.config import EvaluationConfig
 from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
 
-LOWEST, HIGHEST = 0.1, 100.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 """Range of temperatures."""
 TOLERANCE = 1e-8
 """Of a temperature's logarithm."""
 SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
 """Candidate weights of the wide part: 1/8 to 8, and 0."""
-USUAL, SMALLEST = 2.0, 1 / 16
+USUAL_SHARE, MIN_SHARE = 2.0, 1 / 16
 """The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
-SHARE_ROWS = 10_000
+MAX_SHARE_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def cost(logarithm: float) -> float:
         return float(log_loss_per_row(logits * math.exp(-logarithm), labels).sum()) + logarithm**2 / 2
 
-    ends = math.log(LOWEST), math.log(HIGHEST)
+    ends = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
     fitted = minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": TOLERANCE})
     return math.exp(fitted.x) if math.isfinite(fitted.fun) else 1.0
 
@@ -83,15 +83,15 @@ def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
     """The weight of the wide part's logits when they are added to the network's.
 
-    The one of ``SHARES`` with the lowest calibrated log loss, on at most ``SHARE_ROWS`` rows. The parts were trained
-    separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from the
-    ``USUAL`` weight, in powers of two, is added to the sum of the rows' losses, as by a normal prior.
+    The one of ``SHARES`` with the lowest calibrated log loss, on at most ``MAX_SHARE_ROWS`` rows. The parts were
+    trained separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from
+    ``USUAL_SHARE``, in powers of two, is added to the sum of the rows' losses, as by a normal prior.
     """
-    rows = slice(None, None, -(-len(labels) // SHARE_ROWS) or 1)
+    rows = slice(None, None, -(-len(labels) // MAX_SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]
 
     def cost(share: float) -> float:
-        distance = math.log2(max(share, SMALLEST) / USUAL)
+        distance = math.log2(max(share, MIN_SHARE) / USUAL_SHARE)
         return calibrated_log_loss(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)
@@ -105,15 +105,17 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationC
     """
     from sklearn.metrics import roc_curve  # predictions need no scikit-learn
 
-    total, others = int(labels.sum()), int((1 - labels).sum())
-    if 0 in (total, others) or not np.isfinite(logits).all():
+    positives, negatives = int(labels.sum()), int((1 - labels).sum())
+    if 0 in (positives, negatives) or not np.isfinite(logits).all():
         return 0.5
-    wrong, found, edges = roc_curve(labels, logits, drop_intermediate=False)  # the first one predicts class 0 for all
-    wrong, found = np.rint(wrong * others), np.rint(found * total)
+    false_rate, true_rate, edges = roc_curve(labels, logits, drop_intermediate=False)  # the first predicts class 0 only
+    false_positives, true_positives = np.rint(false_rate * negatives), np.rint(true_rate * positives)
     bounds = np.concatenate((edges[1:2] + 2.0, edges[1:], edges[-1:] - 1.0))
     halfway = probabilities((bounds[:-1] + bounds[1:]) / 2)[:, 1]
     if config.threshold == "recall":
-        return float(halfway[np.argmax(found >= np.ceil(config.recall * total - 1e-9))])
-    quality = found - wrong if config.threshold == "accuracy" else 2 * found / (found + wrong + total)
+        return float(halfway[np.argmax(true_positives >= np.ceil(config.recall * positives - 1e-9))])
+    quality = true_positives - false_positives
+    if config.threshold == "f1":
+        quality = 2 * true_positives / (true_positives + false_positives + positives)
     best = halfway[quality == quality.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])

@@ -21,7 +21,7 @@ from harness.scores.metrics import (
 )
 from preprocessing.base.terminal import shortened
 
-LONGEST_NAME = 24
+MAX_NAME_CELLS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ def title_of(key: str, labels: Sequence[str]) -> str:
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title
-    return f"F1 of {shortened(labels[1], LONGEST_NAME)}" if len(labels) == 2 else "F1 (macro)"
+    return f"F1 of {shortened(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Scores:
 def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
     labels, logits = scores.labels, decision.calibrated(scores.logits)
-    before, after = reliability(scores.logits, labels), reliability(logits, labels)
+    raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
     predicted = predicted_labels(logits, decision.threshold)
     metrics = classification_metrics(logits, labels, predicted)
     return {
@@ -83,19 +83,20 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
         "intervals": intervals(logits, labels, predicted),
         "per_class": per_class(metrics["confusion"], names),
         "calibration": {
-            "bins": before.shape[1],
-            "ece_before": calibration_error(before),
+            "bins": bins.shape[1],
+            "ece_before": calibration_error(raw_bins),
             "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
-            "before": bins_to_json(before),
-            "after": bins_to_json(after),
+            "before": bins_to_json(raw_bins),
+            "after": bins_to_json(bins),
         },
     }
 
 
 def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
     """The bins of ``reliability`` that hold rows, as plain values."""
-    known = [column for column in bins.T.tolist() if column[0]]
-    return [{"rows": int(rows), "confidence": said, "accuracy": true} for rows, said, true in known]
+    keys = ("rows", "confidence", "accuracy")
+    columns = [dict(zip(keys, column, strict=True)) for column in bins.T.tolist() if column[0]]
+    return [{**column, "rows": int(column["rows"])} for column in columns]
 
 
 def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,5 +107,5 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """The spread of each figure that all ``runs`` have."""
-    shared = [name for name in FIGURES if runs and all(run.get(name) is not None for run in runs)]
-    return {name: spread([run[name] for run in runs]) for name in shared}
+    names = [name for name in FIGURES if runs and all(run.get(name) is not None for run in runs)]
+    return {name: spread([run[name] for run in runs]) for name in names}

@@ -30,24 +30,25 @@ def intervals(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> 
         "level": LEVEL,
         "method": METHOD,
         "accuracy": wilson(int(right.sum()), len(labels)),
-        "balanced_accuracy": of_recalls(hits[rows > 0], rows[rows > 0]),
-        "log_loss": of_mean(log_loss_per_row(logits, labels)),
+        "balanced_accuracy": recalls_interval(hits[rows > 0], rows[rows > 0]),
+        "log_loss": mean_interval(log_loss_per_row(logits, labels)),
     }
 
 
-def of_recalls(hits: np.ndarray, rows: np.ndarray) -> list[float]:
+def recalls_interval(hits: np.ndarray, rows: np.ndarray) -> list[float]:
     """The interval of the mean recall of classes, each with so many ``rows``, of which ``hits`` are right.
 
     A mean of exactly 0 or 1 has no variance; it counts as that of classes with equal recalls.
     """
     recalls = hits / rows
-    mean, most = float(recalls.mean()), len(rows) ** 2 / (1 / rows).sum()
+    mean, effective_rows = float(recalls.mean()), len(rows) ** 2 / (1 / rows).sum()
     variance = (recalls * (1 - recalls) / np.maximum(rows - 1, 1)).sum() / len(rows) ** 2
-    worth = float(min(most, mean * (1 - mean) / variance) if variance > 0 else most)
-    return wilson(mean * worth, worth)
+    if variance > 0:
+        effective_rows = min(effective_rows, mean * (1 - mean) / variance)
+    return wilson(mean * float(effective_rows), float(effective_rows))
 
 
-def of_mean(losses: np.ndarray) -> list[float] | None:
+def mean_interval(losses: np.ndarray) -> list[float] | None:
     """The interval of a mean of positive numbers, symmetric in its logarithm; None for a single one."""
     mean = float(losses.mean())
     if len(losses) < 2 or not np.isfinite(mean):
@@ -71,9 +72,9 @@ def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
     a difference of binomial proportions based on paired data).
     """
     rows = len(first) + 2
-    ahead, behind = ((one & ~other).sum() + 1 for one, other in ((first, second), (second, first)))
-    middle = (ahead - behind) / rows
-    half = Z * np.sqrt(((ahead + behind) / rows - middle**2) / rows)
+    only_first, only_second = (first & ~second).sum() + 1, (second & ~first).sum() + 1
+    middle = (only_first - only_second) / rows
+    half = Z * np.sqrt(((only_first + only_second) / rows - middle**2) / rows)
     return [float(max(-1.0, middle - half)), float(min(1.0, middle + half))]
 
 

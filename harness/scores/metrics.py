@@ -57,11 +57,12 @@ def classification_metrics(
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
     has no row, or a logit is no number. The calibration error (ECE) is that of the most probable class.
     """
-    predicted, classes = predicted_labels(logits) if predicted is None else predicted, num_classes_of(logits)
+    predicted = predicted_labels(logits) if predicted is None else predicted
+    classes = num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
     entries = per_class(confusion, [""] * classes)
-    f1 = [entry["f1"] for entry in entries]
-    f1 = [f1[1] or 0.0] if classes == 2 else [each for each in f1 if each is not None]
+    f1 = [entry["f1"] for entry in entries if entry["f1"] is not None]
+    f1 = [entries[1]["f1"] or 0.0] if classes == 2 else f1
     return {
         "rows": len(labels),
         "accuracy": float((predicted == labels).mean()),
@@ -88,20 +89,21 @@ def areas(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
 def confusion_of(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[list[int]]:
     """True class, predicted class and rows of each pair that occurs, in the order of the classes."""
     pairs, rows = np.unique(labels * classes + predicted, return_counts=True)
-    found: list[list[int]] = np.stack((pairs // classes, pairs % classes, rows), axis=1).tolist()
-    return found
+    cells: list[list[int]] = np.stack((pairs // classes, pairs % classes, rows), axis=1).tolist()
+    return cells
 
 
-def largest_confusions(confusion: Sequence[Sequence[int]], most: int) -> list[Sequence[int]]:
+def largest_confusions(confusion: Sequence[Sequence[int]], number: int) -> list[Sequence[int]]:
     """The cells of ``confusion_of`` with wrong predictions, those with the most rows first."""
-    return sorted((cell for cell in confusion if cell[0] != cell[1]), key=lambda cell: -cell[2])[:most]
+    wrong = [cell for cell in confusion if cell[0] != cell[1]]
+    return sorted(wrong, key=lambda cell: -cell[2])[:number]
 
 
-def mistakes_to_show(labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, most: int) -> np.ndarray:
+def mistakes_to_show(labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, number: int) -> np.ndarray:
     """Positions of wrong predictions, int64: those of each class in turn, each time the most confident one that is
     left, and with them the next two of each of the ``LISTED_CONFUSIONS`` largest confusions.
 
-    ``labels`` and ``predicted`` are ``[rows]``, ``chances`` is ``[rows, classes]``. There are at most ``most``
+    ``labels`` and ``predicted`` are ``[rows]``, ``chances`` is ``[rows, classes]``. There are at most ``number``
     positions, or up to ten times as many if the first turn needs them.
     """
     wrong = np.flatnonzero(predicted != labels)
@@ -111,7 +113,7 @@ def mistakes_to_show(labels: np.ndarray, predicted: np.ndarray, chances: np.ndar
     is_large = np.isin(cells, np.argsort(-rows, kind="stable")[:LISTED_CONFUSIONS])
     turns = rank_within(labels[wrong])
     turns = np.where(is_large, np.minimum(turns, rank_within(cells) // 2), turns)
-    number = np.clip((turns == 0).sum(), most, 10 * most)
+    number = int(np.clip((turns == 0).sum(), number, 10 * number))
     return wrong[np.argsort(turns, kind="stable")][:number]
 
 
@@ -126,24 +128,26 @@ def rank_within(groups: np.ndarray) -> np.ndarray:
 def per_class(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows, precision, recall and F1 of each class; None where undefined."""
 
-    def share(part: int, whole: int) -> float | None:
-        return part / whole if whole else None
+    def share(part: int, total: int) -> float | None:
+        return part / total if total else None
 
-    true, said, cells = np.array(confusion, np.int64).T
-    hits, rows, predicted = (
-        np.bincount(classes, weights, len(names)).astype(np.int64).tolist()
-        for classes, weights in ((true, cells * (true == said)), (true, cells), (said, cells))
-    )
+    def count_rows(classes: np.ndarray, cells: np.ndarray) -> list[int]:
+        counts: list[int] = np.bincount(classes, cells, len(names)).astype(np.int64).tolist()
+        return counts
+
+    labels, predictions, cells = np.array(confusion, np.int64).T
+    hits_by_class = count_rows(labels, cells * (labels == predictions))
+    columns = (hits_by_class, count_rows(labels, cells), count_rows(predictions, cells))
     return [
         {
             "label": name,
-            "rows": whole,
-            "predicted": chosen,
-            "precision": share(right, chosen),
-            "recall": share(right, whole),
-            "f1": share(2 * right, whole + chosen),
+            "rows": rows,
+            "predicted": predicted,
+            "precision": share(hits, predicted),
+            "recall": share(hits, rows),
+            "f1": share(2 * hits, rows + predicted),
         }
-        for name, right, whole, chosen in zip(names, hits, rows, predicted, strict=True)
+        for name, hits, rows, predicted in zip(names, *columns, strict=True)
     ]
 
 
@@ -159,10 +163,10 @@ def reliability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     accuracy; 0 for an empty bin.
     """
     chances = probabilities(logits)
-    said, confidence = chances.argmax(axis=1), chances.max(axis=1)
-    places = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-    sums = [np.bincount(places, weights, CALIBRATION_BINS) for weights in (None, confidence, said == labels)]
-    return np.stack((sums[0], *(of_bin / np.maximum(sums[0], 1) for of_bin in sums[1:])))
+    is_right, confidence = chances.argmax(axis=1) == labels, chances.max(axis=1)
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    rows, *sums = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, is_right))
+    return np.stack((rows, *(sums / np.maximum(rows, 1))))
 
 
 def calibration_error(bins: np.ndarray) -> float:

@@ -12,17 +12,17 @@ from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import largest_confusions, worst_first
 from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table
 
-CLASSES = 10
+MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
-LISTED = 8
+MAX_CONFUSIONS = 8
 """Maximum number of confusions shown."""
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
 LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
 CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
-WORTH_MORE_EPOCHS = 0.02
+MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
-LABEL_CELLS = 32
+MAX_LABEL_CELLS = 32
 """Most cells of a label in a table."""
 CLASS_COLUMNS = (
     Column("label", "class", right=False),
@@ -59,18 +59,18 @@ def interval(bounds: Sequence[float] | None) -> str:
 
 
 def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """Precision, recall, F1 and rows of each class, in their order; of more than ``CLASSES`` those with the lowest F1.
+    """Precision, recall, F1 and rows of each class, in their order; of more than ``MAX_CLASSES`` the worst by F1.
 
     A dash stands for the precision of a class that was never predicted, and for the recall of one without rows.
     """
     total, rows = sum(entry["rows"] for entry in per_class), []
-    for entry in per_class if len(per_class) <= CLASSES else worst_first(per_class)[:CLASSES]:
+    for entry in per_class if len(per_class) <= MAX_CLASSES else worst_first(per_class)[:MAX_CLASSES]:
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
         rows.append(
-            {"label": shortened(entry["label"], LABEL_CELLS), "rows": f"{entry['rows']:,}", "share": share, **row}
+            {"label": shortened(entry["label"], MAX_LABEL_CELLS), "rows": f"{entry['rows']:,}", "share": share, **row}
         )
-    more = [f"… the {CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > CLASSES else []
+    more = [f"… the {MAX_CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > MAX_CLASSES else []
     return table(CLASS_COLUMNS, rows, width) + more
 
 
@@ -78,10 +78,10 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
     """Print figures of splits side by side, then the effect of temperature and threshold, and classes, of the last."""
     last = list(splits.values())[-1]
     screen.table(figures_table(splits, last["labels"], screen.width))
-    where, before = f" on {last['split']}" if "split" in last else "", last["calibration"]
+    split, calibration = f" on {last['split']}" if "split" in last else "", last["calibration"]
     line = (
-        f"calibration{where}: temperature {last['temperature']:.3f} took the calibration error from "
-        f"{before['ece_before']:.4f} to {last['ece']:.4f}, log loss from {before['log_loss_before']:.4f} to "
+        f"calibration{split}: temperature {last['temperature']:.3f} took the calibration error from "
+        f"{calibration['ece_before']:.4f} to {last['ece']:.4f}, log loss from {calibration['log_loss_before']:.4f} to "
         f"{last['log_loss']:.4f}"
     )
     screen.say(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
@@ -95,9 +95,9 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     rows = values["rows"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
-    head += f", {values['missing']:,} without a text" if values.get("missing") else ""
     screen.say(head)
-    if unread := values["texts"]["without_known_word"]:
+    unread = values["texts"]["without_known_word"]
+    if unread:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
         screen.say(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])
@@ -109,27 +109,29 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
     """The largest confusions: true class, predicted class, rows."""
     names = values["labels"]
-    largest = largest_confusions(values["confusion"], LISTED)
+    largest = largest_confusions(values["confusion"], MAX_CONFUSIONS)
     if not largest:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
-    names = [shortened(name, LABEL_CELLS) for name in names]
-    rows = [{"true": names[true], "predicted": names[said], "rows": f"{count:,}"} for true, said, count in largest]
+    names = [shortened(name, MAX_LABEL_CELLS) for name in names]
+    rows = [
+        {"true": names[label], "predicted": names[predicted], "rows": f"{count:,}"}
+        for label, predicted, count in largest
+    ]
     return ["largest confusions", *table(columns, rows, WIDTH)]
 
 
 def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
-    found = spreads(runs)
-    columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in found]
+    spread_by_name = spreads(runs)
+    columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in spread_by_name]
     lines = dict(zip(names, runs, strict=True))
     for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
-        lines[title] = {name: each[key] for name, each in found.items()}
-    rows = [
-        {"run": title, **{name: f"{values[name]:.4f}" for name in found}}
-        for title, values in lines.items()
-        if all(values[name] is not None for name in found)
-    ]
+        lines[title] = {name: spread[key] for name, spread in spread_by_name.items()}
+    rows = []
+    for title, values in lines.items():
+        if all(values[name] is not None for name in spread_by_name):
+            rows.append({"run": title, **{name: f"{values[name]:.4f}" for name in spread_by_name}})
     return table([Column("run", " ", right=False), *columns], rows, width)
 
 
@@ -155,18 +157,18 @@ def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epoch
     losses = [line[figure] for line in validations]
     if len(losses) < 3 or losses[-1] > min(losses):
         return None
-    improved = losses[-1] < (1 - WORTH_MORE_EPOCHS) * losses[-1 - len(losses) // 3]
+    improved = losses[-1] < (1 - MIN_IMPROVEMENT) * losses[-1 - len(losses) // 3]
     return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
-    lost = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
-    if not lost or len(lost) == sum(entry["rows"] > 0 for entry in per_class):
+    missed = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
+    if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
-    rarest = ", ".join(f"{entry['label']!r} ({entry['rows']:,} rows)" for entry in lost[:3])
-    more = f" and {len(lost) - 3:,} more classes" if len(lost) > 3 else ""
+    classes = ", ".join(f"{entry['label']!r} ({entry['rows']:,} rows)" for entry in missed[:3])
+    more = f" and {len(missed) - 3:,} more classes" if len(missed) > 3 else ""
     return (
-        f"no row of {rarest}{more} is recognised: judge by balanced accuracy, and weigh classes with "
+        f"no row of {classes}{more} is recognised: judge by balanced accuracy, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )

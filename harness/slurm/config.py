@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,15 +10,12 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from harness.config import Seeds
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import LocalPath
 from preprocessing.config import Names
 
-MOST = 10**6
-Number = Annotated[int, Meta(ge=1, le=MOST)]
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-NAMED = {
+MAX_NUMBER = 10**6
+Number = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+OPTION_BY_KEY = {
     "account": "account",
     "partition": "partition",
     "nodes": "nodes",
@@ -50,43 +46,37 @@ class Resources:
     time: str | int | None = None
     """Time limit of each start, as in 30 (minutes), 12:00:00 or 2-00:00:00."""
     sbatch: str | list[str] | None = None
-    """Further options of sbatch, as in "qos=long exclusive", or a list of such texts."""
+    """Further options of sbatch, as in "qos=long array=0-63%16", or a list of such texts."""
 
     def __post_init__(self) -> None:
         """Check that nothing could end a line of a script."""
-        for key in NAMED:
+        for key in OPTION_BY_KEY:
             check_text(key, getattr(self, key))
-        self.further()
+        self.parse_options()
 
-    def over(self, general: Resources) -> Resources:
+    def fill_from(self, general: Resources) -> Resources:
         """These, with the values of ``general`` where these are null."""
-        values = {one.name: getattr(self, one.name) for one in fields(Resources)}
-        return Resources(**{key: getattr(general, key) if own is None else own for key, own in values.items()})
+        values = {}
+        for field_ in fields(Resources):
+            value = getattr(self, field_.name)
+            values[field_.name] = getattr(general, field_.name) if value is None else value
+        return Resources(**values)
 
-    def further(self) -> list[tuple[str, str | None]]:
+    def parse_options(self) -> list[tuple[str, str | None]]:
         """Name and value of each option in ``sbatch``, for sbatch to check. Raises ``ConfigError``."""
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
-        parts = [word.removeprefix("--").partition("=") for word in shell_words("sbatch", text)] if text else []
-        return [(name, value if equals else None) for name, equals, value in parts]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayConfig:
-    """Many trainings as one array of jobs, each with a run directory of its own; or preprocessing by many jobs."""
-
-    seeds: Seeds | None = None
-    """A training for each seed, as in 0,1,2: in RUN/seed-0, RUN/seed-1, …, as train --seeds has them."""
-    parts: Number | None = None
-    """Jobs that share one preprocessing, each with the nodes of one; those that begin late find less to do."""
-    at_once: Number | None = None
-    """Most tasks of an array at a time; null: as many as the site allows."""
+        options: list[tuple[str, str | None]] = []
+        for word in split_shell_words("sbatch", text) if text else ():
+            name, equals, value = word.removeprefix("--").partition("=")
+            options.append((name, value if equals else None))
+        return options
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig(Resources):
     """Submit preprocessing, training, evaluation to SLURM, each to start after the one before succeeded.
 
-    Each JOB is a command in quotes with its own options: prepare, train, doctor, evaluate, predict or report. Keys
+    Each JOB is a command in quotes with its own options: prepare, train, evaluate, predict or report. Keys
     of the site may be in a file, --config site.yaml. --print shows the scripts and submits nothing.
     """
 
@@ -100,47 +90,40 @@ class SubmitConfig(Resources):
     prepare: Resources = field(default_factory=Resources)
     """What preprocessing requests, where it differs."""
     train: Resources = field(default_factory=Resources)
-    """What training and doctor request, where they differ."""
+    """What training requests, where it differs."""
     single: Resources = field(default_factory=Resources)
     """What evaluate, predict and report request, where they differ."""
-    array: ArrayConfig = field(default_factory=ArrayConfig)
-    """Many trainings at once, or many jobs for one preprocessing."""
     hook: str | None = None
     """A file of shell lines that every job reads first: module load, conda activate. Its first failing line ends the
     job."""
     python: str | None = None
     """Python of the jobs, in one word or several, as in "apptainer exec image.sif python"; null: this one, or python
     where there is a hook."""
-    restarts: Annotated[int, Meta(ge=0, le=MOST)] = 20
+    restarts: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] = 20
     """Most restarts of a job, by itself or by SLURM."""
-    name: str = "padless"
-    """Jobs are called NAME-COMMAND."""
     logs: str = "."
     """Folder of the jobs' logs, on storage that all nodes see."""
     print: bool = False
     """Print the scripts, and submit nothing."""
-    output: LocalPath | None = None
-    """Write the scripts to this folder, and submit nothing."""
 
     def __post_init__(self) -> None:
         """Check that nothing could end a line of a script."""
         super().__post_init__()
-        require(NAME.fullmatch(self.name) is not None, "name", self.name, "letters, digits and _.+-")
         for key in ("hook", "logs"):
             check_text(key, getattr(self, key))
         require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
         if self.python is not None:
-            shell_words("python", self.python)
+            split_shell_words("python", self.python)
 
 
 def check_text(key: str, value: object) -> None:
     """Raise ``ConfigError`` for a text that is empty or holds what no line of a script may hold."""
     if isinstance(value, str):
-        fits = bool(value.strip()) and value.isprintable()
-        require(fits, key, value, "a text of one line without control characters, or null")
+        is_line = bool(value.strip()) and value.isprintable()
+        require(is_line, key, value, "a text of one line without control characters, or null")
 
 
-def shell_words(key: str, text: str) -> Sequence[str]:
+def split_shell_words(key: str, text: str) -> Sequence[str]:
     """A text as a shell reads it. Raises ``ConfigError``."""
     check_text(key, text)
     try:

@@ -1,39 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer's side of the trackers: processes that can neither stop nor slow the training (law 8).
+"""Sinks of a run's events; and the trackers of a run, which can neither stop nor slow it (law 8).
 
-Each tracker has its own process (``observer.py``), which follows ``metrics.jsonl``. Everything else passes between it
-and the trainer through the tracker's journal. A tracker that hangs, raises or dies costs a warning and a bounded wait
-at the end.
+All calls of a tracker are made by one daemon thread. The training puts rows into a bounded queue, and never waits. A
+tracker that raises, hangs or does not keep up costs one warning, is not called again, and delays the end of a run by at
+most ``FINISH_S``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
+import queue
+import re
+import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from harness.config import RunConfig, to_dict
-from harness.rundir.layout import TRACKING
 from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
-from harness.tracking.journal import Journal
-from harness.tracking.trackers import active_trackers
-from preprocessing.base.errors import DataError
+from harness.tracking.trackers import TRACKERS, AccelerateTracker
+from preprocessing.base.installed import load
+from preprocessing.base.terminal import Screen, public, tell
+from preprocessing.base.untrusted import one_line
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
-"""How long a run's end waits for a tracker; the short time if the run did not finish."""
-KILL_AFTER_S = 3.0
-"""An observer exits when its time is up. Otherwise it is killed after this extra time."""
-KILLED_S = 1.0
-"""How long to wait until a killed process has ended."""
-LAUNCHED = ("ACCELERATE_", "FSDP_", "GROUP_", "LOCAL_", "MASTER_", "PET_", "ROLE_", "TORCHELASTIC_")
-"""Prefixes of variables that would make the observer a rank of this run."""
-RANKED = {"RANK", "WORLD_SIZE", "NCCL_ASYNC_ERROR_HANDLING", "TORCH_NCCL_ASYNC_ERROR_HANDLING"}
+"""How long a run's end waits for its trackers; the short time if the run did not finish."""
+MAX_WAITING_CALLS = 10_000
+"""Most rows that a tracker has not taken yet."""
+NICENESS = 10
+"""Training has priority where cores are scarce."""
 
 
 class Sink:
@@ -61,134 +60,96 @@ class Trackers(Sink):
     """Every tracker of a run."""
 
     def __init__(self, config: RunConfig, run: Path, *, facts: Mapping[str, Any]) -> None:
-        """Start one observer for each tracker of ``config``, without waiting for any.
+        """Start the trackers of ``config``, in threads.
 
-        ``metrics.jsonl`` must be truncated to the resumed step before. ``facts`` are facts of the run besides its
-        configuration; ``facts["dataset"]`` is the fingerprint.
+        ``metrics.jsonl`` must be truncated to the resumed step before. ``facts`` are shown beside the configuration;
+        ``facts["dataset"]`` is the fingerprint.
         """
         settings = config.tracking
-        start = {
-            "project": settings.project,
-            "name": settings.name or run.resolve().name,
-            "tags": list(settings.tags),
-            "log_bundle": settings.log_bundle,
-            "config": to_dict(config),
-            "facts": dict(facts),
-            "pid": os.getpid(),
-            "finish_s": FINISH_S,
-        }
-        self.observers = [Observer(name, run, start) for name in active_trackers(settings)]
+        values = to_dict(replace(config, tracking=replace(settings, name=settings.name or run.resolve().name)))
+        values["tracking"]["group"] = group_of(run.resolve(), facts)
+        self.trackers = [GuardedTracker(name, run, values | dict(facts)) for name in settings.trackers]
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Print new messages of the trackers, which read rows from ``metrics.jsonl``; note what is in no row: figures
-        of the whole run, such as those of a baseline.
-        """
-        for observer in self.observers:
-            observer.listen()
-            if kind not in KINDS:
-                observer.note(summary={"name": kind, "values": values})
+        """Pass on a row, or figures of the whole run, such as those of a baseline."""
+        for tracker in self.trackers:
+            tracker.put("log" if kind in KINDS else "summarize", kind, values)
 
     def close(self, ending: Ending) -> None:
-        """Finish the trackers within ``FINISH_S`` and ``KILL_AFTER_S``; none is left running."""
-        began = time.monotonic()
-        for observer in self.observers:
-            observer.close(ending.state)
-        for observer in self.observers:
-            observer.wait(began)
-        self.observers = []
+        """Finish the trackers, all within the time limit."""
+        limit_s = FINISH_S if ending.state == "finished" else SHORT_FINISH_S
+        deadline = time.monotonic() + limit_s
+        for tracker in self.trackers:
+            tracker.put("close", ending.state)
+        for tracker in self.trackers:
+            tracker.join(deadline, limit_s)
+        self.trackers = []
 
 
-class Observer:
-    """The trainer's handle of one tracker's process. Only ``wait`` blocks, and nothing raises."""
+class GuardedTracker:
+    """A tracker that is called by a thread until its first error. No method of this class raises."""
 
-    def __init__(self, name: str, run: Path, start: dict[str, Any]) -> None:
-        """Start the process of the tracker ``name``, which reads ``start`` from the tracker's journal."""
-        self.name, self.run, self.log = name, run, run / TRACKING / f"{name}.log"
-        self.warned = self.closing = False
-        self.limit_s = FINISH_S
-        self.process: subprocess.Popen[bytes] | None = None
+    def __init__(self, name: str, run: Path, config: dict[str, Any]) -> None:
+        """Import the tracker's package, since no step waits for it now, and start the tracker in its thread."""
+        self.name, self.run, self.is_active = name, run, True
+        self.calls: queue.Queue[tuple[Any, ...]] = queue.Queue(MAX_WAITING_CALLS)
+        self.abandon = lambda: None
         try:
-            self.journal = Journal(run, name)
-            self.journal.note(start=start)
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-m", "harness.tracking.observer", name, str(run.absolute())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=observer_environment(os.environ),
-                    start_new_session=True,  # not in the trainer's process group, which gets signals
-                )
-        except (OSError, DataError) as error:
-            self.warn(f"could not be started ({getattr(error, 'strerror', error)})")
+            tracker = load(TRACKERS[name])(name, run, config)
+            self.abandon = tracker.abandon
+            self.thread = threading.Thread(target=self.call_all, args=(tracker,), daemon=True)
+            self.thread.start()
+        except Exception as error:
+            self.disable(describe_error(error))
 
-    def note(self, **line: Any) -> None:
-        """Append a line to the journal; it is lost if that cannot be written."""
-        if self.process is not None:
-            with contextlib.suppress(OSError):
-                self.journal.note(**line)
+    def call_all(self, tracker: AccelerateTracker) -> None:
+        """Make the calls of the queue, in order, up to ``close``."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            place_to_look = tracker.start()
+            if self.is_active:
+                Screen().write([f"{self.name:<10} {public(place_to_look)}"])
+            method = ""
+            while self.is_active and method != "close":
+                method, *arguments = self.calls.get()
+                getattr(tracker, method)(*arguments)
+        except (Exception, SystemExit) as error:
+            self.disable(describe_error(error))
 
-    def listen(self) -> None:
-        """Print new messages of the process, and notice its end."""
-        if self.process is None:
-            return
-        has_ended = self.process.poll() is not None  # first: after its end it says nothing more
-        with contextlib.suppress(OSError, DataError):
-            for line in self.journal.new():
-                if "say" in line:
-                    tell(f"{self.name:<10} {line['say']}", sys.stdout)
-                if "warn" in line:
-                    self.warn(line["warn"])
-        if has_ended:
-            self.process = None
-            if not self.closing:
-                self.warn(f"stopped; {self.log} says why")
+    def put(self, method: str, *arguments: Any) -> None:
+        """Ask for a call, without waiting."""
+        try:
+            if self.is_active:
+                self.calls.put_nowait((method, *arguments))
+        except queue.Full:
+            self.disable(f"did not take {MAX_WAITING_CALLS:,} rows")
 
-    def warn(self, what: str) -> None:
-        """Print the first warning only; later ones follow from it and are in the log."""
-        if not self.warned:
-            rest = f"; padless wandb-sync {self.run} sends what is missing" if self.name == "wandb" else ""
-            tell(f"warning: {self.name} {what}; training is not affected{rest}", sys.stderr)
-        self.warned = True
+    def join(self, deadline: float, limit_s: float) -> None:
+        """Wait for the end of the calls until ``deadline``, as ``time.monotonic`` counts."""
+        if self.is_active:
+            self.thread.join(max(0.0, deadline - time.monotonic()))
+            if self.thread.is_alive():
+                self.disable(f"did not finish within {limit_s:.0f} s")
+        if not self.is_active:
+            with contextlib.suppress(Exception):  # warned already
+                self.abandon()
 
-    def close(self, state: str) -> None:
-        """Note how the run ended, and the tracker's time limit to finish."""
-        self.listen()
-        self.closing = True
-        self.limit_s = FINISH_S if state == "finished" else SHORT_FINISH_S
-        self.note(end={"state": state, "limit_s": self.limit_s})
-
-    def wait(self, began: float) -> None:
-        """Wait until the process has ended, then kill what is left of it and its children."""
-        if self.process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(max(0.0, began + self.limit_s + KILL_AFTER_S - time.monotonic()))
-        self.listen()
-        if self.process is not None:
-            self.warn(f"did not finish within {self.limit_s:.0f} s, and was stopped")
-            kill_tree(self.process.pid)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a process that hangs in the kernel is left behind
-                self.process.wait(KILLED_S)
+    def disable(self, problem: str) -> None:
+        """Make no more calls, and warn, once."""
+        if self.is_active:
+            self.is_active = False
+            advice = f"; padless wandb-sync {self.run} sends the rows" if self.name == "wandb" else ""
+            with contextlib.suppress(OSError):  # a closed terminal, a full disk
+                tell(f"warning: {self.name} {problem}; it is not used any more, training is not affected{advice}")
 
 
-def tell(line: str, stream: TextIO) -> None:
-    """Print a line; ignore a closed terminal."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=stream, flush=True)
+def describe_error(error: BaseException) -> str:
+    """What a tracker raised, on one line."""
+    return f"raised {type(error).__name__}: {one_line(error)}"
 
 
-def kill_tree(pid: int, *, spare_root: bool = False) -> None:
-    """SIGKILL a process and its descendants in all sessions; ``spare_root`` spares the process itself."""
-    import psutil
-
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        for process in [*root.children(recursive=True), *([] if spare_root else [root])]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-
-
-def observer_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without the variables of a rank: an observer must not join the process group."""
-    ours = {key: value for key, value in environment.items() if key not in RANKED and not key.startswith(LAUNCHED)}
-    return ours | {"OMP_NUM_THREADS": "1"}
+def group_of(run: Path, facts: Mapping[str, Any]) -> str:
+    """W&B's group of a run: the folder of many runs, else the dataset, unless ``WANDB_RUN_GROUP`` names one."""
+    is_of_many = re.fullmatch(r"(seed|fold)-\d+", run.name) is not None
+    default = run.parent.name if is_of_many else f"dataset-{facts['dataset'][:12]}"
+    return os.environ.get("WANDB_RUN_GROUP") or default

@@ -2,8 +2,8 @@
 """A run at Weights & Biases, with one id and one curve over all requeues of the job; and ``wandb-sync``.
 
 Steps are values of the rows (``train/step``), never W&B's own step: after a resume W&B drops rows up to its last one.
-W&B writes only into the run directory, staged artifacts included, so that a login node can send what a compute node
-could not: ``padless wandb-sync RUN``.
+An online attempt first sends the rows of ``metrics.jsonl`` that W&B does not have, such as those of a killed attempt;
+so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json`` keeps the run's id.
 """
 
 from __future__ import annotations
@@ -11,110 +11,126 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
-import traceback
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.rundir import layout
-from harness.rundir.layout import BUNDLE, METRICS
-from harness.rundir.metrics_log import KINDS
+from harness.rundir.json_files import read_object
+from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
+from harness.rundir.lock import open_locked
+from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import read_config, read_status
-from harness.tracking.journal import Journal, Rows
-from harness.tracking.observer import serve
-from harness.tracking.trackers import AccelerateTracker, is_installed, row_of
+from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_installed
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.schema import Name
 from preprocessing.base.untrusted import one_line
 
-INIT_S = 80.0
-"""How long W&B's server may take to answer."""
-ANSWER_S = 30.0
-"""How long a sync waits for the server's first answer."""
+INIT_S = 60.0
+"""How long W&B's server may take to answer when a run starts."""
+FINISH_S = 28.0
+"""How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
-"""How long one attempt may take to send."""
+"""How long it may take in ``wandb-sync``."""
+SERVICE = "wandb-core"
+"""Name of W&B's background process."""
+LOCK_S = 1.0
+"""How long a sync waits for a training that ends just now."""
+
+
+def read_rows(run: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The rows of ``metrics.jsonl``, as kind and figures, each with its figures of ``throughput.jsonl``. Raises
+    ``DataError``.
+    """
+    timing_by_row = {(line["kind"], line["step"]): line for line in read_log(run, THROUGHPUT)}
+    rows = []
+    for line in read_log(run):
+        values = timing_by_row.get((line["kind"], line["step"]), {}) | line
+        rows.append((values.pop("kind"), values))
+    return rows
 
 
 class WandbTracker(AccelerateTracker):
-    """A W&B run, with summary and artifacts."""
+    """A W&B run."""
+
+    finish_s = FINISH_S
+
+    def __init__(self, name: str, run: Path, config: dict[str, Any] | None = None) -> None:
+        """``config``: None for the one of the last attempt."""
+        import wandb  # now, while no step waits for it
+
+        self.module, self.earlier_rows = wandb, read_rows(run)
+        state = read_object(tracker_state(run, name)) or {}
+        super().__init__(name, run, config or state["config"])
+        # a sweep agent's run id, else that of earlier attempts
+        self.run_id = str(os.environ.get("WANDB_RUN_ID") or state.get("run_id") or secrets.token_hex(4))
+        self.step_by_kind: dict[str, int] = {}
+        """Kind -> step of the last row that W&B has."""
+        self.num_sent = 0
 
     def start(self) -> str:
-        """Start or resume the run."""
-        set_folders(self.run)
-        import wandb
+        """Start or resume the run, and send the rows of earlier attempts that W&B does not have."""
+        self.run.joinpath(TRACKING).mkdir(exist_ok=True)
+        atomic.write_json(tracker_state(self.run, self.name), {"run_id": self.run_id, "config": self.config})
+        self.module.setup(self.module.Settings(silent=True))
+        is_online = self.module.setup().settings.mode == "online"
+        if is_online and self.module.run is None and not self.module.login(prompt=False):
+            raise ConfigError("no API key: set WANDB_API_KEY, or call wandb login")
+        self.wandb_run = self.open_run()
+        self.wandb_run.config.update(self.config, allow_val_change=True)
+        for kind in KINDS:  # each has its own axis
+            self.wandb_run.define_metric(f"{kind}/step")
+            self.wandb_run.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+            self.step_by_kind[kind] = self.wandb_run.summary.get(f"{kind}/step", -1)  # of earlier attempts, online only
+        for row in self.earlier_rows:
+            self.log(*row)
+        return self.wandb_run.url or f"offline; padless wandb-sync {self.run} sends the rows"
 
-        self.earlier = self.journal.last("run_id")
-        self.wandb = wandb.init(
-            project=self.spec["project"],
-            id=run_id_for(self.journal),
+    def open_run(self) -> Any:
+        """W&B's object of the run; it writes into the run directory."""
+        settings = self.config["tracking"]
+        return self.module.init(
+            **{key: settings[key] for key in ("project", "name", "group")},
+            id=self.run_id,
             resume="allow",
-            name=self.spec["name"],
-            group=self.spec["config"]["tracking"]["group"] or f"dataset-{self.spec['facts']['dataset'][:12]}",
-            tags=self.spec["tags"],
             dir=str(self.run),
-            settings=wandb.Settings(
+            settings=self.module.Settings(
                 console="off",
                 silent=True,
+                reinit="create_new",  # a run of the user in this process goes on
                 init_timeout=INIT_S,
-                finish_timeout=self.spec["finish_s"] - 2,
+                finish_timeout=self.finish_s,
                 finish_timeout_raises=True,
-                x_stats_pid=self.spec["pid"],
-                x_disable_stats=not self.spec["pid"],
             ),
         )
-        self.sends = not self.wandb.offline
-        self.wandb.config.update({**self.spec["config"], **self.spec["facts"]}, allow_val_change=True)
-        for kind in KINDS:  # each has its own axis
-            self.wandb.define_metric(f"{kind}/step")
-            self.wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-        return str(self.wandb.url) if self.sends else f"offline; padless wandb-sync {self.run} sends the rows"
-
-    def known(self) -> dict[str, int]:
-        """The last steps on the server: a killed attempt has sent more than its journal says."""
-        if self.wandb.id != self.earlier:
-            return {}
-        steps = {kind: self.wandb.summary.get(f"{kind}/step") for kind in KINDS}
-        return {kind: int(step) for kind, step in steps.items() if step is not None}
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Log one row, with its step as a value. The best validation stays in the summary."""
-        self.wandb.log(row_of(kind, values))
-        if values.get("best"):
-            self.wandb.summary.update(row_of("best", values))
+        """Log one row, with its step as a value, unless W&B has it. The best validation stays in the summary."""
+        if values["step"] > self.step_by_kind.get(kind, -1):
+            self.wandb_run.log(figures_by_chart(kind, values))
+            if values.get("best"):
+                self.wandb_run.summary.update(figures_by_chart("best", values))
+            self.step_by_kind[kind] = values["step"]
+            self.num_sent += 1
 
     def summarize(self, name: str, values: dict[str, Any]) -> None:
         """Add ``name/key`` to W&B's summary of the run."""
-        self.wandb.summary.update(row_of(name, values))
+        self.wandb_run.summary.update(figures_by_chart(name, values))
 
     def close(self, state: str) -> None:
         """Finish the run; a preempted one is marked as such."""
-        if state == "finished" and self.spec["log_bundle"]:
-            try:
-                self.wandb.log_artifact(str(self.run / BUNDLE), name=f"bundle-{self.wandb.id}", type="model")
-            except Exception as error:
-                traceback.print_exc()
-                self.tell(say=f"could not log the bundle: {one_line(error)}")
         if state == "preempted":
-            self.wandb.mark_preempting()
-        self.wandb.finish(exit_code=int(state != "finished"))
+            self.wandb_run.mark_preempting()
+        self.wandb_run.finish(exit_code=int(state != "finished"))
 
+    def abandon(self) -> None:
+        """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run."""
+        import psutil
 
-def set_folders(run: Path) -> None:
-    """Set W&B's folders to ``run``: a compute node's home may be small, read-only or deleted before the sync."""
-    for variable, folder in (("WANDB_DATA_DIR", "staging"), ("WANDB_CACHE_DIR", "cache")):
-        os.environ.setdefault(variable, str(run / "wandb" / folder))
-        Path(os.environ[variable]).mkdir(parents=True, exist_ok=True)
-
-
-def run_id_for(journal: Journal) -> str:
-    """A sweep agent's run id, else that of earlier attempts, else a new one; recorded before it is used."""
-    known = journal.last("run_id")
-    run_id = str(os.environ.get("WANDB_RUN_ID") or known or secrets.token_hex(4))
-    if run_id != known:
-        journal.note(run_id=run_id)
-    return run_id
+        if self.module.run is None:
+            for child in psutil.Process().children():
+                if SERVICE in child.name():
+                    child.kill()
 
 
 # Sends rows that W&B does not have.
@@ -133,62 +149,34 @@ class SyncConfig:
 
 def main(config: SyncConfig) -> None:
     """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
-    folder = Path(config.run)
-    runs = [one.path for one in layout.members(folder)]
+    runs = [member.path.absolute() for member in members(config.run)]
     for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
-    for run in runs or [folder]:
-        check(run.absolute())
-    reports = [sync(run.absolute(), quiet=config.json) for run in runs or [folder]]
+    reports = [sync(run, quiet=config.json) for run in runs or [Path(config.run).absolute()]]
     if config.json:
         print(json.dumps(reports if runs else reports[0]))
 
 
-def check(run: Path) -> None:
-    """Raise ``UserError`` if nothing can be sent: no run, no W&B, no server.
+def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
+    """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
 
-    wandb itself would retry for hours if the server does not answer.
+    Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
     """
     read_config(run)
     if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
-    if Journal(run, "wandb").last("start") is None:
+    if not tracker_state(run, "wandb").exists():
         raise ConfigError(f"{run}: no attempt of this run used W&B; train with --tracking.tracker wandb")
-    set_folders(run)
-    import wandb
-
-    url = wandb.setup().settings.base_url
-    try:
-        urllib.request.urlopen(url, timeout=ANSWER_S).close()
-    except OSError as error:
-        if getattr(error, "code", 500) >= 500:  # below 500 the server has answered
-            reason = f"{url} cannot be reached ({one_line(error)})"
-            raise UserError(f"{reason}; nothing was sent, try again from a login node") from None
-
-
-def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send the rows of ``metrics.jsonl`` that no online attempt has sent; returns the result for ``--json``."""
-
-    def tell(say: str = "", warn: str = "") -> None:
-        if say and not quiet:
-            print(say, flush=True)
-        if warn:
-            print(f"warning: wandb {warn}", file=sys.stderr, flush=True)
-
-    journal = Journal(run, "wandb")
-    total, missing = (sum(1 for _ in Rows(run, after).new()) for after in ({}, journal.kept))
-    report = {"run_id": journal.last("run_id"), "rows": total, "filled": missing}
-    if missing:
-        tell(say=f"{missing} rows of {METRICS} were in no finished online attempt: sending those missing at W&B")
-        status = read_status(run)
-        state = status.get("state", "running").replace("running", "crashed")
+    with open_locked(run, LOCK_S, "a+"):
+        tracker = WandbTracker("wandb", run)
+        tracker.finish_s = SYNC_S
         try:
-            journal.note(start=journal.last("start") | {"pid": 0, "finish_s": SYNC_S})
-            serve(journal, tell, lambda _: {"state": state, "limit_s": SYNC_S}, wait_s=0)
-        except ConfigError:
-            tell(say="the training still runs and keeps or sends them; call wandb-sync again after its end")
-            return report | {"filled": 0}
+            tracker.start()
+            tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
-            raise UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again") from error
-    tell(say=f"W&B has all {total} rows of {run / METRICS} in run {journal.last('run_id')}")
-    return report
+            problem = f"W&B did not accept all ({one_line(error)})"
+            raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
+    num_rows = len(tracker.earlier_rows)
+    if not quiet:
+        print(f"W&B has all {num_rows} rows of {run / METRICS} in run {tracker.run_id}")
+    return {"run_id": tracker.run_id, "rows": num_rows, "filled": tracker.num_sent}

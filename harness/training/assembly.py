@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a run on this rank: checks, data, initial state, trainer, checkpoint, sinks; the parts do not depend on each
+"""Builds a run on this rank: checks, data, initial weights, trainer, checkpoint, sinks; the parts do not depend on each
 other.
-
-Pretrained weights and word vectors are the initial state of a new run. Only rank 0 reads them; DDP sends its weights to
-the other ranks. A resumed run loads its checkpoint instead.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -32,14 +28,8 @@ from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
-from harness.model.starts import (
-    Start,
-    find_donor,
-    from_file,
-    from_texts,
-    weights_of,
-)
-from harness.ranks.distributed import World, launched_local_rank, launched_machines
+from harness.model.starts import Start, find_donor, from_file, from_texts, weights_of
+from harness.ranks.distributed import World, count_machines, read_local_rank
 from harness.ranks.precision import DTYPES, layout_of, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
@@ -50,9 +40,10 @@ from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.recurrence import choose
-from harness.training.run import Run, Selection
+from harness.training.recurrence import choose_path
+from harness.training.run import Run
 from harness.training.trainer import Trainer
+from harness.training.validation import Selection, restore_best_weights
 from harness.training.wide import C, learn
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
@@ -63,8 +54,11 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-LOOK_LIMIT_S = 60.0
+MAX_LOOK_S = 60.0
 """Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
+ORIGINS = ("vectors", "started_from")
+"""What a run may start from; its facts have this key in checkpoints and bundles. For a token in both, the latter wins.
+"""
 
 
 @contextmanager
@@ -72,34 +66,31 @@ def open_run(
     config: RunConfig,
     session: Session,
     listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
-    decided: Mapping[str, Choice] = MappingProxyType({}),
+    choices: Mapping[str, Choice] = MappingProxyType({}),
 ) -> Iterator[Run]:
     """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all sinks.
 
     ``listeners`` takes the run's writer and returns more sinks, besides console and trackers; only on rank 0, and not
-    in a dry run. ``decided``: settings that are already resolved. Preemption leaves the block
+    in a dry run. ``choices``: settings that are already resolved, each with its reason. Preemption leaves the block
     without an exception.
     """
     with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
         writer.sinks += listeners(writer) if writer.active else ()
-        yield assemble(config, session, writer, decided)
+        yield assemble(config, session, writer, choices)
 
 
-def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Mapping[str, Choice]) -> Run:
+def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: Mapping[str, Choice]) -> Run:
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    if start is None:
-        starts, began = begin(config, manifest, world), None
-        origin = {name: each.facts for name, each in starts.items()}
-    else:
-        starts, began = {}, start.state["trainer"]["recurrence"]
-        origin = {name: start.state[name] for name in ORIGINS if name in start.state}
-    writer.origin = {**origin, "dataset_parts": preflight.parts_of(manifest)}
-    choices = {**decided, **session.choices, **{name: in_words(facts) for name, facts in origin.items()}}
-    trainer = build_trainer(config, session, data, choices, starts, began)
+    starts = begin(config, manifest, world) if start is None else {}
+    origins = {name: weights.facts for name, weights in starts.items()}
+    if start is not None:
+        origins = {name: start.state[name] for name in ORIGINS if name in start.state}
+    choices = {**resolved, **session.choices, **{name: describe_origin(facts) for name, facts in origins.items()}}
+    trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
@@ -110,21 +101,26 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, decided: Ma
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
+    origin = {**origins, "dataset_parts": preflight.parts_of(manifest)}
+    settings = {name: str(choice) for name, choice in choices.items()}
     with world.together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
-        settings = {name: str(choice) for name, choice in choices.items()}
         writer.open(session, start, settings)
-        writer.restore_bundle(manifest, selection.best_step, selection.decision)
-    loud = config if world.is_main else replace(config, quiet=True)
-    console = Console(loud, manifest, trainer.total_steps, trainer.step, logs=writer.active)
+        if writer.active:
+            restore_best_weights(config, manifest, selection, origin)
+    console = Console(
+        replace(config, quiet=config.quiet or not world.is_main),
+        manifest,
+        trainer.total_steps,
+        trainer.step,
+        logs=writer.active,
+    )
     if writer.active:
         writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
         facts = {"dataset": manifest.fingerprint, "effective": settings}
         writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
-    run = Run(config, session, data, trainer, selection, watch, writer, console)
-    trainer.milestones = run
-    return run
+    return Run(config, session, data, trainer, selection, watch, writer, console, origin)
 
 
 def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice]) -> None:
@@ -132,12 +128,12 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     wide, labels = trainer.objective.classifier.wide, data.manifest.labels
     if wide is None:
         return
-    split, tokens = data.splits[TRAIN], [""] * len(RESERVED)
+    tokens = [""] * len(RESERVED)
     if trainer.world.is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    said = learn(wide, split, factors_of(config.optim, labels), tokens, trainer.world)
-    choices["linear part"] = Choice(said, f"logistic regression, C = {C:g}")
+    summary = learn(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
+    choices["linear part"] = Choice(summary, f"logistic regression, C = {C:g}")
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
@@ -156,7 +152,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             preflight.check_start(config)
     facts = {"dataset": manifest.fingerprint[:16], "torch": torch.__version__}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
-    code = {"padless": f"{installed_version('padless')} {git_revision()}"} if launched_machines() > 1 else {}
+    code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)
     if not config.dry_run:
         check_shared(config.run, world)
@@ -170,7 +166,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
 
 def check_shared(run: str | Path, world: World) -> None:
     """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it."""
-    if launched_machines() == 1:
+    if count_machines() == 1:
         return
     token = Path(run, world.from_main(f".seen-{uuid.uuid4().hex}", "a file in the run directory"))
     try:
@@ -178,19 +174,25 @@ def check_shared(run: str | Path, world: World) -> None:
             if world.is_main:
                 token.touch()
         with world.together("looking at the run directory"):
-            deadline = time.monotonic() + min(LOOK_LIMIT_S, world.timeout_s / 2)
-            while launched_local_rank() == 0 and not token.exists():
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"run: {run} on {platform.node()} is not the directory that rank 0 writes to; name one that "
-                        "all machines share, or mount it there"
-                    )
-                time.sleep(0.2)
-                if Path(run).is_dir():
-                    os.listdir(run)  # refreshes the cache of a network file system
+            if read_local_rank() == 0:
+                wait_for_file(token, min(MAX_LOOK_S, world.timeout_s / 2))
     finally:
         if world.is_main:
             token.unlink(missing_ok=True)
+
+
+def wait_for_file(file: Path, limit_s: float) -> None:
+    """Wait until this machine sees a file of the run directory. Raises ``ConfigError`` after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"run: {file.parent} on {platform.node()} is not the directory that rank 0 writes to; name one that "
+                "all machines share, or mount it there"
+            )
+        time.sleep(0.2)
+        if file.parent.is_dir():
+            os.listdir(file.parent)  # refreshes the cache of a network file system
 
 
 def build_trainer(
@@ -199,11 +201,11 @@ def build_trainer(
     data: OpenData,
     choices: dict[str, Choice],
     starts: Mapping[str, Start],
-    began: str | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trainer:
     """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``starts``, and DDP sends its weights
-    to all ranks. Adds settings resolved here to ``choices``. ``began``: how the recurrent layers of a run that is
-    resumed compute.
+    to all ranks. Adds settings resolved here to ``choices``. ``checkpoint``: of the run that is resumed; its recurrent
+    layers compute as before.
     """
     world, device = session.world, session.device
     torch.manual_seed(config.seed)
@@ -214,27 +216,26 @@ def build_trainer(
     for start in starts.values():
         start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
-    split = data.splits[TRAIN]
-    order = order_over(split, order_spec(config))
-    path = choose(config, session, network.recurrent, order, began)
-    layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
-    wanted = recurrent_dtype(session.arithmetic, device.type, path.value)
-    if not network.recurrent.fused:  # which has been tried
-        with world.together("trying the recurrent layers"):
-            try_recurrence(network.recurrent, layout, wanted)
-    choices["recurrence"] = Choice(f"{path.value} {wanted.value}", f"{path.reason}; {wanted.reason}")
-    objective = build_objective(config, network, data.manifest.labels, DTYPES[wanted.value], device)
     loader = Loader(
-        split,
-        order,
+        data.splits[TRAIN],
+        order_over(data.splits[TRAIN], order_spec(config)),
         rank=world.rank,
         world_size=world.world_size,
-        layout=layout,
+        layout="packed",
         device=device,
         micro_batch=config.micro_batch,
-        prepare=objective.prepare,
     )
-    return Trainer(config, objective, loader, session.accelerator, world)
+    first_path = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
+    path = choose_path(config, session, network.recurrent, loader, first_path)
+    loader.layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
+    dtype = recurrent_dtype(session.arithmetic, device.type, path.value)
+    if not network.recurrent.fused:  # which has been tried
+        with world.together("trying the recurrent layers"):
+            try_recurrence(network.recurrent, loader.layout, dtype)
+    choices["recurrence"] = Choice(f"{path.value} {dtype.value}", f"{path.reason}; {dtype.reason}")
+    objective = build_objective(config, network, data.manifest.labels, DTYPES[dtype.value], device)
+    loader.prepare = objective.prepare
+    return Trainer(config, objective, loader, session)
 
 
 def build_objective(
@@ -250,7 +251,7 @@ def build_objective(
             targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
         )
     optim = config.optim
-    weights = torch.from_numpy(factors_of(optim, labels)).to(device, torch.float32)
+    weights = torch.from_numpy(class_factors(optim, labels)).to(device, torch.float32)
     return Objective(
         network,
         label_smoothing=optim.label_smoothing,
@@ -260,55 +261,53 @@ def build_objective(
     )
 
 
-def factors_of(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
+def class_factors(optim: OptimConfig, labels: Sequence[str]) -> np.ndarray:
     """Weight of the loss of each class, float64 ``[classes]``."""
     return np.array([optim.class_weights.get(label, 1.0) for label in labels])
 
 
-ORIGINS = ("vectors", "started_from")
-"""What a run may start from; its facts have this key in checkpoints and bundles. For a token in both, the latter wins.
-"""
-
-
 def begin(config: RunConfig, manifest: Manifest, world: World) -> dict[str, Start]:
-    """What a new run starts from; nothing on ranks other than 0.
-
-    Every rank calls it; raises the same ``UserError`` on all.
+    """What a new run starts from, by name; nothing on ranks other than 0. Every rank calls it; raises the same
+    ``UserError`` on all.
     """
     starts = dict[str, Start]()
     with world.together("reading the weights and vectors to start from"):
-        if world.is_main and (found := find_vectors(config, manifest)):
-            starts["vectors"] = found
-        if world.is_main and config.initial_weights:
-            donor = find_donor(config.initial_weights, config.model)
-            starts["started_from"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
+        if world.is_main:
+            vectors = read_vectors(config, manifest)
+            if vectors is not None:
+                starts["vectors"] = vectors
+            if config.initial_weights:
+                donor = find_donor(config.initial_weights, config.model)
+                starts["started_from"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
     return starts
 
 
-def in_words(facts: Mapping[str, Any]) -> Choice:
-    """The facts of a start, for the settings printed at the start."""
-    covered = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
-    return Choice(facts["source"], f"{facts['what']}; {covered}; sha256 {facts['sha256'][:12]}")
-
-
-def vocabulary_of(config: RunConfig) -> Vocabulary:
-    return Vocabulary.read(home_of(config.data) / VOCABULARY)
-
-
-def find_vectors(config: RunConfig, manifest: Manifest) -> Start | None:
+def read_vectors(config: RunConfig, manifest: Manifest) -> Start | None:
     """The word vectors of a new run, read from a file or learned, with the standard deviation ``model.embedding_std``;
     a dry run learns none.
     """
     source, model = config.init.vectors, config.model
     if source == "none" or (source == "own" and config.dry_run):
         return None
-    vocabulary, say = vocabulary_of(config), (lambda text: None) if config.quiet else partial(print, flush=True)
-    if source != "own":
-        say(f"vectors    reading {source}")
-        found: Start | None = from_file(source, vocabulary, model.embedding_dim)
-    else:
+    vocabulary, screen = vocabulary_of(config), Screen(quiet=config.quiet)
+    if source == "own":
         splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
-        found = from_texts(splits, vocabulary, model.embedding_dim, say)
-    if found is None:
+        vectors = from_texts(splits, vocabulary, model.embedding_dim, screen.say)
+    else:
+        screen.fact("vectors", f"reading {source}")
+        vectors = from_file(source, vocabulary, model.embedding_dim)
+    if vectors is None:
         return None
-    return replace(found, embedding=found.embedding * (model.embedding_std / found.embedding.std(correction=0)))
+    scale = model.embedding_std / vectors.embedding.std(correction=0)
+    return replace(vectors, embedding=vectors.embedding * scale)
+
+
+def describe_origin(facts: Mapping[str, Any]) -> Choice:
+    """The facts of a start, for the settings printed at the start."""
+    coverage = f"{facts['words']:,} of {facts['vocabulary']:,} words, {facts['tokens']:.1%} of the tokens"
+    return Choice(facts["source"], f"{facts['what']}; {coverage}; sha256 {facts['sha256'][:12]}")
+
+
+def vocabulary_of(config: RunConfig) -> Vocabulary:
+    """The vocabulary of the run's dataset."""
+    return Vocabulary.read(home_of(config.data) / VOCABULARY)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks before a start, and which checkpoint a run resumes from. Launcher, doctor and ranks call them.
+"""Checks before a start, and which checkpoint a run resumes from. Launcher and ranks call them.
 
 Nothing here imports torch or touches a device.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,28 @@ from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import stored_info
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.records import check_claim, read_status
+from harness.rundir.lock import check_claim
+from harness.rundir.records import read_status
 from harness.tracking.trackers import check_trackers
-from preprocessing.base.cli import from_file
+from preprocessing.base.cli import read_values
 from preprocessing.base.configuration import build, find
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import suggestion
+from preprocessing.base.suggestions import suggestion
 from preprocessing.base.untrusted import shown
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
-        *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "eval_batch", "timeout_s"),
-        *("nan_limit", "dry_run", "resume", "allow", "quiet", "verbose", "max_time", "checkpoint"),
+        *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "timeout_s"),
+        *("dry_run", "allow", "quiet", "max_time", "checkpoint"),
         *("tracking", "evaluation", "baseline"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
 OF_BOTH = (
     *("data", "fold", "seed", "device", "precision", "threads", "stage_dir", "timeout_s", "max_time", "dry_run"),
-    *("quiet", "verbose", "tracking.tracker", "tracking.project", "tracking.group", "tracking.tags"),
+    *("quiet", "tracking.tracker", "tracking.project"),
     *(f"model.{key}" for key in SHAPE),
 )
 """Keys of a run that the language model trained before it has too."""
@@ -69,39 +70,46 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     keys = flat(to_dict(config))
     for name in config.allow:
         if not any(is_allowed(key, [name]) for key in keys):
-            raise ConfigError(f"allow: {name!r} is no key of a training{suggestion(name, keys, '')}")
+            raise ConfigError(f"allow: {name!r} is no key of a training; {suggestion(name, keys, '')}")
     if config.dry_run:
-        check_claim(config)
-    config = replace(config, dry_run=False)
+        check_claim(Path(config.run))
     layout.check_single(config.run)
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint()
-    if config.resume == "never":
-        raise ConfigError(f"run: {config.run} already holds a run; name another directory, or remove it")
-    finished = read_status(config.run).get("state") == "finished"
+    is_finished = read_status(config.run).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    same_data = check_dataset(checkpoint, config, finished=finished)
+    is_same_data = check_dataset(checkpoint, config, is_finished=is_finished)
     if checkpoint is None:
         return ResumePoint()
-    before, after = flat(checkpoint.state["config"]), keys
+    has_changed = check_keys(config, checkpoint) or not is_same_data
+    return ResumePoint(checkpoint, is_finished and not has_changed)
+
+
+def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
+    """Whether keys differ from the checkpoint's that change the result. Raises ``ConfigError`` for the first one that
+    ``--allow`` does not name, or that the weights do not fit.
+    """
+    old, new = flat(checkpoint.state["config"]), flat(to_dict(config))
     versions = checkpoint.state["order_version"], order.VERSION
-    before["order"], after["order"] = (f"version {number} of the order of rows" for number in versions)
-    breaking = [] if same_data else ["data"]
-    for key in dict.fromkeys([*after, *before]):  # a missing key counts as None
-        was, now = before.get(key), after.get(key)
-        if was != now and not (was in UNSET and now in UNSET) and not is_allowed(key, FREE):
-            breaking.append(key)
-    unfit = [key for key in breaking if key.partition(".")[0] in ("model", "task") and key not in FITTING]
-    for key in [*unfit, *(key for key in breaking if not is_allowed(key, config.allow))]:
-        was, now = shown(before.get(key)), shown(after.get(key))
-        if unfit:
-            raise ConfigError(f"{key}: was {was}, now {now}: the weights fit no other; name another run directory")
-        raise ConfigError(
-            f"{key}: the run began with {was}, now {now}; set it back, name another run directory, or continue "
-            f"anyway with --allow {','.join(sorted({*breaking, *config.allow}))}"
-        )
-    return ResumePoint(checkpoint, finished and not breaking)
+    old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
+    changed = []
+    for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
+        is_unset = old.get(key) in UNSET and new.get(key) in UNSET
+        if old.get(key) != new.get(key) and not is_unset and not is_allowed(key, FREE):
+            changed.append(key)
+    for key in changed:
+        values = f"{shown(old.get(key))}, now {shown(new.get(key))}"
+        if key.partition(".")[0] in ("model", "task") and key not in FITTING:
+            raise ConfigError(f"{key}: was {values}: the weights fit no other; name another run directory")
+    for key in changed:
+        if not is_allowed(key, config.allow):
+            values = f"{shown(old.get(key))}, now {shown(new.get(key))}"
+            raise ConfigError(
+                f"{key}: the run began with {values}; set it back, name another run directory, or continue anyway with "
+                f"--allow {','.join(sorted({*changed, *config.allow}))}"
+            )
+    return bool(changed)
 
 
 def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
@@ -120,16 +128,17 @@ def pretraining(config: RunConfig) -> RunConfig | None:
     """The configuration of the language model that ``init.pretrain`` names, as a run of its own; None where there is
     none to train, or it has finished. Raises ``ConfigError`` for an unknown recipe.
     """
-    run = config.initial_weights
-    recipe = config.init.pretrain
+    run, recipe = config.initial_weights, config.init.pretrain
     if run is None or recipe is None or config.init.weights or layout.holds_run(config.run):
         return None
     if read_status(run).get("state") == "finished":
         return None
     recipe, values = find(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
     shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
-    first: RunConfig = build(RunConfig, from_file(RunConfig, recipe) | {"task": LANGUAGE_MODEL, "run": run} | shared)
-    return first
+    language_model: RunConfig = build(
+        RunConfig, read_values(RunConfig, recipe) | {"task": LANGUAGE_MODEL, "run": run} | shared
+    )
+    return language_model
 
 
 def check_start(config: RunConfig) -> None:
@@ -138,17 +147,18 @@ def check_start(config: RunConfig) -> None:
     Raises ``ConfigError`` or ``DataError``.
     """
     if pretraining(config) is not None:
-        what = "this language model is not trained yet; padless train does so first"
-        raise ConfigError(f"init.pretrain: {config.init.pretrain}: {what}, or name another with --init.weights")
+        sentence = "this language model is not trained yet; padless train does so first, or name another with"
+        raise ConfigError(f"init.pretrain: {config.init.pretrain}: {sentence} --init.weights")
     if config.initial_weights:
         find_donor(config.initial_weights, config.model)
-    if (source := config.init.vectors) not in ("none", "own"):
+    source = config.init.vectors
+    if source not in ("none", "own"):
         check_dim(source, read_head(source).dim, config.model.embedding_dim)
 
 
-def is_allowed(key: str, allowed: Collection[str]) -> bool:
-    """Whether ``allowed`` names the key or one of its prefixes."""
-    return any(f"{key}.".startswith(f"{one}.") for one in allowed)
+def is_allowed(key: str, names: Collection[str]) -> bool:
+    """Whether ``names`` has the key or one of its prefixes."""
+    return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
 def parts_of(manifest: Manifest) -> dict[str, Any]:
@@ -161,31 +171,32 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, finished: bool) -> bool:
+def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, is_finished: bool) -> bool:
     """Whether the dataset is that of the run's ``checkpoint``, else of its bundle; True if neither can be read.
 
-    Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a ``finished``
-    run also needs ``epochs`` there, or it would not train on the new dataset.
+    Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a finished run
+    also needs ``epochs`` there, or it would not train on the new dataset.
     """
     manifest = views.read_data(config.data)
-    began = {} if checkpoint is None else checkpoint.state
-    fingerprint = began.get("dataset")
+    state = {} if checkpoint is None else checkpoint.state
+    fingerprint = state.get("dataset")
     if checkpoint is None:
         with suppress(DataError):  # a damaged bundle is replaced
             info = stored_info(Path(config.run, layout.BUNDLE))
             fingerprint = None if info is None else info.dataset
     if fingerprint in (None, manifest.fingerprint):
         return True
-    was, now = began.get("dataset_parts"), parts_of(manifest)
-    differ = [part for part in now if was is not None and was[part] != now[part]] or ["rows, labels or texts"]
-    fits = not {"text pipeline", "vocabulary"} & {*differ} and ("classes" not in differ or config.task != CLASSIFIER)
-    needed = ["data", "epochs"] if finished and checkpoint is not None else ["data"]
-    if fits and all(is_allowed(key, config.allow) for key in needed):
+    old, new = state.get("dataset_parts"), parts_of(manifest)
+    changed = [part for part in new if old is not None and old[part] != new[part]] or ["rows, labels or texts"]
+    fits = not {"text pipeline", "vocabulary"} & {*changed} and ("classes" not in changed or config.task != CLASSIFIER)
+    keys = ["data", "epochs"] if is_finished and checkpoint is not None else ["data"]
+    if fits and all(is_allowed(key, config.allow) for key in keys):
         return False
-    mend = "restore the old one: the weights fit no other"
+    advice = "restore the old one: the weights fit no other"
     if fits:
-        mend = f"go on with this one with {'more --epochs and ' * (len(needed) - 1)}--allow {','.join(needed)}"
+        more = "more --epochs and " if "epochs" in keys else ""
+        advice = f"go on with this one with {more}--allow {','.join(keys)}"
     raise DataError(
-        f"{config.data}: not the dataset that {config.run} was trained on: its {' and '.join(differ)} differ; "
-        f"name another --run to train on it, or {mend}"
+        f"{config.data}: not the dataset that {config.run} was trained on: its {' and '.join(changed)} differ; "
+        f"name another --run to train on it, or {advice}"
     )

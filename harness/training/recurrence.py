@@ -5,16 +5,13 @@ Which one that is depends on card, hidden size, rows and dtype, and no rule is r
 small padded layers is three times as fast as its packed one at 16 rows, and five times slower at 62 (figures in pull
 request 62143 of PyTorch).
 
-The kernel of ``harness.model.fused`` runs only where it is asked for. It must first give the gradients of the packed
-path in a process of its own within a limit, ``python -m harness.training.recurrence``: after an error in a kernel a
-process can do nothing more on its card.
+The kernel of ``harness.model.fused`` runs only where it is asked for, and must first give the gradients of the packed
+path.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,10 +19,9 @@ import numpy as np
 import torch
 
 from harness.config import Choice, RunConfig
-from harness.data.order import Order
+from harness.data.loader import Loader
 from harness.model.recurrent import VariableLengthLSTM, check_fused, passing, try_recurrence
-from harness.ranks.distributed import World, launched_local_rank
-from harness.ranks.precision import DTYPES, layout_of, layout_on, recurrent_dtype, set_tf32
+from harness.ranks.precision import DTYPES, layout_of, layout_on, recurrent_dtype
 from harness.ranks.session import Session
 from harness.training.throughput import synchronize
 from preprocessing.base.errors import ConfigError
@@ -34,98 +30,70 @@ from preprocessing.base.untrusted import one_line
 STEPS, ROUNDS = 3, 3
 """Steps that are timed, each of its own shape; the least time of so many rounds counts."""
 CUDNN = ("packed", "padded")
-TOLERANCE = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
-"""Largest error of a gradient of the fused kernel against that of the packed path, relative to its norm."""
-TRIAL_LIMIT_S = 180.0
-"""Longest trial of the fused kernel: two compilations of ten seconds, most of the rest is a margin."""
-Found = dict[str, float | str]
-"""Path -> seconds of a step, or why it cannot be taken."""
+MAX_ERROR = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2, "fp16": 1e-2}
+"""Of a gradient of the fused kernel against that of the packed path, relative to its norm."""
 
 
-def choose(config: RunConfig, session: Session, lstm: VariableLengthLSTM, order: Order, began: str | None) -> Choice:
-    """The path of a run, and why; the same on all ranks, which all call this. ``began``: that of a resumed run, which
-    it keeps.
+def choose_path(
+    config: RunConfig, session: Session, lstm: VariableLengthLSTM, loader: Loader, first_path: str | None
+) -> Choice:
+    """The path of a run, and why; the same on all ranks, which all call this. ``first_path``: that of a resumed run,
+    which it keeps. Raises ``ConfigError`` on all ranks if the fused kernel was asked for and fails its trial.
     """
-    world = session.world
-    chosen = layout_on(session.device, lstm.hidden_size, config.recurrence)[1]
-    if config.recurrence == "auto" and session.device.type == "cuda":
-        if began is None:
+    world, device, precision = session.world, session.device, session.arithmetic
+    choice = layout_on(device, lstm.hidden_size, config.recurrence)[1]
+    if config.recurrence == "auto" and device.type == "cuda":
+        if first_path is None:
             with world.together("trying the recurrent layers"):
-                rows = first_rows(config, order, world)
-                found = measured(lstm, rows, session.arithmetic)
-            return fastest(world.gather_objects(found, "the trial of the recurrent layers"), len(rows[0])) or chosen
-        chosen = Choice(began, "as the run began")
-    if chosen.value == "fused":
+                seconds_by_path = {path: measure_path(lstm, path, precision, first_lengths(loader)) for path in CUDNN}
+            return fastest_path(world.gather_objects(seconds_by_path, "the trial of the recurrent layers")) or choice
+        choice = Choice(first_path, "as the run began")
+    if choice.value == "fused":
         with world.together("trying the fused kernel"):
-            check_fused(lstm, DTYPES[recurrent_dtype(session.arithmetic, "cuda", "fused").value])
-            if launched_local_rank() == 0:  # once for each machine
-                limit_s = min(TRIAL_LIMIT_S, config.timeout_s / 2)
-                try_fused(lstm, first_rows(config, order, world)[0], session.arithmetic, session.device, limit_s)
-    return chosen
+            check_fused(lstm, DTYPES[recurrent_dtype(precision, "cuda", "fused").value])
+            try_fused(lstm, first_lengths(loader)[0], precision)
+    return choice
 
 
-def first_rows(config: RunConfig, order: Order, world: World) -> list[torch.Tensor]:
+def first_lengths(loader: Loader) -> list[torch.Tensor]:
     """Lengths of this rank's rows in a micro-batch of each of the first steps, int64 ``[rows]``, longest first."""
-    found = []
-    for step in range(min(STEPS, order.steps_per_epoch)):
-        window = order.window(0, step)
-        lengths = window.lengths[window.batch(step)][world.rank :: world.world_size]
-        found.append(torch.from_numpy(lengths[: config.micro_batch].astype(np.int64)))
-    return found
+    lengths_by_step = []
+    for step in range(min(STEPS, loader.order.steps_per_epoch)):
+        window = loader.window(0, step)
+        lengths = window.lengths[window.batch(step)][loader.rank :: loader.world_size]
+        lengths_by_step.append(torch.from_numpy(lengths[: loader.micro_batch].astype(np.int64)))
+    return lengths_by_step
 
 
-def fastest(tables: Sequence[Found], rows: int) -> Choice | None:
+def fastest_path(seconds_by_rank: Sequence[dict[str, float]]) -> Choice | None:
     """The path whose slowest rank is the fastest, and the figures; None if each fails on some rank."""
-    seconds, refused = {}, []
-    for path in tables[0]:
-        values = [table[path] for table in tables]
-        reasons = [value for value in values if isinstance(value, str)]
-        if reasons:
-            refused.append(f"; {path} is out: {reasons[0]}")
-        else:
-            seconds[path] = max(map(float, values))
-    if not seconds:
-        return None
-    best = min(seconds, key=lambda path: seconds[path])
-    shown = ", ".join(f"{path} {1000 * value:.2f} ms" for path, value in seconds.items())
-    return Choice(best, f"measured for steps of {rows} rows: {shown}{''.join(refused)}")
+    seconds_by_path = {path: max(seconds[path] for seconds in seconds_by_rank) for path in CUDNN}
+    path = min(CUDNN, key=lambda path: seconds_by_path[path])
+    times = ", ".join(f"{path} {1000 * seconds:.2f} ms" for path, seconds in seconds_by_path.items())
+    return None if math.isinf(seconds_by_path[path]) else Choice(path, f"measured for the first steps: {times}")
 
 
-def measured(
-    lstm: VariableLengthLSTM, rows: Sequence[torch.Tensor], arithmetic: str, paths: Sequence[str] = CUDNN
-) -> Found:
-    """Seconds of a forward and backward pass of the layers over ``rows``, lengths of each step, longest first; changes
-    neither weights nor gradients; the layers are not ``fused`` then. The gradients of ``fused`` must be those of the
-    first of ``paths``.
+def measure_path(lstm: VariableLengthLSTM, path: str, precision: str, rows: Sequence[torch.Tensor]) -> float:
+    """Seconds of a forward and backward pass over ``rows``, lengths of each step, longest first; infinite where cuDNN
+    cannot compute it. Changes neither weights nor gradients.
     """
-    found: Found = {}
-    exact: list[torch.Tensor] = []
     device = next(lstm.parameters()).device
-    for path in paths:
-        lstm.fused = path == "fused"
-        try:
-            wanted = recurrent_dtype(arithmetic, device.type, path)
-            if path != "fused":
-                try_recurrence(lstm, layout_of(path), wanted)
-            steps = [passing(lstm, layout_of(path), lengths, DTYPES[wanted.value]) for lengths in rows]
-            gradients, *_ = [step() for step in steps]  # compiles, and allocates, for each shape
-            exact = exact or gradients
-            off = max(float((one - other).norm() / other.norm()) for one, other in zip(gradients, exact, strict=True))
-            found[path] = min(seconds_of(steps, device) for _ in range(ROUNDS))
-            if path == "fused" and not off <= TOLERANCE[arithmetic]:
-                found[path] = f"its gradients are off by {off:.1e} of those of the packed path"
-        except Exception as error:
-            if not (lstm.fused or isinstance(error, (ConfigError, RuntimeError))):  # Triton's errors are of any class
-                raise
-            found[path] = one_line(error)
-    lstm.fused = False
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    return found
+    dtype, layout = recurrent_dtype(precision, device.type, path), layout_of(path)
+    try:
+        try_recurrence(lstm, layout, dtype)
+        steps = [passing(lstm, layout, lengths, DTYPES[dtype.value]) for lengths in rows]
+        for step in steps:  # allocates, for each shape
+            step()
+        return min(measure_seconds(steps, device) for _ in range(ROUNDS))
+    except (ConfigError, RuntimeError):
+        return math.inf
+    finally:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
 
 
-def seconds_of(steps: Sequence[Callable[[], object]], device: torch.device) -> float:
+def measure_seconds(steps: Sequence[Callable[[], object]], device: torch.device) -> float:
     """Mean seconds of the ``steps``."""
     synchronize(device)
     started = time.perf_counter()
@@ -135,36 +103,22 @@ def seconds_of(steps: Sequence[Callable[[], object]], device: torch.device) -> f
     return (time.perf_counter() - started) / len(steps)
 
 
-def try_fused(
-    lstm: VariableLengthLSTM, lengths: torch.Tensor, arithmetic: str, device: torch.device, limit_s: float
-) -> None:
-    """Raise ``ConfigError`` unless the fused kernel, in a process of its own, has the gradients of the packed path for
-    layers of this shape over rows with ``lengths``, on ``device`` within ``limit_s``.
+def try_fused(lstm: VariableLengthLSTM, lengths: torch.Tensor, precision: str) -> None:
+    """Raise ``ConfigError`` unless the fused kernel has the gradients of the packed path for these layers, over rows
+    with ``lengths``. The run ends then: after a kernel's error a process can do nothing more on its card.
     """
-    first = next(lstm.lstms())
-    shape = [first.input_size, lstm.hidden_size, len(lstm.layers)]
-    task = json.dumps([shape, lstm.bidirectional, lengths.tolist(), arithmetic, str(device)])
-    command = [sys.executable, "-m", "harness.training.recurrence"]
+    device, gradients = next(lstm.parameters()).device.type, []
     try:
-        done = subprocess.run(command, input=task, capture_output=True, text=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        reason = f"it did not end within {limit_s:.0f} s"
-    else:
-        if done.returncode == 0:
-            return
-        reason = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise ConfigError(f"recurrence: the fused kernel failed its trial ({reason}); use --recurrence packed")
-
-
-def main() -> None:
-    """The trial of ``try_fused``, whose task is on stdin; exits with why the kernel cannot be used."""
-    shape, bidirectional, lengths, arithmetic, device = json.load(sys.stdin)
-    set_tf32(arithmetic == "tf32")
-    lstm = VariableLengthLSTM(*shape, bidirectional=bidirectional).to(device)
-    lstm.flatten_parameters()
-    answers = measured(lstm, [torch.tensor(lengths)], arithmetic, ("packed", "fused"))
-    sys.exit(next((answer for answer in answers.values() if isinstance(answer, str)), 0))
-
-
-if __name__ == "__main__":
-    main()
+        for path in ("packed", "fused"):
+            lstm.fused = path == "fused"
+            dtype = DTYPES[recurrent_dtype(precision, device, path).value]
+            gradients.append(passing(lstm, "packed", lengths, dtype)())
+        pairs = zip(*gradients, strict=True)
+        error = max(float((fused - exact).norm() / exact.norm()) for exact, fused in pairs)
+        problem = None if error <= MAX_ERROR[precision] else f"its gradients are off by {error:.1e}"
+    except Exception as failure:  # Triton's errors are of any class
+        problem = one_line(failure)
+    finally:
+        lstm.fused = False
+    if problem is not None:
+        raise ConfigError(f"recurrence: the fused kernel failed its trial ({problem}); use --recurrence packed")

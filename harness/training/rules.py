@@ -21,42 +21,41 @@ from harness.model.registry import SHARED_UP_TO, check_model, exchanged_paramete
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import counted
+from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 
-STEPS, SHORT = 2500, 32
-"""Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT`` tokens. For longer texts it falls
+MIN_STEPS, SHORT_TOKENS = 2500, 32
+"""Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls
 with the square root of their tokens, as a step then tells more."""
-FEWEST_EPOCHS, MOST_EPOCHS = 4, 40
-SMALLEST_BATCH, LARGEST_BATCH = 32, 512
-ROWS_A_BATCH = 2.5
+MIN_EPOCHS, MAX_EPOCHS = 4, 40
+MIN_BATCH, MAX_BATCH = 32, 512
+BATCH_DIVISOR = 2.5
 """The batch size is the square root of the rows, divided by this."""
 LR, LR_BATCH, LR_CLASSES = 3e-3, 64, 1 / 8
 """Learning rate for two classes and up to ``LR_BATCH`` rows a step. It grows with the square root of the rows above
 that, and with the power ``LR_CLASSES`` of the classes: with 77 classes, few rows of each have to be enough."""
-AVERAGED = 0.1
+AVERAGE_SHARE = 0.1
 """Horizon of the weight average, as a share of all steps."""
-SMALLEST_WIDE, LARGEST_WIDE = 1 << 14, 1 << 22
-WIDE_NUMBERS = 1 << 24
+MIN_BUCKETS, MAX_BUCKETS = 1 << 14, 1 << 22
+MAX_WIDE_NUMBERS = 1 << 24
 """Maximum size of the wide part's table, in numbers (64 MiB)."""
-ROOM = 4
-"""Buckets per n-gram of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a
-known n-gram adds noise."""
-LONG, ENOUGH, LONGEST = 64, 500_000, 4
+BUCKETS_PER_NGRAM = 4
+"""Of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a known n-gram adds
+noise."""
+LONG_TEXT_TOKENS, MIN_LONG_TOKENS, MAX_NGRAM_WORDS = 64, 500_000, 4
 """From so many tokens a text, in the mean, and so many in all, n-grams of the linear part have up to so many words."""
-PATIENT = 5
-"""Minimum patience; otherwise it is a third of the epochs. In the first epochs the linear part alone may be better."""
-
-
-WORTH_TOKENS = 4_000_000
+MIN_PATIENCE = 5
+"""Otherwise patience is a third of the epochs. In the first epochs the linear part alone may be better."""
+MIN_PARALLEL_TOKENS = 4_000_000
 """Tokens of all epochs from which more processes on a CPU save more time than their start takes: two interpreters with
 torch and their launcher need ten seconds of a core, in which it trains on a million tokens."""
-FEWEST_ROWS = 4
-"""Minimum rows of a process on a CPU in a step; with fewer, a step takes hardly less time."""
-PARAMETERS_A_TOKEN = 1500
+MIN_ROWS_PER_PROCESS = 4
+"""On a CPU, in a step; with fewer, a step takes hardly less time."""
+PARAMETERS_PER_TOKEN = 1500
 """Number of parameters whose gradients processes add up, on a CPU, in about the time that a token takes."""
 PROCESS_BYTES = 1 << 30
 """Memory of a process that trains on a CPU: torch, a batch and its gates, a small network with its optimizer."""
-BY_CORPUS = (
+AUTO_KEYS = (
     *("epochs", "global_batch", "patience", "model.wide", "model.wide_ngrams", "init.vectors"),
     *("optim.lr", "optim.ema"),
 )
@@ -83,25 +82,31 @@ class Resolved:
     """For each key that was ``auto``, in the order of the rules."""
 
 
-def resolve(config: RunConfig, cards: Callable[[], int | None] = lambda: None) -> Resolved:
-    """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``. ``cards``: the number of GPUs
-    that will train, None for CPUs; asked if the batch depends on it.
+def resolve(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: None) -> Resolved:
+    """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``. ``count_gpus``: the number of
+    GPUs that will train, None for CPUs; asked if the batch depends on it.
 
     A run that resumes with another value (``--allow``) or on GPUs keeps the values that it started with. Raises
     ``DataError`` if the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an
     unknown part of the model.
     """
     check_model(config.model)
-    config = for_task(config)
+    if config.task == LANGUAGE_MODEL:  # which trains the first recurrent layer only
+        config = replace(config, model=replace(config.model, num_layers=1, wide=0))
     if config.allow and keys_to_resolve(config):
-        config = as_begun(config)
+        config = restore_values(config)
     if not keys_to_resolve(config):
         return Resolved(config, {})
-    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    number = cards() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
-    config = config if number is None else as_begun(config)
+    manifest = read_rows(config)
+    gpus = count_gpus() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
+    config = config if gpus is None else restore_values(config)
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
-    return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), number or 1)
+    return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), gpus or 1)
+
+
+def read_rows(config: RunConfig) -> Manifest:
+    """The manifest of the rows that a run uses. Raises ``DataError`` if it cannot be read."""
+    return rows_of_task(config.task, read_data(config.data), config.data, config.fold)
 
 
 def processes_on_cores(config: RunConfig, cores: int) -> Choice:
@@ -111,110 +116,103 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
     figures. Raises ``DataError`` if the dataset cannot be read.
     """
-    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    manifest = read_rows(config)
     tokens, rows = manifest.tokens(TRAIN), config.global_batch
-    a_step = tokens * rows // max(1, manifest.rows(TRAIN))
-    fewest = max(1, exchanged_parameters(config, manifest) // PARAMETERS_A_TOKEN)
+    step_tokens = tokens * rows // max(1, manifest.rows(TRAIN))
+    process_tokens = max(1, exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)
     limits = [
         (cores, f"on {counted(cores, 'core')}"),
-        (rows // FEWEST_ROWS, f"each with {FEWEST_ROWS} or more of the {rows} rows of a step"),
-        (a_step // fewest, f"each with {fewest:,} or more of the {a_step:,} tokens of a step"),
+        (rows // MIN_ROWS_PER_PROCESS, f"each with {MIN_ROWS_PER_PROCESS} or more of the {rows} rows of a step"),
+        (
+            step_tokens // process_tokens,
+            f"each with {process_tokens:,} or more of the {step_tokens:,} tokens of a step",
+        ),
         (psutil.virtual_memory().available // PROCESS_BYTES, "as free memory holds"),
     ]
-    number, why = min(limits)
-    if number > 1 and tokens * config.epochs < WORTH_TOKENS:
-        number, why = 1, f"for {tokens * config.epochs:,} tokens in all starting more would take longer"
-    return Choice(str(max(1, number)), f"of one thread, {why}; several threads would wait for each other")
+    number, reason = min(limits)
+    if number > 1 and tokens * config.epochs < MIN_PARALLEL_TOKENS:
+        number, reason = 1, f"for {tokens * config.epochs:,} tokens in all starting more would take longer"
+    return Choice(str(max(1, number)), f"of one thread, {reason}; several threads would wait for each other")
 
 
 def keys_to_resolve(config: RunConfig) -> list[str]:
+    """The keys that are ``auto``."""
     values = flat(to_dict(config))
-    return [key for key in BY_CORPUS if is_auto(values[key])]
+    return [key for key in AUTO_KEYS if is_auto(values[key])]
 
 
-def as_begun(config: RunConfig) -> RunConfig:
+def restore_values(config: RunConfig) -> RunConfig:
     """The configuration with each ``auto`` replaced by the value that its run started with, if there is a run."""
-    began = newest(config.run, lambda error: None)
-    if began is None:
+    checkpoint = newest(config.run, lambda error: None)
+    if checkpoint is None:
         return config
-    then = flat(began.state["config"])
-    return with_values(config, {key: then.get(key, "auto") for key in keys_to_resolve(config)})
+    values = flat(checkpoint.state["config"])
+    return with_values(config, {key: values.get(key, "auto") for key in keys_to_resolve(config)})
 
 
 def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The configuration with other values of dotted keys."""
     for key, value in values.items():
         part, _, name = key.rpartition(".")
-        changed = {part: replace(getattr(config, part), **{name: value})} if part else {name: value}
-        config = replace(config, **changed)
+        change = {part: replace(getattr(config, part), **{name: value})} if part else {name: value}
+        config = replace(config, **change)
     return config
 
 
-def for_task(config: RunConfig) -> RunConfig:
-    """The configuration without what its task does not use: pretraining trains the first recurrent layer only.
-
-    So one recipe serves a classifier and the language model that it starts from.
-    """
-    if config.task != LANGUAGE_MODEL:
-        return config
-    return replace(config, model=replace(config.model, num_layers=1, wide=0))
-
-
-def decide(config: RunConfig, corpus: Corpus, cards: int = 1) -> Resolved:
+def decide(config: RunConfig, corpus: Corpus, gpus: int = 1) -> Resolved:
     """Apply the rules: batch and steps first, since the learning rates depend on them."""
     values = flat(to_dict(config))
     reasons: dict[str, Choice] = {}
 
-    def settle(key: str, value: Any, name: str, said: str, why: str) -> Any:
-        """The user's value of a key, or ``value`` if it is ``auto``; ``said``: value in words, ``why``: reason."""
+    def resolve_key(key: str, value: Any, name: str = "", description: str = "", reason: str = "") -> Any:
+        """The user's value of a key, or ``value`` if it is ``auto``, which is then described under ``name``."""
         if is_auto(values[key]):
             values[key] = value
-            if said:
-                reasons[name] = Choice(said, why)
+            if description:
+                reasons[name] = Choice(description, reason)
         return values[key]
 
-    enough = round(STEPS * math.sqrt(min(1, SHORT * corpus.rows / max(corpus.tokens, 1))))
-    batch = batch_of(corpus, cards, enough)
-    on = f" on {cards} GPUs" if cards > 1 else ""
-    batch = settle("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows{on}")
-    steps_a_pass = max(1, math.ceil(corpus.rows / batch))
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(enough / steps_a_pass)))
-    epochs = settle("epochs", epochs, "epochs", str(epochs), f"of {steps_a_pass:,} steps, for {enough:,}")
-    steps = epochs * steps_a_pass
-    patience = max(PATIENT, epochs // 3) if epochs > PATIENT else None
-    waits = "" if patience is None else f"{patience} epochs without improvement"
-    settle("patience", patience, "patience", waits, f"a third of {epochs}" if patience != PATIENT else "the least")
-    longest = LONGEST if corpus.tokens >= max(LONG * corpus.rows, ENOUGH) else SHARED_UP_TO
-    longest = settle("model.wide_ngrams", longest, "", "", "")
-    buckets = buckets_of(corpus, longest)
-    why = f"for n-grams of up to {longest} words"
-    settle("model.wide", buckets, "wide part", f"{buckets:,} buckets", why)
-    own = not config.initial_weights
-    settle("init.vectors", "own" if own else "none", "vectors", "" if own else "random", "init.weights has its own")
+    min_steps = round(MIN_STEPS * math.sqrt(min(1, SHORT_TOKENS * corpus.rows / max(corpus.tokens, 1))))
+    batch, on_gpus = choose_batch(corpus, gpus, min_steps), f" on {gpus} GPUs" if gpus > 1 else ""
+    batch = resolve_key("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows{on_gpus}")
+    epoch_steps = max(1, math.ceil(corpus.rows / batch))
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(min_steps / epoch_steps)))
+    epochs = resolve_key("epochs", epochs, "epochs", str(epochs), f"of {epoch_steps:,} steps, for {min_steps:,}")
+    steps = epochs * epoch_steps
+    patience = max(MIN_PATIENCE, epochs // 3) if epochs > MIN_PATIENCE else None
+    wait = "" if patience is None else f"{patience} epochs without improvement"
+    resolve_key("patience", patience, "patience", wait, f"a third of {epochs}, at least {MIN_PATIENCE}")
+    is_long = corpus.tokens >= max(LONG_TEXT_TOKENS * corpus.rows, MIN_LONG_TOKENS)
+    ngram_words = resolve_key("model.wide_ngrams", MAX_NGRAM_WORDS if is_long else SHARED_UP_TO)
+    buckets = choose_buckets(corpus, ngram_words)
+    resolve_key("model.wide", buckets, "wide part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words")
+    if config.initial_weights:
+        resolve_key("init.vectors", "none", "vectors", "random", "init.weights has its own")
+    resolve_key("init.vectors", "own")
     rate = LR * math.sqrt(max(1.0, batch / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
     rate = float(f"{rate:.2g}")
-    settle("optim.lr", rate, "rate", f"{rate:g}", f"for {batch:,} rows a step")
-    horizon = max(2, round(AVERAGED * steps))
-    settle("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    return Resolved(with_values(config, {key: values[key] for key in BY_CORPUS}), reasons)
+    resolve_key("optim.lr", rate, "rate", f"{rate:g}", f"for {batch:,} rows a step")
+    horizon = max(2, round(AVERAGE_SHARE * steps))
+    resolve_key("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
+    return Resolved(with_values(config, {key: values[key] for key in AUTO_KEYS}), reasons)
 
 
-def batch_of(corpus: Corpus, cards: int, enough: int) -> int:
+def choose_batch(corpus: Corpus, gpus: int, min_steps: int) -> int:
     """A power of two near the square root of the rows, divided.
 
-    Several GPUs take a multiple, as long as the fewest epochs still have ``enough`` steps.
+    Several GPUs take a multiple, as long as the fewest epochs still have ``min_steps``.
     """
-    wanted = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / ROWS_A_BATCH))
-    batch = int(min(LARGEST_BATCH, max(SMALLEST_BATCH, wanted)))
-    alone = batch
-    while 2 * batch <= cards * alone and FEWEST_EPOCHS * corpus.rows >= 2 * batch * enough:
+    batch_near_root = 2 ** round(math.log2(math.sqrt(max(corpus.rows, 1)) / BATCH_DIVISOR))
+    batch = single_batch = int(min(MAX_BATCH, max(MIN_BATCH, batch_near_root)))
+    while 2 * batch <= gpus * single_batch and MIN_EPOCHS * corpus.rows >= 2 * batch * min_steps:
         batch *= 2
     return batch
 
 
-def buckets_of(corpus: Corpus, longest: int) -> int:
-    """A power of two, at least ``ROOM`` times the number of n-grams, within the maximum size of the table."""
+def choose_buckets(corpus: Corpus, ngram_words: int) -> int:
+    """A power of two, at least ``BUCKETS_PER_NGRAM`` times the n-grams, within the maximum size of the table."""
     outputs = 1 if corpus.classes == 2 else corpus.classes
-    most = min(LARGEST_WIDE, 2 ** int(math.log2(max(2, WIDE_NUMBERS // max(outputs, 1)))))
-    wanted = 2 ** math.ceil(math.log2(max(2, ROOM * corpus.tokens * max(2, longest))))
-    return int(min(most, max(SMALLEST_WIDE, wanted)))
+    max_buckets = min(MAX_BUCKETS, 2 ** int(math.log2(max(2, MAX_WIDE_NUMBERS // max(outputs, 1)))))
+    ngrams = corpus.tokens * max(2, ngram_words)
+    buckets = 2 ** math.ceil(math.log2(max(2, BUCKETS_PER_NGRAM * ngrams)))
+    return int(min(max_buckets, max(MIN_BUCKETS, buckets)))

@@ -1,58 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of rank 0: events to sinks, checkpoints in a background thread, bundle and status.
+"""The run directory while this process trains in it: lock, status, metrics, checkpoints; and events for the sinks.
 
-On every other rank, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
+On every rank but 0, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
 directory is claimed to the end of the block, also after an exception. An error in writing is kept in ``failure``: one
 rank must not stop alone, so the run raises it on all ranks at their next synchronisation.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-import torch
-
-from harness.config import CheckpointConfig, RunConfig
-from harness.inference.bundle import write_bundle
-from harness.model.networks import AnyNetwork, build_network, load_weights
-from harness.ranks import stopping
+from harness.config import RunConfig
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
-from harness.rundir.bundle_files import INDEX, read_info, write_vocabulary
+from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import storage
+from harness.rundir.lock import claim
 from harness.rundir.metrics_log import KINDS, MetricsLog
 from harness.rundir.records import (
     Ending,
-    claim,
     note_attempt,
     read_status,
     write_config,
     write_environment,
     write_status,
 )
-from harness.scores.calibration import Decision
 from harness.tracking.tracking import Sink
+from harness.training.checkpointer import Checkpointer
 from harness.training.throughput import TIMING
 from harness.training.trainer import Tensors
 from preprocessing.base.errors import UserError
+from preprocessing.base.signals import PREEMPTED
 from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import tell
-from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import home_of
-
-FIRST_S = 60.0
-"""Latest time of the first checkpoint, so that an early failure does not lose the startup work."""
-NICENESS = 19
-"""Niceness of the writing thread: training has priority, except while it waits for the thread."""
 
 
 def ending_of(error: BaseException | None, step: int) -> Ending:
@@ -60,90 +46,10 @@ def ending_of(error: BaseException | None, step: int) -> Ending:
     if error is None:
         return Ending("finished", step)
     if isinstance(error, Preempted):
-        return Ending("preempted", step, stopping.EXIT_CODE, str(error))
+        return Ending("preempted", step, PREEMPTED, str(error))
     if isinstance(error, UserError):
         return Ending("failed", step, error.exit_code, str(error))
     return Ending("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
-
-
-class Checkpointer:
-    """Writes checkpoints on rank 0, from copies of the state; one at a time."""
-
-    def __init__(self, run: Path, config: CheckpointConfig, device: torch.device, sync: Callable[[], None]) -> None:
-        """``sync`` flushes the metrics to disk; called before each checkpoint, which stores the size of their files."""
-        self.run, self.config, self.sync = run, config, sync
-        self.device = device.type
-        self.copies: Tensors = {}
-        """On the CPU, pinned for CUDA; reused by each save."""
-        self.thread: threading.Thread | None = None
-        self.failure: Exception | None = None
-        """The first error in writing; nothing is written after it."""
-        self.due_at = time.monotonic() + min(FIRST_S, config.every_s)
-
-    def is_due(self) -> bool:
-        """Whether ``every_s`` have passed since the last checkpoint, or ``FIRST_S`` since the start without one.
-
-        Call it on one rank only: clocks differ.
-        """
-        return time.monotonic() >= self.due_at
-
-    def save(self, tensors: Tensors, state: dict[str, Any], *, wait: bool) -> None:
-        """Copy the state and write it, in the background unless ``wait``. The checkpoint of the best validation so far
-        is kept.
-        """
-        self.wait()  # cannot hang: see there
-        if self.failure is not None:
-            return
-        self.copy(tensors)
-        copied = None if self.device == "cpu" else torch.cuda.Event()
-        if copied is not None:
-            copied.record()
-        self.due_at = time.monotonic() + self.config.every_s
-
-        def write() -> None:
-            try:
-                self.write(state, copied, wait=wait)
-            except Exception as error:  # in a thread nobody would learn of it
-                self.failure = error
-
-        if wait:
-            write()
-        else:
-            self.thread = threading.Thread(target=write, name="padless-checkpoint", daemon=True)
-            self.thread.start()
-
-    def write(self, state: dict[str, Any], copied: torch.cuda.Event | None, *, wait: bool) -> None:
-        """Write the copied tensors and ``state``, after ``copied`` says that they are whole; then remove old
-        checkpoints. Raises ``StorageError``.
-        """
-        if not wait:  # on Linux, per thread
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-        if copied is not None:
-            device = "the device to copy a checkpoint, and with it gradients"
-            with HEARTBEAT.waiting(device) if wait else nullcontext():
-                copied.synchronize()
-        with storage(checkpoint.path_of(self.run, state["step"])):
-            self.sync()
-            checkpoint.write(self.run, state["step"], self.copies, state)
-            old = set(checkpoint.steps(self.run)[: -self.config.keep_last])
-            checkpoint.delete(self.run, old - {state["selection"]["best_step"]})
-
-    def copy(self, tensors: Tensors) -> None:
-        """Copy the tensors, so that training can continue at once; on CUDA asynchronous, in stream order."""
-        for file, named in tensors.items():
-            held = self.copies.setdefault(file, {})
-            for name, tensor in named.items():
-                if name not in held:
-                    held[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self.device == "cuda")
-                held[name].copy_(tensor, non_blocking=True)
-
-    def wait(self) -> None:
-        """Wait for the current write, if any."""
-        if self.thread is not None:
-            # cannot hang, except on a disk that does not respond: the process then blocks in the kernel, where it
-            # cannot enforce a limit; the other ranks time out with a message, the launcher after a stop signal
-            self.thread.join()
-            self.thread = None
 
 
 class RunWriter(Sink):
@@ -156,40 +62,36 @@ class RunWriter(Sink):
         """Touches no file yet."""
         self.config, self.active = config, active
         self.directory = Path(config.run)
-        self.bundle = self.directory / layout.BUNDLE
         self.sinks: list[Sink] = []
         self.step = 0
         """The latest known step."""
-        self.began = time.monotonic()
+        self.started = time.monotonic()
         """The start of the run; of a resumed one, as many seconds ago as it had taken up to its checkpoint."""
         self.lock: TextIO | None = None
-        self.begun = False
-        self.had_finished = False
-        """When this start claimed the directory, it held a finished run."""
+        self.keeps_status = False
+        """The directory holds a finished run, and this start has not passed its checks."""
         self.metrics: MetricsLog | None = None
-        self.unlogged: UserError | None = None
+        self.metrics_error: UserError | None = None
         """The first error in writing figures; none are written after it."""
         self.checkpointer: Checkpointer | None = None
-        self.origin: dict[str, Any] = {}
-        """Origin of the weights: vectors, pretrained weights."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""
-        if self.metrics is not None and self.unlogged is None and kind in KINDS:
+        if self.metrics is not None and self.metrics_error is None and kind in KINDS:
             try:
                 if kind != TEST:
                     timing = {key: values[key] for key in ("step", *TIMING) if key in values}
                     self.metrics.write(kind, timing, layout.THROUGHPUT)
                 self.metrics.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             except UserError as error:
-                self.unlogged = error
+                self.metrics_error = error
         for sink in self.sinks:
             sink.log(kind, values)
 
     @property
     def seconds(self) -> float:
         """Time that the run has taken, with vectors and linear part, without what an interruption lost."""
-        return round(time.monotonic() - self.began, 3)
+        return round(time.monotonic() - self.started, 3)
 
     def say(self, text: str) -> None:
         """Pass a sentence to all sinks."""
@@ -199,17 +101,17 @@ class RunWriter(Sink):
     def claim(self) -> None:
         """Lock the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
-            self.lock = claim(self.config)
-            self.had_finished = read_status(self.directory).get("state") == "finished"
+            self.lock = claim(self.directory)
+            self.keeps_status = read_status(self.directory).get("state") == "finished"
 
     def go_on(self, step: int) -> None:
         """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
-        self.begun = True
+        self.keeps_status = False
         for sink in self.sinks:
             sink.begin()
-        self.status(step)
+        self.write_step(step)
         if self.active:
-            HEARTBEAT.last_words = self.give_up
+            HEARTBEAT.last_words = self.write_failure
 
     def open(self, session: Session, start: Checkpoint | None, settings: dict[str, str]) -> None:
         """Write the files that describe this start, and remove what is newer than the checkpoint."""
@@ -221,8 +123,8 @@ class RunWriter(Sink):
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, settings)
-            write_vocabulary(self.bundle, home_of(self.config.data))
-        self.began -= state["seconds"]
+            write_vocabulary(self.directory / layout.BUNDLE, home_of(self.config.data))
+        self.started -= state["seconds"]
         self.metrics = MetricsLog(self.directory, state)
         self.checkpointer = Checkpointer(self.directory, self.config.checkpoint, session.device, self.metrics.sync)
 
@@ -230,41 +132,23 @@ class RunWriter(Sink):
         """Write a checkpoint."""
         if self.checkpointer is not None and self.metrics is not None:
             self.step = state["step"]
-            whole = state | self.metrics.state() | {"seconds": self.seconds}
-            self.checkpointer.save(tensors, whole, wait=wait)
+            state = state | self.metrics.state() | {"seconds": self.seconds}
+            self.checkpointer.save(tensors, state, wait=wait)
 
     @property
     def failure(self) -> Exception | None:
         """The first error in writing, if any."""
-        return self.unlogged or (self.checkpointer.failure if self.checkpointer is not None else None)
+        return self.metrics_error or (self.checkpointer.failure if self.checkpointer is not None else None)
 
-    def status(self, step: int) -> None:
+    def write_step(self, step: int) -> None:
         """Write ``step`` to ``status.json``. Raises ``StorageError``."""
         self.step = step
         if self.active:
             write_status(self.directory, Ending("running", step))
 
-    def keep(self, network: AnyNetwork, manifest: Manifest, step: int, decision: Decision) -> None:
-        """Write the best weights so far, of ``step``, as the bundle. Raises ``StorageError``."""
-        if self.active:
-            with storage(self.bundle):
-                write_bundle(self.bundle, network, manifest, step, decision, **self.origin)
-
-    def restore_bundle(self, manifest: Manifest, step: int | None, decision: Decision) -> None:
-        """Restore the best weights from their checkpoint if the bundle is of a later epoch, which is trained again.
-
-        Raises ``DataError`` if that checkpoint is missing.
-        """
-        if not self.active or step is None:
-            return
-        if (self.bundle / INDEX).exists() and read_info(self.bundle).step == step:
-            return
-        best = checkpoint.verify(checkpoint.path_of(self.directory, step))
-        weights, others = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
-        weights |= {name: others[f"average.{name}"] for name in weights if f"average.{name}" in others}
-        network = build_network(self.config, manifest)
-        load_weights(network, weights, best.path)
-        self.keep(network, manifest, step, decision)
+    def write_failure(self, reason: str) -> None:
+        """Record a failure; called by the watchdog thread before it ends the process."""
+        write_status(self.directory, Ending("failed", self.step, 1, reason))
 
     def __enter__(self) -> RunWriter:
         return self
@@ -279,28 +163,30 @@ class RunWriter(Sink):
         HEARTBEAT.last_words = None
         if self.checkpointer is not None:
             self.checkpointer.wait()  # cannot hang: see there
-        ended = error if error is not None and not isinstance(error, Preempted) else self.failure or error
-        ending = ending_of(ended, self.step)
-        unwritten: UserError | None = None
-        if self.lock is not None and not (self.had_finished and not self.begun and isinstance(ended, UserError)):
-            if isinstance(ended, Exception) and not isinstance(ended, UserError | Preempted):  # a bug, told only here
-                where = self.directory / layout.STATUS
-                tell(f"error: {ending.reason} (at step {ending.step}; also in {where})")
-            try:
-                write_status(self.directory, ending)
-            except UserError as full:
-                unwritten = full
-                if ending.exit_code not in (0, full.exit_code):  # else raised below, for this file or another
-                    tell(f"warning: {full}")
+        is_failure = error is not None and not isinstance(error, Preempted)
+        cause = error if is_failure else self.failure or error
+        ending = ending_of(cause, self.step)
+        storage_error = self.write_ending(ending, cause)
         for sink in self.sinks:
             sink.close(ending)
         if self.lock is not None:
             self.lock.close()
-        ended = ended or unwritten  # else a job script never learns that the run has finished
-        if ended is not None and ended is not error:
-            raise ended
-        return isinstance(ended, Preempted)
+        cause = cause or storage_error  # else a job script never learns that the run has finished
+        if cause is not None and cause is not error:
+            raise cause
+        return isinstance(cause, Preempted)
 
-    def give_up(self, reason: str) -> None:
-        """Record a failure; called by the watchdog thread before it ends the process."""
-        write_status(self.directory, Ending("failed", self.step, 1, reason))
+    def write_ending(self, ending: Ending, cause: BaseException | None) -> UserError | None:
+        """Write the end to ``status.json``; the error if that fails, which is printed beside another one."""
+        if self.lock is None or (self.keeps_status and isinstance(cause, UserError)):
+            return None
+        if isinstance(cause, Exception) and not isinstance(cause, UserError | Preempted):  # a bug, told only here
+            path = self.directory / layout.STATUS
+            tell(f"error: {ending.reason} (at step {ending.step}; also in {path})")
+        try:
+            write_status(self.directory, ending)
+        except UserError as error:
+            if ending.exit_code not in (0, error.exit_code):  # else raised, for this file or another
+                tell(f"warning: {error}")
+            return error
+        return None

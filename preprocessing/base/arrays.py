@@ -42,11 +42,11 @@ def unpadded(rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def segment_hashes(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint64 per segment of uint64 values: a sum over them, each weighted by its place, and their number."""
+    """uint64 per segment of uint64 values: a sum over them, each weighted by its position, and their number."""
     sizes = np.diff(offsets)
-    place = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)
+    position = np.arange(len(values)) - np.repeat(offsets[:-1], sizes)
     weights = splitmix64(np.arange(int(sizes.max(initial=1)), dtype=np.uint64)) | np.uint64(1)
-    return splitmix64(segment_sums(values * weights[place], offsets) + sizes.astype(np.uint64))
+    return splitmix64(segment_sums(values * weights[position], offsets) + sizes.astype(np.uint64))
 
 
 def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -82,15 +82,15 @@ def record_batches(source: Any) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     ``source`` is a ``pyarrow`` file. The buffers are checked against the lengths of the arrays. Raises ``ValueError``
     or ``pyarrow.ArrowException`` for another file, and for compressed batches.
     """
-    whole = source.read_buffer()
-    if whole.slice(0, min(len(MAGIC), whole.size)).to_pybytes() != MAGIC:
+    buffer = source.read_buffer()
+    if buffer.slice(0, min(len(MAGIC), buffer.size)).to_pybytes() != MAGIC:
         raise ValueError("it does not begin like an Arrow file")
-    reader = pa.ipc.open_stream(pa.BufferReader(whole.slice(len(MAGIC))))
+    reader = pa.ipc.open_stream(pa.BufferReader(buffer.slice(len(MAGIC))))
     batches = list[pa.RecordBatch]()
     for batch in reader:
         batch.validate()
         batches.append(batch)
-        buffers = [one for column in batch.columns for one in column.buffers() if one]
-        if not all(whole.address <= one.address < whole.address + whole.size for one in buffers):
+        buffers = [data for column in batch.columns for data in column.buffers() if data]
+        if not all(buffer.address <= data.address < buffer.address + buffer.size for data in buffers):
             raise ValueError("it holds compressed rows, which cannot be mapped")
     return reader.schema, batches

@@ -94,9 +94,9 @@ def remove(path: Path) -> None:
 
 def vanish(folder: Path) -> None:
     """Rename a folder to a temporary name, then remove it, so that a kill never leaves a partial folder of its name."""
-    gone = unfinished(folder)
-    os.rename(folder, gone)
-    shutil.rmtree(gone, ignore_errors=True)  # NFS keeps a lock file that is in use; the next start removes it
+    doomed = unfinished(folder)
+    os.rename(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)  # NFS keeps a lock file that is in use; the next start removes it
 
 
 def is_abandoned(name: str) -> bool:
@@ -116,10 +116,10 @@ def sweep(path: str | Path) -> None:
 
 def remove_abandoned(folder: Path, pattern: str) -> None:
     """Remove what ended processes of this machine left in a folder, for final names of a pattern."""
-    for left in folder.glob(f"{pattern}{TEMPORARY_MARK}*"):
-        if is_abandoned(left.name):
+    for leftover in folder.glob(f"{pattern}{TEMPORARY_MARK}*"):
+        if is_abandoned(leftover.name):
             with suppress(OSError):
-                remove(left)
+                remove(leftover)
 
 
 @contextmanager
@@ -132,8 +132,8 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not (path.is_dir() and path.is_symlink()):
-        what = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # a rename would replace it
-        raise OSError(errno.EISDIR, what, str(path))
+        problem = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # a rename would replace it
+        raise OSError(errno.EISDIR, problem, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = unfinished(path)
     try:
@@ -160,8 +160,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
         temporary.mkdir()
         yield temporary
-        for inside in temporary.rglob("*"):
-            fsync(inside)
+        for entry in temporary.rglob("*"):
+            fsync(entry)
         if path.exists():
             raise FileExistsError(errno.EEXIST, "File exists", str(path))
 
@@ -188,12 +188,12 @@ def append_line(path: str | Path, line: str) -> bytes:
     If a killed process left a last line without a newline, a newline is added first.
     """
     with open(path, "a+b", buffering=0) as file:
-        before = os.fstat(file.fileno()).st_size
+        old_size = os.fstat(file.fileno()).st_size
         data = f"{line}\n".encode()
-        if before and os.pread(file.fileno(), 1, before - 1) != b"\n":
+        if old_size and os.pread(file.fileno(), 1, old_size - 1) != b"\n":
             data = b"\n" + data
         if file.write(data) != len(data):
-            file.truncate(before)
+            file.truncate(old_size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     return data
 
@@ -253,14 +253,14 @@ def recover(target: Path) -> None:
         fsync(target.parent)
 
 
-def exchanged(one: Path, other: Path) -> bool:
+def exchanged(first: Path, second: Path) -> bool:
     """Exchange two names in one step; False where the system cannot. Raises ``OSError``."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
         return False
-    failed = library.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), EXCHANGE)
+    failed = library.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), EXCHANGE)
     if failed and (number := ctypes.get_errno()) not in NOT_HERE:
-        raise OSError(number, os.strerror(number), str(one), None, str(other))
+        raise OSError(number, os.strerror(number), str(first), None, str(second))
     return not failed
 
 
@@ -281,17 +281,17 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> Us
 
     ``otherwise`` names the alternative.
     """
-    named = str(error.filename2 or error.filename or path)  # a copy's target comes second
-    name, what = final_of(named), error.strerror or str(error)
+    failed_path = str(error.filename2 or error.filename or path)  # a copy's target comes second
+    name, reason = final_of(failed_path), error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return DataError(
-            f"{name}: gone while it was needed ({what}); put it back, and run the same command to continue"
+            f"{name}: gone while it was needed ({reason}); put it back, and run the same command to continue"
         )
-    if error.errno in (errno.EACCES, errno.EPERM) and not is_readable(named):
-        return DataError(f"{name}: cannot be read ({what}); get the permission from its owner, or name another")
+    if error.errno in (errno.EACCES, errno.EPERM) and not is_readable(failed_path):
+        return DataError(f"{name}: cannot be read ({reason}); get the permission from its owner, or name another")
     kind = ConfigError if error.errno in OTHER_KIND else StorageError
-    mend = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{GO_ON}, or {otherwise}"
-    return kind(f"{name}: cannot be written ({what}); {mend}")
+    advice = otherwise if error.errno in OTHER_KIND | NOT_ALLOWED else f"{GO_ON}, or {otherwise}"
+    return kind(f"{name}: cannot be written ({reason}); {advice}")
 
 
 def is_readable(path: str) -> bool:
@@ -317,9 +317,9 @@ def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> 
         raise ConfigError(f"--output {path}: is a folder; name a file")
     if path.is_symlink():
         raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
-    if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, one) for one in words):
-        other = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
-        raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {other}")
+    if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, word) for word in words):
+        advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
+        raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {advice}")
 
 
 def told(error: OSError) -> UserError | None:

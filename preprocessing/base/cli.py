@@ -2,32 +2,44 @@
 """The command line: a table of commands; arguments and YAML files become an instance of a configuration class.
 
 Both packages have a table of commands in ``__main__``. It names functions and configuration classes as
-``module:name``; a command imports only its own, so ``--help`` and a misspelt command do not wait for torch. The options
-are those of ``preprocessing.base.configuration``. An error is one line with the file or key and the nearest known key.
+``module:name``; a command imports only its own, so ``--help`` and a misspelt command do not wait for torch. An error is
+one line with the file or key and the nearest key.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
-from functools import partial
+from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from preprocessing.base import atomic, configuration, processes
-from preprocessing.base.configuration import NULL, build, choices_of, groups_of, options_of, takes_list
+from preprocessing.base import atomic, configuration
+from preprocessing.base.arguments import (
+    APP_SETTINGS,
+    CONFIG,
+    app_of_options,
+    output_key,
+    print_help,
+    split_arguments,
+    without_markup,
+)
+from preprocessing.base.configuration import NULL, build, groups_of, options_of
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.help_page import Page, block, nearest, paragraph, render, suggestion
 from preprocessing.base.installed import VERSION, load
+from preprocessing.base.signals import COMMAND, STOP
+from preprocessing.base.suggestions import suggestion
 from preprocessing.base.terminal import Guarded, bare, tell
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 Config = TypeVar("Config")
 PROG = "padless"
@@ -35,17 +47,15 @@ NOTE = (
     "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
-OWN = ("config", "help", "print_config")
-"""Options that every command has."""
+ALL_KEYS = "all"
+"""The topic of ``--help`` with all keys."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
 """Key of a YAML file for one command, and for the other."""
-OPTION = re.compile(r"-(-|[A-Za-z])[\w.-]*(=.*)?", re.DOTALL)
-"""An argument that is no word; one with a blank before its value is."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A line of the table."""
+    """A line of the table. What other tools call a command stands in ``elsewhere.csv``."""
 
     name: str
     words: str
@@ -56,10 +66,6 @@ class Command:
     """``module:function``, called with an instance of ``config``. Returns the exit code or None."""
     config: str
     """``module:class`` of its options, a dataclass for ``parse``."""
-    heading: str = ""
-    """Of the part of the list that begins with this command."""
-    elsewhere: str = ""
-    """Its names in other tools, with commas; one may be followed by what it takes here, as in ``pretrain --task …``."""
     first: tuple[str, ...] = ()
     """The most important keys, for the first screen of ``--help``; none: the command has few, and all are shown."""
     example: str = ""
@@ -69,59 +75,46 @@ class Command:
 def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
-    Without a command, print the list of commands and ``note``, and return 2. Raises ``ConfigError`` for an unknown
-    command; the sentence names the nearest, by its names here and in other tools.
+    Without a command, print the list of commands and ``note``, and return 2. ``--completion SHELL`` prints a script for
+    bash, zsh or fish. Raises ``ConfigError`` for an unknown command.
     """
-    word, *rest = argv or ["help"]
-    if len(argv) == 2 and "help" in argv:
-        word, rest = argv[word == "help"], ["--help"]
-    if word in ("-h", "--help", "help"):
-        print(overview(commands, prog, note))
+    word, *arguments_after = argv or ["--help"]
+    if word in ("-h", "--help", "help", "--completion"):
+        app = app_of_commands(commands, prog, note, has_options=word == "--completion")
+        if word == "--completion":
+            shell: Any = "".join(arguments_after[:1]) or "bash"
+            script = app.generate_completion(shell=shell)
+            print(script.replace("complete -F", "complete -o default -F"))  # files, where nothing else is offered
+        else:
+            print_help(app)
         return 0 if argv else 2
-    if word in ("-V", "--version", "version"):
+    if word in ("-V", "--version"):
         print(f"padless {VERSION}")
         return 0
-    meant: dict[str, str] = {}
-    for command in commands:
-        if word == command.name:
-            return call(command, rest, prog, commands)
-        for other in (command.name, *filter(None, command.elsewhere.split(", "))):
-            name, _, options = other.partition(" ")
-            meant[name] = f"{prog} {command.name} {options}".strip()
-    if near := nearest(word.lstrip("-").removesuffix(".py").replace("-", "_").lower(), meant):
-        raise ConfigError(f"{word}: no such command; did you mean {meant[near]}?")
-    if word.startswith("-"):
-        raise ConfigError(f"{word}: a command comes first, as in {commands[0].example}")
-    raise ConfigError(f"{word}: no such command; {prog} --help lists them")
-
-
-def overview(commands: Sequence[Command], prog: str, note: str) -> str:
-    """The list of commands, with arguments and summaries."""
-    heads = [f"{one.name} {one.words}".strip() for one in commands]
-    column = max(map(len, heads)) + 4
-    lines = [f"usage: {prog} COMMAND [options]; COMMAND --help says more", ""]
-    for head, one in zip(heads, commands, strict=True):
-        lines += ["", f"{one.heading}:"] if one.heading else []
-        lines.append(block(head, one.summary, column))
-    return "\n".join([*lines, "", paragraph(note), "", f"documentation: {configuration.DOCS / 'index.md'}"])
-
-
-def call(command: Command, argv: Sequence[str], prog: str, commands: Sequence[Command]) -> int:
-    """Read a command's options and arguments, then run it. Raises ``ConfigError`` for what it does not take."""
-    usage = " ".join(filter(None, (prog, command.name, command.words, "[--key value …]")))
-    page = Page(usage, command.first, command.example, partial(command_by_key, commands))
-    config = parse_all(load(command.config), argv, page)
+    command_by_name = {command.name: command for command in commands}
+    if word not in command_by_name:
+        hint = suggestion(
+            word.removesuffix(".py").lstrip("-"), command_by_name, f"{prog} ", f"{prog} --help lists them"
+        )
+        raise ConfigError(f"{word}: no such command; {hint}")
+    command = command_by_name[word]
+    usage = " ".join(filter(None, (prog, word, command.words, "[--key value …]")))
+    config = parse_command(load(command.config), arguments_after, usage, command)
     return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
-def command_by_key(commands: Sequence[Command]) -> dict[str, str]:
-    """Every key and group of keys, and the first command that has it."""
-    names: dict[str, str] = {}
-    for command in commands:
-        config_class = load(command.config)
-        for key in (*options_of(config_class), *groups_of(config_class)):
-            names.setdefault(key, command.name)
-    return names
+def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_options: bool) -> App:
+    """The list of commands, with the options of each where completions need them."""
+    from cyclopts import App
+
+    epilogue = f"{note}\n\ndocumentation: {configuration.DOCS / 'index.md'}"
+    app = App(prog, usage=f"{prog} COMMAND [options]; COMMAND --help says more", help_epilogue=epilogue, **APP_SETTINGS)
+    for rank, command in enumerate(commands):
+        config_class = load(command.config) if has_options else None
+        listed = app_of_options(config_class, options_of(config_class)) if config_class else App(**APP_SETTINGS)
+        listed.help, listed.sort_key = command.summary, rank
+        app.command(listed, name=command.name)
+    return app
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
@@ -132,41 +125,34 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Conf
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
-    config: Config = parse_all(config_class, argv, Page(f"{prog} [--key value …]"))
+    config: Config = parse_command(config_class, argv, f"{prog} [--key value …]")
     return config
 
 
-def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
-    """``parse`` with a page for ``--help``."""
-    alone, given = apart(argv, config_class)
-    options, keys, values = options_of(config_class), dict(given), dict[str, Any]()
-    if "config" not in keys and (default := getattr(config_class, "DEFAULT", None)):
-        values = from_file(config_class, default)
-    if "help" in keys:
-        print(render(page, keys["help"] or "", config_class, values))
+def parse_command(config_class: type, argv: Sequence[str], usage: str, command: Command | None = None) -> Any:
+    """``parse`` for a ``command``, whose help has an example."""
+    default = getattr(config_class, "DEFAULT", None)
+    values = read_values(config_class, default) if default else {}
+    help_positions = [position for position, argument in enumerate(argv) if argument in ("-h", "--help")]
+    if help_positions:
+        print_topic("".join(argv[help_positions[0] + 1 :][:1]), config_class, usage, command, values)
         raise SystemExit(0)
-    for key, value in given:
-        if key not in options and key not in OWN:
-            raise ConfigError(
-                f"{'' if key[:1] == '-' else '--'}{key}: no such option{unknown(config_class, key, page)}"
-            )
-        if value is None:
-            raise ConfigError(f"--{key}: a value follows it, as in --{key} VALUE")
-    words, left = filled(alone, keys, config_class)
-    every = [*given, *words]
-    for path in (value for key, value in every if key == "config"):
-        values |= from_file(config_class, configuration.find(path, getattr(config_class, "RECIPES", "")), page)
-    values |= {key: value for key, value in every if key in options}
-    if missing := next((key for key, one in options.items() if one.default is MISSING and key not in values), None):
-        raise ConfigError(f"--{missing} is missing, as in {page.example or page.usage}")
+    words, text_by_key = read_arguments(config_class, argv)
+    files, prints_config = text_by_key.pop(CONFIG, ()), text_by_key.pop("print_config", False)
+    extra_words = fill_words(words, text_by_key, config_class)
+    values = {} if files else values
+    for file in files:
+        values |= read_values(config_class, configuration.find(file, getattr(config_class, "RECIPES", "")))
+    values |= text_by_key
+    for key, option in options_of(config_class).items():
+        if option.default is MISSING and key not in values:
+            raise ConfigError(f"--{key} is missing, as in {(command and command.example) or usage}")
     config = build(config_class, values)
-    if left:
-        key = re.sub(r"^\W+|[=:\s].*", "", left[0])
-        hint = f"; did you mean -o {left[0]}?" if output_of(config_class) in {*options} - {*values} else ""
-        if key in options:
-            hint = f"; did you mean --{key} VALUE?"
-        raise ConfigError(f"{left[0]!r} is one word too many: {page.usage}{hint}")
-    if "print_config" in keys:
+    if extra_words:
+        raise ConfigError(
+            f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"
+        )
+    if prints_config:
         import yaml
 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
@@ -174,125 +160,96 @@ def parse_all(config_class: type, argv: Sequence[str], page: Page) -> Any:
     return config
 
 
-ANSWERS = ("true", "false", "yes", "no", "on", "off", "1", "0")
-"""What is taken for the value of a switch; of these, ``true``, ``false``, 1 and 0 are valid."""
+def print_topic(topic: str, config_class: type, usage: str, command: Command | None, values: Mapping[str, Any]) -> None:
+    """Print the first screen of help, or that of a ``topic``: all keys, a group or a key. ``values`` replace defaults.
 
-
-def output_of(config_class: type) -> str:
-    """The key that ``-o`` means."""
-    return getattr(config_class, "OUTPUT", "output")
-
-
-def filled(words: list[str], taken: Collection[str], config_class: type) -> tuple[list[tuple[str, Any]], list[str]]:
-    """The keys that positional arguments fill, with their values: those of ``SUBJECT`` that are not ``taken`` already;
-    and the arguments that are left. A key that takes a list takes all.
+    Raises ``ConfigError`` for another topic.
     """
-    found: list[tuple[str, Any]] = []
+    options, groups = options_of(config_class), groups_of(config_class)
+    visible_keys = [key for key in options if topic.removeprefix("--") in (ALL_KEYS, key, *key.split("."))]
+    about = [without_markup(config_class.__doc__ or "")]
+    if not topic:
+        visible_keys = [*(command.first if command and command.first else options), CONFIG, "print_config"]
+        about += [f"for example: {command.example}"] if command and command.example else []
+        about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help KEY: one; --help GROUP: {', '.join(groups)}")
+    elif not visible_keys:
+        hint = suggestion(topic, [*groups, *options], "--help ")
+        raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
+    app = app_of_options(config_class, visible_keys, values)
+    app.usage, app.help = usage, "\n\n".join(about)
+    print_help(app)
+
+
+def read_arguments(config_class: type, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """:func:`split_arguments`. Raises ``ConfigError`` for an unknown key, or one without its value."""
+    from cyclopts import CycloptsError
+    from cyclopts.exceptions import UnknownOptionError
+
+    try:
+        return split_arguments(config_class, argv)
+    except UnknownOptionError as error:
+        key = error.token.value.partition("=")[0]
+        raise ConfigError(f"{key}: no such option; {hint_of_key(config_class, key)}") from None
+    except CycloptsError as error:
+        raise ConfigError(str(error)) from None
+
+
+def fill_words(words: list[str], text_by_key: dict[str, Any], config_class: type) -> list[str]:
+    """Add the keys of ``SUBJECT`` that are not given, with the words that fill them; returns the other words.
+
+    A key that takes a list takes all. Raises ``ConfigError`` for a YAML file.
+    """
+    for word in words:
+        if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
+            raise ConfigError(f"{word}: a configuration file; name it as --config {word}")
     for key in getattr(config_class, "SUBJECT", ()):
-        if words and key not in taken:
-            several = takes_list(options_of(config_class)[key])
-            found.append((key, words if several else words[0]))
-            words = [] if several else words[1:]
-    return found, words
+        if words and key not in text_by_key:
+            takes_list = list in options_of(config_class)[key].kinds
+            text_by_key[key] = words if takes_list else words[0]
+            words = [] if takes_list else words[1:]
+    return words
 
 
-def as_words(given: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
-    plain = (bool, list, tuple, dict, NoneType)
-    return [f"--{key}={json.dumps(value, default=str) if isinstance(value, plain) else value}" for key, value in given]
+def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> str:
+    """The end of the sentence about a word too many."""
+    options, output = options_of(config_class), output_key(config_class)
+    key = re.sub(r"^\W+|[=:\s].*", "", word)
+    if key in options:
+        return f"; did you mean --{key} VALUE?"
+    return f"; did you mean -o {word}?" if output in options and output not in values else ""
 
 
-def apart(argv: Sequence[str], config_class: type) -> tuple[list[str], list[tuple[str, str | None]]]:
-    """The positional arguments, and every option's key with its value, None without one.
-
-    An option takes the next argument as its value, a switch only one of ``ANSWERS``. No option takes another option
-    as its value; an argument with a blank is no option. After ``--`` every argument is positional. Raises
-    ``ConfigError`` for a YAML file among the positional ones.
-    """
-    options, short = options_of(config_class), {"-h": "help", "-o": output_of(config_class)}
-    switches = {"print_config", *(key for key, one in options.items() if one.is_switch)}
-    alone, given, words = list[str](), list[tuple[str, str | None]](), list(argv)
-    while words:
-        word = words.pop(0)
-        if word == "--":
-            return alone + words, given
-        if not OPTION.fullmatch(word):
-            if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
-                raise ConfigError(f"{word}: a configuration file; name it as --config {word}")
-            alone.append(word)
-            continue
-        name, equals, rest = word.partition("=")
-        key = short.get(name, name.removeprefix("--"))
-        value = rest if equals else "true" if key in switches else None
-        if words and not equals:
-            text = " " in words[0] or not OPTION.fullmatch(words[0])
-            if words[0].lower() in ANSWERS if key in switches else text:
-                value = words.pop(0)
-        given.append((key, value))
-    return alone, given
+def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
+    """The end of the sentence about a key that a class does not have."""
+    options, name = options_of(config_class), key.lstrip("-")
+    keys = [dashes + other for other in options if other.startswith(f"{name}.")]
+    hint = f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
+    return hint + getattr(config_class, "HINT", "")
 
 
-def from_file(config_class: type, path: str, page: Page | None = None) -> dict[str, Any]:
+def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
-    options, groups, own = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
+    options, groups, section = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
     content, values = configuration.read_config(path), dict[str, Any]()
-    content.pop(SECTIONS.get(own, ""), None)
-    mine = content.pop(own) if isinstance(content.get(own), dict) else {}
-    for name, value in (*content.items(), *mine.items()):
-        nested = {} if value == NULL else value
-        if name in groups and isinstance(nested, dict):
-            values |= {f"{name}.{key}": one for key, one in nested.items()}
-        else:
-            values[name] = value
+    content.pop(SECTIONS.get(section, ""), None)
+    content |= content.pop(section) if isinstance(content.get(section), dict) else {}
+    for name, value in content.items():
+        texts = {} if value == NULL else value
+        is_group = name in groups and isinstance(texts, dict)
+        values |= {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
     for key in values:
         if key not in options:
-            what = "no value follows" if key in groups else "unknown key"
-            raise ConfigError(f"{path}: {what} {key!r}{unknown(config_class, key, page, dashes='')}")
+            raise ConfigError(f"{path}: unknown key {key!r}; {hint_of_key(config_class, key, dashes='')}")
     return values
 
 
-def unknown(config_class: type, key: str, page: Page | None, dashes: str = "--") -> str:
-    """The end of the sentence about a key that a class does not have."""
-    options, name = options_of(config_class), key.lstrip("-")
-    if dashes and name[:3] in ("o", "out") and output_of(config_class) in options:
-        return "; did you mean -o?"
-    if group := [dashes + one for one in options if one.startswith(f"{name}.")]:
-        column = "source.text_column" if name == "text" else ""
-        return f"{f'; a column is {dashes}{column}' * (column in options)}; its keys are {', '.join(group)}"
-    return suggestion(name, options, dashes, page.command_by_key() if page else {}) + getattr(config_class, "HINT", "")
-
-
-def complete(commands: Sequence[Command]) -> None:
-    """If a shell asks for completions, print them and end the process; else do nothing.
-
-    The shell starts the program at each press of TAB, with what was typed in ``COMP_LINE`` and with ``_ARGCOMPLETE``
-    set; docs/installing.md shows the setup. Where there is nothing to offer, argcomplete offers files.
-    """
-    if "COMP_LINE" not in os.environ:
-        return
-    import argcomplete
-
-    parser, typed = argparse.ArgumentParser(), {*os.environ["COMP_LINE"].split()}
-    every = parser.add_subparsers()
-    for command in commands:
-        one = every.add_parser(command.name)
-        if command.name not in typed:
-            continue
-        config_class = load(command.config)
-        options, recipes = options_of(config_class), getattr(config_class, "RECIPES", None)
-        offers = {one.add_argument("--config"): configuration.names(recipes) if recipes else []}
-        for key, option in options.items():
-            short = ["-o"] if key == output_of(config_class) else []
-            offers[one.add_argument(*short, f"--{key}", nargs="?" if option.is_switch else None)] = choices_of(
-                option.kind
-            )
-        for key in getattr(config_class, "SUBJECT", ()):
-            several = "*" if takes_list(options[key]) else "?"
-            offers[one.add_argument(f"word {key}", nargs=several)] = choices_of(options[key].kind)
-        for action, words in offers.items():
-            if words:
-                action.completer = argcomplete.ChoicesCompleter(words)  # type: ignore[arg-type, attr-defined]
-    argcomplete.autocomplete(parser, always_complete_options=False)
+def as_words(values: Iterable[tuple[str, Any]]) -> list[str]:
+    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
+    words: list[str] = []
+    for key, value in values:
+        is_structured = isinstance(value, (bool, list, tuple, dict, NoneType))
+        words.append(f"--{key}={json.dumps(value, default=str) if is_structured else value}")
+    return words
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
@@ -303,20 +260,20 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         redirect_stderr(Guarded(bare(sys.stderr or nowhere))),
     ):
         try:
-            processes.armed()
+            COMMAND.can_catch = True
             try:
                 try:
                     code = main(list(sys.argv[1:] if argv is None else argv)) or 0
                 finally:
                     sys.stdout.flush()  # a failure at interpreter exit could not be reported
             except Exception as error:
-                code = processes.told() if processes.heard() is not None else _said(error)
-            return processes.settle(code)
+                code = describe_failure(error) if STOP.signal is None else COMMAND.report_stop()
+            return COMMAND.fix_exit_code(code)
         except KeyboardInterrupt:
-            return processes.told()
+            return COMMAND.report_stop()
 
 
-def _said(error: Exception) -> int:
+def describe_failure(error: Exception) -> int:
     """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
     refusal = atomic.told(error) if isinstance(error, OSError) else error
     code = 1
@@ -325,7 +282,7 @@ def _said(error: Exception) -> int:
     elif isinstance(error, MemoryError):
         line = f"error: not enough memory ({error}); reduce batch or processes, or use a machine with more"
     elif isinstance(error, BrokenPipeError):
-        _print_nowhere()
+        discard_output()
         return 0
     elif isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename is not None:
         line, code = f"error: {error.filename}: {error.strerror}; name another", ConfigError.exit_code
@@ -336,10 +293,10 @@ def _said(error: Exception) -> int:
     try:
         sys.stdout.flush()
     except OSError:  # stdout is full; the line above says so
-        _print_nowhere()
+        discard_output()
     return code
 
 
-def _print_nowhere() -> None:
+def discard_output() -> None:
     """Discard buffered output; Python would report the failed flush at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

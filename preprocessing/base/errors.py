@@ -38,7 +38,7 @@ class StorageError(UserError):
     exit_code = 4
 
 
-ERRORS: dict[int, type[UserError]] = {one.exit_code: one for one in (ConfigError, DataError, StorageError)}
+ERRORS: dict[int, type[UserError]] = {error.exit_code: error for error in (ConfigError, DataError, StorageError)}
 
 
 def require(condition: bool, key: str, value: object, expected: str) -> None:

@@ -19,11 +19,11 @@ def is_importable(name: str) -> bool:
     return True
 
 
-def needed(name: str, what: str, extra: str = "") -> None:
-    """Raise ``ConfigError`` if a package cannot be imported; ``what`` needs it, ``extra`` of padless installs it."""
+def needed(name: str, feature: str, extra: str = "") -> None:
+    """Raise ``ConfigError`` if a package cannot be imported; ``feature`` needs it, ``extra`` of padless installs it."""
     if not is_importable(name):
         brings = f"padless[{extra}]" if extra else name.replace("_", "-")
-        raise ConfigError(f"{what}: {name} cannot be imported here; pip install '{brings}' brings it")
+        raise ConfigError(f"{feature}: {name} cannot be imported here; pip install '{brings}' brings it")
 
 
 def load(name: str) -> Any:

@@ -15,11 +15,11 @@ from msgspec import Meta
 from preprocessing.base.errors import ConfigError, DataError
 
 T = TypeVar("T")
-MOST = 1 << 53
+MAX_COUNT = 1 << 53
 """The largest count or size: beyond it a float no longer holds every integer."""
-AtLeast0 = Annotated[int, Meta(ge=0)]
-AtLeast1 = Annotated[int, Meta(ge=1)]
-Above0 = Annotated[float, Meta(gt=0)]
+AtLeast0 = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+AtLeast1 = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
+Above0 = Annotated[float, Meta(gt=0, le=MAX_COUNT)]
 Chance = Annotated[float, Meta(ge=0, lt=1)]
 Name = Annotated[str, Meta(min_length=1, description="that is not empty")]
 Line = Annotated[str, Meta(pattern=r"^(?!file:)[^\r\n]+\Z", description="on one line, without file: before a path")]
@@ -33,8 +33,8 @@ Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 """Seconds, at most a year: the clocks of some libraries end at more."""
 ShareText = Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}\Z", description="of the form i/n, as 3/8")]
 """One share of several, as in 3/8."""
-Count = Annotated[int, Meta(ge=0, le=MOST)]
-Positive = Annotated[int, Meta(ge=1, le=MOST)]
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+Positive = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 

@@ -34,7 +34,7 @@ MARKUP = re.compile(r"([\\`*_\[\]~|#!<>&])")
 
 def printable(text: str) -> str:
     """``text`` with control characters escaped; newlines and tabs stay."""
-    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def plain_line(text: str) -> str:
@@ -47,7 +47,15 @@ def public(text: str) -> str:
 
     A ``?`` of a pattern stays if the protocol has no queries.
     """
-    return ADDRESS.sub(_without_secrets, text) if "://" in text else text
+    return ADDRESS.sub(address_without_secrets, text)
+
+
+def address_without_secrets(match: re.Match[str]) -> str:
+    """An ``ADDRESS`` without user, password and query."""
+    protocol, place, query = match[1], match[3], match[4] or ""
+    if protocol.lower().startswith("http") or "=" in query:
+        query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
+    return f"{protocol}{place}{query}"
 
 
 def public_sentence(text: str) -> str:
@@ -63,32 +71,21 @@ def public_sentence(text: str) -> str:
 def public_values(value: Any) -> Any:
     """:func:`public` applied to all texts in nested lists and dicts."""
     if isinstance(value, dict):
-        return {key: public_values(each) for key, each in value.items()}
+        return {key: public_values(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [public_values(each) for each in value]
+        return [public_values(part) for part in value]
     return public(value) if isinstance(value, str) else value
-
-
-def _without_secrets(found: re.Match[str]) -> str:
-    protocol, place, query = found[1], found[3], found[4] or ""
-    if protocol.lower().startswith("http") or "=" in query:
-        query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
-    return f"{protocol}{place}{query}"
 
 
 def markdown(text: str) -> str:
     """A name on one line, with Markdown's markup escaped."""
-    return MARKUP.sub(r"\\\1", _one_line(text))
+    return MARKUP.sub(r"\\\1", " ".join(plain_line(public(text)).split()))
 
 
 def markdown_code(text: str) -> str:
     """A name as Markdown code; backticks become apostrophes."""
-    code = _one_line(text).replace("`", "'")
+    code = " ".join(plain_line(public(text)).split()).replace("`", "'")
     return f"`{code}`"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(plain_line(public(text)).split())
 
 
 def tell(sentence: str) -> None:
@@ -110,14 +107,14 @@ class Guarded:
     def write(self, text: str) -> int:
         """Write; returns the number of characters in ``text``."""
         wipe()
-        self.guarded.write(spelt(text, self.guarded))
+        self.guarded.write(escape_for_stream(text, self.guarded))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.guarded, name)
 
 
-def spelt(text: str, stream: TextIO) -> str:
+def escape_for_stream(text: str, stream: TextIO) -> str:
     """``text`` with control characters, and characters that the stream's encoding lacks, escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
@@ -130,10 +127,10 @@ def bare(stream: TextIO) -> TextIO:
 
 def duration(seconds: float) -> str:
     """``1h02m``, ``3m05s`` or ``12s``."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+    num_seconds = round(seconds)
+    if num_seconds >= 3600:
+        return f"{num_seconds // 3600}h{num_seconds % 3600 // 60:02d}m"
+    return f"{num_seconds // 60}m{num_seconds % 60:02d}s" if num_seconds >= 60 else f"{num_seconds}s"
 
 
 def size(number: int) -> str:
@@ -155,7 +152,7 @@ def counted(number: int, noun: str) -> str:
 
 WIDTH = 80
 """Columns of a file, and of a terminal of unknown width."""
-LONGEST = 100
+MAX_SENTENCE_CELLS = 100
 """Most columns of a sentence in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
 """Column where the text of a fact begins."""
@@ -164,7 +161,7 @@ GAP = "  "
 REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 """Least time between two lines on work in progress in a file or a pipe."""
-LEAST_BAR, BAR_CELLS = 10, 30
+MIN_BAR_CELLS, MAX_BAR_CELLS = 10, 30
 
 
 def cells(text: str) -> int:
@@ -176,36 +173,26 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
-def shortened(text: str, most: int) -> str:
-    """``text`` on one line with single blanks, cut to ``most`` cells with an ellipsis."""
-    text = plain_line(" ".join(text.split()))
-    if cells(text) <= most:
-        return text
-    from rich.cells import set_cell_size
+def shortened(text: str, max_cells: int) -> str:
+    """``text`` on one line with single blanks, cut to ``max_cells`` with an ellipsis."""
+    from rich.text import Text
 
-    return f"{set_cell_size(text, most - 1).rstrip()}…"
+    line = Text(plain_line(" ".join(text.split())))
+    line.truncate(max_cells, overflow="ellipsis")
+    return line.plain
 
 
-def wrapped(text: str, width: int, indent: int = 2, *, first: str = "") -> list[str]:
-    """``text`` as lines of at most ``width`` characters, broken between words; all but the first have an ``indent``.
-
-    ``first`` is the beginning of the first line. Each line of ``text`` is wrapped separately. A word longer than a
-    line, such as a path, is not broken.
+def wrap_text(text: str, width: int, indent: int = 2, head: str = "") -> list[str]:
+    """``head`` and ``text`` as lines of at most ``width`` characters, broken between words; all but the first have an
+    ``indent``. A word longer than a line, such as a path, is not broken.
     """
-    result: list[str] = []
-    for line in printable(text).split("\n"):
-        start = " " * (indent if first else 0) if result else first
-        result += textwrap.wrap(
-            line,
-            width,
-            initial_indent=start,
-            subsequent_indent=" " * (indent + len(line) - len(line.lstrip(" "))),
-            expand_tabs=False,
-            replace_whitespace=False,
-            break_long_words=False,
-            break_on_hyphens=False,
-        ) or [start.rstrip()]
-    return result
+    options: Any = {"expand_tabs": False, "replace_whitespace": False, "break_on_hyphens": False}
+    wrapper = textwrap.TextWrapper(width, head, " " * indent, break_long_words=False, **options)
+    lines: list[str] = []
+    for paragraph in printable(text).split("\n"):
+        lines += wrapper.wrap(paragraph) or [wrapper.initial_indent.rstrip()]
+        wrapper.initial_indent = " " * indent if head else ""
+    return lines
 
 
 @dataclass(frozen=True)
@@ -226,25 +213,31 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
 
     Empty columns are left out.
     """
-    head = {column.key: column.title or column.key for column in columns}
-    texts = {column: [plain_line(row.get(column.key, "")) for row in (head, *rows)] for column in columns}
-    widths = {column: max(map(cells, found)) for column, found in texts.items() if not rows or any(found[1:])}
-    while sum(widths.values()) + len(GAP) * (len(widths) - 1) > width and any(column.weight for column in widths):
-        del widths[max(widths, key=lambda column: column.weight)]
+    from rich.console import Console
+    from rich.table import Table
 
-    def padded(text: str, column: Column) -> str:
-        blank = " " * (widths[column] - cells(text))
-        return blank + text if column.right else text + blank
-
-    lines = zip(*([padded(text, column) for text in texts[column]] for column in widths), strict=True)
-    return [GAP.join(line).rstrip() for line in lines]
+    console = Console(width=1 << 16, color_system=None)
+    shown = [column for column in columns if not rows or any(row.get(column.key) for row in rows)]
+    while True:
+        grid = Table(box=None, padding=(0, len(GAP), 0, 0), pad_edge=False)
+        for column in shown:
+            title = plain_line(column.title or column.key)
+            grid.add_column(title, justify="right" if column.right else "left", no_wrap=True)
+        for row in rows:
+            grid.add_row(*(plain_line(row.get(column.key, "")) for column in shown))
+        heaviest = max(shown, key=lambda column: column.weight)
+        if console.measure(grid).maximum <= width or not heaviest.weight:
+            with console.capture() as capture:
+                console.print(grid, markup=False)
+            return [line.rstrip() for line in capture.get().splitlines()]
+        shown.remove(heaviest)
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
 """Tone -> ANSI code: bold, green, yellow, red."""
 WIPE = "\r\x1b[K"
-_drawn: list[TextIO] = []
+live_streams: list[TextIO] = []
 """The stream with the live line, while there is one."""
 
 
@@ -256,10 +249,10 @@ def is_terminal(stream: TextIO) -> bool:
 def wipe() -> None:
     """Erase the live line, if there is one, so that the next output replaces it."""
     with suppress(IndexError):
-        print(WIPE, end="", file=_drawn.pop(), flush=True)
+        print(WIPE, end="", file=live_streams.pop(), flush=True)
 
 
-def in_tone(text: str, tone: str) -> str:
+def style_text(text: str, tone: str) -> str:
     """The text with the ANSI code of its tone, without it under ``NO_COLOR``."""
     return text if not (tone and text) or os.environ.get("NO_COLOR") else f"\x1b[{STYLES[tone]}m{text}\x1b[0m"
 
@@ -272,12 +265,12 @@ class Screen:
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, errors: bool = False) -> None:
         """``stream`` replaces stdout; ``errors``: stderr does."""
-        self.quiet, self.given, self.errors = quiet, stream, errors
+        self.quiet, self.replacement, self.errors = quiet, stream, errors
 
     @property
     def stream(self) -> TextIO:
         """The stream for output."""
-        return bare(self.given or (sys.stderr if self.errors else sys.stdout))
+        return bare(self.replacement or (sys.stderr if self.errors else sys.stdout))
 
     @property
     def is_live(self) -> bool:
@@ -290,12 +283,12 @@ class Screen:
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
     def say(self, text: str, tone: Tone = "") -> None:
-        """Print a sentence, wrapped."""
-        self.write(wrapped(text, min(self.width, LONGEST)), tone)
+        """Print a sentence, wrap_text."""
+        self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 
     def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
         """Print ``name       text`` with a hanging indent."""
-        lines = wrapped(text, min(self.width, LONGEST), indent, first=f"{name} ".ljust(indent))
+        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), indent, f"{name} ".ljust(indent))
         self.write(lines, tone, head=0 if tone else len(name))
 
     def table(self, lines: Sequence[str]) -> None:
@@ -307,9 +300,9 @@ class Screen:
         """Print lines in one tone, except the first ``head`` characters, which are bold."""
         if self.quiet or not lines:
             return
-        text = spelt("\n".join(lines), self.stream)
+        text = escape_for_stream("\n".join(lines), self.stream)
         if self.is_live:
-            text = WIPE + in_tone(text[:head], "head") + in_tone(text[head:], tone)
+            text = WIPE + style_text(text[:head], "head") + style_text(text[head:], tone)
         wipe()
         print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 
@@ -321,8 +314,8 @@ class Screen:
     def draw(self, line: str) -> None:
         """Replace the live line of a terminal."""
         wipe()
-        _drawn.append(self.stream)
-        print(spelt(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
+        live_streams.append(self.stream)
+        print(escape_for_stream(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
 
 
 class Live:
@@ -336,7 +329,7 @@ class Live:
     def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], screen: Screen) -> None:
         """Start the thread, unless ``screen`` is quiet."""
         self.compose, self.screen = compose, screen
-        self.said, self.said_at = "", time.monotonic()
+        self.printed_line, self.printed_at = "", time.monotonic()
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._redraw, name="padless-live")
         if not screen.quiet:
@@ -351,14 +344,14 @@ class Live:
     def show(self) -> None:
         """Draw the line now; print it where there is no terminal, if that is due."""
         share, (first, *others) = self.compose()
-        length = min(BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *others])))
+        length = min(MAX_BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *others])))
         if self.screen.is_live:
-            bar = [f"{'#' * round(share * length):-<{length}}"] if length >= LEAST_BAR else []
+            bar = [f"{'#' * round(share * length):-<{length}}"] if length >= MIN_BAR_CELLS else []
             self.screen.draw(GAP.join([first, *bar, *others]))
             return
         line, now = GAP.join([first, f"{share:.0%}", *others]), time.monotonic()
-        if line != self.said and now - self.said_at >= LINE_EVERY_S:
-            self.said, self.said_at = line, now
+        if line != self.printed_line and now - self.printed_at >= LINE_EVERY_S:
+            self.printed_line, self.printed_at = line, now
             self.screen.write([line])
 
     def close(self) -> None:

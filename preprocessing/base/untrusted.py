@@ -77,21 +77,21 @@ def make_private(path: Path, key: str) -> None:
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700, parents=True)
-    found = path.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise ConfigError(
             f"{key}: {path} is not a folder that only this user can write to, so it is not used; remove it, or name "
             "another directory"
         )
 
 
-def read_bytes(path: str | Path, most: int) -> bytes:
-    """All of a regular file of at most ``most`` bytes. Raises ``DataError`` for another, ``OSError`` as ``open``."""
+def read_bytes(path: str | Path, max_bytes: int) -> bytes:
+    """All of a regular file of at most ``max_bytes``. Raises ``DataError`` for another, ``OSError`` as ``open``."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
+        if size > max_bytes:
             raise DataError(
-                f"{path}: {size:,} bytes, where at most {most:,} are expected: probably another kind of file"
+                f"{path}: {size:,} bytes, where at most {max_bytes:,} are expected: probably another kind of file"
             )
         return file.read(size)  # not what is appended meanwhile
 
@@ -130,8 +130,8 @@ def parse_json(data: bytes) -> Any:
     return value
 
 
-def read_json(path: str | Path, mend: str) -> Any:
-    """The value in a JSON file; ``mend`` is the advice for a damaged one.
+def read_json(path: str | Path, advice: str) -> Any:
+    """The value in a JSON file; ``advice`` says what to do about a damaged one.
 
     Raises ``DataError``, and ``FileNotFoundError`` for a missing file.
     """
@@ -140,9 +140,9 @@ def read_json(path: str | Path, mend: str) -> Any:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DataError(f"{path}: not readable ({error.strerror}); {mend}") from None
+        raise DataError(f"{path}: not readable ({error.strerror}); {advice}") from None
     except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON ({error}); {mend}") from None
+        raise DataError(f"{path}: not readable as JSON ({error}); {advice}") from None
 
 
 def _depth(value: Any) -> int:
@@ -152,8 +152,8 @@ def _depth(value: Any) -> int:
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The mapping of these keys and values. Raises ``ValueError`` if a key occurs twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in found if names.count(name) > 1))} occurs twice")
-    return found
+        raise ValueError(f"the key {shown(next(name for name in mapping if names.count(name) > 1))} occurs twice")
+    return mapping

@@ -9,13 +9,11 @@ import os
 import random
 import re
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from zipfile import BadZipFile
 
 from pyarrow import ArrowException, NativeFile, fs
 
@@ -23,23 +21,14 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-CODEC_BY_MAGIC = {rb"\x1f\x8b\x08": "gzip", rb"\x28\xb5\x2f\xfd": "zstd", rb"BZh[1-9]1AY&SY": "bz2"}
-"""The first bytes of a compressed file -> its compression."""
-COMPRESSED_SUFFIXES = (".gz", ".zst", ".bz2")
+CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+COMPRESSED_SUFFIXES = tuple(CODEC_BY_SUFFIX)
 UNKNOWN_BYTES = 1 << 28
 """Assumed size of a file if the server does not tell it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-WEB = re.compile(r"https?://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
-FAILURES = (OSError, ArrowException, UnicodeDecodeError, BadZipFile, zlib.error, EOFError, RuntimeError)
-"""zipfile raises the last four: for damage, a password, an unknown compression."""
-SENTENCE_BY_ERROR: dict[type[Exception], str] = {
-    FileNotFoundError: "no such file",
-    PermissionError: "permission denied",
-    EOFError: "truncated; get it again",
-    UnicodeDecodeError: "a name in it is not UTF-8; rename it",
-}
+FAILURES = (OSError, ArrowException, UnicodeDecodeError)
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Longest pauses between the attempts of a remote request."""
 T = TypeVar("T")
@@ -54,7 +43,8 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            raise DataError(f"{name or address}: {SENTENCE_BY_ERROR.get(type(error)) or one_line(error)}") from None
+            problem = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
+            raise DataError(f"{name or address}: {problem}") from None
         raise
 
 
@@ -81,7 +71,7 @@ def is_remote(address: str) -> bool:
 
 def without_query(address: str) -> str:
     """A web address without query and fragment, such as the signature of a presigned one; others unchanged."""
-    return re.split("[?#]", address, maxsplit=1)[0] if WEB.match(address) else address
+    return re.split("[?#]", address, maxsplit=1)[0] if address.startswith(("http://", "https://")) else address
 
 
 def filesystem(address: str) -> tuple[fs.FileSystem, str]:
@@ -164,7 +154,7 @@ def kind(address: str) -> fs.FileType:
 def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
     """Values that change with a file's content: its size, and its ETag if there is one, else its time.
 
-    Raises ``DataError``, with the advice ``mend`` for a missing file.
+    Raises ``DataError``, with this ``hint`` for a missing file.
     """
     system, path = filesystem(address)
     info = info_of(address)
@@ -207,34 +197,28 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression of a file by its first bytes; None without one."""
-    system, path = filesystem(address)
-    with naming(address), system.open_input_stream(path, compression=None) as source:
-        head = source.read(16)
-    return next((codec for magic, codec in CODEC_BY_MAGIC.items() if re.match(magic, head)), None)
+    """The compression that the name tells; None without one."""
+    return CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
 
 
-def stream(address: str) -> Iterator[bytes]:
-    """The content of a file in bounded pieces, decompressed. Raises ``DataError`` as ``iter_pieces`` does."""
-    codec, (system, path) = codec_of(address), filesystem(address)
-    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else None
-    with naming(address), system.open_input_stream(path, compression=codec) as source:
-        yield from iter_pieces(source, address, packed_bytes)
-
-
-def iter_pieces(source: Any, name: str, packed_bytes: int | None) -> Iterator[bytes]:
-    """The rest of an open file in bounded pieces. Raises ``DataError`` if ``packed_bytes`` unpack to far more than
-    texts do, ``OSError`` if it cannot be read.
+def iter_bytes(address: str) -> Iterator[bytes]:
+    """The content of a file in bounded pieces, decompressed. Raises ``DataError`` if it unpacks to far more than texts
+    do, and if it cannot be read.
     """
+    codec = codec_of(address)
+    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
+    system, path = filesystem(address)
     num_bytes = 0
-    while chunk := source.read(READ_BYTES):
-        num_bytes += len(chunk)
-        if packed_bytes is not None:
-            check_unpacked(name, num_bytes, packed_bytes)
-        yield chunk
+    with naming(address), system.open_input_stream(path, compression=codec) as source:
+        while chunk := source.read(READ_BYTES):
+            num_bytes += len(chunk)
+            if codec is not None:
+                check_unpacked(address, num_bytes, packed_bytes)
+            yield chunk
 
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes on disk, as hex."""
-    with naming(address), open_file(address) as file:
+    system, path = filesystem(address)  # a file of an archive is closed with its system
+    with naming(address), system.open_input_stream(path, compression=None) as file:
         return sha256_of(file)

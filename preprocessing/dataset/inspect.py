@@ -49,10 +49,10 @@ REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
-    "empty": "whose text has no token left (quality.empty)",
-    "contradictions": "with contradictory labels: an equal text has another one (quality.contradictions)",
-    "leaks": "with a text, or of a group, that another split holds too (quality.leaks)",
-    "duplicates": "repeating an earlier text of their split (quality.duplicates)",
+    "empty": "whose text has no token left (quality.drop)",
+    "contradictions": "with contradictory labels: an equal text has another one (quality.drop)",
+    "leaks": "with a text, or of a group, that another split holds too (quality.drop)",
+    "duplicates": "repeating an earlier text of their split (quality.drop)",
 }
 """Why rows are left out, or are suspect although they are kept."""
 MAX_CLASS_CELLS, MAX_CLASSES_PER_LINE = 32, 12
@@ -70,16 +70,26 @@ class InspectConfig:
     """Print one JSON object instead of tables."""
     samples: AtLeast0 = 2
     """Rows of each split to read back, at most."""
+    verify: bool = False
+    """Check every byte instead; each problem is a line, and the exit code is 3."""
 
 
-def main(config: InspectConfig) -> None:
-    """Print what is in a dataset."""
+def main(config: InspectConfig) -> int:
+    """Print what is in a dataset, or what is wrong with it; returns the exit code."""
     root = remote.local(config.data)
+    if config.verify:
+        problems = verify(root)
+        for problem in problems:
+            tell(f"error: {problem}")
+        if not problems:
+            print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
+        return DataError.exit_code if problems else 0
     description = inspect(root, config.samples)
     if config.json:
         print(json.dumps(description, indent=2, ensure_ascii=False))
     else:
         print(render(description, read_manifest(root)))
+    return 0
 
 
 def inspect(root: str | Path, samples: int) -> dict[str, Any]:
@@ -209,13 +219,13 @@ def lines_on_splits(manifest: Manifest) -> Iterator[str]:
     statistics = manifest.statistics
     if groups := statistics.get("groups"):
         sizes = f"{groups['groups']:,} groups, the largest of {groups['largest']:,} rows"
-        yield f"splits: by {groups['column']}: {sizes}{shares_in_words(groups)}"
+        yield f"splits: by {groups['column']}: {sizes}"
         for entry in groups["shared"]:
             rows = " and ".join(f"{rows:,} rows in {split}" for split, rows in entry["rows"].items())
             yield f"splits: those of the source share {entry['groups']:,} groups of {groups['column']}: {rows}"
     if times := statistics.get("times"):
-        untimed = f"{times['without']:,} rows without a time are in train"
-        yield f"splits: by {times['column']}{shares_in_words(times)}; {untimed}"
+        starts = "; ".join(f"{split} from {time}" for split, time in times["from"].items())
+        yield f"splits: by {times['column']}: {starts}; {times['without']:,} rows without a time are in train"
     if "folds" in statistics:
         rows = statistics["folds"]["rows"]
         sizes = f"{len(rows)} folds of {min(rows):,} to {max(rows):,} rows of training and validation"
@@ -223,15 +233,6 @@ def lines_on_splits(manifest: Manifest) -> Iterator[str]:
     if UNLABELLED in statistics:
         num_kept, num_rows = manifest.rows(UNLABELLED), statistics[UNLABELLED]["rows"]
         yield f"unlabelled: {num_kept:,} of {num_rows:,} rows without labels are kept"
-
-
-def shares_in_words(statistics: dict[str, Any]) -> str:
-    """The rows of each split, its share, the wanted one, and its first time."""
-    text = ""
-    for split, share in statistics["cut"].items():
-        text += f"; {split} {share['rows']:,} rows ({share['share']:.2%}, wanted {share['wanted']:.2%})"
-        text += f" from {share['from']}" if "from" in share else ""
-    return text
 
 
 def lines_on_rows(manifest: Manifest) -> list[str]:
@@ -319,27 +320,6 @@ def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int
         "text": pc.binary_join(tokens, pa.scalar(" ", pa.large_string())),
     }
     return pa.RecordBatch.from_pydict(columns)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckConfig:
-    """Verify every byte of a dataset; each problem is a line, and the exit code is 3."""
-
-    SUBJECT = ("data",)
-    data: Name
-    """Dataset directory."""
-
-
-def check(config: CheckConfig) -> int:
-    """``padless check``: verify a dataset; returns the exit code."""
-    root = remote.local(config.data)
-    problems = verify(root)
-    for problem in problems:
-        tell(f"error: {problem}")
-    if problems:
-        return DataError.exit_code
-    print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
-    return 0
 
 
 def verify(root: str | Path) -> list[str]:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remote datasets: publishing uploads the manifest last; reading uses a cache that all processes of a node share.
+"""Remote datasets are read through a cache that all processes of a node share.
 
 A reader's folder in the cache has manifest, index and vocabulary, whole and checked, and the address of the shards. A
 record batch is read by one request for its bytes, checked against the index, and kept as a separate shard::
 
     blocks/DATASET/2/train/00007-w0128.arrow      record batch 2 of that shard
 
-**Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that the order of rows needs
-last: the time of a file (mtime) is the step, counted over all epochs, at which it is read next. No process waits for
-room: a process that has mapped a removed file can still read it, others fetch it again. So disk usage may exceed the
-limit by the two windows of rows in use.
+**Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that were needed last, so that
+passes over a larger dataset find the rest of it still there; the blocks of the windows in use come last. The time of a
+file (mtime) says so: 0 while it is in use, then when that ended. No process waits for room: a process that has mapped a
+removed file can still read it, others fetch it again. So disk usage may exceed the limit by the two windows in use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from pyarrow import fs
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.atomic import storing
@@ -43,7 +42,6 @@ from preprocessing.dataset.shards import (
     Split,
     check_vocabulary,
     parse_manifest,
-    read_manifest,
     schema,
 )
 
@@ -56,12 +54,8 @@ THREADS = 4
 """Simultaneous requests of a process."""
 SPARE_SHARE = 1 / 32
 """Share of the limit that is freed in addition, so that files are not listed for each new one."""
-NEVER = (1 << 31) - 1
-"""Time of a file that no order needs."""
 MAX_VOCABULARY_BYTES = 1 << 36
 """Limit of an index too."""
-STAGING = ".building"
-"""``ADDRESS.building-FINGERPRINT``: a dataset that will replace the one at the address."""
 
 
 def local(address: str) -> Path:
@@ -92,8 +86,7 @@ def fetch(address: str, target: Path) -> None:
     atomic.write_text(target / ADDRESS, address.rstrip("/"))
     for name in (INDEX, VOCABULARY):
         with atomic.replacing(target / name) as temporary, open(temporary, "wb") as file:
-            for piece in read_pieces(join(address, name), MAX_VOCABULARY_BYTES):
-                file.write(piece)
+            file.writelines(read_pieces(join(address, name), MAX_VOCABULARY_BYTES))
             file.flush()
     try:
         manifest.shards(target)
@@ -102,41 +95,6 @@ def fetch(address: str, target: Path) -> None:
         shutil.rmtree(target)
         raise DataError(f"{address}: the copy is not what the manifest says: {error}") from None
     atomic.write_bytes(target / MANIFEST, content)
-
-
-def publish(root: Path, address: str) -> None:
-    """Copy a finished dataset to a remote address, the manifest last.
-
-    If the address has another dataset, the new one is first uploaded to a staging address (``ADDRESS.building-…``).
-    Then the old manifest is deleted and the store copies the files to the address. An interrupted job still has the
-    dataset in the cache, and continues when it is started again.
-    """
-    manifest = read_manifest(root)
-    address = address.rstrip("/")
-    system, base = addresses.filesystem(address)
-    suffix = f"{STAGING}-{manifest.fingerprint[:12]}"
-    paths = [VOCABULARY, INDEX, *manifest.shards(root).paths(), MANIFEST]
-    with addresses.naming(address), storing(address, otherwise="name another --output"):
-        if system.get_file_info(f"{base}/{MANIFEST}").type == fs.FileType.NotFound:
-            copy_files(root, system, base, paths, address)
-        else:
-            copy_files(root, system, base + suffix, paths, address + suffix)
-            system.delete_file(f"{base}/{MANIFEST}")
-            for path in paths:
-                system.copy_file(f"{base}{suffix}/{path}", f"{base}/{path}")
-        if system.get_file_info(base + suffix).type == fs.FileType.Directory:  # also one of an interrupted job
-            system.delete_dir(base + suffix)
-
-
-def copy_files(root: Path, system: fs.FileSystem, base: str, paths: list[str], address: str) -> None:
-    """Copy files of a directory below ``base``. Raises ``DataError`` for an incomplete copy, ``OSError``."""
-    for path in paths:
-        with open(root / path, "rb") as file, system.open_output_stream(f"{base}/{path}") as sink:
-            while piece := file.read(addresses.READ_BYTES):
-                sink.write(piece)
-        size = system.get_file_info(f"{base}/{path}").size
-        if size != (root / path).stat().st_size:
-            raise DataError(f"{join(address, path)}: only {size} of {(root / path).stat().st_size} bytes arrived")
 
 
 def join(address: str, path: str) -> str:
@@ -177,15 +135,15 @@ class RemoteSplit(Split):
     """A split whose shards are remote; the cache has each of its blocks as a shard with one block."""
 
     is_remote = True
-    step = 0
-    """The step of the training, counted over all epochs; one for all splits of this process."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
         """``root``: the dataset's folder in the cache."""
         super().__init__(root, manifest, name)
         self.address, self.limit, self.folder = Path(root, ADDRESS).read_text(), limit_bytes(), cache_folder() / BLOCKS
-        self._step_by_block, self._open_shards = dict[int, int](), dict[int, Shard]()
-        """For the blocks of the latest window and the next one: first step of the window; and their mapped files."""
+        self._blocks_in_use = set[int]()
+        """The blocks of the latest window and the next one."""
+        self._open_shards = dict[int, Shard]()
+        """Block in use -> its mapped file."""
 
     def states(self) -> np.ndarray:
         """No states: files in the cache are removed, but never changed."""
@@ -193,31 +151,19 @@ class RemoteSplit(Split):
 
     def _map_block(self, number: int) -> tuple[Path, Block]:
         shard = self._open_shards.get(number) or self._fetch_block(number)
-        if number in self._step_by_block:
+        if number in self._blocks_in_use:
             self._open_shards[number] = shard
         return shard.path, shard.blocks[0]
 
-    def expect(
-        self, blocks: Sequence[int], next_blocks: Sequence[int], steps: range, next_reads: np.ndarray | None
-    ) -> None:
-        """Fetch the ``blocks`` of a window with these steps now, and those of the next window in threads.
-
-        ``next_reads``: the step at which each block is read next, after the window; None for an evaluation.
-        """
-        if next_reads is None:  # while the training waits at its step
-            steps = range(steps.start + RemoteSplit.step, steps.stop + RemoteSplit.step)
-        else:
-            RemoteSplit.step = steps.start
-        steps_before = self._step_by_block
-        self._step_by_block = dict.fromkeys(next_blocks, steps.stop) | dict.fromkeys(blocks, steps.start)
-        for block in {*steps_before, *self._step_by_block}:
-            step = self._step_by_block.get(block, NEVER if next_reads is None else int(next_reads[block]))
+    def fetch_blocks(self, blocks: Sequence[int], next_blocks: Sequence[int]) -> None:
+        """Fetch the ``blocks`` of a window now, and those of the next window in threads."""
+        blocks_before, self._blocks_in_use = self._blocks_in_use, {*blocks, *next_blocks}
+        for block in blocks_before | self._blocks_in_use:
             info, _, folder = self._file_of(block)
             with suppress(FileNotFoundError):
-                os.utime(folder / info.path, (step, step))
-        self._open_shards = {
-            block: self._open_shards[block] for block in self._step_by_block if block in self._open_shards
-        }
+                set_last_use(folder / info.path, is_in_use=block in self._blocks_in_use)
+        for block in blocks_before - self._blocks_in_use:
+            self._open_shards.pop(block, None)
         for thread in self._start_threads(blocks):
             thread.join()  # cannot hang: each request ends
         self._start_threads(next_blocks)
@@ -226,14 +172,14 @@ class RemoteSplit(Split):
         """Threads that fetch blocks, in another order than other processes; an error is raised when a block is read."""
         order = np.roll(np.array(blocks, int), os.getpid() * (THREADS + 1)).tolist()
 
-        def fetch_blocks(first: int) -> None:
+        def read_blocks(first: int) -> None:
             with suppress(UserError):
                 for block in order[first::THREADS]:
                     self.blocks[block]
 
         threads = []
         for first in range(THREADS):
-            threads.append(threading.Thread(target=fetch_blocks, args=(first,), name="padless-cache", daemon=True))
+            threads.append(threading.Thread(target=read_blocks, args=(first,), name="padless-cache", daemon=True))
             threads[first].start()
         return threads
 
@@ -271,30 +217,29 @@ class RemoteSplit(Split):
                 storing(self.folder, otherwise=CACHE_HINT),
                 locked(self.folder / "room.lock", TIMEOUT_S, busy),
             ):
-                make_room(self.folder, block_info.bytes, self.limit, RemoteSplit.step)
+                make_room(self.folder, size, self.limit)
                 with atomic.replacing(folder / info.path, lasting=False) as temporary:
                     temporary.write_bytes(head + data)
-                    step = self._step_by_block.get(block, NEVER)
-                    os.utime(temporary, (step, step))
+                    set_last_use(temporary, is_in_use=block in self._blocks_in_use)
                 return open_file()  # before another process removes it
 
 
-def make_room(folder: Path, size: int, limit: float, step: int) -> None:
-    """Remove files until ``size`` more bytes fit the ``limit``: first those needed last. Hold the lock of the folder.
+def set_last_use(file: Path, *, is_in_use: bool) -> None:
+    """Record in the time of a cached file that a window needs it, or that none does from now on."""
+    os.utime(file, (0, 0) if is_in_use else None)
 
-    A file whose time is before the current ``step`` is needed by no order that is read now.
-    """
-    total_file = folder / "bytes"
-    try:
+
+def make_room(folder: Path, size: int, limit: float) -> None:
+    """Remove files, those in use last, until ``size`` more bytes fit the ``limit``. Hold the lock of the folder."""
+    total_file, total = folder / "bytes", None
+    with suppress(OSError, ValueError):  # a new folder, or a full disk
         total = int(total_file.read_text()) + size
-    except (OSError, ValueError):  # a new folder, or a full disk
-        total = NEVER << 31
-    if total > limit:
-        files = [(path, path.stat()) for path in folder.glob("*/*/*/*")]
-        total = size + sum(status.st_size for _, status in files)
-        for path, status in sorted(files, key=lambda file: (file[1].st_mtime - step) % (NEVER + 1), reverse=True):
+    if total is None or total > limit:
+        stats = [(path, path.stat()) for path in folder.glob("*/*/*/*")]
+        total = size + sum(stat.st_size for _, stat in stats)
+        for path, stat in sorted(stats, key=lambda file: file[1].st_mtime, reverse=True):
             if total <= limit * (1 - SPARE_SHARE):
                 break
             path.unlink(missing_ok=True)
-            total -= status.st_size
+            total -= stat.st_size
     total_file.write_text(str(total))

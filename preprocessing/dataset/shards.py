@@ -29,9 +29,9 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.help_page import beside
 from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
+from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
 from preprocessing.labels import LabelType, fits
@@ -240,8 +240,8 @@ class Shard:
         check_size(self.path, info.bytes)
         try:
             with arrays.mapped(self.path) as file:
-                whole = file.read_buffer()
-            layout, batches = arrays.record_batches(pa.BufferReader(whole))
+                buffer = file.read_buffer()
+            layout, batches = arrays.record_batches(pa.BufferReader(buffer))
             num_full, last_rows = divmod(info.rows, block_rows)
             sizes = [block_rows] * num_full + [last_rows] * (last_rows > 0)
             expected = sizes, schema(info.width, np.dtype(id_dtype))
@@ -249,7 +249,7 @@ class Shard:
                 raise ValueError(f"it does not hold {info.rows} rows of {info.width} ids")
             if len(info.starts) != len(batches) + 1 or len(info.hashes) != len(batches):
                 raise ValueError(f"the index does not name its {len(batches)} record batches")
-            self.blocks, self.bytes = [self._block(batch) for batch in batches], memoryview(whole)
+            self.blocks, self.bytes = [self._block(batch) for batch in batches], memoryview(buffer)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: not the shard of the manifest ({one_line(error)}); {REBUILD}") from None
 
@@ -303,7 +303,7 @@ def read_manifest(root: str | Path) -> Manifest:
         reason = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
         if not folder.exists():
             hint = "" if folder.suffix else f"; `padless prepare FILE -o {root}` makes it"
-            reason = f"there is no folder {root}{beside(root) or hint}"
+            reason = f"there is no folder {root}{path_suggestion(root) or hint}"
         elif (folder.parent / MANIFEST).is_file():
             reason = f"{root} lies in the dataset {folder.parent}; name that"
         elif folder.is_file():
@@ -423,7 +423,7 @@ class Split:
             self._is_checked[number] = True
         return block
 
-    def expect(self, *window: Any, **options: Any) -> None:
+    def fetch_blocks(self, blocks: Sequence[int], next_blocks: Sequence[int]) -> None:
         """A remote split fetches the blocks that an order reads next; here there is nothing to do."""
 
     def column(self, name: str) -> np.ndarray:

@@ -80,8 +80,8 @@ def count_neighbours(blocks: Sequence[Block], words: range, contexts: int, windo
         ids[column >= length] = 0
         stream = ids[column < length + window]
         for distance in range(1, window + 1):
-            left, right = stream[:-distance], stream[distance:]
-            for word, context in ((left, right), (right, left)):
+            earlier, later = stream[:-distance], stream[distance:]
+            for word, context in ((earlier, later), (later, earlier)):
                 is_counted = (word >= max(words.start, 1)) & (word < words.stop) & (context > 0) & (context < contexts)
                 np.add.at(
                     counts, (word[is_counted] - words.start) * contexts + context[is_counted], np.float32(1 / distance)

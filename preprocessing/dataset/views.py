@@ -148,17 +148,13 @@ class MixedSplit(Split):
         block = split.blocks[block_number]
         return replace(block, row=block.row + first_row)
 
-    def expect(
-        self, blocks: Sequence[int], next_blocks: Sequence[int], steps: range, next_reads: np.ndarray | None
-    ) -> None:
+    def fetch_blocks(self, blocks: Sequence[int], next_blocks: Sequence[int]) -> None:
         """As for a split of one dataset."""
         start = 0
         for split in self.parts.values():
             stop = start + len(split.blocks)
             split_blocks = [block - start for block in blocks if start <= block < stop]
-            split_next_blocks = [block - start for block in next_blocks if start <= block < stop]
-            split_reads = None if next_reads is None else next_reads[start:stop]
-            split.expect(split_blocks, split_next_blocks, steps, split_reads)
+            split.fetch_blocks(split_blocks, [block - start for block in next_blocks if start <= block < stop])
             start = stop
 
     def check_unchanged(self) -> None:

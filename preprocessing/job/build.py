@@ -15,9 +15,7 @@ write equal bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shlex
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -27,12 +25,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import processes
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import VERSION
+from preprocessing.base.processes import available_cores
+from preprocessing.base.signals import COMMAND
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.columns import Resolved, apply_columns, resolve
+from preprocessing.corpus.columns import apply_columns, resolve
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -44,20 +43,17 @@ from preprocessing.dataset.shards import (
     id_dtype,
     write_manifest,
 )
-from preprocessing.job import engine, output, parts
-from preprocessing.job.assign import AssignedParts, Assignment, check_splits
+from preprocessing.job import engine, output
+from preprocessing.job.assign import MAX_THREADS, AssignedParts, Assignment, check_splits
 from preprocessing.job.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.job.executors import Workers, open_workers
-from preprocessing.job.parts import Classes, Source, TokenizedPart
+from preprocessing.job.parts import Classes, Source, hash_of
+from preprocessing.job.tokenize import TokenizedPart, tokenize_all
 from preprocessing.job.write import WrittenShards, write_all
 from preprocessing.text import resources
 from preprocessing.text.encoder import text_hash
-from preprocessing.text.spec import TextPipeline, TextSpec
-from preprocessing.text.vocabulary import RESERVED, Vocabulary
-from preprocessing.text.words import classes_of
-
-LETTER_ALONE = re.compile("am*")
-"""The classes of a letter of a script without spaces, with its marks, which is a token."""
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 
 
 def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None:
@@ -68,24 +64,26 @@ def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None
     ``DataError`` or ``UserError``.
     """
     screen = Screen(errors=True, quiet=config.quiet)
-    with output.claimed(config) as (root, target), ExitStack() as stack:
+    with output.claim(config) as (root, target), ExitStack() as stack:
         advice = f"what is finished is kept in {root / output.WORK}; the same command goes on"
-        stack.enter_context(processes.keeping(advice))
-        workers = stack.enter_context(open_workers(config.executor, locks=root / output.WORK, quiet=config.quiet))
-        existing = output.existing(config.output, config.overwrite)
+        stack.enter_context(COMMAND.advising(advice))
+        workers = stack.enter_context(open_workers(config.executor, quiet=config.quiet))
+        existing = output.read_existing(target, config.overwrite)
         pipeline = resources.resolve(config.text)
         resolved = resolve(list(list_files(config.source, config.splits, frame)))
         config = apply_columns(config, resolved.chosen, resolved.split_column)
-        job = Job(config, root.absolute(), pipeline, resolved, workers, screen)
+        job = Job(config, root.absolute(), pipeline, resolved.files, workers, screen)
         if existing and job.is_complete(existing):
             screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
             manifest: Manifest | None = existing
         else:
+            for line in resolved.lines:
+                screen.say(line)
             manifest = job.make()
-        if manifest:
-            unfinished = output.finish(root, target, config, fresh=manifest is not existing)
-            if unfinished:
-                screen.say(unfinished)
+        if manifest and workers.share.count == 1:  # the last share to end removes what they needed
+            message = output.finish(root, target, is_fresh=manifest is not existing)
+            if message:
+                screen.say(message)
         return manifest
 
 
@@ -97,67 +95,63 @@ class Job:
     root: Path
     """Absolute: the directory to write in."""
     pipeline: TextPipeline
-    resolved: Resolved
+    files: list[File]
     """The files of the source, with their columns."""
     workers: Workers
     screen: Screen
 
     @property
-    def files(self) -> list[File]:
-        """The files of the source."""
-        return self.resolved.files
-
-    @property
-    def work(self) -> Path:
+    def parts_folder(self) -> Path:
         """The folder of what is needed until the dataset is complete."""
-        return self.root / output.WORK
+        return self.root / output.WORK / "parts"
 
-    def base_provenance(self, base: Vocabulary | None) -> dict[str, Any]:
-        """The provenance of ``vocabulary.base``, if there is one."""
-        if base is None:
-            return {}
-        source = public(str(self.config.vocabulary.base))
-        return {BASE: {"source": source, "vocabulary_hash": base.hash, "size": len(base)}}
-
-    def read_base(self) -> Vocabulary | None:
-        """``vocabulary.base``, if there is one."""
+    def read_base(self) -> tuple[Vocabulary | None, dict[str, Any]]:
+        """``vocabulary.base``, if there is one, and its provenance."""
         address = self.config.vocabulary.base
-        return None if address is None else read_base(address, self.pipeline)
+        if address is None:
+            return None, {}
+        base = read_base(address, self.pipeline)
+        return base, {BASE: {"source": public(address), "vocabulary_hash": base.hash, "size": len(base)}}
+
+    def hash_inputs(self, fingerprints: list[dict[str, str]], base: dict[str, Any]) -> str:
+        """The hash of everything that decides the bytes of the dataset."""
+        return hash_of((public_values(self.config.deciding()), self.pipeline.to_json(), fingerprints, base))
 
     def is_complete(self, manifest: Manifest) -> bool:
         """Whether the dataset of ``manifest`` holds the rows of these files already, in this configuration.
 
         Raises ``ConfigError`` if it does not and may not be replaced.
         """
-        fingerprints = list(self.workers.map_in_order(fingerprint_of, self.files, step="compare"))
-        base = self.base_provenance(self.read_base())
-        return output.is_current(manifest, self.config, self.pipeline.to_json(), fingerprints, base)
+        inputs = self.hash_inputs([fingerprint_of(file) for file in self.files], self.read_base()[1])
+        if manifest.provenance.get("inputs") == inputs:
+            return True
+        if not self.config.overwrite:
+            problem = "holds a dataset of another configuration, or of a source that is another now"
+            raise ConfigError(f"output: {self.config.output}: {problem}; {output.REPLACE}")
+        return False
 
     def make(self) -> Manifest | None:
         """All steps; None for a share that another one completes."""
-        base = self.read_base()
-        if self.workers.share.count > 1:
-            output.check_shares(self.work, [self.config.deciding(), self.workers.share.count])
-        for line in (*self.resolved.lines, *self.resolved.hints):
-            self.screen.say(line)
-        if self.workers.share.is_leader:
+        base, base_provenance = self.read_base()
+        share, work = self.workers.share, self.root / output.WORK
+        if share.count > 1:
+            output.check_shares(work, [self.config.deciding(), share.count])
+        if share.is_leader:
             (self.root / MANIFEST).unlink(missing_ok=True)
-        sources = parts.convert_all(self.files, self.workers, self.work)
-        tokenized = parts.tokenize_all(self.config, self.pipeline, sources, self.workers, self.work, self.screen)
+        sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work, self.screen)
         check_files(sources)
-        classes = Classes.of(self.config.source, sources)
-        assigned, observed = self.assign(classes, tokenized)
-        words = count_all(assigned, self.workers, self.screen, unlabelled=self.config.vocabulary.count_unlabelled)
+        classes = Classes.merge(self.config.source, sources)
+        assigned, observed = self.assign(classes, tasks)
+        words = count_all(assigned, self.workers)
         config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
-        self.screen.say(line_on_tokens(vocabulary, config.text))
+        self.screen.say(f"tokens: {config.text.summary()}")
         shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
-        if not self.workers.share.is_leader:
+        if not share.is_leader:
             return None
         report = observed["report"] | {"vocabulary": token_counts}
-        origin = provenance(config, sources) | self.base_provenance(base)
-        num_rows = sum(part.size for part in tokenized)
+        inputs = self.hash_inputs([source.converted.fingerprint for source in sources], base_provenance)
         manifest = Manifest(
             labels=classes.names,
             splits=shards.splits,
@@ -168,32 +162,30 @@ class Job:
             vocabulary_hash=vocabulary.hash,
             text=self.pipeline.to_json(),
             text_hash=text_hash(self.pipeline, vocabulary.hash),
-            statistics=statistics(config, report, sources, num_rows, shards),
-            provenance=origin,
+            statistics=statistics(config, report, sources, assigned.num_rows, shards),
+            provenance=provenance(config, sources) | base_provenance | {"inputs": inputs},
             label_type=classes.type,
         )
         output.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
         return manifest
 
-    def assign(self, classes: Classes, tokenized: list[TokenizedPart]) -> tuple[AssignedParts, dict[str, Any]]:
+    def assign(self, classes: Classes, tasks: list[TokenizedPart]) -> tuple[AssignedParts, dict[str, Any]]:
         """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
         split.
         """
-        rows_per_part = tuple(part.size for part in tokenized)
+        splits, rows_per_part = self.config.splits, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
-        settings = [asdict(self.config.splits), asdict(self.config.quality), self.config.seed, classes.numbers]
-        content = [*(part.key for part in tokenized), json.dumps(settings, sort_keys=True)]
-        key = hashlib.sha256("".join(content).encode()).hexdigest()
-        folder, names = self.work / "parts", ", ".join(file.name for file in self.files if not file.is_unlabelled)
+        settings = [asdict(splits), asdict(self.config.quality), self.config.seed, classes.numbers]
+        key = hash_of(([task.key for task in tasks], json.dumps(settings, sort_keys=True)))
+        folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
         marker = folder / "assigned.json"
-        task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names)
+        threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
+        task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names, threads)
         with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
             ((_, observed),) = engine.run([task], self.workers, progress)
-        num_labelled = observed["labelled"]
-        assigned = AssignedParts(self.work, len(tokenized), num_labelled, num_rows - num_labelled, key)
-        check_splits(observed, num_rows, classes.names, self.config.splits)
-        return assigned, observed
+        check_splits(observed, num_rows, classes.names, splits)
+        return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
 
 def check_files(sources: list[Source]) -> None:
@@ -248,14 +240,6 @@ def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any
         entries.append(entry | {"fingerprint": converted.fingerprint})
     versions = {"padless": VERSION, "numpy": np.__version__, "pyarrow": pa.__version__}
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
-
-
-def line_on_tokens(vocabulary: Vocabulary, spec: TextSpec) -> str:
-    """What a token is, with the share of those that are a letter of a script without spaces."""
-    tokens, counts = vocabulary.tokens.to_pylist()[len(RESERVED) :], vocabulary.counts[len(RESERVED) :]
-    is_letter = [bool(LETTER_ALONE.fullmatch(classes_of(token))) for token in tokens]
-    percent = 100 * counts[is_letter].sum() / counts.sum()
-    return f"tokens: {spec.summary()}" + f", {percent:.0f} % letters of scripts without spaces" * bool(percent > 1)
 
 
 def run(config: PreprocessConfig) -> None:

@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the tokens of each part that are learned from, and makes the vocabulary of all."""
+"""The vocabulary of a dataset: counts the tokens that are learned from, or takes the vocabulary of another one."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
-from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import typed
 from preprocessing.base.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
@@ -23,7 +20,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
-from preprocessing.job import engine, parts
+from preprocessing.job import tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.text.spec import TextPipeline
@@ -37,45 +34,25 @@ MAX_COUNTS_IN_MEMORY = 16
 """Counts of parts that are held before they are merged."""
 
 
-@dataclass(frozen=True)
-class CountedPart(engine.Part[int]):
-    """The tokens of a part in some splits, to be counted; the result is how many different ones there are."""
-
-    number: int
-    assigned: AssignedParts
-    splits: tuple[int, ...]
-
-    result: ClassVar[type] = int
-
-    def make(self) -> tuple[int, dict[str, str]]:
-        """Store the tokens that occur, with their counts."""
-        work = self.assigned.work
-        rows, types = parts.load(work, self.number), parts.load_types(work, self.number)
-        is_counted = np.isin(self.assigned.load(self.number)["split"], self.splits)
-        is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"]))
-        counts = np.bincount(rows["codes"][is_token_counted], minlength=len(types))
-        occurring = np.flatnonzero(counts)
-        path = parts.file_of(self.root, self.number, "counts")
-        arrays.write_batch(path, {"types": types.take(occurring), "counts": counts[occurring]})
-        return len(occurring), {path.name: atomic.sha256_file(path)}
+def count_part(assigned: AssignedParts, number: int) -> Counts:
+    """How often each token of a part occurs in rows of training and without a label."""
+    rows, types = tokenize.load(assigned.folder, number), tokenize.load_types(assigned.folder, number)
+    is_counted = np.isin(assigned.load(number)["split"], (TRAIN_NUMBER, UNLABELLED_NUMBER))
+    is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"]))
+    counts = np.bincount(rows["codes"][is_token_counted], minlength=len(types))
+    occurring = np.flatnonzero(counts)
+    return Counts(types.take(occurring), counts[occurring])
 
 
-def count_all(assigned: AssignedParts, workers: Workers, screen: Screen, *, unlabelled: bool) -> Counts:
-    """How often each token occurs in the training split, and with ``unlabelled`` in the unlabelled one too."""
-    splits = (TRAIN_NUMBER, UNLABELLED_NUMBER) if unlabelled else (TRAIN_NUMBER,)
-    key = hashlib.sha256(json.dumps([assigned.hash, splits]).encode()).hexdigest()
-    folder, size = assigned.work / "parts", (assigned.num_labelled + assigned.num_unlabelled) // assigned.num_parts
-    task = partial(CountedPart, key, folder, size=size, assigned=assigned, splits=splits)
-    tasks = [task(folder / f"{number:06d}-counts.json", number=number) for number in range(assigned.num_parts)]
-    with engine.show_progress("count", size * len(tasks), screen.quiet) as progress:
-        deque(engine.run(tasks, workers, progress), maxlen=0)
-    total = list[Counts]()
-    for number in range(assigned.num_parts):
-        batch = parts.read_batch(parts.file_of(folder, number, "counts"))
-        total.append(Counts(batch["types"], batch["counts"].to_numpy()))
-        if len(total) > MAX_COUNTS_IN_MEMORY:
-            total = [merge_counts(total)]
-    return merge_counts(total)
+def count_all(assigned: AssignedParts, workers: Workers) -> Counts:
+    """How often each token occurs in the splits that are learned from: training, and unlabelled."""
+    merged = list[Counts]()
+    numbers = range(len(assigned.rows_per_part))
+    for _, counts in workers.map(partial(count_part, assigned), numbers, step="count"):
+        merged.append(counts)
+        if len(merged) > MAX_COUNTS_IN_MEMORY:
+            merged = [merge_counts(merged)]
+    return merge_counts(merged)
 
 
 class BundleIndex(TypedDict):
@@ -93,29 +70,24 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
     root = remote.local(address) if addresses.is_remote(address) else Path(address)
     if (root / MANIFEST).exists():
         manifest = read_manifest(root)
-        text, digest = manifest.text, manifest.vocabulary_hash
+        text, vocabulary_hash = manifest.text, manifest.vocabulary_hash
     else:
         root = root if (root / BUNDLE_INDEX).exists() else root / BUNDLE
-        index = root / BUNDLE_INDEX
-        if not index.exists():
+        if not (root / BUNDLE_INDEX).exists():
             problem = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
             raise ConfigError(f"vocabulary.base: {address}: {problem}")
-        hint = "restore it, or name another vocabulary.base"
-        content: BundleIndex = typed(BundleIndex, read_json(index, hint), str(index), hint)
-        text, digest = content["text"], content["vocabulary_hash"]
+        path, hint = root / BUNDLE_INDEX, "restore it, or name another vocabulary.base"
+        index: BundleIndex = typed(BundleIndex, read_json(path, hint), str(path), hint)
+        text, vocabulary_hash = index["text"], index["vocabulary_hash"]
     base = TextPipeline.from_json(text, root)
     if base.hash != pipeline.hash:
-        base_settings = {**asdict(base.spec), **base.resources}
-        settings = {**asdict(pipeline.spec), **pipeline.resources}
-        changes = [
-            f"text.{key} to {json.dumps(base_settings.get(key))} (now {json.dumps(settings.get(key))})"
-            for key in {**base_settings, **settings}
-            if base_settings.get(key) != settings.get(key)
-        ]
-        advice = " and ".join(changes) or "text.stop_words to the same words"
-        raise ConfigError(f"vocabulary.base: {address}: it was made with other text settings; set {advice}")
+        settings, base_settings = asdict(pipeline.spec), asdict(base.spec)
+        different = [key for key in settings if settings[key] != base_settings[key]]
+        keys = [f"text.{key} to {json.dumps(base_settings[key])}" for key in different or ["stop_words"]]
+        problem = f"it was made with other text settings; set {' and '.join(keys)}"
+        raise ConfigError(f"vocabulary.base: {address}: {problem}")
     vocabulary = Vocabulary.read(root / VOCABULARY)
-    if vocabulary.hash != digest:
+    if vocabulary.hash != vocabulary_hash:
         raise DataError(f"{root / VOCABULARY}: not the vocabulary of its dataset or bundle; restore it")
     return vocabulary
 

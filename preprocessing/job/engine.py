@@ -8,6 +8,7 @@ use this engine.
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -24,15 +25,12 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
-from preprocessing.job.executors import POLL_S, ROWS, Workers
+from preprocessing.job.executors import POLL_S, ROWS, Workers, read_activity
 
 OPENED = threading.local()
 """What each thread of a worker has opened, kept from one part to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
-ABSENT_S = 5.0
-"""How long a share waits for one whose command does not run."""
-
 
 Result = TypeVar("Result")
 """The result of a part, which msgspec stores as JSON; not None."""
@@ -87,10 +85,14 @@ def read_result(part: Part[Result], *, verify: bool = True) -> Result | None:
 
 def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
-    result, files = part.make()
+    return mark(part, *part.make())
+
+
+def mark(part: Part[Result], result: Result, hashes: dict[str, str]) -> Result:
+    """Write the marker of a part whose files have these ``hashes``; returns the result."""
     pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-    stored = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in files.items()}
-    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, stored, result)), lasting=False)
+    files = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in hashes.items()}
+    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, files, result)), lasting=False)
     return result
 
 
@@ -106,56 +108,57 @@ def run(
     ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
     Raises what a part and ``Workers.map`` raise.
     """
-    already_done = list[tuple[AnyPart, Any]]()
-    of_other_shares = list[tuple[int, AnyPart]]()
+    remaining = iter(parts)
+    first_parts = list(itertools.islice(remaining, 1))
+    folder = first_parts[0].marker.parent if first_parts else None
+    done_parts = list[tuple[AnyPart, Any]]()
+    parts_of_others = list[AnyPart]()
 
-    def unfinished() -> Iterator[AnyPart]:
-        for number, part in enumerate(parts):
+    def select_parts() -> Iterator[AnyPart]:
+        for number, part in enumerate(itertools.chain(first_parts, remaining)):
             if (result := read_result(part)) is not None:
-                already_done.append((part, result))
-                progress.total -= part.size
-                progress.skipped += 1
+                done_parts.append((part, result))
+                progress.skip(part.size)
             elif number % workers.share.count == workers.share.index:
                 yield part
             else:
-                of_other_shares.append((number, part))
+                parts_of_others.append(part)
 
-    for part, result in workers.map(make, unfinished(), step=progress.step):
+    for part, result in workers.map(make, select_parts(), step=progress.step, folder=folder):
         progress.finished += part.size
         yield part, result
     if wait:
-        for part, result in wait_for_shares(of_other_shares, workers, progress.step):
+        for part, result in wait_for_shares(parts_of_others, workers, progress.step):
             progress.finished += part.size
             yield part, result
     progress.conclude()
-    yield from already_done
+    yield from done_parts
 
 
-def wait_for_shares(parts: list[tuple[int, AnyPart]], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield the parts that other shares make, given with their numbers, with their results, as their markers appear.
+def wait_for_shares(parts: list[AnyPart], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
+    """Yield the parts that other shares make with their results, as their markers appear.
 
-    Without a new one for ``ABSENT_S``, this share makes those of shares that do not run, and after ``timeout_s`` all:
-    where two make the same part, they write the same bytes.
+    After ``timeout_s`` without a new file this share makes all that are missing: where two make the same part, they
+    write the same bytes.
     """
-    count, quiet_s = workers.share.count, 0.0
+    activity, active_at = None, time.monotonic()
     while parts:
-        indices = {number % count for number, _ in parts} if quiet_s >= ABSENT_S else ()
-        absent = workers.share.absent(indices)
-        waiting, abandoned = list[tuple[int, AnyPart]](), list[AnyPart]()
-        for number, part in parts:
-            if (result := read_result(part, verify=False)) is not None:
-                quiet_s = 0.0
-                yield part, result
-            elif quiet_s >= workers.timeout_s or number % count in absent:
-                abandoned.append(part)
+        missing_parts = list[AnyPart]()
+        for part in parts:
+            result = read_result(part, verify=False)
+            if result is None:
+                missing_parts.append(part)
             else:
-                waiting.append((number, part))
-        random.Random(workers.share.index).shuffle(abandoned)  # other shares make them too: each begins elsewhere
-        yield from workers.map(find_or_make, abandoned, step=step)
-        parts = waiting
+                yield part, result
+        parts, latest = missing_parts, read_activity(parts[0].marker.parent)
+        if latest != activity:
+            activity, active_at = latest, time.monotonic()
+        if time.monotonic() - active_at >= workers.timeout_s:
+            random.Random(workers.share.index).shuffle(parts)  # other shares make them too: each begins elsewhere
+            yield from workers.map(find_or_make, parts, step=step)
+            return
         if parts:
             time.sleep(POLL_S)
-            quiet_s += POLL_S
 
 
 def find_or_make(part: Part[Result]) -> Result:
@@ -180,7 +183,7 @@ class Progress(Live):
     """Shows on stderr how far a pass is, also inside the parts of this process that call ``ROWS.add``."""
 
     def __init__(self, step: str, total: int, screen: Screen) -> None:
-        """``total``: rows of the whole pass."""
+        """``total``: rows of the whole pass, 0 while they are not known."""
         self.step, self.total = step, total
         self.start_s, self.earlier_rows = time.monotonic(), ROWS.num_rows
         self.finished = self.skipped = 0
@@ -192,9 +195,16 @@ class Progress(Live):
         elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
         texts = [self.step, duration(elapsed_s)]
         if num_rows:
-            time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
-            texts[1:] = [f"{num_rows / max(elapsed_s, 1e-9):,.0f} docs/s", f"{time_left} left"]
-        return min(1.0, num_rows / max(self.total, 1)), texts
+            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} docs/s")
+        if not num_rows or self.total <= 0:
+            return 0.0, texts
+        time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
+        return min(1.0, num_rows / self.total), [self.step, texts[-1], f"{time_left} left"]
+
+    def skip(self, num_rows: int) -> None:
+        """Leave out a part of so many rows, which was done before."""
+        self.total -= num_rows
+        self.skipped += 1
 
     def conclude(self) -> None:
         """Print how long the pass took, unless that was no time."""

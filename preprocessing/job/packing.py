@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from preprocessing.base.split_names import SPLITS, TEST_NUMBER, TRAIN_NUMBER, VALIDATION_NUMBER
-from preprocessing.job.parts import keyed_hash
+from preprocessing.job.tokenize import mix_hash
 
 MIN_ROWS_TO_CUT = 3
 """A label with at least this many rows has at least one in validation and in test."""
@@ -51,7 +51,7 @@ class Units:
     """Sparse int64 ``[units, labels + 1]``: the rows of each label, and in the last column all of them."""
 
     @classmethod
-    def from_counts(cls, unit: np.ndarray, label: np.ndarray, rows: np.ndarray, num_labels: int) -> Units:
+    def sum_counts(cls, unit: np.ndarray, label: np.ndarray, rows: np.ndarray, num_labels: int) -> Units:
         """From the number of rows of each label in each unit, in the order of units, the first row's label first."""
         from scipy.sparse import coo_array
 
@@ -79,14 +79,14 @@ def assign_splits(units: Units, *, seed: int, validation: float, test: float) ->
     surplus[TRAIN_NUMBER] += units.counts[is_only_one].sum(axis=0)
     free, split = np.flatnonzero(~is_only_one), np.full(len(units.hash), TRAIN_NUMBER, np.int8)
     chosen = units.select(free)
-    split[free] = splits[pack_units(chosen, keyed_hash(seed, "split", chosen.hash), surplus)]
+    split[free] = splits[pack_units(chosen, mix_hash(seed, "split", chosen.hash), surplus)]
     return split
 
 
 def assign_folds(units: Units, *, seed: int, folds: int) -> np.ndarray:
     """int16 ``[units]``: the fold of each unit."""
     surplus = np.zeros((folds, units.counts.shape[1]), np.int64)
-    return pack_units(units, keyed_hash(seed, "fold", units.hash), surplus).astype(np.int16)
+    return pack_units(units, mix_hash(seed, "fold", units.hash), surplus).astype(np.int16)
 
 
 def target_rows(label_rows: np.ndarray, validation: float, test: float) -> np.ndarray:

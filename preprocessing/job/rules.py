@@ -31,7 +31,7 @@ create table unit_folds (unit ubigint, fold smallint);
 FACTS = """
 create view facts as
 select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
-from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name
+from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name;
 """
 
 LABELLED = """
@@ -40,7 +40,7 @@ select text_hash, count(*) as num_rows, min(label) <> max(label) as contradicts,
     max(greatest(named, train())) as last_split
 from facts where named <> unlabelled() group by text_hash having count(*) > 1;
 
-create table labelled as
+create view labelled as
 with judged as (
     select facts.*, repeated_texts.text_hash is not null as is_repeated,
         not is_empty and coalesce(contradicts, false) as contradicts,
@@ -64,24 +64,41 @@ training and rows without a named split are candidates for validation and test. 
 split: the rows of a group, or equal texts without a group; nodes with a text in common are ``joined`` to a ``unit``."""
 
 GROUPED = """
-create or replace table labelled as
-with grouped as (
+create table grouped as
+with grouped_rows as (
     select *, if(group_hash = 0, no_split(), max(named) over (partition by group_hash)) as group_split from labelled
 )
 select * exclude (group_split) replace (
     if(named = no_split() and group_split > train(), group_split, split) as split,
     is_candidate and (group_split <= train() or named = train() and getvariable('by_time')) as is_candidate
 )
-from grouped;
+from grouped_rows;
+
+create or replace view labelled as from grouped;
 """
 """A row without a named split goes where the source puts other rows of its group."""
 
+LABELLED_COUNTS = """
+select count(*) as labelled, count_if(is_empty) as empty, count_if(missing) as missing_text,
+    count_if(contradicts) as contradictions, count_if(leaks) as leaks, count_if(named = train()) as train,
+    count_if(named = validation()) as validation, count_if(named = test()) as test
+from labelled
+"""
+
+GROUP_SIZES = """
+select count(*) as groups, max(num_rows) as largest
+from (select count(*) as num_rows from labelled where group_hash <> 0 group by group_hash)
+"""
+
 GROUPS_IN_TWO_SPLITS = """
 with groups as (
-    select group_hash, count_if(named = $first) as first_rows, count_if(named = $second) as second_rows
-    from labelled where group_hash <> 0 group by group_hash
+    select group_hash, named, count(*) as num_rows
+    from labelled where group_hash <> 0 and named <> no_split() group by all
 )
-select count(*), sum(first_rows)::bigint, sum(second_rows)::bigint from groups where first_rows > 0 and second_rows > 0
+select one.named as first, other.named as second, count(*) as groups, sum(one.num_rows)::bigint as first_rows,
+    sum(other.num_rows)::bigint as second_rows
+from groups as one join groups as other on one.group_hash = other.group_hash and one.named < other.named
+group by all order by all
 """
 
 CANDIDATES = "create view candidates as from labelled where is_candidate"
@@ -103,20 +120,37 @@ select candidates.*, coalesce(joined.unit, node) as unit from candidates left jo
 """
 
 TEXTS = """
+create table repeated_units as
+select text_hash as unit, arg_min(label, row) as label, any_value(priority) as priority, count(*) as size
+from candidates where is_repeated group by text_hash;
+
 create view texts as
 select text_hash as unit, label, priority, 1 as size from candidates where not is_repeated
 union all
-select text_hash, arg_min(label, row), any_value(priority), count(*)
-from candidates where is_repeated group by text_hash
+from repeated_units;
 """
 
 SPLIT_BY_TEXT = """
+create table bounds as
+with ranges as (
+    select label, priority >> 52 as range_number, count(*) as num_texts from texts where size = 1 group by all
+),
+totals as (
+    select label, range_number, sum(num_texts) over (
+        partition by label order by range_number rows unbounded preceding
+    ) as total
+    from ranges
+)
+select label, min(range_number) as last_range
+from totals join shares using (label) where total >= test + validation group by label;
+
 insert into unit_splits
 with ordered as (
     select texts.*, test, validation, sum(size) over (
         partition by label order by size > smallest, priority rows unbounded preceding
     ) as last
-    from texts join shares using (label)
+    from texts join shares using (label) left join bounds using (label)
+    where last_range is null or priority >> 52 <= last_range
 ),
 fitted as (
     select *, case
@@ -143,7 +177,8 @@ select unit, if(number <= of_test, test(), validation())
 from single join gaps using (label) where number <= of_test + of_validation;
 """
 """Of each label, test and then validation are filled to their ``shares`` of the rows, in the order of ``priority``.
-Texts that occur more often than the ``smallest`` share come last; texts that occur once fill the gaps."""
+Texts that occur more often than the ``smallest`` share come last; texts that occur once fill the gaps. Only the first
+ranges of priorities need to be sorted: those up to ``last_range``, in which enough texts occur once for both."""
 
 SPLIT_BY_TIME = """
 create table unit_times as
@@ -165,13 +200,22 @@ insert into unit_splits select unit, split from unit_times;
 """The last rows are the test, those before them validation. A unit has the time of its last row; rows of one time are
 cut by their mean rank; units without a time stay in training."""
 
+TIME_COUNTS = """
+select count(number) as numbers, count(date) as dates, count_if(number is null and date is null) as without
+from candidates
+"""
+
+FIRST_TIMES = """
+select split, min(latest)::bigint as time from unit_times where split <> train() group by split order by split
+"""
+
 UNIT_LABELS = """
 select unit, label, count(*) as num_rows, min(row) as first_row from units group by unit, label order by unit, first_row
 """
 """The rows of each label in each unit, that of the unit's first row first."""
 
 ASSIGNED = """
-create table assigned as
+create view placed as
 select labelled.* exclude (split), coalesce(unit_splits.split, labelled.split) as split
 from labelled left join joined using (node)
 left join unit_splits on is_candidate and unit_splits.unit = coalesce(joined.unit, node);
@@ -180,13 +224,20 @@ create table repeated_rows as
 select row, row_number() over in_order > 1 as is_duplicate,
     coalesce(lag(split) over in_order = split, false) as repeats_in_split,
     min(split) over equal_rows <> max(split) over equal_rows as is_parted
-from assigned where is_repeated and dropped is null and not is_empty
+from placed where is_repeated and dropped is null and not is_empty
 window in_order as (partition by text_hash order by split, row), equal_rows as (partition by text_hash);
 
-update assigned set dropped = 'duplicates' from repeated_rows
-where getvariable('drop_duplicates') and repeats_in_split and assigned.row = repeated_rows.row;
+create view assigned as
+select placed.* replace (
+    if(getvariable('drop_duplicates') and repeats_in_split, 'duplicates', dropped) as dropped
+)
+from placed left join repeated_rows using (row);
 """
 """Of equal texts in one split, all rows but the first are duplicates."""
+
+DUPLICATE_COUNTS = """
+select count_if(is_duplicate) as normalised, count_if(is_parted) as across_splits from repeated_rows
+"""
 
 UNLABELLED = """
 create table unlabelled_rows as
@@ -217,14 +268,23 @@ compared as (
 select * replace (if(is_duplicate and getvariable('drop_duplicates'), 'duplicates', dropped) as dropped) from compared;
 """
 """Rows without a label leak if a measured row has their text or is of their group."""
+NO_UNLABELLED = "create table unlabelled_rows (row bigint, label integer, dropped varchar)"
+"""In its place where every row has a label."""
+
+UNLABELLED_COUNTS = """
+select count(*) as rows, count_if(is_empty) as empty, count_if(missing) as missing_text, count_if(leaks) as shared,
+    count_if(is_duplicate) as duplicates
+from unlabelled_rows
+"""
 
 RESULT = """
-select row, if(dropped is null, split, no_split()) as split, label, coalesce(fold, -1)::smallint as fold
+select row, if(dropped is null, split, no_split()) as split, label, coalesce(fold, -1)::smallint as fold, dropped
 from assigned left join joined using (node)
 left join unit_folds on unit_folds.unit = coalesce(joined.unit, node)
     and dropped is null and split in (train(), validation())
 union all
-select row, if(dropped is null, unlabelled(), no_split()), label, -1::smallint from unlabelled_rows
+select row, if(dropped is null, unlabelled(), no_split()), label, -1::smallint, dropped from unlabelled_rows
 order by row
 """
-"""The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one."""
+"""The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one; why it is left out.
+"""

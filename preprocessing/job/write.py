@@ -6,13 +6,9 @@ Labelled and unlabelled rows have separate ranges, so unlabelled rows change no 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections import Counter, deque
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,27 +17,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.split_names import (
-    ALL_SPLITS,
-    SPLITS,
-    UNLABELLED,
-    split_number,
-)
+from preprocessing.base.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split_number
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import VOCABULARY, id_dtype, write_shard
-from preprocessing.job import engine, parts
+from preprocessing.job import engine, tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
-from preprocessing.job.parts import NO_FOLD
+from preprocessing.job.parts import hash_of
 from preprocessing.text.encoder import Encoded, truncate
 from preprocessing.text.spec import TextSpec
-from preprocessing.text.vocabulary import (
-    UNK,
-    Vocabulary,
-)
+from preprocessing.text.vocabulary import UNK, Vocabulary
 
+NO_FOLD = -1
+"""The fold of rows that have none: test rows, unlabelled rows, rows that are left out."""
 WIDTH_STEP = 4
 MAX_PADDING = 0.15
 """Share of the ids of shards."""
@@ -51,6 +41,48 @@ MAX_IDS_IN_MEMORY = 1 << 21
 """Of a task that makes shards."""
 MIN_TASKS = 64
 """How many tasks there are before one makes the shards of several ranges: each task reads in all parts."""
+
+Lengths = dict[str, tuple[dict[int, int], int]]
+"""Split -> its rows by their number of tokens before truncation, and how many of its ids are ``<unk>``."""
+
+
+@dataclass(frozen=True)
+class EncodedPart(engine.Part[Lengths]):
+    """The ids of a part's rows, to be looked up; those that stand for an empty text are not counted as ``<unk>``."""
+
+    number: int
+    vocabulary: Path
+    assigned: AssignedParts
+    spec: TextSpec
+
+    result: ClassVar[Any] = Lengths
+
+    def make(self) -> tuple[Lengths, dict[str, str]]:
+        """Store the ids, truncated, beside what was assigned to the rows."""
+        vocabulary = engine.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
+        rows, assigned = tokenize.load(self.root, self.number), self.assigned.load(self.number)
+        encoded = self.look_up(vocabulary, rows["codes"], rows["offsets"])
+        ids = encoded.ids.astype(id_dtype(len(vocabulary)))
+        lists = pa.LargeListArray.from_arrays(encoded.offsets, ids)
+        path = tokenize.path_of(self.root, self.number, "ids")
+        arrays.write_batch(path, {"key": rows["key"], "row": rows["row"], "ids": lists, **assigned})
+        num_unknown = arrays.segment_sums(ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
+        lengths = Lengths()
+        for split, name in enumerate(ALL_SPLITS):
+            is_inside = assigned["split"] == split
+            rows_by_length = dict(Counter(encoded.num_tokens[is_inside].tolist()))
+            lengths[name] = rows_by_length, int(num_unknown[is_inside].sum())
+        return lengths, {path.name: atomic.sha256_file(path)}
+
+    def look_up(self, vocabulary: Vocabulary, codes: np.ndarray, offsets: np.ndarray) -> Encoded:
+        """The ids of rows of token codes."""
+        types = tokenize.load_types(self.root, self.number)
+        if self.spec.subwords == "none":
+            return truncate(vocabulary.lookup(types)[codes], offsets, self.spec)
+        pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
+        ids_of_words = vocabulary.lookup(pa.array(itertools.chain(*pieces), pa.large_string()))
+        ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), codes)
+        return truncate(ids, ends[offsets], self.spec)
 
 
 @dataclass(frozen=True)
@@ -70,7 +102,7 @@ class ShardRange(engine.Part[list[ShardInfo]]):
 
     def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
-        table = self.rows()
+        table = self.read_rows()
         ids, rows = table["ids"].combine_chunks(), table.drop_columns("ids").to_pandas()
         values, offsets = ids.values.to_numpy(), ids.offsets.to_numpy()
         rows["length"] = np.diff(offsets)
@@ -85,12 +117,15 @@ class ShardRange(engine.Part[list[ShardInfo]]):
             shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *columns, fold=shard_fold))
         return shards, {shard.path: shard.sha256 for shard in shards}
 
-    def rows(self) -> pa.Table:
+    def read_rows(self) -> pa.Table:
         """The rows of all parts in key order."""
         split_numbers, batches = pa.array([split_number(name) for name in self.splits], pa.int8()), []
-        for number in range(self.assigned.num_parts):
-            path = encoded_path(self.assigned.work, number)
-            batch = parts.read_hash_range(path, "key", self.numbers.start, self.num_ranges, len(self.numbers))
+        low, past = ((number << 64) // self.num_ranges for number in (self.numbers.start, self.numbers.stop))
+        for number in range(len(self.assigned.rows_per_part)):
+            batch = tokenize.read_batch(tokenize.path_of(self.assigned.folder, number, "ids"))
+            key = batch["key"].to_numpy()
+            begin, end = key.searchsorted(np.uint64(low)), key.searchsorted(np.uint64(past - 1), side="right")
+            batch = batch.slice(begin, end - begin)
             batches.append(batch.filter(pc.is_in(batch["split"], split_numbers)))
         return pa.Table.from_batches(batches).sort_by([("key", "ascending"), ("row", "ascending")])
 
@@ -121,41 +156,37 @@ def write_all(
 
     Progress is on ``screen``.
     """
-    basis = [assigned.hash, vocabulary.hash, config.shards.rows]
-    key = hashlib.sha256(json.dumps(basis).encode()).hexdigest()
-    num_rows = assigned.num_labelled + assigned.num_unlabelled
-    task = partial(EncodedPart, key, assigned.work / "parts", vocabulary=root / VOCABULARY, assigned=assigned)
-    task = partial(task, size=num_rows // assigned.num_parts, spec=config.text)
-    markers = [assigned.work / "parts" / f"{number:06d}-ids.json" for number in range(assigned.num_parts)]
-    lookups = [task(marker, number=number) for number, marker in enumerate(markers)]
+    key, folder = hash_of((assigned.hash, vocabulary.hash, config.shards.rows)), assigned.folder
+    lookups = [
+        EncodedPart(
+            key, folder, folder / f"{number:06d}-ids.json", num_rows, number, root / VOCABULARY, assigned, config.text
+        )
+        for number, num_rows in enumerate(assigned.rows_per_part)
+    ]
     lengths, num_unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
-    with engine.show_progress("lookup", num_rows, screen.quiet) as progress:
+    with engine.show_progress("lookup", assigned.num_rows, screen.quiet) as progress:
         for _, lengths_of_part in engine.run(lookups, workers, progress):
             for name, (counts, unknown_of_part) in lengths_of_part.items():
                 lengths[name].update(counts)
                 num_unknown[name] += unknown_of_part
     ranges = plan_ranges(key, root, config, assigned, lengths)
-    with engine.show_progress("encode", num_rows, screen.quiet) as progress:
+    splits, index_hash = dict[str, list[Totals]](), ""
+    with engine.show_progress("encode", assigned.num_rows, screen.quiet) as progress:
         results = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
-        shards = chain.from_iterable(shards for _, shards in results)
         if workers.share.is_leader:
-            splits, index_hash = write_index(root, shards)
-            return WrittenShards(splits, index_hash, lengths, num_unknown)
-        deque(shards, maxlen=0)
-        return WrittenShards({}, "", lengths, num_unknown)
+            splits, index_hash = write_index(root, itertools.chain.from_iterable(shards for _, shards in results))
+        else:
+            deque(results, maxlen=0)
+    return WrittenShards(splits, index_hash, lengths, num_unknown)
 
 
 def plan_ranges(
-    key: str,
-    root: Path,
-    config: PreprocessConfig,
-    assigned: AssignedParts,
-    lengths: dict[str, Counter[int]],
+    key: str, root: Path, config: PreprocessConfig, assigned: AssignedParts, lengths: dict[str, Counter[int]]
 ) -> list[ShardRange]:
     """The tasks that write all shards."""
-    tasks = list[ShardRange]()
-    max_tokens = config.text.max_tokens
-    for splits, num_rows in ((SPLITS, assigned.num_labelled), ((UNLABELLED,), assigned.num_unlabelled)):
+    tasks, max_tokens = list[ShardRange](), config.text.max_tokens
+    num_unlabelled = assigned.num_rows - assigned.num_labelled
+    for splits, num_rows in ((SPLITS, assigned.num_labelled), ((UNLABELLED,), num_unlabelled)):
         num_ranges = -(-num_rows // config.shards.rows)
         rows_by_length = sum((lengths[name] for name in splits), Counter())
         widths = choose_widths(rows_by_length, max_tokens)
@@ -163,7 +194,7 @@ def plan_ranges(
         step = max(1, min(num_ranges // MIN_TASKS, num_ranges * MAX_IDS_IN_MEMORY // max(num_ids, 1)))
         for start in range(0, num_ranges, step):
             numbers = range(start, min(start + step, num_ranges))
-            marker = assigned.work / "shards" / f"{splits[0]}-{start:06d}.json"
+            marker = assigned.folder.with_name("shards") / f"{splits[0]}-{start:06d}.json"
             size = num_rows * len(numbers) // num_ranges
             tasks.append(ShardRange(key, root, marker, size, splits, numbers, num_ranges, assigned, widths))
     return tasks
@@ -193,54 +224,3 @@ def choose_widths(lengths: Counter[int], max_tokens: int) -> tuple[int, ...]:
             break
         widths, num_ids = better, num_ids - saved_ids
     return tuple(widths)
-
-
-Lengths = dict[str, tuple[dict[int, int], int]]
-"""Split -> its rows by their number of tokens before truncation, and how many of its ids are ``<unk>``."""
-
-
-@dataclass(frozen=True)
-class EncodedPart(engine.Part[Lengths]):
-    """The ids of a part's rows, to be looked up; those that stand for an empty text are not counted as ``<unk>``."""
-
-    number: int
-    vocabulary: Path
-    assigned: AssignedParts
-    spec: TextSpec
-
-    result: ClassVar[Any] = Lengths
-
-    def make(self) -> tuple[Lengths, dict[str, str]]:
-        """Store the ids, truncated, beside what was assigned to the rows."""
-        path = encoded_path(self.assigned.work, self.number)
-        rows, id_type = self.look_up()
-        sorted_rows, assigned = parts.load(self.assigned.work, self.number), self.assigned.load(self.number)
-        lists = pa.LargeListArray.from_arrays(rows.offsets, rows.ids.astype(id_type))
-        arrays.write_batch(path, {"key": sorted_rows["key"], "row": sorted_rows["row"], "ids": lists, **assigned})
-        num_unknown = arrays.segment_sums(rows.ids == UNK, rows.offsets) * (rows.num_tokens > 0)
-        lengths = Lengths()
-        for split, name in enumerate(ALL_SPLITS):
-            is_inside = assigned["split"] == split
-            lengths[name] = dict(Counter(rows.num_tokens[is_inside].tolist())), int(num_unknown[is_inside].sum())
-        return lengths, {path.name: atomic.sha256_file(path)}
-
-    def look_up(self) -> tuple[Encoded, Any]:
-        """The ids of the rows in stored order, and their dtype on disk."""
-        vocabulary = engine.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
-        sorted_rows, types = (
-            parts.load(self.assigned.work, self.number),
-            parts.load_types(self.assigned.work, self.number),
-        )
-        if self.spec.subwords == "none":
-            ids, offsets = vocabulary.lookup(types)[sorted_rows["codes"]], sorted_rows["offsets"]
-        else:
-            pieces = [vocabulary.pieces(word) for word in types.to_pylist()]
-            ids_of_words = vocabulary.lookup(pa.array(chain(*pieces), pa.large_string()))
-            ids, ends = arrays.take(ids_of_words, np.cumsum([0, *map(len, pieces)]), sorted_rows["codes"])
-            offsets = ends[sorted_rows["offsets"]]
-        return truncate(ids, offsets, self.spec), id_dtype(len(vocabulary))
-
-
-def encoded_path(work: Path, number: int) -> Path:
-    """The file of an ``EncodedPart``."""
-    return parts.file_of(work / "parts", number, "ids")

@@ -25,7 +25,7 @@ from msgspec import Meta
 from preprocessing.base.arrays import mapped, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import needed
-from preprocessing.base.schema import AtLeast1, Name
+from preprocessing.base.schema import MAX_COUNT, AtLeast1, Name
 from preprocessing.base.untrusted import one_line
 
 PAD, UNK = 0, 1
@@ -65,10 +65,8 @@ class VocabularyConfig:
     min_count: AtLeast1 | Literal["auto"] = "auto"
     """A token that occurs less often in the training split is read as <unk>. auto: 2; of a tiny corpus 1, of a huge one
     5."""
-    max_size: Annotated[int, Meta(ge=3)] = 65536
+    max_size: Annotated[int, Meta(ge=3, le=MAX_COUNT)] = 65536
     """Largest number of ids, <pad> and <unk> included; up to 65536 they take two bytes each."""
-    count_unlabelled: bool = True
-    """Whether tokens of unlabelled texts are counted like those of training texts."""
     base: Name | None = None
     """Run, bundle or dataset whose vocabulary is used with the same ids, so that its weights can read the new texts;
     the settings under text must be those of the base. null: none."""

@@ -54,7 +54,7 @@ def train(root: Path) -> None:
         torch.set_num_threads(1)  # threads of a tiny network only wait for each other
         for name, options in RUNS.items():
             with open_run(configure(root / name, **options), session) as run:
-                run.trainer.fit()
+                run.fit()
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def train_while_a_shard_is_replaced(data: Path) -> tuple[int, str] | None:
     with open_session("cpu", "fp32", 60) as session:
         try:
             with open_run(configure(data.parent / "runs" / "run", **ROWS), session) as run:
-                run.trainer.fit()
+                run.fit()
         except UserError as error:
             return error.exit_code, str(error)
     return None

@@ -16,8 +16,9 @@ import pytest
 from harness.ranks import stopping
 from harness.ranks.distributed import LostPeerError, World
 from harness.ranks.session import open_session
-from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, leave_words
+from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, write_reason
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.signals import listen_in_rank
 from tests.commands import read_json
 from tests.ranks import start_ranks
 
@@ -47,7 +48,7 @@ def rank_main(way: str, said: Path) -> None:
     rank = int(os.environ["RANK"])
     os.dup2(os.open(said / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
     stopping.STOP_LIMIT_S, stopping.MARGIN_S = 1.5, 0.5
-    stopping.install()
+    listen_in_rank(can_save=lambda: True)
     with open_session("cpu", "fp32", 600) as session:
         session.world.gather_objects(0, "the start")
         if rank == 1:
@@ -55,9 +56,7 @@ def rank_main(way: str, said: Path) -> None:
             time.sleep(60)
         HEARTBEAT.step, HEARTBEAT.in_loop = 7, True
         HEARTBEAT.last_words = (said / "status").write_text
-        if way == "group":  # as NCCL's watchdog finds it; gloo cannot be asked
-            HEARTBEAT.group_error = lambda: "REMOTE_ERROR"
-        elif way == "signal":
+        if way == "signal":
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
             HEARTBEAT.start(1.0)  # as under NCCL, where the collective itself says nothing
@@ -70,7 +69,6 @@ def rank_main(way: str, said: Path) -> None:
     ("way", "sentence"),
     [
         ("signal", "rank 0 was told to stop at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
-        ("group", "rank 0 at step 7 waited for the gradients of step 7 from 1 other ranks"),
         pytest.param(
             *("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
             marks=pytest.mark.slow,
@@ -83,9 +81,8 @@ def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: s
     assert ranks[0].exitcode == 1
     assert (tmp_path / "ready").exists()
     said = (tmp_path / "rank0").read_text()
-    left = "another rank is gone or has failed (the process group says REMOTE_ERROR)" if way == "group" else LEFT
-    assert f"error: {sentence}: {left}" in said
-    assert (tmp_path / "status").read_text() == f"{sentence}: {left}"
+    assert f"error: {sentence}: {LEFT}" in said
+    assert (tmp_path / "status").read_text() == f"{sentence}: {LEFT}"
 
 
 @pytest.fixture
@@ -95,8 +92,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_first_reason_stays(file: Path) -> None:
-    leave_words("the disk is gone")
-    leave_words("and so is the network", follows=True)
+    write_reason("the disk is gone")
+    write_reason("and so is the network", follows=True)
     words = read_json(file)
     assert (words["message"], words["follows"]) == ("the disk is gone", False)
 

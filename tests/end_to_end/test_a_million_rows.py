@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +31,6 @@ from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import reviews, write_csv
 from tests.datasets import counted, write_dataset
-from tests.distributed.test_preprocess_by_many import Cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -48,7 +46,7 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
             with contextlib.suppress(psutil.Error, OSError):
                 found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
                 # a child that has not yet become a worker still has its parent's command line, and memory
-                if found and (one.pid == process.pid or "spawn_main" in " ".join(one.cmdline())):
+                if found and (one.pid == process.pid or "preprocessing.job.pool" in " ".join(one.cmdline())):
                     peaks[one.pid] = int(found[1]) << 10
         time.sleep(0.2)
     assert process.returncode == 0
@@ -135,7 +133,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
     """The options of a prediction by two processes."""
-    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--part_mb", 0.5, *more]
+    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--source.part_mb", 0.5, *more]
     return list(map(str, words))
 
 
@@ -177,21 +175,3 @@ def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[in
     result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
     assert "already done" in result.stderr
     assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
-
-
-@pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[Path]:
-    """The scheduler file of a Dask cluster of two workers."""
-    running = Cluster(tmp_path)
-    for _ in range(2):
-        running.worker()
-    yield running.file
-    running.close()
-
-
-def test_by_two_workers_of_dask(root: Path, scheduler: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
-    dask = ("--executor", "dask", "--scheduler", scheduler)
-    words = words_of(root, "many.csv", "dask.csv", *dask)
-    result = succeed(run_module("harness", "predict", *words, timeout_s=600))
-    assert "dask: " in result.stderr
-    assert atomic.sha256_file(root / "dask.csv") == undisturbed[0]

@@ -169,17 +169,9 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "jsonl.gz": one("in.jsonl.gz", gzip.compress(objects())),
     "jsonl.zst": one("in.jsonl.zst", pa.compress(objects(), "zstd", asbytes=True)),
     "json, a list": one("in.json", listed(indent=1)),
-    "json, inside": (
-        {"in.jsonl": objects([({"body": [text]}, label) for text, label in ROWS])},
-        "in.jsonl --source.text_column text.body.0",
-    ),
     "jsonl, two texts": one("in.jsonl", objects(TITLED, ("title", "text", "label")), BOTH),
     "csv, two texts": one("in.csv", table(TITLED, ("title", "text", "label")), BOTH),
     "parquet": one("in.parquet", parquet()),
-    "parquet, inside": (
-        {"in.parquet": parquet([({"body": text}, label) for text, label in ROWS], False)},
-        "in.parquet --source.text_column text.body",
-    ),
     "parquet, row groups": one("in.parquet", parquet(row_group_size=7, compression="zstd")),
     "parquet, large_string": one("in.parquet", parquet(kind=pa.large_string())),
     "parquet, dictionary": one("in.parquet", parquet(kind=pa.dictionary(pa.int32(), pa.string()))),
@@ -193,15 +185,11 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         "a.csv --source.validation_path b.csv --source.test_path c.csv",
     ),
     "files of splits, leaks kept": (
-        {"a.csv": table(ROWS[:30]), "c.csv": table(ROWS[28:])}, "a.csv --source.test_path c.csv --quality.leaks keep"
+        {"a.csv": table(ROWS[:30]), "c.csv": table(ROWS[28:])}, "a.csv --source.test_path c.csv --quality.drop []"
     ),
     "a file without labels": (
         {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
         "a.csv --source.unlabelled_path b.csv",
-    ),
-    "without labels, not counted": (
-        {"a.csv": table(), "b.csv": table([[text] for text, _ in rows(60)[40:]], ["text"])},
-        "a.csv --source.unlabelled_path b.csv --vocabulary.count_unlabelled false",
     ),
     "missing labels unlabelled": one("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
     "missing labels dropped": one("in.csv", table(BLANKS), "--source.missing_label drop"),
@@ -222,7 +210,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "no test": one("in.csv", table(), "--splits.test 0"),
     "suspect rows": one("in.csv", table(SUSPECT)),
     "suspect rows dropped": one(
-        "in.csv", table(SUSPECT), "--quality.empty drop --quality.duplicates drop --quality.contradictions drop"
+        "in.csv", table(SUSPECT), "--quality.drop [empty,duplicates,contradictions,leaks]"
     ),
 }  # fmt: skip
 SETTINGS = {

@@ -11,8 +11,6 @@ import pandas as pd
 import pytest
 
 from harness.__main__ import main as harness
-from harness.rundir.bundle_files import KEPT_IN_BF16, read_info
-from harness.rundir.layout import BUNDLE
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
@@ -62,16 +60,13 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert (status["state"], status["exit_code"]) == ("finished", 0)
     assert test["rows"] == manifest.rows("test") == sum(rows for _, _, rows in test["confusion"])
     assert test["accuracy"] > 0.9
-    assert read_info(run / BUNDLE).bf16 >= KEPT_IN_BF16
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
     assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = data.parent / "stage"
-    words = ("evaluate", "--run", run, "--data", data, "--stage_dir", stage, "--split", "test", *EXACT)
+    words = ("evaluate", "--run", run, "--data", data, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
-    assert {path.parent.name for path in stage.rglob("*-w*.arrow")} == {"test"}  # no other split is copied
     again = read_json(run / "evaluation" / "test.json")
     first = read_json(run / "test.json")
     assert re.search(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs under real launchers that are stopped, lose a rank or their launcher, change their number of processes, or have
-one rank that fails alone; and the doctor.
+one rank that fails alone; and a dry run.
 """
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from harness.__main__ import main as harness
-from harness.launch.options import free_port
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
+from harness.training import run as training_run
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import (
@@ -59,6 +59,7 @@ def train_slowly() -> None:
         return read(self, *batch, **more)
 
     Classifier.read = slow  # type: ignore[method-assign]
+    training_run.EVALUATION_ROWS = 1
 
 
 @pytest.mark.slow
@@ -94,13 +95,14 @@ def validate_slowly(run: Path) -> None:
         return read(self, *batch, **more)
 
     Classifier.read = slow  # type: ignore[method-assign]
+    training_run.EVALUATION_ROWS = 1
 
 
 @pytest.mark.slow
 def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     """All steps of the first epoch are logged; its validation, with slow batches, is not."""
     run = tmp_path / "run"
-    process = start(data, run, *PLAIN, "--eval_batch", "1", before=partial(validate_slowly, run))
+    process = start(data, run, *PLAIN, before=partial(validate_slowly, run))
     wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
     wait_until((tmp_path / "validating").exists)
     (run / "STOP").touch()
@@ -195,26 +197,11 @@ def paths_with(folder: Path, module: str) -> str:
     return f"{folder / 'site'}:{ROOT}"
 
 
-def test_the_doctor_lets_ranks_meet_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
-    where = (
-        "--data",
-        long,
-        "--run",
-        tmp_path / "runs" / "a",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--config",
-        "imdb",
-    )
-    options = (*CPU, "--main_process_port", free_port())
-    report = json.loads(succeed(run_module("harness", "doctor", *options, *where, "--json", timeout_s=90)).stdout)
-    lines = {finding["check"]: finding["message"] for finding in report["findings"]}
-    assert report["exit_code"] == 0
-    assert lines["all-reduce"].startswith("2 ranks on 1 machine met in ")
-    assert "and added 10 MB in " in lines["all-reduce"]
-    assert "1,500 training rows" in lines["training"]
+def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
+    words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
+    said = succeed(run_module("harness", "train", *words, timeout_s=90)).stdout
+    for line in (r"all-reduce +2 ranks on 1 machine added 10 MB in", r"devices +no GPU is used", r"memory +\d+ MiB"):
+        assert re.search(f"^{line}", said, re.MULTILINE), said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -96,5 +96,5 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:
     done = serve(COMMAND, "predict", "--run", run.parent / "plain", "a")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"torch cannot be imported here, and {run.parent / 'plain'} holds no model.onnx" in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert f"{run.parent / 'plain' / 'model.onnx'}: missing: bundle.json names none; `padless export RUN" in done.stderr

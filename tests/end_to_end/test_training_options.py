@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import re
-import threading
 from pathlib import Path
 
 import pytest
 
-from preprocessing.base import terminal
 from tests.commands import PLAIN, read_json, read_metrics, sentence, status_of, succeed
 from tests.datasets import shared_dataset
-from tests.ranks import start_ranks
-from tests.runs import _train, train_to_end
+from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
@@ -32,29 +27,6 @@ def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path
     assert "MiB at most in one process" in lines["memory"]
     assert "of training (32 steps)" in lines["full"]
     assert not run.exists()
-
-
-def redraw_often() -> None:
-    """As often as in a longer training."""
-    terminal.REDRAW_EVERY_S = 0.01
-
-
-def test_a_training_leaves_at_most_25_lines_in_a_terminal(data: Path, tmp_path: Path) -> None:
-    ours, theirs = os.openpty()  # of unknown size: 80 columns
-    screen, pieces = Path(os.ttyname(theirs)), []
-    threading.Thread(target=lambda: [pieces.append(os.read(ours, 1 << 16)) for _ in iter(int, 1)], daemon=True).start()
-    words = tuple(map(str, ("--data", data, "--run", tmp_path / "run", *SMALL, "--epochs", 12, "--baseline", "none")))
-    for rank in start_ranks(_train, 2, words, screen, screen, redraw_often):
-        rank.join(100)
-        assert rank.exitcode == 0
-    written = b"".join(pieces).decode()
-    assert re.search(r"epoch +\d+/12  .*step \d+/96  .*loss \d", written)  # the live line
-    shown = [re.sub("\x1b\\[\\d*m", "", line.rpartition(terminal.WIPE)[2]) for line in written.split("\r\n")]
-    rows = [line.split()[0] for line in shown if line[:4].strip() not in ("", "note")]  # of a poor model
-    assert [row for row in rows if "/12" not in row] == (
-        ["data", "model", "training", "device", "run", "few", "log", "epoch", "test", "finished", "next"]
-    )
-    assert len(rows) == 23
 
 
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:

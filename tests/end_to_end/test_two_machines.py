@@ -119,6 +119,12 @@ def lose_power(two: Two, side: str) -> None:
     (two.a if side == "a" else two.b).kill()
 
 
+def cut_for_a_while(two: Two) -> None:
+    two.lose()
+    time.sleep(10)
+    two.mend()
+
+
 def other_dataset(training: Training) -> tuple[int, ...]:
     """Machine b has another dataset at the same path."""
     other = training.folder / "other"
@@ -138,8 +144,7 @@ def take_port(training: Training) -> tuple[int, ...]:
 LOST = r"rank {} at step \d+ waited .*from 1 other ranks"
 BY_A, BY_B = (LOST.format(0), "", LOST.format(0)), ("", LOST.format(1), LOST.format(1))
 TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
-NO_B = "machine 1 of 2 did not come to .* within 30 s"
-NO_A = "machine 1 of 2: machine 0 did not answer at .* within 30 s"
+NO_B, NO_A = (f"machine {rank} of 2: the machines did not meet at .* within 30 s" for rank in (0, 1))
 NO_DATA = r"/.*dataset.json: missing"
 DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
 NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
@@ -147,7 +152,7 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
     "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
     "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (1, 3), (NO_B, NO_DATA, NO_B)),
-    "port taken": (take_port, (2, 1), (TAKEN, "machine 1 of 2: ", TAKEN)),
+    "port taken": (take_port, (2, 2), (TAKEN,) * 3),
     "machine 1 never comes": (lambda one: codes_of(one.start(sides="a")), (1,), (NO_B, "", NO_B)),
     "machine 0 never comes": (lambda one: codes_of(one.start(sides="b")), (1,), ("", NO_A, "")),
     "power of 1": (during(lambda two: lose_power(two, "b"), "a"), (1,), BY_A),
@@ -155,13 +160,14 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
     "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
     "cut": (during(lambda two: two.lose()), (1, 1), (LOST.format(0), LOST.format(1), LOST.format(0))),
+    "cut for 10 s": (during(cut_for_a_while), (0, 0), ("",) * 3),
 }
 """Fault -> how it happens, the exit codes, and what machine a, machine b and the status say."""
 
 
 @pytest.mark.parametrize(
     "faults",
-    [("another dataset", "cut"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
+    [("another dataset", "cut", "cut for 10 s"), pytest.param(tuple(FAULTS), marks=pytest.mark.night)],
 )
 def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """One training has all faults one after the other, and is then restarted once more."""
@@ -199,12 +205,14 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
     assert final(training.run) == final(undisturbed.run)
 
 
-def test_the_doctor_looks_at_the_network_of_both(tmp_path: Path) -> None:
+def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", SPLITS)
+    words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run", "--verbose")
     with two_machines() as two:
-        both = [launch_on(one, two.a, "--device", "cpu", log=tmp_path / one.host, command="doctor") for one in two.both]
+        both = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.both]
         assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
-        for one in two.both:
-            own = re.escape(f"{one.device} ({one.address}): the route to the other machines")
-            assert re.search(rf"^ok +network +{one.host}: {own}$", said, re.MULTILINE), said
-        assert re.search(r"^ok +all-reduce +2 ranks on 2 machines met in", said, re.MULTILINE), said
+        network = re.escape(f"{two.a.device} ({two.a.address}): the route to the other machines")
+        assert re.search(rf"^network +{network}", said, re.MULTILINE), said
+        assert re.search(r"^all-reduce +2 ranks on 2 machines added 10 MB in", said, re.MULTILINE), said
+    assert not (tmp_path / "run").exists()

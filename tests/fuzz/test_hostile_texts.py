@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import time
-import zipfile
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -19,9 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.rows import find_files
+from harness.inference.rows import find_texts
 from preprocessing.base import cli
-from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
 from preprocessing.corpus.columns import resolve
@@ -86,7 +84,7 @@ def dataset_rows(path: Path) -> list[str]:
 def prediction_rows(path: Path) -> list[str]:
     """Texts as predict reads them, and all other columns."""
     texts = []
-    for file in find_files([str(path)], "auto", SourceConfig(), {}, path.parent):
+    for file in find_texts([str(path)], SourceConfig(), {}, path.parent):
         converted = convert(file, path.parent, keep_columns=True)
         for part in converted.parts:
             rows = read_part(path.parent, part)
@@ -146,23 +144,15 @@ def bomb(path: Path) -> None:
             packed.write(b"a fine film,good\n" * (1 << 19))
 
 
-def archive(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr("a.csv", b"text,label\n" + b"a fine film,good\n" * (1 << 21))
-
-
 def long_line(path: Path) -> None:
-    with open(path, "wb") as file:
-        file.write(b"text,label\n")
-        file.truncate(2 << 30)
+    path.write_bytes(b"text,label\n" + b"a" * (16 << 20))
 
 
 FAR_AWAY = '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>'
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
-    "an archive without end": ("a.zip", archive, "and perhaps more, over 200 times as many; if they are texts"),
-    "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "over 200 times as many"),
+    "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "the file is empty"),
     "a sheet without end": ("a.xlsx", partial(write_xlsx, rows=[], more=" " * (17 << 20)), "over 200 times as many"),
     "a deep list": (
         "a.json",
@@ -174,14 +164,13 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         partial(pq.write_table, pa.table([["a"], ["b"]], ["text", "text"])),
         "a.parquet: has more than one column 'text'",
     ),
-    "2 GB in a line": ("a.csv", long_line, "a.csv: row 1: is longer than 16 MiB; split its text"),
+    "a line without end": ("a.csv", long_line, "a.csv: row 1: cannot be read ("),
 }
 
 
 @pytest.mark.parametrize("what", HOPELESS)
 def test_a_hopeless_file_is_refused_soon(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
-    monkeypatch.setattr("preprocessing.corpus.readers.MAX_RECORD_BYTES", 16 << 20)
     monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[what]
     write_it(tmp_path / name)
@@ -289,22 +278,6 @@ def test_twice_the_text_takes_twice_the_time(name: str, size: int, request: pyte
     assert [family for family in FAMILIES if not is_linear(name, family, size)] == []
 
 
-WHOLE = """\
-seed: 7
-source:
-  path: [a.csv, b.csv]
-  labels: {good: [1, yes], bad: [0, no]}
-  where: {lang: en}
-text:
-  max_tokens: 256
-  html: true
-splits: {test: 0.2, validation: 1.0e-1}
-"""
-SIGNS_OF_YAML = (
-    *("a: ", "- ", "[", "]", "{", "}", ", ", "? ", "\n", "  ", "\t", "#", "|", "---\n", "%TAG ! x\n", '"', "'", "\\x"),
-    *("&a ", "*a", "<<: *a", "!!binary", "!!int ", "!!timestamp ", "!!python/object:os.system ", "seed", "text"),
-    *("~", "yes", "0x1F", "1:60", "2020-13-45", ".nan", "1e999", "é", "\ud800", "\0", "1" * 5000),
-)
 LAUGHS = "a: &a0 [" + ", ".join("1" * 9) + "]\n"
 LAUGHS += "".join(f"b{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 HOSTILE = {
@@ -329,22 +302,3 @@ def test_hostile_yaml_is_refused_at_once(name: str, tmp_path: Path, monkeypatch:
         cli.parse(PreprocessConfig, ["--config", "c.yaml", "--output", "o"], prog="run")
     assert time.monotonic() - began < 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]  # nothing was executed
-
-
-def said(content: bytes) -> object:
-    """The value of YAML, or of what some take for it; ``ConfigError`` for what is refused."""
-    try:
-        return parse_yaml(content.decode("utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"c.yaml: {error}") from None
-
-
-def test_damaged_yaml_is_read_or_refused(fuzz: Fuzz) -> None:
-    whole = WHOLE.encode()
-    made = st.lists(st.sampled_from((*SIGNS_OF_YAML, *NASTY)), max_size=30).map(
-        lambda drawn: "".join(drawn).encode("utf-8", "replace")
-    )
-    cases = st.one_of(byte_damages(whole).map(lambda damage: damage.data), made)
-    found = fuzz(cases, lambda data: outcome(partial(said, data), lambda value: True, "c.yaml"))
-    assert found["refused"] > 0
-    assert found["same"] > 0

@@ -5,11 +5,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from tests.datasets import write_dataset
-from tests.gpu.corpus import write_corpus
+from preprocessing.text.resources import resolve
+from preprocessing.text.spec import TextSpec
+from preprocessing.text.vocabulary import RESERVED, Vocabulary
+from tests.datasets import write_dataset, write_splits
 from tests.gpu.device import REVIEWS
+
+MAX_LENGTH, VOCABULARY_SIZE = 400, 40_000
+FIRST_TELLING, NUM_TELLING = 33_000, 50
+"""Words that show a class: their ids are negative as int16, so nothing is learned by code that loses the sign bit."""
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +30,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts as long as film reviews, and words with ids of 32,768 and more."""
-    root = tmp_path_factory.mktemp("data") / "reviews"
-    write_corpus(root, {"train": REVIEWS, "validation": 64, "test": 64}, block_rows=128)
+    """Texts as long as film reviews (a log-normal with the median 174), of random words by Zipf's law."""
+    root, random, splits = tmp_path_factory.mktemp("data") / "reviews", np.random.default_rng(0), {}
+    for name, rows in {"train": REVIEWS, "validation": 64, "test": 64}.items():
+        lengths = np.clip(np.exp(random.normal(np.log(174), 0.75, rows)), 10, MAX_LENGTH).astype(np.int64)
+        classes, shape = random.integers(0, 2, rows), (rows, MAX_LENGTH)
+        ids = random.zipf(1.3, shape) % (VOCABULARY_SIZE - len(RESERVED)) + len(RESERVED)
+        telling = FIRST_TELLING + NUM_TELLING * classes[:, None] + random.integers(0, NUM_TELLING, shape)
+        ids = np.where(random.random(shape) < 0.06, telling, ids)
+        splits[name] = np.where(np.arange(MAX_LENGTH) < lengths[:, None], ids, 0), lengths, classes
+    words = [*RESERVED, *(f"w{number}" for number in range(len(RESERVED), VOCABULARY_SIZE))]
+    vocabulary = Vocabulary(pa.array(words, pa.large_string()), np.ones(VOCABULARY_SIZE, np.int64))
+    pipeline, widths = resolve(TextSpec(max_tokens=MAX_LENGTH)), (64, 128, 256, MAX_LENGTH)
+    write_splits(root, splits, vocabulary, pipeline, ["negative", "positive"], widths, 128)
     return root

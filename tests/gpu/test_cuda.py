@@ -5,6 +5,7 @@ real trainer, in this process: layouts, resuming, DDP, skipped steps, memory, wa
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,24 @@ import pytest
 import torch
 
 from harness.batch import Batch, Layout
-from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import EMBEDDING, HEAD, masks_of
+from harness.model.dropout import EMBEDDING, HEAD, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.rundir import checkpoint
-from harness.training.trainer import Milestones, Trainer
+from harness.training.checkpointer import Checkpointer
 from harness.training.wide import learn
-from harness.training.writer import Checkpointer
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import CPU, loader_of
 from tests.checkpoints import state_of
 from tests.datasets import split_of
-from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, needs, on_device
-from tests.ranks import run_ranks
-from tests.trainers import all_steps, losses_and_module, losses_in_ddp, make_trainer, session_for, state_bytes, train
+from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, on_device, skip_without
+from tests.trainers import all_steps, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
 PLACES = ("row", "time", "place", "starts", "grid")
@@ -83,7 +82,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
     arrived, largest = [], []
 
     def prepare(step: int, batch: Batch) -> None:
-        batch.masks = masks_of(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
+        batch.masks = draw_masks(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
 
     for device in (CPU, TORCH_DEVICE):
         rows = {}
@@ -148,7 +147,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         assert resumed.step == STEPS
         actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
         assert actual == pytest.approx(expected, rel=1e-5)
-        assert resumed.meter.counted.hash == whole.meter.counted.hash
+        assert resumed.meter.counts.hash == whole.meter.counts.hash
         (ours, _), (theirs, _) = resumed.state(), whole.state()
         for file, named in theirs.items():
             for name, tensor in named.items():
@@ -156,19 +155,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         assert ON_CUDA or state_bytes(resumed) == state_bytes(whole)  # law 6 speaks of deterministic devices
 
 
-@pytest.mark.processes
-def test_ddp_with_one_process_trains_as_without(reviews: Path, tmp_path: Path) -> None:
-    config = configuration(reviews, tmp_path)
-    ((losses, module, backend),) = run_ranks(losses_in_ddp, 1, config, STEPS)
-    alone, plain, _ = losses_and_module(config, STEPS)
-    assert (module, plain) == ("DistributedDataParallel", "Objective")
-    assert backend == ("nccl" if ON_CUDA else "gloo")
-    assert losses == pytest.approx(alone, rel=1e-5)
-
-
-def test_a_planted_inf_is_skipped_counted_and_written_down(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_planted_inf_is_skipped_and_counted(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In fp16, where the loss scaler skips steps by itself."""
     config = configuration(dataset, tmp_path, precision="fp16" if ON_CUDA else "fp32", optim=OptimConfig(ema=0.9))
     with session_for(config) as session:
@@ -181,56 +168,42 @@ def test_a_planted_inf_is_skipped_counted_and_written_down(
         steps = all_steps(trainer)
         train(trainer, steps, STEPS)
         held = trainer.parameters
-        before, copies = trainer.guard.state()["skipped"], [tensor.detach().clone() for tensor in held]
+        copies = [tensor.detach().clone() for tensor in held]
         scale = accelerator.scaler.get_scale()
         hook = trainer.objective.classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         train(trainer, steps, 1)
         hook.remove()
-        assert trainer.guard.state()["skipped"] == before + 1
+        assert int(trainer.skips_in_a_row) == 1
         assert all(map(torch.equal, held, copies))
         assert accelerator.scaler.get_scale() < scale
         train(trainer, steps, 3)
         assert not any(map(torch.equal, held, copies))
 
 
-class Waitless(Milestones):
-    """Asks as a run does after every step; in between, a wait of the host for the card is an error."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.pending = trainer, lambda: np.zeros(1, int)
-        self.heard: list[int] = []
-
-    def after_step(self) -> None:
-        self.heard += self.pending().tolist()
-        self.pending = self.trainer.world.start_maximum(np.array([self.trainer.step == 4]), "whether to save")
-        if self.trainer.step == 3:
-            torch.cuda.set_sync_debug_mode("error")
-            with pytest.raises(RuntimeError):  # so that a wait would be noticed
-                self.trainer.parameters[0].flatten()[0].item()
-        if self.trainer.step == self.trainer.total_steps - 1:  # the last step writes a log line
-            torch.cuda.set_sync_debug_mode("default")
-
-
 @cuda_alone
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("layout", ["packed", "padded", "fused"])
 def test_the_host_never_waits_between_two_log_lines(dataset: Path, tmp_path: Path, layout: str, precision: str) -> None:
-    """With a linear part, too."""
-    needs(precision)
-    optim = OptimConfig(ema=0.9)
-    tracking = TrackingConfig(log_every=10_000)
+    """With a linear part, too; ranks exchange requests meanwhile, as in a run."""
+    skip_without(precision)
     model = replace(SHAPE, wide=1 << 12, wide_ngrams=2 if layout == "padded" else 3)
-    keys = {"global_batch": 16, "epochs": 1, "micro_batch": 9, "optim": optim, "tracking": tracking, "model": model}
+    keys = {"global_batch": 16, "epochs": 1, "micro_batch": 9, "optim": OptimConfig(ema=0.9), "model": model}
     config = configuration(dataset, tmp_path, precision=precision, recurrence=layout, **keys)
     with session_for(config) as session:
         trainer = make_trainer(config, session)
-        milestones = trainer.milestones = Waitless(trainer)
+        steps = all_steps(trainer)
+        train(trainer, steps, 3)
+        torch.cuda.set_sync_debug_mode("error")
         try:
-            trainer.fit()
+            with pytest.raises(RuntimeError):  # so that a wait would be noticed
+                trainer.parameters[0].flatten()[0].item()
+            for batch in itertools.islice(steps, 20):
+                trainer.update(batch)
+                trainer.world.start_maximum(np.array([trainer.step]), "a request")()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert trainer.step == len(milestones.heard) == 25
-        assert milestones.heard[:5] == [0, 0, 0, 0, 1]
+        assert trainer.step == 23
+        assert trainer.read_figures()["rows"] == 23 * 16
 
 
 def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:

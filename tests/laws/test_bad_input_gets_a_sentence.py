@@ -27,7 +27,7 @@ from harness import __main__ as harness
 from harness.rundir.layout import BUNDLE
 from tests.bundles import write_drawn
 from tests.commands import run_command
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.corpora import contents
 from tests.datasets import split_of
 from tests.end_to_end import test_fingerprints as small
 
@@ -52,12 +52,10 @@ FILES = {
     "floats.csv": small.table([(text, at * 0.37) for at, (text, _) in enumerate(small.ROWS)]),
     "equal.csv": small.table([("a fine film", label) for _, label in small.ROWS]),
     "paper.pdf": b"%PDF-1.7\n\0\xe2",
-    "packed.csv": gzip.compress(small.table()),
     "late.csv": timed(itertools.repeat("2024-12-31")),
     "endless.csv": timed([*range(20), "inf", *range(20)]),
     "strangers.csv": small.table([("xqzv yyqz", "good"), ("qqvz qqqq", "bad")] * 9),
     "thesis.zip": zipped("thesis.docx", b""),
-    "cut.zip": zipped("in.csv", small.table())[:90],
     "full/thesis.tex": b"",
     "begun/.lock": b"7 host",
     "begun/config.yaml": b"data: data\n",
@@ -110,8 +108,6 @@ FILES = {
     "keys.jsonl": small.objects() + b'{"review": "a", "label": 1}',
     "lists.json": b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]',
     "texts.json": b'[{"text": "a", "label": 1}, "b"]',
-    "numbers.jsonl": small.objects([*small.ROWS, (12, "good")]),
-    "polish.csv": "text,label\nźródło żółć błąd,good\nfilm,bad\n".encode("cp1250"),
     "bytes.csv": small.table() + b"caf\xe9,good\n",
     "leaks.csv": small.table(
         [(*row, part) for part in ("train", "test") for row in small.ROWS], ("text", "label", "part")
@@ -133,7 +129,6 @@ def prepare(place: Path) -> Path:
     with small.within(place, FILES):
         small.bundle_and_data(place)
         small.prepared("in.csv --splits.folds 3", "folded")
-        small.prepared("in.csv --source.unlabelled_path more.csv --vocabulary.count_unlabelled false", "beside")
         small.prepared("in.csv --splits.validation 0", "unmeasured")
         small.prepared("in.csv --seed 1", "foreign")
         Path("loop").symlink_to("loop")
@@ -154,7 +149,7 @@ def answer(line: str, place: Path) -> str:
     """Exit code and sentence of ``$ padless …`` in a prepared folder."""
     with small.within(place, {}):
         code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
-        assert not Path("new", "dataset.json").exists(), "of what is refused"
+        assert not Path("new", "dataset.json").exists(), f"{line}: of what is refused"
         if Path("new").exists():
             assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
             shutil.rmtree("new")
@@ -190,19 +185,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_a_mistake_is_answered(line: str, here: Path) -> None:
     assert answer(line, here) == mistakes()[line]
     assert "padless-live" not in [thread.name for thread in threading.enumerate()]
-
-
-def test_another_source_is_refused_unless_it_may_replace(tmp_path: Path, command: Command) -> None:
-    source, output = write_csv(tmp_path / "reviews.csv", reviews(60)), tmp_path / "out"
-    command.build(source, output)
-    command.build(source, output)
-    assert "already complete" in command.err
-    before = (output / "dataset.json").read_bytes()
-    write_csv(source, reviews(61))
-    assert "one that has changed since" in command.refused(2, source, output)
-    assert (output / "dataset.json").read_bytes() == before
-    command.build(source, output, "--overwrite")
-    assert (output / "dataset.json").read_bytes() != before
 
 
 @pytest.mark.processes

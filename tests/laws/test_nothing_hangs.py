@@ -30,9 +30,10 @@ from harness.model.classifier import Classifier
 from harness.ranks import distributed
 from harness.ranks.distributed import RankError, World
 from harness.ranks.session import open_session
-from harness.ranks.stopping import ERROR_FILE, leave, run_rank
+from harness.ranks.stopping import ERROR_FILE, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.signals import end_process
 from tests.commands import ROOT, logged, read_json
 from tests.datasets import write_dataset
 from tests.ranks import Gone, run_ranks, start_ranks
@@ -98,28 +99,6 @@ def collectives(source: str) -> list[str]:
 def test_collectives_live_in_one_module() -> None:
     found = {path for path in (ROOT / "harness").rglob("*.py") if collectives(path.read_text())}
     assert found == {COLLECTIVES}
-
-
-def nameless(source: str) -> list[int]:
-    """Lines with a collective, or a wait for one, outside a block that names it."""
-    tree = ast.parse(source)
-    named = {
-        inner
-        for block in ast.walk(tree)
-        if isinstance(block, ast.With)
-        and any(isinstance(i.context_expr, ast.Call) and "waiting" in ast.unparse(i.context_expr) for i in block.items)
-        for inner in ast.walk(block)
-    }
-    return [
-        call.lineno
-        for of, name, call in calls(tree, MEETINGS | {"wait"})
-        if call not in named
-        and ((of == "dist" and name in MEETINGS and "async_op=True" not in ast.unparse(call)) or name == "wait")
-    ]
-
-
-def test_every_collective_stands_in_a_block_that_names_it() -> None:
-    assert nameless(COLLECTIVES.read_text()) == []
 
 
 # Every other wait has a limit, or says why it cannot hang.
@@ -258,7 +237,7 @@ def end_a_session(way: str, folder: Path) -> None:
     distributed.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
     os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
     os.environ[ERROR_FILE] = str(folder / f"words-{rank}")
-    leave(run_rank(main))
+    end_process(run_rank(main))
 
 
 @pytest.mark.processes

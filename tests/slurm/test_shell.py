@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.slurm.config import Resources, SubmitConfig
-from harness.slurm.jobs import HERE, Job, variables
+from harness.slurm.jobs import SCRIPTS, Job, render_variables
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.processes
@@ -37,14 +37,14 @@ HOSTILE = (
 
 
 def job(python: str = sys.executable, hook: str | None = None, **values: Any) -> Job:
-    given = {"command": "train", "body": "train", "arguments": (), "run": "run"}
+    given = {"command": "train", "script": "train", "arguments": (), "run": "run"}
     given |= {"resources": Resources(), "config": SubmitConfig(jobs=[], restarts=2, python=python, hook=hook)}
     return Job(**given | values)
 
 
 def begin(job: Job, folder: Path, then: str = "", **env: str) -> subprocess.CompletedProcess[str]:
     """Run the beginning of a job's script in a folder, and ``then`` in place of its body."""
-    script = "\n".join([variables(job), (HERE / "start.sh").read_text(), then or r"""printf '%s\0' "$@" """])
+    script = "\n".join([render_variables(job), (SCRIPTS / "start.sh").read_text(), then or r"""printf '%s\0' "$@" """])
     given = {**os.environ, "SLURM_JOB_ID": "7", **env}
     for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         if name not in env:
@@ -97,43 +97,55 @@ def test_a_python_that_is_not_there(tmp_path: Path) -> None:
     assert result.stderr.startswith("error: job 7: apptainer-9: no such program on ")
 
 
-SCRIPTS = [ROOT / ".ci" / "run", *sorted(ROOT.glob("launch/**/*.s*")), *sorted(ROOT.glob("tests/**/*.s*h"))]
+CHECKED = [ROOT / ".ci" / "run", *sorted(ROOT.glob("launch/**/*.s*")), *sorted(ROOT.glob("tests/**/*.s*h"))]
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("script", CHECKED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_it_passes_shellcheck(script: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("needs shellcheck")
-    result = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(["shellcheck", "-x", str(script)], capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout
 
 
-def call(*names: str, body: str = "train", **given: object) -> str:
+def call(*names: str, script: str = "train", **given: object) -> str:
     """What functions of a job's body print."""
-    text = (HERE / f"{body}.sh").read_text()
+    text = (SCRIPTS / f"{script}.sbatch").read_text()
     found = [re.search(rf"^{name}\(\) {{$.*?^}}$", text, re.DOTALL | re.MULTILINE) for name in names]
-    script = "\n".join(["set -euo pipefail", "decided() { :; }", *(one[0] for one in found if one), *names])
+    lines = "\n".join(["set -euo pipefail", "decided() { :; }", *(one[0] for one in found if one), *names])
     environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
-    command = ["bash", "-c", script]
+    command = ["bash", "-c", lines]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
 
 
+TRAINING = {"code": 1, "now_at": 0, "began_at": 0, "restarts": 0}
+PREPARING = {"code": 140, "signals": 1, "began_with": 0, "restarts": 0}
+
+
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("script", "facts", "said"),
     [
-        ({"code": 0}, "done"),
-        ({"code": 3}, "a restart would not help"),
-        ({"restarts": 1}, "no checkpoint is later than step 0"),
-        ({"now_at": 60, "began_at": 60}, "no checkpoint is later than step 60"),
-        ({"now_at": 90, "began_at": 60, "restarts": 1}, ""),
-        ({"now_at": 90, "began_at": 60, "restarts": 2}, "restarted 2 times already"),
+        ("train", TRAINING | {"code": 0}, "done"),
+        ("train", TRAINING | {"code": 3}, "a restart would not help"),
+        ("train", TRAINING, ""),
+        ("train", TRAINING | {"restarts": 1}, "no checkpoint is later than step 0"),
+        ("train", TRAINING | {"now_at": 90, "began_at": 60, "restarts": 1}, ""),
+        ("train", TRAINING | {"now_at": 90, "began_at": 60, "restarts": 2}, "restarted 2 times already"),
+        ("prepare", PREPARING | {"code": 1, "signals": 0}, "a line above says why"),
+        ("prepare", PREPARING | {"began_with": 2}, "this start finished nothing"),
+        ("prepare", PREPARING | {"began_with": 1}, ""),
+        ("prepare", PREPARING | {"began_with": 1, "restarts": 2}, "restarted 2 times already"),
     ],
 )
-def test_a_training_that_loses_a_rank_before_its_first_checkpoint_is_requeued_once(
-    facts: dict[str, int], said: str
-) -> None:
-    given = {"code": 1, "now_at": 0, "began_at": 0, "restarts": 0, "max_restarts": 2, **facts}
-    shown = call("why_not", **given)
+def test_what_is_requeued(tmp_path: Path, script: str, facts: dict[str, int], said: str) -> None:
+    """A training after a new checkpoint, or once without any; a preprocessing that was stopped after it finished parts,
+    of which there are two: locks and what a killed process left are none.
+    """
+    for name in ("d/.work/lock-0", "d/.work/a.json.tmp-n1-7", "d/.work/a.json", "d.building/.work/parts/b.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = ("why_not",) if script == "train" else ("markers", "why_not")
+    shown = call(*names, script=script, max_restarts=2, output=tmp_path / "d", **facts).removeprefix("2\n")
     assert said in shown
     assert bool(said) == bool(shown)
 
@@ -146,27 +158,3 @@ def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp
     shown = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
     assert shown.splitlines() == ["62", "job 7: asked to stop"]
     assert [path.parent.name for path in tmp_path.rglob("STOP")] == ["seed-1"]
-
-
-@pytest.mark.parametrize(
-    ("facts", "said"),
-    [
-        ({"code": 0}, "done"),
-        ({"code": 3}, "a line above says why"),
-        ({"code": 1, "signals": 0}, "a line above says why"),
-        ({"began_with": 2}, "this start finished nothing"),
-        ({"began_with": 1}, ""),
-        ({"began_with": 1, "restarts": 2}, "restarted 2 times already"),
-    ],
-)
-def test_a_preprocessing_is_requeued_if_it_was_stopped_and_this_start_finished_parts(
-    tmp_path: Path, facts: dict[str, int], said: str
-) -> None:
-    """Locks and what a killed process left are no finished parts; two parts are, one of a replacement."""
-    for name in ("d/.work/lock-0", "d/.work/a.json.tmp-n1-7", "d/.work/a.json", "d.building/.work/parts/b.json"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    given = {"code": 140, "signals": 1, "began_with": 0, "restarts": 0, "max_restarts": 2, **facts}
-    shown = call("markers", "why_not", body="prepare", output=tmp_path / "d", **given).removeprefix("2\n")
-    assert said in shown
-    assert bool(said) == bool(shown)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``submit`` makes, on a real cluster of two nodes: an array, a chain, a limit of restarts, a hook that fails, a
+"""What ``submit`` makes, on a real cluster of two nodes: a chain, a hook that fails, a
 Python of several words; preprocessing by a job of two nodes and by an array. Each log ends with one sentence, and what
 comes of it are the bytes of an undisturbed command.
 """
@@ -11,16 +11,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.commands import CPU, run_module, status_of, succeed, wait_until
+from tests.commands import CPU, run_module, succeed, wait_until
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
-from tests.runs import rank_of
 from tests.slurm.conftest import Cluster, ask
-from tests.slurm.test_train_job import BATCH, SETTINGS, checkpoints, outcome, starts
+from tests.slurm.test_train_job import BATCH, SETTINGS, outcome
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -49,55 +47,11 @@ def container(cluster: Cluster) -> str:
     return shlex.join([str(path), "exec", "image 1.sif", sys.executable])
 
 
-def local(config: Path, run: Path, *arguments: object, processes: int = 1) -> None:
-    """The same training as a command of this machine."""
-    words = ("train", *CPU, "--num_processes", processes, "--config", config, *arguments, "--run", run)
-    succeed(run_module("harness", *words, timeout_s=600))
-
-
 def last(log: str) -> str:
     """The last line of a log, which is a sentence of the job, said once."""
     lines = log.splitlines()
     assert lines.count(lines[-1]) == 1, log
     return lines[-1]
-
-
-def of_many(folder: Path) -> dict[str, Any]:
-    return {path.name: outcome(path) for path in sorted(folder.glob("seed-*"))}
-
-
-def test_an_array_of_three_has_three_directories_and_ports(cluster: Cluster, config: Path) -> None:
-    run = cluster.folder / "many"
-    words = shlex.join(["train", "--config", str(config), "--run", str(run)])
-    job = cluster.submit(words, options=("--array.seeds", "3,4,5", *ONE))
-    for task in range(3):
-        cluster.complete(f"{job}_{task}", 400)
-    ports = set()
-    for task in range(3):
-        log = cluster.log(f"{job}_{task}")
-        ended = rf"job {job}_{task}: exit 0 at step {STEPS}, {STEPS} after that of the start: done"
-        assert re.fullmatch(ended, last(log)), log
-        ports |= set(re.findall(r"rank 0 is at \S+:(\d+);", log))
-    assert len(ports) == 3
-    local(config, cluster.folder / "local", "--seeds", "3,4,5")
-    assert of_many(run) == of_many(cluster.folder / "local")
-    local(config, run, "--seeds", "3,4,5")  # trains nothing, and says what they say together
-    assert all(len(starts(run / name)) == 1 for name in ("seed-3", "seed-4", "seed-5"))
-    assert (run / "seeds.json").is_file()
-
-
-def test_a_task_that_loses_a_process_is_requeued_alone(cluster: Cluster, config: Path) -> None:
-    """The last task of an array has the array's own number, by which SLURM would requeue all of them."""
-    run = cluster.folder / "many"
-    words = ["train", "--config", str(config), "--run", str(run), "--epochs", "8", "--checkpoint.every_steps", "25"]
-    job = cluster.submit(shlex.join(words), options=("--array.seeds", "1,2", *ONE))
-    cluster.until(f"{job}_1", lambda: bool(checkpoints(run / "seed-2")), "checkpoint", 200)
-    assert cluster.field(f"{job}_1", "JobId") == job
-    rank_of(run / "seed-2", 0).kill()
-    for task in range(2):
-        cluster.complete(f"{job}_{task}", 400)
-    assert [len(starts(run / name)) for name in ("seed-1", "seed-2")] == [1, 2]
-    assert status_of(run / "seed-2")["step"] == 8 * STEPS
 
 
 def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
@@ -155,20 +109,8 @@ def test_what_follows_a_failure_in_a_chain_ends_too(cluster: Cluster, config: Pa
 
 def test_slurm_reads_values_as_they_were_typed(cluster: Cluster) -> None:
     hostile = """two "words" \\ it's #1 $(touch /tmp/x) `id`"""
-    job = cluster.submit("report r", options=("--sbatch", f"hold comment={shlex.quote(hostile)}", "--name", "a.b"))
+    job = cluster.submit("report r", options=("--sbatch", f"hold comment={shlex.quote(hostile)}"))
     assert f"   Comment={hostile}" in [line.rstrip() for line in ask("scontrol", "show", "job", job).splitlines()]
-    assert cluster.field(job, "JobName") == "a.b-report"
-
-
-def test_nothing_is_left_of_a_chain_that_slurm_refuses(cluster: Cluster, config: Path) -> None:
-    options = ("--single.partition", "none", "--logs", cluster.folder, "--nodes", 1, "--time", 5)
-    result = run_module("harness", "submit", f"train --config {config} --run r", "report r", *options, timeout_s=60)
-    assert result.returncode == 2
-    (submitted,) = re.findall(r"job (\d+): train\n", result.stdout)
-    cluster.jobs.append(submitted)
-    said = rf"error: sbatch refused the job: .*partition specified: none.*; cancelled: {submitted}, submitted before it"
-    assert re.fullmatch(said, result.stderr.splitlines()[-1])
-    assert cluster.wait(submitted, 60) == "CANCELLED"
 
 
 PREPARING = ("--text.max_tokens", 64, "--vocabulary.min_count", 1, "--shards.rows", 2000, "--source.part_mb", 0.006)
@@ -188,19 +130,20 @@ def expected(source: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("parts", "requeued"), [(None, ""), (8, "_1"), (4, "_0")], ids=["two nodes", "a task", "the one that completes"]
+    ("tasks", "requeued"), [(None, ""), (8, "_1"), (4, "_0")], ids=["two nodes", "a task", "the one that completes"]
 )
 def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
-    cluster: Cluster, source: Path, expected: dict[str, bytes], parts: int | None, requeued: str
+    cluster: Cluster, source: Path, expected: dict[str, bytes], tasks: int | None, requeued: str
 ) -> None:
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
     command = shlex.join(map(str, ("prepare", "--config", config, "--output", output, *PREPARING)))
-    array = ("--array.parts", parts, "--nodes", 1, "--cpus", 1) if parts else ()
-    job = cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder}", *array))
-    leader, one = f"{job}_0" if parts else job, job + requeued
+    array = f"array=0-{tasks - 1} output={cluster.folder}/%x-%A_%a.log" if tasks else ""
+    half = ("--nodes", 1, "--cpus", 1) if tasks else ()
+    job = cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder} {array}", *half))
+    leader, one = f"{job}_0" if tasks else job, job + requeued
     markers = output / ".work" / "parts"
-    cluster.until(one, lambda: len([*output.glob(".work/lock-*")]) >= (4 if parts else 2), "so many shares", 90)
+    cluster.until(one, lambda: len([*output.glob(".work/lock-*")]) >= (4 if tasks else 2), "so many shares", 90)
     cluster.until(one, lambda: len([*markers.glob("*.json")]) >= 20, "part was finished", 90)
     ask("scontrol", "requeue", one)
     cluster.until(one, lambda: cluster.field(one, "JobState") == "PENDING", "requeue", 30)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.launch.launcher import RESTARTS
+from harness.launch.options import NUM_RESTARTS
 from tests.commands import CPU, read_json, run_command, status_of, succeed
 from tests.datasets import write_dataset
 from tests.runs import rank_of
@@ -53,11 +53,9 @@ class Training:
         )
         self.python.chmod(0o755)
 
-    def submit(
-        self, cluster: Cluster, *arguments: object, command: str = "train", options: tuple[object, ...] = ()
-    ) -> str:
+    def submit(self, cluster: Cluster, *arguments: object, options: tuple[object, ...] = ()) -> str:
         """Send the job to both nodes; its run directory is ``run`` in the cluster's folder."""
-        words = [command, "--config", self.config, "--run", cluster.folder / "run", *arguments]
+        words = ["train", "--config", self.config, "--run", cluster.folder / "run", *arguments]
         return cluster.submit(shlex.join(map(str, words)), options=("--python", self.python, *options))
 
 
@@ -164,7 +162,7 @@ def test_cancelled_it_stays_so_and_the_same_command_goes_on(
 
 def lose_each_start(cluster: Cluster, job: str, run: Path, before: int) -> None:
     """Kill a rank in each start that the launchers of two nodes make, after ``before`` ones, until they give up."""
-    for number in range(before, before + 1 + RESTARTS):
+    for number in range(before, before + 1 + NUM_RESTARTS):
         cluster.until(job, lambda number=number: len(starts(run)) > number, f"start {number}", 300)  # type: ignore[misc]
         rank_of(run).kill()
 
@@ -173,7 +171,7 @@ def lose_each_start(cluster: Cluster, job: str, run: Path, before: int) -> None:
 @pytest.mark.timeout(900, func_only=True)
 def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> None:
     job = training.submit(cluster, "--checkpoint.every_steps", 50, options=("--restarts", 1))
-    run, each = cluster.folder / "run", 1 + RESTARTS
+    run, each = cluster.folder / "run", 1 + NUM_RESTARTS
     cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
     lose_each_start(cluster, job, run, 0)
     cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 300)
@@ -188,11 +186,14 @@ def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> N
 
 
 @pytest.mark.slow
-def test_the_doctor_lets_both_nodes_meet(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, command="doctor", options=("--python", sys.executable))
+def test_a_script_is_submitted_as_it_is_and_a_dry_run_tries_the_network(cluster: Cluster, training: Training) -> None:
+    run, log = cluster.folder / "run", cluster.folder / "as-it-is-%j.log"
+    options = ("--partition=low", "--nodes=2", "--cpus-per-task=2", f"--output={log}", "--time=10")
+    words = ("--config", training.config, "-o", run, "--dry_run")
+    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
+    job = ask("env", path, "sbatch", "--parsable", *options, "launch/slurm/train.sbatch", *words)
+    cluster.jobs.append(job)
     cluster.complete(job, 120)
-    log = cluster.log(job)
-    assert "ok    all-reduce     2 ranks on 2 machines met in " in log
-    assert f"ok    training       {training.data}: " in log
-    assert "\nfix" not in log
-    assert not (cluster.folder / "run").exists()
+    assert "all-reduce 2 ranks on 2 machines added 10 MB in" in cluster.log(job)
+    assert f"job {job}: exit 0 at step 0, 0 after that of the start: done" in cluster.log(job)
+    assert not run.exists()

@@ -17,11 +17,9 @@ from pathlib import Path
 import pytest
 
 import padless
-from harness.__main__ import main as harness
 from preprocessing.base import configuration
-from preprocessing.base.installed import load
 from tests.commands import ROOT
-from tests.licences import COPYLEFT, CORE, FAMILIES, PAGE, families_of, groups_of, requirements, rows_of
+from tests.licences import COPYLEFT, CORE, PAGE, groups_of, requirements, rows_of
 
 TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
 FLOORS = [
@@ -89,23 +87,6 @@ def is_ours(module: str) -> bool:
     return module.partition(".")[0] in ("harness", "preprocessing")
 
 
-def brings(found: Iterable[Import]) -> dict[str, set[str]]:
-    """For each of our modules, all root packages that importing it imports."""
-    edges = {}
-    for one in found:
-        if not one.inside_function and not one.for_types_only:
-            edges.setdefault(one.source, set()).add(one.target)
-    result = {}
-    for start in edges:
-        seen, waiting = {start}, [start]
-        while waiting:
-            new = edges.get(waiting.pop(), set()) - seen
-            seen |= new
-            waiting += new
-        result[start] = {name for name in seen if not is_ours(name)}
-    return result
-
-
 def test_no_import_goes_upward() -> None:
     floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     assert {room_of(name) for name in own_modules()} - {"harness", "preprocessing"} == set(floor_of)
@@ -132,9 +113,6 @@ def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchma
 
 
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}
-BY_NAME = {"harness.library.estimator", "harness.model.fused"}
-"""Modules that need an extra, or much time: others load them by their name, where they are used."""
-NOT_FOR_TRAINING = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"}
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +123,11 @@ def project() -> dict[str, object]:
 
 def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project) -> None:
     packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
-    packages |= {"padless-stubs", *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir())}
+    packages |= {
+        "padless-stubs",
+        "padless_slurm",
+        *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir()),
+    }
     pages = {path.relative_to(ROOT / "docs").parent.as_posix() for path in (ROOT / "docs").rglob("*.md")}
     packages |= {f"padless_docs.{folder}".removesuffix("..") for folder in pages}
     settings = project["tool"]["setuptools"]
@@ -157,6 +139,7 @@ def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project)
         named |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
     everything += (ROOT / "docs").rglob("*.md")
+    everything += (ROOT / "launch/slurm").glob("*.s[bh]*")
     assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
 
 
@@ -173,26 +156,12 @@ def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_import
     assert [name for name in core if f'"{name.replace("-", "_")}' not in text] == []  # loaded by its name
 
 
-def test_an_import_brings_neither_an_extra_nor_what_training_does_not_need() -> None:
-    """A module that others import at the top must not need an extra: extras are imported in functions."""
-    along = set().union(*brings(one for one in all_imports() if one.source not in BY_NAME).values())
-    assert not any(one.target in BY_NAME for one in all_imports())
-    assert along & NOT_FOR_TRAINING == set()
-    assert distributions(along) - {line.name for line in requirements() if line.group == CORE} == set()
-
-
-def test_licences_of_the_page_are_those_of_the_metadata() -> None:
-    """Metadata differs between versions: at least one licence is common, and copyleft is the same."""
+def test_the_page_names_the_licence_of_each_dependency_and_none_of_all_is_copyleft() -> None:
     rows = rows_of(PAGE.read_text())
     assert {name: groups for name, (_, _, groups) in rows.items()} == groups_of(requirements())
     for name, (licences, copyleft, groups) in rows.items():
-        assert set(licences) <= set(FAMILIES), name
         assert copyleft == bool(COPYLEFT & set(licences)), name
         assert not (copyleft and CORE in groups), f"everybody installs {name}"
-        families = families_of(name)
-        if families is not None:
-            assert set(licences) & set(families), f"{name} says {families}, docs/security.md {licences}"
-            assert COPYLEFT & set(licences) == COPYLEFT & set(families), f"{name} says {families}"
 
 
 def test_what_type_checkers_read_is_what_there_is() -> None:
@@ -206,13 +175,3 @@ def test_what_type_checkers_read_is_what_there_is() -> None:
     exported = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     del typed["__getattr__"]
     assert (exported - {None}) | set(typed) | {"__version__"} == set(padless.__all__)
-
-
-def test_scripts_and_version_are_what_the_project_says(project, capsys: pytest.CaptureFixture[str]) -> None:
-    scripts = {module.partition(".")[0]: name for name, module in project["project"]["scripts"].items()}
-    assert scripts == {"harness": "padless"}
-    assert all(callable(load(name)) for name in project["project"]["scripts"].values())
-    assert load(project["tool"]["setuptools"]["dynamic"]["version"]["attr"].replace(".VERSION", ":VERSION"))
-    assert re.fullmatch(r"\d+\.\d+\.\d+", padless.__version__)
-    assert harness(["--version"]) == 0
-    assert capsys.readouterr().out == f"padless {padless.__version__}\n"

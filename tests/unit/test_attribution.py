@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,19 +13,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.batch import Batch
-from harness.config import ModelConfig, RunConfig
+from harness.config import ModelConfig
 from harness.model import dropout, language
 from harness.model.attribution import attributions, batch_of
 from harness.model.classifier import Classifier
-from harness.model.dropout import HEAD, LAYERS, SITE_BITS, masks_of
+from harness.model.dropout import HEAD, LAYERS, SITE_BITS, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import POOLINGS
 from harness.model.wide import END
-from harness.training import preflight
-from harness.training.rules import resolve
 from tests.batches import padded_batch
 from tests.bundles import own_everything
-from tests.datasets import shared_dataset
 
 WORDS = 30
 TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9], [11], [1, 1], [28, 5])]
@@ -129,7 +125,7 @@ def test_masks_have_the_values_of_their_definition(device: str, monkeypatch: pyt
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
         batch = Batch(torch.ones(4, 1, device=device), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
-        mask = masks_of(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
+        mask = draw_masks(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
         for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
             assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
@@ -150,9 +146,6 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
                 replaced[place, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
-
-
-data = shared_dataset({"train": 60, "validation": 20, "test": 10, "unlabelled": 40})
 
 
 class Largest(TorchDispatchMode):
@@ -188,18 +181,9 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
     assert vocabulary * dim < batch.num_tokens * candidates / 10
 
 
-def test_one_recipe_serves_both_tasks(data: Path) -> None:
-    """A pretraining uses the first layer of a classifier's model, and keys about labels have no effect."""
-    model = replace(RunConfig().model, num_layers=3, wide="auto", pooling="mean")
-    config = resolve(RunConfig(task="language_model", data=str(data), run="run", model=model)).config
-    assert (config.model.num_layers, config.model.wide, config.model.pooling) == (1, 0, "mean")
-    weights = replace(config.optim, class_weights={"nobody": 2.0})
-    assert preflight.check_data(replace(config, optim=weights), 1).rows("train") == 100
-
-
 def test_samples_of_states_are_parts_of_all_states() -> None:
     model = LanguageModel(ModelConfig(embedding_dim=5, hidden_size=4), 50)
     batch = padded_batch([9, 5, 1], 50)
     shifted = (replace(batch, rows=batch.rows + shift) for shift in range(3))
-    some = [torch.stack(model.row_log_losses(its, every=3)) for its in shifted]
+    some = [torch.stack(model.row_log_losses(its, one_in=3)) for its in shifted]
     torch.testing.assert_close(sum(some), torch.stack(model.row_log_losses(batch)))

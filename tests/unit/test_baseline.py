@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,17 +21,16 @@ from harness.baseline.linear import Linear, measure
 from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare, read_results
 from harness.config import RunConfig
 from harness.report import sinks
-from harness.report.runs import beside_linear
+from harness.report.runs import compare_linear
 from harness.report.sinks import ReportSink
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, write_figures, write_predictions
 from harness.tracking.tracking import Sink
-from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import STEP, write_index
-from tests.commands import is_gone, listens, read_json, start_python, unwrapped, wait_until
-from tests.corpora import Command, prepare, write_csv
+from tests.commands import read_json, unwrapped
+from tests.corpora import Command
 from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -108,30 +105,12 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     assert read_results(own / FOLDER, read_manifest(own).fingerprint) == {}
 
 
-def test_where_nothing_can_be_written_the_figures_are_shown(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (own / "baseline").symlink_to("/proc/nowhere")  # nobody can make a folder there, not even root
-    results.main(BaselineConfig(data=str(own)))
-    out, err = capsys.readouterr()
-    assert re.search(r"^ +validation  95 % +test  95 %\nrows +120 +90\naccuracy +0\.", out, re.MULTILINE)
-    assert err.startswith(f"warning: {own}/baseline cannot be written (")
-
-
 def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Command) -> None:
     write_dataset(tmp_path, {"train": 60, "validation": 20}, num_classes=1)
     write_manifest(tmp_path, replace(read_manifest(tmp_path), labels=["fine", "dull"]))
     assert command("baseline", "--data", tmp_path) == 3
     assert "every training row is 'fine', and there" in command.sentence
     assert not (tmp_path / "baseline").exists()
-
-
-def test_a_label_that_an_emoji_alone_decides_is_learned(tmp_path: Path) -> None:
-    random, signs = np.random.default_rng(1), ("👍🏽", "👎")
-    words = [" ".join(random.choice([*"abcdef", "好", "🎬", "…"], 8)) for _ in range(800)]
-    source = write_csv(tmp_path / "a.csv", [(f"{some}{signs[row % 2]}", row % 2) for row, some in enumerate(words)])
-    manifest = prepare(source, tmp_path / "data")
-    assert {"👍", "👎", "🎬", "好"} <= {*Vocabulary.read(tmp_path / "data" / VOCABULARY).tokens.to_pylist()}
-    figures, _ = measure(tmp_path / "data", manifest)["test"]
-    assert figures["accuracy"] >= 0.99
 
 
 def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
@@ -182,11 +161,6 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     assert found.low <= found.difference <= found.high
 
 
-def test_predictions_of_other_rows_are_not_compared(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"baseline/test-predictions\.parquet: not the rows that .*run predicts"):
-        beside(tmp_path, hits(90, 80), hits(91, 80))
-
-
 class Heard(Sink):
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -197,23 +171,6 @@ class Heard(Sink):
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         self.summaries |= {f"{kind}/{key}": value for key, value in values.items()}
-
-
-@pytest.mark.processes
-def test_a_fit_in_the_background_dies_with_its_parent(own: Path) -> None:
-    program = (
-        "import sys; from preprocessing.base.processes import child; "
-        "fit = child('-m', 'harness', 'baseline', sys.argv[1]); print(fit.pid, flush=True); fit.wait()"
-    )
-    parent = start_python("-c", program, own, stdout=subprocess.PIPE)
-    pid = int(parent.stdout.readline())
-    wait_until(lambda: listens(pid), 60)
-    os.kill(pid, signal.SIGSTOP)  # it must not be done before its parent dies
-    parent.kill()
-    parent.communicate(timeout=20)
-    os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: is_gone(pid), 20)
-    assert not (own / FOLDER).exists()
 
 
 @pytest.mark.processes
@@ -234,7 +191,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
-    fitted, found = sink.fit, beside_linear(run, own)[1]
+    fitted, found = sink.fit, compare_linear(run, own)[1]
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert found.linear == read_results(run / FOLDER, fingerprint)["test"]

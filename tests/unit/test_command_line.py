@@ -5,8 +5,7 @@ by name in any folder, a configuration written for a file, the list of runs.
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import re
 import shlex
 import subprocess
@@ -23,16 +22,13 @@ from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from benchmarks.__main__ import main as benchmarks
 from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
-from harness.__main__ import main
 from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
 from harness.library.commands import train_here
-from harness.ranks import stopping
-from harness.rundir.results import write_figures
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load
 from preprocessing.config import PreprocessConfig
 from tests.commands import run_command, succeed
@@ -52,17 +48,20 @@ PAGES = [(train.main, []), (evaluate.main, []), *((main, [one.name]) for main, t
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in this process, which keeps its handlers of signals."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
-    monkeypatch.setattr(stopping, "install", lambda: None)
+    monkeypatch.setattr(train, "listen_in_rank", lambda can_save: None)
 
 
-def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> list[str]:
-    """The lines that a request for help prints; it ends with exit code 0."""
+def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:
+    """What a request for help prints, without marks and in 80 columns; it ends with exit code 0."""
     try:
         code = main(list(words))
     except SystemExit as left:
         code = left.code
     assert code in (0, None)
-    return capsys.readouterr().out.splitlines()
+    page = capsys.readouterr().out
+    assert max(map(len, page.splitlines())) <= COLUMNS
+    assert not re.search(r"`|:\w+:'", page)
+    return page
 
 
 HELP_WITHOUT_TORCH = """
@@ -84,18 +83,16 @@ for line in sys.stdin.read().splitlines():
         code = error.exit_code
     assert code in (2, 3), f"{line}: {code}"
     assert "torch" not in sys.modules, f"{line} waited for torch"
-import harness.baseline.results, harness.launch.doctor, preprocessing.job.build
+import harness.baseline.results, preprocessing.job.build
 assert "torch" not in sys.modules, "torch is there before it is needed"
 """
 REFUSED = """train nowhere
 train data --device cuda -o new
-train data --multi_gpu -o new
 train data -o run --epochs 3
 train data -o data/dataset.json
 predict run text --device cuda
 predict run --input data/dataset.json -o run
 explain run text --device cuda
-explain run text -o run
 evaluate run data --device cuda
 evaluate run data -o data/dataset.json
 export run -o run
@@ -115,32 +112,46 @@ def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("main", "table"), TABLES)
 def test_a_bare_command_lists_what_there_is(capsys, main: Main, table: Any) -> None:
     assert (main([]), main(["--help"])) == (2, 0)
-    bare, asked = capsys.readouterr().out.split("usage: ")[1:]
-    assert bare == asked
-    listed = [line.split()[0].rstrip(",") for line in bare.splitlines() if line.startswith("  ")]
-    assert listed == [one.name for one in table]
+    pages = capsys.readouterr().out.split("Usage: ")[1:]
+    assert pages[0] == pages[1]
+    assert re.findall(r"^│ (\S+)", pages[0], re.MULTILINE) == [command.name for command in table]
 
 
 @pytest.mark.parametrize(("main", "words"), PAGES)
 def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -> None:
-    for topic in (["all"], []):
-        lines = shown(capsys, main, *words, "--help", *topic)
-        assert [line for line in lines if len(line) > COLUMNS or "`" in line or re.search(r":\w+:'", line)] == []
-    assert not words or len([line for line in lines if line.startswith("  --")]) <= 20, (
-        "the first screen has the important keys"
-    )
+    pages = [shown(capsys, main, *words, "--help", *topic) for topic in ([], ["all"])]
+    keys = [re.findall(r"^│ (--\S+)", page, re.MULTILINE) for page in pages]
+    assert len(keys[0]) <= 14 or not words, "the first screen has the important keys"
+    assert {*keys[0]} <= {*keys[1], "--config", "--print_config"}
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    about, _, first, *_ = shown(capsys, harness, "train", "--help", "order")
-    assert about.startswith("order: Which rows meet in a batch; with the dataset, seed and global batch")
-    assert first.startswith("  --order.length_noise 0.003 ")
-    lr = [
-        "  --optim.lr auto              Highest learning rate. auto: by the rows of a",
-        f"{' ' * 31}step and the classes.",
-    ]
-    for words in (["--help", "lr"], ["--epochs", "2", "--help=optim.lr"]):
-        assert shown(capsys, harness, "train", *words) == lr
+    page = shown(capsys, harness, "train", "--help", "order")
+    assert "Which rows meet in a batch; with the dataset, seed and global batch" in page
+    assert re.findall(r"--\S+", page.partition("order")[2]) == ["--order.length_noise"]
+    assert "[default: 0.003]" in page
+    page = shown(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")
+    assert re.findall(r"│ (--\S+) ", page) == ["--optim.lr"]
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "encoding", "marks"), [(True, "utf-8", "\x1b[1m"), (False, "ascii", "+- optim ---")]
+)
+def test_help_is_bold_in_a_terminal_and_plain_where_the_encoding_has_no_more(
+    is_terminal: bool, encoding: str, marks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with pytest.raises(SystemExit):
+        cli.run(harness, ["train", "--help", "optim"])
+    stream.seek(0)
+    page = stream.read()
+    assert marks in page
+    assert "u001b" not in page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,30 +235,27 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
 
 @pytest.mark.processes
 def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path) -> None:
-    """In bash itself, with what ``register-python-argcomplete`` prints; its ``COMPREPLY`` after a TAB."""
-    (tmp_path / "new.csv").touch()
+    """In bash itself, with the script that ``--completion`` prints; its ``COMPREPLY`` after a TAB."""
+    script = run_command([sys.executable, "-m", "harness", "--completion", "bash"]).stdout
+    (tmp_path / "padless.bash").write_text(script)
     offered = {
         "padless trai": "train",
         "padless train --num_processes 2 --optim.warm": "--optim.warmup",
         "padless train --precision b": "bf16",
-        "padless evaluate runs/a n": "new.csv",
-        "padless train --config qu": "quickstart",
     }
-    script = """
-    eval "$(register-python-argcomplete padless)"
-    for COMP_LINE in "$@"; do
-        COMP_POINT=${#COMP_LINE} COMPREPLY=()
-        _python_argcomplete padless
+    complete = """
+    . ./padless.bash
+    for line in "$@"; do
+        COMP_WORDS=($line) COMPREPLY=()
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _padless
         echo "${COMPREPLY[*]}"
     done
     """
-    where = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COMP_TYPE": "9"}
-    command = ["bash", "-c", script, "bash", *offered]
-    done = subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=120, check=True)
-    assert [line.strip() for line in done.stdout.splitlines()] == list(offered.values())
-
-
-TRAIN = "default imdb imdb-gpu imdb-pretrained imdb-quick imdb-unlabelled quickstart seed"
+    command = ["bash", "-c", complete, "bash", *offered]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == list(offered.values())
+    assert "complete -o default -F _padless padless" in script
 
 
 @pytest.fixture(autouse=True)
@@ -277,51 +285,6 @@ def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> No
     assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
 
 
-def test_help_names_the_recipes(capsys) -> None:
-    with pytest.raises(SystemExit):
-        harness(["train", "--help"])
-    assert f"a recipe: {', '.join(TRAIN.split())};" in " ".join(capsys.readouterr().out.split())
-
-
-def begun(run: Path, state: str, day: int, accuracy: float) -> None:
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text("data: data/mine\n")
-    lines = [{"kind": "validation", "step": 5, "accuracy": one, "best": one == accuracy} for one in (accuracy, 0.1)]
-    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    (run / "status.json").write_text(json.dumps({"state": state, "step": 10}))
-    write_figures(run, "test", {"accuracy": accuracy - 0.25})
-    os.utime(run / "status.json", (day * 86_400, day * 86_400))
-
-
-def test_runs_are_listed_newest_first(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    begun(Path("runs/old"), "finished", 1, 0.75)
-    begun(Path("runs/a/seed-0"), "running", 5, 0.5)
-    Path("runs/a/seed-0/test.json").write_text("{}")
-    assert main(["runs"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [re.sub(r"( +\d{4}-\S+ \S+)? +", " ", line) for line in lines] == [
-        "run data step best test when state",
-        "runs/a/seed-0 data/mine 10 0.5000 interrupted",
-        "runs/old data/mine 10 0.7500 0.5000 finished",
-    ]
-    assert max(map(len, lines)) <= 80
-    assert main(["runs", "runs/old", "--json"]) == 0
-    (one,) = json.loads(capsys.readouterr().out)
-    assert (one["run"], one["best"], one["state"]) == ("runs/old", 0.75, "finished")
-    Path("runs/old/test.json").write_text("{")
-    assert main(["runs", "runs/old"]) == 0
-    assert capsys.readouterr().err.startswith("warning: runs/old/test.json: ")
-    Path("runs/old/status.json").write_text('{"state": "finisher", "step": 10}')
-    assert main(["runs", "runs/old"]) == 0
-    out, err = capsys.readouterr()
-    assert out.split()[-1] == "damaged"
-    assert err.startswith("warning: runs/old/status.json: ")
-    assert err.endswith("; remove it, and the run goes on from its newest checkpoint\n")
-    with pytest.raises(DataError, match=re.escape(err.removeprefix("warning: ").strip())):
-        main(["report", "runs/old"])
-
-
 def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     sections = "prepare:\n  source.path: mine.csv\n  output: data/mine\ntrain:\n  data: data/mine\n  epochs: 3\n"
@@ -330,3 +293,9 @@ def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monke
     assert (prepared.output, prepared.source.path) == ("data/mine", ["mine.csv"])
     trained = cli.parse(LaunchRecipe, ["--config", "mine.yaml"], prog="test")
     assert (trained.data, trained.epochs) == ("data/mine", 3)
+
+
+def test_a_text_with_a_blank_is_no_option_although_it_begins_with_a_dash() -> None:
+    words = ["--json", '--labels={"good": [1, 2]}', "--run", "- a = b", "--paths", "-C gpu"]
+    found = cli.parse(Options, words, prog="test")
+    assert (found.json, found.labels, found.run, found.paths) == (True, {"good": ["1", "2"]}, "- a = b", "-C gpu")

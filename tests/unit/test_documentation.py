@@ -17,15 +17,14 @@ import yaml
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
-from harness.__main__ import COMMANDS, main
+from harness.__main__ import COMMANDS
 from harness.__main__ import COMMANDS as HARNESS
 from harness.config import flat, to_dict
-from harness.ranks.stopping import EXIT_CODE as PREEMPTED
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base import cli
 from preprocessing.base.configuration import groups_of, options_of
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.installed import load
+from preprocessing.base.signals import PREEMPTED
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.thorough
@@ -58,22 +57,12 @@ def test_every_path_exists(document: str) -> None:
     assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
 
 
-def test_the_spine_is_as_long_as_it_says() -> None:
-    text = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## The spine\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"`([\w/]+\.py)` \| (\d+) \|", text)
-    assert 0 < len(rows) <= 15
-    for path, lines in rows:
-        assert abs(int(lines) - (ROOT / path).read_text().count("\n")) <= 30, path
-    files, total = re.findall(r"(\d+) files, ([\d,]+) lines", text)[0]
-    assert (int(files), int(total.replace(",", ""))) == (len(rows), sum(int(lines) for _, lines in rows))
-
-
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
     text = text.replace("\\\n", " ")
     for name, rest in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(rest, comments=True)
-        if words not in (["--version"], ["--help"]):
+        if words[:1] not in (["--version"], ["--help"], ["--completion"]):
             yield name.replace("padless", "harness"), words
 
 
@@ -86,7 +75,9 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
         command = next((one for one in commands_here if one.name == rest[0]), None)
     if command is None:
         return rest
-    known = {f"--{key}" for key in (*cli.OWN, *options_of(load(command.config)), *groups_of(load(command.config)))}
+    config_class = load(command.config)
+    keys = ("config", "help", "print_config", *options_of(config_class), *groups_of(config_class))
+    known = {f"--{key}" for key in keys}
     return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
 
 
@@ -122,12 +113,6 @@ def test_the_reference_is_as_the_code_is() -> None:
     assert "\n| `text.max_tokens` | " in texts["preprocessing"]
     for command in COMMANDS:
         assert f"\n| `padless {command.name}" in texts["commands"]
-
-
-def test_help_names_the_pages_of_this_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(main, ["--help"]) == 0
-    index = capsys.readouterr().out.splitlines()[-1].removeprefix("documentation: ")
-    assert Path(index).samefile(ROOT / "docs/index.md")
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,8 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import check_array
-from sklearn.utils.estimator_checks import check_estimator
 
 import padless
-from harness.inference import model
-from harness.library import commands
-from tests.commands import run_command, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -69,13 +63,6 @@ def test_a_search_over_a_pipeline() -> None:
     assert search(1) == search(2, "threading") > 0.9
 
 
-@pytest.mark.slow
-def test_a_search_on_several_processes() -> None:
-    """In a program of its own, since joblib's processes outlive it."""
-    program = "from tests.unit.test_estimator import search; assert search(2) > 0.9"
-    succeed(run_command([sys.executable, "-c", program], 180, {}))
-
-
 @pytest.mark.parametrize(
     ("keys", "y", "sentence"),
     [
@@ -96,25 +83,3 @@ def test_what_has_no_order_or_is_no_column_is_refused(texts: Any) -> None:
     """A set would pair texts and labels at random."""
     with pytest.raises(ValueError, match=f"a {type(texts).__name__} is no list of strings, and no column"):
         padless.TextClassifier(**SMALL).fit(texts, NUMBERS)
-
-
-COLUMNS = "a list of texts has no columns, whose number predict could compare"
-NOT_FOR_TEXTS = {
-    "check_n_features_in": COLUMNS,
-    "check_n_features_in_after_fitting": COLUMNS,
-    "check_classifiers_train": COLUMNS,
-    "check_fit2d_1sample": "that a classifier needs two classes is said in other words",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_checks_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They make tables: here each row is written as a text. Weights of samples and ``partial_fit`` it does not have."""
-
-    def texts_of(table: Any) -> Any:
-        yield [" ".join(f"c{place}v{value:.2f}" for place, value in enumerate(row)) for row in check_array(table)]
-
-    monkeypatch.setattr(commands, "chunks", texts_of)
-    monkeypatch.setattr(model, "chunks", texts_of)
-    check_estimator(padless.TextClassifier(**SMALL), expected_failed_checks=NOT_FOR_TEXTS)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +21,12 @@ import pytest
 import torch
 
 import padless
-from harness.batch import Batch
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
-from preprocessing.base import atomic
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
@@ -88,27 +84,6 @@ def test_the_figures_are_those_of_the_same_rows_in_the_dataset(run: Path, evalua
         assert len(of_split["weights"]) == len(of_split["tokens"])
 
 
-def test_mistakes_of_a_split_are_from_each_class(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", {"train": 80, "validation": 20, "test": 60}, num_classes=3)
-    write_drawn(tmp_path / "bundle", tmp_path / "data", embedding_dim=8, hidden_size=8)
-    bundle, split = Bundle(tmp_path / "bundle"), split_of(tmp_path / "data", "test")
-    scores = score(bundle.model, loader_over(split, World(), 16, "padded", torch.device("cpu")), World())
-    values = assess(scores, bundle, split)
-    shown = Counter((mistake["label"], mistake["predicted"]) for mistake in values["mistakes"])
-    names = bundle.labels
-    wrong = {(names[true], names[said]): rows for true, said, rows in values["confusion"] if true != said}
-    assert len(wrong) == 2
-    assert all(shown[confusion] >= 4 for confusion in wrong)
-
-
-def test_figures_of_an_input_of_one_name_are_replaced(run: Path, tmp_path: Path, evaluate: Callable[..., str]) -> None:
-    lines, output = (run.parent / "labelled.csv").read_text().splitlines(keepends=True), tmp_path / "found"
-    for rows, done in ((20, "written to"), (30, "replaced")):
-        (tmp_path / "new.csv").write_text("".join(lines[: rows + 1]))
-        assert f"{done} {output}/new.csv.json" in evaluate("--input", tmp_path / "new.csv", "--output", output)
-        assert read_json(output / "new.csv.json")["rows"] == rows
-
-
 def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
 ) -> None:
@@ -126,10 +101,6 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     said = evaluate(*given, of=tmp_path / "run")
     assert "warning: 7 of 9 rows (" in command.err
     assert "note: 2 of 9 rows (" in said
-    of_training = ("--data", data, "--split", "train", "--output", tmp_path)
-    note = "80 of 80 rows (100%) are training texts, so new texts may do worse than these figures\n"
-    assert evaluate(*of_training, "--quiet", of=tmp_path / "run") == ""
-    assert command.err == f"warning: {note}"
 
 
 def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named(
@@ -154,15 +125,6 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     )
 
 
-def test_the_text_is_found_as_for_predictions(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
-    names, bundle = Bundle(run / "bundle").info.labels, tmp_path / "run" / "bundle"
-    shutil.copytree(run, tmp_path / "run")
-    write_info(bundle, replace(read_info(bundle), source={"text_column": "text", "label_column": "label"}))
-    rows = [(at, f"a film that is number {at}", names[at % 2]) for at in range(20)]
-    path = write_csv(tmp_path / "body.csv", rows, ("id", "body", "label"))
-    assert "body.csv: 20 rows" in evaluate("--input", path, "--output", tmp_path, of=tmp_path / "run")
-
-
 def test_labels_that_the_run_does_not_know_may_be_left_out(
     run: Path, evaluate: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -171,6 +133,10 @@ def test_labels_that_the_run_does_not_know_may_be_left_out(
     path = write_csv(tmp_path / "strange.csv", rows)
     said = evaluate("--input", path, "--output", tmp_path, "--source.neutral", "[meh, so so]")
     assert "strange.csv: 2 rows, 3 left out" in said
+    swapped = f"{{{names[0]}: [{names[1]}, meh], {names[1]}: [{names[0]}, so so]}}"
+    assert "strange.csv: 5 rows" in evaluate("--input", path, "--output", tmp_path, "--source.labels", swapped)
+    rows = read_json(tmp_path / "strange.csv.json")["confusion"]
+    assert sum(count for label, _, count in rows if label == 0) == 3
 
 
 @pytest.mark.parametrize("name", ["evaluate", "explain", "predict"])
@@ -187,7 +153,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     text = "ночь, улица, w1 ''фонарь''"
     rows = "".join(f"'{text}';'{names[at % 2]}';1,2\n" for at in range(4))  # a comma in each line would do too
     (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{rows}".encode("cp1251"))
-    more = {"evaluate": ["--output", tmp_path], "explain": ["--format", "json"]}
+    more = {"evaluate": ["--output", tmp_path], "explain": ["--json"]}
     more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
     words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
     assert command(name, *words) == 0, command.err
@@ -229,7 +195,7 @@ def test_scores_add_up_to_what_the_model_says(explained: Path) -> None:
         number = list(model.classes_).index(one.label)
         assert one.probability == pytest.approx(chances[number], abs=1e-6)
         assert sum(one.scores) == pytest.approx(one.logit - one.baseline, rel=1e-3, abs=2e-5)
-        assert one.missed <= 1e-3 * abs(one.logit - one.baseline) + 2e-5
+        assert one.error <= 1e-3 * abs(one.logit - one.baseline) + 2e-5
     if len(chances) == 2:
         first, second = (model.explain(TEXT, label) for label in model.classes_)
         np.testing.assert_allclose(first.scores, [-score for score in second.scores])
@@ -242,8 +208,7 @@ def test_words_have_their_places(explained: Path) -> None:
     one = padless.load(explained).explain(TEXT)
     assert one.tokens == ("w1", "superb", "dull", "<unk>", "w1", "superb")
     assert [TEXT[slice(*span)] for span in one.spans if span] == ["W1", "superb", "dull", "nowhere", "w1", "superb"]
-    assert list(one.to_frame()) == ["token", "score", "start", "end"]
-    assert "".join(text for text, _ in one.pieces) == TEXT
+    assert "".join(text for text, _ in one.segments) == TEXT
     assert one.summary == ["unknown to the model: 1 of 6 words"]
 
 
@@ -256,17 +221,12 @@ def test_a_text_without_a_known_word_gets_the_shares_of_the_classes(explained: P
         assert one.probability == pytest.approx(rows[0] / rows.sum(), abs=1e-6)
         assert (set(one.scores), one.logit) == ({0.0}, one.baseline)
         assert one.summary == ["no known word: these are the shares of the classes among the training rows"]
-    bundle, ids = Bundle(explained / BUNDLE), torch.tensor([[1, 5, 1], [1, 1, 0]])
-    lengths, sizes = torch.tensor([3, 2]), torch.tensor([2, 2, 1])
-    packed = Batch(torch.tensor([1, 1, 5, 1, 1]), lengths, labels=ids[:, 0], rows=np.arange(2), batch_sizes=sizes)
-    padded = Batch.without_labels(ids.int(), lengths, ids.device)
-    torch.testing.assert_close(bundle.model(packed), bundle.model(padded))
 
 
 def test_nothing_left_and_very_long(explained: Path) -> None:
     model = padless.load(explained)
     empty = model.explain("")
-    assert (empty.tokens, empty.spans, empty.num_tokens, empty.pieces) == (("<unk>",), (None,), 0, [])
+    assert (empty.tokens, empty.spans, empty.num_tokens, empty.segments) == (("<unk>",), (None,), 0, [])
     long = model.explain("w1 superb " * 10_000)
     assert (len(long.tokens), long.num_tokens) == (64, 20_000)
     assert long.summary == ["the model has read 64 of 20,000 words"]
@@ -284,7 +244,7 @@ def test_in_a_file_words_have_numbers(two: Path, command: Command) -> None:
 
 
 def test_json_is_the_explanation(two: Path, command: Command) -> None:
-    assert command("explain", "--run", two, TEXT, "--format", "json", "--label", "negative") == 0
+    assert command("explain", "--run", two, TEXT, "--json", "--label", "negative") == 0
     (first,) = records(command.out)
     one = padless.load(two).explain(TEXT, "negative")
     assert first["scores"] == pytest.approx(list(one.scores), rel=1e-3, abs=1e-5)
@@ -292,39 +252,30 @@ def test_json_is_the_explanation(two: Path, command: Command) -> None:
     assert (first["label"], first["predicted"], first["tokens"]) == ("negative", one.predicted, list(one.tokens))
 
 
-@pytest.mark.parametrize("name", ["predict", "explain"])
-def test_a_text_needs_no_end_of_line(name: str, two: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
-    given = {"predict": "--json", "explain": "--format=json"}
-    assert command(name, two, "-", given[name]) == 0, command.err
-    assert [one["text"] for one in records(command.out)] == ["dull", "w1 superb"]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"w1 superb")))
-    assert command(name, two, "-", given[name]) == 0, command.err
-    assert [one["text"] for one in records(command.out)] == ["w1 superb"]
+def test_texts_of_standard_input(two: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("predict", "explain"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
+        assert command(name, two, "-", "--json") == 0, command.err
+        assert [row["text"] for row in records(command.out)] == ["dull", "w1 superb"]
 
 
 def test_rows_of_files(two: Path, command: Command) -> None:
-    source, killed = Path("in.csv"), Path(f"out.jsonl{atomic.temporary_suffix(os.uname().nodename, 4_194_303)}")
-    killed.touch()
-    assert command("explain", two, "--input", source, "--column", "review", "--output", "out.jsonl", "--batch", 3) == 0
-    assert (command.out, killed.exists()) == ("4 explanations written to out.jsonl\n", False)
-    found = records(Path("out.jsonl").read_text())
-    assert [(one["row"], one["text"]) for one in found] == list(enumerate(FILE_TEXTS, 1))
+    words = ("explain", two, "in.csv", "--source.text_column", "review", "--json", "--batch", 3)
+    assert command(*words) == 0
+    rows = records(command.out)
+    assert [(row["row"], row["text"]) for row in rows] == list(enumerate(FILE_TEXTS, 1))
     scores = padless.load(two).explain(FILE_TEXTS[1]).scores
-    assert found[1]["scores"] == pytest.approx(list(scores), rel=1e-3, abs=1e-5)
-    assert command("explain", two, "--input", source, "--column", "review", "--format", "json", "--rows", 2) == 0
-    assert [one["row"] for one in records(command.out)] == [1, 2]
+    assert rows[1]["scores"] == pytest.approx(list(scores), rel=1e-3, abs=1e-5)
+    assert command(*words, "--rows", 2) == 0
+    assert [row["row"] for row in records(command.out)] == [1, 2]
 
 
-def test_a_page_is_escaped_and_needs_nothing_else(two: Path, command: Command) -> None:
-    hostile = 'superb <script>alert("x")</script> </p></article> dull \x00\x1b\u202e &lt;b&gt;'
-    Path("texts.jsonl").write_text(json.dumps({"text": hostile}) + "\n" + json.dumps({"text": "awful"}) + "\n")
-    assert command("explain", two, "--input", "texts.jsonl", "--output", "out.html") == 0
-    page = Path("out.html").read_text()
-    assert (page.count("<article"), page.count("</article>")) == (2, 2)
-    assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", page)
-    assert "\\u0000\\u001b\\u202e" in page
-    (score,) = padless.load(two).explain("awful").scores
-    kind = "for" if score > 0 else "against"
-    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{re.escape(f"{score:+.3f}")}">awful</mark>', page)
-    assert "<script" not in padless.load(two).explain("superb <script>")._repr_html_()  # for notebooks
+def test_html_is_escaped(two: Path) -> None:
+    hostile = 'superb <script>alert("x")</script> </p> dull \x00\x1b\u202e &lt;b&gt;'
+    model = padless.load(two)
+    element = model.explain(hostile)._repr_html_()  # for notebooks
+    assert not re.search("<script|<link|<img|<iframe|https?:|[\x00\x1b\u202e]", element)
+    assert "\\u0000\\u001b\\u202e" in element
+    awful = model.explain("awful")
+    kind, title = "for" if awful.scores[0] > 0 else "against", re.escape(f"{awful.scores[0]:+.3f}")
+    assert re.search(rf'<mark class="{kind}" style="[^"]*" title="{title}">awful</mark>', awful.to_html())

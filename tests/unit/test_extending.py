@@ -19,9 +19,10 @@ from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.registry import num_parameters, parameters_of
-from harness.tracking import observer, trackers
-from harness.tracking.journal import Journal
-from harness.tracking.trackers import check_names
+from harness.rundir.records import Ending
+from harness.tracking import trackers
+from harness.tracking.trackers import check_trackers
+from harness.tracking.tracking import Trackers
 from harness.training.rules import resolve as resolve_settings
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
@@ -114,16 +115,12 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 
 
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
-    name = example("A tracker")
-    trackers.check_trackers(trackers.TrackingConfig(tracker=name))
-    said = []
-    journal = Journal(tmp_path, name)
-    journal.note(start={"project": "p"})
-    rows = '{"kind": "train", "step": 1, "loss": 0.5}\n{"kind": "train", "step": 2, "loss": 0.25, "padding": null}\n'
-    (tmp_path / "metrics.jsonl").write_text(rows)
-    end = {"state": "finished", "limit_s": 9.0}
-    observer.serve(journal, lambda **reply: said.append(reply), lambda _: end)
-    assert said == [{"say": f"rows go to {tmp_path / 'table'}"}]
+    config = RunConfig(run=str(tmp_path), tracking=trackers.TrackingConfig(tracker=example("A tracker")))
+    check_trackers(config.tracking)
+    sink = Trackers(config, tmp_path, facts={"dataset": "0123456789abcdef"})
+    sink.log("train", {"step": 1, "loss": 0.5})
+    sink.log("train", {"step": 2, "loss": 0.25, "padding": None})
+    sink.close(Ending("finished", 2))
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     assert (tmp_path / "table" / "state.txt").read_text() == "finished\n"
@@ -135,7 +132,7 @@ dataset = shared_dataset({"train": 60, "validation": 10})
 def test_a_training_takes_the_new_ones(dataset: Path, example: Callable[[str], str]) -> None:
     words = ["--data", str(dataset), "--model.pooling", example("A pooling")]
     config = cli.parse(RunConfig, [*words, "--tracking.tracker", example("A tracker")], prog="test")
-    check_names(config.tracking)
+    check_trackers(config.tracking)
     assert parameters_of(resolve_settings(config).config, read_manifest(dataset)) > 0
 
 

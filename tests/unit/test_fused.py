@@ -5,8 +5,8 @@ and how a run chooses between the paths of its recurrent layers.
 
 from __future__ import annotations
 
-import copy
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -21,14 +21,10 @@ import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
-from harness.config import ModelConfig, RunConfig
-from harness.model.classifier import Classifier, Objective
 from harness.model.recurrent import VariableLengthLSTM, check_fused
-from harness.ranks.distributed import World
 from harness.ranks.precision import DTYPES
 from harness.training import recurrence
 from preprocessing.base.errors import ConfigError
-from tests.batches import packed_batch, padded_batch
 
 pytestmark = pytest.mark.thorough
 FUSED = "harness.model.fused"
@@ -121,76 +117,27 @@ def test_open_forget_gates_keep_their_gradient_in_bf16(interpreted: ModuleType) 
     assert float(off.norm()) < 0.025 * float(exact.norm())
 
 
-def test_a_classifier_learns_the_same_with_it(interpreted: ModuleType) -> None:
-    torch.manual_seed(0)
-    shape = ModelConfig(
-        embedding_dim=8, hidden_size=16, num_layers=2, pooling="max+mean", dropout=0.3, word_dropout=0.2
-    )
-    objective = Objective(Classifier(shape, 50))
-    fused = copy.deepcopy(objective)
-    fused.classifier.recurrent.fused = True
-    batch = packed_batch(padded_batch([7, 4, 4, 1], 50))
-    for one in (objective, fused):
-        one(batch, 3).backward()
-    for (name, theirs), ours in zip(objective.named_parameters(), fused.parameters(), strict=True):
-        assert theirs.grad is not None
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6, msg=name)
-    with torch.no_grad():  # nothing is kept for a backward pass
-        torch.testing.assert_close(fused.classifier(batch), objective.classifier(batch), rtol=1e-5, atol=1e-6)
-
-
-def test_a_trial_says_seconds_or_why_not(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, rows, paths = VariableLengthLSTM(8, 16), [torch.tensor([3, 1]), torch.tensor([5, 2])], ("packed", "fused")
-    assert recurrence.measured(lstm, rows, "fp32").keys() == {"packed", "padded"}
-    right, walked = interpreted.Walk.lstm, []
-
-    def counted(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
-        walked.append(len(data))
-        return right(walk, data, weights)
-
-    monkeypatch.setattr(interpreted.Walk, "lstm", counted)
-    monkeypatch.setattr(recurrence, "seconds_of", lambda steps, _: [step() for step in steps] and -len(walked))
-    found = recurrence.measured(lstm, rows, "fp32", paths)
-    assert walked == [4, 7] * 4  # both shapes once unmeasured, then in three rounds
-    assert found == {"packed": 0, "fused": -8}  # the least of them
-    monkeypatch.undo()
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
+def test_a_kernel_that_fails_its_trial_is_refused(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, lengths, right = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), interpreted.Walk.lstm
+    recurrence.try_fused(lstm, lengths, "fp32")
 
     def wrong(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
         outputs, states = right(walk, data, weights)
         return outputs * 1.01, states
 
-    monkeypatch.setattr(interpreted.Walk, "lstm", wrong)
-    said = str(recurrence.measured(lstm, rows, "fp32", paths)["fused"])
-    assert re.match(r"its gradients are off by \d.\de-02 of", said)
-    monkeypatch.setattr(interpreted.Walk, "lstm", lambda *_: [].pop())  # no error of torch's
-    assert recurrence.measured(lstm, rows, "fp32", paths)["fused"] == "pop from empty list"
+    for kernel, problem in ((wrong, r"its gradients are off by \d.\de-02"), (lambda *_: [].pop(), "pop from empty")):
+        monkeypatch.setattr(interpreted.Walk, "lstm", kernel)
+        with pytest.raises(ConfigError, match=rf"failed its trial \({problem}.*\); use --recurrence packed"):
+            recurrence.try_fused(lstm, lengths, "fp32")
     assert not lstm.fused
     assert all(weight.grad is None for weight in lstm.parameters())
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize(
-    ("environment", "limit_s", "said"),
-    [
-        ({}, 60, None),
-        ({"TRITON_INTERPRET": "0"}, 60, "0 active drivers"),  # a kernel, without a card
-        ({}, 0.01, "it did not end within 0 s"),
-    ],
-)
-def test_the_kernel_is_tried_in_a_process_of_its_own(
-    environment: dict[str, str], limit_s: float, said: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in ({"TRITON_INTERPRET": "1"} | environment).items():
-        monkeypatch.setenv(name, value)
-    given = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), "fp32", torch.device("cpu"), limit_s
-    if said is None:
-        recurrence.try_fused(*given)
-    else:
-        with pytest.raises(
-            ConfigError, match=rf"the fused kernel failed its trial \(.*{said}.*; use --recurrence packed"
-        ):
-            recurrence.try_fused(*given)
+def test_the_trial_takes_the_least_time_of_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, rows = VariableLengthLSTM(8, 16), [torch.tensor([3, 1]), torch.tensor([5, 2])]
+    times = iter([0.3, 0.1, 0.2])
+    monkeypatch.setattr(recurrence, "measure_seconds", lambda steps, _: next(times) * len(steps))
+    assert recurrence.measure_path(lstm, "padded", "fp32", rows) == 0.2
 
 
 @pytest.mark.parametrize(("hidden", "dtype"), [(256, "bf16"), (128, "fp32"), (24, "bf16")])
@@ -205,34 +152,14 @@ def test_what_the_kernel_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch,
         check_fused(lstm, DTYPES[dtype])
 
 
-def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    tables = [{"packed": 0.003, "padded": 0.001}, {"packed": 0.004, "padded": "no"}]
-    said = "packed: measured for steps of 64 rows: packed 4.00 ms; padded is out: no"
-    assert str(recurrence.fastest(tables, 64)) == said
-    assert recurrence.fastest([dict.fromkeys(tables[0], "no")], 64) is None
+def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest() -> None:
+    tables = [{"packed": 0.003, "padded": 0.001}, {"packed": 0.004, "padded": math.inf}]
+    assert str(recurrence.fastest_path(tables)) == "packed: measured for the first steps: packed 4.00 ms, padded inf ms"
+    assert recurrence.fastest_path([dict.fromkeys(tables[0], math.inf)]) is None
     tables[1]["padded"] = 0.0034
-    lstm, asked = VariableLengthLSTM(8, 16), []
-    monkeypatch.setattr(recurrence, "first_rows", lambda *_: [torch.tensor([3, 1])])
-    monkeypatch.setattr(recurrence, "measured", lambda *_: asked.append("cuDNN") or tables[0])
-    monkeypatch.setattr(recurrence, "try_fused", lambda *given: asked.append(given[-1]))
-    monkeypatch.setattr(World, "gather_objects", lambda _, value, what: tables if isinstance(value, dict) else [value])
-    session: Any = SimpleNamespace(world=World(), device=torch.device("cuda"), arithmetic="bf16")
-
-    def chosen(began: str | None = None, **keys: Any) -> str:
-        given: Any = (RunConfig(data="data", **keys), session, lstm, None, began)
-        return str(recurrence.choose(*given))
-
-    assert chosen("packed") == "packed: as the run began"
-    assert not asked
-    assert chosen("packed", recurrence="fused", timeout_s=60) == "fused: asked for"
-    assert chosen("fused") == "fused: as the run began"
-    assert asked == [30.0, recurrence.TRIAL_LIMIT_S]
-    assert chosen() == "padded: measured for steps of 2 rows: packed 4.00 ms, padded 3.40 ms"
-    assert asked.pop() == "cuDNN"
-    session.device = torch.device("cpu")
-    assert chosen("packed") == "padded: the fast path on a CPU"
-    with pytest.raises(ConfigError, match="recurrence: fused computes on CUDA alone, and this run on cpu"):
-        chosen(recurrence="fused")
+    path = recurrence.fastest_path(tables)
+    assert path is not None
+    assert path.value == "padded"
 
 
 def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
@@ -252,8 +179,6 @@ COMPILED = [
     *product((80, 90, 100), (112, 128), ("bf16", "fp16")),
 ]
 """Compute capability, hidden units, precision: all that fits."""
-BARRIERS = {"forward_kernel": 14, "backward_kernel": 16}
-"""Most barriers of a step."""
 
 
 @pytest.mark.processes
@@ -279,14 +204,7 @@ def test_it_fits_a_card_without_spills(
     assert 32 * shape["num_warps"] * taken["REG"] <= REGISTERS
     assert 2 * 4 * hidden**2 * (2 if dtype == "fp32" else 1) <= kernel.metadata.shared <= SHARED[capability]
     assert ("mma.sync" in kernel.asm["ptx"]) == (precision != "fp32")
-    barriers = [loop.count("bar.sync") for loop in loops_of(kernel.asm["ptx"])]
-    assert max(barriers) <= BARRIERS[name]
     properties = SimpleNamespace(shared_memory_per_block_optin=SHARED[capability])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     fitting = [units for units in (64, 128, 256) if module.fits(units, DTYPES[dtype], torch.device("cuda"))]
     assert fitting == ([64] if dtype == "fp32" or SHARED[capability] < 100 << 10 else [64, 128])
-
-
-def loops_of(ptx: str) -> list[str]:
-    """The bodies of loops: from a label to the branch back to it."""
-    return [found[0] for found in re.finditer(r"^(\$L\w+):.*?bra(?:\.uni)?\s+\1;", ptx, re.MULTILINE | re.DOTALL)]

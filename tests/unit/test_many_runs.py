@@ -5,21 +5,17 @@
 
 from __future__ import annotations
 
-import json
+import signal
 from pathlib import Path
 
 import pytest
 
 from harness.__main__ import main
-from harness.baseline.results import BaselineConfig
-from harness.baseline.results import main as baseline
 from harness.config import RunConfig
-from harness.data.views import held_out
-from harness.launch import launcher
+from harness.launch import launcher, many
 from harness.launch.options import TrainConfig
-from harness.launch.stop import STOP
 from harness.rundir.records import Ending, write_status
-from preprocessing.dataset.shards import read_manifest
+from preprocessing.base.signals import STOP
 from tests.commands import PLAIN
 from tests.datasets import cut_into_folds, write_dataset
 
@@ -49,8 +45,9 @@ class Recorded:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
-    monkeypatch.setattr(STOP, "heard", [])
-    monkeypatch.setattr(launcher, "conclude", lambda *_: None)
+    for name, value in vars(type(STOP)()).items():
+        monkeypatch.setattr(STOP, name, value)
+    monkeypatch.setattr(many, "conclude", lambda *_: None)
     return Recorded(monkeypatch, [])
 
 
@@ -63,8 +60,8 @@ def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end
 ) -> None:
     seen.codes = [0, 85]
     assert launch(data, tmp_path / "imdb", "--epochs=2", "--seeds", "4,0,7") == 85
-    found = [(one.seed, one.run, one.epochs, one.tracking.group, one.tracking.name) for one in seen.trained]
-    assert found == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, "imdb", f"imdb seed-{seed}") for seed in (4, 0)]
+    found = [(one.seed, one.run, one.epochs, one.tracking.name) for one in seen.trained]
+    assert found == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, f"imdb seed-{seed}") for seed in (4, 0)]
 
 
 def test_the_directory_of_a_run_is_said_where_none_was_named(
@@ -83,7 +80,7 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
 ) -> None:
     if word == "a signal":
         train = launcher.train
-        monkeypatch.setattr(launcher, "train", lambda *asked: STOP.heard.append("SIGTERM") or train(*asked))
+        monkeypatch.setattr(launcher, "train", lambda *asked: STOP.note(signal.SIGTERM) or train(*asked))
     dry = word == "--dry_run"
     assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *([word] if dry else [])) == (0 if dry else 85)
     assert [one.seed for one in seen.trained] == [0]
@@ -107,42 +104,6 @@ def test_a_time_limit_is_that_of_all_runs(
     data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = iter([0.0, 10.0, 59.5])
-    monkeypatch.setattr(launcher.time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(many.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--seeds=0,1", "--max_time=60") == 85
     assert [one.max_time for one in seen.trained] == ["50"]
-
-
-@pytest.mark.parametrize(
-    ("options", "restarts"),
-    [
-        ({"max_restarts": 2}, 2),
-        ({"num_machines": 2, "num_processes": 2}, 3),
-    ],
-)
-def test_several_machines_start_lost_ranks_again_unless_told(
-    options: dict[str, int], restarts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    starts = []
-
-    def begin(attempt: int) -> str:
-        starts.append(attempt)
-        return "mine"
-
-    monkeypatch.setattr(launcher, "start", lambda *_: launcher.Failure(1, "a rank was lost"))
-    monkeypatch.setattr(launcher.meeting, "note_end", lambda *_: None)
-    asked = TrainConfig(run=str(tmp_path / "run"), **options)
-    arguments, config = launcher.accelerate_arguments(asked, asked.recipe)
-    assert launcher.run_with_restarts(config, arguments, begin) == 1
-    assert starts == list(range(restarts + 1))
-
-
-def test_the_linear_model_on_the_same_folds(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for as_json in (True, False):
-        baseline(BaselineConfig(data=str(data), folds=True, json=as_json))
-    said = capsys.readouterr().out
-    found = json.JSONDecoder().raw_decode(said)[0]
-    manifest = read_manifest(data)
-    assert [found[f"fold-{fold}"]["rows"] for fold in range(3)] == [
-        held_out(manifest, fold, data).rows("validation") for fold in range(3)
-    ]
-    assert f"fold-2       {found['fold-2']['accuracy']:.4f}" in said

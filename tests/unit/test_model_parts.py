@@ -7,8 +7,6 @@ optimum.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +22,15 @@ from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, PackedIndex
-from harness.config import Choice, ModelConfig
-from harness.model import recurrent
+from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
-from harness.model.recurrent import VariableLengthLSTM, in_order, reversal_index, side_by_side, try_recurrence
-from harness.model.wide import WidePart
+from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
+from harness.model.wide import WidePart, padded_ids
 from harness.ranks.distributed import World
-from harness.ranks.precision import layout_on, recurrent_dtype
+from harness.ranks.precision import recurrent_dtype
 from harness.training import wide as training
 from harness.training.wide import learn
-from preprocessing.base.errors import ConfigError
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import packed_batch, padded_batch
 from tests.datasets import split_of, write_dataset
@@ -76,7 +72,7 @@ def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Ten
 def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     directions = lstm.forward_padded(inputs.transpose(0, 1), LENGTHS)
     reversal = reversal_index(LENGTHS, inputs.shape[1]) if lstm.bidirectional else None
-    outputs = in_order(directions, reversal).transpose(0, 1)
+    outputs = restore_order(directions, reversal).transpose(0, 1)
     states = Last(lstm.output_size).padded(directions, LENGTHS, LENGTHS)
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
@@ -120,25 +116,6 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, "empty", lambda *_, dtype, device: torch.zeros(1, dtype=dtype))
         monkeypatch.setattr(torch, "cudnn_is_acceptable", lambda tensor, yes=asks: tensor.dtype == BF16 and yes)
         assert recurrent_dtype(asked, device, layout).value == expected
-
-
-def test_the_layout() -> None:
-    for device, hidden, expected in (
-        ("cpu", 1024, "padded: the fast path on a CPU"),
-        ("cuda", 128, "padded: cuDNN's persistent kernels take padded input up to 128 hidden units"),
-        ("cuda", 129, "packed: not measured on this card"),
-    ):
-        layout, choice = layout_on(torch.device(device), hidden)
-        assert (layout, str(choice)) == (expected[:6], expected)
-
-
-def test_a_trial_that_fails_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> torch.Tensor:
-        raise RuntimeError("\"_thnn_fused_lstm_cell_cuda\" not implemented for 'BFloat16'")
-
-    monkeypatch.setattr(recurrent, "lstm_padded", refuse)
-    with pytest.raises(ConfigError, match=r"the recurrent layers fail in bf16 on cpu .*; use --precision fp32"):
-        try_recurrence(VariableLengthLSTM(4, 4), "padded", Choice("bf16", "because"))
 
 
 def learned(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
@@ -206,46 +183,6 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
         torch.testing.assert_close(gradient, found[0][1], rtol=0, atol=1e-12)
 
 
-def test_directions_on_two_streams_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With stand-ins for CUDA's streams: what runs where, and whose memory each stream holds."""
-    said: list[str] = []
-
-    class Stream(str):
-        def wait_stream(self, other: str) -> None:
-            said.append(f"{self} waits for {other}")
-
-    class OnCuda(torch.Tensor):
-        is_cuda = True
-
-        def record_stream(self, stream: str) -> None:
-            said.append(f"{stream} holds {int(self)}")
-
-    def padded(inputs: torch.Tensor, weights: list[torch.Tensor], states: object) -> torch.Tensor:
-        said.append(f"computes {int(inputs)}")
-        return inputs + 10
-
-    def filled(shape: tuple[int, ...], *_: object) -> torch.Tensor:
-        said.append("fills states")
-        return torch.tensor(4).as_subclass(OnCuda)
-
-    @contextmanager
-    def inside(stream: str) -> Iterator[None]:
-        said.append(f"on {stream}")
-        yield
-        said.append("on main")
-
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream("main"))
-    monkeypatch.setattr(torch.cuda, "stream", inside)
-    monkeypatch.setattr(recurrent, "second_stream", lambda device: Stream("second"))
-    one, two, weight = (torch.tensor([[value]]).as_subclass(OnCuda) for value in (1, 2, 3))
-    monkeypatch.setattr(recurrent, "lstm_padded", padded)
-    monkeypatch.setattr(recurrent, "zeros", filled)
-    found = side_by_side([one, two], [[weight, weight], [weight]])
-    assert list(map(int, found)) == [11, 12]
-    before = ["fills states", "second waits for main", "on second", "computes 2", "on main", "computes 1"]
-    assert said == [*before, "main waits for second", *(f"second holds {tensor}" for tensor in "243"), "main holds 12"]
-
-
 def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How much each feature tells of the labels of the texts: its largest log-count ratio."""
     often, tells = held.sum(0) > 1, np.zeros(held.shape[1])
@@ -255,8 +192,8 @@ def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return tells
 
 
-def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.csr_matrix, np.ndarray, list[str]]:
-    """scikit-learn's counts, weighted and scaled by hand, of texts with these labels; and the names of the features."""
+def weighed(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
+    """scikit-learn's counts, weighted and scaled by hand, of texts with these labels."""
 
     def n_grams(text: str) -> list[str]:
         words, found = text.split(), []
@@ -271,39 +208,12 @@ def weighed(texts: list[str], labels: np.ndarray, longest: int) -> tuple[sparse.
     names = vectorizer.get_feature_names_out()
     least, power = (2, 0.5) if longest < 3 else (5, 0.7)
     kept = (least - 1 < counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
-    counts, names = counts[:, kept], names[kept]
+    counts = counts[:, kept]
     held = counts.toarray() > 0
     idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
     tells[held.sum(0) < 2] = 0
     weights = idf * (0.05 + tells) ** power
-    return normalize(sparse.csr_matrix(counts.multiply(weights))), weights, list(names)
-
-
-def values_of_pieces(
-    theirs: sparse.csr_matrix,
-    weights: np.ndarray,
-    names: list[str],
-    tokens: list[str],
-    labels: np.ndarray,
-) -> sparse.csr_matrix:
-    """The values of the words' pieces in each text, by hand."""
-    counts: dict[str, dict[int, int]] = {}
-    for column, name in enumerate(names):
-        word = f" {tokens[int(name[1:])]} " if " " not in name else ""
-        for size in range(3, 6):
-            for start in range(max(len(word) - size + 1, len(word) > 0)):
-                of_word = counts.setdefault(word[start : start + size], {})
-                of_word[column] = of_word.get(column, 0) + 1
-            if len(word) <= size:
-                break
-    shared = [of_word for of_word in counts.values() if len(of_word) > 1]
-    members = np.array([[of_word.get(column, 0) for of_word in shared] for column in range(len(names))])
-    held = (theirs > 0).toarray() @ members.reshape(len(names), len(shared))
-    rows, tells = theirs.shape[0], told_by(held, labels)
-    idf = 1 + np.log((1 + rows) / (1 + np.minimum(held.sum(0), rows)))
-    values = theirs.multiply(1 / weights) @ members * (idf * (0.05 + tells) ** 0.5)
-    words = np.linalg.norm(theirs.toarray()[:, members.any(axis=1)], axis=1).mean()
-    return sparse.csr_matrix(values * words / max(np.linalg.norm(values, axis=1).mean(), 1e-12))
+    return normalize(sparse.csr_matrix(counts.multiply(weights)))
 
 
 def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
@@ -325,12 +235,12 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
 
 @pytest.mark.parametrize(
     ("longest", "classes", "spelling"),
-    [(2, 2, "{0:c}"), (3, 2, "great{1}{2}"), (2, 3, "great{1}{2}")],
+    [(2, 2, "{0:c}"), (3, 2, "great{1}{2}"), (2, 3, "{0:c}")],
 )
 def test_it_is_the_optimum_that_scikit_learn_finds(
     longest: int, classes: int, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So many buckets that no two features collide; words that share pieces or do not; triples, without pieces."""
+    """So many buckets that no two features collide; words without common pieces; triples, without pieces."""
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
     monkeypatch.setattr(training, "MOST_STEPS", 2000)
     monkeypatch.setattr(training, "ROWS_A_MIN", 30)
@@ -345,34 +255,22 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     for ids, lengths in training.pieces(split, 1):
         texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
         batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
-        found += list(wide.features(batch)[1])
+        found += list(wide.features(*padded_ids(batch))[1])
         logits.append(wide(batch).numpy())
         falling = lengths.argsort(descending=True)
         batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
-        assert torch.equal(wide.features(packed_batch(batch))[1], wide.features(batch)[1])
+        assert torch.equal(wide.features(*padded_ids(packed_batch(batch)))[1], wide.features(*padded_ids(batch))[1])
     targets = np.eye(classes)[labels] * factors / len(split)
-    theirs, weights, names = weighed(texts, labels, longest)
+    theirs = weighed(texts, labels, longest)
     for number, value in enumerate(found):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
     model = LogisticRegression(C=6.0 * len(split), tol=1e-10, max_iter=5000)
-    pieces = values_of_pieces(theirs, weights, names, tokens, labels)
-    assert longest > 2 or (pieces.nnz > 0) == (spelling != "{0:c}")
-    whole = theirs if longest > 2 else sparse.hstack([theirs, pieces]).tocsr()
-    each = sparse.vstack([whole] * classes)
+    each = sparse.vstack([theirs] * classes)
     model.fit(each, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
-    expected = model.decision_function(whole)
+    expected = model.decision_function(theirs)
     ours = np.concatenate(logits)
     ours = ours[:, 0] if classes == 2 else ours - ours.mean(axis=1, keepdims=True)
     expected = expected if classes == 2 else expected - expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(ours, expected, atol=2e-4)
     assert np.ptp(expected) > 0.5
     assert f"{theirs.shape[1]:,} n-grams of {len(texts)} rows" in said
-
-
-def test_of_large_corpora_evenly_spaced_rows_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_dataset(tmp_path, {"train": 150})
-    split = split_of(tmp_path)
-    every, third = (np.concatenate([ids[:, 0].numpy() for ids, _ in training.pieces(split, step)]) for step in (1, 3))
-    assert np.array_equal(third, every[::3])
-    monkeypatch.setattr(training, "MOST_PLACES", 1000)
-    assert "n-grams of one row in" in learn(WidePart(1 << 12, 1), split, np.ones(2), ["a"] * 2000, World())

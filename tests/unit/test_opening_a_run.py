@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config import CheckpointConfig, RunConfig
+from harness.config import CheckpointConfig, RunConfig, TrackingConfig
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import THROUGHPUT
+from harness.rundir.lock import check_claim, claim
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import check_claim, claim, read_status
+from harness.rundir.records import read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter
@@ -127,11 +128,11 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
         assert assembly.agree(dry, session, writing)[1] is None
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "status.json"]
     with (
-        claim(dataclasses.replace(config, run=str(run))),
+        claim(run),
         pytest.raises(ConfigError, match="another process trains in"),
     ):
-        check_claim(dry)
-    check_claim(dry)  # the lock is free again
+        check_claim(run)
+    check_claim(run)  # the lock is free again
 
 
 def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
@@ -145,7 +146,7 @@ def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
         with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), active=True) as opened:
             run = assemble(opened.config, session, opened, {})
             now += waits
-            run.validate(0)
+            run.validate()
             now += 1
             run.save(wait=True)
             lines.append(read_log(opened.directory, THROUGHPUT)[-1])
@@ -158,7 +159,7 @@ def test_a_refused_start_leaves_a_finished_run_finished(config: RunConfig, sessi
     build(config, session, run)
     status = read_status(run)
     assert (status["state"], status["exit_code"]) == ("finished", 0)
-    refusing = dataclasses.replace(config, resume="never")
-    with pytest.raises(ConfigError, match="already holds a run"):
+    refusing = dataclasses.replace(config, tracking=TrackingConfig(tracker="nothing"))
+    with pytest.raises(ConfigError, match="is not a tracker"):
         build(refusing, session, run)
     assert read_status(run)["state"] == "finished"

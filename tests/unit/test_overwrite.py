@@ -11,7 +11,7 @@ import pytest
 
 from preprocessing.base.atomic import temporary_suffix
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.job import output, parts
+from preprocessing.job import output, tokenize
 from preprocessing.job.executors import Share
 from tests.corpora import Command, contents, reviews, write_csv
 
@@ -46,23 +46,23 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    make = parts.TokenizedPart.make
+    make = tokenize.TokenizedPart.make
 
-    def interrupted(part: parts.TokenizedPart) -> tuple[int, dict[str, str]]:
+    def interrupted(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(part.number)
         return make(part)
 
     before = read_manifest(out).fingerprint
-    monkeypatch.setattr(parts.TokenizedPart, "make", interrupted)
+    monkeypatch.setattr(tokenize.TokenizedPart, "make", interrupted)
     command.refused(130, source, out, *OTHER)
     assert (read_manifest(out).fingerprint, beside(tmp_path)) == (before, ["out.building"])
     command.build(source, out, *PARTS)  # the old one is still complete, and the work is not thrown away
     assert "out.building: kept: unfinished work for another configuration" in command.err
     done = list(made)
     made.clear()
-    monkeypatch.setattr(parts.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
+    monkeypatch.setattr(tokenize.TokenizedPart, "make", lambda part: made.append(part.number) or make(part))
     assert command.build(source, out, *OTHER).fingerprint != before
     assert not set(done) & set(made)
     assert beside(tmp_path) == []
@@ -111,5 +111,5 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 
 
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with output.writable(out, Share()):
+    with output.lock_directory(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *OTHER)

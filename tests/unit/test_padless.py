@@ -5,7 +5,6 @@ manual.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import pickle
@@ -17,6 +16,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,13 @@ import pyarrow as pa
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
 
 import padless
 from harness.__main__ import main
-from harness.config import Choice
 from harness.inference import model as model_module
-from harness.library import commands
-from harness.ranks import devices
+from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.layout import BUNDLE
-from harness.rundir.records import read_attempts, read_config
-from harness.training import rules
-from preprocessing.base.errors import DataError
+from harness.rundir.records import read_attempts
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import as_found
 from tests.bundles import shared_run, write_drawn
@@ -123,17 +118,6 @@ def test_frames_that_are_prepared_at_once_keep_their_rows(tmp_path: Path) -> Non
     assert all(mains)
 
 
-def test_a_csv_a_sheet_and_the_import_leave_the_process_as_it_was(tmp_path: Path) -> None:
-    pd.DataFrame({"text": ["a " * 100_000, "b"], "label": [0, 1]}).to_csv(tmp_path / "a.csv", index=False)
-    FRAME.to_excel(tmp_path / "a.xlsx", index=False)
-    keys = {"splits.validation": 0, "splits.test": 0, **INLINE}
-    before = csv.field_size_limit(), warnings.filters.copy()
-    assert before[0] == 131_072  # that of Python
-    for name in ("a.csv", "a.xlsx"):
-        padless.prepare(tmp_path / name, output=tmp_path / name[2:], options={**keys, "source.missing_text": "error"})
-        assert (csv.field_size_limit(), warnings.filters) == before
-
-
 def state() -> tuple[Any, ...]:
     """What a training must leave as it was."""
     numbers = (
@@ -185,53 +169,6 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
             run.evaluate(rows["text"].tolist(), labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
-
-
-@pytest.mark.processes
-def test_a_long_training_on_a_cpu_takes_processes_and_a_short_one_a_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_dataset(tmp_path / "data", {"train": 60, "validation": 20})
-    monkeypatch.delenv(devices.OMP, raising=False)
-    small = {"epochs": 1, "global_batch": 8, "model.hidden_size": 8, "baseline": "none", "quiet": True, "device": "cpu"}
-    before, launched = state(), list[list[str]]()
-    run = padless.train(tmp_path / "data", tmp_path / "run", options=small)
-    log = " ".join((run.directory / "log.txt").read_text().split())
-    assert re.search("processes 1: of one thread, for [0-9,]+ tokens in all .* threads 1: each process has one", log)
-    assert state() == before
-    monkeypatch.setattr(rules, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
-    monkeypatch.setattr(commands, "launch", launched.append)
-    padless.train(tmp_path / "data", tmp_path / "two", options=small)
-    assert [sorted(words)[:2] for words in launched] == [["--baseline=none", f"--data={tmp_path / 'data'}"]]
-
-
-@pytest.mark.processes
-def test_a_language_model_is_trained_first_and_an_interrupted_one_goes_on(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", {"train": 200, "validation": 40})
-    (tmp_path / "lm.yaml").write_text("{epochs: 3, global_batch: 8, language_model: {candidates: 20}}")
-    keys = {"epochs": 1, "init.pretrain": str(tmp_path / "lm.yaml"), "optim.lr": 1e-9, "precision": "fp32"}
-    keys |= {"model.hidden_size": 8, "model.wide": 0, "threads": 1, "quiet": True}
-
-    interrupt(tmp_path / "run-pretrained")
-    with pytest.raises(KeyboardInterrupt):
-        padless.train(tmp_path / "data", tmp_path / "run", options=keys)
-    assert not (tmp_path / "run").exists()
-    run = padless.train(tmp_path / "data", tmp_path / "run", options=keys)
-    assert (padless.Run(tmp_path / "run-pretrained").state, run.state) == ("finished", "finished")
-    files = (next((tmp_path / name / BUNDLE).glob("*.safetensors")) for name in ("run", "run-pretrained"))
-    vectors, theirs = (load_file(path)["embedding.weight"] for path in files)
-    torch.testing.assert_close(vectors, theirs, rtol=0, atol=1e-6)
-
-
-@pytest.mark.processes
-def test_a_dict_of_shares_is_a_mixture(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "a", {"train": 60, "validation": 20})
-    write_dataset(tmp_path / "b", {"train": 40, "validation": 10}, base=tmp_path / "a", seed=3)
-    shares = {str(tmp_path / name): share for name, share in (("a", 3), ("b", 1))}
-    small = {"global_batch": 8, "model.hidden_size": 8, "threads": 1, "baseline": "none", "quiet": True}
-    run = padless.train(shares, tmp_path / "run", epochs=1, options=small)
-    assert (run.state, run.figures["rows"]) == ("finished", 30)
-    assert read_config(run.directory)["data"] == f"{tmp_path}/a:3,{tmp_path}/b:1"
 
 
 @pytest.mark.processes
@@ -294,46 +231,17 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     assert model.explain("w1 w2", values[0]).label == as_found(values[0])
 
 
-@pytest.mark.parametrize("place", [None, 42])
-def test_a_model_has_a_place(place: Any) -> None:
-    with pytest.raises(padless.UserError, match=f"place: {place} is out of range: expected the directory of a run"):
-        padless.load(place)
-
-
-def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two: Path, tmp_path: Path) -> None:
-    """Although a better epoch has replaced the files meanwhile."""
+def test_a_pickle_has_the_weights_that_were_loaded(run: Path, tmp_path: Path) -> None:
+    """And none is made when a better epoch has replaced the files."""
     shutil.copytree(run / BUNDLE, tmp_path / "bundle")
     model = padless.load(tmp_path / "bundle")
-    expected = model.predict_proba(TEXTS)
+    expected, copied = model.predict_proba(TEXTS), pickle.loads(pickle.dumps(model))
     shutil.rmtree(tmp_path / "bundle")
-    shutil.copytree(two / BUNDLE, tmp_path / "bundle")
-    copied = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
-    np.testing.assert_array_equal(copied.predict_proba(TEXTS), expected)
-
-
-def test_batches_of_texts_are_computed_at_once_by_one_thread_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = padless.load(run, device="cpu")
-    network, before, seen = model._scorer.model, torch.get_num_threads(), set[tuple[int, int]]()
-    forward = network.forward
-
-    def watched(*given: Any) -> torch.Tensor:
-        seen.add((threading.get_ident(), torch.get_num_threads()))
-        time.sleep(0.01)  # so that another thread takes the next batch
-        return forward(*given)
-
-    monkeypatch.setattr(network, "forward", watched)
-    monkeypatch.setattr(model._scorer, "batch_rows", 2)
-    answers = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            answers.append(model.predict_proba(TEXTS * 6))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert {number for _, number in seen} == {1}
-    assert len(seen) == 1 + 3
-    np.testing.assert_array_equal(*answers)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(copied)).predict_proba(TEXTS), expected)
+    shutil.copytree(run / BUNDLE, tmp_path / "bundle")
+    write_info(tmp_path / "bundle", replace(read_info(run / BUNDLE), step=7))
+    with pytest.raises(padless.UserError, match="the files were replaced since they were loaded; load them again"):
+        pickle.dumps(model)
 
 
 def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,19 +274,6 @@ def test_what_is_no_text_is_refused(two: Path, texts: Any, sentence: str) -> Non
         padless.load(two, device="gpu")
 
 
-@pytest.mark.processes
-def test_the_error_of_several_processes_is_raised_although_a_warning_follows(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    lines = ["error: data: row 3 has no label; fill it in", "UserWarning: 1 leaked semaphore"]
-    command = tmp_path / "python"
-    command.write_text("#!/bin/sh\n" + "".join(f"echo {line!r} >&2\n" for line in lines) + "exit 3\n")
-    command.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(command))
-    with pytest.raises(DataError, match=r"^data: row 3 has no label; fill it in$"):
-        commands.launch([])
-
-
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     lines = [
         {"kind": "train", "step": 5, "loss": 0.7},
@@ -393,17 +288,3 @@ def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     assert (list(train), train["loss"].tolist()) == (["kind", "step", "loss"], [0.7, 0.5])
     with pytest.raises(padless.UserError, match="has no line of the kind 'valid'; it has train, validation"):
         padless.read_metrics(tmp_path, "valid")
-
-
-def test_a_split_as_arrow_has_ids_and_words(two: Path) -> None:
-    data = padless.open_dataset(two.parent / "data")
-    table, frame = data.arrow("train"), data["train"]
-    assert table.column_names == ["row", "label", "length", "ids", "text"]
-    assert table["text"].to_pylist() == frame["text"].tolist()
-    assert table["label"].to_pylist() == frame["label"].tolist()
-    words = data.vocabulary.tokens.to_pylist()
-    for ids, text, length in zip(*(table[name].to_pylist() for name in ("ids", "text", "length")), strict=True):
-        assert " ".join(words[number] for number in ids) == text
-        assert len(ids) == length
-    with pytest.raises(KeyError, match="has no split 'test'; it has train"):
-        data.arrow("test")

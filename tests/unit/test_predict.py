@@ -10,7 +10,6 @@ import io
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -53,7 +52,7 @@ class Stub(scorer.Scorer):
         """Nothing is opened."""
 
     @staticmethod
-    def settle(info: object, device: str, precision: str) -> dict[str, str]:
+    def choose(info: object, device: str, precision: str) -> dict[str, str]:
         """As asked for, on a CPU."""
         Stub.seen = []
         return {"device": "cpu", "precision": precision}
@@ -67,7 +66,7 @@ class Stub(scorer.Scorer):
         """Three to one, for or against."""
         return np.array([LOGIT if len(ids) % 2 == 0 else -LOGIT for ids in encoded])
 
-    def open(self) -> None:
+    def load(self) -> None:
         """There are no weights."""
 
 
@@ -78,7 +77,7 @@ def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
-        monkeypatch.setattr(module, "engine_of", lambda directory, engine: "torch")
+        monkeypatch.setattr(module, "resolve_engine", lambda directory, engine: "torch")
         monkeypatch.setattr(module, "scorer_class", lambda engine: Stub)
     return info
 
@@ -86,7 +85,7 @@ def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 pytestmark = pytest.mark.thorough
 
 ROWS = 100
-SMALL = ("--part_mb", 0.0005, "--processes", 1)
+SMALL = ("--source.part_mb", 0.0005, "--processes", 1)
 GOOD = '"good, or ""fine""",0.25,0.75'
 
 
@@ -126,7 +125,7 @@ def write(kind: str, number: int = ROWS) -> str:
     return written("in.csv", "n,text\n" + "".join(f'{place},"{text}"\n' for place, text in enumerate(texts)) + "\n\n")
 
 
-def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
+def test_csv_keeps_every_cell() -> None:
     lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";"a\rb";"two\nlines"\r\n'
     source = written("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
     assert predict(source, "out.csv") == 0
@@ -136,13 +135,19 @@ def test_csv_keeps_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     header = '\ufeffid;when;text;predicted;probability_bad;"probability_good, or ""fine"""'
     expected = "\n".join([header, *rows, ';"a\rb";"two', 'lines";bad;0.75;0.25\n'])
     assert Path("out.csv").read_bytes().decode() == expected
-    written("in.csv", b"id,text\n1,a\n\xff\xfe,b")
-    code, what = refused(capsys, "in.csv", "new.csv", "--source.encoding", "utf-8")
-    assert code == 3
-    assert what.startswith("in.csv: row 2: 'id' is not UTF-8 ('utf-8' codec can't decode byte 0xff")
-    written("in.csv", b"body\na\n")
-    what = "in.csv: has no column 'txt'; it has 'body'; set source.text_column"
-    assert refused(capsys, "in.csv", "new.csv", "--column", "txt") == (3, what)
+
+
+def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    written("in.csv", "text,n\nfine,1\n,2\n")
+    written("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
+    for name, num_empty in (("in.csv", 1), ("in.jsonl", 4)):
+        assert predict(name, f"out-{name}") == 0
+        assert Stub.seen == ["fine", *[""] * num_empty]
+    objects = [json.loads(line) for line in Path("out-in.jsonl").read_text().splitlines()]
+    assert [sorted(set(row) - set(COLUMNS)) for row in objects] == [["deep", "text"], [], [], ["n"], ["text"]]
+    code, sentence = refused(capsys, "in.jsonl", "new.jsonl", "--source.missing_text", "error")
+    assert (code, sentence.partition(":")[0]) == (3, "in.jsonl")
+    assert "row 2: column 'text' holds no text" in sentence
 
 
 def test_json_lines_keep_the_bytes_of_their_objects() -> None:
@@ -166,56 +171,19 @@ def test_parquet_keeps_every_type() -> None:
         "when": pa.array([datetime(2020, 1, 1), None], pa.timestamp("ms", "UTC")),
         "parts": pa.array([[1, 2], []], pa.list_(pa.int16())),
     }
-    before = pa.table(columns)
-    pq.write_table(before, "in.parquet")
+    pq.write_table(pa.table(columns), "in.parquet")
     assert predict("in.parquet", "out.parquet") == 0
-    after = pq.read_table("out.parquet")
+    before, after = pa.table(columns | {"text": ["a b", "fine"]}), pq.read_table("out.parquet")
     assert after.select(before.column_names).equals(before)
     assert after["predicted"].to_pylist() == LABELS
     assert after[COLUMNS[1]].to_pylist() == [0.75, 0.25]
-
-
-def test_from_one_kind_to_another() -> None:
-    first = '{"text": "a b", "n": 1, "s": "007", "m": 1}\n'
-    written("in.jsonl", first + '{"text": "fine", "n": null, "m": "x", "more": [1]}\n')
-    assert (predict("in.jsonl", "b.parquet"), predict("in.jsonl", "b.csv")) == (0, 0)
-    found = pq.read_table("b.parquet")
-    assert found.column_names == ["text", "n", "s", "m", "more", *COLUMNS]
-    assert [found[name].to_pylist() for name in "nsm"] == [[1, None], ["007", None], ["1", "x"]]
-    assert Path("b.csv").read_text().splitlines()[1] == "a b,1,007,1,,bad,0.75,0.25"
-
-
-def test_texts_inside_objects() -> None:
-    records = [{"title": title, "in": {"body": body}} for title, body in (("a", "b"), ("", None), ("fine", "c"))]
-    written("in.json", json.dumps(records, indent=1))
-    pq.write_table(pa.Table.from_pylist(records), "in.parquet")
-    for source in ("in.json", "in.parquet"):
-        assert predict(source, "out.jsonl", "--column", "[title, in.body]", "--missing", "keep") == 0
-        assert Stub.seen == ["a xxsep b", "", "fine xxsep c"]
-        found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
-        assert [{name: row[name] for name in records[0]} for row in found] == records
-
-
-def test_a_sheet_becomes_csv() -> None:
+    seconds = pa.array([400_000_000_000, None], pa.timestamp("s"))  # dates that Python has not
+    pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
+    assert predict("in.parquet", "out.csv") == 0
+    assert Path("out.csv").read_text().splitlines()[1] == "a b,14645-06-30 15:06:40.000,bad,0.75,0.25"
     write_xlsx(Path("in.xlsx"), [("id", "text"), ("7", "a b"), ("8", "fine")])
     assert run("--input", "in.xlsx") == 0
     assert Path("in-predicted.csv").read_text().splitlines()[1] == "7,a b,bad,0.75,0.25"
-
-
-def test_rows_without_a_text_are_predicted_if_that_is_wanted() -> None:
-    written("in.csv", "text,n\nfine,1\n,2\n")
-    written("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
-    for name, empty in (("in.csv", 1), ("in.jsonl", 4)):
-        assert predict(name, f"out-{name}", "--missing", "keep") == 0
-        assert Stub.seen == ["fine", *[""] * empty]
-    found = [json.loads(line) for line in Path("out-in.jsonl").read_text().splitlines()]
-    assert [sorted(set(row) - set(COLUMNS)) for row in found] == [["deep", "text"], [], [], ["n"], ["text"]]
-
-
-def test_a_column_that_is_there_already() -> None:
-    written("in.csv", "text,predicted\nfine,no\n")
-    assert predict("in.csv", "out.csv", "--prefix", "new_") == 0
-    assert Path("out.csv").read_text().startswith("text,predicted,new_predicted,new_probability_bad,")
 
 
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
@@ -223,52 +191,15 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    Stub.seen = []
     feed(monkeypatch, "\ufefffine\r\n\na\u2028b".encode())
+    assert run("-", "--json") == 0
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["fine", "", "a\u2028b"]
+    feed(monkeypatch, b"xx\nfine")
     assert run("-") == 0
-    assert capsys.readouterr().out.split("\n")[0] == 'good, or "fine"  0.7500  fine'
-    assert Stub.seen == ["fine", "", "a\u2028b"]
-    feed(monkeypatch, b"xx\n")
-    assert run("--input", "-", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["predicted"], found["unknown_share"]) == (LABELS[1], 1.0)
-    feed(monkeypatch, b"fine\ncaf\xe9")
-    assert run("-") == 3
-    assert "standard input: line 2: byte 3 (0xe9) is not UTF-8" in capsys.readouterr().err
-    long = "fine " * 40_000  # more than one read gives, without an end of line
-    for content in ("fine", f"{long}\nfine"):
-        Stub.seen = []
-        feed(monkeypatch, content.encode())
-        assert run("-", "--json") == 0
-        assert Stub.seen == content.split("\n")
-
-
-@pytest.mark.parametrize(
-    ("content", "seen", "output"),
-    [
-        ("a fine film\ndull", ["a fine film", "dull"], None),
-        ("fine,thanks\n", ["fine,thanks"], None),
-        ('label,"text"\r\ngood,fine\r\n', ["fine"], "predicted.csv"),
-        ('{"text": "fine"}', ["fine"], "predicted.csv"),
-    ],
-)
-def test_what_is_piped_is_read(
-    content: str, seen: list[str], output: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reading, writing = os.pipe()
-    os.write(writing, content.encode())
-    os.close(writing)
-    Stub.seen = []
-    with open(reading) as piped:
-        monkeypatch.setattr(sys, "stdin", piped)
-        assert run("--part_mb", 1) == 0
-    assert Stub.seen == seen
-    assert [path.name for path in Path().glob("*.csv")] == ([output] if output else [])
-
-
-def test_a_table_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ['good, or "fine"  0.7500  (no known word)  xx', 'good, or "fine"  0.7500  fine']
+    assert capsys.readouterr().out.splitlines() == lines
     feed(monkeypatch, b"id;text\n007;fine\n")
-    assert predict("-", "out.csv", "--format", "csv") == 0
+    assert predict("-", "out.csv", "--source.format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
 
 
@@ -278,7 +209,7 @@ AS_TRAINED = {
     "two texts": ({"text_column": ["title", "text"]}, b"title,text\nab,c\n", f"ab,c,{GOOD}"),
     "one of two": ({"text_column": ["title", "body"]}, b"title,text\na,bc\n", f"a,bc,{GOOD}"),
     "no header": ({"columns": ["n", "text"]}, b"1,a b\n", "1,a b,bad,0.75,0.25"),
-    "a header now": ({"columns": ["n", "text"]}, b"text\na b\n", "a b,bad,0.75,0.25"),
+    "other columns now": ({"columns": ["n", "text"]}, b"text\na b\n", "a b,bad,0.75,0.25"),
 }
 
 
@@ -287,22 +218,6 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: Simpl
     info.source, content, row = AS_TRAINED[what]
     assert predict(written("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
-
-
-def test_no_header_is_predicted(info: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a corpus without one, whose columns have names of their own."""
-    info.source = {"columns": ["column_1", "column_2"], "text_column": "column_2"}
-    assert predict(written("a.csv", "id,text\n1,a b\n"), "out.csv") == 0
-    assert Stub.seen == ["a b"]
-    written("b.csv", "1,review\n2,fine\n3,review\n")
-    assert predict("b.csv", "out.csv", "--overwrite") == 0
-    assert Stub.seen == ["review", "fine", "review"]
-    code, what = refused(capsys, "[b.csv, a.csv]", "new.csv")
-    assert code == 3
-    assert what.startswith("a.csv: its columns (csv: id, text) are not those of b.csv (csv: column_1, column_2); ")
-    info.source = {"columns": ["id", "text"]}
-    assert predict("[b.csv, a.csv]", "new.csv") == 0
-    assert Stub.seen == ["review", "fine", "review", "a b"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -323,7 +238,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     make = ScoredPart.make
 
     def dying(part: ScoredPart) -> Any:
-        if part.path.name == f"{number:05d}.parquet":
+        if part.path.name.endswith(f"-{number:05d}.parquet"):
             raise KeyboardInterrupt
         return make(part)
 
@@ -331,51 +246,47 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
-def test_what_was_begun_goes_on_with_the_same_only(
-    info: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
+    info: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = write("csv")
+    name, whole, output = write("csv"), Path("whole.csv"), Path("out.csv")
+    assert predict(name, whole, *SMALL) == 0
     heal = interrupt(monkeypatch, 3)
-    assert predict(name, "out.csv", *SMALL) == 130
+    assert predict(name, output, *SMALL) == 130
+    num_begun = len(Stub.seen)
     heal()
-    begun = f"{Path('out.csv.parts').absolute()}: a prediction was begun with other"
-    what = "name another --output, or set --overwrite true to start again"
+    assert predict(name, output, *SMALL) == 0
+    assert (0 < num_begun < ROWS, len(Stub.seen)) == (True, ROWS - num_begun)
+    assert output.read_bytes() == whole.read_bytes()
+    interrupt(monkeypatch, 3)
+    assert predict(name, output, *SMALL) == 130
+    heal()
     info.weights_sha256 = "other"
-    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} weights; {what}")
-    info.weights_sha256 = "w"
-    with open(name, "a") as file:
-        file.write("1,one more\n")
-    assert refused(capsys, name, "out.csv", *SMALL) == (2, f"{begun} input; {what}")
-    assert predict(name, "out.csv", *SMALL, "--overwrite", "true") == 0
-    assert len(Stub.seen) == ROWS + 1
+    assert predict(name, output, *SMALL) == 0
+    assert len(Stub.seen) == ROWS
+    assert sorted(path.name for path in Path().iterdir()) == [name, output.name, whole.name]
 
 
 def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ABSENT_S", 0)
-    monkeypatch.setattr(predicting, "SHARE_LOCK_S", 0)
+    monkeypatch.setattr(predicting, "LOCK_S", 0)
     name, seen, whole = write("csv"), list[list[str]](), Path("one.csv")
     assert predict(name, whole, *SMALL) == 0
-    predicted = sorted(Stub.seen)
+    texts, seen = sorted(Stub.seen), list[list[str]]()
     for share in ("1/2", "2/2", "1/2"):
         Stub.seen = []
         assert not Path("out.csv").exists() or len(seen) == 2
         assert predict(name, "out.csv", "--share", share, *SMALL) == 0
         seen.append(Stub.seen)
-    assert sorted(seen[0] + seen[1]) == predicted
+    assert sorted(seen[0] + seen[1]) == texts
     assert (0 < len(seen[0]) < ROWS, seen[2]) == (True, [])
     assert Path("out.csv").read_bytes() == whole.read_bytes()
     assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
-    assert predict(name, "alone.csv", "--share", "0/2", *SMALL) == 0
+    assert predict(name, "alone.csv", "--share", "0/2", "--timeout_s", 1, *SMALL) == 0
     assert Path("alone.csv").read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
     work = Path("new.csv.parts").absolute()
-    with claim(Path("new.csv"), work, Share(2, 3, work)):
+    with claim(Path("new.csv"), work, Share(2, 3)):
         assert refused(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
-        code, sentence = refused(capsys, name, "new.csv", "--share", "2/3")
-        assert (code, sentence.partition(";")[0]) == (1, "new.csv: another process makes share 2/3 of it")
-        assert predict(name, "new.csv", "--share", "0/2", *SMALL) == 0
-        assert work.exists()
-    assert not work.exists()
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -413,7 +324,7 @@ def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFi
 
 def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     written("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
-    assert predict("in.csv", "out.csv", "--part_mb", 0.0001, "--processes", 1) == 0
+    assert predict("in.csv", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
     said = unwrapped(capsys.readouterr().err)
     assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
 
@@ -434,34 +345,11 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
 
 
-def test_the_tables_of_an_archive() -> None:
-    with zipfile.ZipFile("new.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in (("b.csv", "second"), ("a/c.csv", "first"), ("__MACOSX/b.csv", "none"), ("read.me", "")):
-            archive.writestr(name, f"text,n\n{text},1\n")
-    assert run("new.zip") == 0
-    assert Stub.seen == ["first", "second"]
-    assert Path("new-predicted.csv").read_text().splitlines()[2].startswith("second,1,")
-
-
-def test_a_colon_is_a_letter() -> None:
-    assert predict(write("csv"), "lr:0.1.parquet") == 0
-    os.rename("lr:0.1.parquet", "t:2.parquet")
-    assert predict("t:*.parquet", "lr:0.csv", "--prefix", "again_") == 0
-    assert len(Path("lr:0.csv").read_text().splitlines()) == ROWS + 1
-
-
-def test_dates_that_python_has_not_are_texts() -> None:
-    seconds = pa.array([400_000_000_000, None], pa.timestamp("s"))
-    pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
-    assert predict("in.parquet", "out.csv") == 0
-    assert Path("out.csv").read_text().splitlines()[1] == "a b,14645-06-30 15:06:40.000,bad,0.75,0.25"
-
-
 def test_a_folder_of_texts() -> None:
     Path("texts/neg").mkdir(parents=True)
     for number in range(20):
         written(f"texts/neg/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
-    assert run("texts", "--output", "out.csv", "--part_mb", 0.0001, "--processes", 1) == 0
+    assert run("texts", "--output", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
     assert Stub.seen == [f"line\nof café {number}" for number in range(20)]
     assert Path("out.csv").read_text().startswith(f"file,text,{COLUMNS[0]},{COLUMNS[1]}")
     assert 'neg/07.txt,"line\nof café 7",' in Path("out.csv").read_text()

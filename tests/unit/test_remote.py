@@ -23,12 +23,10 @@ from harness.batch import StepBatch
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import addresses
-from preprocessing.dataset import remote
-from preprocessing.dataset.inspect import verify
 from preprocessing.dataset.remote import CACHE_VARIABLE, LIMIT_VARIABLE
 from preprocessing.dataset.views import open_split, read_data
 from tests.batches import loader_of
-from tests.corpora import Command, contents, reviews, words_of, write_csv, write_jsonl
+from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
 from tests.datasets import write_dataset
 from tests.runs import final, start, wait_for_step
 
@@ -144,53 +142,23 @@ def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, 
     assert "etag" in sources[2]["fingerprint"]
 
 
-def test_a_source_that_is_missing_is_named(s3: Any, tmp_path: Path, command: Command) -> None:
-    for name, said in (
-        ("glob/9.csv", "no such file; check source.path"),
-        ("*/9.csv", "no file matches; check the pattern"),
-    ):
-        assert command.refused(3, f"s3://corpus/{name}", tmp_path / "other") == f"s3://corpus/{name}: {said}"
-
-
-def stored(s3: Any, address: str) -> dict[str, bytes]:
-    """The files at an address."""
-    return {path.split("/", 2)[2]: s3.cat_file(path) for path in s3.find(address)}
+def copy_dataset(s3: Any, root: Path, address: str) -> str:
+    """Copy a dataset to an address."""
+    for path in contents(root):
+        s3.put_file(str(root / path), f"{address.removeprefix('s3://')}/{path}")
+    return address
 
 
 @pytest.fixture
 def published(s3: Any, tmp_path: Path, command: Command) -> str:
-    address = f"s3://corpus/{tmp_path.name}"
-    assert command(*words_of(write_csv(tmp_path / "a.csv", ROWS), address)) == 0, command.err
-    return address
+    command.build(write_csv(tmp_path / "a.csv", ROWS), tmp_path / "here")
+    return copy_dataset(s3, tmp_path / "here", f"s3://corpus/{tmp_path.name}")
 
 
-def test_a_remote_output_is_published_checked_and_inspected(
-    s3: Any, published: str, tmp_path: Path, command: Command
-) -> None:
-    source = tmp_path / "a.csv"
-    command.build(source, tmp_path / "here")
-    assert stored(s3, published) == contents(tmp_path / "here")
-    assert command("check", published) == 0
+def test_a_remote_dataset_is_checked_and_inspected(published: str, command: Command) -> None:
+    assert command("inspect", published, "--verify") == 0
     assert command.out.startswith(f"ok: {published}: train 240")
     assert command("inspect", published) == 0
-    assert "holds a dataset of another configuration" in command.refused(2, source, published, "--seed", 1)
-
-
-def test_a_publication_that_fails_leaves_the_old_dataset(
-    s3: Any, published: str, tmp_path: Path, command: Command
-) -> None:
-    before = stored(s3, published)["dataset.json"]
-    command.build(tmp_path / "a.csv", tmp_path / "other", "--seed", 1)
-    shard = tmp_path / "other" / "validation" / "00000-w0016.arrow"
-    shard.rename(tmp_path / "shard")
-    with pytest.raises(DataError, match="gone while it was needed"):
-        remote.publish(tmp_path / "other", published)
-    (tmp_path / "shard").rename(shard)
-    assert stored(s3, published)["dataset.json"] == before
-    assert verify(remote.local(published)) == []
-    remote.publish(tmp_path / "other", published)
-    assert stored(s3, published) == contents(tmp_path / "other")
-    assert [path for path in s3.find("corpus") if remote.STAGING in path] == []
 
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(
@@ -214,7 +182,7 @@ def far(s3: Any, proxy: Proxy, command: Command, tmp_path: Path, monkeypatch: py
     """``tmp_path / "data"`` at a remote address that often fails, and a cache of a tenth of it."""
     write_dataset(tmp_path / "data", {"train": 900, "validation": 150, "test": 150}, block_rows=16)
     address = f"s3://corpus/{tmp_path.name}-far"
-    remote.publish(tmp_path / "data", address)
+    copy_dataset(s3, tmp_path / "data", address)
     size = sum(path.stat().st_size for path in tmp_path.glob("data/*/*"))
     monkeypatch.setenv(LIMIT_VARIABLE, str(size / 1e10))
     monkeypatch.setattr(proxy, "faults", FAULTS)
@@ -258,18 +226,10 @@ def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, 
         assert (batch.rows.tolist(), batch.ids.tolist()) == (same.rows.tolist(), same.ids.tolist())
     if mixture == "{}":
         order = order_over(open_split(here, read_data(here), "train"), spec)
-        reads = [block for epoch in range(3) for at in range(order.num_windows) for block in order._blocks(epoch, at)]
+        windows = itertools.product(range(3), range(order.num_windows))
+        reads = [block for epoch, window in windows for block in order.blocks_of_window(epoch, window)]
         found = sum(number for name, number in proxy.gets.items() if "/train/" in name)
         assert len({*reads}) < found < len(reads)
-
-
-def test_what_only_fails_ends_with_one_sentence(far: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    split = open_split(far, read_data(far), "train")
-    split.column("row")
-    monkeypatch.setattr(addresses, "PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(proxy, "faults", itertools.repeat(1))
-    with pytest.raises(DataError, match=rf"\A{far}/train/00000-w00[0-9]+.arrow: [^\n]+\Z"):
-        split.column("row")
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

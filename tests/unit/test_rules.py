@@ -7,31 +7,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import InitConfig, ModelConfig, OptimConfig, RunConfig, flat, to_dict
-from harness.data.loader import Loader
-from harness.data.order import OrderSpec, order_over, row_hash
 from harness.ranks.distributed import World
 from harness.scores.calibration import Decision
-from harness.training import rules, run
+from harness.training import rules
 from harness.training.optim import learning_rate
 from harness.training.rules import Corpus, decide, resolve
-from harness.training.throughput import Counted, summarize
+from harness.training.throughput import row_hash
+from harness.training.validation import Selection
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.config import VocabularyConfig
-from tests.batches import loader_of
 from tests.commands import PLAIN
-from tests.datasets import shared_dataset, split_of
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
 IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)
@@ -63,16 +58,8 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
     [
         (LONG, {}, 2, "2: of one thread, on 2 cores; several threads would wait for each other"),
         (LONG, {}, 64, "8: of one thread, each with 4 or more of the 32 rows of a step"),
-        (LONG, {"global_batch": 128}, 8, "8: of one thread, on 8 cores"),
         (LONG, {"epochs": 12}, 8, "1: of one thread, for 3,960,000 tokens in all starting more would take longer"),
-        (LONG, {}, 1, "1: of one thread, on 1 core;"),
         (SHORT, {"epochs": 400}, 8, "1: of one thread, each with 688 or more of the 645 tokens of a step"),
-        (
-            SHORT,
-            {"epochs": 400, "global_batch": 128},
-            8,
-            "3: of one thread, each with 688 or more of the 2,580 tokens of a step",
-        ),
         (
             MANY_WORDS,
             {"model": ModelConfig(wide=1 << 22)},
@@ -182,39 +169,12 @@ def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], 
     assert row_hash(np.append(numbers, numbers[0]), step) != whole
 
 
-def ranks(**columns: list[float]) -> list[dict[str, Any]]:
-    """Two ranks that each took 100 rows of 50 tokens in two seconds, changed by ``columns``."""
-    values = {"wait_s": 0.0, "forward_s": 0.5, "seconds": 2.0, "memory_bytes": 0}
-    values |= Counted(rows=100, tokens=5000, padded_tokens=5100).plain()
-    columns = {"loss": [60.0, 80.0], **columns}
-    return [values | {name: column[rank] for name, column in columns.items()} for rank in range(2)]
-
-
-def test_a_log_line_names_the_slowest_rank() -> None:
-    slow, steady = summarize(ranks(forward_s=[0.5, 1.0])), summarize(ranks())
-    assert (slow["slowest_rank"], slow["rank_spread"]) == (1, 0.5)
-    assert steady["rank_spread"] == 0
-
-
-probe = shared_dataset({"train": 300, "validation": 10})
-
-
-@pytest.fixture(scope="module")
-def loader(probe: Path) -> Loader:
-    split = split_of(probe)
-    return loader_of(split, order_over(split, OrderSpec(seed=0, global_batch=10)))
-
-
-def fake_trainer(loader: Loader, device: str) -> Any:
-    return SimpleNamespace(loader=loader, world=World(), device=torch.device(device))
-
-
 def test_of_equally_good_weights_the_later_ones_are_kept_where_rows_are_few() -> None:
     def best(rows: int, *losses: float) -> int | None:
-        selection = run.Selection("calibrated")
+        selection = Selection("calibrated")
         for step, loss in enumerate(losses):
-            values, left = {"calibrated_log_loss": loss, "rows": rows}, 1 - (step + 1) / len(losses)
-            selection.agree(World(), values, step, Decision, left)
+            figures, remaining = {"calibrated_log_loss": loss, "rows": rows}, 1 - (step + 1) / len(losses)
+            selection.compare(World(), figures, step, Decision, remaining)
         return selection.best_step
 
     assert best(30, 0.50, 0.53, 0.56) == 2

@@ -13,17 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from preprocessing.base import processes
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import locked
+from preprocessing.base.signals import NOTHING_KEPT, STOP, note_interrupts
 from tests.commands import ROOT, start_python
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
-from preprocessing.base import cli, processes
-processes.LIMIT_S = 2.0
-processes.listen()
+from preprocessing.base import cli, signals
+signals.CLEANUP_LIMIT_S = 2.0
+signals.COMMAND.listen()
 
 def main(words):
     {body}
@@ -65,7 +65,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
 def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why: str) -> None:
     process = begin("time.sleep(30)")
     process.send_signal(getattr(signal, name))
-    assert end(process)[:2] == (code, [f"error: {why}: {processes.NOTHING}"])
+    assert end(process)[:2] == (code, [f"error: {why}: {NOTHING_KEPT}"])
 
 
 EARLY = """
@@ -85,8 +85,8 @@ sys.exit({function}())
 @pytest.mark.parametrize(
     ("name", "words", "code", "sentence"),
     [
-        ("SIGTERM", ["check", "nowhere"], 143, f"told to stop by SIGTERM: {processes.NOTHING}"),
-        ("SIGINT", ["check", "nowhere"], 130, f"interrupted from the keyboard: {processes.NOTHING}"),
+        ("SIGTERM", ["inspect", "nowhere"], 143, f"told to stop by SIGTERM: {NOTHING_KEPT}"),
+        ("SIGINT", ["inspect", "nowhere"], 130, f"interrupted from the keyboard: {NOTHING_KEPT}"),
         ("SIGINT", ["train"], 85, "told to stop by SIGINT before any process was started; the same command goes on"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[
 def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:
     done = tmp_path / "put in order"
     body = f"""
-    with processes.keeping("all is kept"):
+    with signals.COMMAND.advising("all is kept"):
         try:
             {READY}time.sleep(30)
         finally:
@@ -136,7 +136,7 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     process = begin(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
     assert process.stdout.readline() == "importing\n"
     process.terminate()
-    assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {processes.NOTHING}"])
+    assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {NOTHING_KEPT}"])
 
 
 HOLD = """
@@ -167,50 +167,55 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
 
 LAUNCHER = """
 import subprocess, sys, time
-from harness.launch import stop
-stop.LIMIT_S, stop.BACKSTOP_S = 3.0, 2.0
-STOP = stop.STOP
-STOP.begin()
-
-def conclude():
-    print("concluded", STOP.verdict or STOP.heard[0], flush=True)
-    return 7
+from preprocessing.base import signals
+signals.SAVE_LIMIT_S = 3.0
+signals.LAUNCHER.listen()
 
 code = 0
-with STOP.ranks(begun=lambda: True, conclude=conclude):
+with signals.LAUNCHER.supervise(conclude=lambda: 7, start_limit_s=20):
     rank = subprocess.Popen([sys.executable, "-c", {rank!r}])
     code = rank.wait()
-print(STOP.heard, STOP.now, STOP.unbegun, STOP.verdict, flush=True)
+print(signals.STOP.name, signals.LAUNCHER.verdict, flush=True)
 sys.exit(code % 256)
 """
-POLITE = """
+RANK = """
 import signal, sys, time
-from harness.ranks import stopping
-stopping.install()
+from preprocessing.base import signals
+signals.listen_in_rank(can_save=lambda: {can_save})
 print("rank", flush=True)
-while stopping.received() is None:
+while signals.STOP.signal is None:
     time.sleep(0.01)
-time.sleep(0.2)
+time.sleep({seconds})
 sys.exit(5)
 """
-STUBBORN = POLITE.replace("time.sleep(0.2)", "time.sleep(60)")
+KILLED = "(1, 'the ranks had not left 3 s after SIGTERM, and were killed; "
+TWICE = "(130, 'interrupted twice from the keyboard: ended at once; "
 
 
-def launcher(rank: str) -> subprocess.Popen[str]:
-    """A launcher whose rank is there."""
-    return saying(LAUNCHER.format(rank=rank), "rank")
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR2"])
-def test_a_rank_is_asked_and_given_its_time(name: str) -> None:
-    process = launcher(POLITE)
-    process.send_signal(getattr(signal, name))
+@pytest.mark.parametrize(
+    ("can_save", "seconds", "names", "code", "verdict"),
+    [
+        (True, 0.2, ["SIGTERM"], 5, "SIGTERM None"),
+        (True, 0.2, ["SIGUSR2"], 5, "SIGUSR2 None"),
+        (False, 60, ["SIGHUP"], 85, "SIGHUP None"),
+        (True, 60, ["SIGTERM"], -signal.SIGKILL % 256, f"SIGTERM {KILLED}"),
+        (True, 60, ["SIGINT", "SIGINT"], -signal.SIGKILL % 256, f"SIGINT {TWICE}"),
+    ],
+)
+def test_a_rank_is_asked_and_given_its_time(
+    can_save: bool, seconds: float, names: list[str], code: int, verdict: str
+) -> None:
+    process = saying(LAUNCHER.format(rank=RANK.format(can_save=can_save, seconds=seconds)), "rank")
+    for name in names:
+        process.send_signal(getattr(signal, name))
+        time.sleep(0.3)
     out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out) == (5, f"['{name}'] False False None\n")
+    assert process.returncode == code
+    assert out.startswith(verdict)
 
 
 def test_a_rank_that_stays_stopped_is_killed() -> None:
-    process = launcher(STUBBORN)
+    process = saying(LAUNCHER.format(rank=RANK.format(can_save=True, seconds=60)), "rank")
     (rank,) = psutil.Process(process.pid).children()
     rank.suspend()
     process.terminate()
@@ -221,4 +226,14 @@ def test_a_rank_that_stays_stopped_is_killed() -> None:
         time.sleep(0.02)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL % 256
-    assert "the ranks had not left 3 s after SIGTERM, and were killed" in out
+    assert out.startswith(f"SIGTERM {KILLED}")
+
+
+def test_a_training_in_a_users_process_notes_one_interrupt_and_leaves_no_handler() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), note_interrupts():  # noqa: PT012 - raised after the block
+        signal.raise_signal(signal.SIGINT)
+        assert STOP.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), STOP.signal) == (handler, None)

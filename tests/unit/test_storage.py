@@ -22,8 +22,8 @@ from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic
 from preprocessing.base.atomic import refusal, storing
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.base.untrusted import MOST_DEPTH, parse_json, read_bytes, shown
+from preprocessing.base.errors import ConfigError, StorageError, UserError
+from preprocessing.base.untrusted import MOST_DEPTH, parse_json
 from tests.commands import ROOT, run_module
 from tests.full_disks import why_not
 
@@ -53,17 +53,6 @@ def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
     suffix = atomic.temporary_suffix("host", 17)
     unfinished = refused(number, f"/disk/step-06{suffix}/model.safetensors")
     assert str(unfinished).startswith("/disk/step-06/model.safetensors: cannot be written ")
-
-
-def test_what_may_not_be_read_is_not_said_to_be_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file itself, or a folder that may not be entered; root may read all, so the system's answer is replaced."""
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    for name in (tmp_path, tmp_path / "bundle" / "bundle.json"):
-        error = atomic.told(PermissionError(errno.EACCES, "Permission denied", str(name)))
-        assert isinstance(error, DataError)
-        assert str(error) == (
-            f"{name}: cannot be read (Permission denied); get the permission from its owner, or name another"
-        )
 
 
 @pytest.mark.processes
@@ -183,21 +172,3 @@ BAD = {
 def test_what_is_no_strict_json_is_refused_with_a_reason(data: bytes) -> None:
     with pytest.raises(ValueError, match=BAD[data]):
         parse_json(data)
-
-
-def test_what_is_strict_json_is_read() -> None:
-    assert parse_json(rb'{"a": "\ud83d\ude00", "b": -9223372036854775808}') == {"a": "😀", "b": -(1 << 63)}
-    assert parse_json(b"[" * MOST_DEPTH + b"]" * MOST_DEPTH) is not None
-
-
-def test_no_more_bytes_than_expected(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b'"abcdefgh"')
-    assert read_bytes(tmp_path / "file", 10) == b'"abcdefgh"'
-    with pytest.raises(DataError, match="10 bytes, where at most 9 are expected"):
-        read_bytes(tmp_path / "file", 9)
-
-
-def test_a_foreign_value_is_shown_short_and_harmless() -> None:
-    assert shown("\x1b[31mred\u202e") == "'\\x1b[31mred\\u202e'"
-    assert len(shown("x" * 1_000_000)) == 61
-    assert shown(3) == "3"

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in a terminal or a log: lines wrapped at words, tables that drop columns, colour and a live line in a
+"""What stands in a terminal or a log: lines wrap_text at words, tables that drop columns, colour and a live line in a
 terminal only; and what a training prints, in few lines of 80 columns.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
-import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,26 +13,21 @@ from typing import Any
 import pytest
 
 from harness.config import Choice, RunConfig
-from harness.library.commands import train_here
-from harness.report.page import write_report
-from harness.rundir.metrics_log import MetricsLog, read_log
+from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
-from harness.scores.tables import CALIBRATED, LOG_LOSS
 from harness.training.console import Console
 from preprocessing.base import terminal as screens
-from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrapped
+from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrap_text
 from preprocessing.dataset.shards import Manifest, read_manifest
-from tests.datasets import write_dataset
 from tests.report_runs import write_data, write_run
-from tests.runs import small
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
     text = "accuracy on test: network 0.5000, linear model 0.4000"
-    assert wrapped(text, 30) == ["accuracy on test: network", "  0.5000, linear model 0.4000"]
-    assert wrapped("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
-    assert wrapped("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
+    assert wrap_text(text, 30) == ["accuracy on test: network", "  0.5000, linear model 0.4000"]
+    assert wrap_text("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
+    assert wrap_text("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
 
 
 COLUMNS = (
@@ -121,18 +113,6 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
     assert file.getvalue() == "tokenize  20%  2 workers\ntokenize  30%  2 workers\n"
 
 
-@pytest.mark.processes
-def test_the_work_before_the_first_step_is_on_the_live_line(
-    tmp_path: Path, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_dataset(tmp_path / "data", {"train": 20, "validation": 8}, num_classes=3)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    train_here(small(tmp_path / "data", tmp_path / "run", wide=256, epochs=1, baseline="none"), reports=False)
-    shown = terminal.getvalue()
-    assert f"reading the dataset …{WIPE}fitting the linear part, 3 classes …{WIPE}" in shown
-    assert f"{WIPE}\x1b[1mdata\x1b[0m " in shown.partition("3 classes …")[2]
-
-
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
 TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123}
 EMPTY = Manifest([], {}, "", "uint16", 64, 2, "", {}, "")
@@ -168,7 +148,7 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
         assert word in log
         assert word not in said
-    replay(STOPPED, verbose=True)
+    replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
     assert Path("run/log.txt").read_text().count("recurrence") == 3
@@ -177,44 +157,6 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     ended = Console(RunConfig(data="data", run="run"), read_manifest("data"), total_steps=200)
     ended.results({"test": read_figures(Path("run"), "test") or {}})
     assert capsys.readouterr().out.startswith("test  ")
-
-
-def test_a_validation_says_how_uncertain_it_is_and_marks_what_chooses(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    console = Console(RunConfig(run=str(tmp_path), epochs=4, select="calibrated"), EMPTY, 125_000)
-    console.log("train", TRAINED)
-    found = {"accuracy": 0.88, "f1": 0.8712, "log_loss": 0.3012, "calibrated_log_loss": 0.2512}
-    console.log("validation", {"epoch": 2, "step": 62_500, "rows": 400, "best": True, **found})
-    *explained, head, row = (line.split() for line in capsys.readouterr().out.splitlines())
-    said = " ".join(itertools.chain(*explained))
-    assert said == f"log loss {LOG_LOSS} calibrated* {CALIBRATED}; * chooses the best epoch"
-    assert head == ["epoch", "loss", "accuracy", "F1", "log", "loss", "calibrated*", "time"]
-    assert row == ["2/4", "0.6931", "0.8800", "±", "0.0319", "0.8712", "0.3012", "0.2512", "0s", "best"]
-
-
-@pytest.mark.parametrize(
-    ("losses", "improving"),
-    [([0.9, 0.6, 0.5, 0.45, 0.4, 0.37], True), ([0.9, 0.5, 0.4, 0.399, 0.398, 0.397], False),
-     ([0.9, 0.6, 0.5, 0.45, 0.4, 0.41], False), ([0.9, 0.6], False), ([0.9, 0.6, math.nan], False)],
-)  # fmt: skip
-def test_a_training_that_ended_too_early_says_so_at_its_end_and_in_its_report(
-    losses: list[float], improving: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    epochs = len(losses)
-    run, data = tmp_path / "run", write_data(tmp_path, 2, 200)
-    write_run(run, data, epochs=epochs, select="calibrated")
-    console = Console(RunConfig(run=str(run), epochs=epochs, select="calibrated"), EMPTY, 100)
-    log = MetricsLog(run)
-    for epoch, loss in enumerate(losses, 1):
-        line = {"epoch": epoch, "step": 10 * epoch, "rows": 400, "best": False, "accuracy": 0.9, "f1": 0.9}
-        log.write("validation", line | {"log_loss": 1.0, "calibrated_log_loss": loss})
-        console.log("validation", line | {"log_loss": 1.0, "calibrated_log_loss": loss})
-    console.close(Ending("finished", 100))
-    advice = f"alidation was still improving: --epochs {2 * epochs} or more"
-    page = write_report([run]).read_text()
-    assert [advice in text for text in (capsys.readouterr().out, page)] == [improving] * 2
-    assert LOG_LOSS in page
 
 
 def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
@@ -229,4 +171,4 @@ def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
     console.log("train", TRAINED)
     share, texts = console.state()
     assert share == 111 / 400
-    assert texts == ["epoch 2/4", "step 111/400", "loss 0.693", "1,234,568 tok/s", "4m49s left", "wait 12.3%"]
+    assert texts == ["epoch 2/4", "step 111/400", "loss 0.693", "1,234,568 tok/s", "4m49s left"]

@@ -7,13 +7,10 @@ that of a run, a bundle or a dataset.
 from __future__ import annotations
 
 import html as standard
-import json
 import re
-import shutil
 import unicodedata
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import nltk.data
 import numpy as np
@@ -23,19 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 
-from harness.rundir.bundle_files import INDEX, KIND, write_vocabulary
-from harness.rundir.layout import BUNDLE
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.dataset.shards import VOCABULARY, read_manifest
-from preprocessing.job import count
+from preprocessing.base.errors import DataError
 from preprocessing.text import cleaning
-from preprocessing.text.encoder import Encoder, spans_of
+from preprocessing.text.encoder import spans_of
 from preprocessing.text.resources import WordNet, resolve
-from preprocessing.text.spec import TextPipeline, TextSpec
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, freeze
-from tests.corpora import Command, reviews, write_csv
-from tests.datasets import split_of, texts_in, write_dataset
 from tests.reference import plain
 from tests.reference.hostile import TEXT
 
@@ -66,19 +57,6 @@ def test_batch_and_single_equal_the_reference(texts: list[str], of: tuple[bool, 
         assert cleaning.clean(text) == plain.clean(text)
         joined = " ".join(text[start:end] for start, end in cleaning.visible_spans(text))
         assert cleaning.clean(text) == (standard.unescape(joined) if "&" in joined else joined)
-
-
-def test_every_character_and_every_mark_on_a_letter() -> None:
-    """Each is what it is for the plain tokenizer, alone and inside a word."""
-    characters = [chr(point) for point in range(0x800)] + [chr(point) for point in range(0x800, 0x11_0000, 397)]
-    texts = [f"a{char}b {char}'{char} {char}" for char in characters]
-    for form, accents in product(("nfc", "nfkc"), (True, False)):
-        fields = {"form": form.upper(), "strip_accents": accents}
-        expected = [plain.tokens(text, strip_html=False, **fields) for text in texts]  # type: ignore[arg-type]
-        assert UNICODE[False, True, form, accents](texts).to_lists() == expected
-    marks = [chr(point) for point in range(0x300, 0x370)] + ["\u0338\u0301", "\u0323\u0307", "\u1ab0", "\u20d0"]
-    texts = [f"x{letter}{mark}y {letter}{mark}" for letter in "aiZ" for mark in marks]
-    assert WORDS(texts).to_lists() == [plain.tokens(text) for text in texts]
 
 
 SCRIPTS = re.findall(
@@ -148,18 +126,6 @@ def test_nltk_gets_each_clean_text(name: str, nltk_data: Path) -> None:
 # Language data.
 
 
-def test_negations_are_kept_unless_asked(nltk_data: Path) -> None:
-    text = "I do not like it, nor don't the others; never without her"
-    assert tokenizer(stop_words="nltk")([text]).to_lists() == [
-        ["not", "like", "nor", "don't", "others", "never", "without"]
-    ]
-    assert tokenizer(stop_words="nltk", keep_negations=False)([text]).to_lists() == [
-        ["like", "others", "never", "without"]
-    ]
-    with pytest.raises(ConfigError, match="negations of language 'sv' are not known"):
-        resolve(TextSpec(stop_words="stop-words", language="sv"))
-
-
 @pytest.mark.parametrize(
     ("fields", "resource"),
     [
@@ -201,8 +167,6 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
     assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
     assert (PAD, UNK) == (0, 1)
-    bounded = freeze(counts(a=3, b=2, c=1), min_count=1, max_size=4)
-    assert (bounded.tokens.to_pylist(), bounded.counts.tolist()) == (["<pad>", "<unk>", "a", "b"], [0, 1, 3, 2])
     spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
     assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
     assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
@@ -224,64 +188,6 @@ def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) 
         Vocabulary.read(path)
 
 
-# vocabulary.base
-
-NEW = [*reviews(60, seed=3), *[(f"brandnew word{number % 3} number {number}", "positive") for number in range(20)]]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset, and a run with a bundle of it."""
-    root = tmp_path_factory.mktemp("base")
-    write_dataset(root / "data", {"train": 60, "validation": 10}, widths=(64,))
-    write_vocabulary(root / "run" / BUNDLE, root / "data")
-    (root / "run" / BUNDLE / INDEX).write_text(index_of(root / "data"))
-    return root
-
-
-def index_of(data: Path, **more: object) -> str:
-    manifest = read_manifest(data)
-    content = {"format": KIND[0], "text": manifest.text, "vocabulary_hash": manifest.vocabulary_hash}
-    return json.dumps({**content, **more})
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_csv(tmp_path_factory.mktemp("source") / "new.csv", NEW)
-
-
-BASED = ("--vocabulary.min_count", "auto", "--vocabulary.base")
-
-
-def test_new_texts_have_the_ids_of_the_base(base: Path, source: Path, tmp_path: Path, command: Command) -> None:
-    """Weights of the base can read them (law 1); the next test uses a dataset as the base."""
-    assert (count.BUNDLE, count.BUNDLE_INDEX) == (BUNDLE, INDEX)
-    made = command.build(source, tmp_path / "out", *BASED, base / "run")
-    old = read_manifest(base / "data")
-    assert (made.text_hash, made.vocabulary_hash) == (old.text_hash, old.vocabulary_hash)
-    assert (tmp_path / "out" / VOCABULARY).read_bytes() == (base / "data" / VOCABULARY).read_bytes()
-    encoder = Encoder(TextPipeline.from_json(old.text), Vocabulary.read(base / "data" / VOCABULARY))
-    train = split_of(tmp_path / "out")
-    found = np.concatenate(texts_in(train))
-    assert found.tolist() == encoder([NEW[row - 1][0] for row in train.column("row")]).ids.tolist()
-    assert f"the {old.vocabulary_size:,} ids of {base / 'run'} cover " in command.err
-
-
-def test_another_base_under_the_same_name_makes_another_dataset(
-    base: Path, source: Path, tmp_path: Path, command: Command
-) -> None:
-    shutil.copytree(base / "data", tmp_path / "base")
-    command.build(source, tmp_path / "out", *BASED, tmp_path / "base")
-    shutil.rmtree(tmp_path / "base")
-    write_dataset(tmp_path / "base", {"train": 50, "validation": 10}, widths=(64,), seed=4)
-    refused = command.refused(2, source, tmp_path / "out", *BASED, tmp_path / "base")
-    assert "holds a dataset of another configuration" in refused
-
-
-def tokenizer_of(**spec: Any) -> Tokenizer:
-    return Tokenizer(resolve(TextSpec(**spec)))
-
-
 def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
     """Each token, and its characters in the text."""
     (tokens,) = tokenize([text]).to_lists()
@@ -291,7 +197,7 @@ def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
 
 def test_words_stand_where_they_were_written() -> None:
     text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
-    assert placed(tokenizer_of(), text) == [
+    assert placed(tokenizer(), text) == [
         *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
         *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("!", "!"), ("a", "a"), ("b", "b")),
     ]
@@ -299,33 +205,21 @@ def test_words_stand_where_they_were_written() -> None:
 
 def test_other_scripts_and_composed_letters() -> None:
     text = "房间很大！(👍🏽) #Happy_Day, 🇩🇪"
-    assert placed(tokenizer_of(), text) == [
+    assert placed(tokenizer(), text) == [
         *((one, one) for one in "房间很大"),
         ("!", "！"),
         *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
     ]
-    text = "Ａ１ﾃﾞｰﾀ㌔,ｘ é"
-    assert placed(tokenizer_of(strip_accents=True), text) == [
-        *(("a1", "Ａ１"), ("デ", "ﾃﾞ"), ("ー", "ｰ"), ("タ", "ﾀ"), ("キ", "㌔"), ("ロ", "㌔"), ("x", "ｘ"), ("e", "é")),
-    ]
     text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
-    assert placed(tokenizer_of(), text) == [
+    assert placed(tokenizer(), text) == [
         *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
         *(("café", "caf&eacute"), ("3.5", "3.5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
     ]
 
 
-def test_a_tokenizer_that_looks_at_its_neighbours() -> None:
-    text = 'Mr. Smith said: "it isn\'t good." He left (early). The end.'
-    assert placed(tokenizer_of(tokenizer="nltk_line"), text)[:8] == [
-        *(("mr.", "Mr."), ("smith", "Smith"), ("said", "said"), (":", ":")),
-        *(("``", '"'), ("it", "it"), ("is", "isn't"), ("n't", "isn't")),
-    ]
-
-
 SIGNS = ["a", "Film", "é", "e\u0301", "'", "’", "-", ".", ",", " ", "\n", "<b>", "</b>", "<!--", "-->", "<", ">"]
 SIGNS += ["&amp;", "&", ";", '"', "\x00", "ß", "好", "İ", "\u00ad", "<script>", "=", "4", "#", "!", "♥", "ที่"]
-DEFAULT = tokenizer_of()
+DEFAULT = tokenizer()
 
 
 @pytest.mark.thorough

@@ -55,17 +55,6 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
     np.testing.assert_allclose(ours @ ours.T, left[:, :8] * values[:8] @ left[:, :8].T, atol=2e-3)
     np.testing.assert_array_equal(ours.any(axis=1), expected.any(axis=1))
     assert not ours[0].any()
-    wide = vectors.learn(blocks, size, size + 40, 3)
-    np.testing.assert_allclose(wide @ wide.T, left * values @ left.T, atol=2e-3)  # no more directions than words
-    monkeypatch.setattr(vectors, "WORDS_AT_ONCE", size - 5)
-    parts = vectors.learn(blocks, size, 8, 3)
-    np.testing.assert_allclose(np.abs(parts[:, 0]), np.abs(ours[:, 0]), atol=0.1)
-    assert parts[-5:].any(axis=1).all()
-
-
-def test_texts_of_one_word_teach_nothing(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", {"train": 30}, longest=1)
-    assert start(tmp_path / "data", "own") == {}
 
 
 def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,36 +70,29 @@ def learned_from(root: Path, *splits: Split) -> np.ndarray:
     return vectors.learn(blocks, read_manifest(root).vocabulary_size, DIM)
 
 
-def check_scaled(found: Start, ours: np.ndarray) -> None:
+def check_scaled(start: Start, learned: np.ndarray) -> None:
     """That a run starts with these vectors, ``[vocabulary, dim]``, at a standard deviation of 0.5."""
-    ids = np.flatnonzero(ours.any(axis=1))
-    assert found.ids.tolist() == ids.tolist()
-    np.testing.assert_allclose(found.embedding, ours[ids] * (0.5 / ours[ids].std()), rtol=1e-5)
+    ids = np.flatnonzero(learned.any(axis=1))
+    assert start.ids.tolist() == ids.tolist()
+    np.testing.assert_allclose(start.embedding, learned[ids] * (0.5 / learned[ids].std()), rtol=1e-5)
 
 
-def test_of_train_and_unlabelled_alone(tmp_path: Path) -> None:
-    """Not of validation and test; the run records them."""
+def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
+    """From train and unlabelled, not from validation, test and a fold that is held out; the run records them."""
     write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
-    found = start(tmp_path / "data", "own")["vectors"]
-    ours = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
-    check_scaled(found, ours)
-    assert found.facts["sha256"] == hashlib.sha256(ours).hexdigest()
-    assert (found.facts["source"], found.facts["words"]) == ("own texts", int(ours[2:].any(axis=1).sum()))
-
-
-def test_none_of_a_fold_that_is_held_out(tmp_path: Path) -> None:
-    """A training, and the language model before it, have not seen its words."""
-    root = tmp_path / "data"
+    vectors = start(tmp_path / "data", "own")["vectors"]
+    learned = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
+    check_scaled(vectors, learned)
+    assert vectors.facts["sha256"] == hashlib.sha256(learned).hexdigest()
+    assert (vectors.facts["source"], vectors.facts["words"]) == ("own texts", int(learned[2:].any(axis=1).sum()))
+    root = tmp_path / "folds"
     write_dataset(root, {"train": 90, "validation": 30}, widths=(8, 16, 32, 64))
-    manifest = cut_into_folds(root, 3)
-    for fold in range(3):
-        view = held_out(manifest, fold, root)
-        ours = learned_from(root, Split(root, view, "train"))
-        assert not np.array_equal(ours, learned_from(root, *(Split(root, manifest, name) for name in manifest.splits)))
-        for task in ("classifier", "language_model"):
-            one = config(root, "own", fold=fold, task=task)
-            found = begin(one, preflight.check_data(one, 1), World())
-            check_scaled(found["vectors"], ours)
+    view = held_out(cut_into_folds(root, 3), 1, root)
+    for task in ("classifier", "language_model"):
+        run = config(root, "own", fold=1, task=task)
+        check_scaled(
+            begin(run, preflight.check_data(run, 1), World())["vectors"], learned_from(root, Split(root, view, "train"))
+        )
 
 
 DIM = 6
@@ -154,14 +136,6 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert found.ids.tolist() == [2, 3, 5]
 
 
-def test_words_with_spaces_and_words_that_come_twice(tmp_path: Path) -> None:
-    path = tmp_path / "glove.txt"
-    path.write_text("film 5 6\nat name@domain.com 1 2\n. . . 3 4\nfilm 7 8\n")
-    found = from_file(path, vocabulary("film", "."), 2)
-    assert (found.ids.tolist(), found.embedding.tolist()) == ([2], [[5, 6]])
-    assert found.facts["file_words"] == 4
-
-
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -192,10 +166,6 @@ def config(data: Path, source: str, **more: object) -> RunConfig:
 
 def start(data: Path, source: str, **more: object) -> dict[str, Start]:
     return begin(config(data, source, **more), read_manifest(data), World())
-
-
-def test_a_dry_run_learns_nothing(data: Path) -> None:
-    assert start(data, "own", dry_run=True) == {}
 
 
 def test_what_cannot_be_started_from_is_refused_before_any_process_starts(data: Path, tmp_path: Path) -> None:

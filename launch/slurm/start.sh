@@ -1,32 +1,5 @@
-#!/usr/bin/env bash
-# SPDX-License-Identifier: Apache-2.0
-# shellcheck disable=SC2016 # values in single quotes are to stay as they are
-# padless evaluate on SLURM. Written by: padless submit
-# Change what you like, and submit it with sbatch from the folder that its paths start from; options after its name go
-# to the command. Submitted again, it goes on.
-#SBATCH --job-name=padless-evaluate
-#SBATCH --account=lab
-#SBATCH --partition=gpu
-#SBATCH --nodes=1
-#SBATCH --gpus-per-node=1
-#SBATCH --cpus-per-task=8
-#SBATCH --time=01:00:00
-#SBATCH --ntasks-per-node=1
-#SBATCH --output=logs/%x-%j.log
-#SBATCH --open-mode=append
-#SBATCH --requeue
-#SBATCH --signal=B:TERM@60
-#SBATCH --mail-user=you@example.org
-#SBATCH --mail-type=END,FAIL
-#SBATCH --reservation=course
-
-command=evaluate
-python=(python)
-hook=launch/slurm/site.sh
-max_restarts=20 # of this job, by itself or by SLURM
-arguments=(runs/imdb --data data/imdb --split validation)
-set -- "${arguments[@]}" "$@"
-
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # the script that reads this sets python, hook and max_restarts
 # The start of every job: count its starts, then read the site's hook.
 : "${SLURM_JOB_ID:?submit this with sbatch}"
 number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -71,6 +44,18 @@ else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
 fi
 
+# What -o, or the option of this name, gives a command, the last of them.
+output_option() {
+    local name=$1 word previous='' value=
+    shift
+    for word in "$@"; do
+        [[ $previous != -o && $previous != "--$name" ]] || value=$word
+        [[ $word != "--$name="* ]] || value=${word#*=}
+        previous=$word
+    done
+    echo "$value"
+}
+
 # The reason if SLURM itself ends or requeues this job, else nothing. A job that scancel ends is not RUNNING.
 # shellcheck disable=SC2317 # jobs that requeue themselves call it
 decided() {
@@ -90,24 +75,3 @@ wait_for() {
         wait "$1" || code=$?
     done
 }
-
-# One process, on the job's only node.
-child=
-# shellcheck disable=SC2317 # the trap calls it
-stop() {
-    signals=$((signals + 1))
-    echo "$job: asked to stop"
-    kill -TERM "$child" 2> /dev/null || true
-}
-trap stop TERM INT
-
-echo "$job, restart $restarts: $command on $SLURM_JOB_NODELIST"
-"${python[@]}" -m harness "$command" "$@" &
-child=$!
-wait_for "$child"
-if ((code == 0)); then
-    echo "$job: exit 0: done"
-else
-    echo "$job: exit $code: a line above says why"
-fi
-exit "$code"

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads JSON: an object a line, or one list of objects."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from preprocessing.base.errors import DataError
+from preprocessing.base.untrusted import one_line, shown
+from preprocessing.corpus.batches import LINE, TEXT, Batch, Reader, row_error
+from preprocessing.corpus.sources import File
+from preprocessing.corpus.text_files import LineReader
+from preprocessing.text.cleaning import encode
+
+MAX_LIST_BYTES = 256 << 20
+"""Largest file of one list."""
+OBJECT_DECODER = msgspec.json.Decoder(dict[str, Any])
+LENIENT_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+"""Also reads NaN and infinities, which Python writes, as null."""
+
+
+class JsonReader(Reader):
+    """Objects of JSON."""
+
+    def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
+        lines = LineReader(file, chunks)
+        if lines.look_ahead().lstrip().startswith(b"["):
+            lines.chunks = iter([list_as_lines(lines.chunks, file.name)])
+        lines.columns, lines.skip_blank = [LINE], True
+        self.lines = lines.batches(keep_columns=True)
+        first = list(itertools.islice(self.lines, 1))
+        self.lines = itertools.chain(first, self.lines)
+        self.records = [record for batch in first for record in parse_objects(batch)]
+        """Those of the first batch."""
+        keys = dict.fromkeys(key for record in self.records for key in record)
+        super().__init__(file, [*keys], lines.read_as)
+
+    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+        """The values of the wanted columns, which are no lists or objects."""
+        for batch in self.lines:
+            records = parse_objects(batch)
+            for name in self.file.key_by_column:
+                types = [type(record.get(name)) for record in records]
+                for row in [types.index(kind) for kind in (list, dict) if kind in types]:
+                    raise batch.error(row, f"{name!r} is {shown(records[row][name])}, expected a text")
+            table = table_of_json(records, self.file.key_by_column)
+            yield Batch(self.file, batch.numbers, table.append_column(LINE, batch.table[LINE]))
+
+    def read_sample(self) -> dict[str, list[Any]]:
+        """The values of the first batch; none of columns with lists or objects."""
+        columns: dict[str, list[Any]] = {}
+        for name in self.columns:
+            values = [record.get(name) for record in self.records]
+            columns[name] = [] if {list, dict} & {*map(type, values)} else values
+        return columns
+
+
+def list_as_lines(chunks: Iterable[bytes], name: str) -> bytes:
+    """A list of objects of JSON as JSON lines. Raises ``DataError`` for another value, and for more than
+    ``MAX_LIST_BYTES``.
+    """
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > MAX_LIST_BYTES:
+            problem = f"its one list of JSON has more than {MAX_LIST_BYTES >> 20} MiB"
+            raise DataError(f"{name}: {problem}; write JSON lines, an object a line")
+    try:
+        records = LENIENT_DECODER.decode(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not a list of JSON ({one_line(error)}); correct it") from None
+    return b"".join(encode(json.dumps(record, ensure_ascii=False)) + b"\n" for record in records)
+
+
+def parse_objects(batch: Batch) -> list[dict[str, Any]]:
+    """The objects in some lines. Raises ``DataError`` for another value."""
+    lines = batch.table[LINE].to_pylist()
+    try:
+        return list(map(OBJECT_DECODER.decode, lines))  # several times as fast
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        numbered_lines = zip(lines, batch.numbers.tolist(), strict=True)
+        return [parse_object(line, batch.file, number) for line, number in numbered_lines]
+
+
+def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
+    """The object in a line of JSON. Raises ``DataError``."""
+    try:
+        record = LENIENT_DECODER.decode(line.decode())
+    except (ValueError, RecursionError) as error:
+        problem = f"not a JSON value ({one_line(error)}); write one object a line, or one list of objects"
+        raise row_error(file, number, problem) from None
+    if not isinstance(record, dict):
+        problem = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
+        raise row_error(file, number, problem)
+    return record
+
+
+def table_of_json(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> pa.Table:
+    """The values at some keys as columns of numbers or booleans, if all are; else of texts."""
+    return pa.table({name: column_of_json(records, name) for name in names})
+
+
+def column_of_json(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
+    """One column of ``table_of_json``; lists and objects become JSON."""
+    values = [record.get(name) for record in records]
+    try:
+        column = pa.array(values)
+        if not pa.types.is_nested(column.type):
+            return column.cast(TEXT) if column.type == pa.string() else column
+    except (ValueError, TypeError, OverflowError):
+        pass
+    return pa.array(map(text_of_json, values), TEXT)
+
+
+def text_of_json(value: Any) -> str | None:
+    """A value of JSON as a text; lone surrogates are replaced."""
+    if value is None:
+        return None
+    return encode(value if isinstance(value, str) else json.dumps(value)).decode()
