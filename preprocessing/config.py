@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, Line, Name, Processes, ShareText, Wait
+from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, as_recorded
 from preprocessing.text.spec import TextSpec
@@ -213,7 +213,7 @@ class PreprocessConfig:
     SECTION = "prepare"
     SUBJECT = ("source.path",)
 
-    output: Line
+    output: LocalPath
     """Directory of the dataset."""
     overwrite: bool = False
     """Replace an existing dataset of another configuration, once the new one is complete."""

@@ -83,6 +83,8 @@ def app_of_options(
             show_default=bool(default),
             negative=(),
             accepts_keys=False,
+            json_list=False,
+            json_dict=False,
             allow_repeating=True,
             converter=None if key == CONFIG else text_of_tokens,
             n_tokens=None if option.kind is bool or key == CONFIG else 1,

@@ -24,7 +24,6 @@ from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import is_lock, locked
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, read_manifest
 from preprocessing.job.executors import Share
@@ -53,8 +52,6 @@ def claim(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     while another run writes.
     """
     target, share = Path(config.output), Share.parse(config.executor.share)
-    if addresses.is_remote(config.output):
-        raise ConfigError("output: a dataset is made in a directory; name one, and copy it there when it is complete")
     if target.is_symlink() or target.name in ("", ".."):
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     if re.search(r"[?\\]", os.path.abspath(target)):

@@ -131,7 +131,7 @@ def test_options_of_several_machines() -> None:
         ("", (2, True, "the reason")),
         ("--num_processes 1", (1, False, None)),
         ("--threads 2", (1, False, None)),
-        ("--config_file cpu", (2, False, None)),
+        ("--config_file cpu", (2, True, None)),
     ],
 )
 def test_cores_get_processes_where_the_user_left_their_number_open(
