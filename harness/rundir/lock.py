@@ -49,9 +49,8 @@ def open_locked(run: Path, limit_s: float, mode: str) -> TextIO:
 
 def check_claim(run: Path, limit_s: float = 0.0) -> None:
     """Raise what ``claim`` would raise after ``limit_s``, without writing anything: for a dry run, and a launcher."""
-    check_directory(run)
-    nearest = existing(str(run))
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    nearest = existing(str(run))  # a file in place of a directory is refused later
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {run} cannot be written: you may not write to {nearest}; name another directory")
     if (run / LOCK).exists():
         open_locked(run, limit_s, "r").close()

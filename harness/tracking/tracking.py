@@ -111,7 +111,7 @@ class GuardedTracker:
                 Screen().write([f"{self.name:<10} {public(place_to_look)}"])
             method = ""
             while self.is_active and method != "close":
-                method, *arguments = self.calls.get()
+                method, *arguments = self.calls.get()  # cannot hang: a thread that ends with its process
                 getattr(tracker, method)(*arguments)
         except (Exception, SystemExit) as error:
             self.disable(describe_error(error))

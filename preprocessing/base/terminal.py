@@ -229,7 +229,8 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
         if console.measure(grid).maximum <= width or not heaviest.weight:
             with console.capture() as capture:
                 console.print(grid, markup=False)
-            return [line.rstrip() for line in capture.get().splitlines()]
+            text = capture.get()  # cannot hang: rich's text
+            return [line.rstrip() for line in text.splitlines()]
         shown.remove(heaviest)
 
 

@@ -52,7 +52,7 @@ class ProcessPool(Executor):
 
     def run(self, function: Callable[[Any], Any], task: Any) -> Any:
         """The result of a function in an idle worker. Raises what it raises, and ``WorkerDiedError``."""
-        worker = self.idle_workers.get()
+        worker = self.idle_workers.get()  # cannot hang: there are as many threads as workers
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
@@ -74,7 +74,7 @@ class ProcessPool(Executor):
         self.threads.shutdown(wait, cancel_futures=cancel_futures)
         for worker in self.workers:
             with suppress(BrokenPipeError), worker:  # closes the pipes
-                worker.wait()
+                worker.wait()  # cannot hang: it was killed
 
 
 def serve() -> None:
@@ -88,7 +88,7 @@ def serve() -> None:
     tasks = SimpleQueue[tuple[Callable[[Any], Any], Any]]()
     threading.Thread(target=receive_tasks, args=(tasks,), daemon=True).start()
     while True:
-        function, task = tasks.get()
+        function, task = tasks.get()  # cannot hang: the process ends with its parent's pipe
         try:
             data = pickle.dumps((True, function(task)))
         except Exception as error:
