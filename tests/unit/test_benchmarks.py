@@ -39,7 +39,7 @@ def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    contenders = {name: one for name, one in loader.CONTENDERS.items() if "workers" not in name}
+    contenders = {name: contender for name, contender in loader.CONTENDERS.items() if "workers" not in name}
     monkeypatch.setattr(loader, "CONTENDERS", contenders)
     values = loader.measure(loader.LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
     assert check(values, "rows/s") == contenders.keys() - {"ours"}

@@ -48,7 +48,7 @@ class Stub(scorer.Scorer):
     labels, label_type = LABELS, "text"
     decision = Decision()
 
-    def __init__(self, directory: Path, *settings: object, **how: object) -> None:
+    def __init__(self, directory: Path, *settings: object, **options: object) -> None:
         """Nothing is opened."""
 
     @staticmethod
@@ -109,7 +109,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, s
     return code, capsys.readouterr().err.splitlines()[-1].removeprefix("error: ")
 
 
-def written(name: str, content: str | bytes) -> str:
+def write_file(name: str, content: str | bytes) -> str:
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return name
 
@@ -122,12 +122,12 @@ def write(kind: str, number: int = ROWS) -> str:
             for start, size in ((0, 20), (20, 5), (25, 5), (30, 40), (70, 30)):
                 writer.write_table(table.slice(start, size), row_group_size=size)
         return "in.parquet"
-    return written("in.csv", "n,text\n" + "".join(f'{place},"{text}"\n' for place, text in enumerate(texts)) + "\n\n")
+    return write_file("in.csv", "n,text\n" + "".join(f'{place},"{text}"\n' for place, text in enumerate(texts)) + "\n\n")
 
 
 def test_csv_keeps_every_cell() -> None:
     lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";"a\rb";"two\nlines"\r\n'
-    source = written("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
+    source = write_file("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
     assert predict(source, "out.csv") == 0
     assert Stub.seen == ["a b", 'x, "y"', "NA", "two\nlines"]
     good = GOOD.replace(",0.", ";0.")
@@ -138,8 +138,8 @@ def test_csv_keeps_every_cell() -> None:
 
 
 def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    written("in.csv", "text,n\nfine,1\n,2\n")
-    written("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
+    write_file("in.csv", "text,n\nfine,1\n,2\n")
+    write_file("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
     for name, num_empty in (("in.csv", 1), ("in.jsonl", 4)):
         assert predict(name, f"out-{name}") == 0
         assert Stub.seen == ["fine", *[""] * num_empty]
@@ -152,7 +152,7 @@ def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFi
 
 def test_json_lines_keep_the_bytes_of_their_objects() -> None:
     lines = ['{"id": "007", "text": "a b", "n": 1e5}', ' { "text" : "fine" , "deep": {"a": [1.0, null]} } ', ""]
-    written("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')
+    write_file("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')
     assert predict("in.jsonl", "out.jsonl") == 0
     found = Path("out.jsonl").read_bytes().decode().split("\n")
     bad = ', "predicted": "bad", "probability_bad": 0.75, "probability_good, or \\"fine\\"": 0.25}'
@@ -173,10 +173,10 @@ def test_parquet_keeps_every_type() -> None:
     }
     pq.write_table(pa.table(columns), "in.parquet")
     assert predict("in.parquet", "out.parquet") == 0
-    before, after = pa.table(columns | {"text": ["a b", "fine"]}), pq.read_table("out.parquet")
-    assert after.select(before.column_names).equals(before)
-    assert after["predicted"].to_pylist() == LABELS
-    assert after[COLUMNS[1]].to_pylist() == [0.75, 0.25]
+    before, table_out = pa.table(columns | {"text": ["a b", "fine"]}), pq.read_table("out.parquet")
+    assert table_out.select(before.column_names).equals(before)
+    assert table_out["predicted"].to_pylist() == LABELS
+    assert table_out[COLUMNS[1]].to_pylist() == [0.75, 0.25]
     seconds = pa.array([400_000_000_000, None], pa.timestamp("s"))  # dates that Python has not
     pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
     assert predict("in.parquet", "out.csv") == 0
@@ -214,9 +214,9 @@ AS_TRAINED = {
 
 
 @pytest.mark.parametrize("what", AS_TRAINED)
-def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: SimpleNamespace) -> None:
-    info.source, content, row = AS_TRAINED[what]
-    assert predict(written("in.csv", content), "out.csv") == 0
+def test_a_file_is_read_as_the_corpus_of_the_training_was(case: str, info: SimpleNamespace) -> None:
+    info.source, content, row = AS_TRAINED[case]
+    assert predict(write_file("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
 
@@ -224,13 +224,13 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: Simpl
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
     monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
-    name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
+    name, one, output_of_parts = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, one) == 0
-    whole = list(Stub.seen)
-    assert predict(name, many, *SMALL) == 0
-    assert whole == Stub.seen
-    assert many.read_bytes() == one.read_bytes() or pq.read_table(many).equals(pq.read_table(one))
-    assert sorted(path.name for path in Path().iterdir()) == [name, many.name, one.name]
+    texts = list(Stub.seen)
+    assert predict(name, output_of_parts, *SMALL) == 0
+    assert texts == Stub.seen
+    assert output_of_parts.read_bytes() == one.read_bytes() or pq.read_table(output_of_parts).equals(pq.read_table(one))
+    assert sorted(path.name for path in Path().iterdir()) == [name, output_of_parts.name, one.name]
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
@@ -269,16 +269,16 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
 
 def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "LOCK_S", 0)
-    name, seen, whole = write("csv"), list[list[str]](), Path("one.csv")
+    name, texts_by_share, whole = write("csv"), list[list[str]](), Path("one.csv")
     assert predict(name, whole, *SMALL) == 0
-    texts, seen = sorted(Stub.seen), list[list[str]]()
+    texts, texts_by_share = sorted(Stub.seen), list[list[str]]()
     for share in ("1/2", "2/2", "1/2"):
         Stub.seen = []
-        assert not Path("out.csv").exists() or len(seen) == 2
+        assert not Path("out.csv").exists() or len(texts_by_share) == 2
         assert predict(name, "out.csv", "--share", share, *SMALL) == 0
-        seen.append(Stub.seen)
-    assert sorted(seen[0] + seen[1]) == texts
-    assert (0 < len(seen[0]) < ROWS, seen[2]) == (True, [])
+        texts_by_share.append(Stub.seen)
+    assert sorted(texts_by_share[0] + texts_by_share[1]) == texts
+    assert (0 < len(texts_by_share[0]) < ROWS, texts_by_share[2]) == (True, [])
     assert Path("out.csv").read_bytes() == whole.read_bytes()
     assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
     assert predict(name, "alone.csv", "--share", "0/2", "--timeout_s", 1, *SMALL) == 0
@@ -292,8 +292,8 @@ def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], mo
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     name, output = write("csv", 20), Path("out.csv")
     output.write_text("mine\n1\n")
-    what = "is there already, and holds something else; name another, or set --overwrite true to replace it"
-    assert refused(capsys, name, output) == (2, f"--output {output}: {what}")
+    case = "is there already, and holds something else; name another, or set --overwrite true to replace it"
+    assert refused(capsys, name, output) == (2, f"--output {output}: {case}")
     assert output.read_text() == "mine\n1\n"
     assert predict(name, output, "--overwrite", "true") == 0
     assert predict(name, output) == 0  # which it wrote itself
@@ -301,13 +301,13 @@ def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: 
 
 
 def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
-    before = Path(write("csv", 20)).read_bytes()
+    first_bytes = Path(write("csv", 20)).read_bytes()
     Path("link.csv").symlink_to("in.csv")
     os.link("in.csv", "hard.csv")
     for source, output in (("in.csv", "in.csv"), ("link.csv", "in.csv"), ("h*.csv", "in.csv"), ("in.csv", "hard.csv")):
         line = f"--output {output}: is the input; name another --output"
         assert refused(capsys, source, output, "--overwrite", "true") == (2, line)
-    assert Path("in.csv").read_bytes() == before
+    assert Path("in.csv").read_bytes() == first_bytes
 
 
 def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,24 +316,24 @@ def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFi
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
     place.symlink_to(mine.absolute())
-    what = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
+    case = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
     for more in ([], ["--overwrite", "true"]):
-        assert refused(capsys, name, "out.csv", *more) == (2, f"{place.absolute()}: {what}")
+        assert refused(capsys, name, "out.csv", *more) == (2, f"{place.absolute()}: {case}")
     assert [path.name for path in mine.iterdir()] == ["notes.txt"]
 
 
 def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    written("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
+    write_file("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
     assert predict("in.csv", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
-    said = unwrapped(capsys.readouterr().err)
-    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
+    stderr = unwrapped(capsys.readouterr().err)
+    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in stderr
 
 
 def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
-    written("new/b.csv", "text,n\nsecond,2\n")
-    written("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
-    written("new/deep/c.csv", "text,n\nthird,3")
+    write_file("new/b.csv", "text,n\nsecond,2\n")
+    write_file("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
+    write_file("new/deep/c.csv", "text,n\nthird,3")
     for source, seen in (
         ("new/*.csv", ["second"]),
         ("new/**/*.csv*", ["first", "second", "third"]),
@@ -348,7 +348,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_folder_of_texts() -> None:
     Path("texts/neg").mkdir(parents=True)
     for number in range(20):
-        written(f"texts/neg/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
+        write_file(f"texts/neg/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
     assert run("texts", "--output", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
     assert Stub.seen == [f"line\nof café {number}" for number in range(20)]
     assert Path("out.csv").read_text().startswith(f"file,text,{COLUMNS[0]},{COLUMNS[1]}")
