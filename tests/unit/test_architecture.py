@@ -22,10 +22,14 @@ from tests.commands import ROOT
 from tests.licences import COPYLEFT, CORE, PAGE, groups_of, requirements, rows_of
 
 TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
-FLOORS = [
-    [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
-    for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))
-]
+
+
+def rooms_of(row: str) -> list[str]:
+    paths = re.findall(r"`([\w/]+(?:\.py|/))`", row)
+    return [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in paths]
+
+
+FLOORS = [rooms_of(row) for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))]
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 
@@ -62,12 +66,17 @@ def imports_of(name: str, text: str, module_names: Iterable[str]) -> Iterator[Im
             if isinstance(child, ast.Import):
                 targets = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom) and child.module and child.module != "__future__":
-                whole = [f"{child.module}.{alias.name}" for alias in child.names]
-                targets = [member if member in module_names else child.module for member in whole]
+                for alias in child.names:
+                    member = f"{child.module}.{alias.name}"
+                    targets.append(member if member in module_names else child.module)
             for target in dict.fromkeys(targets):
-                is_our_module = target.partition(".")[0] in ("harness", "preprocessing")
-                root = target if is_our_module else target.partition(".")[0]
-                yield Import(name, root, child.lineno, in_function_body, for_types)
+                yield Import(
+                    name,
+                    target if is_ours(target) else target.partition(".")[0],
+                    child.lineno,
+                    in_function_body,
+                    for_types,
+                )
             yield from visit(child, in_function, for_types)
 
     yield from visit(ast.parse(text), False, False)
@@ -76,7 +85,7 @@ def imports_of(name: str, text: str, module_names: Iterable[str]) -> Iterator[Im
 @functools.cache
 def all_imports() -> list[Import]:
     modules = own_modules()
-    return [one for name, path in modules.items() for one in imports_of(name, path.read_text(), modules)]
+    return [statement for name, path in modules.items() for statement in imports_of(name, path.read_text(), modules)]
 
 
 def room_of(module: str) -> str:
@@ -93,7 +102,9 @@ def test_no_import_goes_upward() -> None:
     for statement in all_imports():
         source_room, target_room = room_of(statement.source), room_of(statement.target)
         if is_ours(target_room) and target_room != source_room and (source_room, target_room) not in NEIGHBOURS:
-            assert floor_of.get(target_room, -1) < floor_of.get(source_room, -1), f"{statement}: it stands above or beside it"
+            assert floor_of.get(target_room, -1) < floor_of.get(source_room, -1), (
+                f"{statement}: it stands above or beside it"
+            )
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -109,7 +120,9 @@ def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchma
     for statement in all_imports():
         root = statement.target.partition(".")[0]
         assert root not in {"benchmarks", "tests"}, statement
-        assert not statement.source.startswith("preprocessing") or root not in {"harness", "torch", "accelerate"}, statement
+        assert not statement.source.startswith("preprocessing") or root not in {"harness", "torch", "accelerate"}, (
+            statement
+        )
 
 
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}
@@ -122,7 +135,8 @@ def project() -> dict[str, object]:
 
 
 def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project) -> None:
-    packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
+    modules = {path.relative_to(ROOT) for path in own_modules().values()}
+    packages = {path.parent.as_posix().replace("/", ".") for path in modules}
     packages |= {
         "padless-stubs",
         "padless_slurm",
@@ -149,7 +163,9 @@ def distributions(roots: set[str]) -> set[str]:
 
 def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_imported() -> None:
     groups = groups_of(requirements())
-    imported = distributions({statement.target for statement in all_imports() if not is_ours(statement.target)} - {"padless"})
+    imported = distributions(
+        {statement.target for statement in all_imports() if not is_ours(statement.target)} - {"padless"}
+    )
     assert {name for name in imported if set(groups[name]) <= {"dev", "docs", "bench"}} == set()
     text = "".join(path.read_text() for path in own_modules().values())
     core = {name for name in groups if CORE in groups[name]} - imported
@@ -166,10 +182,9 @@ def test_the_page_names_the_licence_of_each_dependency_and_none_of_all_is_copyle
 
 def test_what_type_checkers_read_is_what_there_is() -> None:
     stub, module = (ast.parse((ROOT / name).read_text()) for name in ("harness/stubs/__init__.pyi", "padless.py"))
-    typed, real = (
-        {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)} for tree in (stub, module)
-    )
-    for name, node in real.items():
+    typed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    for name, node in functions.items():
         assert ast.dump(typed[name].args) == ast.dump(node.args)
         assert ast.dump(typed[name].returns) == ast.dump(node.returns)
     exported = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}

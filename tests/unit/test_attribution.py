@@ -64,12 +64,13 @@ def test_scores_add_up_to_the_logit(pooling: str) -> None:
         model = make_model(num_classes, wide, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional)
         classes = [0, 1, 1, 1, 0] if num_classes == 2 else [0, 1, 2, 1, 0]
         for attribution, ids, label in zip(attributions(model, TEXTS, classes), TEXTS, classes, strict=True):
-            logit, empty = (
-                float((2 * label - 1) * values[0] if num_classes == 2 else values[label])
-                for values in logits_at(model, ids)
-            )
+            sign, index = (2 * label - 1, 0) if num_classes == 2 else (1, label)
+            logit, empty = (sign * float(values[index]) for values in logits_at(model, ids))
             assert attribution.scores.shape == ids.shape
-            assert (attribution.logit, attribution.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
+            assert (attribution.logit, attribution.baseline) == (
+                pytest.approx(logit, abs=1e-5),
+                pytest.approx(empty, abs=1e-5),
+            )
             assert attribution.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
 
 

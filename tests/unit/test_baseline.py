@@ -63,7 +63,7 @@ data_copy = copy_of("data")
 def texts_of(data: Path, split: Split) -> list[str]:
     """The rows of a split as words, read back through the vocabulary."""
     tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
-    return [" ".join(tokens[number] for number in row) for row in texts_in(split)]
+    return [" ".join(map(tokens.__getitem__, row)) for row in texts_in(split)]
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -134,8 +134,7 @@ def compare_both(folder: Path, network: np.ndarray, linear_model: np.ndarray, sp
     """The comparison of both on the same rows."""
     measured = Measured(split, write_results(folder / "run", split, network), folder / "run")
     baseline_folder = folder / "data" / "baseline"
-    comparison = compare(measured, baseline_folder, {split: write_results(baseline_folder, split, linear_model)})
-    return comparison
+    return compare(measured, baseline_folder, {split: write_results(baseline_folder, split, linear_model)})
 
 
 @pytest.mark.parametrize(
@@ -186,7 +185,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.fit.returncode == -signal.SIGKILL
     assert (tracker.lines, (data_copy / FOLDER).exists()) == ([], False)
-    monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as if the dataset were read-only
     monkeypatch.setattr(sinks, "END_S", 60)
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
@@ -196,6 +195,9 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
     wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
-    assert tracker.lines == [wait, f"{comparison.verdict} (accuracy {comparison.linear['accuracy']:.4f}): {comparison.points}"]
+    assert tracker.lines == [
+        wait,
+        f"{comparison.verdict} (accuracy {comparison.linear['accuracy']:.4f}): {comparison.points}",
+    ]
     assert tracker.summaries["baseline/accuracy"] == comparison.linear["accuracy"]
     assert tracker.summaries["baseline/difference"] == comparison.difference

@@ -117,7 +117,9 @@ other_data = shared_dataset({"train": 90, "validation": 10}, seed=5)
 """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
 
 
-def begin_training(data: Path, bundle: Path, **model: Any) -> tuple[dict[str, Start], Classifier, dict[str, torch.Tensor]]:
+def begin_training(
+    data: Path, bundle: Path, **model: Any
+) -> tuple[dict[str, Start], Classifier, dict[str, torch.Tensor]]:
     """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
@@ -141,22 +143,22 @@ def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
 def test_rows_are_matched_by_token(data: Path, other_data: Path, tmp_path: Path) -> None:
     source = write_drawn(tmp_path / "bundle", other_data)
     starts, classifier, usual = begin_training(data, tmp_path / "bundle")
-    mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (data, other_data))
-    shared = set(mine) & set(theirs) - {"<pad>"}
-    assert 10 < len(shared) < len(mine) - 5
-    assert mine.index("great") != theirs.index("great")
-    for number, token in enumerate(mine):
+    our_tokens, their_tokens = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (data, other_data))
+    shared = set(our_tokens) & set(their_tokens) - {"<pad>"}
+    assert 10 < len(shared) < len(our_tokens) - 5
+    assert our_tokens.index("great") != their_tokens.index("great")
+    for number, token in enumerate(our_tokens):
         expected = (
-            source.embedding.weight[theirs.index(token)] if token in shared else usual["embedding.weight"][number]
+            source.embedding.weight[their_tokens.index(token)] if token in shared else usual["embedding.weight"][number]
         )
         assert torch.equal(classifier.embedding.weight[number], expected), token
     assert not classifier.embedding.weight[PAD].any()
     facts, counts = starts["started_from"].facts, Vocabulary.read(data / VOCABULARY).counts
-    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
-    has = np.array([token in shared for token in mine])
+    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(our_tokens) - 2)
+    has = np.array([token in shared for token in our_tokens])
     assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
     assert torch.equal(classifier.head.weight, source.head.weight)
-    assert f"{len(shared) - 1} of {len(mine) - 2} words" in str(describe_origin(facts))
+    assert f"{len(shared) - 1} of {len(our_tokens) - 2} words" in str(describe_origin(facts))
 
 
 def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tmp_path: Path) -> None:
@@ -286,7 +288,9 @@ def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, mo
 
 def test_the_network_of_another_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
     other_export = tmp_path / "other"
-    assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other_export, "--onnx", "--quiet") == 0
+    assert (
+        export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other_export, "--onnx", "--quiet") == 0
+    )
     shutil.copy(other_export / ONNX, exported / ONNX)
     with pytest.raises(padless.UserError, match=r"model\.onnx: its sha256 is not the one in bundle\.json"):
         padless.load(exported, "onnx")

@@ -40,8 +40,8 @@ Main = Callable[[list[str]], int]
 
 
 TABLES: list[tuple[Main, Any]] = [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
-CLASSES = {load(one.config) for _, table in TABLES for one in table}
-PAGES = [(train.main, []), (evaluate.main, []), *((main, [one.name]) for main, table in TABLES for one in table)]
+CLASSES = {load(entry.config) for _, table in TABLES for entry in table}
+PAGES = [(train.main, []), (evaluate.main, []), *((main, [entry.name]) for main, table in TABLES for entry in table)]
 
 
 @pytest.fixture(autouse=True)
@@ -223,7 +223,7 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
         "folder": "f",
     }
     option_by_key = configuration.options_of(kind)
-    words = [f"--{key}={needed[key]}" for key, one in option_by_key.items() if one.default is MISSING]
+    words = [f"--{key}={needed[key]}" for key in option_by_key if option_by_key[key].default is MISSING]
     extra_words = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"]}
     for key, option in option_by_key.items():
         kinds = set(configuration.alternatives(option.kind)) - {type(None)}
@@ -298,4 +298,9 @@ def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monke
 def test_a_text_with_a_blank_is_no_option_although_it_begins_with_a_dash() -> None:
     words = ["--json", '--labels={"good": [1, 2]}', "--run", "- a = b", "--paths", "-C gpu"]
     options = cli.parse(Options, words, prog="test")
-    assert (options.json, options.labels, options.run, options.paths) == (True, {"good": ["1", "2"]}, "- a = b", "-C gpu")
+    assert (options.json, options.labels, options.run, options.paths) == (
+        True,
+        {"good": ["1", "2"]},
+        "- a = b",
+        "-C gpu",
+    )

@@ -56,7 +56,7 @@ def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Pat
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
     shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
-    assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
+    assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + [rows % 64] * (rows % 64 > 0)
     for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])
         assert (read == column).all()
@@ -152,9 +152,8 @@ def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: P
     stage_dir, mixture = str(tmp_path / "stage"), f"{root}:2,{tmp_path}/second:1"
     manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
     opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
-    assert {name: len(split) for name, split in opened.splits.items()} == {
-        name: manifest.rows(name) for name in ("test", "train")
-    }
+    num_rows = {name: len(split) for name, split in opened.splits.items()}
+    assert num_rows == {name: manifest.rows(name) for name in ("test", "train")}
     opened.splits["train"].column("row")
     opened.check()
     os.truncate(staging_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)

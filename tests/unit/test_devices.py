@@ -122,7 +122,9 @@ def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability:
 
 def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = SimpleNamespace
-    addresses_by_interface = {"eth1": [entry(address="10.0.0.5", family=AF_INET), entry(address="fe80::1%eth1", family=AF_INET6)]}
+    addresses_by_interface = {
+        "eth1": [entry(address="10.0.0.5", family=AF_INET), entry(address="fe80::1%eth1", family=AF_INET6)]
+    }
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses_by_interface)
     for address in ("10.0.0.5", "fe80::1"):
         monkeypatch.delenv(GLOO, raising=False)

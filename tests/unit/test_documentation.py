@@ -99,7 +99,11 @@ def test_every_key_stands_in_the_reference_with_its_default(package: str, requir
         if key in required:
             assert option_by_key[key].default == ""
         else:
-            default = option_by_key[key].default if value and isinstance(value, str) else yaml.safe_load(option_by_key[key].default)
+            default = (
+                option_by_key[key].default
+                if value and isinstance(value, str)
+                else yaml.safe_load(option_by_key[key].default)
+            )
             assert default == value, key
         assert option_by_key[key].meaning, key
 

@@ -41,19 +41,20 @@ def load_fused() -> ModuleType:
 
 
 @pytest.fixture
-def fused_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The kernels on the CPU. Triton's interpreter holds bf16 as uint16, and multiplies these bits unless widened."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     module = load_fused()
     interpreter, language = map(importlib.import_module, ("triton.runtime.interpreter", "triton.language"))
 
     def dot(self: Any, *operands: Any) -> Any:
-        left, right = (
-            (one.data.astype(np.uint32) << 16).view(np.float32) if one.dtype.scalar == language.bfloat16 else one.data
-            for one in operands[:2]
-        )
-        total = operands[2]
-        return interpreter.TensorHandle(np.matmul(left, right, dtype=np.float32) + total.data, total.dtype.scalar)
+        def widen(operand: Any) -> np.ndarray:
+            is_bf16 = operand.dtype.scalar == language.bfloat16
+            return (operand.data.astype(np.uint32) << 16).view(np.float32) if is_bf16 else operand.data
+
+        first, second, total = operands[:3]
+        product = np.matmul(widen(first), widen(second), dtype=np.float32)
+        return interpreter.TensorHandle(product + total.data, total.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
     yield module
@@ -65,10 +66,11 @@ def run_pass(lstm: VariableLengthLSTM, lengths: list[int], dtype: torch.dtype) -
     generator = torch.Generator().manual_seed(1)
     random_options = {"generator": generator, "dtype": torch.float64}
     inputs = torch.randn(sum(lengths), lstm.layers[0].input_size, **random_options).requires_grad_()
-    sizes = torch.tensor([sum(length > time for length in lengths) for time in range(lengths[0])])
+    sizes = (torch.tensor(lengths) > torch.arange(lengths[0])[:, None]).sum(1)
     outputs, state = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)
     results = {"outputs": outputs.data.double(), "state": state.double()}
-    loss = torch.stack([(one * torch.randn(one.shape, **random_options)).sum() for one in results.values()]).sum()
+    losses = [(value * torch.randn(value.shape, **random_options)).sum() for value in results.values()]
+    loss = torch.stack(losses).sum()
     names, weights = zip(*lstm.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, [inputs, *weights])
     results = {name: value.detach() for name, value in results.items()}
@@ -87,9 +89,9 @@ CASES = [
 
 @pytest.mark.parametrize(("lengths", "hidden", "layers", "bidirectional"), CASES)
 def test_the_kernel_is_torchs_packed_lstm(
-    fused_module: ModuleType, monkeypatch: pytest.MonkeyPatch, lengths, hidden: int, layers: int, bidirectional: bool
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, lengths, hidden: int, layers: int, bidirectional: bool
 ) -> None:
-    monkeypatch.setattr(fused_module, "SHARED_BYTES", 1 << 30)
+    monkeypatch.setattr(kernels, "SHARED_BYTES", 1 << 30)
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(24, hidden, layers, bidirectional=bidirectional).double()
     exact = run_pass(lstm, lengths, torch.float64)
@@ -105,7 +107,7 @@ def test_the_kernel_is_torchs_packed_lstm(
             torch.testing.assert_close(results["outputs"], exact["outputs"], rtol=0, atol=1e-5)
 
 
-def test_open_forget_gates_keep_their_gradient_in_bf16(fused_module: ModuleType) -> None:
+def test_open_forget_gates_keep_their_gradient_in_bf16(kernels: ModuleType) -> None:
     """bf16 rounds 0.999 to 1, whose derivative is 0."""
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(24, 32).double()
@@ -117,8 +119,8 @@ def test_open_forget_gates_keep_their_gradient_in_bf16(fused_module: ModuleType)
     assert float(off.norm()) < 0.025 * float(exact.norm())
 
 
-def test_a_kernel_that_fails_its_trial_is_refused(fused_module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, lengths, right = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), fused_module.Walk.lstm
+def test_a_kernel_that_fails_its_trial_is_refused(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, lengths, right = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), kernels.Walk.lstm
     recurrence.try_fused(lstm, lengths, "fp32")
 
     def wrong(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
@@ -126,7 +128,7 @@ def test_a_kernel_that_fails_its_trial_is_refused(fused_module: ModuleType, monk
         return outputs * 1.01, states
 
     for kernel, problem in ((wrong, r"its gradients are off by \d.\de-02"), (lambda *_: [].pop(), "pop from empty")):
-        monkeypatch.setattr(fused_module.Walk, "lstm", kernel)
+        monkeypatch.setattr(kernels.Walk, "lstm", kernel)
         with pytest.raises(ConfigError, match=rf"failed its trial \({problem}.*\); use --recurrence packed"):
             recurrence.try_fused(lstm, lengths, "fp32")
     assert not lstm.fused
@@ -167,9 +169,10 @@ def compile_kernel(kernel: Any, capability: int, shape: dict[str, Any], dtype: s
     compiler, target = map(importlib.import_module, ("triton.compiler", "triton.backends.compiler"))
     names, types = kernel.arg_names, {"cells": "*fp32", "plan": "*i64", "num_rows": "i32"}
     constants = {name: shape[name] for name in names if name in shape}
-    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
+    signature = {name: types.get(name, f"*{dtype}") for name in names} | dict.fromkeys(constants, "constexpr")
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if signature[name].startswith("*")}
-    source = compiler.ASTSource(kernel, signature, {(names.index(one),): constants[one] for one in constants}, aligned)
+    constant_by_index = {(names.index(name),): constants[name] for name in constants}
+    source = compiler.ASTSource(kernel, signature, constant_by_index, aligned)
     options = {name: shape[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")}
     return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options)
 

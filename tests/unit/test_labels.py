@@ -116,7 +116,7 @@ def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, comman
 # Texts that are somewhere else too.
 
 SPLIT_ROWS = [
-    (f"common {number} {word}", "good" if number % 2 else "bad", split)
+    (f"common {number} {word}", ("bad", "good")[number % 2], split)
     for split, word in (("train", "a"), ("valid", "b"), ("test", "c"))
     for number in range(4)
 ]
@@ -157,13 +157,13 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
     source = write_csv(tmp_path / "films.csv", films, header=("text", "label", "film"))
     film_rows = [(text, f"film {at % 15}") for at, text in enumerate(UNLABELLED_TEXTS)]
     grouped = write_csv(tmp_path / "others.csv", film_rows, header=("text", "film"))
-    alone = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
-    paths = json.dumps([str(grouped), str(alone)])
+    filmless = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
+    paths = json.dumps([str(grouped), str(filmless)])
     more = ("--splits.group_column", "film", "--source.unlabelled_path", paths)
     command.build(source, tmp_path / "out", *more, "--splits.validation", 0.2)
     data = open_dataset(tmp_path / "out")
-    film = [film for _, _, film in films] + [film for _, film in film_rows] + ["none"]
-    films_by_split = {name: {film[row - 1] for row in data[name]["row"]} for name in data}
+    film = np.array([film for *_, film in [*films, *film_rows, ("none",)]])
+    films_by_split = {name: set(film[data[name]["row"] - 1]) for name in data}
     assert films_by_split["unlabelled"] == films_by_split["train"] | {"film 12", "film 13", "film 14", "none"}
     measured = len(films_by_split["validation"] | films_by_split["test"])
     assert data.manifest.statistics["unlabelled"]["shared"] == 10 * measured > 0
@@ -204,7 +204,8 @@ FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
     rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
 ) -> None:
-    group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    group, label = np.array(rows).T
+    group = (group + 1).astype(np.uint64)
     label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
     assume(len(set(group.tolist())) > 1 and len(rows) != 3)  # all texts equal, or all labels different
     shuffled = np.random.default_rng(seed).permutation(len(rows))
@@ -272,8 +273,12 @@ def test_the_last_rows_are_the_test(tmp_path: Path, command: Command) -> None:
         frame["day"] = days.dt.strftime(date_format) if date_format else days
         frame.to_csv(source, index=False) if date_format else frame.to_parquet(source)
         command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
-        days_by_split = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
-        assert ([*days_by_split[0], *days_by_split[1], *days_by_split[2]], len(days_by_split[1]), len(days_by_split[2])) == (sorted(days), 10, 10)
+        days_by_split = [sorted(days[np.array([*stored(out, name)]) - 1]) for name in SPLITS]
+        assert (
+            [*days_by_split[0], *days_by_split[1], *days_by_split[2]],
+            len(days_by_split[1]),
+            len(days_by_split[2]),
+        ) == (sorted(days), 10, 10)
         assert re.search(r"from (20|15)23-?04-?01", command.err)
     source = tmp_path / "corpus.csv"
     frame.assign(day=days.dt.strftime("%d.%m.%Y")).to_csv(source, index=False)

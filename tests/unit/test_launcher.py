@@ -103,7 +103,9 @@ def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
         assert launch.conclude(launch.describe_error(TimeoutError("1/2 clients joined"))) == 1
         status = read_status(tmp_path)
         assert (status["state"], status["step"]) == (expected, 9)
-    sentence = "machine 0 of 2: the machines did not meet at n1:5 within 30 s (1/2 clients joined); start the same command"
+    sentence = (
+        "machine 0 of 2: the machines did not meet at n1:5 within 30 s (1/2 clients joined); start the same command"
+    )
     assert status["reason"].startswith(sentence)
 
 
@@ -115,7 +117,12 @@ def test_options_of_several_machines() -> None:
 
     two = "--num_machines 2 --main_process_ip n1 --main_process_port 5"
     options = parse_arguments(f"{two} --num_processes 4 --machine_rank 1")
-    assert (options.max_restarts, options.rdzv_conf, options.machine_rank, options.multi_gpu) == (3, "timeout=600", 1, True)
+    assert (options.max_restarts, options.rdzv_conf, options.machine_rank, options.multi_gpu) == (
+        3,
+        "timeout=600",
+        1,
+        True,
+    )
     for words, sentence in (
         ("--num_machines 2 --num_processes 2", "2 machines meet at an address: give --main_process_ip and"),
         (f"{two} --num_processes 3", "counts the processes of all 2 machines, as many on each; give a multiple of 2"),

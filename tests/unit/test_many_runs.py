@@ -82,7 +82,7 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
         train = launcher.train
         monkeypatch.setattr(launcher, "train", lambda *arguments: STOP.note(signal.SIGTERM) or train(*arguments))
     dry = word == "--dry_run"
-    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *([word] if dry else [])) == (0 if dry else 85)
+    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *[word] * dry) == (0 if dry else 85)
     assert [config.seed for config in launches.trained] == [0]
 
 
@@ -93,7 +93,9 @@ def test_each_run_comes_after_its_language_model_unless_that_has_finished(
     write_status(tmp_path / "r/fold-1-pretrained", Ending("finished"))
     words = ["--init.pretrain", "imdb", "--model.hidden_size", "24", "--epochs", "9"]
     assert launch(data, tmp_path / "r", "--folds=all", *words) == 0
-    facts = [f"{config.task} {config.run.rpartition('/')[2]}, {config.fold}, {config.epochs}" for config in launches.trained]
+    facts = [
+        f"{config.task} {config.run.rpartition('/')[2]}, {config.fold}, {config.epochs}" for config in launches.trained
+    ]
     models = [f"language_model fold-{fold}-pretrained, {fold}, 3" for fold in (0, 2)]
     runs = [f"classifier fold-{fold}, {fold}, 9" for fold in range(3)]
     assert facts == [models[0], *runs[:2], models[1], runs[2]]

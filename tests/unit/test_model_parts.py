@@ -146,7 +146,8 @@ POOLED = {"max": Maximum(3), "mean": Mean(3), "max+mean": MaximumAndMean(3)}
 def pool_in_a_loop(outputs: torch.Tensor, lengths: torch.Tensor, pooling: str) -> torch.Tensor:
     """``[rows, parts * features]``, a text at a time."""
     texts = [outputs[:length, row] for row, length in enumerate(lengths.tolist())]
-    parts = {"max": [text.amax(0) for text in texts], "mean": [text.mean(0) for text in texts]}
+    parts = {"max": [text.amax(0) for text in texts]}
+    parts["mean"] = [text.mean(0) for text in texts]
     return torch.cat([torch.stack(parts[name]) for name in pooling.split("+")], dim=1)
 
 
@@ -188,7 +189,9 @@ def largest_ratio(has_feature: np.ndarray, labels: np.ndarray) -> np.ndarray:
     often, tells = has_feature.sum(0) > 1, np.zeros(has_feature.shape[1])
     for label in np.unique(labels):
         with_label, without_label = 1 + has_feature[labels == label].sum(0), 1 + has_feature[labels != label].sum(0)
-        tells = np.maximum(tells, np.abs(np.log(with_label / with_label[often].sum() / (without_label / without_label[often].sum()))))
+        tells = np.maximum(
+            tells, np.abs(np.log(with_label / with_label[often].sum() / (without_label / without_label[often].sum())))
+        )
     return tells
 
 
@@ -233,6 +236,10 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
         assert (model.wide(batch).abs() > 0.5).all()
 
 
+def name_words(ids: torch.Tensor) -> str:
+    return " ".join(f"w{word_id}" for word_id in ids)
+
+
 @pytest.mark.parametrize(
     ("longest", "classes", "spelling"),
     [(2, 2, "{0:c}"), (3, 2, "great{1}{2}"), (2, 3, "{0:c}")],
@@ -253,7 +260,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     summary = learn(wide, split, factors, tokens, World())
     texts, features, logits, labels = [], [], [], split.column("label")
     for ids, lengths in training.pieces(split, 1):
-        texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
+        texts += [name_words(row[:length]) for row, length in zip(ids, lengths, strict=True)]
         batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
         features += list(wide.features(*padded_ids(batch))[1])
         logits.append(wide(batch).numpy())

@@ -28,7 +28,6 @@ from tests.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
 
-PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS = {
     "source.path": "prepare --source.path PATH --output HERE/o",
     "config": "prepare --config PATH --output HERE/o",
@@ -69,7 +68,7 @@ GOOD = "good\x1b]0;owned\x07\x1b[2J\u202e"
 BAD = "bad\x9b31m\x7f\u2066\x0b"
 WORD = "fine\x1b[8mhidden\u202d"
 FOLDER = "da\x1b[31mta\u202e"
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,9 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_csv(hostile_folder / "rows.csv", rows)
     manifest = prepare(hostile_folder / "rows.csv", hostile_folder / "data")
     write_drawn(hostile_folder / "run" / BUNDLE, hostile_folder / "data")
-    (hostile_folder / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(hostile_folder / "data"), "run": str(hostile_folder / "run")}))
+    (hostile_folder / "run" / CONFIG).write_text(
+        yaml.safe_dump({"data": str(hostile_folder / "data"), "run": str(hostile_folder / "run")})
+    )
     write_log(hostile_folder / "run", manifest, hostile_folder / "data", 3.0, 1)
     return hostile_folder
 
@@ -120,7 +121,7 @@ def test_no_command_passes_an_escape_sequence_on(
     assert code == expected, err
     redraw = re.compile("\r\x1b\\[K") if live else re.compile("(?!)")
     for message in (out, err):
-        assert not CONTROL.search(redraw.sub("", message)), message
+        assert not CONTROL_CHARACTERS.search(redraw.sub("", message)), message
     if code:
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
@@ -130,7 +131,7 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(hostile_folder
     output = tmp_path / "page.html"
     assert cli.run(main, ["report", str(hostile_folder / "run"), "--output", str(output)]) == 0
     page = output.read_bytes().decode()
-    assert not CONTROL.search(page)
+    assert not CONTROL_CHARACTERS.search(page)
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -155,7 +156,7 @@ def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) 
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("message", "expected"),
     [
         ('s3://ME:SECRET@bucket/a: no bucket "ME:SECRET@bucket"', 's3://bucket/a: no bucket "…@bucket"'),
         ('s3://ME:SEC/RET+x@bucket/a: no bucket "ME:SEC", or RET+x', 's3://bucket/a: no bucket "ME:…", or …'),

@@ -84,18 +84,18 @@ def test_an_exception_at_any_line_is_in_the_status(
     """At every ninth line, from one of the first nine on."""
     lines = []
     build(config, session, tmp_path / "whole", make_trace(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
-    places = list(dict.fromkeys(lines))
-    assert len(places) > 80
+    targets = list(dict.fromkeys(lines))
+    assert len(targets) > 80
     claimed = False
-    for number, target in list(enumerate(places))[first::9]:
+    for number, target in list(enumerate(targets))[first::9]:
         run = tmp_path / f"run-{number}"
 
-        def raise_there(frame: FrameType, place: tuple[str, int] = place) -> None:
-            if (frame.f_code.co_filename, frame.f_lineno) == place:
-                raise PlantedError(f"at {Path(place[0]).name}:{place[1]}")
+        def raise_at_target(frame: FrameType, target: tuple[str, int] = target) -> None:
+            if (frame.f_code.co_filename, frame.f_lineno) == target:
+                raise PlantedError(f"at {Path(target[0]).name}:{target[1]}")
 
         with pytest.raises(PlantedError):
-            build(config, session, run, make_trace(raise_there))
+            build(config, session, run, make_trace(raise_at_target))
         status = read_status(run)
         claimed = claimed or bool(status)
         assert claimed or number < 12, "the directory is claimed among the first lines"
@@ -104,8 +104,9 @@ def test_an_exception_at_any_line_is_in_the_status(
             assert status, target
             assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
     assert claimed
-    for line in [one for one in gc.get_objects() if type(one) is Live]:  # its thread keeps one that no run holds
-        line.close()
+    live_lines = [value for value in gc.get_objects() if type(value) is Live]
+    for live_line in live_lines:  # their threads keep those that no run holds
+        live_line.close()
     gc.collect()
 
 

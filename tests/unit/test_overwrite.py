@@ -78,7 +78,9 @@ def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
     files = contents(user_folder)
     command.refused(2, source, out, *PARTS, "--seed", 1)  # another dataset
     assert contents(user_folder) == files
-    assert f"output: {user_folder}: is where the new dataset would be built" in command.refused(2, source, out, *REPLACING)
+    assert f"output: {user_folder}: is where the new dataset would be built" in command.refused(
+        2, source, out, *REPLACING
+    )
     assert contents(user_folder) == files
     shutil.rmtree(out)
     manifest = command.build(source, out, *PARTS, "--seed", 2)  # and does not become the output

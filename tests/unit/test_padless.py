@@ -44,14 +44,10 @@ pytestmark = pytest.mark.thorough
 
 INLINE = {"executor.workers": 1, "vocabulary.min_count": 1, "text.max_tokens": 16}
 ROWS = 60
-FRAME = pd.DataFrame(
-    {
-        "film": [f"film {at % 20}" for at in range(ROWS)],
-        "review": [f"A <b>{['fine', 'dull', 'odd'][at % 3]}</b> film, says viewer {at}" for at in range(ROWS)],
-        "mood": pd.Categorical([["good", "bad", "strange"][at % 3] for at in range(ROWS)]),
-    },
-    index=range(100, 100 + ROWS),
-)
+FILMS = [f"film {at % 20}" for at in range(ROWS)]
+REVIEWS = [f"A <b>{['fine', 'dull', 'odd'][at % 3]}</b> film, says viewer {at}" for at in range(ROWS)]
+MOODS = pd.Categorical(["good", "bad", "strange"] * (ROWS // 3))
+FRAME = pd.DataFrame({"film": FILMS, "review": REVIEWS, "mood": MOODS}, index=range(100, 100 + ROWS))
 
 
 def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(tmp_path: Path) -> None:
@@ -114,7 +110,8 @@ def test_frames_that_are_prepared_at_once_keep_their_rows(tmp_path: Path) -> Non
         while not all(job.done() for job in jobs):
             mains.append(sys.modules["__main__"] is main_module)
             time.sleep(1e-3)
-    assert [job.result() for job in jobs] == [[str(number)] for number in range(8)]
+    for number, job in enumerate(jobs):
+        assert job.result() == [str(number)]
     assert all(mains)
 
 
@@ -213,7 +210,8 @@ TEXTS = ["a fine film", "awful w1 w2", "", "w1 w2 w3 w4 odd"]
 @pytest.mark.parametrize(("dtype", "values"), [("Int64", [3, 10]), ("bool", [False, True])])
 def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], tmp_path: Path) -> None:
     """So that predictions can be compared with a frame's labels, in memory and in each kind of file."""
-    texts = [" ".join(f"w{word}" for word in words) for words in np.random.default_rng(3).integers(0, 30, (60, 12))]
+    words = np.random.default_rng(3).integers(0, 30, (60, 12)).astype(str)
+    texts = [f"w{' w'.join(row)}" for row in words]
     frame = pd.DataFrame({"text": texts, "label": pd.Series(values * 30, dtype=dtype)})
     padless.prepare(frame, output=tmp_path / "data", options={"vocabulary.min_count": 1, "executor.workers": 1})
     write_drawn(tmp_path / "run" / BUNDLE, tmp_path / "data", seed=4)

@@ -93,8 +93,11 @@ def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) 
 
 
 POLICIES = ["--quality.drop", "[empty,contradictions,duplicates]"]
+GOOD_ROWS = [
+    (text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])
+]
 SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
-    *[(text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])],
+    *GOOD_ROWS,
     *[(FIRST[number][0], number % 2, "train", "kept") for number in range(0, 21, 3)],  # seven texts of the test split
     (FIRST[1][0], 0, "train", "kept"),  # which had the label 1
     (FIRST[2][0], 0, "train", "kept"),
@@ -123,9 +126,11 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
     ]
     for quiet in ("true", "false"):  # the second time the dataset is there already
         manifest = command.build(tmp_path / "a.parquet", tmp_path / "out", *options, "--quiet", quiet)
-        found = [line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))]
-        shortened = found.pop()
-        assert found == expected_lines
+        report_lines = [
+            line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))
+        ]
+        shortened = report_lines.pop()
+        assert report_lines == expected_lines
         assert command.err.endswith(f"{shortened}\n")
         ends = f"read: {len(SUSPECT_ROWS)} rows of {tmp_path}/a.parquet\n", f"next: padless train {tmp_path}/out\n"
         assert (command.out == "") == (quiet == "true")
@@ -133,7 +138,7 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
     statistics = manifest.statistics
     num_truncated = sum(split["truncated"] for split in statistics["splits"].values())
     assert shortened == f"shortened: {num_truncated} rows of more than 64 tokens (text.max_tokens)"
-    left_out = sum(int(line.split()[2]) for line in found if line.startswith("left out:"))
+    left_out = sum(int(line.split()[2]) for line in report_lines if line.startswith("left out:"))
     assert left_out == statistics["rows_read"] - statistics["rows_kept"] > 0
 
 

@@ -36,15 +36,16 @@ READY = "print('in it', flush=True); "
 
 def begin(body: str) -> subprocess.Popen[str]:
     """A running command whose ``main`` is ``body``."""
-    where = "time.sleep(30)"  # inside whatever stands around it
-    body = body.replace(where, READY + where, 1) if where in body else READY + body
+    pause = "time.sleep(30)"  # inside whatever stands around it
+    body = body.replace(pause, READY + pause, 1) if pause in body else READY + body
     return saying(COMMAND.replace("{body}", body), "ready", "in it")
 
 
 def saying(program: str, *lines: str) -> subprocess.Popen[str]:
     """A running program that has printed these lines."""
     process = start_python("-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert [process.stdout.readline() for _ in lines] == [f"{line}\n" for line in lines]
+    for line in lines:
+        assert process.stdout.readline() == f"{line}\n"
     return process
 
 
@@ -56,16 +57,16 @@ def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "why"),
+    ("name", "code", "reason"),
     [
         ("SIGTERM", 143, "told to stop by SIGTERM"),
         ("SIGINT", 130, "interrupted from the keyboard"),
     ],
 )
-def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why: str) -> None:
+def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, reason: str) -> None:
     process = begin("time.sleep(30)")
     process.send_signal(getattr(signal, name))
-    assert end(process)[:2] == (code, [f"error: {why}: {NOTHING_KEPT}"])
+    assert end(process)[:2] == (code, [f"error: {reason}: {NOTHING_KEPT}"])
 
 
 EARLY = """
@@ -98,18 +99,18 @@ def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[
 
 
 def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:
-    done = tmp_path / "put in order"
+    marker = tmp_path / "put in order"
     body = f"""
     with signals.COMMAND.advising("all is kept"):
         try:
             {READY}time.sleep(30)
         finally:
-            open({str(done)!r}, "w").close()
+            open({str(marker)!r}, "w").close()
 """
     process = begin(body)
     process.terminate()
     assert end(process)[:2] == (143, ["error: told to stop by SIGTERM: all is kept"])
-    assert done.exists()
+    assert marker.exists()
 
 
 def test_a_second_press_of_ctrl_c_means_now() -> None:
@@ -148,20 +149,20 @@ with locked(Path({path!r}), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
 """
-TAKEN = UserError("out: another run is writing; wait for it")
+LOCK_ERROR = UserError("out: another run is writing; wait for it")
 
 
 def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = saying(HOLD.format(path=str(path)), "held")
     try:
-        with pytest.raises(UserError) as refused, locked(path, 0.2, TAKEN):
+        with pytest.raises(UserError) as refused, locked(path, 0.2, LOCK_ERROR):
             pass
         assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
     finally:
         holder.kill()
         holder.communicate(timeout=20)
-    with locked(path, 5, TAKEN):  # a dead process holds nothing
+    with locked(path, 5, LOCK_ERROR):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
 
 

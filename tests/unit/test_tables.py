@@ -39,8 +39,8 @@ ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "nega
 
 
 def resolve_path(path: object, splits: SplitConfig | None = None, **options: Any) -> Resolved:
-    named = path if isinstance(path, list) else str(path)
-    return resolve(list(list_files(SourceConfig(path=named, **options), splits or SplitConfig())))
+    paths = path if isinstance(path, list) else str(path)
+    return resolve(list(list_files(SourceConfig(path=paths, **options), splits or SplitConfig())))
 
 
 def convert_path(
@@ -71,9 +71,9 @@ def write(path: Path, rows: list[tuple[str, str]] = ROWS) -> Path:
 
 
 def csv_of(rows: Iterable[Iterable[object]], delimiter: str, line_end: str) -> str:
-    written = io.StringIO()
-    csv.writer(written, delimiter=delimiter, lineterminator=line_end).writerows(rows)
-    return written.getvalue()
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=delimiter, lineterminator=line_end).writerows(rows)
+    return buffer.getvalue()
 
 
 ODD_FIELDS = (
@@ -91,9 +91,7 @@ def test_rows_are_those_of_the_csv_module(
     monkeypatch.setattr(text_files, "MAX_ROW_BYTES", block)
     text = "text,label\n" + "".join(f"{first},{second}{end}" for first, second, end in rows).rstrip("\r\n")
     lines = text.replace("\r\r\n", "\n").replace("b\rc", "b~c")  # the csv module has no returns within lines
-    expected = [
-        [field.replace("~", "\r") for field in row] for row in csv.reader(io.StringIO(lines, newline="")) if row
-    ]
+    expected = [tuple(row) for row in csv.reader(io.StringIO(lines, newline="")) if row]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.csv")
         path.write_bytes((text + '\na,"open' * is_open).encode())
@@ -104,11 +102,11 @@ def test_rows_are_those_of_the_csv_module(
             with pytest.raises(DataError, match=rf"row {len(expected)}: a quote opens and never closes"):
                 list(batches)
             return
-        found, numbers = [], []
+        fields, numbers = [], []
         for batch in batches:
-            found += map(list, zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True))
+            fields += zip(batch.column(0).to_pylist(), batch.column(1).to_pylist(), strict=True)
             numbers += batch.numbers.tolist()
-    assert found == expected[1:]
+    assert [(first.replace("b\rc", "b~c"), second.replace("b\rc", "b~c")) for first, second in fields] == expected[1:]
     assert numbers == list(range(1, len(expected)))
 
 
@@ -182,9 +180,9 @@ def test_folders_of_labels(tmp_path: Path) -> None:
 
 
 def test_compressed_files_and_a_member_of_an_archive(tmp_path: Path) -> None:
-    plain = write(tmp_path / "a.csv").read_bytes()
-    for name, content in (("a.csv.gz", gzip.compress(plain)), ("b.csv.bz2", bz2.compress(plain))):
-        (tmp_path / name).write_bytes(content)
+    content = write(tmp_path / "a.csv").read_bytes()
+    for name, module in (("a.csv.gz", gzip), ("b.csv.bz2", bz2)):
+        (tmp_path / name).write_bytes(module.compress(content))
         assert pairs_of(tmp_path / name) == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.csv", "one.csv")
@@ -315,8 +313,8 @@ CASES: dict[str, tuple[dict[str, list[str]], list[str], list[str]]] = {
 def test_the_only_candidate_or_all_of_them(case: str) -> None:
     columns, texts, labels = CASES[case]
     assert find_candidates(columns, "text") == texts
-    rest = {name: values for name, values in columns.items() if name not in texts[:1]}
-    assert find_candidates(rest, "label") == labels
+    other_columns = {name: values for name, values in columns.items() if name not in texts[:1]}
+    assert find_candidates(other_columns, "label") == labels
 
 
 def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
@@ -325,7 +323,7 @@ def test_a_split_column_where_that_is_safe(tmp_path: Path) -> None:
     assert resolve_path(path).files[0].splits.column == "Split"
     splits = [SPLITS[row["split"]] for row in convert_path(path, tmp_path)[1]]
     assert splits == ["train", "validation"] * (SIZE // 2)
-    unsafe = [(*row[:2], "holdout" if at == 7 else row[2]) for at, row in enumerate(rows)]
+    unsafe = [*rows[:7], (*rows[7][:2], "holdout"), *rows[8:]]
     assert resolve_path(write_csv(tmp_path / "b.csv", unsafe, ("text", "label", "Split"))).split_column is None
 
 
