@@ -184,7 +184,7 @@ class Options:
         (["--run=~/r"], "run", str(Path.home() / "r")),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
-        (["--known", "{bad: 0, good: 1}"], "known", {"bad": ["0"], "good": ["1"]}),
+        (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
         (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),

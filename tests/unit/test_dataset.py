@@ -34,7 +34,7 @@ SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
 source_data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
 
 
-root = copy_of("whole")
+root = copy_of("source_data")
 """A copy to be changed."""
 
 

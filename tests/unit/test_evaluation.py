@@ -115,8 +115,8 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     arguments = ("evaluate", run_copy, "--device", "cpu", "--quiet")
     assert command(*arguments) == 3
     assert command.sentence == (
-        f"{data}: not the dataset that {run_copy} was trained on, but one built since, and its rows may be training rows; "
-        f"build the old one again, or score this one all the same with --data {data}"
+        f"{data}: not the dataset that {run_copy} was trained on, but one built since, and its rows may be training "
+        f"rows; build the old one again, or score this one all the same with --data {data}"
     )
     assert not (run_copy / "evaluation").exists()
     assert command(*arguments, "--data", data) == 0

@@ -135,13 +135,6 @@ def test_a_kernel_that_fails_its_trial_is_refused(kernels: ModuleType, monkeypat
     assert all(weight.grad is None for weight in lstm.parameters())
 
 
-def test_the_trial_takes_the_least_time_of_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, rows = VariableLengthLSTM(8, 16), [torch.tensor([3, 1]), torch.tensor([5, 2])]
-    times = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(recurrence, "measure_seconds", lambda steps, _: next(times) * len(steps))
-    assert recurrence.measure_path(lstm, "padded", "fp32", rows) == 0.2
-
-
 @pytest.mark.parametrize(("hidden", "dtype"), [(256, "bf16"), (128, "fp32"), (24, "bf16")])
 def test_what_the_kernel_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch, hidden: int, dtype: str) -> None:
     pytest.importorskip("triton")

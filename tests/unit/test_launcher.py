@@ -123,13 +123,8 @@ def test_options_of_several_machines() -> None:
         1,
         True,
     )
-    for words, sentence in (
-        ("--num_machines 2 --num_processes 2", "2 machines meet at an address: give --main_process_ip and"),
-        (f"{two} --num_processes 3", "counts the processes of all 2 machines, as many on each; give a multiple of 2"),
-        (f"{two} --num_processes 2 --machine_rank 2", "2 machines are counted from 0 to 1"),
-    ):
-        with pytest.raises(ConfigError, match=sentence):
-            parse_arguments(words)
+    with pytest.raises(ConfigError, match="2 machines are counted from 0 to 1"):
+        parse_arguments(f"{two} --num_processes 2 --machine_rank 2")
 
 
 @pytest.mark.parametrize(

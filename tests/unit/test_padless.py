@@ -184,11 +184,9 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("data", "keys", "sentence"),
     [
-        ({"d": 0.7}, {}, "d:0.7: no such folder; in a mixture each of several has a share above 0"),
         (FRAME, {"run": None}, 'run: name its directory, as in padless.train(frame, "runs/mine")'),
         (FRAME.iloc[:0], {}, "frame: the corpus is empty: no row to learn from"),
         (FRAME.assign(mood=["a", "b", None] * 20), INLINE, "frame: row 3: there is no label; fill it in, or leave"),
-        (FRAME, {"splits": {"tset": 0.5}}, "splits.tset: no such option; did you mean splits.test"),
         (FRAME, {"text": "film name"}, "frame: has no column 'film name'; it has 'film', 'review', 'mood'; set text"),
         (FRAME, {"label": ""}, "label: expected a text that is not empty"),
         (FRAME["review"], {}, "a Series is no table; give a frame"),

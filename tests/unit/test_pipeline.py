@@ -75,14 +75,6 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [({8: 10**9}, (8,)), ({8: 10**6, 0: 5, 700: 1}, (8, 512)), ({3: 10, 5: 4}, (8,)), ({}, ())],
-)
-def test_widths_are_those_of_the_rows(lengths: dict[int, int], expected: tuple[int, ...]) -> None:
-    assert choose_widths(Counter(lengths), 512) == expected
-
-
 @given(st.integers(0, 99), st.floats(3, 6), st.floats(0.1, 0.6))
 def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) -> None:
     sampled = np.random.default_rng(seed).lognormal(middle, spread, 50_000).astype(int)

@@ -28,14 +28,13 @@ from harness.scores.intervals import of_difference, spread
 from harness.scores.metrics import (
     classification_metrics,
     confusion_of,
-    largest_confusions,
     log_loss_per_row,
     mistakes_to_show,
     per_class,
     predicted_labels,
     probabilities,
 )
-from harness.scores.tables import majority, never_found
+from harness.scores.tables import never_found
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss")
 WITH_INTERVALS = ("accuracy", "balanced_accuracy", "log_loss")
@@ -87,14 +86,6 @@ def test_metrics_are_those_of_scikit_learn(classes: int, threshold: float, ties:
             (expected_entry["precision"], expected_entry["recall"])
         )
         assert (entry["f1"], entry["rows"]) == pytest.approx((expected_entry["f1-score"], expected_entry["support"]))
-
-
-def test_the_largest_confusions_come_first() -> None:
-    logits, labels = simulate(600, 0, 12)
-    cells_found = compute_figures(logits, labels)["confusion"]
-    assert sum(rows for _, _, rows in cells_found) == 600
-    wrong = sorted((rows for true, predicted, rows in cells_found if true != predicted), reverse=True)
-    assert [rows for _, _, rows in largest_confusions(cells_found, 3)] == wrong[:3]
 
 
 def test_mistakes_to_show_are_of_each_class_and_of_the_largest_confusions() -> None:
@@ -252,15 +243,6 @@ def test_spread_is_students_over_the_runs() -> None:
     summary = spread([0.80, 0.82, 0.84])
     assert summary == pytest.approx({"mean": 0.82, "sd": 0.02, "low": 0.770317, "high": 0.869683}, abs=1e-6)
     assert spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None}
-
-
-@pytest.mark.parametrize(("hits", "warned"), [((480, 22), True), ((480, 120), False)])
-def test_a_run_that_learned_nothing_but_the_largest_class_is_said(hits: tuple[int, int], warned: bool) -> None:
-    entries = [{"label": name, "rows": 500} for name in ("negative", "positive")]
-    values = {"split": "test", "rows": 1000, "accuracy": sum(hits) / 1000, "per_class": entries}
-    sentence = "no better than the majority class (accuracy 0.5020 on test, 0.5000 for always saying 'negative'): more"
-    assert (majority(values) or "").startswith(sentence) == warned
-    assert (majority(values) is not None) == warned
 
 
 def test_a_class_that_is_never_found_is_named() -> None:
