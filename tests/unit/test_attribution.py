@@ -128,8 +128,8 @@ def test_masks_have_the_values_of_their_definition(device: str, monkeypatch: pyt
         batch = Batch(torch.ones(4, 1, device=device), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
         mask = draw_masks(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
         for (index, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
-            stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
-            assert mask[index, feature] == (1 / (1 - chance) if stays else 0)
+            is_kept = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
+            assert mask[index, feature] == (1 / (1 - chance) if is_kept else 0)
 
 
 def test_a_dropped_word_is_read_as_unknown() -> None:

@@ -126,10 +126,10 @@ def begin_training(
     starts = begin(config, manifest, World())
     torch.manual_seed(2)
     classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
-    usual = {name: values.clone() for name, values in classifier.state_dict().items()}
+    default_weights = {name: values.clone() for name, values in classifier.state_dict().items()}
     for start in starts.values():
         start.put_into(classifier)
-    return starts, classifier, usual
+    return starts, classifier, default_weights
 
 
 def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
@@ -142,34 +142,34 @@ def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
 
 def test_rows_are_matched_by_token(data: Path, other_data: Path, tmp_path: Path) -> None:
     source = write_drawn(tmp_path / "bundle", other_data)
-    starts, classifier, usual = begin_training(data, tmp_path / "bundle")
+    starts, classifier, default_weights = begin_training(data, tmp_path / "bundle")
     our_tokens, their_tokens = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (data, other_data))
     shared = set(our_tokens) & set(their_tokens) - {"<pad>"}
     assert 10 < len(shared) < len(our_tokens) - 5
     assert our_tokens.index("great") != their_tokens.index("great")
     for number, token in enumerate(our_tokens):
-        expected = (
-            source.embedding.weight[their_tokens.index(token)] if token in shared else usual["embedding.weight"][number]
-        )
+        expected = default_weights["embedding.weight"][number]
+        if token in shared:
+            expected = source.embedding.weight[their_tokens.index(token)]
         assert torch.equal(classifier.embedding.weight[number], expected), token
     assert not classifier.embedding.weight[PAD].any()
     facts, counts = starts["started_from"].facts, Vocabulary.read(data / VOCABULARY).counts
     assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(our_tokens) - 2)
-    has = np.array([token in shared for token in our_tokens])
-    assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
+    is_shared = np.array([token in shared for token in our_tokens])
+    assert facts["tokens"] == pytest.approx(counts[is_shared].sum() / counts.sum(), abs=1e-6)
     assert torch.equal(classifier.head.weight, source.head.weight)
     assert f"{len(shared) - 1} of {len(our_tokens) - 2} words" in str(describe_origin(facts))
 
 
 def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tmp_path: Path) -> None:
     weights = write_drawn(tmp_path / "lm", other_data, language=True).state_dict()
-    starts, classifier, usual = begin_training(data, tmp_path / "lm", num_layers=2, wide=64)
+    starts, classifier, default_weights = begin_training(data, tmp_path / "lm", num_layers=2, wide=64)
     weights_by_name = classifier.state_dict()
     for name in weights_by_name:
         if name.startswith("recurrent.layers.0."):
             assert torch.equal(weights_by_name[name], weights[name]), name
         elif name != "embedding.weight":
-            assert torch.equal(weights_by_name[name], usual[name]), name
+            assert torch.equal(weights_by_name[name], default_weights[name]), name
     assert starts["started_from"].facts["what"] == "embedding, recurrent layer 1 of a language model"
 
 
@@ -179,8 +179,9 @@ def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tm
 def test_a_part_that_would_mean_something_else_is_not_taken(data: Path, tmp_path: Path, theirs: dict[str, Any]) -> None:
     """Nor is the linear part, which every run learns from its own rows."""
     source = write_drawn(tmp_path / "bundle", data, **theirs)
-    _, classifier, usual = begin_training(data, tmp_path / "bundle", wide=64)
-    assert torch.equal(classifier.head.weight, source.head.weight if "wide" in theirs else usual["head.weight"])
+    _, classifier, default_weights = begin_training(data, tmp_path / "bundle", wide=64)
+    head_weight = source.head.weight if "wide" in theirs else default_weights["head.weight"]
+    assert torch.equal(classifier.head.weight, head_weight)
     assert not classifier.wide.table.any()
     hidden_weights = classifier.recurrent.state_dict()["layers.0.weight_hh_l0"]
     assert torch.equal(hidden_weights, source.recurrent.state_dict()["layers.0.weight_hh_l0"])

@@ -79,15 +79,16 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     (partial_folder / checkpoint.MODEL).write_bytes(b"half")
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host = os.uname().nodename
-    dead, alive = (temporary_suffix(host, process) for process in (int(ended_process.stdout), os.getpid()))
-    foreign_names = sorted(f"a.json{ending}" for ending in (alive, temporary_suffix("elsewhere", 1), dead[:-9]))
+    ended_suffix, live_suffix = temporary_suffix(host, int(ended_process.stdout)), temporary_suffix(host, os.getpid())
+    suffixes = (live_suffix, temporary_suffix("elsewhere", 1), ended_suffix[:-9])
+    foreign_names = sorted(f"a.json{suffix}" for suffix in suffixes)
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for name in (f"a.json{dead}", *foreign_names):
+        for name in (f"a.json{ended_suffix}", *foreign_names):
             (tmp_path / folder / name).write_bytes(b"half")
     checkpoint.sweep(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{dead[:-9]}"]
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{ended_suffix[:-9]}"]
     for folder in ("evaluation", "."):  # others may be writing there
         assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == foreign_names
 
@@ -136,11 +137,11 @@ def run_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def root(run_root: Path, tmp_path: Path) -> Path:
     shutil.copytree(run_root, tmp_path / "root")
-    leave(tmp_path / "root", "preempted")
+    write_state(tmp_path / "root", "preempted")
     return tmp_path / "root"
 
 
-def leave(root: Path, state: str) -> None:
+def write_state(root: Path, state: str) -> None:
     content = f'{{"state": "{state}", "exit_code": 0, "reason": "", "step": {STEP}}}'
     (root / "run" / "status.json").write_text(content)
 
@@ -149,7 +150,7 @@ def config(root: Path, **values: Any) -> RunConfig:
     return RunConfig(data=str(root / "data"), run=str(root / "run"), **values)
 
 
-def quiet(text: str) -> None:
+def ignore_message(text: str) -> None:
     pass
 
 
@@ -167,7 +168,7 @@ CHANGES = {
 @pytest.mark.parametrize(("part", "state"), [("labels", "preempted"), ("labels", "finished"), ("classes", "preempted")])
 def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, part: str, state: str) -> None:
     """Before any key that depends on it, for finished and unfinished runs."""
-    leave(root, state)
+    write_state(root, state)
     CHANGES[part](root)
     keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
     hint = "restore the old one: the weights fit no other"
@@ -181,23 +182,23 @@ def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, 
     refusal = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
     assert (str(caught.value), messages) == (f"{refusal}, or {hint}", [])
     if part != "classes":
-        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), quiet).finished
+        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), ignore_message).finished
     else:
         with pytest.raises(DataError, match="fit no other"):
-            check_run(config(root, allow=["data", "epochs"]), quiet)
+            check_run(config(root, allow=["data", "epochs"]), ignore_message)
 
 
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"epochs: the run began with 4, now 5; .* with --allow epochs"):
-        check_run(config(root, epochs=5), quiet)
-    assert check_run(config(root, timeout_s=5), quiet).checkpoint is not None
+        check_run(config(root, epochs=5), ignore_message)
+    assert check_run(config(root, timeout_s=5), ignore_message).checkpoint is not None
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
 def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
-    leave(root, state)
+    write_state(root, state)
     (root / "data").rename(root / "elsewhere")
-    point = check_run(replace(config(root), data=str(root / "elsewhere")), quiet)
+    point = check_run(replace(config(root), data=str(root / "elsewhere")), ignore_message)
     assert point.finished == (state == "finished")
 
 

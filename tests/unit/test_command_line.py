@@ -212,7 +212,7 @@ def test_words_win_over_files_which_come_in_their_order(tmp_path: Path, capsys: 
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""
-    needed = {
+    value_by_key = {
         "data": "d",
         "run": "r",
         "output": "o",
@@ -223,7 +223,7 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
         "folder": "f",
     }
     option_by_key = configuration.options_of(kind)
-    words = [f"--{key}={needed[key]}" for key in option_by_key if option_by_key[key].default is MISSING]
+    words = [f"--{key}={value_by_key[key]}" for key in option_by_key if option_by_key[key].default is MISSING]
     extra_words = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"]}
     for key, option in option_by_key.items():
         kinds = set(configuration.alternatives(option.kind)) - {type(None)}

@@ -31,7 +31,7 @@ SHARE = "this process's share of the cores"
 
 
 @pytest.fixture(autouse=True)
-def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "LOCAL_RANK",
         "RANK",

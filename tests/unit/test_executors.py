@@ -39,8 +39,8 @@ def be_killed(number: int) -> None:
 
 def send_all_signals(number: int) -> int:
     """Sends all stop signals to its own process, and continues."""
-    for number_of_signal in signals.SIGNALS:
-        os.kill(os.getpid(), number_of_signal)
+    for stop_signal in signals.SIGNALS:
+        os.kill(os.getpid(), stop_signal)
     return number
 
 
@@ -111,11 +111,11 @@ def test_every_task_comes_back_once() -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_waiting_has_a_limit_and_a_killed_worker_a_sentence() -> None:
-    waited = r"^encode: none of 2 tasks was finished within 1 s"
-    with pytest.raises(UserError, match=waited), open_workers(ExecutorConfig(workers=2, timeout_s=1)) as pool:
+    no_result = r"^encode: none of 2 tasks was finished within 1 s"
+    with pytest.raises(UserError, match=no_result), open_workers(ExecutorConfig(workers=2, timeout_s=1)) as pool:
         list(pool.map(sleep, [50, 50], step="encode"))
-    died = r"^tokenize: workers died; were they killed for their memory\?"
-    with pytest.raises(UserError, match=died), open_workers(ExecutorConfig(workers=2)) as pool:
+    worker_death = r"^tokenize: workers died; were they killed for their memory\?"
+    with pytest.raises(UserError, match=worker_death), open_workers(ExecutorConfig(workers=2)) as pool:
         list(pool.map(be_killed, [1, 2, 3], step="tokenize"))
 
 

@@ -232,8 +232,8 @@ def make_grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.nd
     """``(group, label)`` of groups of these sizes; each has its own label distribution."""
     random = np.random.default_rng(seed)
     hashes = random.choice(1 << 62, len(sizes), replace=False).astype(np.uint64) + np.uint64(1)
-    taste = random.dirichlet(np.ones(labels), len(sizes))
-    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, taste, strict=True)])
+    shares_of_group = random.dirichlet(np.ones(labels), len(sizes))
+    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, shares_of_group, strict=True)])
     return np.repeat(hashes, sizes), label
 
 

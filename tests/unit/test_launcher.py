@@ -29,7 +29,7 @@ BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"
 
 
-def fell(*ranks: tuple[int, float, str, bool]) -> Failure:
+def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure:
     """The launcher's report of ranks with these exit codes, times and last words, which may follow others."""
     failures = {}
     for rank, (code, second, message, follows) in enumerate(ranks):
@@ -55,7 +55,7 @@ def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
     rank_0: tuple[int, float, str, bool], rank_1: tuple[int, float, str, bool], failure: Failure
 ) -> None:
     """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
-    assert fell(rank_0, rank_1) == failure
+    assert describe_exits(rank_0, rank_1) == failure
 
 
 KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
@@ -128,7 +128,7 @@ def test_options_of_several_machines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "started"),
+    ("words", "expected"),
     [
         ("", (2, True, "the reason")),
         ("--num_processes 1", (1, False, None)),
@@ -137,23 +137,23 @@ def test_options_of_several_machines() -> None:
     ],
 )
 def test_cores_get_processes_where_the_user_left_their_number_open(
-    words: str, started: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "data", {"train": 20, "validation": 10})
-    begun = list[tuple[Any, ...]]()
+    launches = list[tuple[Any, ...]]()
 
-    def begin(launch: Launch) -> int:
-        begun.append((launch.arguments.num_processes, launch.arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
+    def record_launch(launch: Launch) -> int:
+        launches.append((launch.arguments.num_processes, launch.arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
         return 0
 
-    monkeypatch.setattr(Launch, "run", begin)
+    monkeypatch.setattr(Launch, "run", record_launch)
     monkeypatch.setattr(launcher, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
     monkeypatch.delenv(devices.OMP, raising=False)
     monkeypatch.setenv(devices.CHOSEN, "that of an earlier training")
     monkeypatch.setenv(LAUNCH_ID, "of another")
     keys = f"--data {tmp_path}/data --run {tmp_path}/run --device cpu --quiet {words}"
     assert many.main(cli.parse(TrainConfig, keys.split(), prog="train")) == 0
-    assert begun == [started]
+    assert launches == [expected]
 
 
 class OnAnotherMachine(World):
@@ -179,7 +179,7 @@ def test_all_machines_see_the_run_directory(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}.*: gone while it was needed .*; put it back"):
         check_shared(tmp_path / "gone", World())
-    started = time.monotonic()
+    started_s = time.monotonic()
     with pytest.raises(ConfigError, match=rf"run: {tmp_path} on .* is not the directory that rank 0 writes to"):
         check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started_s < 60

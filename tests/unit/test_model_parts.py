@@ -57,7 +57,7 @@ def gradients(lstm: VariableLengthLSTM, loss: torch.Tensor, inputs: torch.Tensor
     return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()]))
 
 
-def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def run_in_a_loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """One sequence at a time through nn.LSTM, nothing padded."""
     outputs, states = [], []
     for row, length in enumerate(LENGTHS.tolist()):
@@ -89,7 +89,7 @@ def run_packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[tor
 def test_equal_to_a_loop_over_sequences(path, num_layers: int, bidirectional: bool) -> None:
     lstm, inputs = make_lstm(num_layers, bidirectional)
     results = []
-    for function in (loop, path):
+    for function in (run_in_a_loop, path):
         leaf = inputs.clone().requires_grad_()
         outputs, states = function(lstm, leaf)
         loss = sum(sum_weighted(outputs[row], states[row], row) for row in range(len(LENGTHS)))
@@ -166,7 +166,7 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.tensor(lengths)
     values = torch.randint(-levels, levels + 1, (max(lengths), len(lengths), 3), generator=generator).double()
-    real = torch.arange(max(lengths))[:, None] < sizes
+    is_token = torch.arange(max(lengths))[:, None] < sizes
     weights, results = None, []
     for path in ("loop", "padded", "packed"):
         leaf = values.clone().requires_grad_()
@@ -176,7 +176,7 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
             pooled = POOLED[pooling].padded([leaf], sizes, sizes)
         else:
             index = PackedIndex.of(sizes, CPU)
-            pooled = POOLED[pooling].packed(leaf[real], leaf, index, sizes, sizes)
+            pooled = POOLED[pooling].packed(leaf[is_token], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
         results.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
     for pooled, gradient in results[1:]:
@@ -186,13 +186,13 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
 
 def largest_ratio(has_feature: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How much each feature tells of the labels of the texts: its largest log-count ratio."""
-    often, tells = has_feature.sum(0) > 1, np.zeros(has_feature.shape[1])
+    is_repeated, ratios = has_feature.sum(0) > 1, np.zeros(has_feature.shape[1])
     for label in np.unique(labels):
         with_label, without_label = 1 + has_feature[labels == label].sum(0), 1 + has_feature[labels != label].sum(0)
-        tells = np.maximum(
-            tells, np.abs(np.log(with_label / with_label[often].sum() / (without_label / without_label[often].sum())))
-        )
-    return tells
+        share = with_label / with_label[is_repeated].sum()
+        other_share = without_label / without_label[is_repeated].sum()
+        ratios = np.maximum(ratios, np.abs(np.log(share / other_share)))
+    return ratios
 
 
 def weigh_counts(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
@@ -213,9 +213,9 @@ def weigh_counts(texts: list[str], labels: np.ndarray, longest: int) -> sparse.c
     is_frequent = (least - 1 < counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
     counts = counts[:, is_frequent]
     has_feature = counts.toarray() > 0
-    idf, tells = 1 + np.log((1 + len(texts)) / (1 + has_feature.sum(0))), largest_ratio(has_feature, labels)
-    tells[has_feature.sum(0) < 2] = 0
-    weights = idf * (0.05 + tells) ** power
+    idf, ratios = 1 + np.log((1 + len(texts)) / (1 + has_feature.sum(0))), largest_ratio(has_feature, labels)
+    ratios[has_feature.sum(0) < 2] = 0
+    weights = idf * (0.05 + ratios) ** power
     return normalize(sparse.csr_matrix(counts.multiply(weights)))
 
 

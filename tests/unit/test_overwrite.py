@@ -22,7 +22,7 @@ REPLACING = (*PARTS, "--seed", 1, "--overwrite", "true")
 
 
 @pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def skip_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skip fsync: no test simulates a power cut."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 

@@ -98,7 +98,7 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
 
 def test_frames_that_are_prepared_at_once_keep_their_rows(tmp_path: Path) -> None:
     """Each dataset has the rows of its own frame, and ``__main__`` stays what it is, so that it can be pickled."""
-    mains, main_module = [], sys.modules["__main__"]
+    main_modules, main_module = [], sys.modules["__main__"]
 
     def prepare_frame(number: int) -> list[str]:
         frame = FRAME.assign(review=[f"frame {number} row {row}" for row in range(ROWS)])
@@ -108,14 +108,14 @@ def test_frames_that_are_prepared_at_once_keep_their_rows(tmp_path: Path) -> Non
     with ThreadPoolExecutor(4) as pool:
         jobs = [pool.submit(prepare_frame, number) for number in range(8)]
         while not all(job.done() for job in jobs):
-            mains.append(sys.modules["__main__"] is main_module)
+            main_modules.append(sys.modules["__main__"] is main_module)
             time.sleep(1e-3)
     for number, job in enumerate(jobs):
         assert job.result() == [str(number)]
-    assert all(mains)
+    assert all(main_modules)
 
 
-def state() -> tuple[Any, ...]:
+def process_state() -> tuple[Any, ...]:
     """What a training must leave as it was."""
     numbers = (
         torch.get_num_threads(),
@@ -140,16 +140,17 @@ def interrupt(run: Path) -> None:
 def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> None:
     """An interrupt stops it with a checkpoint, the same call goes on, and the weights are those of a rank."""
     write_dataset(tmp_path / "data", {"train": 200, "validation": 40, "test": 40})
-    state_at_start, words = state(), ["epochs=3", "seed=4", "precision=fp32", "tracking.log_every=1", "threads=1"]
+    state_at_start = process_state()
+    words = ["epochs=3", "seed=4", "precision=fp32", "tracking.log_every=1", "threads=1"]
     words += ["optim.ema=0.9", "model.hidden_size=8", "model.wide=256"]
     keys = dict(word.split("=") for word in words) | {"seed": np.int64(4), "quiet": True, "baseline": "none"}
 
     interrupt(tmp_path / "mine")
     with pytest.raises(KeyboardInterrupt):
         padless.train(tmp_path / "data", tmp_path / "mine", **keys)
-    assert (padless.Run(tmp_path / "mine").state, state()) == ("preempted", state_at_start)
+    assert (padless.Run(tmp_path / "mine").state, process_state()) == ("preempted", state_at_start)
     run = padless.train(padless.open_dataset(tmp_path / "data"), tmp_path / "mine", **keys)
-    assert (run.state, state()) == ("finished", state_at_start)
+    assert (run.state, process_state()) == ("finished", state_at_start)
     options = [f"--{word}" for word in words]
     assert train_to_end(*options, "--data", tmp_path / "data", "--run", tmp_path / "rank").returncode == 0
     assert final(run.directory) == final(tmp_path / "rank")
@@ -159,7 +160,7 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
     assert run.predict(["a fine film"])[0] in run.model.classes_
     rows = padless.open_dataset(tmp_path / "data")["test"]
     for source in ((), (rows["text"], rows["label"]), (rows,), (str(tmp_path / "data"),)):
-        assert (run.evaluate(*source)["confusion"], state()) == (run.figures["confusion"], state_at_start)
+        assert (run.evaluate(*source)["confusion"], process_state()) == (run.figures["confusion"], state_at_start)
     wrong = {"40 texts and 1 labels": ["good"], r"labels\[0\] is missing": [None] * 40, "texts need labels": None}
     for message, labels in wrong.items():
         with pytest.raises(padless.UserError, match=message):

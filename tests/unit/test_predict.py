@@ -70,7 +70,7 @@ class Stub(scorer.Scorer):
         """There are no weights."""
 
 
-def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
@@ -92,7 +92,7 @@ GOOD = '"good, or ""fine""",0.25,0.75'
 @pytest.fixture(autouse=True)
 def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.chdir(tmp_path)
-    return put_in(monkeypatch)
+    return install_stub(monkeypatch)
 
 
 def run(*words: object) -> int:
@@ -103,7 +103,7 @@ def predict(source: object, target: object, *more: object) -> int:
     return run("--input", source, "--output", target, *more)
 
 
-def predict_refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
+def read_refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
     capsys.readouterr()
     code = predict(*arguments)
     return code, capsys.readouterr().err.splitlines()[-1].removeprefix("error: ")
@@ -148,7 +148,7 @@ def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFi
         assert Stub.texts_seen == ["fine", *[""] * num_empty]
     objects = [json.loads(line) for line in Path("out-in.jsonl").read_text().splitlines()]
     assert [sorted(set(row) - set(COLUMNS)) for row in objects] == [["deep", "text"], [], [], ["n"], ["text"]]
-    code, sentence = predict_refused(capsys, "in.jsonl", "new.jsonl", "--source.missing_text", "error")
+    code, sentence = read_refusal(capsys, "in.jsonl", "new.jsonl", "--source.missing_text", "error")
     assert (code, sentence.partition(":")[0]) == (3, "in.jsonl")
     assert "row 2: column 'text' holds no text" in sentence
 
@@ -242,12 +242,12 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None
     """Kill the process when it begins this part."""
     make = ScoredPart.make
 
-    def dying(part: ScoredPart) -> Any:
+    def make_or_interrupt(part: ScoredPart) -> Any:
         if part.path.name.endswith(f"-{number:05d}.parquet"):
             raise KeyboardInterrupt
         return make(part)
 
-    monkeypatch.setattr(ScoredPart, "make", dying)
+    monkeypatch.setattr(ScoredPart, "make", make_or_interrupt)
     return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
@@ -256,16 +256,16 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
 ) -> None:
     name, whole_output, output = write("csv"), Path("whole.csv"), Path("out.csv")
     assert predict(name, whole_output, *SMALL) == 0
-    heal = interrupt(monkeypatch, 3)
+    restore = interrupt(monkeypatch, 3)
     assert predict(name, output, *SMALL) == 130
     num_begun = len(Stub.texts_seen)
-    heal()
+    restore()
     assert predict(name, output, *SMALL) == 0
     assert (0 < num_begun < ROWS, len(Stub.texts_seen)) == (True, ROWS - num_begun)
     assert output.read_bytes() == whole_output.read_bytes()
     interrupt(monkeypatch, 3)
     assert predict(name, output, *SMALL) == 130
-    heal()
+    restore()
     info.weights_sha256 = "other"
     assert predict(name, output, *SMALL) == 0
     assert len(Stub.texts_seen) == ROWS
@@ -291,14 +291,14 @@ def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], mo
     assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
     work = Path("new.csv.parts").absolute()
     with claim(Path("new.csv"), work, Share(2, 3)):
-        assert predict_refused(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
+        assert read_refusal(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     name, output = write("csv", 20), Path("out.csv")
     output.write_text("mine\n1\n")
     problem = "is there already, and holds something else; name another, or set --overwrite true to replace it"
-    assert predict_refused(capsys, name, output) == (2, f"--output {output}: {problem}")
+    assert read_refusal(capsys, name, output) == (2, f"--output {output}: {problem}")
     assert output.read_text() == "mine\n1\n"
     assert predict(name, output, "--overwrite", "true") == 0
     assert predict(name, output) == 0  # which it wrote itself
@@ -311,7 +311,7 @@ def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
     os.link("in.csv", "hard.csv")
     for source, output in (("in.csv", "in.csv"), ("link.csv", "in.csv"), ("h*.csv", "in.csv"), ("in.csv", "hard.csv")):
         line = f"--output {output}: is the input; name another --output"
-        assert predict_refused(capsys, source, output, "--overwrite", "true") == (2, line)
+        assert read_refusal(capsys, source, output, "--overwrite", "true") == (2, line)
     assert Path("in.csv").read_bytes() == first_bytes
 
 
@@ -323,7 +323,7 @@ def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFi
     parts_folder.symlink_to(user_folder.absolute())
     problem = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
     for more in ([], ["--overwrite", "true"]):
-        assert predict_refused(capsys, name, "out.csv", *more) == (2, f"{parts_folder.absolute()}: {problem}")
+        assert read_refusal(capsys, name, "out.csv", *more) == (2, f"{parts_folder.absolute()}: {problem}")
     assert [path.name for path in user_folder.iterdir()] == ["notes.txt"]
 
 
@@ -347,7 +347,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert predict(source, "out.csv") == 0
         assert Stub.texts_seen == texts
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
-    assert predict_refused(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
+    assert read_refusal(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
 
 
 def test_a_folder_of_texts() -> None:

@@ -74,15 +74,15 @@ def pair(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page_of_30(folder: Path) -> Path:
+def page_of_many_classes(folder: Path) -> Path:
     """A report of 30 classes without a test split."""
     data = write_data(folder / "many", 30, 600, test=False)
     return write_report([write_run(folder / "many" / "run", data)])
 
 
-def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_30: Path) -> None:
-    page = words(page_of_30)
-    figures = figures_of(page_of_30.parent / "evaluation", "validation")
+def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_many_classes: Path) -> None:
+    page = words(page_of_many_classes)
+    figures = figures_of(page_of_many_classes.parent / "evaluation", "validation")
     assert f"Validation Accuracy {figures['accuracy']:.4f}" in page
     assert f"F1 (macro) {figures['f1']:.4f}" in page
     assert "These are figures of the validation split, since there is no test split" in page
@@ -90,9 +90,9 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_30: 
     assert "These rows had no part in the training" not in page
     assert "Quality on the validation split" in page
     assert "The 20 worst of 30 classes" in page
-    assert 'class="confusion' not in page_of_30.read_text()
-    texts = pd.read_csv(page_of_30.parent.parent / "corpus.csv")["text"]
-    assert all(texts[mistake["row"] - 1] in words(page_of_30) for mistake in figures["mistakes"])
+    assert 'class="confusion' not in page_of_many_classes.read_text()
+    texts = pd.read_csv(page_of_many_classes.parent.parent / "corpus.csv")["text"]
+    assert all(texts[mistake["row"] - 1] in words(page_of_many_classes) for mistake in figures["mistakes"])
 
 
 def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> None:
@@ -114,10 +114,10 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
 
 
 def test_figures_of_other_weights_or_another_dataset_are_not_shown(
-    page_of_30: Path, pair: Path, tmp_path: Path
+    page_of_many_classes: Path, pair: Path, tmp_path: Path
 ) -> None:
     """The run is under way, too."""
-    run = Path(shutil.copytree(page_of_30.parent, tmp_path / "run"))
+    run = Path(shutil.copytree(page_of_many_classes.parent, tmp_path / "run"))
     write_info(run / "bundle", replace(read_info(run / "bundle"), step=200))
     write_status(run, Ending("preempted", 12, 85))
     with (run / "metrics.jsonl").open("a") as file:
@@ -180,13 +180,13 @@ def test_runs_side_by_side_stand_in_the_order_of_validation(folder: Path, pair: 
     assert "Ranked by validation" in page
     assert "Best on validation: high . Right on " in page
     assert "The order is that of the accuracy on validation, the best first" in page
-    reached = {}
+    accuracy_by_run = {}
     for run in runs:
         best_lines = [line for line in read_log(run) if line.get("best")]
-        reached[run.name] = best_lines[-1]["accuracy"]
-    order = sorted(reached, key=lambda name: -reached[name])
+        accuracy_by_run[run.name] = best_lines[-1]["accuracy"]
+    order = sorted(accuracy_by_run, key=lambda name: -accuracy_by_run[name])
     assert order == ["high", "middle", "low"]
-    places = [page.index(f"{rank} {name} {reached[name]:.4f}") for rank, name in enumerate(order, 1)]
+    places = [page.index(f"{rank} {name} {accuracy_by_run[name]:.4f}") for rank, name in enumerate(order, 1)]
     assert places == sorted(places)
     assert "optim.lr 0.04 0.02 0.01" in page
     low, high = (100 * figures_of(folder / name, "test")["accuracy"] for name in ("low", "high"))
