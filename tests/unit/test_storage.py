@@ -110,7 +110,7 @@ def test_ranks_agree_on_a_full_disk() -> None:
 def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[str]) -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
-    log.given = stream
+    log.replacement = stream
     log.say("step 1")
     assert log.quiet
     log.say("step 2")
