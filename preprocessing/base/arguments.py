@@ -44,7 +44,7 @@ def split_arguments(config_class: type, arguments: Sequence[str]) -> tuple[list[
         is_value = option is not None and not is_after_switch
         if is_after_switch and argument.lower() in ANSWERS:
             tokens[-1] += f"={argument}"
-        elif argument[:1] == "-" and " " in (argument if is_value else argument.partition("=")[0]):
+        elif argument == "-" or (argument[:1] == "-" and " " in (argument if is_value else argument.partition("=")[0])):
             tokens.append(DASH + argument[1:])
         else:
             tokens.append(re.sub("^-o(?==|$)", f"--{output_key(config_class)}", argument))
