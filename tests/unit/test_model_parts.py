@@ -249,8 +249,8 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
 ) -> None:
     """So many buckets that no two features collide; words without common pieces; triples, without pieces."""
     monkeypatch.setattr(training, "TOLERANCE", 1e-14)
-    monkeypatch.setattr(training, "MOST_STEPS", 2000)
-    monkeypatch.setattr(training, "ROWS_A_MIN", 30)
+    monkeypatch.setattr(training, "MAX_SOLVER_STEPS", 2000)
+    monkeypatch.setattr(training, "ROWS_PER_MIN", 30)
     monkeypatch.setattr(training, "PIECE_BUCKETS", 1 << 22)
     write_dataset(tmp_path, {"train": 150, "validation": 10}, num_classes=classes)
     manifest, factors = read_manifest(tmp_path), np.linspace(1, 2, classes)
@@ -259,7 +259,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
     summary = learn(wide, split, factors, tokens, World())
     texts, features, logits, labels = [], [], [], split.column("label")
-    for ids, lengths in training.pieces(split, 1):
+    for ids, lengths in training.read_rows(split, 1):
         texts += [name_words(row[:length]) for row, length in zip(ids, lengths, strict=True)]
         batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
         features += list(wide.features(*padded_ids(batch))[1])
