@@ -250,19 +250,6 @@ def test_in_a_file_words_have_numbers(run_link: Path, command: Command) -> None:
     assert "\\u001b[2J" in command.out
 
 
-def test_json_is_the_explanation(run_link: Path, command: Command) -> None:
-    assert command("explain", "--run", run_link, TEXT, "--json", "--label", "negative") == 0
-    (first,) = records(command.out)
-    explanation = padless.load(run_link).explain(TEXT, "negative")
-    assert first["scores"] == pytest.approx(list(explanation.scores), rel=1e-3, abs=1e-5)
-    assert [first["text"][slice(*span)] for span in first["spans"]][1:3] == ["superb", "dull"]
-    assert (first["label"], first["predicted"], first["tokens"]) == (
-        "negative",
-        explanation.predicted,
-        list(explanation.tokens),
-    )
-
-
 def test_texts_of_standard_input(run_link: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("predict", "explain"):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"dull\nw1 superb")))
@@ -277,8 +264,8 @@ def test_rows_of_files(run_link: Path, command: Command) -> None:
     assert [(row["row"], row["text"]) for row in rows] == list(enumerate(FILE_TEXTS, 1))
     scores = padless.load(run_link).explain(FILE_TEXTS[1]).scores
     assert rows[1]["scores"] == pytest.approx(list(scores), rel=1e-3, abs=1e-5)
-    assert command(*words, "--rows", 2) == 0
-    assert [row["row"] for row in records(command.out)] == [1, 2]
+    assert command(*words, "--rows", 2, "--label", "negative") == 0
+    assert [(row["row"], row["label"]) for row in records(command.out)] == [(1, "negative"), (2, "negative")]
 
 
 def test_html_is_escaped(run_link: Path) -> None:

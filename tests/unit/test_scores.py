@@ -27,14 +27,12 @@ from harness.scores.figures import Scores, figures
 from harness.scores.intervals import of_difference, spread
 from harness.scores.metrics import (
     classification_metrics,
-    confusion_of,
     log_loss_per_row,
     mistakes_to_show,
     per_class,
     predicted_labels,
     probabilities,
 )
-from harness.scores.tables import never_found
 
 METRICS = ("accuracy", "balanced_accuracy", "f1", "roc_auc", "pr_auc", "log_loss")
 WITH_INTERVALS = ("accuracy", "balanced_accuracy", "log_loss")
@@ -243,14 +241,3 @@ def test_spread_is_students_over_the_runs() -> None:
     summary = spread([0.80, 0.82, 0.84])
     assert summary == pytest.approx({"mean": 0.82, "sd": 0.02, "low": 0.770317, "high": 0.869683}, abs=1e-6)
     assert spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None}
-
-
-def test_a_class_that_is_never_found_is_named() -> None:
-    """Two classes: F1 of the other one is 0.995."""
-    labels = np.array([0] * 10 + [1] * 990)
-    entries = per_class(confusion_of(labels, np.ones(1000, int), 2), ["r", "u"])
-    assert never_found(entries) == (
-        "no row of 'r' (10 rows) is recognised: judge by balanced accuracy, and weigh classes with "
-        "optim.class_weights, or add rows of them"
-    )
-    assert never_found(per_class(confusion_of(labels, labels, 2), ["r", "u"])) is None

@@ -56,19 +56,6 @@ def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]
     return process.returncode, err.splitlines(), time.monotonic() - began
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "reason"),
-    [
-        ("SIGTERM", 143, "told to stop by SIGTERM"),
-        ("SIGINT", 130, "interrupted from the keyboard"),
-    ],
-)
-def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, reason: str) -> None:
-    process = start_command("time.sleep(30)")
-    process.send_signal(getattr(signal, name))
-    assert wait_for_end(process)[:2] == (code, [f"error: {reason}: {NOTHING_KEPT}"])
-
-
 EARLY = """
 import os, signal, sys
 class Sender:
