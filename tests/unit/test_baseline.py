@@ -114,7 +114,7 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Comm
 
 
 def hits(rows: int, right: int, num_moved: int = 0) -> np.ndarray:
-    """Which rows are right: the first ``right`` of them, with the last ``apart`` of these moved to the end."""
+    """Which rows are right: the first ``right`` of them, with the last ``num_moved`` of these moved to the end."""
     is_right = np.arange(rows) < right - num_moved
     is_right[rows - num_moved :] = True
     return is_right
