@@ -139,7 +139,9 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, sentence in (
         (chain, "sbatch: not found here; submit on a machine of the cluster, or --print"),
         ([*chain, "--logs", "file/logs"], r"file/logs: .*Not a directory.*; name another folder"),
+        (chain[1:], r"train: d is not there, and no job before it makes it; put \"prepare FILE -o d\" in front"),
         (["prepare a.csv -o s3://b/d", "--nodes", "2"], r"prepare: executor\.share: shares make a new dataset in"),
+        (["train d --num_processes 2"], "train: --num_processes: the job itself gives it; --nodes and --processes"),
         ([*chain, "--sbatch", "a=b\n#SBATCH"], r"sbatch: 'a=b\\n#SBATCH' is out of range: expected a text of one line"),
     ):
         with pytest.raises(ConfigError, match=sentence):
