@@ -22,10 +22,14 @@ from tests.commands import ROOT
 from tests.licences import COPYLEFT, CORE, PAGE, groups_of, requirements, rows_of
 
 TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
-FLOORS = [
-    [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in re.findall(r"`([\w/]+(?:\.py|/))`", row)]
-    for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))
-]
+
+
+def rooms_of(row: str) -> list[str]:
+    paths = re.findall(r"`([\w/]+(?:\.py|/))`", row)
+    return [path.removesuffix("/").removesuffix(".py").replace("/", ".") for path in paths]
+
+
+FLOORS = [rooms_of(row) for row in reversed(re.findall(r"^\|.*`\w+/.*\|$", TABLE, re.MULTILINE))]
 """Rooms from the ground up. A room imports itself and lower floors; a room beside it only as ``NEIGHBOURS`` says."""
 NEIGHBOURS = {("preprocessing.config", "preprocessing.labels")}
 
@@ -43,31 +47,36 @@ class Import:
 
 def own_modules() -> dict[str, Path]:
     """Dotted name -> file of every module of both packages."""
-    found = {}
+    path_by_module = {}
     for path in sorted(path for package in ("harness", "preprocessing") for path in (ROOT / package).rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        path_by_module[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return path_by_module
 
 
-def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
+def imports_of(name: str, text: str, module_names: Iterable[str]) -> Iterator[Import]:
     """Every import of a module, with its line."""
-    known = set(known)
+    module_names = set(module_names)
 
-    def visit(node: ast.AST, inside: bool, typing: bool) -> Iterator[Import]:
+    def visit(node: ast.AST, in_function_body: bool, typing: bool) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
-            in_function = inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            in_function = in_function_body or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
             for_types = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test))
             targets = []
             if isinstance(child, ast.Import):
                 targets = [alias.name for alias in child.names]
             elif isinstance(child, ast.ImportFrom) and child.module and child.module != "__future__":
-                whole = [f"{child.module}.{alias.name}" for alias in child.names]
-                targets = [one if one in known else child.module for one in whole]
+                for alias in child.names:
+                    member = f"{child.module}.{alias.name}"
+                    targets.append(member if member in module_names else child.module)
             for target in dict.fromkeys(targets):
-                ours = target.partition(".")[0] in ("harness", "preprocessing")
-                root = target if ours else target.partition(".")[0]
-                yield Import(name, root, child.lineno, inside, for_types)
+                yield Import(
+                    name,
+                    target if is_ours(target) else target.partition(".")[0],
+                    child.lineno,
+                    in_function_body,
+                    for_types,
+                )
             yield from visit(child, in_function, for_types)
 
     yield from visit(ast.parse(text), False, False)
@@ -76,7 +85,7 @@ def imports_of(name: str, text: str, known: Iterable[str]) -> Iterator[Import]:
 @functools.cache
 def all_imports() -> list[Import]:
     modules = own_modules()
-    return [one for name, path in modules.items() for one in imports_of(name, path.read_text(), modules)]
+    return [statement for name, path in modules.items() for statement in imports_of(name, path.read_text(), modules)]
 
 
 def room_of(module: str) -> str:
@@ -90,26 +99,30 @@ def is_ours(module: str) -> bool:
 def test_no_import_goes_upward() -> None:
     floor_of = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
     assert {room_of(name) for name in own_modules()} - {"harness", "preprocessing"} == set(floor_of)
-    for one in all_imports():
-        here, there = room_of(one.source), room_of(one.target)
-        if is_ours(there) and there != here and (here, there) not in NEIGHBOURS:
-            assert floor_of.get(there, -1) < floor_of.get(here, -1), f"{one}: it stands above or beside it"
+    for statement in all_imports():
+        source_room, target_room = room_of(statement.source), room_of(statement.target)
+        if is_ours(target_room) and target_room != source_room and (source_room, target_room) not in NEIGHBOURS:
+            assert floor_of.get(target_room, -1) < floor_of.get(source_room, -1), (
+                f"{statement}: it stands above or beside it"
+            )
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
     edges = {}
-    for one in all_imports():
-        if is_ours(one.target) and one.target != one.source:
-            edges.setdefault(one.source, set()).add(one.target)
+    for statement in all_imports():
+        if is_ours(statement.target) and statement.target != statement.source:
+            edges.setdefault(statement.source, set()).add(statement.target)
     order = list(graphlib.TopologicalSorter(edges).static_order())  # which names a circle
     assert set(order) == set(edges).union(*edges.values())
 
 
 def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchmarks_or_tests() -> None:
-    for one in all_imports():
-        root = one.target.partition(".")[0]
-        assert root not in {"benchmarks", "tests"}, one
-        assert not one.source.startswith("preprocessing") or root not in {"harness", "torch", "accelerate"}, one
+    for statement in all_imports():
+        root = statement.target.partition(".")[0]
+        assert root not in {"benchmarks", "tests"}, statement
+        assert not statement.source.startswith("preprocessing") or root not in {"harness", "torch", "accelerate"}, (
+            statement
+        )
 
 
 DISTRIBUTION_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}
@@ -122,7 +135,8 @@ def project() -> dict[str, object]:
 
 
 def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project) -> None:
-    packages = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in own_modules().items()}
+    modules = {path.relative_to(ROOT) for path in own_modules().values()}
+    packages = {path.parent.as_posix().replace("/", ".") for path in modules}
     packages |= {
         "padless-stubs",
         "padless_slurm",
@@ -132,15 +146,15 @@ def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project)
     packages |= {f"padless_docs.{folder}".removesuffix("..") for folder in pages}
     settings = project["tool"]["setuptools"]
     assert set(settings["packages"]) == packages
-    named = set()
+    packaged = set()
     for package, globs in settings["package-data"].items():
-        first, *rest = package.split(".")
-        folder = ROOT.joinpath(settings["package-dir"].get(first, first), *rest)
-        named |= {path for glob in globs for path in folder.glob(glob)}
+        first, *subfolders = package.split(".")
+        folder = ROOT.joinpath(settings["package-dir"].get(first, first), *subfolders)
+        packaged |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
     everything += (ROOT / "docs").rglob("*.md")
     everything += (ROOT / "launch/slurm").glob("*.s[bh]*")
-    assert {path for path in everything if path.suffix not in (".py", ".pyc")} == named
+    assert {path for path in everything if path.suffix not in (".py", ".pyc")} == packaged
 
 
 def distributions(roots: set[str]) -> set[str]:
@@ -149,7 +163,9 @@ def distributions(roots: set[str]) -> set[str]:
 
 def test_what_the_code_imports_is_declared_and_what_everybody_installs_is_imported() -> None:
     groups = groups_of(requirements())
-    imported = distributions({one.target for one in all_imports() if not is_ours(one.target)} - {"padless"})
+    imported = distributions(
+        {statement.target for statement in all_imports() if not is_ours(statement.target)} - {"padless"}
+    )
     assert {name for name in imported if set(groups[name]) <= {"dev", "docs", "bench"}} == set()
     text = "".join(path.read_text() for path in own_modules().values())
     core = {name for name in groups if CORE in groups[name]} - imported
@@ -166,10 +182,9 @@ def test_the_page_names_the_licence_of_each_dependency_and_none_of_all_is_copyle
 
 def test_what_type_checkers_read_is_what_there_is() -> None:
     stub, module = (ast.parse((ROOT / name).read_text()) for name in ("harness/stubs/__init__.pyi", "padless.py"))
-    typed, real = (
-        {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)} for tree in (stub, module)
-    )
-    for name, node in real.items():
+    typed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    for name, node in functions.items():
         assert ast.dump(typed[name].args) == ast.dump(node.args)
         assert ast.dump(typed[name].returns) == ast.dump(node.returns)
     exported = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}

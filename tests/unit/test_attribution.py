@@ -63,23 +63,24 @@ def test_scores_add_up_to_the_logit(pooling: str) -> None:
     for num_layers, bidirectional, num_classes, wide in ((2, True, 2, True), (1, False, 3, True)):
         model = make_model(num_classes, wide, pooling=pooling, num_layers=num_layers, bidirectional=bidirectional)
         classes = [0, 1, 1, 1, 0] if num_classes == 2 else [0, 1, 2, 1, 0]
-        for one, ids, label in zip(attributions(model, TEXTS, classes), TEXTS, classes, strict=True):
-            logit, empty = (
-                float((2 * label - 1) * values[0] if num_classes == 2 else values[label])
-                for values in logits_at(model, ids)
+        for attribution, ids, label in zip(attributions(model, TEXTS, classes), TEXTS, classes, strict=True):
+            sign, index = (2 * label - 1, 0) if num_classes == 2 else (1, label)
+            logit, empty = (sign * float(values[index]) for values in logits_at(model, ids))
+            assert attribution.scores.shape == ids.shape
+            assert (attribution.logit, attribution.baseline) == (
+                pytest.approx(logit, abs=1e-5),
+                pytest.approx(empty, abs=1e-5),
             )
-            assert one.scores.shape == ids.shape
-            assert (one.logit, one.baseline) == (pytest.approx(logit, abs=1e-5), pytest.approx(empty, abs=1e-5))
-            assert one.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
+            assert attribution.scores.sum() == pytest.approx(logit - empty, rel=1e-3, abs=2e-5)
 
 
 def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
     ids, model = np.arange(50) % WORDS, make_model(2, True, wide_ngrams=3)
     own_everything(model.wide, torch.from_numpy(ids)[None])
-    before = model.wide.keys(torch.from_numpy(ids)[None], torch.tensor([50])).shape[1] - (END + END - 1)
-    assert before == 50 + 49 + 48
-    (logit, empty), (one,) = logits_at(model, ids), attributions(model, [ids], [1])
-    assert one.scores.sum() == pytest.approx(float(logit[0] - empty[0]), rel=1e-3, abs=2e-5)
+    num_keys = model.wide.keys(torch.from_numpy(ids)[None], torch.tensor([50])).shape[1] - (END + END - 1)
+    assert num_keys == 50 + 49 + 48
+    (logit, empty), (attribution,) = logits_at(model, ids), attributions(model, [ids], [1])
+    assert attribution.scores.sum() == pytest.approx(float(logit[0] - empty[0]), rel=1e-3, abs=2e-5)
 
 
 def test_as_captum_computes_it() -> None:
@@ -89,31 +90,31 @@ def test_as_captum_computes_it() -> None:
     embedded = model.embed(batch).transpose(0, 1).detach()
 
     def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
-        many = batch_of([TEXTS[0]] * len(vectors), torch.device("cpu"))
-        return model.read_embedded(vectors.transpose(0, 1), many)
+        copies = batch_of([TEXTS[0]] * len(vectors), torch.device("cpu"))
+        return model.read_embedded(vectors.transpose(0, 1), copies)
 
     theirs = captum.IntegratedGradients(logits).attribute(embedded, torch.zeros_like(embedded), target=1, n_steps=200)
-    (ours,) = attributions(model, TEXTS[:1], [1])
-    scale = np.abs(ours.scores).max()
-    np.testing.assert_allclose(ours.scores, theirs.sum(-1)[0].detach().numpy(), atol=0.01 * scale)
+    (attribution,) = attributions(model, TEXTS[:1], [1])
+    scale = np.abs(attribution.scores).max()
+    np.testing.assert_allclose(attribution.scores, theirs.sum(-1)[0].detach().numpy(), atol=0.01 * scale)
 
 
 WORD = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 
 
-def finalized(value: int) -> int:
+def finalize(value: int) -> int:
     """splitmix64's finalizer in plain integers."""
     value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 & WORD
     value = (value ^ (value >> 27)) * 0x94D049BB133111EB & WORD
     return value ^ (value >> 31)
 
 
-def output(seed: int, step: int, row: int, site: int, place: int) -> int:
+def output(seed: int, step: int, row: int, site: int, element: int) -> int:
     """The 64 random bits of one element of a mask, from the definition; as signed integers, the lowest are dropped."""
-    run = finalized((seed + GOLDEN) & WORD)
-    key = finalized((row ^ finalized(((run ^ step) + GOLDEN) & WORD)) + GOLDEN & WORD)
-    bits = finalized((key + ((site << SITE_BITS) + place + 1) * GOLDEN) & WORD)
+    run = finalize((seed + GOLDEN) & WORD)
+    key = finalize((row ^ finalize(((run ^ step) + GOLDEN) & WORD)) + GOLDEN & WORD)
+    bits = finalize((key + ((site << SITE_BITS) + element + 1) * GOLDEN) & WORD)
     return (bits + 2**63) & WORD
 
 
@@ -126,9 +127,9 @@ def test_masks_have_the_values_of_their_definition(device: str, monkeypatch: pyt
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
         batch = Batch(torch.ones(4, 1, device=device), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
         mask = draw_masks(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
-        for (place, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
-            stays = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
-            assert mask[place, feature] == (1 / (1 - chance) if stays else 0)
+        for (index, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
+            is_kept = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
+            assert mask[index, feature] == (1 / (1 - chance) if is_kept else 0)
 
 
 def test_a_dropped_word_is_read_as_unknown() -> None:
@@ -140,10 +141,10 @@ def test_a_dropped_word_is_read_as_unknown() -> None:
     batch = Batch(ids, lengths, labels, rows)
     masks = model.masks(0, 5, batch)
     replaced = ids.clone()
-    for place, row in enumerate(rows.tolist()):
+    for index, row in enumerate(rows.tolist()):
         for time in range(12):
             if output(0, 5, row, 0, time) < 0.4 * 2**64:
-                replaced[place, time] = 1
+                replaced[index, time] = 1
     assert 0 < int((replaced != ids).sum()) < ids.numel()
     assert torch.equal(model(batch, masks), model(Batch(replaced, lengths, labels, rows)))
 
@@ -185,5 +186,5 @@ def test_samples_of_states_are_parts_of_all_states() -> None:
     model = LanguageModel(ModelConfig(embedding_dim=5, hidden_size=4), 50)
     batch = padded_batch([9, 5, 1], 50)
     shifted = (replace(batch, rows=batch.rows + shift) for shift in range(3))
-    some = [torch.stack(model.row_log_losses(its, one_in=3)) for its in shifted]
-    torch.testing.assert_close(sum(some), torch.stack(model.row_log_losses(batch)))
+    sampled_losses = [torch.stack(model.row_log_losses(sample, one_in=3)) for sample in shifted]
+    torch.testing.assert_close(sum(sampled_losses), torch.stack(model.row_log_losses(batch)))

@@ -42,11 +42,11 @@ def write_data(root: Path, num_classes: int) -> Path:
     """Some rows are mislabelled, so that no model is right on all of them."""
     write_dataset(root, ROWS, num_classes=num_classes)
     for name in ROWS:
-        rewritten(root, name, label=mislabelled(num_classes))
+        rewritten(root, name, label=make_mislabeller(num_classes))
     return root
 
 
-def mislabelled(num_classes: int) -> Callable[[np.ndarray], np.ndarray]:
+def make_mislabeller(num_classes: int) -> Callable[[np.ndarray], np.ndarray]:
     """Gives a tenth of the rows the label of the next class."""
     random = np.random.default_rng(0)
     return lambda labels: np.where(random.random(len(labels)) < 0.1, (labels + 1) % num_classes, labels)
@@ -57,13 +57,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"), num_classes=2)
 
 
-own = copy_of("data")
+data_copy = copy_of("data")
 
 
 def texts_of(data: Path, split: Split) -> list[str]:
     """The rows of a split as words, read back through the vocabulary."""
     tokens = Vocabulary.read(data / VOCABULARY).tokens.to_pylist()
-    return [" ".join(tokens[number] for number in row) for row in texts_in(split)]
+    return [" ".join(map(tokens.__getitem__, row)) for row in texts_in(split)]
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
@@ -74,35 +74,35 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
     manifest = read_manifest(data)
     train, test = (split_of(data, name) for name in ("train", "test"))
-    plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
-    theirs, labels = plain.fit_transform(texts_of(data, train)), train.column("label")
-    learned, found = Linear.learn(data, manifest), measure(data, manifest)
-    assert len(learned.ngrams) == len(plain.vocabulary_)
-    assert found["validation"][0]["temperature"] == found["test"][0]["temperature"] != 1.0
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
+    theirs, labels = vectorizer.fit_transform(texts_of(data, train)), train.column("label")
+    learned, measured = Linear.learn(data, manifest), measure(data, manifest)
+    assert len(learned.ngrams) == len(vectorizer.vocabulary_)
+    assert measured["validation"][0]["temperature"] == measured["test"][0]["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
-    seen = plain.transform(texts_of(data, test))
-    np.testing.assert_allclose(learned.logits(test), reference.decision_function(seen), atol=1e-3)
-    assert found["test"][0]["accuracy"] == reference.score(seen, test.column("label"))
+    test_features = vectorizer.transform(texts_of(data, test))
+    np.testing.assert_allclose(learned.logits(test), reference.decision_function(test_features), atol=1e-3)
+    assert measured["test"][0]["accuracy"] == reference.score(test_features, test.column("label"))
 
 
 def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results.main(BaselineConfig(data=str(own)))
+    results.main(BaselineConfig(data=str(data_copy)))
     first = unwrapped(capsys.readouterr().out)
-    manifest, path = read_manifest(own), own / "baseline" / "test.json"
+    manifest, path = read_manifest(data_copy), data_copy / "baseline" / "test.json"
     with monkeypatch.context() as patch:
         patch.setattr(results, "measure", None)  # a second time nothing is computed
-        results.main(BaselineConfig(data=str(own)))
+        results.main(BaselineConfig(data=str(data_copy)))
     assert unwrapped(capsys.readouterr().out).replace("found in", "written in") == first
-    whole = path.read_bytes()
-    path.write_bytes(whole[:100])
-    results.main(BaselineConfig(data=str(own)))
-    said = f"warning: {path}: damaged; delete it, and `padless baseline` makes it again; computing it again now\n"
-    assert capsys.readouterr().err == said
-    assert read_json(path)["accuracy"] == json.loads(whole)["accuracy"]
-    write_manifest(own, replace(manifest, splits={**manifest.splits, "test": []}))
-    assert read_results(own / FOLDER, read_manifest(own).fingerprint) == {}
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    results.main(BaselineConfig(data=str(data_copy)))
+    warning = f"warning: {path}: damaged; delete it, and `padless baseline` makes it again; computing it again now\n"
+    assert capsys.readouterr().err == warning
+    assert read_json(path)["accuracy"] == json.loads(content)["accuracy"]
+    write_manifest(data_copy, replace(manifest, splits={**manifest.splits, "test": []}))
+    assert read_results(data_copy / FOLDER, read_manifest(data_copy).fingerprint) == {}
 
 
 def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Command) -> None:
@@ -113,29 +113,28 @@ def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Comm
     assert not (tmp_path / "baseline").exists()
 
 
-def hits(rows: int, right: int, apart: int = 0) -> np.ndarray:
-    """Which rows are right: the first ``right`` of them, with the last ``apart`` of these moved to the end."""
-    found = np.arange(rows) < right - apart
-    found[rows - apart :] = True
-    return found
+def hits(rows: int, right: int, num_moved: int = 0) -> np.ndarray:
+    """Which rows are right: the first ``right`` of them, with the last ``num_moved`` of these moved to the end."""
+    is_right = np.arange(rows) < right - num_moved
+    is_right[rows - num_moved :] = True
+    return is_right
 
 
-def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
+def write_results(folder: Path, split: str, right: np.ndarray) -> dict[str, Any]:
     """Predictions and figures of a split of two classes, right where ``right`` is true."""
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
-    found = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
-    write_predictions(place, split, ["no", "yes"], "text", **found)
+    columns = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
+    write_predictions(folder, split, ["no", "yes"], "text", **columns)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 
-def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
+def compare_both(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: str = "test") -> Comparison:
     """The comparison of both on the same rows."""
-    measured = Measured(split, stand(folder / "run", split, network), folder / "run")
-    place = folder / "data" / "baseline"
-    found = compare(measured, place, {split: stand(place, split, linear_model)})
-    return found
+    measured = Measured(split, write_results(folder / "run", split, network), folder / "run")
+    baseline_folder = folder / "data" / "baseline"
+    return compare(measured, baseline_folder, {split: write_results(baseline_folder, split, linear_model)})
 
 
 @pytest.mark.parametrize(
@@ -153,15 +152,15 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     tmp_path: Path, network: np.ndarray, linear_model: np.ndarray, points: str, verdict: str
 ) -> None:
     """The intervals of the two accuracies overlap in all cases but the first."""
-    found = beside(tmp_path, network, linear_model)
-    assert found.verdict == verdict
-    said = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
-    assert found.figures.startswith(said)
-    assert found.figures.endswith(f", both on the same {len(network):,} rows")
-    assert found.low <= found.difference <= found.high
+    comparison = compare_both(tmp_path, network, linear_model)
+    assert comparison.verdict == verdict
+    figures = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
+    assert comparison.figures.startswith(figures)
+    assert comparison.figures.endswith(f", both on the same {len(network):,} rows")
+    assert comparison.low <= comparison.difference <= comparison.high
 
 
-class Heard(Sink):
+class RecordingSink(Sink):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.summaries: dict[str, Any] = {}
@@ -175,27 +174,30 @@ class Heard(Sink):
 
 @pytest.mark.processes
 def test_the_end_of_a_run_says_how_the_linear_model_does(
-    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, fingerprint, heard = tmp_path / "run", read_manifest(own).fingerprint, Heard()
+    run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingSink()
     write_index(run / "bundle", dataset=fingerprint)
-    figures = stand(run, "test", np.arange(ROWS["test"]) % 2 == 0)
+    figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
     write_figures(run, "test", {**figures, "dataset": fingerprint, "step": STEP})
-    sink = ReportSink(RunConfig(run=str(run), data=str(own)), heard)
+    sink = ReportSink(RunConfig(run=str(run), data=str(data_copy)), tracker)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
     assert sink.fit.returncode == -signal.SIGKILL
-    assert (heard.lines, (own / FOLDER).exists()) == ([], False)
-    monkeypatch.setattr(os, "access", lambda place, mode: False)  # as if the dataset were read-only
+    assert (tracker.lines, (data_copy / FOLDER).exists()) == ([], False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as if the dataset were read-only
     monkeypatch.setattr(sinks, "END_S", 60)
     sink.begin()
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
-    fitted, found = sink.fit, compare_linear(run, own)[1]
+    fitted, comparison = sink.fit, compare_linear(run, data_copy)[1]
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
-    assert found.linear == read_results(run / FOLDER, fingerprint)["test"]
+    assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
     wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
-    assert heard.lines == [wait, f"{found.verdict} (accuracy {found.linear['accuracy']:.4f}): {found.points}"]
-    assert heard.summaries["baseline/accuracy"] == found.linear["accuracy"]
-    assert heard.summaries["baseline/difference"] == found.difference
+    assert tracker.lines == [
+        wait,
+        f"{comparison.verdict} (accuracy {comparison.linear['accuracy']:.4f}): {comparison.points}",
+    ]
+    assert tracker.summaries["baseline/accuracy"] == comparison.linear["accuracy"]
+    assert tracker.summaries["baseline/difference"] == comparison.difference

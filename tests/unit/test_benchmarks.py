@@ -20,7 +20,7 @@ from tests.datasets import write_dataset
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("default")]
 
 
-def check(values: dict[str, Any], unit: str) -> set[str]:
+def check_format(values: dict[str, Any], unit: str) -> set[str]:
     """Check the output format of a benchmark; the names of its peers."""
     assert values["unit"] == unit
     assert values["ratios"] == {name: values["ours"] / value for name, value in values["peers"].items()}
@@ -34,15 +34,15 @@ def check(values: dict[str, Any], unit: str) -> set[str]:
 def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PEERS", {"CountVectorizer": text.PEERS["CountVectorizer"]})
     texts = ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20
-    assert check(text.measure(texts, TextSpec(), rounds=1), "docs/s") == {"CountVectorizer"}
+    assert check_format(text.measure(texts, TextSpec(), rounds=1), "docs/s") == {"CountVectorizer"}
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
-    contenders = {name: one for name, one in loader.CONTENDERS.items() if "workers" not in name}
+    contenders = {name: contender for name, contender in loader.CONTENDERS.items() if "workers" not in name}
     monkeypatch.setattr(loader, "CONTENDERS", contenders)
     values = loader.measure(loader.LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
-    assert check(values, "rows/s") == contenders.keys() - {"ours"}
+    assert check_format(values, "rows/s") == contenders.keys() - {"ours"}
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_a_step() -> None:
     layer = recurrence.measure(recurrence.RecurrenceConfig(**sizes))
     words = pretrain.measure(pretrain.PretrainConfig(**sizes, vocabulary=50, embedding_dim=4, candidates=8))
     for values in (layer, words):
-        assert len(check(values, "tokens/s")) == 2
+        assert len(check_format(values, "tokens/s")) == 2
 
 
 @pytest.mark.slow
@@ -60,5 +60,5 @@ def test_train_as_users_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     sizes = ["--model.embedding_dim", "8", "--model.hidden_size", "8", "--batch", "16", "--steps", "2", "--rounds", "2"]
     assert main(["train", "--data", str(tmp_path / "data"), "--json", *sizes]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert check(values, "tokens/s") == {"padded to the maximum, random order", "packed, random order"}
+    assert check_format(values, "tokens/s") == {"padded to the maximum, random order", "packed, random order"}
     assert 0 <= values["ours_details"]["padding"] < 0.5

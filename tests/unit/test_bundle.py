@@ -45,89 +45,91 @@ from tests.report_runs import TEXTS, export, make_run
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
+def bundle_copy(tmp_path: Path) -> Path:
     """A copy of a bundle, to be damaged."""
     return write_run(tmp_path) / BUNDLE
 
 
-def test_a_dataset_of_other_texts_or_classes_is_refused(copied: Path, tmp_path: Path) -> None:
+def test_a_dataset_of_other_texts_or_classes_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "data"
-    info, manifest = bundle_files.read_info(copied), read_manifest(dataset)
+    info, manifest = bundle_files.read_info(bundle_copy), read_manifest(dataset)
     same_text(info, manifest, dataset)
-    other = replace(manifest, text_hash="another", vocabulary_hash="another")
+    other_manifest = replace(manifest, text_hash="another", vocabulary_hash="another")
     with pytest.raises(DataError, match=r"its vocabulary is not the one .* with its vocabulary \(vocabulary\.base\)"):
-        same_text(info, other, dataset)
-    said = r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
-    with pytest.raises(DataError, match=said):
+        same_text(info, other_manifest, dataset)
+    message = r"2 classes \(positive, negative\) are not the 2 of the weights \(negative, posi"
+    with pytest.raises(DataError, match=message):
         same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
 
 
-def test_bf16_rounds(copied: Path, tmp_path: Path) -> None:
+def test_bf16_rounds(bundle_copy: Path, tmp_path: Path) -> None:
     texts = texts_in(split_of(tmp_path / "data"))
-    exact, rounded = Bundle(copied).score(texts), Bundle(copied, precision="bf16").score(texts)
+    exact, rounded = Bundle(bundle_copy).score(texts), Bundle(bundle_copy, precision="bf16").score(texts)
     np.testing.assert_allclose(rounded, exact, atol=0.01)
     assert (rounded != exact).any()
 
 
-def test_weights_that_are_not_finite_are_refused(copied: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(bundle_copy: Path, tmp_path: Path) -> None:
     """Otherwise a text would be predicted with a probability of nan."""
-    model = Bundle(copied).model
+    model = Bundle(bundle_copy).model
     with torch.no_grad():
         model.head.weight[0, 0] = float("nan")
-    write_bundle(copied, model, read_manifest(tmp_path / "data"), step=8)
+    write_bundle(bundle_copy, model, read_manifest(tmp_path / "data"), step=8)
     with pytest.raises(DataError, match=r"safetensors: gives numbers that are not finite"):
-        Bundle(copied).score([np.array([2, 3])])
+        Bundle(bundle_copy).score([np.array([2, 3])])
 
 
-def test_what_does_not_belong_together_is_refused(copied: Path, tmp_path: Path) -> None:
-    info = bundle_files.read_info(copied)
-    other = write_run(tmp_path / "other", seed=9) / BUNDLE
+def test_what_does_not_belong_together_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
+    info = bundle_files.read_info(bundle_copy)
+    other_bundle = write_run(tmp_path / "other", seed=9) / BUNDLE
     cases = [
         (
             {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
-            rf"^{re.escape(str(copied / bundle_files.INDEX))}: its text pipeline is not the one",
+            rf"^{re.escape(str(bundle_copy / bundle_files.INDEX))}: its text pipeline is not the one",
         ),
-        ({"vocabulary_hash": bundle_files.read_info(other).vocabulary_hash}, "its hash is not the one"),
+        ({"vocabulary_hash": bundle_files.read_info(other_bundle).vocabulary_hash}, "its hash is not the one"),
         ({"weights": "../../other/run/bundle/x.safetensors"}, r"matching regex .* - at `\$.weights`; "),
         ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 3; restore the bundle, or train"),
         ({"model": {**asdict(info.model), "hidden_size": 10**4}}, "not the weights of the model in"),
     ]
     for values, sentence in cases:
-        kept = (copied / bundle_files.INDEX).read_bytes()
-        reseal(copied / bundle_files.INDEX, **values)
+        index_bytes = (bundle_copy / bundle_files.INDEX).read_bytes()
+        reseal(bundle_copy / bundle_files.INDEX, **values)
         with pytest.raises(padless.UserError, match=sentence):
-            padless.load(copied)
-        (copied / bundle_files.INDEX).write_bytes(kept)
-    data = (copied / info.weights).read_bytes()
-    (copied / info.weights).write_bytes(data[:-1])
-    reseal(copied / bundle_files.INDEX, weights_sha256=hashlib.sha256(data[:-1]).hexdigest())
+            padless.load(bundle_copy)
+        (bundle_copy / bundle_files.INDEX).write_bytes(index_bytes)
+    weights_bytes = (bundle_copy / info.weights).read_bytes()
+    (bundle_copy / info.weights).write_bytes(weights_bytes[:-1])
+    reseal(bundle_copy / bundle_files.INDEX, weights_sha256=hashlib.sha256(weights_bytes[:-1]).hexdigest())
     with pytest.raises(padless.UserError, match="not a safetensors file"):
-        padless.load(copied)
-    (copied / info.weights).write_bytes(data)
-    (copied / bundle_files.INDEX).write_bytes(kept)
-    shutil.copy(other / VOCABULARY, copied / VOCABULARY)
+        padless.load(bundle_copy)
+    (bundle_copy / info.weights).write_bytes(weights_bytes)
+    (bundle_copy / bundle_files.INDEX).write_bytes(index_bytes)
+    shutil.copy(other_bundle / VOCABULARY, bundle_copy / VOCABULARY)
     with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
-        padless.load(copied)
+        padless.load(bundle_copy)
 
 
-own = shared_dataset({"train": 60, "validation": 10})
+data = shared_dataset({"train": 60, "validation": 10})
 
 
-other = shared_dataset({"train": 90, "validation": 10}, seed=5)
+other_data = shared_dataset({"train": 90, "validation": 10}, seed=5)
 """Other texts, whose vocabulary has other ids and shares a part of the tokens."""
 
 
-def started(data: Path, bundle: Path, **model: Any) -> tuple[dict[str, Start], Classifier, dict[str, torch.Tensor]]:
+def begin_training(
+    data: Path, bundle: Path, **model: Any
+) -> tuple[dict[str, Start], Classifier, dict[str, torch.Tensor]]:
     """The starting weights of a run; a model that has them; and the weights that it would have had otherwise."""
     config = settings(data, bundle, **model)
     manifest = read_manifest(data)
     starts = begin(config, manifest, World())
     torch.manual_seed(2)
-    made = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
-    usual = {name: values.clone() for name, values in made.state_dict().items()}
+    classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    default_weights = {name: values.clone() for name, values in classifier.state_dict().items()}
     for start in starts.values():
-        start.put_into(made)
-    return starts, made, usual
+        start.put_into(classifier)
+    return starts, classifier, default_weights
 
 
 def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
@@ -138,50 +140,51 @@ def settings(data: Path, bundle: object, **model: Any) -> RunConfig:
     )
 
 
-def test_rows_are_matched_by_token(own: Path, other: Path, tmp_path: Path) -> None:
-    source = write_drawn(tmp_path / "bundle", other)
-    starts, made, usual = started(own, tmp_path / "bundle")
-    mine, theirs = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (own, other))
-    shared = set(mine) & set(theirs) - {"<pad>"}
-    assert 10 < len(shared) < len(mine) - 5
-    assert mine.index("great") != theirs.index("great")
-    for number, token in enumerate(mine):
-        expected = (
-            source.embedding.weight[theirs.index(token)] if token in shared else usual["embedding.weight"][number]
-        )
-        assert torch.equal(made.embedding.weight[number], expected), token
-    assert not made.embedding.weight[PAD].any()
-    facts, counts = starts["started_from"].facts, Vocabulary.read(own / VOCABULARY).counts
-    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(mine) - 2)
-    has = np.array([token in shared for token in mine])
-    assert facts["tokens"] == pytest.approx(counts[has].sum() / counts.sum(), abs=1e-6)
-    assert torch.equal(made.head.weight, source.head.weight)
-    assert f"{len(shared) - 1} of {len(mine) - 2} words" in str(describe_origin(facts))
+def test_rows_are_matched_by_token(data: Path, other_data: Path, tmp_path: Path) -> None:
+    source = write_drawn(tmp_path / "bundle", other_data)
+    starts, classifier, default_weights = begin_training(data, tmp_path / "bundle")
+    our_tokens, their_tokens = (Vocabulary.read(data / VOCABULARY).tokens.to_pylist() for data in (data, other_data))
+    shared = set(our_tokens) & set(their_tokens) - {"<pad>"}
+    assert 10 < len(shared) < len(our_tokens) - 5
+    assert our_tokens.index("great") != their_tokens.index("great")
+    for number, token in enumerate(our_tokens):
+        expected = default_weights["embedding.weight"][number]
+        if token in shared:
+            expected = source.embedding.weight[their_tokens.index(token)]
+        assert torch.equal(classifier.embedding.weight[number], expected), token
+    assert not classifier.embedding.weight[PAD].any()
+    facts, counts = starts["started_from"].facts, Vocabulary.read(data / VOCABULARY).counts
+    assert (facts["words"], facts["vocabulary"]) == (len(shared) - 1, len(our_tokens) - 2)
+    is_shared = np.array([token in shared for token in our_tokens])
+    assert facts["tokens"] == pytest.approx(counts[is_shared].sum() / counts.sum(), abs=1e-6)
+    assert torch.equal(classifier.head.weight, source.head.weight)
+    assert f"{len(shared) - 1} of {len(our_tokens) - 2} words" in str(describe_origin(facts))
 
 
-def test_a_language_model_gives_its_first_layer(own: Path, other: Path, tmp_path: Path) -> None:
-    weights = write_drawn(tmp_path / "lm", other, language=True).state_dict()
-    starts, made, usual = started(own, tmp_path / "lm", num_layers=2, wide=64)
-    now = made.state_dict()
-    for name in now:
+def test_a_language_model_gives_its_first_layer(data: Path, other_data: Path, tmp_path: Path) -> None:
+    weights = write_drawn(tmp_path / "lm", other_data, language=True).state_dict()
+    starts, classifier, default_weights = begin_training(data, tmp_path / "lm", num_layers=2, wide=64)
+    weights_by_name = classifier.state_dict()
+    for name in weights_by_name:
         if name.startswith("recurrent.layers.0."):
-            assert torch.equal(now[name], weights[name]), name
+            assert torch.equal(weights_by_name[name], weights[name]), name
         elif name != "embedding.weight":
-            assert torch.equal(now[name], usual[name]), name
+            assert torch.equal(weights_by_name[name], default_weights[name]), name
     assert starts["started_from"].facts["what"] == "embedding, recurrent layer 1 of a language model"
 
 
 @pytest.mark.parametrize(
     "theirs", [{"labels": ["positive", "negative"]}, {"pooling": "mean"}, {"wide": 128}, {"wide": 64}]
 )
-def test_a_part_that_would_mean_something_else_is_not_taken(own: Path, tmp_path: Path, theirs: dict[str, Any]) -> None:
+def test_a_part_that_would_mean_something_else_is_not_taken(data: Path, tmp_path: Path, theirs: dict[str, Any]) -> None:
     """Nor is the linear part, which every run learns from its own rows."""
-    source = write_drawn(tmp_path / "bundle", own, **theirs)
-    _, made, usual = started(own, tmp_path / "bundle", wide=64)
-    assert torch.equal(made.head.weight, source.head.weight if "wide" in theirs else usual["head.weight"])
-    assert not made.wide.table.any()
-    taken = made.recurrent.state_dict()["layers.0.weight_hh_l0"]
-    assert torch.equal(taken, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
+    source = write_drawn(tmp_path / "bundle", data, **theirs)
+    _, classifier, default_weights = begin_training(data, tmp_path / "bundle", wide=64)
+    head_weight = source.head.weight if "wide" in theirs else default_weights["head.weight"]
+    assert torch.equal(classifier.head.weight, head_weight)
+    assert not classifier.wide.table.any()
+    hidden_weights = classifier.recurrent.state_dict()["layers.0.weight_hh_l0"]
+    assert torch.equal(hidden_weights, source.recurrent.state_dict()["layers.0.weight_hh_l0"])
 
 
 pytestmark = pytest.mark.thorough
@@ -216,9 +219,9 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     bundle = Bundle(make_run(tmp_path, classes, **shape) / BUNDLE)
     assert export(tmp_path / "run", "--output", tmp_path / "out", "--onnx") == 0
     onnx = OnnxScorer(tmp_path / "out")
-    found = compare(bundle, onnx, Screen())
-    assert 0 < found["difference"] < 2e-6
-    assert (found["longest"], found["texts"] > 64) == (64, True)
+    comparison = compare(bundle, onnx, Screen())
+    assert 0 < comparison["difference"] < 2e-6
+    assert (comparison["longest"], comparison["texts"] > 64) == (64, True)
     assert onnx.session.get_modelmeta().custom_metadata_map["text_hash"] == bundle.info.text_hash
 
 
@@ -262,16 +265,16 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
     assert "SECRET" not in body
     assert "\x1b" not in text
     assert "\n# c" not in body
-    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", body.replace("\\`", ""))
-    assert "<script" not in outside.replace("\\<", "")
+    text_outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", body.replace("\\`", ""))
+    assert "<script" not in text_outside_code.replace("\\<", "")
 
 
 def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: Path, tmp_path: Path) -> None:
     """For a bundle without a run, and for a run with figures of another step."""
     write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
-    for number, place in enumerate((own_run / BUNDLE, own_run)):
+    for number, source in enumerate((own_run / BUNDLE, own_run)):
         out = tmp_path / f"out-{number}"
-        assert export(place, "--output", out, "--quiet") == 0
+        assert export(source, "--output", out, "--quiet") == 0
         text = (out / CARD).read_text()
         assert "No evaluation of these weights lies beside them." in text
         np.testing.assert_array_equal(padless.load(out).predict_proba(TEXTS), padless.load(run).predict_proba(TEXTS))
@@ -285,9 +288,11 @@ def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, mo
 
 
 def test_the_network_of_another_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    assert export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other, "--onnx", "--quiet") == 0
-    shutil.copy(other / ONNX, exported / ONNX)
+    other_export = tmp_path / "other"
+    assert (
+        export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other_export, "--onnx", "--quiet") == 0
+    )
+    shutil.copy(other_export / ONNX, exported / ONNX)
     with pytest.raises(padless.UserError, match=r"model\.onnx: its sha256 is not the one in bundle\.json"):
         padless.load(exported, "onnx")
 

@@ -74,37 +74,38 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     write(tmp_path, 5)
     (tmp_path / "checkpoints" / "model.tmp-backup").touch()  # the user's own
-    left = tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}"
-    left.mkdir()
-    (left / checkpoint.MODEL).write_bytes(b"half")
-    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    here = os.uname().nodename
-    dead, alive = (temporary_suffix(here, process) for process in (int(gone.stdout), os.getpid()))
-    kept = sorted(f"a.json{ending}" for ending in (alive, temporary_suffix("elsewhere", 1), dead[:-9]))
+    partial_folder = tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}"
+    partial_folder.mkdir()
+    (partial_folder / checkpoint.MODEL).write_bytes(b"half")
+    ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    host = os.uname().nodename
+    ended_suffix, live_suffix = temporary_suffix(host, int(ended_process.stdout)), temporary_suffix(host, os.getpid())
+    suffixes = (live_suffix, temporary_suffix("elsewhere", 1), ended_suffix[:-9])
+    foreign_names = sorted(f"a.json{suffix}" for suffix in suffixes)
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for name in (f"a.json{dead}", *kept):
+        for name in (f"a.json{ended_suffix}", *foreign_names):
             (tmp_path / folder / name).write_bytes(b"half")
     checkpoint.sweep(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{dead[:-9]}"]
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{ended_suffix[:-9]}"]
     for folder in ("evaluation", "."):  # others may be writing there
-        assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == kept
+        assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == foreign_names
 
 
 def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock_s)
     monkeypatch.setattr(checkpoint, "write", lambda *_: None)
     due = []
     for every_s in (300.0, 20.0):
         saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
         for seconds in (19, 2, 38, 2):
-            now += seconds
+            clock_s += seconds
             due.append(saver.is_due())
         saver.save({}, checkpoints.state_of(1), wait=True)
         for seconds in (61, 240):
-            now += seconds
+            clock_s += seconds
             due.append(saver.is_due())
     assert saver.failure is None
     assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
@@ -125,7 +126,7 @@ STEP = 7
 
 
 @pytest.fixture(scope="module")
-def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset, and a run that was trained on it."""
     root = tmp_path_factory.mktemp("began")
     write_dataset(root / "data", {"train": 60, "validation": 20, "unlabelled": 10})
@@ -134,13 +135,13 @@ def began(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def root(began: Path, tmp_path: Path) -> Path:
-    shutil.copytree(began, tmp_path / "root")
-    leave(tmp_path / "root", "preempted")
+def root(run_root: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run_root, tmp_path / "root")
+    write_state(tmp_path / "root", "preempted")
     return tmp_path / "root"
 
 
-def leave(root: Path, state: str) -> None:
+def write_state(root: Path, state: str) -> None:
     content = f'{{"state": "{state}", "exit_code": 0, "reason": "", "step": {STEP}}}'
     (root / "run" / "status.json").write_text(content)
 
@@ -149,55 +150,55 @@ def config(root: Path, **values: Any) -> RunConfig:
     return RunConfig(data=str(root / "data"), run=str(root / "run"), **values)
 
 
-def quiet(text: str) -> None:
+def ignore_message(text: str) -> None:
     pass
 
 
-def remade(root: Path, **changes: Any) -> None:
+def rewrite_manifest(root: Path, **changes: Any) -> None:
     manifest = read_manifest(root / "data")
     write_manifest(root / "data", replace(manifest, **changes))
 
 
 CHANGES = {
     "labels": lambda root: rewritten(root / "data", "train", label=lambda labels: 1 - labels),
-    "classes": lambda root: remade(root, labels=["bad", "good"]),
+    "classes": lambda root: rewrite_manifest(root, labels=["bad", "good"]),
 }
 
 
 @pytest.mark.parametrize(("part", "state"), [("labels", "preempted"), ("labels", "finished"), ("classes", "preempted")])
-def test_another_dataset_is_refused_with_a_sentence(began: Path, root: Path, part: str, state: str) -> None:
+def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, part: str, state: str) -> None:
     """Before any key that depends on it, for finished and unfinished runs."""
-    leave(root, state)
+    write_state(root, state)
     CHANGES[part](root)
     keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
-    mend = "restore the old one: the weights fit no other"
-    mend = mend if part == "classes" else f"go on with this one with {keys}"
-    said = []
+    hint = "restore the old one: the weights fit no other"
+    hint = hint if part == "classes" else f"go on with this one with {keys}"
+    messages = []
     with pytest.raises(DataError) as caught:
-        check_run(config(root, epochs=5), said.append)
+        check_run(config(root, epochs=5), messages.append)
     differ = (
         f"its {'classes' if part == 'classes' else 'rows, labels or texts'} differ; name another --run to train on it"
     )
-    refused = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
-    assert (str(caught.value), said) == (f"{refused}, or {mend}", [])
+    refusal = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
+    assert (str(caught.value), messages) == (f"{refusal}, or {hint}", [])
     if part != "classes":
-        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), quiet).finished
+        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), ignore_message).finished
     else:
         with pytest.raises(DataError, match="fit no other"):
-            check_run(config(root, allow=["data", "epochs"]), quiet)
+            check_run(config(root, allow=["data", "epochs"]), ignore_message)
 
 
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"epochs: the run began with 4, now 5; .* with --allow epochs"):
-        check_run(config(root, epochs=5), quiet)
-    assert check_run(config(root, timeout_s=5), quiet).checkpoint is not None
+        check_run(config(root, epochs=5), ignore_message)
+    assert check_run(config(root, timeout_s=5), ignore_message).checkpoint is not None
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
 def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
-    leave(root, state)
+    write_state(root, state)
     (root / "data").rename(root / "elsewhere")
-    point = check_run(replace(config(root), data=str(root / "elsewhere")), quiet)
+    point = check_run(replace(config(root), data=str(root / "elsewhere")), ignore_message)
     assert point.finished == (state == "finished")
 
 
@@ -246,12 +247,12 @@ def test_metrics_are_cut_to_what_the_checkpoint_knows(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path)
     for step in range(1, 6):
         log.write("train", {"step": step, "loss": 0.5})
-    known = log.state()
+    log_state = log.state()
     log.write("train", {"step": 6, "loss": 0.5})
-    again = MetricsLog(tmp_path, known)
-    again.write("train", {"step": 6, "loss": 0.25})
+    reopened = MetricsLog(tmp_path, log_state)
+    reopened.write("train", {"step": 6, "loss": 0.25})
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)][4:] == [(5, 0.5), (6, 0.25)]
-    MetricsLog(tmp_path, again.state())
+    MetricsLog(tmp_path, reopened.state())
 
 
 def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
@@ -288,10 +289,10 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     names = ["0.5", "1"]
     chances = np.array([[0.25, 0.75], [0.5, 0.5]])
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
-    given = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
-    results.write_predictions(tmp_path, "test", names, "float", **given)
+    columns = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
+    results.write_predictions(tmp_path, "test", names, "float", **columns)
     frame = pd.read_parquet(tmp_path / results.predictions_name("test"))
     assert (frame["label"].tolist(), frame["predicted"].tolist()) == ([1.0, 0.5], [1.0, 1.0])
-    found = results.read_predictions(tmp_path, "test", ["label", "probability_1"])
-    assert found.to_pydict() == {"row": [7, 9], "label": [1.0, 0.5], "probability_1": [0.75, 0.5]}
+    table = results.read_predictions(tmp_path, "test", ["label", "probability_1"])
+    assert table.to_pydict() == {"row": [7, 9], "label": [1.0, 0.5], "probability_1": [0.75, 0.5]}
     assert list(frame) == ["row", "label", "predicted", *(f"probability_{name}" for name in names)]

@@ -40,23 +40,23 @@ Main = Callable[[list[str]], int]
 
 
 TABLES: list[tuple[Main, Any]] = [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
-CLASSES = {load(one.config) for _, table in TABLES for one in table}
-PAGES = [(train.main, []), (evaluate.main, []), *((main, [one.name]) for main, table in TABLES for one in table)]
+CLASSES = {load(entry.config) for _, table in TABLES for entry in table}
+PAGES = [(train.main, []), (evaluate.main, []), *((main, [entry.name]) for main, table in TABLES for entry in table)]
 
 
 @pytest.fixture(autouse=True)
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in this process, which keeps its handlers of signals."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
     monkeypatch.setattr(train, "listen_in_rank", lambda can_save: None)
 
 
-def shown(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:
+def read_help(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:
     """What a request for help prints, without marks and in 80 columns; it ends with exit code 0."""
     try:
         code = main(list(words))
-    except SystemExit as left:
-        code = left.code
+    except SystemExit as system_exit:
+        code = system_exit.code
     assert code in (0, None)
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= COLUMNS
@@ -119,18 +119,18 @@ def test_a_bare_command_lists_what_there_is(capsys, main: Main, table: Any) -> N
 
 @pytest.mark.parametrize(("main", "words"), PAGES)
 def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -> None:
-    pages = [shown(capsys, main, *words, "--help", *topic) for topic in ([], ["all"])]
+    pages = [read_help(capsys, main, *words, "--help", *topic) for topic in ([], ["all"])]
     keys = [re.findall(r"^│ (--\S+)", page, re.MULTILINE) for page in pages]
     assert len(keys[0]) <= 14 or not words, "the first screen has the important keys"
     assert {*keys[0]} <= {*keys[1], "--config", "--print_config"}
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    page = shown(capsys, harness, "train", "--help", "order")
+    page = read_help(capsys, harness, "train", "--help", "order")
     assert "Which rows meet in a batch; with the dataset, seed and global batch" in page
     assert re.findall(r"--\S+", page.partition("order")[2]) == ["--order.length_noise"]
     assert "[default: 0.003]" in page
-    page = shown(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")
+    page = read_help(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")
     assert re.findall(r"│ (--\S+) ", page) == ["--optim.lr"]
 
 
@@ -172,7 +172,7 @@ class Options:
     number: Annotated[int, Meta(ge=-1, le=1000)] | None = None
     paths: str | list[str] = ""
     tags: list[str] = field(default_factory=list)
-    known: dict[str, list[Any]] | Literal["auto"] = "auto"
+    label_map: dict[str, list[Any]] | Literal["auto"] = "auto"
     labels: dict[str, Any] | str = "auto"
     part: Part = field(default_factory=Part)
 
@@ -184,7 +184,7 @@ class Options:
         (["--run=~/r"], "run", str(Path.home() / "r")),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
-        (["--known", "{bad: 0, good: 1}"], "known", {"bad": ["0"], "good": ["1"]}),
+        (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
         (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
@@ -199,20 +199,20 @@ def test_words_win_over_files_which_come_in_their_order(tmp_path: Path, capsys: 
     first.write_text("run: a\nnumber: 1\npart:\n  rate: auto\n  weights: {x: 1}\nlabels: {on: [yes, 012], off:}\n")
     second.write_text("run: b\npart: {pair: [1, 2]}\n")
     words = ["--number", "5", "--config", str(first), f"--config={second}"]
-    found = cli.parse(Options, words, prog="test")
-    assert (found.run, found.number, found.labels) == ("b", 5, {"on": ["yes", "012"], "off": "null"})
-    assert found.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0})
+    options = cli.parse(Options, words, prog="test")
+    assert (options.run, options.number, options.labels) == ("b", 5, {"on": ["yes", "012"], "off": "null"})
+    assert options.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0})
     with pytest.raises(SystemExit):
         cli.parse(Options, ["--print_config", *words], prog="test")
     third = tmp_path / "3.yaml"
     third.write_text(capsys.readouterr().out)
-    assert cli.parse(Options, ["--config", str(third)], prog="test") == found
+    assert cli.parse(Options, ["--config", str(third)], prog="test") == options
 
 
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_absurd_numbers_are_refused(kind: type) -> None:
     """For every numeric option of every command; the error names the key."""
-    needed = {
+    value_by_key = {
         "data": "d",
         "run": "r",
         "output": "o",
@@ -222,14 +222,14 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
         "jobs": "[j]",
         "folder": "f",
     }
-    every = configuration.options_of(kind)
-    words = [f"--{key}={needed[key]}" for key, one in every.items() if one.default is MISSING]
-    alone = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"]}
-    for key, option in every.items():
+    option_by_key = configuration.options_of(kind)
+    words = [f"--{key}={value_by_key[key]}" for key in option_by_key if option_by_key[key].default is MISSING]
+    extra_words = {"ExportConfig": ["--output=o"], "EvaluateHereConfig": ["--input=i.csv"]}
+    for key, option in option_by_key.items():
         kinds = set(configuration.alternatives(option.kind)) - {type(None)}
         for value in ("nan", "-1") if float in kinds else ("9" * 20, "-1") if int in kinds and str not in kinds else ():
             with pytest.raises(ConfigError) as refused:
-                cli.parse(kind, [*words, *alone.get(kind.__name__, []), f"--{key}={value}"], prog="test")
+                cli.parse(kind, [*words, *extra_words.get(kind.__name__, []), f"--{key}={value}"], prog="test")
             assert key.rpartition(".")[2] in str(refused.value)
 
 
@@ -238,7 +238,7 @@ def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path)
     """In bash itself, with the script that ``--completion`` prints; its ``COMPREPLY`` after a TAB."""
     script = run_command([sys.executable, "-m", "harness", "--completion", "bash"]).stdout
     (tmp_path / "padless.bash").write_text(script)
-    offered = {
+    completion_by_line = {
         "padless trai": "train",
         "padless train --num_processes 2 --optim.warm": "--optim.warmup",
         "padless train --precision b": "bf16",
@@ -252,9 +252,9 @@ def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path)
         echo "${COMPREPLY[*]}"
     done
     """
-    command = ["bash", "-c", complete, "bash", *offered]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.splitlines() == list(offered.values())
+    command = ["bash", "-c", complete, "bash", *completion_by_line]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.splitlines() == list(completion_by_line.values())
     assert "complete -o default -F _padless padless" in script
 
 
@@ -269,17 +269,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("kind", ["train", "pretrain", "preprocess"])
 def test_every_recipe_is_valid(kind: str) -> None:
     config_class, more = (PreprocessConfig, ["--output", "d"]) if kind == "preprocess" else (RunConfig, [])
-    found = [
+    configs = [
         cli.parse(config_class, ["--config", f"{kind}/{name}", *more], prog="test")
         for name in configuration.names(kind)
     ]
-    assert len(found) > 1
-    assert all(isinstance(one, config_class) for one in found)
+    assert len(configs) > 1
+    assert all(isinstance(config, config_class) for config in configs)
 
 
 def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> None:
-    both = cli.parse(RunConfig, ["--config", "imdb.yaml", "--config=quickstart", "--epochs", "9"], prog="test")
-    assert (both.run, both.epochs) == ("runs/quickstart", 9)
+    config = cli.parse(RunConfig, ["--config", "imdb.yaml", "--config=quickstart", "--epochs", "9"], prog="test")
+    assert (config.run, config.epochs) == ("runs/quickstart", 9)
     assert cli.parse(RunConfig, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
     (folder / "imdb.yaml").write_text("run: mine\n")
     assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
@@ -297,5 +297,10 @@ def test_a_file_with_two_sections_is_one_for_both_commands(tmp_path: Path, monke
 
 def test_a_text_with_a_blank_is_no_option_although_it_begins_with_a_dash() -> None:
     words = ["--json", '--labels={"good": [1, 2]}', "--run", "- a = b", "--paths", "-C gpu"]
-    found = cli.parse(Options, words, prog="test")
-    assert (found.json, found.labels, found.run, found.paths) == (True, {"good": ["1", "2"]}, "- a = b", "-C gpu")
+    options = cli.parse(Options, words, prog="test")
+    assert (options.json, options.labels, options.run, options.paths) == (
+        True,
+        {"good": ["1", "2"]},
+        "- a = b",
+        "-C gpu",
+    )

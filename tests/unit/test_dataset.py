@@ -31,16 +31,16 @@ from tests.datasets import copy_of, shared_dataset, write_dataset
 from tests.fuzz.test_hostile_datasets import rehashed
 
 SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
-whole = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
+source_data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
 
 
-root = copy_of("whole")
+root = copy_of("source_data")
 """A copy to be changed."""
 
 
 @pytest.fixture
-def manifest(whole: Path) -> Manifest:
-    return read_manifest(whole)
+def manifest(source_data: Path) -> Manifest:
+    return read_manifest(source_data)
 
 
 def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -56,10 +56,10 @@ def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Pat
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
     shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
-    assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
-    for name, written in (("ids", ids), ("length", length), ("label", label), ("row", row)):
+    assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + [rows % 64] * (rows % 64 > 0)
+    for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])
-        assert (read == written).all()
+        assert (read == column).all()
     assert shard.blocks[0].ids.dtype == dtype
     assert not shard.blocks[0].ids.flags.owndata
     assert (info.path, info.rows, info.lengths) == ("train/00000-w0016.arrow", rows, histogram(length))
@@ -108,14 +108,14 @@ def test_staging_copies_what_is_missing_or_damaged(root: Path, manifest: Manifes
     target = stage(root, manifest, str(tmp_path / "stage"), names, 5)
     assert target == staging_path(tmp_path / "stage", manifest)
     wanted = {INDEX, *manifest.shards(root, names).paths()}
-    whole = {path: content for path, content in shards(root).items() if path in wanted}
-    assert shards(target) == whole
-    kept, damaged = (target / path for path in sorted(wanted)[1:3])
-    before = kept.stat().st_mtime_ns
+    source_shards = {path: content for path, content in shards(root).items() if path in wanted}
+    assert shards(target) == source_shards
+    intact, damaged = (target / path for path in sorted(wanted)[1:3])
+    mtime_ns = intact.stat().st_mtime_ns
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     stage(root, manifest, str(tmp_path / "stage"), names, 5)
-    assert shards(target) == whole
-    assert kept.stat().st_mtime_ns == before
+    assert shards(target) == source_shards
+    assert intact.stat().st_mtime_ns == mtime_ns
 
 
 def test_a_source_that_is_damaged_gets_no_name(root: Path, manifest: Manifest, tmp_path: Path) -> None:
@@ -152,9 +152,8 @@ def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: P
     stage_dir, mixture = str(tmp_path / "stage"), f"{root}:2,{tmp_path}/second:1"
     manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
     opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
-    assert {name: len(split) for name, split in opened.splits.items()} == {
-        name: manifest.rows(name) for name in ("test", "train")
-    }
+    num_rows = {name: len(split) for name, split in opened.splits.items()}
+    assert num_rows == {name: manifest.rows(name) for name in ("test", "train")}
     opened.splits["train"].column("row")
     opened.check()
     os.truncate(staging_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)

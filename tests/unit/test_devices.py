@@ -24,14 +24,14 @@ from harness.rundir.records import LAUNCH_ID
 from preprocessing.base.errors import ConfigError
 from tests.commands import ROOT
 
-NONE = Cuda(num_devices=0, driver=False, build=None, visible=None)
-ONE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)
-EIGHT = Cuda(num_devices=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
+NO_DEVICE = Cuda(num_devices=0, driver=False, build=None, visible=None)
+ONE_DEVICE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)
+EIGHT_DEVICES = Cuda(num_devices=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
 SHARE = "this process's share of the cores"
 
 
 @pytest.fixture(autouse=True)
-def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "LOCAL_RANK",
         "RANK",
@@ -47,51 +47,51 @@ def nobody_said_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
 
 
-def asked_by(**options: Any) -> RunConfig:
+def resolve_config(**options: Any) -> RunConfig:
     return accelerate_arguments(TrainConfig(num_processes=3, **options), RunConfig())[1]
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
-    mine = tmp_path / "mine.yaml"
-    assert asked_by().device == "auto"
-    mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
-    assert asked_by(config_file=str(mine)).device == "cpu"
-    mine.write_text("distributed_type: MULTI_GPU")
-    assert asked_by(config_file=str(mine)).device == "cpu"
-    mine.write_text("distributed_type: MULTI_GPU\ngpu_ids: all")
-    assert asked_by(config_file=str(mine)).device == "cuda"
+    config_file = tmp_path / "mine.yaml"
+    assert resolve_config().device == "auto"
+    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
+    assert resolve_config(config_file=str(config_file)).device == "cpu"
+    config_file.write_text("distributed_type: MULTI_GPU")
+    assert resolve_config(config_file=str(config_file)).device == "cpu"
+    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: all")
+    assert resolve_config(config_file=str(config_file)).device == "cuda"
 
 
 def test_the_shipped_files_ask_for_what_their_names_say() -> None:
-    for name, asked in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
-        assert asked_by(config_file=str(ROOT / f"configs/accelerate/{name}.yaml")).device == asked
+    for name, device in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
+        assert resolve_config(config_file=str(ROOT / f"configs/accelerate/{name}.yaml")).device == device
 
 
 def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose("auto", 2, ONE)[0] == "cpu"
-    assert choose("auto", 2, EIGHT)[0] == "cuda"
+    assert choose("auto", 2, ONE_DEVICE)[0] == "cpu"
+    assert choose("auto", 2, EIGHT_DEVICES)[0] == "cuda"
     monkeypatch.setenv(USE_CPU, "True")
-    assert choose("auto", 2, EIGHT)[0] == "cpu"
-    assert choose("cuda", 1, ONE)[0] == "cuda"
+    assert choose("auto", 2, EIGHT_DEVICES)[0] == "cpu"
+    assert choose("cuda", 1, ONE_DEVICE)[0] == "cuda"
 
 
 def test_too_few_are_refused_with_what_was_seen() -> None:
-    none = "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"
-    one = "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"
-    for processes, cuda, said in ((8, NONE, none), (2, ONE, one)):
-        with pytest.raises(ConfigError, match=f"{re.escape(said)}.*CUDA_VISIBLE_DEVICES is"):
+    no_device = "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"
+    too_few = "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"
+    for processes, cuda, message in ((8, NO_DEVICE, no_device), (2, ONE_DEVICE, too_few)):
+        with pytest.raises(ConfigError, match=f"{re.escape(message)}.*CUDA_VISIBLE_DEVICES is"):
             choose("cuda", processes, cuda)
 
 
 @pytest.mark.parametrize(("omp", "threads"), [("3,2", 3), ("", None)])
 def test_the_threads_that_the_user_gave(monkeypatch: pytest.MonkeyPatch, omp: str, threads: int | None) -> None:
     monkeypatch.setenv(OMP, omp)
-    assert asked_by().threads == threads
+    assert resolve_config().threads == threads
 
 
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
-    before, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    num_threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
     monkeypatch.delenv(devices.CHOSEN, raising=False)
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
@@ -103,7 +103,7 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
         assert torch.get_num_threads() == 1
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
@@ -122,8 +122,10 @@ def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability:
 
 def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = SimpleNamespace
-    held = {"eth1": [entry(address="10.0.0.5", family=AF_INET), entry(address="fe80::1%eth1", family=AF_INET6)]}
-    monkeypatch.setattr(psutil, "net_if_addrs", lambda: held)
+    addresses_by_interface = {
+        "eth1": [entry(address="10.0.0.5", family=AF_INET), entry(address="fe80::1%eth1", family=AF_INET6)]
+    }
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses_by_interface)
     for address in ("10.0.0.5", "fe80::1"):
         monkeypatch.delenv(GLOO, raising=False)
         monkeypatch.setattr(network, "find_address", lambda host, port, address=address: address)
@@ -139,6 +141,6 @@ def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPat
 def test_only_where_the_main_address_is_one_a_loopback_address_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert network.find_address("127.0.0.1", 1) == "127.0.0.1"
     monkeypatch.setattr(network, "ELSEWHERE", "127.0.0.2")
-    found = (AF_INET, SOCK_DGRAM, 0, "", ("127.0.1.1", 1))
-    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *_, **__: [found])
+    loopback = (AF_INET, SOCK_DGRAM, 0, "", ("127.0.1.1", 1))
+    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *_, **__: [loopback])
     assert network.find_address("node-1", 1) is None

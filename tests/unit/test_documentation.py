@@ -32,7 +32,7 @@ pytestmark = pytest.mark.thorough
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
-PLACE = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
+PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
 COMMAND = re.compile(r"(?:python -m |`)(harness|preprocessing|benchmarks|padless)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
@@ -48,11 +48,11 @@ def is_defined(name: str, path: Path) -> bool:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_exists(document: str) -> None:
     text = (ROOT / document).read_text()
-    for found, name in PLACE.findall(text):
-        path = ROOT / found.rstrip(".")
-        if "NAME" not in found:  # which is anyone's
-            assert path.exists(), found
-            assert not name or is_defined(name, path), f"{found} has no {name}"
+    for written_path, name in PATH.findall(text):
+        path = ROOT / written_path.rstrip(".")
+        if "NAME" not in written_path:  # which is anyone's
+            assert path.exists(), written_path
+            assert not name or is_defined(name, path), f"{written_path} has no {name}"
     links = [link for link in LINK.findall(text) if "://" not in link]
     assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
 
@@ -60,8 +60,8 @@ def test_every_path_exists(document: str) -> None:
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
     text = text.replace("\\\n", " ")
-    for name, rest in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
-        words = shlex.split(rest, comments=True)
+    for name, arguments in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
+        words = shlex.split(arguments, comments=True)
         if words[:1] not in (["--version"], ["--help"], ["--completion"]):
             yield name.replace("padless", "harness"), words
 
@@ -69,16 +69,16 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     """The command, or the options among ``words``, that do not exist."""
     commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
-    rest = list(words)
+    unread = list(words)
     command = None
-    if rest and not rest[0].startswith("-"):
-        command = next((one for one in commands_here if one.name == rest[0]), None)
+    if unread and not unread[0].startswith("-"):
+        command = next((candidate for candidate in commands_here if candidate.name == unread[0]), None)
     if command is None:
-        return rest
+        return unread
     config_class = load(command.config)
     keys = ("config", "help", "print_config", *options_of(config_class), *groups_of(config_class))
-    known = {f"--{key}" for key in keys}
-    return [word for word in rest if word.startswith("--") and word.partition("=")[0] not in known]
+    options = {f"--{key}" for key in keys}
+    return [word for word in unread if word.startswith("--") and word.partition("=")[0] not in options]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -90,18 +90,22 @@ def test_every_command_takes_its_options(document: str) -> None:
 @pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
 def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
     config_class = reference.load(reference.SHARED[package])
-    said = {option.key: option for option in reference.leaves(config_class)}
-    assert set(said) == set(options_of(config_class))
+    option_by_key = {option.key: option for option in reference.leaves(config_class)}
+    assert set(option_by_key) == set(options_of(config_class))
     config = config_class(**required)
     values = flat(to_dict(config))
     values.pop("run", None)  # which the dataset names
     for key, value in values.items():
         if key in required:
-            assert said[key].default == ""
+            assert option_by_key[key].default == ""
         else:
-            default = said[key].default if value and isinstance(value, str) else yaml.safe_load(said[key].default)
+            default = (
+                option_by_key[key].default
+                if value and isinstance(value, str)
+                else yaml.safe_load(option_by_key[key].default)
+            )
             assert default == value, key
-        assert said[key].meaning, key
+        assert option_by_key[key].meaning, key
 
 
 def test_the_reference_is_as_the_code_is() -> None:
@@ -121,9 +125,9 @@ def test_every_page_stands_in_the_navigation_once() -> None:
             value = next(iter(entry.values())) if isinstance(entry, dict) else entry
             yield from files(value) if isinstance(value, list) else [value]
 
-    named = list(files(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    there = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    assert sorted(named) == sorted(there | set(pages.SOURCES))
+    navigation = list(files(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    documents = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(navigation) == sorted(documents | set(pages.SOURCES))
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:

@@ -40,12 +40,12 @@ def test_predictions_have_the_type_of_y(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     y = np.asarray(Y[kind])
-    found = padless.TextClassifier(**SMALL).fit(pd.Series(TEXTS), Y[kind])
-    predicted, chances = found.predict(TEXTS), found.predict_proba(tuple(TEXTS))
-    assert (found.classes_.tolist(), predicted.dtype) == (np.unique(y).tolist(), y.dtype)
-    assert found.score(TEXTS, y) == (found.classes_[chances.argmax(axis=1)] == y).mean() > 0.9
-    for same in (clone(found).fit(np.array(TEXTS), Y[kind]), pickle.loads(pickle.dumps(found))):
-        np.testing.assert_array_equal(same.predict_proba(TEXTS), chances)
+    classifier = padless.TextClassifier(**SMALL).fit(pd.Series(TEXTS), Y[kind])
+    predicted, chances = classifier.predict(TEXTS), classifier.predict_proba(tuple(TEXTS))
+    assert (classifier.classes_.tolist(), predicted.dtype) == (np.unique(y).tolist(), y.dtype)
+    assert classifier.score(TEXTS, y) == (classifier.classes_[chances.argmax(axis=1)] == y).mean() > 0.9
+    for copy in (clone(classifier).fit(np.array(TEXTS), Y[kind]), pickle.loads(pickle.dumps(classifier))):
+        np.testing.assert_array_equal(copy.predict_proba(TEXTS), chances)
     assert (capfd.readouterr(), [*tmp_path.glob("padless-*")]) == (("", ""), [])
 
 
@@ -53,10 +53,10 @@ def search(n_jobs: int, backend: str = "loky") -> float:
     pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
     grid = {"textclassifier__epochs": np.array([2])}
     with parallel_config(backend):
-        found = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
+        grid_search = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
         scores = cross_val_score(pipeline, np.array(TEXTS), NUMBERS, cv=2, n_jobs=n_jobs)
-    np.testing.assert_array_equal(scores, [found.cv_results_[f"split{fold}_test_score"][0] for fold in (0, 1)])
-    return float(found.best_score_)
+    np.testing.assert_array_equal(scores, [grid_search.cv_results_[f"split{fold}_test_score"][0] for fold in (0, 1)])
+    return float(grid_search.best_score_)
 
 
 def test_a_search_over_a_pipeline() -> None:

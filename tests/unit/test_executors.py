@@ -37,10 +37,10 @@ def be_killed(number: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def signalled(number: int) -> int:
+def send_all_signals(number: int) -> int:
     """Sends all stop signals to its own process, and continues."""
-    for each in signals.SIGNALS:
-        os.kill(os.getpid(), each)
+    for stop_signal in signals.SIGNALS:
+        os.kill(os.getpid(), stop_signal)
     return number
 
 
@@ -72,50 +72,51 @@ def squares(root: Path, key: str = "k") -> list[Squared]:
 def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
-    def made(key: str = "k") -> list[int]:
+    def make_parts(key: str = "k") -> list[int]:
         with engine.show_progress("square", 60, quiet=False) as progress:
-            done = dict(engine.run(squares(tmp_path, key), workers, progress))
-        assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
-        return sorted(part.number for part in done if part in new)
+            result_by_part = dict(engine.run(squares(tmp_path, key), workers, progress))
+        results = sorted((part.number, result.rows) for part, result in result_by_part.items())
+        assert results == [(number, number) for number in range(6)]
+        return sorted(part.number for part in result_by_part if part in new)
 
     new = []
     workers = Workers(60)
     make = Squared.make
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Squared, "make", lambda part: new.append(part) or make(part))
-        assert made() == list(range(6))
+        assert make_parts() == list(range(6))
         new.clear()
-        assert made() == []
+        assert make_parts() == []
         assert "6 parts already done" in capsys.readouterr().err
         (tmp_path / "1.txt").write_text("2")
         (tmp_path / "2.txt").unlink()
         (tmp_path / "3.json").write_text("{")
         (tmp_path / "4.json").unlink()
-        assert made() == [1, 2, 3, 4]
+        assert make_parts() == [1, 2, 3, 4]
         new.clear()
-        assert made("other") == list(range(6))
+        assert make_parts("other") == list(range(6))
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_every_task_comes_back_once() -> None:
-    with open_workers(ExecutorConfig(workers=2)) as found:
+    with open_workers(ExecutorConfig(workers=2)) as pool:
         for numbers in (range(12), range(5, 6)):  # by processes; here
-            assert dict(found.map(square, numbers, step="test")) == {number: number**2 for number in numbers}
-        assert list(found.map(process_of, [1], step="test")) == [(1, os.getpid())], "a single task needs no process"
+            assert dict(pool.map(square, numbers, step="test")) == {number: number**2 for number in numbers}
+        assert list(pool.map(process_of, [1], step="test")) == [(1, os.getpid())], "a single task needs no process"
         with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
-            list(found.map(square, list(range(20)), step="test"))
+            list(pool.map(square, list(range(20)), step="test"))
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_waiting_has_a_limit_and_a_killed_worker_a_sentence() -> None:
-    waited = r"^encode: none of 2 tasks was finished within 1 s"
-    with pytest.raises(UserError, match=waited), open_workers(ExecutorConfig(workers=2, timeout_s=1)) as found:
-        list(found.map(sleep, [50, 50], step="encode"))
-    died = r"^tokenize: workers died; were they killed for their memory\?"
-    with pytest.raises(UserError, match=died), open_workers(ExecutorConfig(workers=2)) as found:
-        list(found.map(be_killed, [1, 2, 3], step="tokenize"))
+    no_result = r"^encode: none of 2 tasks was finished within 1 s"
+    with pytest.raises(UserError, match=no_result), open_workers(ExecutorConfig(workers=2, timeout_s=1)) as pool:
+        list(pool.map(sleep, [50, 50], step="encode"))
+    worker_death = r"^tokenize: workers died; were they killed for their memory\?"
+    with pytest.raises(UserError, match=worker_death), open_workers(ExecutorConfig(workers=2)) as pool:
+        list(pool.map(be_killed, [1, 2, 3], step="tokenize"))
 
 
 def write_slowly(folder: Path) -> int:
@@ -136,5 +137,5 @@ def test_a_long_task_that_makes_files_goes_on(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(60)
 def test_stop_signals_are_for_the_parent_alone() -> None:
-    with open_workers(ExecutorConfig(workers=2)) as found:
-        assert dict(found.map(signalled, range(4), step="test")) == {0: 0, 1: 1, 2: 2, 3: 3}
+    with open_workers(ExecutorConfig(workers=2)) as pool:
+        assert dict(pool.map(send_all_signals, range(4), step="test")) == {0: 0, 1: 1, 2: 2, 3: 3}

@@ -56,10 +56,10 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
 
     def follow(heading: str) -> str:
         code, line = blocks(heading)
-        home, entries = HEADINGS[heading]
-        ((name, entry),) = eval(f"{{{line}}}", vars(home)).items()
-        place = entry if isinstance(entry, str) else getattr(entry, "code", None) or entry.rules
-        module = ModuleType(place.partition(":")[0])
+        registry_module, entries = HEADINGS[heading]
+        ((name, entry),) = eval(f"{{{line}}}", vars(registry_module)).items()
+        code_path = entry if isinstance(entry, str) else getattr(entry, "code", None) or entry.rules
+        module = ModuleType(code_path.partition(":")[0])
         exec(code, module.__dict__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(entries, name, entry)
@@ -73,14 +73,14 @@ def check_model(config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = Classifier(config, 30, 3).double()
     padded = padded_batch(LENGTHS, 30)
-    apart = torch.cat([model(alone(padded, row)) for row in range(len(LENGTHS))])
-    weights = torch.arange(1.0, apart.numel() + 1, dtype=torch.float64).view_as(apart)
+    logits_alone = torch.cat([model(alone(padded, row)) for row in range(len(LENGTHS))])
+    weights = torch.arange(1.0, logits_alone.numel() + 1, dtype=torch.float64).view_as(logits_alone)
     wanted = list(model.parameters())
-    expected = torch.autograd.grad((apart * weights).sum(), wanted)
+    expected = torch.autograd.grad((logits_alone * weights).sum(), wanted)
     for logits in (model(padded), model(packed_batch(padded))):
-        torch.testing.assert_close(logits, apart, rtol=0, atol=1e-12)
-        for ours, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+        torch.testing.assert_close(logits, logits_alone, rtol=0, atol=1e-12)
+        for gradient, theirs in zip(torch.autograd.grad((logits * weights).sum(), wanted), expected, strict=True):
+            torch.testing.assert_close(gradient, theirs, rtol=0, atol=1e-10)
     assert num_parameters(config, 30, 3) == sum(value.numel() for value in wanted)
 
 
@@ -98,8 +98,8 @@ def test_every_pooling_gives_a_row_what_it_gives_it_alone(example: Callable[[str
 def test_parameters_are_counted_without_the_network(classes: int) -> None:
     config = dataclasses.replace(SMALL, wide=64, wide_ngrams=3)
     network, language_model = Classifier(config, 30, classes), LanguageModel(config, 30)
-    own = [*network.parameters(), network.wide.table, network.wide.bias]
-    assert num_parameters(config, 30, classes) == sum(value.numel() for value in own)
+    parameters = [*network.parameters(), network.wide.table, network.wide.bias]
+    assert num_parameters(config, 30, classes) == sum(value.numel() for value in parameters)
     tied = sum(value.numel() for value in language_model.parameters())
     assert num_parameters(config, 30, classes, LANGUAGE_MODEL) == tied
 

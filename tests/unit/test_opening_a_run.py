@@ -50,7 +50,7 @@ class PlantedError(Exception):
     """An unexpected error."""
 
 
-def traced(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, Any], Any]:
+def make_trace(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, Any], Any]:
     """A trace function that calls ``line`` before every line of building a run."""
     files = {assembly.__file__, writer.__file__}
 
@@ -67,12 +67,12 @@ def traced(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, Any],
 def build(config: RunConfig, session: Session, run: Path, trace: Any = None) -> None:
     """Build a run and leave it, with a trace function in between."""
     with RunWriter(dataclasses.replace(config, run=str(run)), active=True) as opened:
-        before = sys.gettrace()
+        earlier_trace = sys.gettrace()
         sys.settrace(trace)
         try:
             assemble(opened.config, session, opened, {})
         finally:
-            sys.settrace(before)
+            sys.settrace(earlier_trace)
 
 
 # An exception between the opening of a file and its first use leaves the file to the collector.
@@ -83,29 +83,30 @@ def test_an_exception_at_any_line_is_in_the_status(
 ) -> None:
     """At every ninth line, from one of the first nine on."""
     lines = []
-    build(config, session, tmp_path / "whole", traced(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
-    places = list(dict.fromkeys(lines))
-    assert len(places) > 80
+    build(config, session, tmp_path / "whole", make_trace(lambda f: lines.append((f.f_code.co_filename, f.f_lineno))))
+    targets = list(dict.fromkeys(lines))
+    assert len(targets) > 80
     claimed = False
-    for number, place in list(enumerate(places))[first::9]:
+    for number, target in list(enumerate(targets))[first::9]:
         run = tmp_path / f"run-{number}"
 
-        def raise_there(frame: FrameType, place: tuple[str, int] = place) -> None:
-            if (frame.f_code.co_filename, frame.f_lineno) == place:
-                raise PlantedError(f"at {Path(place[0]).name}:{place[1]}")
+        def raise_at_target(frame: FrameType, target: tuple[str, int] = target) -> None:
+            if (frame.f_code.co_filename, frame.f_lineno) == target:
+                raise PlantedError(f"at {Path(target[0]).name}:{target[1]}")
 
         with pytest.raises(PlantedError):
-            build(config, session, run, traced(raise_there))
+            build(config, session, run, make_trace(raise_at_target))
         status = read_status(run)
         claimed = claimed or bool(status)
         assert claimed or number < 12, "the directory is claimed among the first lines"
         if claimed:
-            reason = f"PlantedError: at {Path(place[0]).name}:{place[1]}"
-            assert status, place
+            reason = f"PlantedError: at {Path(target[0]).name}:{target[1]}"
+            assert status, target
             assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
     assert claimed
-    for line in [one for one in gc.get_objects() if type(one) is Live]:  # its thread keeps one that no run holds
-        line.close()
+    live_lines = [value for value in gc.get_objects() if type(value) is Live]
+    for live_line in live_lines:  # their threads keep those that no run holds
+        live_line.close()
     gc.collect()
 
 
@@ -138,16 +139,16 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
 def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
     config: RunConfig, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 100.0
-    monkeypatch.setattr(writer.time, "monotonic", lambda: now)
+    clock_s = 100.0
+    monkeypatch.setattr(writer.time, "monotonic", lambda: clock_s)
     lines = []
     for begins, waits in ((100.0, 5.0), (1000.0, 2.0)):
-        now = begins
+        clock_s = begins
         with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), active=True) as opened:
             run = assemble(opened.config, session, opened, {})
-            now += waits
+            clock_s += waits
             run.validate()
-            now += 1
+            clock_s += 1
             run.save(wait=True)
             lines.append(read_log(opened.directory, THROUGHPUT)[-1])
     assert lines == [{"kind": "validation", "step": 0, "seconds": seconds} for seconds in (5.0, 8.0)]

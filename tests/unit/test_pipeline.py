@@ -41,10 +41,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     subwords: str, source: Path, tmp_path: Path, command: Command
 ) -> None:
-    few = ("--text.subwords", subwords, "--vocabulary.max_size", 120)
-    manifest = command.build(source, tmp_path / "out", *SMALL, *few)
-    found = stored(tmp_path / "out")
-    assert sum(map(manifest.rows, manifest.splits)) == len(found) == len(ROWS)
+    vocabulary_options = ("--text.subwords", subwords, "--vocabulary.max_size", 120)
+    manifest = command.build(source, tmp_path / "out", *SMALL, *vocabulary_options)
+    row_by_number = stored(tmp_path / "out")
+    assert sum(map(manifest.rows, manifest.splits)) == len(row_by_number) == len(ROWS)
     vocabulary = Vocabulary.read(tmp_path / "out" / "vocabulary.arrow")
     encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
     assert encoder.hash == manifest.text_hash
@@ -53,9 +53,9 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
     training = encoder.tokenizer([ROWS[row - 1][0] for row in stored(tmp_path / "out", "train")])
     ids = vocabulary.lookup(training.types)[training.codes]
     assert np.bincount(ids, minlength=len(vocabulary)).tolist() == vocabulary.counts.tolist()
-    for row, one in found.items():
+    for row, row_stored in row_by_number.items():
         expected = encoded.ids[encoded.offsets[row - 1] : encoded.offsets[row]].tolist()
-        assert (one.ids, one.label) == (expected, int(ROWS[row - 1][1] == "positive"))
+        assert (row_stored.ids, row_stored.label) == (expected, int(ROWS[row - 1][1] == "positive"))
 
 
 @pytest.mark.processes
@@ -75,26 +75,21 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 
-@pytest.mark.parametrize(
-    ("lengths", "expected"),
-    [({8: 10**9}, (8,)), ({8: 10**6, 0: 5, 700: 1}, (8, 512)), ({3: 10, 5: 4}, (8,)), ({}, ())],
-)
-def test_widths_are_those_of_the_rows(lengths: dict[int, int], expected: tuple[int, ...]) -> None:
-    assert choose_widths(Counter(lengths), 512) == expected
-
-
 @given(st.integers(0, 99), st.floats(3, 6), st.floats(0.1, 0.6))
 def test_a_few_widths_keep_padding_low(seed: int, middle: float, spread: float) -> None:
-    found = np.random.default_rng(seed).lognormal(middle, spread, 50_000).astype(int)
-    widths, lengths = choose_widths(Counter(found.tolist()), 512), np.clip(found, 1, 512)
+    sampled = np.random.default_rng(seed).lognormal(middle, spread, 50_000).astype(int)
+    widths, lengths = choose_widths(Counter(sampled.tolist()), 512), np.clip(sampled, 1, 512)
     ids = np.array(widths)[np.searchsorted(widths, lengths)].sum()
     assert len(widths) < 12
     assert ids - lengths.sum() <= 0.15 * ids
 
 
 POLICIES = ["--quality.drop", "[empty,contradictions,duplicates]"]
+GOOD_ROWS = [
+    (text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])
+]
 SUSPECT_ROWS: list[tuple[str | None, int | None, str, str]] = [
-    *[(text, number % 2, "train" if number % 3 else "test", "kept") for number, (text, _) in enumerate(FIRST[:90])],
+    *GOOD_ROWS,
     *[(FIRST[number][0], number % 2, "train", "kept") for number in range(0, 21, 3)],  # seven texts of the test split
     (FIRST[1][0], 0, "train", "kept"),  # which had the label 1
     (FIRST[2][0], 0, "train", "kept"),
@@ -111,8 +106,8 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
     names = ("text", "label", "split", "part")
     columns = dict(zip(names, map(list, zip(*SUSPECT_ROWS, strict=True)), strict=True))
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    given = ["--source.where", "{part: kept}", "--source.neutral", "3", "--source.missing_label", "drop", *POLICIES]
-    every = [
+    options = ["--source.where", "{part: kept}", "--source.neutral", "3", "--source.missing_label", "drop", *POLICIES]
+    expected_lines = [
         "left out: 5 rows with another value than source.where says",
         "left out: 4 rows with a label of source.neutral",
         "left out: 6 rows without a label (source.missing_label)",
@@ -122,18 +117,20 @@ def test_rows_that_are_left_out_are_said(tmp_path: Path, command: Command) -> No
         "left out: 1 row repeating an earlier text of their split (quality.drop)",
     ]
     for quiet in ("true", "false"):  # the second time the dataset is there already
-        manifest = command.build(tmp_path / "a.parquet", tmp_path / "out", *given, "--quiet", quiet)
-        found = [line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))]
-        shortened = found.pop()
-        assert found == every
+        manifest = command.build(tmp_path / "a.parquet", tmp_path / "out", *options, "--quiet", quiet)
+        report_lines = [
+            line for line in command.err.splitlines() if line.startswith(("left out:", "kept:", "shortened:"))
+        ]
+        shortened = report_lines.pop()
+        assert report_lines == expected_lines
         assert command.err.endswith(f"{shortened}\n")
         ends = f"read: {len(SUSPECT_ROWS)} rows of {tmp_path}/a.parquet\n", f"next: padless train {tmp_path}/out\n"
         assert (command.out == "") == (quiet == "true")
         assert quiet == "true" or all(line in unwrapped(command.out) for line in ends)
     statistics = manifest.statistics
-    cut = sum(split["truncated"] for split in statistics["splits"].values())
-    assert shortened == f"shortened: {cut} rows of more than 64 tokens (text.max_tokens)"
-    left_out = sum(int(line.split()[2]) for line in found if line.startswith("left out:"))
+    num_truncated = sum(split["truncated"] for split in statistics["splits"].values())
+    assert shortened == f"shortened: {num_truncated} rows of more than 64 tokens (text.max_tokens)"
+    left_out = sum(int(line.split()[2]) for line in report_lines if line.startswith("left out:"))
     assert left_out == statistics["rows_read"] - statistics["rows_kept"] > 0
 
 
@@ -153,12 +150,12 @@ def test_inspect(tmp_path: Path, command: Command) -> None:
     rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
     command.build(write_csv(tmp_path / "reviews.csv", rows), dataset)
     assert command("inspect", dataset, "--json", "--samples", 3) == 0
-    found = json.loads(command.out)
-    splits = found["splits"]
+    report = json.loads(command.out)
+    splits = report["splits"]
     assert {name: split["rows"] for name, split in splits.items()} == {"train": 241, "validation": 30, "test": 30}
     assert sum(split["truncated"] for split in splits.values()) == 1
     assert sum(splits["train"]["rows_per_width"].values()) == 241
-    samples = [sample for samples in found["samples"].values() for sample in samples]
+    samples = [sample for samples in report["samples"].values() for sample in samples]
     assert len(samples) == 9
     for sample in samples:
         text, label = rows[sample["row"] - 1]

@@ -43,34 +43,34 @@ LOGIT = 1.0986122886681096
 class Stub(scorer.Scorer):
     """A scorer and a predictor: a text is good if it has an even number of characters."""
 
-    seen: ClassVar[list[str]] = []
+    texts_seen: ClassVar[list[str]] = []
     """Every text that was encoded since the latest command began."""
     labels, label_type = LABELS, "text"
     decision = Decision()
 
-    def __init__(self, directory: Path, *settings: object, **how: object) -> None:
+    def __init__(self, directory: Path, *settings: object, **options: object) -> None:
         """Nothing is opened."""
 
     @staticmethod
     def choose(info: object, device: str, precision: str) -> dict[str, str]:
         """As asked for, on a CPU."""
-        Stub.seen = []
+        Stub.texts_seen = []
         return {"device": "cpu", "precision": precision}
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """An id for each character, and two more; words of nothing but x are unknown."""
-        Stub.seen += texts
-        return [np.full(len(text) + 2, UNK if set(text) == {"x"} else UNK + 1) for text in texts]
+        Stub.texts_seen += texts
+        return [np.full(len(text) + 2, UNK + (set(text) != {"x"})) for text in texts]
 
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Three to one, for or against."""
-        return np.array([LOGIT if len(ids) % 2 == 0 else -LOGIT for ids in encoded])
+        return LOGIT * np.array([1 - 2 * (len(ids) % 2) for ids in encoded])
 
     def load(self) -> None:
         """There are no weights."""
 
 
-def put_in(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
@@ -92,7 +92,7 @@ GOOD = '"good, or ""fine""",0.25,0.75'
 @pytest.fixture(autouse=True)
 def info(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     monkeypatch.chdir(tmp_path)
-    return put_in(monkeypatch)
+    return install_stub(monkeypatch)
 
 
 def run(*words: object) -> int:
@@ -103,33 +103,36 @@ def predict(source: object, target: object, *more: object) -> int:
     return run("--input", source, "--output", target, *more)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
+def read_refusal(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
     capsys.readouterr()
     code = predict(*arguments)
     return code, capsys.readouterr().err.splitlines()[-1].removeprefix("error: ")
 
 
-def written(name: str, content: str | bytes) -> str:
+def write_file(name: str, content: str | bytes) -> str:
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return name
 
 
 def write(kind: str, number: int = ROWS) -> str:
-    texts = [f"a text, the {place}th{' and more' * (place % 5)}" for place in range(number)]
+    texts = [f"a text, the {number_of_text}th{' and more' * (number_of_text % 5)}" for number_of_text in range(number)]
     if kind == "parquet":
         table = pa.table({"n": range(number), "text": texts})
         with pq.ParquetWriter("in.parquet", table.schema) as writer:
             for start, size in ((0, 20), (20, 5), (25, 5), (30, 40), (70, 30)):
                 writer.write_table(table.slice(start, size), row_group_size=size)
         return "in.parquet"
-    return written("in.csv", "n,text\n" + "".join(f'{place},"{text}"\n' for place, text in enumerate(texts)) + "\n\n")
+    return write_file(
+        "in.csv",
+        "n,text\n" + "".join(f'{number_of_text},"{text}"\n' for number_of_text, text in enumerate(texts)) + "\n\n",
+    )
 
 
 def test_csv_keeps_every_cell() -> None:
     lines = b'007;1e5;"a b"\r\nNA;;"x, ""y"""\n\r\n"2020-01-01"; 1.0 ;"NA"\r\n"";"a\rb";"two\nlines"\r\n'
-    source = written("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
+    source = write_file("in.csv", b"\xef\xbb\xbfid;when;text\r\n" + lines)
     assert predict(source, "out.csv") == 0
-    assert Stub.seen == ["a b", 'x, "y"', "NA", "two\nlines"]
+    assert Stub.texts_seen == ["a b", 'x, "y"', "NA", "two\nlines"]
     good = GOOD.replace(",0.", ";0.")
     rows = ["007;1e5;a b;bad;0.75;0.25", f'NA;;"x, ""y""";{good}', f"2020-01-01; 1.0 ;NA;{good}"]
     header = '\ufeffid;when;text;predicted;probability_bad;"probability_good, or ""fine"""'
@@ -138,26 +141,26 @@ def test_csv_keeps_every_cell() -> None:
 
 
 def test_rows_without_a_text_are_empty_texts() -> None:
-    written("in.csv", "text,n\nfine,1\n,2\n")
-    written("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
+    write_file("in.csv", "text,n\nfine,1\n,2\n")
+    write_file("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
     for name, num_empty in (("in.csv", 1), ("in.jsonl", 4)):
         assert predict(name, f"out-{name}") == 0
-        assert Stub.seen == ["fine", *[""] * num_empty]
+        assert Stub.texts_seen == ["fine", *[""] * num_empty]
     objects = [json.loads(line) for line in Path("out-in.jsonl").read_text().splitlines()]
     assert [sorted(set(row) - set(COLUMNS)) for row in objects] == [["deep", "text"], [], [], ["n"], ["text"]]
 
 
 def test_json_lines_keep_the_bytes_of_their_objects() -> None:
     lines = ['{"id": "007", "text": "a b", "n": 1e5}', ' { "text" : "fine" , "deep": {"a": [1.0, null]} } ', ""]
-    written("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')
+    write_file("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')
     assert predict("in.jsonl", "out.jsonl") == 0
-    found = Path("out.jsonl").read_bytes().decode().split("\n")
+    objects = Path("out.jsonl").read_bytes().decode().split("\n")
     bad = ', "predicted": "bad", "probability_bad": 0.75, "probability_good, or \\"fine\\"": 0.25}'
-    assert found[0] == lines[0][:-1] + bad
-    assert found[1].startswith(lines[1].rstrip()[:-1] + ', "predicted": "good')
-    assert json.loads(found[1])["deep"] == {"a": [1.0, None]}
-    assert found[2] == '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN' + bad
-    assert Stub.seen == ["a b", "fine", "lé "]
+    assert objects[0] == lines[0][:-1] + bad
+    assert objects[1].startswith(lines[1].rstrip()[:-1] + ', "predicted": "good')
+    assert json.loads(objects[1])["deep"] == {"a": [1.0, None]}
+    assert objects[2] == '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN' + bad
+    assert Stub.texts_seen == ["a b", "fine", "lé "]
 
 
 def test_parquet_keeps_every_type() -> None:
@@ -170,10 +173,10 @@ def test_parquet_keeps_every_type() -> None:
     }
     pq.write_table(pa.table(columns), "in.parquet")
     assert predict("in.parquet", "out.parquet") == 0
-    before, after = pa.table(columns | {"text": ["a b", "fine"]}), pq.read_table("out.parquet")
-    assert after.select(before.column_names).equals(before)
-    assert after["predicted"].to_pylist() == LABELS
-    assert after[COLUMNS[1]].to_pylist() == [0.75, 0.25]
+    table_in, table_out = pa.table(columns | {"text": ["a b", "fine"]}), pq.read_table("out.parquet")
+    assert table_out.select(table_in.column_names).equals(table_in)
+    assert table_out["predicted"].to_pylist() == LABELS
+    assert table_out[COLUMNS[1]].to_pylist() == [0.75, 0.25]
     seconds = pa.array([400_000_000_000, None], pa.timestamp("s"))  # dates that Python has not
     pq.write_table(pa.table({"text": ["a b", "fine"], "when": seconds}), "in.parquet")
     assert predict("in.parquet", "out.csv") == 0
@@ -183,19 +186,19 @@ def test_parquet_keeps_every_type() -> None:
     assert Path("in-predicted.csv").read_text().splitlines()[1] == "7,a b,bad,0.75,0.25"
 
 
-def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
 def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    feed(monkeypatch, "\ufefffine\r\n\na\u2028b".encode())
+    set_stdin(monkeypatch, "\ufefffine\r\n\na\u2028b".encode())
     assert run("-", "--json") == 0
     assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["fine", "", "a\u2028b"]
-    feed(monkeypatch, b"xx\nfine")
+    set_stdin(monkeypatch, b"xx\nfine")
     assert run("-") == 0
     lines = ['good, or "fine"  0.7500  (no known word)  xx', 'good, or "fine"  0.7500  fine']
     assert capsys.readouterr().out.splitlines() == lines
-    feed(monkeypatch, b"id;text\n007;fine\n")
+    set_stdin(monkeypatch, b"id;text\n007;fine\n")
     assert predict("-", "out.csv", "--source.format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
 
@@ -210,10 +213,10 @@ AS_TRAINED = {
 }
 
 
-@pytest.mark.parametrize("what", AS_TRAINED)
-def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: SimpleNamespace) -> None:
-    info.source, content, row = AS_TRAINED[what]
-    assert predict(written("in.csv", content), "out.csv") == 0
+@pytest.mark.parametrize("case", AS_TRAINED)
+def test_a_file_is_read_as_the_corpus_of_the_training_was(case: str, info: SimpleNamespace) -> None:
+    info.source, content, row = AS_TRAINED[case]
+    assert predict(write_file("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
 
@@ -221,76 +224,78 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(what: str, info: Simpl
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
     monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
-    name, one, many = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
-    assert predict(name, one) == 0
-    whole = list(Stub.seen)
-    assert predict(name, many, *SMALL) == 0
-    assert whole == Stub.seen
-    assert many.read_bytes() == one.read_bytes() or pq.read_table(many).equals(pq.read_table(one))
-    assert sorted(path.name for path in Path().iterdir()) == [name, many.name, one.name]
+    name, single, output_of_parts = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
+    assert predict(name, single) == 0
+    texts = list(Stub.texts_seen)
+    assert predict(name, output_of_parts, *SMALL) == 0
+    assert texts == Stub.texts_seen
+    assert output_of_parts.read_bytes() == single.read_bytes() or pq.read_table(output_of_parts).equals(
+        pq.read_table(single)
+    )
+    assert sorted(path.name for path in Path().iterdir()) == [name, output_of_parts.name, single.name]
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
     """Kill the process when it begins this part."""
     make = ScoredPart.make
 
-    def dying(part: ScoredPart) -> Any:
+    def make_or_interrupt(part: ScoredPart) -> Any:
         if part.path.name.endswith(f"-{number:05d}.parquet"):
             raise KeyboardInterrupt
         return make(part)
 
-    monkeypatch.setattr(ScoredPart, "make", dying)
+    monkeypatch.setattr(ScoredPart, "make", make_or_interrupt)
     return lambda: monkeypatch.setattr(ScoredPart, "make", make)
 
 
 def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
     info: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, whole, output = write("csv"), Path("whole.csv"), Path("out.csv")
-    assert predict(name, whole, *SMALL) == 0
-    heal = interrupt(monkeypatch, 3)
+    name, whole_output, output = write("csv"), Path("whole.csv"), Path("out.csv")
+    assert predict(name, whole_output, *SMALL) == 0
+    restore = interrupt(monkeypatch, 3)
     assert predict(name, output, *SMALL) == 130
-    num_begun = len(Stub.seen)
-    heal()
+    num_begun = len(Stub.texts_seen)
+    restore()
     assert predict(name, output, *SMALL) == 0
-    assert (0 < num_begun < ROWS, len(Stub.seen)) == (True, ROWS - num_begun)
-    assert output.read_bytes() == whole.read_bytes()
+    assert (0 < num_begun < ROWS, len(Stub.texts_seen)) == (True, ROWS - num_begun)
+    assert output.read_bytes() == whole_output.read_bytes()
     interrupt(monkeypatch, 3)
     assert predict(name, output, *SMALL) == 130
-    heal()
+    restore()
     info.weights_sha256 = "other"
     assert predict(name, output, *SMALL) == 0
-    assert len(Stub.seen) == ROWS
-    assert sorted(path.name for path in Path().iterdir()) == [name, output.name, whole.name]
+    assert len(Stub.texts_seen) == ROWS
+    assert sorted(path.name for path in Path().iterdir()) == [name, output.name, whole_output.name]
 
 
 def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "LOCK_S", 0)
-    name, seen, whole = write("csv"), list[list[str]](), Path("one.csv")
-    assert predict(name, whole, *SMALL) == 0
-    texts, seen = sorted(Stub.seen), list[list[str]]()
+    name, whole_output = write("csv"), Path("one.csv")
+    assert predict(name, whole_output, *SMALL) == 0
+    texts, texts_by_share = sorted(Stub.texts_seen), list[list[str]]()
     for share in ("1/2", "2/2", "1/2"):
-        Stub.seen = []
-        assert not Path("out.csv").exists() or len(seen) == 2
+        Stub.texts_seen = []
+        assert not Path("out.csv").exists() or len(texts_by_share) == 2
         assert predict(name, "out.csv", "--share", share, "--timeout_s", 1, *SMALL) == 0
-        seen.append(Stub.seen)
-    assert sorted(seen[0] + seen[1]) == texts
-    assert (0 < len(seen[0]) < ROWS, seen[2]) == (True, [])
-    assert Path("out.csv").read_bytes() == whole.read_bytes()
+        texts_by_share.append(Stub.texts_seen)
+    assert sorted(texts_by_share[0] + texts_by_share[1]) == texts
+    assert (0 < len(texts_by_share[0]) < ROWS, texts_by_share[2]) == (True, [])
+    assert Path("out.csv").read_bytes() == whole_output.read_bytes()
     assert "share 1/2 has nothing to do" in unwrapped(capsys.readouterr().out)
     assert predict(name, "alone.csv", "--share", "0/2", "--timeout_s", 1, *SMALL) == 0
-    assert Path("alone.csv").read_bytes() == whole.read_bytes()
+    assert Path("alone.csv").read_bytes() == whole_output.read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
     work = Path("new.csv.parts").absolute()
     with claim(Path("new.csv"), work, Share(2, 3)):
-        assert refused(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
+        assert read_refusal(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
 
 
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     name, output = write("csv", 20), Path("out.csv")
     output.write_text("mine\n1\n")
-    what = "is there already, and holds something else; name another, or set --overwrite true to replace it"
-    assert refused(capsys, name, output) == (2, f"--output {output}: {what}")
+    problem = "is there already, and holds something else; name another, or set --overwrite true to replace it"
+    assert read_refusal(capsys, name, output) == (2, f"--output {output}: {problem}")
     assert output.read_text() == "mine\n1\n"
     assert predict(name, output, "--overwrite", "true") == 0
     assert predict(name, output) == 0  # which it wrote itself
@@ -298,56 +303,56 @@ def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: 
 
 
 def test_an_output_is_no_input(capsys: pytest.CaptureFixture[str]) -> None:
-    before = Path(write("csv", 20)).read_bytes()
+    first_bytes = Path(write("csv", 20)).read_bytes()
     Path("link.csv").symlink_to("in.csv")
     os.link("in.csv", "hard.csv")
     for source, output in (("in.csv", "in.csv"), ("link.csv", "in.csv"), ("h*.csv", "in.csv"), ("in.csv", "hard.csv")):
         line = f"--output {output}: is the input; name another --output"
-        assert refused(capsys, source, output, "--overwrite", "true") == (2, line)
-    assert Path("in.csv").read_bytes() == before
+        assert read_refusal(capsys, source, output, "--overwrite", "true") == (2, line)
+    assert Path("in.csv").read_bytes() == first_bytes
 
 
 def test_a_folder_of_that_name_that_is_not_ours_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     name = write("csv", 20)
-    place, mine = Path("out.csv.parts"), Path("mine")
-    mine.mkdir()
-    (mine / "notes.txt").write_text("mine")
-    place.symlink_to(mine.absolute())
-    what = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
+    parts_folder, user_folder = Path("out.csv.parts"), Path("mine")
+    user_folder.mkdir()
+    (user_folder / "notes.txt").write_text("mine")
+    parts_folder.symlink_to(user_folder.absolute())
+    problem = "would hold the parts of this prediction, but was not made by one; rename it, or name another --output"
     for more in ([], ["--overwrite", "true"]):
-        assert refused(capsys, name, "out.csv", *more) == (2, f"{place.absolute()}: {what}")
-    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+        assert read_refusal(capsys, name, "out.csv", *more) == (2, f"{parts_folder.absolute()}: {problem}")
+    assert [path.name for path in user_folder.iterdir()] == ["notes.txt"]
 
 
 def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    written("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
+    write_file("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
     assert predict("in.csv", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
-    said = unwrapped(capsys.readouterr().err)
-    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in said
+    stderr = unwrapped(capsys.readouterr().err)
+    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in stderr
 
 
 def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
     Path("new/deep").mkdir(parents=True)
-    written("new/b.csv", "text,n\nsecond,2\n")
-    written("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
-    written("new/deep/c.csv", "text,n\nthird,3")
-    for source, seen in (
+    write_file("new/b.csv", "text,n\nsecond,2\n")
+    write_file("new/a.csv.gz", gzip.compress(b"text,n\nfirst,1\n"))
+    write_file("new/deep/c.csv", "text,n\nthird,3")
+    for source, texts in (
         ("new/*.csv", ["second"]),
         ("new/**/*.csv*", ["first", "second", "third"]),
         ('["new/deep/c.csv", "new/b.csv"]', ["third", "second"]),
     ):
         assert predict(source, "out.csv") == 0
-        assert Stub.seen == seen
-        assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *seen]
-    assert refused(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
+        assert Stub.texts_seen == texts
+        assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
+    assert read_refusal(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
 
 
 def test_a_folder_of_texts() -> None:
     Path("texts/neg").mkdir(parents=True)
     for number in range(20):
-        written(f"texts/neg/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
+        write_file(f"texts/neg/{number:02d}.txt", f"line\nof café {number}".encode("latin-1"))
     assert run("texts", "--output", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
-    assert Stub.seen == [f"line\nof café {number}" for number in range(20)]
+    assert Stub.texts_seen == [f"line\nof café {number}" for number in range(20)]
     assert Path("out.csv").read_text().startswith(f"file,text,{COLUMNS[0]},{COLUMNS[1]}")
     assert 'neg/07.txt,"line\nof café 7",' in Path("out.csv").read_text()
 
@@ -357,7 +362,7 @@ def test_remote_files_and_passwords(capsys: pytest.CaptureFixture[str]) -> None:
     store.pipe("/predict/a.csv", b"text\nfine\n")
     store.pipe("/predict/b.csv", b"text\nso so\n")
     assert predict("memory://predict/*.csv", "out.csv") == 0
-    assert Stub.seen == ["fine", "so so"]
+    assert Stub.texts_seen == ["fine", "so so"]
     store.pipe("/me:SECRET@host/a.csv", b"text\nfine\n")
     assert predict("memory://me:SECRET@host/a.csv", "o.csv") == 0
     assert predict("memory://me:SECRET@host/b.csv", "p.csv") == 3

@@ -50,15 +50,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         client = http.client.HTTPConnection(*self.server.upstream, timeout=60)  # type: ignore[misc, arg-type]
         client.request(self.command, self.path, body, dict(self.headers))
-        found = client.getresponse()
-        status, data = found.status, found.read()
+        response = client.getresponse()
+        status, data = response.status, response.read()
         fault = 0
         if self.command == "GET" and "?" not in self.path:
             fault = next(self.server.faults)
             self.server.dealt[fault] += 1
             self.server.gets[f"{self.path} {self.headers['Range']}"] += not fault
         self.send_response(fault if fault > 1 else status)
-        for name, value in found.getheaders():
+        for name, value in response.getheaders():
             if name.lower() not in ("connection", "transfer-encoding"):
                 self.send_header(name, value)
         self.end_headers()
@@ -93,8 +93,8 @@ def proxy() -> Iterator[Proxy]:
     """In front of an S3 server of our own."""
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    with proxy_of(*server.get_host_and_port()) as found:
-        yield found
+    with proxy_of(*server.get_host_and_port()) as running_proxy:
+        yield running_proxy
     server.stop()
 
 
@@ -126,15 +126,15 @@ def upload(s3: Any, path: Path, key: str) -> str:
 
 @pytest.mark.processes
 def test_a_remote_source_gives_the_rows_of_a_local_one(s3: Any, tmp_path: Path, command: Command) -> None:
-    plain = write_csv(tmp_path / "a.csv", ROWS[:100])
-    packed = tmp_path / "b.jsonl.gz"
-    packed.write_bytes(gzip.compress(write_jsonl(tmp_path / "b.jsonl", ROWS[100:200]).read_bytes()))
-    columns = {"text": [text for text, _ in ROWS[200:]], "label": [label for _, label in ROWS[200:]]}
-    pq.write_table(pa.table(columns), tmp_path / "c.parquet", row_group_size=40)
-    here = [plain, packed, tmp_path / "c.parquet"]
-    for path in here:
+    csv_file = write_csv(tmp_path / "a.csv", ROWS[:100])
+    packed_file = tmp_path / "b.jsonl.gz"
+    packed_file.write_bytes(gzip.compress(write_jsonl(tmp_path / "b.jsonl", ROWS[100:200]).read_bytes()))
+    texts, labels = zip(*ROWS[200:], strict=True)
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "c.parquet", row_group_size=40)
+    local_files = [csv_file, packed_file, tmp_path / "c.parquet"]
+    for path in local_files:
         upload(s3, path, f"read/{path.name}")
-    local = command.build(f"[{','.join(map(str, here))}]", tmp_path / "here", *SPLITS)
+    local = command.build(f"[{','.join(map(str, local_files))}]", tmp_path / "here", *SPLITS)
     remote = command.build("s3://corpus/read/*", tmp_path / "there", *SPLITS, "--executor.workers", 2)
     assert local.fingerprint == remote.fingerprint
     sources = remote.provenance["sources"]
@@ -150,27 +150,27 @@ def copy_dataset(s3: Any, root: Path, address: str) -> str:
 
 
 @pytest.fixture
-def published(s3: Any, tmp_path: Path, command: Command) -> str:
+def remote_dataset(s3: Any, tmp_path: Path, command: Command) -> str:
     command.build(write_csv(tmp_path / "a.csv", ROWS), tmp_path / "here")
     return copy_dataset(s3, tmp_path / "here", f"s3://corpus/{tmp_path.name}")
 
 
-def test_a_remote_dataset_is_checked_and_inspected(published: str, command: Command) -> None:
-    assert command("inspect", published, "--verify") == 0
-    assert command.out.startswith(f"ok: {published}: train 240")
-    assert command("inspect", published) == 0
+def test_a_remote_dataset_is_checked_and_inspected(remote_dataset: str, command: Command) -> None:
+    assert command("inspect", remote_dataset, "--verify") == 0
+    assert command.out.startswith(f"ok: {remote_dataset}: train 240")
+    assert command("inspect", remote_dataset) == 0
 
 
 def test_a_damaged_remote_shard_is_named_and_not_kept(
-    s3: Any, published: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, remote_dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "PAUSES_S", (0.0,))
-    shard = f"{published}/train/00000-w0016.arrow"
+    shard = f"{remote_dataset}/train/00000-w0016.arrow"
     data = bytearray(s3.cat_file(shard))
     data[len(data) // 2] ^= 1
     s3.pipe_file(shard, bytes(data))
     with pytest.raises(DataError, match=f"{shard}: its bytes from 336 to [0-9]+ are not those that were published"):
-        open_split(published, read_data(published), "train").column("row")
+        open_split(remote_dataset, read_data(remote_dataset), "train").column("row")
     assert [*tmp_path.glob("cache/blocks/*/*/*/*")] == []
 
 
@@ -178,7 +178,9 @@ FAULTS = itertools.cycle([0, 0, 1, 0, 503, 0, 0, 429, 0])
 
 
 @pytest.fixture
-def far(s3: Any, proxy: Proxy, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def remote_data(
+    s3: Any, proxy: Proxy, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
     """``tmp_path / "data"`` at a remote address that often fails, and a cache of a tenth of it."""
     write_dataset(tmp_path / "data", {"train": 900, "validation": 150, "test": 150}, block_rows=16)
     address = f"s3://corpus/{tmp_path.name}-far"
@@ -199,37 +201,39 @@ def far(s3: Any, proxy: Proxy, command: Command, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.processes
 @pytest.mark.timeout(280, func_only=True)
-def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(far: str, tmp_path: Path) -> None:
+def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(remote_data: str, tmp_path: Path) -> None:
     """Killed and resumed too."""
     assert start(tmp_path / "data", tmp_path / "here" / "run").wait(120) == 0
-    place: Any = far
-    process = start(place, tmp_path / "there" / "run")
+    address: Any = remote_data
+    process = start(address, tmp_path / "there" / "run")
     wait_for_step(process, tmp_path / "there" / "run", 70)
     process.kill()
-    assert start(place, tmp_path / "there" / "run").wait(200) == 0, (tmp_path / "there" / "log").read_text()
+    assert start(address, tmp_path / "there" / "run").wait(200) == 0, (tmp_path / "there" / "log").read_text()
     assert final(tmp_path / "there" / "run") == final(tmp_path / "here" / "run")
 
 
 @pytest.mark.parametrize("mixture", ["{}", "{}:0.7,HERE:0.3", pytest.param("HERE:0.4,{}:0.6", marks=pytest.mark.slow)])
-def test_batches_of_remote_rows_are_those_of_local_ones(far: str, proxy: Proxy, mixture: str, tmp_path: Path) -> None:
-    here, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
-    write_dataset(tmp_path / "other", {"train": 200, "validation": 20}, seed=5, block_rows=16, base=here)
+def test_batches_of_remote_rows_are_those_of_local_ones(
+    remote_data: str, proxy: Proxy, mixture: str, tmp_path: Path
+) -> None:
+    local_data, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
+    write_dataset(tmp_path / "other", {"train": 200, "validation": 20}, seed=5, block_rows=16, base=local_data)
 
-    def steps(home: object) -> Iterator[StepBatch]:
-        data = mixture.format(home).replace("HERE", str(tmp_path / "other"))
+    def steps(source: object) -> Iterator[StepBatch]:
+        data = mixture.format(source).replace("HERE", str(tmp_path / "other"))
         split = open_split(data, read_data(data), "train")
         for epoch in range(3):
             yield from loader_of(split, order_over(split, spec)).steps(epoch)
 
-    for step, other in zip(steps(here), steps(far), strict=True):
-        (batch,), (same,) = step.micro_batches, other.micro_batches
-        assert (batch.rows.tolist(), batch.ids.tolist()) == (same.rows.tolist(), same.ids.tolist())
+    for step, remote_step in zip(steps(local_data), steps(remote_data), strict=True):
+        (batch,), (remote_batch,) = step.micro_batches, remote_step.micro_batches
+        assert (batch.rows.tolist(), batch.ids.tolist()) == (remote_batch.rows.tolist(), remote_batch.ids.tolist())
     if mixture == "{}":
-        order = order_over(open_split(here, read_data(here), "train"), spec)
+        order = order_over(open_split(local_data, read_data(local_data), "train"), spec)
         windows = itertools.product(range(3), range(order.num_windows))
         reads = [block for epoch, window in windows for block in order.blocks_of_window(epoch, window)]
-        found = sum(number for name, number in proxy.gets.items() if "/train/" in name)
-        assert len({*reads}) < found < len(reads)
+        num_reads = sum(number for name, number in proxy.gets.items() if "/train/" in name)
+        assert len({*reads}) < num_reads < len(reads)
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,8 @@ def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
     assert (huge.global_batch, huge.epochs) == (512, 4)
     assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
-    few = decide(recipe(), Corpus(1_000, 230_000, 2)).config
-    assert [one.model.wide_ngrams for one in (small, few, large)] == [2, 2, 4]
+    medium = decide(recipe(), Corpus(1_000, 230_000, 2)).config
+    assert [config.model.wide_ngrams for config in (small, medium, large)] == [2, 2, 4]
 
 
 LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_500, 5_200_000, 200_000)
@@ -77,7 +77,7 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
         rows=lambda split: rows, tokens=lambda split: tokens, vocabulary_size=words, labels=["a", "b"]
     )
     monkeypatch.setattr(rules, "read_data", lambda data: manifest)
-    monkeypatch.setattr(rules, "rows_of_task", lambda task, found, data, fold: found)
+    monkeypatch.setattr(rules, "rows_of_task", lambda task, data_views, data, fold: data_views)
     memory = SimpleNamespace(available=keys.get("free", 64) << 30)
     monkeypatch.setattr(rules.psutil, "virtual_memory", lambda: memory)
     keys = {name: value for name, value in keys.items() if name != "free"}
@@ -87,10 +87,12 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
 
 def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> None:
     reviews = Corpus(10_000_000, 2_300_000_000, 2)
-    found = {(corpus.rows, cards): decide(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)}
-    assert [one.config.global_batch for one in found.values()] == [64, 64, 512, 4096]
-    assert [one.config.epochs for one in found.values()] == [4] * 4
-    assert found[10_000_000, 8].reasons["batch"] == ("4096 rows a step", "for 10,000,000 rows on 8 GPUs")
+    decision_by_size = {
+        (corpus.rows, cards): decide(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)
+    }
+    assert [decision.config.global_batch for decision in decision_by_size.values()] == [64, 64, 512, 4096]
+    assert [decision.config.epochs for decision in decision_by_size.values()] == [4] * 4
+    assert decision_by_size[10_000_000, 8].reasons["batch"] == ("4096 rows a step", "for 10,000,000 rows on 8 GPUs")
 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +100,7 @@ def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: py
     rows = SimpleNamespace(rows=lambda split: 9, tokens=lambda split: 9, labels=["a", "b"], splits={})
     monkeypatch.setattr(rules, "read_data", lambda data: None)
     monkeypatch.setattr(rules, "rows_of_task", lambda *_: rows)
-    monkeypatch.setattr(rules, "newest", lambda run, tell: SimpleNamespace(state={"config": began}))
+    monkeypatch.setattr(rules, "newest", lambda run, report: SimpleNamespace(state={"config": began}))
     assert resolve(recipe(), lambda: 2).config.global_batch == 512
 
 
@@ -124,24 +126,24 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
-    missing = ("--data", str(tmp_path / "nowhere"))
-    assert resolve(recipe(*PLAIN, *missing)).config == RunConfig(data=missing[1], baseline="none")
+    absent_data = ("--data", str(tmp_path / "nowhere"))
+    assert resolve(recipe(*PLAIN, *absent_data)).config == RunConfig(data=absent_data[1], baseline="none")
     with pytest.raises(DataError, match="nowhere"):
-        resolve(recipe(*missing))
+        resolve(recipe(*absent_data))
 
 
 def test_vectors_are_learned_unless_other_weights_bring_them() -> None:
     assert decide(recipe(), TREC).config.init.vectors == "own"
     assert decide(recipe("--init.vectors", "none"), IMDB).config.init.vectors == "none"
     assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
-    beside = decide(recipe("--init.weights", "runs/lm"), IMDB)
-    assert beside.config.init == InitConfig(weights="runs/lm")
+    with_weights = decide(recipe("--init.weights", "runs/lm"), IMDB)
+    assert with_weights.config.init == InitConfig(weights="runs/lm")
     assert decide(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
 
 
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
     tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
-    assert [VocabularyConfig().resolve_min_count(many).min_count for many in tokens] == [1, 1, 2, 2, 5]
+    assert [VocabularyConfig().resolve_min_count(num_tokens).min_count for num_tokens in tokens] == [1, 1, 2, 2, 5]
     assert VocabularyConfig(min_count=7).resolve_min_count(100).min_count == 7
 
 
@@ -160,13 +162,13 @@ def test_learning_rate_climbs_then_falls_to_zero() -> None:
 @given(st.lists(st.integers(0, 2**40), min_size=2, max_size=40, unique=True), st.integers(0, 1000), st.data())
 def test_row_hash_adds_up_over_any_split_and_sees_every_change(rows: list[int], step: int, data: st.DataObject) -> None:
     numbers = np.array(rows)
-    cut = data.draw(st.integers(0, len(rows)))
+    middle = data.draw(st.integers(0, len(rows)))
     mask = (1 << 64) - 1
-    whole = row_hash(numbers, step)
-    assert (row_hash(numbers[cut:], step) + row_hash(numbers[:cut], step)) & mask == whole
-    assert row_hash(numbers[1:], step) != whole
-    assert row_hash(numbers, step + 1) != whole
-    assert row_hash(np.append(numbers, numbers[0]), step) != whole
+    hash_of_all = row_hash(numbers, step)
+    assert (row_hash(numbers[middle:], step) + row_hash(numbers[:middle], step)) & mask == hash_of_all
+    assert row_hash(numbers[1:], step) != hash_of_all
+    assert row_hash(numbers, step + 1) != hash_of_all
+    assert row_hash(np.append(numbers, numbers[0]), step) != hash_of_all
 
 
 def test_of_equally_good_weights_the_later_ones_are_kept_where_rows_are_few() -> None:

@@ -34,38 +34,26 @@ sys.exit(cli.run(main, []))
 READY = "print('in it', flush=True); "
 
 
-def begin(body: str) -> subprocess.Popen[str]:
+def start_command(body: str) -> subprocess.Popen[str]:
     """A running command whose ``main`` is ``body``."""
-    where = "time.sleep(30)"  # inside whatever stands around it
-    body = body.replace(where, READY + where, 1) if where in body else READY + body
-    return saying(COMMAND.replace("{body}", body), "ready", "in it")
+    pause = "time.sleep(30)"  # inside whatever stands around it
+    body = body.replace(pause, READY + pause, 1) if pause in body else READY + body
+    return start_program(COMMAND.replace("{body}", body), "ready", "in it")
 
 
-def saying(program: str, *lines: str) -> subprocess.Popen[str]:
+def start_program(program: str, *lines: str) -> subprocess.Popen[str]:
     """A running program that has printed these lines."""
     process = start_python("-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert [process.stdout.readline() for _ in lines] == [f"{line}\n" for line in lines]
+    for line in lines:
+        assert process.stdout.readline() == f"{line}\n"
     return process
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
+def wait_for_end(process: subprocess.Popen[str]) -> tuple[int, list[str], float]:
     """Its exit code, the lines on stderr, and how long it took to end."""
     began = time.monotonic()
     _, err = process.communicate(timeout=30)
     return process.returncode, err.splitlines(), time.monotonic() - began
-
-
-@pytest.mark.parametrize(
-    ("name", "code", "why"),
-    [
-        ("SIGTERM", 143, "told to stop by SIGTERM"),
-        ("SIGINT", 130, "interrupted from the keyboard"),
-    ],
-)
-def test_every_stop_signal_gets_a_sentence_and_a_code(name: str, code: int, why: str) -> None:
-    process = begin("time.sleep(30)")
-    process.send_signal(getattr(signal, name))
-    assert end(process)[:2] == (code, [f"error: {why}: {NOTHING_KEPT}"])
 
 
 EARLY = """
@@ -94,26 +82,26 @@ def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[
     module, function = re.search('^padless = "(.+):(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE).groups()
     program = EARLY.format(name=name, words=words, module=module, function=function)
     process = start_python("-c", program, stderr=subprocess.PIPE)
-    assert end(process)[:2] == (code, [f"error: {sentence}"])
+    assert wait_for_end(process)[:2] == (code, [f"error: {sentence}"])
 
 
 def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:
-    done = tmp_path / "put in order"
+    marker = tmp_path / "put in order"
     body = f"""
     with signals.COMMAND.advising("all is kept"):
         try:
             {READY}time.sleep(30)
         finally:
-            open({str(done)!r}, "w").close()
+            open({str(marker)!r}, "w").close()
 """
-    process = begin(body)
+    process = start_command(body)
     process.terminate()
-    assert end(process)[:2] == (143, ["error: told to stop by SIGTERM: all is kept"])
-    assert done.exists()
+    assert wait_for_end(process)[:2] == (143, ["error: told to stop by SIGTERM: all is kept"])
+    assert marker.exists()
 
 
 def test_a_second_press_of_ctrl_c_means_now() -> None:
-    process = begin("""
+    process = start_command("""
     try:
         time.sleep(30)
     finally:
@@ -122,7 +110,7 @@ def test_a_second_press_of_ctrl_c_means_now() -> None:
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    code, lines, seconds = end(process)
+    code, lines, seconds = wait_for_end(process)
     assert (code, len(lines)) == (130, 1)
     assert lines[0].startswith("error: interrupted again: left at once")
     assert seconds < 15, "it did not sleep to its end"
@@ -133,10 +121,10 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     lines = ["import time", "try:", "    print('importing', flush=True)", "    time.sleep(30)"]
     lines += ["except BaseException:", "    raise SystemExit(9)"]
     (tmp_path / "slow.py").write_text("\n".join(lines))
-    process = begin(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
+    process = start_command(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
     assert process.stdout.readline() == "importing\n"
     process.terminate()
-    assert end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {NOTHING_KEPT}"])
+    assert wait_for_end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {NOTHING_KEPT}"])
 
 
 HOLD = """
@@ -148,20 +136,20 @@ with locked(Path({path!r}), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
 """
-TAKEN = UserError("out: another run is writing; wait for it")
+LOCK_ERROR = UserError("out: another run is writing; wait for it")
 
 
 def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    holder = saying(HOLD.format(path=str(path)), "held")
+    holder = start_program(HOLD.format(path=str(path)), "held")
     try:
-        with pytest.raises(UserError) as refused, locked(path, 0.2, TAKEN):
+        with pytest.raises(UserError) as refused, locked(path, 0.2, LOCK_ERROR):
             pass
         assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
     finally:
         holder.kill()
         holder.communicate(timeout=20)
-    with locked(path, 5, TAKEN):  # a dead process holds nothing
+    with locked(path, 5, LOCK_ERROR):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
 
 
@@ -205,7 +193,7 @@ TWICE = "(130, 'interrupted twice from the keyboard: ended at once; "
 def test_a_rank_is_asked_and_given_its_time(
     can_save: bool, seconds: float, names: list[str], code: int, verdict: str
 ) -> None:
-    process = saying(LAUNCHER.format(rank=RANK.format(can_save=can_save, seconds=seconds)), "rank")
+    process = start_program(LAUNCHER.format(rank=RANK.format(can_save=can_save, seconds=seconds)), "rank")
     for name in names:
         process.send_signal(getattr(signal, name))
         time.sleep(0.3)
@@ -215,7 +203,7 @@ def test_a_rank_is_asked_and_given_its_time(
 
 
 def test_a_rank_that_stays_stopped_is_killed() -> None:
-    process = saying(LAUNCHER.format(rank=RANK.format(can_save=True, seconds=60)), "rank")
+    process = start_program(LAUNCHER.format(rank=RANK.format(can_save=True, seconds=60)), "rank")
     (rank,) = psutil.Process(process.pid).children()
     rank.suspend()
     process.terminate()

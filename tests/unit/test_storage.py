@@ -30,7 +30,7 @@ from tests.full_disks import why_not
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-def refused(number: int, name: str | None = "/disk/a") -> UserError:
+def make_refusal(number: int, name: str | None = "/disk/a") -> UserError:
     return refusal(OSError(number, os.strerror(number), name), "/disk", otherwise="name another")
 
 
@@ -47,29 +47,39 @@ def refused(number: int, name: str | None = "/disk/a") -> UserError:
 def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
     number: int, kind: type[UserError], sentence: str
 ) -> None:
-    error = refused(number)
+    error = make_refusal(number)
     assert type(error) is kind
     assert str(error) == f"/disk/a: cannot be written {sentence}name another"
     suffix = atomic.temporary_suffix("host", 17)
-    unfinished = refused(number, f"/disk/step-06{suffix}/model.safetensors")
+    unfinished = make_refusal(number, f"/disk/step-06{suffix}/model.safetensors")
     assert str(unfinished).startswith("/disk/step-06/model.safetensors: cannot be written ")
 
 
 @pytest.mark.processes
 def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names like ours, of a process that has ended, without our signature belong to others."""
-    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
-    host, dead = os.uname().nodename, int(gone.stdout)
+    ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
+    host, dead = os.uname().nodename, int(ended_process.stdout)
     signed = atomic.temporary_suffix(host, dead)
-    others = [f"out.csv.tmp-{host}-{dead}", f"{signed[:-8]}01234567", f"out.csv{atomic.temporary_suffix('a', dead)}"]
-    for name in ("mine.txt", *others, f"out.csv{signed}", f"padless-ab12{signed}", f"padless-other{signed[:-9]}"):
+    foreign_names = [
+        f"out.csv.tmp-{host}-{dead}",
+        f"{signed[:-8]}01234567",
+        f"out.csv{atomic.temporary_suffix('a', dead)}",
+    ]
+    for name in (
+        "mine.txt",
+        *foreign_names,
+        f"out.csv{signed}",
+        f"padless-ab12{signed}",
+        f"padless-other{signed[:-9]}",
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "content").touch()
     atomic.sweep(tmp_path / "out.csv")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with atomic.temporary_folder() as folder:
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {"mine.txt", *others, f"padless-other{signed[:-9]}", folder.name}
+        assert names == {"mine.txt", *foreign_names, f"padless-other{signed[:-9]}", folder.name}
     assert not folder.exists()
 
 
@@ -77,9 +87,9 @@ def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytes
 def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir() if kind == "directory" else os.mkfifo(target)
-    what = "Is a directory" if kind == "directory" else "a pipe or a device"
+    reason = "Is a directory" if kind == "directory" else "a pipe or a device"
     with (
-        pytest.raises(ConfigError, match=rf"^{target}: cannot be written \({what}\); "),
+        pytest.raises(ConfigError, match=rf"^{target}: cannot be written \({reason}\); "),
         storing(target),
         atomic.replacing(target),
     ):
@@ -88,9 +98,9 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
 
 
 def test_ranks_agree_on_a_full_disk() -> None:
-    with pytest.raises(StorageError, match="cannot be written") as full, World().together("writing"):
+    with pytest.raises(StorageError, match="cannot be written") as caught, World().together("writing"):
         raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
-    assert full.value.agreed  # type: ignore[attr-defined]
+    assert caught.value.agreed  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="Bad file"), World().together("writing"):
         raise OSError(errno.EBADF, "Bad file descriptor")
     assert RankError.exit_code == 1
@@ -113,10 +123,10 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 @pytest.mark.processes
 @needs_full
 def test_standard_output_that_is_full() -> None:
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w") as full_disk:
         command = [sys.executable, "-m", "harness", "train", "--help"]
         result = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
+            command, stdout=full_disk, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )
     assert result.returncode == 4
     assert " ".join(result.stderr.split()).startswith("error: standard output or a temporary file")
@@ -151,9 +161,9 @@ def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_le
         pytest.skip(reason)
     result = run_module("tests.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
     assert result.stdout, result.stderr
-    found = json.loads(result.stdout)
-    assert found["faults"] == []
-    assert found["trials"] >= at_least
+    report = json.loads(result.stdout)
+    assert report["faults"] == []
+    assert report["trials"] >= at_least
 
 
 BAD = {

@@ -105,25 +105,29 @@ def test_a_chain_has_the_keys_of_each_kind_and_waits_for_the_task_that_completes
     facts = [(job.resources.gpus, job.resources.nodes, job.resources.partition) for job in chain]
     assert facts == [(None, 3, "all"), ("4", 3, "mine"), ("0", 1, "all")]
     assert ["gpus-per-node" in jobs.render_directives(job) for job in chain] == [False, True, False]
-    asked = []
-    monkeypatch.setattr(jobs, "ask_slurm", lambda command, script="": asked.append(command[2:]) or "7")
+    requests = []
+    monkeypatch.setattr(jobs, "ask_slurm", lambda command, script="": requests.append(command[2:]) or "7")
     jobs.submit(chain)
-    assert asked == [[], ["--dependency=afterok:7_0", jobs.KILL_ORPHANS], ["--dependency=afterok:7", jobs.KILL_ORPHANS]]
+    assert requests == [
+        [],
+        ["--dependency=afterok:7_0", jobs.KILL_ORPHANS],
+        ["--dependency=afterok:7", jobs.KILL_ORPHANS],
+    ]
 
 
 def test_nothing_is_left_of_a_chain_that_slurm_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    programs = []
 
     def ask(command: list[str], script: str = "") -> str:
-        asked.append(command[0])
-        if len(asked) == 2:
+        programs.append(command[0])
+        if len(programs) == 2:
             raise ConfigError("sbatch refused the job: no such partition")
         return "7"
 
     monkeypatch.setattr(jobs, "ask_slurm", ask)
     with pytest.raises(ConfigError, match="no such partition; cancelled: 7, submitted before it"):
         jobs.submit(plan(*CHAIN))
-    assert asked == ["sbatch", "sbatch", "scancel"]
+    assert programs == ["sbatch", "sbatch", "scancel"]
 
 
 @pytest.mark.processes

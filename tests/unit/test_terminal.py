@@ -90,10 +90,10 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 0.01)
-    screen, done = Screen(stream=terminal), [1]
-    live = Live(lambda: (done[0] / 4, [f"step {done[0]}/4", f"{4 - done[0]}s left"]), screen)
-    for done[0] in (1, 2):
-        while f"step {done[0]}/4" not in terminal.getvalue():
+    screen, steps = Screen(stream=terminal), [1]
+    live = Live(lambda: (steps[0] / 4, [f"step {steps[0]}/4", f"{4 - steps[0]}s left"]), screen)
+    for steps[0] in (1, 2):
+        while f"step {steps[0]}/4" not in terminal.getvalue():
             time.sleep(0.01)
     live.close()
     screen.say("the end")
@@ -102,12 +102,12 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
 
 
 def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, done, file = [100.0], [0.0], io.StringIO()
+    clock_s, share_done, file = [100.0], [0.0], io.StringIO()
     monkeypatch.setattr(screens, "REDRAW_EVERY_S", 1000.0)
-    monkeypatch.setattr(screens.time, "monotonic", lambda: now[0])
-    live = Live(lambda: (done[0], ["tokenize", "2 workers"]), Screen(stream=file))
+    monkeypatch.setattr(screens.time, "monotonic", lambda: clock_s[0])
+    live = Live(lambda: (share_done[0], ["tokenize", "2 workers"]), Screen(stream=file))
     for at, share in ((105, 0.1), (110, 0.2), (115, 0.3), (121, 0.3), (140, 0.3)):
-        now[0], done[0] = at, share
+        clock_s[0], share_done[0] = at, share
         live.show()
     live.close()
     assert file.getvalue() == "tokenize  20%  2 workers\ntokenize  30%  2 workers\n"
@@ -140,14 +140,14 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     write_run(Path("run"), write_data(Path(), classes, 900))
     capsys.readouterr()
     replay(Ending("finished", 200))
-    said, log = capsys.readouterr().out, Path("run/log.txt").read_text()
-    assert [line for line in (said + log).splitlines() if cells(line) > 80] == []
-    assert [line.split(" ")[0] for line in said.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
-    assert len(said.splitlines()) < 25
-    assert set(said.splitlines()) <= set(log.splitlines())
+    output, log = capsys.readouterr().out, Path("run/log.txt").read_text()
+    assert [line for line in (output + log).splitlines() if cells(line) > 80] == []
+    assert [line.split(" ")[0] for line in output.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
+    assert len(output.splitlines()) < 25
+    assert set(output.splitlines()) <= set(log.splitlines())
     for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
         assert word in log
-        assert word not in said
+        assert word not in output
     replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
@@ -162,10 +162,10 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
 def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock_s = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
     console = Console(RunConfig(run=str(tmp_path), epochs=4), EMPTY, 400, first_step=100)
-    for now[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
+    for clock_s[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
         assert "left" not in str(console.state()) or number > 102
         console.advance(number)
     console.log("train", TRAINED)

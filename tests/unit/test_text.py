@@ -40,19 +40,19 @@ def tokenizer(**fields: object) -> Tokenizer:
 # The tokenizer unicode, and a plain one.
 
 UNICODE = {
-    of: tokenizer(html=of[0], lowercase=of[1], normalize=of[2], strip_accents=of[3])
-    for of in product((True, False), (True, False), ("nfkc", "nfc"), (False, True))
+    flags: tokenizer(html=flags[0], lowercase=flags[1], normalize=flags[2], strip_accents=flags[3])
+    for flags in product((True, False), (True, False), ("nfkc", "nfc"), (False, True))
 }
 WORDS = UNICODE[True, True, "nfkc", False]
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=6), st.sampled_from(list(UNICODE)))
-def test_batch_and_single_equal_the_reference(texts: list[str], of: tuple[bool, bool, str, bool]) -> None:
-    fields = {"strip_html": of[0], "lowercase": of[1], "form": of[2].upper(), "strip_accents": of[3]}
+def test_batch_and_single_equal_the_reference(texts: list[str], flags: tuple[bool, bool, str, bool]) -> None:
+    fields = {"strip_html": flags[0], "lowercase": flags[1], "form": flags[2].upper(), "strip_accents": flags[3]}
     expected = [plain.tokens(text, **fields) for text in texts]  # type: ignore[arg-type]
-    assert UNICODE[of](texts).to_lists() == expected
-    assert [UNICODE[of]([text]).to_lists()[0] for text in texts] == expected
+    assert UNICODE[flags](texts).to_lists() == expected
+    assert [UNICODE[flags]([text]).to_lists()[0] for text in texts] == expected
     for text in texts:
         assert cleaning.clean(text) == plain.clean(text)
         joined = " ".join(text[start:end] for start, end in cleaning.visible_spans(text))
@@ -69,9 +69,14 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 )
 
 
-PARTS = [*SCRIPTS[::3], *(word[:2] for word in SCRIPTS), *(f"##{word[2:4]}" for word in SCRIPTS[::2])]
+PARTS = SCRIPTS[::3] + [word[:2] for word in SCRIPTS]
+PARTS += [f"##{word[2:4]}" for word in SCRIPTS[::2]]
 OF_PIECES = freeze(Counts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
 IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), OF_PIECES)
+
+
+def split_words(words: list[str]) -> list[str]:
+    return [subword for word in words for subword in plain.pieces(word, PARTS)]
 
 
 @settings(max_examples=20, deadline=None)
@@ -79,14 +84,14 @@ IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), OF_PIECES)
     st.lists(st.lists(st.sampled_from(SCRIPTS), min_size=1, max_size=6), min_size=1, max_size=40),
     st.sampled_from(["", " ", ", ", "!"]),
 )
-def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], between: str) -> None:
-    texts = [between.join(words) for words in [*rows, SCRIPTS]]
+def test_mixed_rows_of_forty_scripts_equal_the_reference(rows: list[list[str]], separator: str) -> None:
+    texts = [separator.join(words) for words in [*rows, SCRIPTS]]
     expected = [plain.tokens(text) for text in texts]
     assert WORDS(texts).to_lists() == expected
     assert [WORDS([text]).to_lists()[0] for text in texts] == expected
-    cut = [[piece for word in row for piece in plain.pieces(word, PARTS)] for row in expected]
-    assert IN_PIECES(texts).to_lists() == cut
-    assert [IN_PIECES([text]).to_lists()[0] for text in texts] == cut
+    piece_lists = [split_words(words) for words in expected]
+    assert IN_PIECES(texts).to_lists() == piece_lists
+    assert [IN_PIECES([text]).to_lists()[0] for text in texts] == piece_lists
     assert len({unicodedata.name(word[0]).split()[0] for word in SCRIPTS}) >= 40
 
 
@@ -139,8 +144,8 @@ def test_a_missing_resource_is_named_with_where_we_looked_and_what_fetches_it(
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(DataError) as error:
         resolve(TextSpec(**fields))  # type: ignore[arg-type]
-    for said in (resource, str(tmp_path), f"python -m nltk.downloader {resource.split('/')[1]}"):
-        assert said in str(error.value)
+    for part in (resource, str(tmp_path), f"python -m nltk.downloader {resource.split('/')[1]}"):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize("texts", [20, pytest.param(1500, marks=pytest.mark.slow)])
@@ -153,8 +158,8 @@ def test_wordnet_lemmas_equal_nltks(texts: int, nltk_data: Path, imdb: list[str]
     noun, first = WordNet("noun"), WordNet("first")
     for word in words:
         assert noun(word) == theirs.lemmatize(word, "n")
-        changed = [lemma for pos in "nvar" if (lemma := theirs.lemmatize(word, pos)) != word]
-        assert first(word) == (changed[0] if changed else word)
+        lemmas = [theirs.lemmatize(word, pos) for pos in "nvar"]
+        assert first(word) == next((lemma for lemma in lemmas if lemma != word), word)
     assert (noun("running"), first("running"), first("better")) == ("running", "run", "good")
 
 
@@ -167,28 +172,28 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
     assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
     assert (PAD, UNK) == (0, 1)
-    spelt = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
-    assert (spelt.tokens.to_pylist(), spelt.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
-    assert spelt.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
+    reserved = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
+    assert (reserved.tokens.to_pylist(), reserved.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
+    assert reserved.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 
 
 def test_it_is_read_as_it_was_written_or_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.arrow"
     vocabulary = freeze(counts(**{f"token{number}": number + 1 for number in range(50)}, é=99))
     vocabulary.write(path)
-    again = Vocabulary.read(path)
-    assert (again.hash, again.tokens, again.counts.tolist()) == (
+    read_back = Vocabulary.read(path)
+    assert (read_back.hash, read_back.tokens, read_back.counts.tolist()) == (
         vocabulary.hash,
         vocabulary.tokens,
         vocabulary.counts.tolist(),
     )
-    whole = path.read_bytes()
-    path.write_bytes(whole.replace(b"token42", b"Token42", 1))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"token42", b"Token42", 1))
     with pytest.raises(DataError, match=r"vocabulary\.arrow is damaged"):
         Vocabulary.read(path)
 
 
-def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
+def place_tokens(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
     """Each token, and its characters in the text."""
     (tokens,) = tokenize([text]).to_lists()
     spans = spans_of(text, tokens, tokenize)
@@ -197,7 +202,7 @@ def placed(tokenize: Tokenizer, text: str) -> list[tuple[str, str | None]]:
 
 def test_words_stand_where_they_were_written() -> None:
     text = '<p class="x">A <b>GREAT</b> film,it&nbsp;was &quot;Good&quot;; don’t miss it!<script>if (a) b</script> a<b'
-    assert placed(tokenizer(), text) == [
+    assert place_tokens(tokenizer(), text) == [
         *(("a", "A"), ("great", "GREAT"), ("film", "film"), ("it", "it"), ("was", "was"), ("good", "Good")),
         *(("don't", "don’t"), ("miss", "miss"), ("it", "it"), ("!", "!"), ("a", "a"), ("b", "b")),
     ]
@@ -205,13 +210,13 @@ def test_words_stand_where_they_were_written() -> None:
 
 def test_other_scripts_and_composed_letters() -> None:
     text = "房间很大！(👍🏽) #Happy_Day, 🇩🇪"
-    assert placed(tokenizer(), text) == [
-        *((one, one) for one in "房间很大"),
+    assert place_tokens(tokenizer(), text) == [
+        *((sign, sign) for sign in "房间很大"),
         ("!", "！"),
         *(("👍", "👍"), ("#happy", "#Happy"), ("day", "Day"), ("🇩", "🇩"), ("🇪", "🇪")),
     ]
     text = "हिन्दी snake_case l’été e\u0301te\u0301 caf&eacute; 3.5/10 soft\u00adhyphen"
-    assert placed(tokenizer(), text) == [
+    assert place_tokens(tokenizer(), text) == [
         *(("हिन्दी", "हिन्दी"), ("snake", "snake"), ("case", "case"), ("l'été", "l’été"), ("été", "e\u0301te\u0301")),
         *(("café", "caf&eacute"), ("3.5", "3.5"), ("10", "10"), ("softhyphen", "soft\u00adhyphen")),
     ]
@@ -230,9 +235,9 @@ def test_any_text_is_placed_in_order(text: str) -> None:
     (tokens,) = tokenize([text]).to_lists()
     spans = spans_of(text, tokens, tokenize)
     assert len(spans) == len(tokens)
-    known = [span for span in spans if span is not None]
-    assert known == sorted(known)
-    assert all(0 <= start < end <= len(text) for start, end in known)
+    known_spans = [span for span in spans if span is not None]
+    assert known_spans == sorted(known_spans)
+    assert all(0 <= start < end <= len(text) for start, end in known_spans)
     for token, span in zip(tokens, spans, strict=True):
         if span is not None:
             assert token in tokenize([text[slice(*span)]]).to_lists()[0]

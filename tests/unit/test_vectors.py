@@ -49,23 +49,23 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
     manifest = read_manifest(data)
     split, size = split_of(data), manifest.vocabulary_size
     blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
-    left, values, _ = np.linalg.svd(expected)
+    left_vectors, values, _ = np.linalg.svd(expected)
     monkeypatch.setattr(vectors, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
-    ours = vectors.learn(blocks, size, 8, 3)
-    np.testing.assert_allclose(ours @ ours.T, left[:, :8] * values[:8] @ left[:, :8].T, atol=2e-3)
-    np.testing.assert_array_equal(ours.any(axis=1), expected.any(axis=1))
-    assert not ours[0].any()
+    learned = vectors.learn(blocks, size, 8, 3)
+    np.testing.assert_allclose(learned @ learned.T, left_vectors[:, :8] * values[:8] @ left_vectors[:, :8].T, atol=2e-3)
+    np.testing.assert_array_equal(learned.any(axis=1), expected.any(axis=1))
+    assert not learned[0].any()
 
 
 def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = [split_of(data)] * 40
     tokens = sum(int(block.length.sum()) for block in splits[0].blocks)
     assert sum(int(block.length.sum()) for block in vectors.sample(splits)) == 40 * tokens
-    monkeypatch.setattr(vectors, "MOST_TOKENS", most := 40 * tokens // 3)
-    assert most <= sum(int(block.length.sum()) for block in vectors.sample(splits)) <= 1.2 * most
+    monkeypatch.setattr(vectors, "MOST_TOKENS", limit := 40 * tokens // 3)
+    assert limit <= sum(int(block.length.sum()) for block in vectors.sample(splits)) <= 1.2 * limit
 
 
-def learned_from(root: Path, *splits: Split) -> np.ndarray:
+def learn_from(root: Path, *splits: Split) -> np.ndarray:
     blocks = [block for split in splits for block in split.blocks]
     return vectors.learn(blocks, read_manifest(root).vocabulary_size, DIM)
 
@@ -81,7 +81,7 @@ def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
     """From train and unlabelled, not from validation, test and a fold that is held out; the run records them."""
     write_dataset(tmp_path / "data", {"train": 60, "unlabelled": 40, "validation": 20, "test": 20})
     vectors = start(tmp_path / "data", "own")["vectors"]
-    learned = learned_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
+    learned = learn_from(tmp_path / "data", *(split_of(tmp_path / "data", name) for name in ("train", "unlabelled")))
     check_scaled(vectors, learned)
     assert vectors.facts["sha256"] == hashlib.sha256(learned).hexdigest()
     assert (vectors.facts["source"], vectors.facts["words"]) == ("own texts", int(learned[2:].any(axis=1).sum()))
@@ -91,7 +91,7 @@ def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
     for task in ("classifier", "language_model"):
         run = config(root, "own", fold=1, task=task)
         check_scaled(
-            begin(run, preflight.check_data(run, 1), World())["vectors"], learned_from(root, Split(root, view, "train"))
+            begin(run, preflight.check_data(run, 1), World())["vectors"], learn_from(root, Split(root, view, "train"))
         )
 
 
@@ -106,10 +106,8 @@ def vocabulary(*words: str) -> Vocabulary:
 
 
 def lines(separator: str = " ", end: str = "\n") -> str:
-    return "".join(
-        word + "".join(separator + repr(float(value)) for value in row) + end
-        for word, row in zip(WORDS, VALUES.round(4), strict=True)
-    )
+    rows = VALUES.round(4).astype(float).tolist()
+    return "".join(separator.join([word, *map(repr, row)]) + end for word, row in zip(WORDS, rows, strict=True))
 
 
 FILES = {
@@ -122,18 +120,20 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    content, spelt = FILES[name]
+    content, format_name = FILES[name]
     zipped = name == "tabs.txt"
-    stored = gzip.compress(content) if zipped else content
+    file_bytes = gzip.compress(content) if zipped else content
     path = tmp_path / (f"{name}.gz" if zipped else name)
-    path.write_bytes(stored)
-    found = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
-    assert (found.facts["what"], found.facts["file_words"]) == (spelt, len(WORDS))
-    assert (found.facts["words"], found.facts["tokens"]) == (3, 0.375)
-    assert found.facts["sha256"] == hashlib.sha256(stored).hexdigest()
+    path.write_bytes(file_bytes)
+    start_values = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
+    assert (start_values.facts["what"], start_values.facts["file_words"]) == (format_name, len(WORDS))
+    assert (start_values.facts["words"], start_values.facts["tokens"]) == (3, 0.375)
+    assert start_values.facts["sha256"] == hashlib.sha256(file_bytes).hexdigest()
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):
-        np.testing.assert_array_equal(found.embedding[found.ids.tolist().index(number)], VALUES[WORDS.index(word)])
-    assert found.ids.tolist() == [2, 3, 5]
+        np.testing.assert_array_equal(
+            start_values.embedding[start_values.ids.tolist().index(number)], VALUES[WORDS.index(word)]
+        )
+    assert start_values.ids.tolist() == [2, 3, 5]
 
 
 @pytest.mark.parametrize(
