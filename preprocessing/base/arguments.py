@@ -23,7 +23,7 @@ ANSWERS = ("true", "false", "yes", "no")
 """Arguments that are the value of the switch before them."""
 CONFIG = "config"
 DASH = "\0-"
-"""Stands for the dash of an argument with a blank, which is no option but a text."""
+"""Stands for the dash of an argument with a blank, or of one alone, which are no options but words."""
 MAX_COLUMNS = 100
 """Longer lines of help are hard to read, whatever the terminal's width."""
 APP_SETTINGS: dict[str, Any] = {"help_flags": (), "version_flags": (), "help_format": "plaintext"}
@@ -44,7 +44,7 @@ def split_arguments(config_class: type, arguments: Sequence[str]) -> tuple[list[
         is_value = option is not None and not is_after_switch
         if is_after_switch and argument.lower() in ANSWERS:
             tokens[-1] += f"={argument}"
-        elif argument[:1] == "-" and " " in (argument if is_value else argument.partition("=")[0]):
+        elif argument == "-" or (argument[:1] == "-" and " " in (argument if is_value else argument.partition("=")[0])):
             tokens.append(DASH + argument[1:])
         else:
             tokens.append(re.sub("^-o(?==|$)", f"--{output_key(config_class)}", argument))

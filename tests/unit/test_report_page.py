@@ -247,7 +247,7 @@ def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path, kind: str
 
 
 def test_why_a_text_is_not_to_be_had_is_said(tmp_path: Path) -> None:
-    first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "2.csv", ROWS[40:])
+    first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "later.csv", ROWS[40:])
     manifest = prepare(first, tmp_path / "data", "--source.test_path", str(second))
     first.unlink()
     assert find_originals(manifest, [3]) == ({}, f"{first}: no such file; check source.path")
