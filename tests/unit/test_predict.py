@@ -137,7 +137,7 @@ def test_csv_keeps_every_cell() -> None:
     assert Path("out.csv").read_bytes().decode() == expected
 
 
-def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_without_a_text_are_empty_texts() -> None:
     written("in.csv", "text,n\nfine,1\n,2\n")
     written("in.jsonl", '{"text": "fine", "deep": {}}\n{}\n { } \n{"n": 1}\r\n{"text": null}\n')
     for name, num_empty in (("in.csv", 1), ("in.jsonl", 4)):
@@ -145,9 +145,6 @@ def test_rows_without_a_text_are_empty_texts_or_refused(capsys: pytest.CaptureFi
         assert Stub.seen == ["fine", *[""] * num_empty]
     objects = [json.loads(line) for line in Path("out-in.jsonl").read_text().splitlines()]
     assert [sorted(set(row) - set(COLUMNS)) for row in objects] == [["deep", "text"], [], [], ["n"], ["text"]]
-    code, sentence = refused(capsys, "in.jsonl", "new.jsonl", "--source.missing_text", "error")
-    assert (code, sentence.partition(":")[0]) == (3, "in.jsonl")
-    assert "row 2: column 'text' holds no text" in sentence
 
 
 def test_json_lines_keep_the_bytes_of_their_objects() -> None:
@@ -201,6 +198,12 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     feed(monkeypatch, b"id;text\n007;fine\n")
     assert predict("-", "out.csv", "--source.format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
+    for content, seen in (("a b\nfine", ["a b", "fine"]), ("id,review\n7,fine\n", ["fine"])):
+        with open(written("piped", content)) as piped:
+            monkeypatch.setattr(sys, "stdin", piped)
+            assert run() == 0
+        assert Stub.seen == seen
+    assert Path("predicted.csv").read_text().splitlines()[1].startswith("7,fine,")
 
 
 AS_TRAINED = {

@@ -25,12 +25,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import text_files
 from preprocessing.corpus.columns import Resolved, find_candidates, resolve, resolve_unlabelled
 from preprocessing.corpus.convert import Converted, convert, read_part
+from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv, write_jsonl
@@ -181,14 +182,31 @@ def test_folders_of_labels(tmp_path: Path) -> None:
         pairs_of(root)
 
 
-def test_compressed_files_and_a_member_of_an_archive(tmp_path: Path) -> None:
+def test_compressed_files_and_archives(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.csv").read_bytes()
     for name, content in (("a.csv.gz", gzip.compress(plain)), ("b.csv.bz2", bz2.compress(plain))):
         (tmp_path / name).write_bytes(content)
         assert pairs_of(tmp_path / name) == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.csv", "one.csv")
+        pa.parquet.write_table(pa.table({"text": ["a film"], "label": ["x"]}), tmp_path / "b.parquet")
+        archive.write(tmp_path / "b.parquet", "in/two.parquet")
+        archive.writestr("__MACOSX/._one.csv", "")
     assert pairs_of(f"zip://one.csv::{tmp_path}/a.zip") == ROWS
+    one, two = list_files(SourceConfig(path=str(tmp_path / "a.zip")), SplitConfig())
+    assert (one.name, two.name) == (f"{tmp_path}/a.zip/in/two.parquet", f"{tmp_path}/a.zip/one.csv")
+    assert [len(open_reader(file).read_sample()["text"]) for file in (one, two)] == [1, len(ROWS)]
+    damaged = (tmp_path / "a.zip").read_bytes()
+    for old, new, sentence in ((b"PK\1\2", b"PK\1\3", "not a readable zip archive"), (b"", b"", "are encrypted")):
+        (tmp_path / "a.zip").write_bytes(damaged.replace(old, new) if old else encrypt(damaged))
+        with pytest.raises(DataError, match=rf"a\.zip: .*{sentence}"):
+            pairs_of(tmp_path / "a.zip")
+
+
+def encrypt(archive: bytes) -> bytes:
+    """Set the flag of the first member in the list at the end of a zip archive."""
+    at = archive.index(b"PK\1\2") + 8
+    return archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
@@ -203,15 +221,23 @@ def test_what_is_no_table_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     os.mkfifo("pipe.csv")
     Path("polish.csv").write_bytes("text,label\nżółć ćma gżegżółka,y\n".encode("utf-16-le"))
     Path("a.zip").write_bytes(b"PK")
+    for name in ("a.pdf", "pdf.csv"):
+        Path(name).write_bytes(b"%PDF-1.7\n\xe2\xe3" + bytes(range(256)))
+    Path("a.docx").write_bytes(b"PK\3\4" + bytes(99))
+    Path("short.csv").write_text("a fine film,good\na dull film,bad\nthe film was fine,good\n")
     Path("one.json").write_text('{"data": [\n{"text": "a film"}\n]}')
-    for name, kind, sentence in (
-        ("pipe.csv", DataError, "is a pipe or a device"),
-        ("exp:1", DataError, "no such file"),
-        ("polish.csv", DataError, "is neither UTF-8 nor Latin-1; if it is text, set source.encoding"),
-        ("a.zip", ConfigError, "auto cannot tell by its name what .*a.zip holds"),
-        ("one.json", DataError, "row 1: not a JSON value"),
+    for name, sentence in (
+        ("pipe.csv", "is a pipe or a device"),
+        ("exp:1", "no such file"),
+        ("polish.csv", "is neither UTF-8 nor Latin-1; if it is text, set source.encoding"),
+        ("a.zip", "not a readable zip archive"),
+        ("a.pdf", "is a PDF; save its texts as CSV"),
+        ("pdf.csv", "is a PDF; save its texts as CSV"),
+        ("a.docx", "is a zip archive, or a document of Word or Excel"),
+        ("short.csv", "its first line is a row, and no header; name the columns"),
+        ("one.json", "row 1: not a JSON value"),
     ):
-        with pytest.raises(kind, match=sentence):
+        with pytest.raises(DataError, match=sentence):
             pairs_of(name)
     assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
 
@@ -229,7 +255,7 @@ def test_new_files_have_a_header_or_none(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / f"{name}.csv").write_text(content)
         source = SourceConfig(path=[], columns=["body", "mood"], unlabelled_path=str(tmp_path / f"{name}.csv"))
-        (file,) = resolve_unlabelled(list(list_files(source, SplitConfig())), chosen)
+        (file,) = resolve_unlabelled(list(list_files(source, SplitConfig())), chosen, [])
         (part,) = convert(file, tmp_path).parts
         assert read_part(tmp_path, part)["text"].to_pylist() == ["a film"], name
 
