@@ -117,11 +117,12 @@ def piped_format() -> Literal["csv", "jsonl", "auto"] | None:
     return None
 
 
-def default_output(inputs: Sequence[str]) -> str:
+def default_output(inputs: Sequence[str], input_format: str) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
     name = Path(inputs[0]).name
     suffix, stem = suffix_of(name), re.split(r"\W*[.*?[]", name)[0]
-    return f"{stem}-predicted{suffix if suffix in OUTPUT_SUFFIXES else '.csv'}".lstrip("-")
+    other_suffix = ".jsonl" if input_format == "jsonl" else ".csv"
+    return f"{stem}-predicted{suffix if suffix in OUTPUT_SUFFIXES else other_suffix}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ class PredictConfig(ReadingConfig):
         if self.inputs and not are_lines and self.json:
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
-            vars(self).update(output=default_output(self.inputs))
+            vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
         self.executor(1)

@@ -116,14 +116,17 @@ def list_tables(archive: str, split: str | None) -> list[str]:
     try:
         with addresses.open_file(archive) as opened, zipfile.ZipFile(opened) as content:
             members, packed_bytes = content.infolist(), opened.size()
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:  # Arrow's are of ValueError
         raise DataError(f"{public(archive)}: not a readable zip archive ({error}); pack or copy it again") from None
     suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if split == UNLABELLED else {*FORMAT_BY_SUFFIX}
     is_hidden = re.compile(r"(^|/)[._]").search
     tables = [member for member in members if suffix_of(member.filename) in suffixes and not is_hidden(member.filename)]
-    if not tables or any(member.flag_bits & ENCRYPTED for member in tables):
-        problem = "its tables are encrypted" if tables else f"holds no {', '.join(FORMAT_BY_SUFFIX)}"
-        raise DataError(f"{public(archive)}: {problem}; unpack it, and name the file that is meant")
+    problem = "" if tables else "holds no table"
+    for member in tables:
+        if member.flag_bits & ENCRYPTED or suffix_of(member.filename) in (".parquet", ".xlsx"):
+            problem = f"{member.filename} is encrypted, or no CSV or JSON"
+    if problem:
+        raise DataError(f"{public(archive)}: {problem}; unpack it, and name the files that are meant")
     check_unpacked(public(archive), sum(member.file_size for member in tables), packed_bytes)
     return sorted(member.filename for member in tables)
 

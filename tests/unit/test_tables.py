@@ -189,16 +189,16 @@ def test_compressed_files_and_archives(tmp_path: Path) -> None:
         assert pairs_of(tmp_path / name) == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.csv", "one.csv")
-        pa.parquet.write_table(pa.table({"text": ["a film"], "label": ["x"]}), tmp_path / "b.parquet")
-        archive.write(tmp_path / "b.parquet", "in/two.parquet")
+        archive.writestr("in/two.jsonl", '{"text": "a film", "label": "x"}')
         archive.writestr("__MACOSX/._one.csv", "")
     assert pairs_of(f"zip://one.csv::{tmp_path}/a.zip") == ROWS
     one, two = list_files(SourceConfig(path=str(tmp_path / "a.zip")), SplitConfig())
-    assert (one.name, two.name) == (f"{tmp_path}/a.zip/in/two.parquet", f"{tmp_path}/a.zip/one.csv")
+    assert (one.name, two.name) == (f"{tmp_path}/a.zip/in/two.jsonl", f"{tmp_path}/a.zip/one.csv")
     assert [len(open_reader(file).read_sample()["text"]) for file in (one, two)] == [1, len(ROWS)]
-    damaged = (tmp_path / "a.zip").read_bytes()
-    for old, new, sentence in ((b"PK\1\2", b"PK\1\3", "not a readable zip archive"), (b"", b"", "are encrypted")):
-        (tmp_path / "a.zip").write_bytes(damaged.replace(old, new) if old else encrypt(damaged))
+    archived = (tmp_path / "a.zip").read_bytes()
+    broken = archived.replace(b"PK\1\2", b"PK\1\3")
+    for content, sentence in ((broken, "not a readable zip archive"), (encrypt(archived), "one.csv is encrypted")):
+        (tmp_path / "a.zip").write_bytes(content)
         with pytest.raises(DataError, match=rf"a\.zip: .*{sentence}"):
             pairs_of(tmp_path / "a.zip")
 
