@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
+import stat
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
@@ -16,10 +20,14 @@ from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seco
 from preprocessing.base.split_names import TEST
 from preprocessing.config import ExecutorConfig, Names, SourceConfig
 from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
+from preprocessing.corpus.detection import TEXT_NAME, normalize_name
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, suffix_of
 from preprocessing.dataset.shards import MANIFEST
+from preprocessing.labels import AUTO
 
 STDIN = "-"
+WORD = re.compile(r"\w+")
+HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
 OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
@@ -95,11 +103,26 @@ def names_file(word: str) -> bool:
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
 
 
-def default_output(inputs: Sequence[str]) -> str:
+def piped_format() -> Literal["csv", "jsonl", "auto"] | None:
+    """The format of what is piped to this command, by its first line: csv for a header that names texts, jsonl for an
+    object, else auto: texts, one a line. None for a terminal and other devices.
+    """
+    with suppress(AttributeError, OSError, ValueError):  # there is no standard input, or a notebook's
+        if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
+            stdin: Any = sys.stdin.buffer
+            line = stdin.peek().removeprefix(codecs.BOM_UTF8).split(b"\n")[0].decode("utf-8", "replace")
+            if HEADER.fullmatch(line) and any(TEXT_NAME.fullmatch(normalize_name(name)) for name in WORD.findall(line)):
+                return "csv"
+            return "jsonl" if line.startswith("{") else "auto"
+    return None
+
+
+def default_output(inputs: Sequence[str], input_format: str) -> str:
     """The file of the predictions of ``inputs``, in this folder: named and written like the first of them."""
     name = Path(inputs[0]).name
     suffix, stem = suffix_of(name), re.split(r"\W*[.*?[]", name)[0]
-    return f"{stem}-predicted{suffix if suffix in OUTPUT_SUFFIXES else '.csv'}".lstrip("-")
+    other_suffix = ".jsonl" if input_format == "jsonl" else ".csv"
+    return f"{stem}-predicted{suffix if suffix in OUTPUT_SUFFIXES else other_suffix}".lstrip("-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +133,8 @@ class ReadingConfig(RunningConfig):
     run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: list[str] = field(default_factory=list)
-    """Texts; - is standard input, one text a line. Names of files are taken for --input."""
+    """Texts; - is standard input, one text a line. Names of files are taken for --input; without any, what is piped to
+    the command, which may be a CSV file with a header."""
     input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
@@ -121,6 +145,9 @@ class ReadingConfig(RunningConfig):
         super().__post_init__()
         if self.input is None and self.texts and all(map(names_file, self.texts)):
             vars(self).update(input=self.texts, texts=[])
+        if not (self.texts or self.inputs) and (piped := piped_format()):
+            is_auto = self.source.format == AUTO
+            vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
@@ -169,7 +196,7 @@ class PredictConfig(ReadingConfig):
         if self.inputs and not are_lines and self.json:
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
-            vars(self).update(output=default_output(self.inputs))
+            vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
         self.executor(1)

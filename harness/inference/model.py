@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
@@ -12,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, open_scorer
-from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shortened
@@ -48,12 +48,15 @@ class Model:
         require(device in ("auto", "cpu", "cuda"), "device", device, "one of auto, cpu, cuda")
         require(isinstance(path, str | Path), "path", path, "the directory of a run, a bundle or an export")
         self.path, self.engine, self.device = path, engine, device
-        self._files: dict[str, bytes] = {}
-        """The bytes of the files by name, in a copy."""
         self._open(path)
 
     def _open(self, path: str | Path) -> None:
         self._scorer = open_scorer(path, self.engine, device=self.device)
+        self._files = dict[str, pa.Buffer]()
+        """The content by name, for copies: mapped, it takes no memory and stays when a training replaces the files."""
+        for file in filter(Path.is_file, self._scorer.directory.iterdir()):
+            with suppress(FileNotFoundError):  # a training has just replaced it
+                self._files[file.name] = pa.memory_map(str(file)).read_buffer()
         self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
@@ -97,15 +100,8 @@ class Model:
         return np.concatenate([np.empty((0, *outputs)), *parts])
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the bytes of the files, so that a copy needs no directory. Raises ``DataError`` if a training has
-        replaced them.
-        """
-        files, directory = self._files, self._scorer.directory
-        if not files:
-            if read_classifier(directory) != self._scorer.info:
-                raise DataError(f"{directory}: the files were replaced since they were loaded; load them again")
-            files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-        return {**vars(self), "_scorer": None, "_files": files}
+        """With the bytes of the files that were loaded, so that a copy needs no directory."""
+        return {**vars(self), "_scorer": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Verify the files as at the first time. Raises ``UserError`` for damaged ones."""

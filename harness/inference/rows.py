@@ -50,12 +50,24 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: Mapping[str
         return files
     text_column = TEXT if files[0].format in ("folder", "txt") else source.text_column
     chosen = {"text_column": text_column, "label_column": source.label_column}
-    return [resolved for file in files for resolved in resolve_unlabelled([file], chosen)]
+    lines = list[str]()
+    files = [resolved for file in files for resolved in resolve_unlabelled([file], chosen, lines)]
+    for line in lines[:1]:
+        tell(line)
+    return files
 
 
 def find_labelled(name: str, options: SourceConfig, trained: Mapping[str, Any], labels: Any) -> list[File]:
-    """The files of labelled rows; ``labels`` is the value of ``source.labels``. Raises as ``find_texts`` does."""
-    resolved = resolve(list_new_files(replace(reading_of(options, trained), path=[name], labels=labels)))
+    """The files of labelled rows; ``labels`` is the value of ``source.labels``. Columns of the corpus that the first
+    file lacks are found as in preprocessing. Raises as ``find_texts`` does.
+    """
+    files = list_new_files(replace(reading_of(options, trained), path=[name], labels=labels))
+    source, columns = files[0].source, {*open_reader(files[0]).columns}
+    if options.text_column == AUTO and not {*source.text_columns} <= columns:
+        source = replace(source, text_column=AUTO)
+    if options.label_column == AUTO and source.label_column not in columns:
+        source = replace(source, label_column=AUTO)
+    resolved = resolve([replace(file, source=source) for file in files])
     for line in resolved.lines:
         tell(line)
     return resolved.files

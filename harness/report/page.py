@@ -16,6 +16,7 @@ import shlex
 import warnings
 import webbrowser
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,17 +41,19 @@ from harness.report.runs import (
 from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
+from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.scores.tables import LOG_LOSS, majority, never_found
 from preprocessing.base import atomic
-from preprocessing.base.errors import require
+from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
 from preprocessing.config import Names
+from preprocessing.labels import as_found
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -58,6 +61,8 @@ GENERATOR = "padless report"
 """``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
+THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
+"""Probabilities from which the second of two classes may be predicted."""
 MIN_BIN_ROWS = 10
 """Of a bin in the chart of the calibration."""
 
@@ -199,6 +204,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
+            "thresholds": threshold_table(run.measured, labels) if len(labels) == 2 else [],
         }
     return {
         "name": name,
@@ -234,6 +240,23 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"label": labels[true], "predicted": labels[predicted], "rows": rows, "share": rows / entries[true]["rows"]}
         for true, predicted, rows in largest_confusions(figures["confusion"], len(figures["confusion"]))
     ]
+
+
+def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Precision and recall if the second class is predicted from each of ``THRESHOLDS`` and from the one in use on;
+    empty without predictions.
+    """
+    column, table = probability_column(labels[1]), list[dict[str, Any]]()
+    with suppress(DataError):
+        predictions = read_predictions(measured.directory, measured.split, ["label", column])
+        is_second = np.array([as_found(label) == labels[1] for label in predictions["label"].to_pylist()])
+        for threshold in sorted({*THRESHOLDS, measured.figures["threshold"]}):
+            is_predicted = predictions[column].to_numpy() >= threshold
+            num_predicted, num_right = int(is_predicted.sum()), int((is_predicted & is_second).sum())
+            precision = num_right / num_predicted if num_predicted else None
+            recall = num_right / int(is_second.sum()) if is_second.any() else None
+            table.append({"threshold": threshold, "predicted": num_predicted, "precision": precision, "recall": recall})
+    return table
 
 
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:

@@ -38,6 +38,7 @@ from harness.rundir.results import (
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals
 from harness.scores.metrics import classification_metrics, per_class
+from harness.scores.tables import still_improving
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -105,6 +106,12 @@ class RunFacts:
     def best_validation(self) -> Line | None:
         """The line of the best validation."""
         return next((line for line in reversed(self.validation) if line.get("best")), None)
+
+    @property
+    def advice(self) -> str | None:
+        """Whether a finished run should have had more epochs."""
+        is_finished = self.status.get("state") == "finished"
+        return still_improving(self.validation, self.selected, self.config["epochs"]) if is_finished else None
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:

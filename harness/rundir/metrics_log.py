@@ -3,7 +3,7 @@
 
 The first file has metrics. After any number of kills and resumes its bytes are those of an uninterrupted run (law 6).
 The second file has speeds and times, which differ from run to run. Before a resumed run appends to them, both are
-truncated to their sizes at the time of its checkpoint.
+truncated to their sizes at the time of its checkpoint, which has their hashes too.
 
 A line has a ``kind`` (train, validation or test) and a ``step``. NaN and infinities are written as strings, and read
 back as numbers.
@@ -11,6 +11,7 @@ back as numbers.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -44,20 +45,23 @@ class MetricsLog:
     def __init__(self, run: Path, state: Mapping[str, Any] | None = None) -> None:
         """Truncate both files of ``run`` to what a checkpoint says (``state``); to nothing for a new run.
 
-        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes, and for
-        anything but a file.
+        A file that its user has moved away begins anew. Raises ``DataError`` for a file that has fewer bytes or others,
+        and for anything but a file.
         """
         self.run = run
-        size_by_name: Mapping[str, int] = {} if state is None else state["log_bytes"]
+        saved: Mapping[str, Any] = state or {"log_bytes": {}}
+        self.hash_by_name = {name: hashlib.sha256() for name in FILES}
         for name in FILES:
-            path, size, data = run / name, size_by_name.get(name, 0), b""
+            path, size, data = run / name, saved["log_bytes"].get(name, 0), b""
             with storage(path):
                 if os.path.lexists(path):
                     data = read_bytes(path, MAX_LINES_BYTES)[:size]
                 elif size:
                     tell(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
                     size = 0
-                if len(data) < size or data[-1:] not in (b"", b"\n"):
+                self.hash_by_name[name].update(data)
+                sha256 = self.hash_by_name[name].hexdigest()
+                if size and saved.get("log_sha256", {}).get(name, sha256) != sha256:
                     raise DataError(
                         f"{path}: its first {size:,} bytes are not those that the checkpoint says: truncated, damaged, "
                         "or another run's; restore it, or move it away to go on without these lines"
@@ -68,11 +72,12 @@ class MetricsLog:
         """Append a line to the file ``name`` atomically. Raises ``StorageError``."""
         line = {"kind": kind, **{key: jsonable(value) for key, value in values.items()}}
         with storage(self.run / name):
-            atomic.append_line(self.run / name, json.dumps(line))
+            self.hash_by_name[name].update(atomic.append_line(self.run / name, json.dumps(line)))
 
     def state(self) -> dict[str, Any]:
-        """Size of each file: for the checkpoint of this moment, from which a run resumes."""
-        return {"log_bytes": {name: (self.run / name).stat().st_size for name in FILES}}
+        """Size and hash of each file: for the checkpoint of this moment, from which a run resumes."""
+        sizes = {name: (self.run / name).stat().st_size for name in FILES}
+        return {"log_bytes": sizes, "log_sha256": {name: self.hash_by_name[name].hexdigest() for name in FILES}}
 
     def sync(self) -> None:
         """fsync both files: a checkpoint relies on its lines, also after a power cut."""

@@ -21,7 +21,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import CALIBRATED, MARK, majority, never_found, show_figures, still_improving
+from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_found, show_figures, still_improving
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -143,6 +143,8 @@ class Console(Sink):
             cells = self.validation_cells(values)
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
+                if self.config.task == CLASSIFIER:
+                    self.screen.fact("log loss", LOG_LOSS)
                 if self.selecting_figure == "calibrated_log_loss":
                     self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
                 self.screen.write([head], "head")

@@ -26,6 +26,14 @@ MOST_DEPTH = 32
 """Most levels of nested lists and objects."""
 MOST_UNPACKED, MOST_RATIO = 256 << 20, 200
 """Most unpacked bytes of any file; a larger one may have 200 times its packed size. Texts are packed to a tenth."""
+ADVICE_BY_SIGNATURE = {
+    b"%PDF-": "a PDF; save its texts as CSV, one a row",
+    b"PK\x03\x04": "a zip archive, or a document of Word or Excel; end its name in .zip or .xlsx, or save it as CSV",
+    b"\xd0\xcf\x11\xe0": "an old document of Word or Excel; save its texts as CSV, one a row",
+    b"\x1f\x8b": "compressed by gzip; end its name in .gz",
+    b"PAR1": "Parquet; end its name in .parquet",
+}
+"""First bytes of files that are no text -> what they are, and what to do."""
 MOST_LISTED = 20
 LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
@@ -94,6 +102,13 @@ def read_bytes(path: str | Path, max_bytes: int) -> bytes:
                 f"{path}: {size:,} bytes, where at most {max_bytes:,} are expected: probably another kind of file"
             )
         return file.read(size)  # not what is appended meanwhile
+
+
+def refuse_binary(name: str, head: bytes) -> None:
+    """Raise ``DataError`` for a file that begins like one that is no text."""
+    for signature, advice in ADVICE_BY_SIGNATURE.items():
+        if head.startswith(signature):
+            raise DataError(f"{name}: is {advice}")
 
 
 def check_unpacked(name: str, unpacked: int, packed: int) -> None:

@@ -83,22 +83,26 @@ def resolve(files: Sequence[File]) -> Resolved:
         split_column = find_split_column(file, sample, {*texts, label}, lines)
     check_names(apply_columns(file, chosen, split_column), reader.columns)
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
-    unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen)
+    unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
     return Resolved(labelled + unlabelled, chosen, split_column, lines)
 
 
-def resolve_unlabelled(files: Sequence[File], chosen: dict[str, Any]) -> list[File]:
+def resolve_unlabelled(files: Sequence[File], chosen: dict[str, Any], lines: list[str]) -> list[File]:
     """Files without labels with their text column: the ``chosen`` one of the labelled files if the first file has it,
-    else ``text``, or the only one.
+    else ``text``, the only one, or the one that is found, about which a line to print is added to ``lines``.
     """
     resolved = [apply_columns(file, chosen, None) for file in files]
     tables = [file for file in resolved if file.format not in ("folder", "txt")]
     if not tables:
         return resolved
-    source, columns = tables[0].source, open_reader(tables[0]).columns
+    source, reader = tables[0].source, open_reader(tables[0])
+    columns = reader.columns
     options: dict[str, Any] = {"columns": source.columns if source.columns == columns else []}
-    if not {*source.text_columns} <= {*columns} and ("text" in columns or len(columns) == 1):
-        options["text_column"] = "text" if "text" in columns else columns[0]
+    if not {*source.text_columns} <= {*columns}:
+        is_only = len(columns) == 1
+        (options["text_column"],) = (
+            columns if is_only else find_columns(reader, reader.read_sample(), "text", {source.label_column}, lines)
+        )
     return [apply_columns(file, options, None) for file in resolved]
 
 

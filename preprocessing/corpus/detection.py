@@ -119,16 +119,16 @@ def name_columns(rows: Sequence[Sequence[str]], file: File) -> tuple[list[str], 
 
 
 def is_no_header(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first row is one of texts: it has a sentence, and another cell, if there is one, that is a number or
-    occurs again below.
+    """Whether the first row is one of texts: it has a sentence and a cell that is a number or occurs again below, or
+    nothing but sentences.
     """
-    first_row = rows[0]
-    short_positions = [at for at, cell in enumerate(first_row) if not is_sentence(cell)]
+    first_cells = [*enumerate(rows[0])]
     cells_below = {(at, cell) for row in rows[1:] for at, cell in enumerate(row)}
-    is_value = [NUMBER.fullmatch(first_row[at]) or (at, first_row[at]) in cells_below for at in short_positions]
-    return len(short_positions) < len(first_row) and (any(is_value) or not short_positions)
+    has_value = any(NUMBER.fullmatch(cell) or (at, cell) in cells_below for at, cell in first_cells)
+    are_sentences = [is_sentence(cell, NUM_WORDS if has_value else NUM_WORDS + 1) for _, cell in first_cells]
+    return any(are_sentences) if has_value else all(are_sentences)
 
 
-def is_sentence(text: str) -> bool:
+def is_sentence(text: str, min_words: int) -> bool:
     """Whether a cell is too long for the name of a column."""
-    return len(text) >= 40 or len(text.split()) > NUM_WORDS or len(WIDE_LETTER.findall(text)) >= NUM_WIDE_LETTERS
+    return len(text) >= 40 or len(text.split()) >= min_words or len(WIDE_LETTER.findall(text)) >= NUM_WIDE_LETTERS

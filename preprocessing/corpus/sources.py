@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.terminal import public
+from preprocessing.base.untrusted import check_unpacked, refuse_binary
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.labels import AUTO, spelling
@@ -37,6 +40,8 @@ FORMAT_BY_SUFFIX = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
+ENCRYPTED = 1
+"""The flag of a member of a zip archive."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,37 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
             yield File(frame, FRAME, "parquet", split, source, splits)
         else:
             for path in addresses.find(address):
-                file = File(addresses.absolute(path), public(path), source.format, split, source, splits)
-                yield replace(file, format=format_of(file, path))
+                for member in list_tables(path, split) if is_archive(path) else [""]:
+                    place, name = addresses.absolute(path), public(path)
+                    if member:
+                        place, name = f"zip://{member}::{place}", f"{name}/{member}"
+                    file = File(place, name, source.format, split, source, splits)
+                    yield replace(file, format=format_of(file, place if member else path))
+
+
+def is_archive(address: str) -> bool:
+    """Whether an address is that of a zip archive."""
+    return suffix_of(address) == ".zip" and addresses.kind(address) == fs.FileType.File
+
+
+def list_tables(archive: str, split: str | None) -> list[str]:
+    """The names of the tables in a zip archive, sorted. Raises ``DataError`` without one, and if it is unreadable."""
+    try:
+        with addresses.open_file(archive) as opened, zipfile.ZipFile(opened) as content:
+            members, packed_bytes = content.infolist(), opened.size()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:  # Arrow's are of ValueError
+        raise DataError(f"{public(archive)}: not a readable zip archive ({error}); pack or copy it again") from None
+    suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if split == UNLABELLED else {*FORMAT_BY_SUFFIX}
+    is_hidden = re.compile(r"(^|/)[._]").search
+    tables = [member for member in members if suffix_of(member.filename) in suffixes and not is_hidden(member.filename)]
+    problem = "" if tables else "holds no table"
+    for member in tables:
+        if member.flag_bits & ENCRYPTED or suffix_of(member.filename) in (".parquet", ".xlsx"):
+            problem = f"{member.filename} is encrypted, or no CSV or JSON"
+    if problem:
+        raise DataError(f"{public(archive)}: {problem}; unpack it, and name the files that are meant")
+    check_unpacked(public(archive), sum(member.file_size for member in tables), packed_bytes)
+    return sorted(member.filename for member in tables)
 
 
 def find_embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
@@ -126,9 +160,10 @@ def format_of(file: File, address: str) -> str:
     if file.is_unlabelled and suffix == ".txt":
         return "txt"
     if suffix not in FORMAT_BY_SUFFIX:
+        refuse_binary(file.name, next(addresses.iter_bytes(address), b""))
         raise ConfigError(
             f"source.format: auto cannot tell by its name what {file.name} holds; set csv, jsonl, parquet or xlsx, or "
-            "unpack the archive, save the sheet as CSV, the texts of a document as CSV, one a row"
+            "save its texts as CSV, one a row"
         )
     return FORMAT_BY_SUFFIX[suffix]
 

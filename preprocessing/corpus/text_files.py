@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import one_line
+from preprocessing.base.untrusted import one_line, refuse_binary
 from preprocessing.corpus.batches import BYTES, Batch, Reader, check_width, row_error
 from preprocessing.corpus.detection import UTF8, detect_delimiter, detect_encoding, iter_records, name_columns
 from preprocessing.corpus.sources import File, suffix_of
@@ -46,6 +46,7 @@ class LineReader(Reader):
 
     def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
         start, encoding = next(chunks, b""), file.source.encoding
+        refuse_binary(file.name, start)
         if encoding == AUTO:
             encoding = detect_encoding(start[:SAMPLE_BYTES], file.name)
         super().__init__(file, file.source.text_columns[:1], {"encoding": encoding} if encoding != UTF8 else {})

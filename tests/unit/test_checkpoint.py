@@ -262,13 +262,14 @@ def test_a_log_that_is_not_that_of_the_checkpoint_is_refused_and_kept(
     log = MetricsLog(tmp_path)
     log.write("train", {"step": 1, "loss": 0.5})
     state, path = log.state(), tmp_path / layout.METRICS
-    path.write_bytes(path.read_bytes()[:7])
     size = state["log_bytes"][layout.METRICS]
-    with pytest.raises(
-        DataError, match=rf"metrics\.jsonl: its first {size} bytes are not those .*; restore it, or move"
-    ):
-        MetricsLog(tmp_path, state)
-    assert path.read_bytes() == b'{"kind"'
+    for damaged in (path.read_bytes().replace(b"0.5", b"0.6"), b'{"kind"'):
+        path.write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=rf"metrics\.jsonl: its first {size} bytes are not those .*; restore it, or move"
+        ):
+            MetricsLog(tmp_path, state)
+        assert path.read_bytes() == damaged
     path.rename(tmp_path / "away")
     MetricsLog(tmp_path, state).write("train", {"step": 2, "loss": 0.25})
     assert [line["step"] for line in read_log(tmp_path)] == [2]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -151,6 +152,21 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page
+    predictions = pd.read_parquet(run / "test-predictions.parquet")
+    is_second = predictions["label"] == figures["labels"][1]
+    is_predicted = predictions[f"probability_{figures['labels'][1]}"] >= 0.75
+    right = (is_second & is_predicted).sum()
+    row = f"0.750 {is_predicted.sum()} {right / is_predicted.sum():.3f} {right / is_second.sum():.3f} 0.900"
+    assert row in page
+    assert "0.500 (in use)" in page
+    assert "still improving" not in page
+
+
+def test_a_run_that_was_still_improving_says_so(tmp_path: Path, pair: Path) -> None:
+    run = write_run(tmp_path / "run", pair)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 150))
+    assert "Validation was still improving: --epochs" in words(write_report([run]))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +245,7 @@ def test_every_row_of_a_dataset_is_found_in_its_source(tmp_path: Path, kind: str
 
 
 def test_why_a_text_is_not_to_be_had_is_said(tmp_path: Path) -> None:
-    first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "2.csv", ROWS[40:])
+    first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "later.csv", ROWS[40:])
     manifest = prepare(first, tmp_path / "data", "--source.test_path", str(second))
     first.unlink()
     assert find_originals(manifest, [3]) == ({}, f"{first}: no such file; check source.path; did you mean {second}?")

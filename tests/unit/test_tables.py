@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import text_files
 from preprocessing.corpus.columns import Resolved, find_candidates, resolve, resolve_unlabelled
 from preprocessing.corpus.convert import Converted, convert, read_part
+from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import Command, reviews, write_csv, write_jsonl
@@ -178,14 +180,31 @@ def test_folders_of_labels(tmp_path: Path) -> None:
         pairs_of(root)
 
 
-def test_compressed_files_and_a_member_of_an_archive(tmp_path: Path) -> None:
-    content = write(tmp_path / "a.csv").read_bytes()
-    for name, module in (("a.csv.gz", gzip), ("b.csv.bz2", bz2)):
-        (tmp_path / name).write_bytes(module.compress(content))
+def test_compressed_files_and_archives(tmp_path: Path) -> None:
+    plain = write(tmp_path / "a.csv").read_bytes()
+    for name, content in (("a.csv.gz", gzip.compress(plain)), ("b.csv.bz2", bz2.compress(plain))):
+        (tmp_path / name).write_bytes(content)
         assert pairs_of(tmp_path / name) == ROWS
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.csv", "one.csv")
+        archive.writestr("in/two.jsonl", '{"text": "a film", "label": "x"}')
+        archive.writestr("__MACOSX/._one.csv", "")
     assert pairs_of(f"zip://one.csv::{tmp_path}/a.zip") == ROWS
+    one, two = list_files(SourceConfig(path=str(tmp_path / "a.zip")), SplitConfig())
+    assert (one.name, two.name) == (f"{tmp_path}/a.zip/in/two.jsonl", f"{tmp_path}/a.zip/one.csv")
+    assert [len(open_reader(file).read_sample()["text"]) for file in (one, two)] == [1, len(ROWS)]
+    archived = (tmp_path / "a.zip").read_bytes()
+    broken = archived.replace(b"PK\1\2", b"PK\1\3")
+    for content, sentence in ((broken, "not a readable zip archive"), (encrypt(archived), "one.csv is encrypted")):
+        (tmp_path / "a.zip").write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.zip: .*{sentence}"):
+            pairs_of(tmp_path / "a.zip")
+
+
+def encrypt(archive: bytes) -> bytes:
+    """Set the flag of the first member in the list at the end of a zip archive."""
+    at = archive.index(b"PK\1\2") + 8
+    return archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
@@ -197,8 +216,27 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
 
 def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="no such file"):
-        pairs_of("exp:1")
+    os.mkfifo("pipe.csv")
+    Path("polish.csv").write_bytes("text,label\nżółć ćma gżegżółka,y\n".encode("utf-16-le"))
+    Path("a.zip").write_bytes(b"PK")
+    for name in ("a.pdf", "pdf.csv"):
+        Path(name).write_bytes(b"%PDF-1.7\n\xe2\xe3" + bytes(range(256)))
+    Path("a.docx").write_bytes(b"PK\3\4" + bytes(99))
+    Path("short.csv").write_text("a fine film,good\na dull film,bad\nthe film was fine,good\n")
+    Path("one.json").write_text('{"data": [\n{"text": "a film"}\n]}')
+    for name, sentence in (
+        ("pipe.csv", "is a pipe or a device"),
+        ("exp:1", "no such file"),
+        ("polish.csv", "is neither UTF-8 nor Latin-1; if it is text, set source.encoding"),
+        ("a.zip", "not a readable zip archive"),
+        ("a.pdf", "is a PDF; save its texts as CSV"),
+        ("pdf.csv", "is a PDF; save its texts as CSV"),
+        ("a.docx", "is a zip archive, or a document of Word or Excel"),
+        ("short.csv", "its first line is a row, and no header; name the columns"),
+        ("one.json", "row 1: not a JSON value"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            pairs_of(name)
     assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
 
 
@@ -215,7 +253,7 @@ def test_new_files_have_a_header_or_none(tmp_path: Path) -> None:
     for name, content in contents.items():
         (tmp_path / f"{name}.csv").write_text(content)
         source = SourceConfig(path=[], columns=["body", "mood"], unlabelled_path=str(tmp_path / f"{name}.csv"))
-        (file,) = resolve_unlabelled(list(list_files(source, SplitConfig())), chosen)
+        (file,) = resolve_unlabelled(list(list_files(source, SplitConfig())), chosen, [])
         (part,) = convert(file, tmp_path).parts
         assert read_part(tmp_path, part)["text"].to_pylist() == ["a film"], name
 
