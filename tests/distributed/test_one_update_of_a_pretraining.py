@@ -29,7 +29,7 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
 from tests.reference import plain_language_model as plain
-from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
+from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -53,7 +53,7 @@ def make_config(data: str, options: str) -> RunConfig:
 
 def network_of(config: RunConfig) -> tuple[LanguageModel, Targets, Manifest]:
     manifest = rows_of_task("language_model", read_manifest(config.data), config.data)
-    model = in_fp64(config, manifest)
+    model = build_fp64_network(config, manifest)
     assert isinstance(model, LanguageModel)
     counts = vocabulary_of(config).counts
     return model, Targets.of(config.language_model, counts, torch.device("cpu")), manifest

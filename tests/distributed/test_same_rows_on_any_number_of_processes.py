@@ -26,7 +26,7 @@ from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import learn, sample
 from tests.bundles import write_drawn
-from tests.commands import logged, read_json, read_metrics, status_of
+from tests.commands import read_json, read_metrics, status_of, values_in_log
 from tests.datasets import shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
 from tests.runs import arguments, small, train_to_end
@@ -70,10 +70,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
-    alone = logged(runs / "1" / name, "row_hash")
+    alone = values_in_log(runs / "1" / name, "row_hash")
     assert len(alone) == len(set(alone)) >= 14
-    assert logged(runs / "4" / name, "row_hash") == alone
-    ours, theirs = (logged(runs / ranks / name, "loss") for ranks in ("1", "4"))
+    assert values_in_log(runs / "4" / name, "row_hash") == alone
+    ours, theirs = (values_in_log(runs / ranks / name, "loss") for ranks in ("1", "4"))
     assert ours == pytest.approx(theirs, abs=1e-5)
 
 

@@ -30,7 +30,7 @@ from tests.batches import loader_of
 from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import reviews, write_csv
-from tests.datasets import counted, write_dataset
+from tests.datasets import infos_with_histograms, write_dataset
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -58,7 +58,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     """Of CPU time. All shards are links to a few files; what a step reads is what the split says of its rows."""
     write_dataset(tmp_path, {"train": 20_000, "validation": 100}, longest=16, widths=(8, 16), block_rows=8192)
     manifest = read_manifest(tmp_path)
-    infos = {name: counted(tmp_path, manifest, name) for name in manifest.splits}
+    infos = {name: infos_with_histograms(tmp_path, manifest, name) for name in manifest.splits}
     narrow, wide = infos["train"]
     number = 10**9 // (narrow.rows + wide.rows)
     for info in (narrow, wide):

@@ -14,7 +14,7 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, PLAIN, read_json, run_module, status_of, succeed
+from tests.commands import CPU, PLAIN_RECIPE, read_json, run_module, status_of, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -24,7 +24,7 @@ ROW_BASE = 1
 MISLABELLED = 35
 EXACT = ("--device", "cpu", "--precision", "fp32")
 SMALL = "--model.embedding_dim 16 --model.hidden_size 16 --epochs 2 --tracking.log_every 1 --global_batch 32"
-TRAINING = (*PLAIN, *f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1".split())
+TRAINING = f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def data(corpus: Path) -> Path:
 def run(data: Path) -> Path:
     directory, temporary = data.parent / "two", data.parent / "tmp"
     temporary.mkdir()
-    told = (*CPU, "--data", data, "--run", directory, *TRAINING)
+    told = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
     succeed(run_module("harness", "train", *told, TMPDIR=str(temporary)))
     return directory
 

@@ -19,7 +19,16 @@ import pytest
 
 from harness.report.page import write_report
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import PLAIN, logged, read_json, read_metrics, run_module, status_of, succeed, unwrapped
+from tests.commands import (
+    PLAIN_RECIPE,
+    read_json,
+    read_metrics,
+    run_module,
+    status_of,
+    succeed,
+    unwrapped,
+    values_in_log,
+)
 from tests.corpora import prepare, write_csv
 from tests.datasets import sentences, write_dataset
 from tests.report_runs import write_data, write_run
@@ -30,7 +39,7 @@ pytestmark = pytest.mark.processes
 
 NAME = "<img src=x>"
 SMALL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 32"
-TRAINING = (*PLAIN, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
+TRAINING = (*PLAIN_RECIPE, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +84,9 @@ def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
     succeed(run_module("harness", *arguments))
     again = Path(f"{run}-again")
     for name in ("step", "row_hash"):
-        assert logged(run, name) == logged(again, name)
+        assert values_in_log(run, name) == values_in_log(again, name)
     # the launcher's ranks may have another number of threads, which on some processors changes last bits
-    assert logged(run, "loss") == pytest.approx(logged(again, "loss"), abs=1e-5)
+    assert values_in_log(run, "loss") == pytest.approx(values_in_log(again, "loss"), abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
     (place / "dataset.yaml").write_text(text[1])
     built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
@@ -95,7 +104,7 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
 ) -> None:
     run = tmp_path / "run"
     write_dataset(tmp_path / "data", {"train": 200, "validation": 60}, num_classes=3)
-    result = succeed(train_to_end("--data", tmp_path / "data", "--run", run, *TRAINING, before=break_matplotlib))
+    result = succeed(train_to_end("--data", tmp_path / "data", "--run", run, *TRAINING, setup=break_matplotlib))
     assert "has no test split" in unwrapped(result.stdout)
     (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert warning.startswith("warning: no report written (import of matplotlib halted")

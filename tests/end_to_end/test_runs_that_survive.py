@@ -25,13 +25,13 @@ from tests.commands import (
     CPU,
     ROOT,
     accelerate,
-    logged,
     read_json,
     read_metrics,
     run_module,
     status_of,
     succeed,
     unwrapped,
+    values_in_log,
     wait_until,
 )
 from tests.datasets import rewritten, shared_dataset, write_dataset
@@ -65,8 +65,8 @@ def train_slowly() -> None:
 @pytest.mark.slow
 def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for processes, steps, before in ((2, 30, train_slowly), (1, 80, train_slowly), (4, 10_000, None)):
-        process = start(data, run, *PLAIN, processes=processes, before=before)
+    for processes, steps, setup in ((2, 30, train_slowly), (1, 80, train_slowly), (4, 10_000, None)):
+        process = start(data, run, *PLAIN, processes=processes, setup=setup)
         wait_for_step(process, run, steps)
         if processes != 4:
             assert process.poll() is None
@@ -75,8 +75,8 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
             assert not (run / "STOP").exists()
     finish(process, run)
     for name in ("row_hash", "rows"):
-        assert logged(run, name) == logged(undisturbed, name)
-    assert logged(run, "loss")[-1] == pytest.approx(logged(undisturbed, "loss")[-1], abs=1e-4)
+        assert values_in_log(run, name) == values_in_log(undisturbed, name)
+    assert values_in_log(run, "loss")[-1] == pytest.approx(values_in_log(undisturbed, "loss")[-1], abs=1e-4)
     our_test, their_test = (read_json(path / "test.json") for path in (run, undisturbed))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
 
@@ -102,7 +102,7 @@ def validate_slowly(run: Path) -> None:
 def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
     """All steps of the first epoch are logged; its validation, with slow batches, is not."""
     run = tmp_path / "run"
-    process = start(data, run, *PLAIN, before=partial(validate_slowly, run))
+    process = start(data, run, *PLAIN, setup=partial(validate_slowly, run))
     wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
     wait_until((tmp_path / "validating").exists)
     (run / "STOP").touch()
@@ -161,7 +161,7 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     rewritten(data, "validation", label=lambda labels: 1 - labels)
     again = train_to_end(*words, "--allow", "data,epochs")
     assert again.returncode == 0, again.stderr
-    assert logged(run, "step") == list(range(1, 25))
+    assert values_in_log(run, "step") == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
     assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint

@@ -13,7 +13,7 @@ import pytest
 import padless
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
-from tests.datasets import stored, write_dataset
+from tests.datasets import rows_by_number, write_dataset
 from tests.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
@@ -57,7 +57,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     data, run = tmp_path / "data", tmp_path / "one" / "run"
     manifest = prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    folds = {row: one.fold for row, one in stored(data, "train", "validation").items()}
+    folds = {row: one.fold for row, one in rows_by_number(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
     assert {line["row"]: line["fold"] for line in table} == folds
     assert len(table) == len(folds)

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PLAIN, read_json, read_metrics, sentence, status_of, succeed
+from tests.commands import PLAIN_RECIPE, read_json, read_metrics, sentence, status_of, succeed
 from tests.datasets import shared_dataset
 from tests.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 
-SMALL = (*PLAIN, "--model.embedding_dim", 8, "--model.hidden_size", 8, "--global_batch", 20, "--precision", "fp32")
+SMALL = (
+    *PLAIN_RECIPE,
+    *["--model.embedding_dim", "8", "--model.hidden_size", "8", "--global_batch", "20", "--precision", "fp32"],
+)
 
 
 data = shared_dataset({"train": 160, "validation": 30, "test": 30})

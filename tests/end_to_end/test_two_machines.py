@@ -57,17 +57,19 @@ class Training:
         """The output of machine ``side`` at the last start."""
         return self.folder / f"log-{self.name}-{side}-{self.starts}"
 
-    def start(self, sides: str = "ab", own: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
-        """Start these machines; ``own``: path -> file that only machine b has there."""
+    def start(self, sides: str = "ab", private_paths: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
+        """Start these machines; ``private_paths``: path -> file that only machine b has there."""
         self.starts += 1
         self.run.parent.mkdir(exist_ok=True)
         started = []
         for side in sides:
             words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S))
             machine = self.two.a if side == "a" else self.two.b
-            theirs = (own or {}) if side == "b" else {}
+            theirs = (private_paths or {}) if side == "b" else {}
             options = self.options
-            started.append(launch_on(machine, self.two.a, *words, log=self.log(side), own=theirs, options=options))
+            started.append(
+                launch_on(machine, self.two.a, *words, log=self.log(side), private_paths=theirs, options=options)
+            )
         return started
 
     def until_step(self, step: int, processes: list[Popen[str]]) -> None:
@@ -122,14 +124,14 @@ def lose_power(two: Two, side: str) -> None:
 def cut_for_a_while(two: Two) -> None:
     two.lose()
     time.sleep(10)
-    two.mend()
+    two.restore()
 
 
 def other_dataset(training: Training) -> tuple[int, ...]:
     """Machine b has another dataset at the same path."""
     other = training.folder / "other"
     write_dataset(other, SPLITS, seed=7)
-    return codes_of(training.start(own={training.folder / "data": other}))
+    return codes_of(training.start(private_paths={training.folder / "data": other}))
 
 
 def take_port(training: Training) -> tuple[int, ...]:
@@ -150,8 +152,16 @@ DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
 NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
-    "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
-    "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (1, 3), (NO_B, NO_DATA, NO_B)),
+    "run not shared": (
+        lambda one: codes_of(one.start(private_paths={one.run.parent: None})),
+        (2, 2),
+        (NOT_SHARED,) * 3,
+    ),
+    "no dataset": (
+        lambda one: codes_of(one.start(private_paths={one.folder / "data": None})),
+        (1, 3),
+        (NO_B, NO_DATA, NO_B),
+    ),
     "port taken": (take_port, (2, 2), (TAKEN,) * 3),
     "machine 1 never comes": (lambda one: codes_of(one.start(sides="a")), (1,), (NO_B, "", NO_B)),
     "machine 0 never comes": (lambda one: codes_of(one.start(sides="b")), (1,), ("", NO_A, "")),
@@ -184,9 +194,9 @@ def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, 
             for wanted, text in zip(expected, (training.said("a"), training.said("b"), reason), strict=True):
                 assert re.match(wanted, text), (fault, text)
             assert time.monotonic() - since < 2 * SLOW_S + LIMIT_S or codes == (0, 0), fault
-            for machine in two.both:
+            for machine in two.machines:
                 machine.kill()
-            two.mend()
+            two.restore()
         if training.status()["state"] != "finished":
             training.to_the_end()
     assert final(training.run) == final(undisturbed.run)
@@ -209,7 +219,7 @@ def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", SPLITS)
     words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run", "--verbose")
     with two_machines() as two:
-        both = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.both]
+        both = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.machines]
         assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
         said = unwrapped((tmp_path / "machine-a").read_text())
         network = re.escape(f"{two.a.device} ({two.a.address}): the route to the other machines")

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.commands import logged, read_metrics, run_module, sentence, start_python, succeed, wait_until
+from tests.commands import read_metrics, run_module, sentence, start_python, succeed, values_in_log, wait_until
 from tests.datasets import write_dataset
 from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
@@ -66,9 +66,9 @@ def test_a_real_run_over_a_kill_and_a_preemption_is_one_curve(tmp_path: Path) ->
     with wandb_server() as store:
         assert sync(run, store)["filled"] == len((run / "metrics.jsonl").read_text().splitlines())
         (stored,) = store.runs.values()
-        assert stored.history("train/loss") == pytest.approx(logged(run, "loss"), rel=1e-9)
+        assert stored.history("train/loss") == pytest.approx(values_in_log(run, "loss"), rel=1e-9)
         for kind in ("train", "validation", "test"):
-            steps = logged(run, "step", kind)
+            steps = values_in_log(run, "step", kind)
             assert stored.history(f"{kind}/step") == steps == sorted(set(steps))
         assert sync(run, store)["filled"] == 0
 

@@ -27,7 +27,7 @@ from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_data
 from tests.batches import loader_of
-from tests.datasets import cut_into_folds, shared_dataset, split_of, stored, write_dataset
+from tests.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
@@ -113,7 +113,7 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
     rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
     assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * ROW_STRIDE, 2 * ROW_STRIDE + 60)]
     for number, root in ((0, dataset), (2, tmp_path / "third")):
-        known = {row: one.label for row, one in stored(root, "test").items()}
+        known = {row: one.label for row, one in rows_by_number(root, "test").items()}
         mine = rows // ROW_STRIDE == number
         assert known == dict(zip((rows[mine] % ROW_STRIDE).tolist(), labels[mine].tolist(), strict=True))
 
@@ -121,7 +121,7 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
 def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path) -> None:
     folds = 3
     write_dataset(tmp_path, {"train": 97, "validation": 40, "test": 20}, widths=(8, 16, 24, 32, 40, 48, 64))
-    manifest = cut_into_folds(tmp_path, folds)
+    manifest = assign_folds(tmp_path, folds)
     counted = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
         view = held_out(manifest, fold, tmp_path)

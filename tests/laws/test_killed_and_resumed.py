@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.rundir.records import read_attempts
-from tests.commands import logged, read_metrics, run_module, status_of, succeed
+from tests.commands import read_metrics, run_module, status_of, succeed, values_in_log
 from tests.datasets import shared_dataset, write_dataset
 from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
 
@@ -84,7 +84,7 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     finish(start(data, run, processes=1), run)
     assert final(run) == final(whole)
     finish(start(data, tmp_path / "more" / "run", processes=2), tmp_path / "more" / "run")
-    hashes = [logged(one, "row_hash") for one in (whole, tmp_path / "more" / "run")]
+    hashes = [values_in_log(one, "row_hash") for one in (whole, tmp_path / "more" / "run")]
     assert hashes[0] == hashes[1]
     other = str(data).replace("0.4", "0.5")
     start(other, run, "--epochs", "4", processes=1).wait(120)

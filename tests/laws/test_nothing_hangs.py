@@ -34,9 +34,9 @@ from harness.ranks.stopping import ERROR_FILE, run_rank
 from harness.training import run as training_run
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.signals import end_process
-from tests.commands import ROOT, logged, read_json
+from tests.commands import ROOT, read_json, values_in_log
 from tests.datasets import write_dataset
-from tests.ranks import Gone, run_ranks, start_ranks
+from tests.ranks import RankExit, run_ranks, start_ranks
 from tests.runs import finish, log, start
 
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
@@ -203,7 +203,7 @@ def test_a_peer_that_is_silent_or_dead_becomes_a_sentence_that_names_the_wait(
     """Silence ends at the limit, a death long before it: this test is ended, and fails, after a minute."""
     arguments = (limit_s, meanwhile, str(tmp_path / "met"))
     said, other = run_ranks(all_waits_at_once, 2, *arguments, timeout_s=60, may_die=True)
-    assert meanwhile is be_silent or other == Gone(-signal.SIGKILL)
+    assert meanwhile is be_silent or other == RankExit(-signal.SIGKILL)
     assert list(said) == NAMES
     for what, sentence in said.items():
         assert sentence.startswith(
@@ -284,9 +284,9 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     """A rank that kept what the others do not, or left alone, would leave them waiting."""
     write_dataset(tmp_path / "data", {"train": 60, "validation": 20}, longest=12, widths=(16,))
     keys = ("--task", "language_model", "--language_model.candidates", "10", "--patience", "2")
-    ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, before=disagree)
+    ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, setup=disagree)
     finish(ranks, tmp_path / "a" / "run")
     assert [process.exitcode for process in ranks.processes] == [0, 0]
-    best = logged(tmp_path / "a" / "run", "best", "validation")
+    best = values_in_log(tmp_path / "a" / "run", "best", "validation")
     assert best == [True, False, False]
     assert "stopping: 2 validations without a better one (patience)" in log(tmp_path / "a" / "run")

@@ -26,7 +26,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
-from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
+from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -73,7 +73,7 @@ def reference_weights(root: str, options: str) -> Weights:
     manifest, optim = read_manifest(config.data), config.optim
     split = Split(config.data, manifest, "train")
     order = order_over(split, order_spec(config))
-    model = in_fp64(config, manifest)
+    model = build_fp64_network(config, manifest)
     assert isinstance(model, Classifier)
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])

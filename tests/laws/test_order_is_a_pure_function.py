@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.data.order import PERIOD, MixedOrder, Order, OrderSpec, order_over
 from harness.data.views import held_out
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.datasets import cut_into_folds, write_dataset
+from tests.datasets import assign_folds, write_dataset
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec, widths: list[int] | None = None) -> Order:
@@ -157,7 +157,7 @@ def test_an_epoch_is_shuffled_like_a_permutation() -> None:
 
 def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": 90, "validation": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
-    cut_into_folds(tmp_path, 3)
+    assign_folds(tmp_path, 3)
     spec = OrderSpec(seed=4, global_batch=8)
 
     def steps(fold: int) -> list[list[tuple[Path, int]]]:
