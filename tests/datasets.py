@@ -85,7 +85,9 @@ def write_dataset(
             np.diff(encoded.offsets),
             classes,
         )
-    labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
+    labels = ["negative", "positive"]
+    if num_classes > 2:
+        labels = [f"class{number}" for number in range(num_classes)]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
 
@@ -199,11 +201,16 @@ def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarr
     manifest, infos = read_manifest(root), []
     for shard in Split(root, manifest, split).shards:
         names = ("ids", "length", "label", "row")
-        columns_by_name = {name: np.concatenate([getattr(block, name) for block in shard.blocks]) for name in names}
+        columns_by_name = {name: shard_column(shard, name) for name in names}
         columns_by_name |= {name: change(columns_by_name[name]) for name, change in columns.items()}
         fold = shard.info.fold
         infos.append(write_shard(root, split, 0, **columns_by_name, fold=fold, block_rows=manifest.block_rows))
     write_manifest(root, write_new_index(root, manifest, {split: infos}))
+
+
+def shard_column(shard: Any, name: str) -> np.ndarray:
+    """A column of all rows of a shard."""
+    return np.concatenate([getattr(block, name) for block in shard.blocks])
 
 
 def write_new_index(root: Path, manifest: Manifest, changed: dict[str, list[ShardInfo]]) -> Manifest:
@@ -217,8 +224,7 @@ def infos_with_histograms(root: Path, manifest: Manifest, split: str) -> list[Sh
     """The shards of a split with the histograms of their rows."""
     infos = []
     for shard in Split(root, manifest, split).shards:
-        columns = (np.concatenate([getattr(block, name) for block in shard.blocks]) for name in ("length", "label"))
-        lengths, labels = map(histogram, columns)
+        lengths, labels = (histogram(shard_column(shard, name)) for name in ("length", "label"))
         infos.append(replace(shard.info, lengths=lengths, labels=labels))
     return infos
 

@@ -330,11 +330,13 @@ class Sweep:
 
     def remaining_files(self) -> dict[str, bytes]:
         """What the disk holds, except what differs between runs."""
-        return {
-            name: b"" if re.search(self.scenario.changing, name) else data
-            for name, data in contents(self.disk.root).items()
-            if not name.endswith(("/lock", ".lock")) and name != BALLAST
-        }
+        files = contents(self.disk.root)
+        for name in [*files]:
+            if re.search(self.scenario.changing, name):
+                files[name] = b""
+            if name.endswith(("/lock", ".lock")) or name == BALLAST:
+                del files[name]
+        return files
 
     def trials(self) -> Iterator[dict[str, Any]]:
         """At the first and the last write of each name: a file without room, a folder without an inode."""
@@ -350,8 +352,8 @@ class Sweep:
                 for number in sorted({1, times}):
                     disk_state = "no inode" if kind == "folder" else "full"
                     faults = list(self.trial(kind, name, number, disk_state, expected))
-                    place = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": disk_state}
-                    yield {**place, "faults": faults}
+                    trial = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": disk_state}
+                    yield {**trial, "faults": faults}
 
     def trial(self, kind: str, name: str, number: int, disk_state: str, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and after the same command with free space."""
@@ -421,8 +423,9 @@ def main(argv: list[str]) -> int:
             for scenario in SCENARIOS:
                 if re.search(options.only, scenario.name):
                     trials += Sweep(scenario, inputs, disk).trials()
-    print(json.dumps({"trials": len(trials), "faults": [trial for trial in trials if trial["faults"]]}, indent=2))
-    return 1 if any(trial["faults"] for trial in trials) else 0
+    faults = [trial for trial in trials if trial["faults"]]
+    print(json.dumps({"trials": len(trials), "faults": faults}, indent=2))
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

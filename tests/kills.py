@@ -156,17 +156,17 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
 
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
-    run, seen = folder / "out", read_json(folder / "seen")
+    run, names_seen = folder / "out", read_json(folder / "seen")
     damaged = []
     newest = checkpoint.newest(run, damaged.append)
     step = 0 if newest is None else newest.step
-    if damaged or step < seen["step"]:
+    if damaged or step < names_seen["step"]:
         return 1
-    if seen.get(CONFIG):
+    if names_seen.get(CONFIG):
         read_config(run)
-    if seen.get("status.json"):
+    if names_seen.get("status.json"):
         assert read_status(run)
-    if seen.get(str(Path(BUNDLE, INDEX))):
+    if names_seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
     if not exchange:
         atomic.exchanged = lambda *_: False
@@ -194,7 +194,8 @@ def chosen(changes: list[str], instants: str) -> list[int]:
         return sorted({3, exchange_at, exchange_at + 1, exchange_at + 2, len(changes) - 2})
     if instants == "near":
         exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
-        return [number for number in range(len(changes)) if any(-2 <= number - at <= 6 for at in exchanges)]
+        near_exchange = {number + offset for number in exchanges for offset in range(-2, 7)}
+        return sorted(near_exchange & {*range(len(changes))})
     first, _, stride = instants.partition("/")
     return list(range(len(changes)))[slice(int(first), None, int(stride)) if stride else slice(None)]
 

@@ -124,8 +124,9 @@ def train_plainly(
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))  # type: ignore[type-var]
         for name, weight in network.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * weight.detach()
-    averages = {f"average of {name}": weight.numpy() for name, weight in average.items()} if optim.ema else {}
-    return weights_of(network) | averages
+    if not optim.ema:
+        return weights_of(network)
+    return weights_of(network) | {f"average of {name}": weight.numpy() for name, weight in average.items()}
 
 
 def weights_of(network: AnyNetwork) -> Weights:

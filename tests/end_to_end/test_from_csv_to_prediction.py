@@ -48,8 +48,8 @@ def data(corpus: Path) -> Path:
 def run(data: Path) -> Path:
     directory, temporary = data.parent / "two", data.parent / "tmp"
     temporary.mkdir()
-    told = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
-    succeed(run_module("harness", "train", *told, TMPDIR=str(temporary)))
+    options = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
+    succeed(run_module("harness", "train", *options, TMPDIR=str(temporary)))
     return directory
 
 
@@ -67,16 +67,16 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("evaluate", "--run", run, "--data", data, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
-    again = read_json(run / "evaluation" / "test.json")
+    repeated = read_json(run / "evaluation" / "test.json")
     first = read_json(run / "test.json")
     assert re.search(
         rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
     )
-    assert set(again) == {*first, "texts", "precision"}
+    assert set(repeated) == {*first, "texts", "precision"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
-        assert again[name] == first[name], name
+        assert repeated[name] == first[name], name
     assert first["temperature"] != 1.0
-    assert again["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
+    assert repeated["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
 
 
 def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, corpus: Path) -> None:

@@ -53,9 +53,9 @@ unlabelled = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabel
 def run(unlabelled: Path) -> Path:
     run = unlabelled.parent / "run"
     options = ("--data", unlabelled, "--run", run, *PRETRAINING.split())
-    said = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
-    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in said
-    assert f"padless train DATA --init.weights {run}" in said
+    output = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
+    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in output
+    assert f"padless train DATA --init.weights {run}" in output
     return run
 
 

@@ -52,10 +52,13 @@ def test_a_training_learns_in_every_precision(reviews: Path, tmp_path: Path, pre
 
 @for_two_ranks
 def test_two_ranks_see_the_rows_of_one_and_learn_the_same(reviews: Path, tmp_path: Path) -> None:
+    hashes, losses = [], []
     for processes in (1, 2):
         keys = ("--precision", "fp32", "--epochs", 2, "--global_batch", 32, "--model.wide", 1 << 12)
-        succeed(run_module(*map(str, words_of(reviews, tmp_path / f"run-{processes}", processes, *keys))))
-    hashes, losses = ([values_in_log(tmp_path / f"run-{n}", name) for n in (1, 2)] for name in ("row_hash", "loss"))
+        run = tmp_path / f"run-{processes}"
+        succeed(run_module(*map(str, words_of(reviews, run, processes, *keys))))
+        hashes.append(values_in_log(run, "row_hash"))
+        losses.append(values_in_log(run, "loss"))
     assert hashes[0] == hashes[1]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 

@@ -123,16 +123,16 @@ def references(root: str) -> dict[str, Weights]:
     return {options: reference_weights(root, options) for options in OPTIONS}
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_same_update(root: str, references: dict[str, Weights], whole: bool) -> None:
-    """On 1 rank half of the cases, on 2 the other half; if ``whole`` all, on 4 ranks too."""
-    for world_size in (1, 2, 4) if whole else (1, 2):
-        cases = [case for place, case in enumerate(CASES) if whole or (place + place // 2 + world_size) % 2]
+@pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_same_update(root: str, references: dict[str, Weights], is_thorough: bool) -> None:
+    """On 1 rank half of the cases, on 2 the other half; if ``is_thorough`` all, on 4 ranks too."""
+    for world_size in (1, 2, 4) if is_thorough else (1, 2):
+        cases = [case for number, case in enumerate(CASES) if is_thorough or (number + number // 2 + world_size) % 2]
         for results in run_ranks(train_on_a_rank, world_size, root, cases):
             assert list(results) == cases
             for (options, layout, accumulation), (counts, weights) in results.items():
-                most = accumulation if world_size < 4 else min(accumulation, 2)  # 3 or 4 rows a rank
-                assert (len(counts), max(counts)) == (STEPS, most)
+                num_micro_batches = accumulation if world_size < 4 else min(accumulation, 2)  # 3 or 4 rows a rank
+                assert (len(counts), max(counts)) == (STEPS, num_micro_batches)
                 assert weights.keys() == references[options].keys()
                 for name, expected in references[options].items():
                     case = f"{name}: {world_size} ranks, {options}, {layout}, {accumulation} micro-batches"
