@@ -39,7 +39,6 @@ from tests.commands import ROOT
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
 
-PAGE = 4096
 LIMIT_S = 120
 BALLAST = ".ballast"
 """What fills the disk; no file of padless."""
@@ -71,24 +70,18 @@ class Disk:
         for path in self.root.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def fill(self, free_bytes: int = 0) -> None:
-        """Leave ``free_bytes``, rounded up to pages."""
+    def fill(self) -> None:
+        """Leave no byte."""
         statistics = os.statvfs(self.root)
-        size = statistics.f_bavail * statistics.f_frsize - -(-free_bytes // PAGE) * PAGE
+        size = statistics.f_bavail * statistics.f_frsize
         if size > 0:
             descriptor = os.open(self.root / BALLAST, os.O_CREAT | os.O_WRONLY)
             os.posix_fallocate(descriptor, 0, size)
             os.close(descriptor)
 
-    def use_up_names(self) -> None:
-        """Leave no inode: nothing new can be made, and what is there can still grow."""
-        statistics = os.statvfs(self.root)
-        mount("-o", f"remount,nr_inodes={statistics.f_files - statistics.f_ffree}", str(self.root))
-
     def make_room(self) -> None:
-        """Undo ``fill`` and ``use_up_names``."""
+        """Undo ``fill``."""
         (self.root / BALLAST).unlink(missing_ok=True)
-        mount("-o", "remount,nr_inodes=100000", str(self.root))
 
 
 def mount(*arguments: str) -> None:
@@ -110,8 +103,8 @@ def why_not(folder: Path) -> str | None:
 
 
 WRITES = os.O_WRONLY | os.O_RDWR
-Opened = Callable[[str, str], None]
-"""Called with ``file`` or ``folder`` and a path, just before it is opened or made."""
+Opened = Callable[[str], None]
+"""Called with a path, just before it is opened to be written."""
 NATIVE = (
     ("pyarrow", "OSFile"),
     ("pyarrow.parquet", "ParquetWriter.__init__"),
@@ -121,10 +114,10 @@ NATIVE = (
 
 
 def watch(root: Path, opened: Opened) -> None:
-    """Call ``opened`` before this process opens or makes anything below ``root``, for as long as it lives."""
+    """Call ``opened`` before this process writes to anything below ``root``, for as long as it lives."""
     prefix, is_reporting = f"{root}{os.sep}", [False]
 
-    def report(kind: str, path: Any) -> None:
+    def report(path: Any) -> None:
         try:
             name = os.path.abspath(os.fsdecode(path))
         except TypeError:  # an open descriptor
@@ -132,7 +125,7 @@ def watch(root: Path, opened: Opened) -> None:
         if not is_reporting[0] and name.startswith(prefix):
             is_reporting[0] = True
             try:
-                opened(kind, name)
+                opened(name)
             finally:
                 is_reporting[0] = False
 
@@ -140,16 +133,14 @@ def watch(root: Path, opened: Opened) -> None:
         if event == "open":
             path, mode, flags = values
             if (isinstance(mode, str) and set(mode) & set("wax+")) or (mode is None and flags & (WRITES | os.O_CREAT)):
-                report("file", path)
-        elif event == "os.mkdir" and not os.path.isdir(values[0]):
-            report("folder", values[0])
+                report(path)
 
     sys.addaudithook(hear)
     for module, name in NATIVE:
         wrap(module, name, report)
 
 
-def wrap(module: str, name: str, report: Callable[[str, Any], None]) -> None:
+def wrap(module: str, name: str, report: Callable[[Any], None]) -> None:
     """Report the path among a call's first arguments before the call."""
     holder = __import__(module, fromlist=["_"])
     *classes, last = name.split(".")
@@ -162,7 +153,7 @@ def wrap(module: str, name: str, report: Callable[[str, Any], None]) -> None:
         if last != "OSFile" or "r" not in (arguments[1] if len(arguments) > 1 else more.get("mode", "r")):
             for argument in arguments[:3]:
                 if isinstance(argument, str | os.PathLike):
-                    report("file", argument)
+                    report(argument)
         return call(*arguments, **more)
 
     setattr(holder, last, call_and_report)
@@ -242,12 +233,6 @@ def training(run: str, *, report: bool = False) -> Act:
     return act
 
 
-def copy_data(inputs: Path, disk: Path) -> int:
-    """A dataset that is changed where it lies."""
-    shutil.copytree(inputs / "data", disk / "data")
-    return 0
-
-
 PREPARE = f"prepare --source.path IN/packed.csv.gz {SMALL} --output DISK/out"
 RICH = "--splits.group_column group --splits.folds 2 --source.unlabelled_path IN/more.csv --source.part_mb 0.02"
 PREDICT = "predict IN/made/run IN/new.csv --processes 1 --source.part_mb 0.02 --device cpu --quiet --output"
@@ -259,19 +244,7 @@ SCENARIOS = (
     Scenario(
         "a training's report", training("DISK/run", report=True), only="report", only_said="report", changing="run/"
     ),
-    Scenario(
-        "baseline",
-        padless("baseline --data DISK/data"),
-        prepare_disk=copy_data,
-        only_said="baseline",
-        changing="baseline/",
-    ),
-    Scenario(
-        "evaluation of new rows",
-        padless("evaluate --run IN/run --output DISK/e --device cpu --input IN/packed.csv.gz"),
-    ),
     Scenario("prediction of a file", padless(f"{PREDICT} DISK/out.csv")),
-    Scenario("prediction into Parquet", padless(f"{PREDICT} DISK/out.parquet")),
     Scenario(
         "export",
         padless("export IN/run --output DISK/x --onnx --quiet"),
@@ -339,34 +312,32 @@ class Sweep:
         return files
 
     def trials(self) -> Iterator[dict[str, Any]]:
-        """At the first and the last write of each name: a file without room, a folder without an inode."""
+        """At the first and the last write of each name."""
         with tempfile.NamedTemporaryFile("a+") as log:
             self.begin()
-            code, stderr = self.run(lambda *write: print(json.dumps(write), file=log, flush=True))
+            code, stderr = self.run(lambda path: print(json.dumps(path), file=log, flush=True))
             assert code == 0, f"{self.scenario.name}: {stderr}"
             log.seek(0)
-            writes = [(kind, spelling(self.disk.root, path)) for kind, path in map(json.loads, log)]
+            names = [spelling(self.disk.root, path) for path in map(json.loads, log)]
         expected = self.remaining_files()
-        for (kind, name), times in Counter(writes).items():
+        for name, times in Counter(names).items():
             if re.search(self.scenario.only, name):
                 for number in sorted({1, times}):
-                    disk_state = "no inode" if kind == "folder" else "full"
-                    faults = list(self.trial(kind, name, number, disk_state, expected))
-                    trial = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": disk_state}
-                    yield {**trial, "faults": faults}
+                    faults = list(self.trial(name, number, expected))
+                    yield {"command": self.scenario.name, "place": f"{name} ({number})", "faults": faults}
 
-    def trial(self, kind: str, name: str, number: int, disk_state: str, expected: dict[str, bytes]) -> Iterator[str]:
+    def trial(self, name: str, number: int, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and after the same command with free space."""
         self.begin()
         num_seen = Counter()
 
-        def fault(*write: str) -> None:
-            write_name = (write[0], spelling(self.disk.root, write[1]))
+        def fill_at_write(path: str) -> None:
+            write_name = spelling(self.disk.root, path)
             num_seen[write_name] += 1
-            if write_name == (kind, name) and num_seen[write_name] == number:
-                self.disk.use_up_names() if disk_state == "no inode" else self.disk.fill()
+            if write_name == name and num_seen[write_name] == number:
+                self.disk.fill()
 
-        code, stderr = self.run(fault)
+        code, stderr = self.run(fill_at_write)
         self.disk.make_room()
         if code == 0 and self.remaining_files() == expected:  # there was room again: it removes what it needs no more
             return

@@ -6,9 +6,8 @@ corpus SOURCE with another seed. Or it is ``run``: the child trains on the datas
 one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange,
 a removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
 be there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes.
-INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and
-some others, or ``3/10``: every tenth from the third on. With EXCHANGE ``no`` the call that exchanges two names is
-missing.
+INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these. With
+EXCHANGE ``no`` the call that exchanges two names is missing.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -189,15 +188,12 @@ def make_new(job_kind: str, source: Path, folder: Path) -> None:
 
 def chosen(changes: list[str], instants: str) -> list[int]:
     """The numbers of the changes at which the job is killed."""
-    if instants == "few":
-        exchange_at = changes.index("exchanged")
-        return sorted({3, exchange_at, exchange_at + 1, exchange_at + 2, len(changes) - 2})
-    if instants == "near":
-        exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
-        near_exchange = {number + offset for number in exchanges for offset in range(-2, 7)}
-        return sorted(near_exchange & {*range(len(changes))})
-    first, _, stride = instants.partition("/")
-    return list(range(len(changes)))[slice(int(first), None, int(stride)) if stride else slice(None)]
+    exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
+    if instants == "all":
+        return list(range(len(changes)))
+    offsets = range(-1, 4) if instants == "few" else range(-2, 7)
+    near_exchange = {number + offset for number in exchanges for offset in offsets}
+    return sorted(near_exchange & {*range(len(changes))})
 
 
 def main(job_kind: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:

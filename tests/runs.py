@@ -23,7 +23,7 @@ import psutil
 from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import run_rank
 from preprocessing.base.signals import end_process
-from tests.commands import CPU, PLAIN_RECIPE, ROOT, start_python, status_of, wait_until
+from tests.commands import CPU, PLAIN_RECIPE, start_python, status_of, wait_until
 from tests.ranks import start_ranks
 
 MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
@@ -44,17 +44,13 @@ def small(data: object, run: object, *, wide: int = 0, **more: Any) -> RunConfig
     return RunConfig(data=str(data), run=str(run), **options)
 
 
-def launch(
-    data: Path, run: Path, *more: str, options: tuple[str, ...] = (), paths: str = str(ROOT)
-) -> subprocess.Popen[str]:
-    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's, ``paths`` is
-    their PYTHONPATH.
-    """
+def launch(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's."""
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
         words = ("-m", "harness", "train", *CPU, *options, *arguments(data, run, *more))
         pipes = {"stdout": log, "stderr": subprocess.STDOUT}
-        return start_python(*words, env={"PYTHONPATH": paths}, start_new_session=True, **pipes)
+        return start_python(*words, start_new_session=True, **pipes)
 
 
 @dataclass(frozen=True)

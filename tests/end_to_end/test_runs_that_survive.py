@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs under real launchers that are stopped, lose a rank or their launcher, change their number of processes, or have
-one rank that fails alone; and a dry run.
-"""
+"""Runs under real launchers that are stopped, lose a rank or change their number of processes; and a dry run."""
 
 from __future__ import annotations
 
@@ -23,7 +21,6 @@ from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import (
     CPU,
-    ROOT,
     accelerate,
     read_json,
     read_metrics,
@@ -168,39 +165,19 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
 
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
-LIKE_NCCL = """
-import os, sys, time
-if "RANK" in os.environ and "torch" not in sys.modules:
-    import torch.distributed
-    from harness.ranks import distributed
-    from harness.training.trainer import Trainer
-    torch.distributed.destroy_process_group = lambda: time.sleep(3600)
-    update = Trainer.update
-    def failing(self, batch):
-        if self.step == 20 and os.environ["RANK"] == "1":
-            raise KeyError("planted")
-        return update(self, batch)
-    Trainer.update = failing
-    distributed.LostPeerError.__init__ = lambda self, *_: os.abort()
-"""
-"""A ``sitecustomize`` module: rank 1 fails alone, leaving the process group waits for ranks that do not come, and a
-rank whose peer is gone is aborted, as NCCL's watchdog does."""
-
 
 long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
-
-
-def paths_with(folder: Path, module: str) -> str:
-    """A PYTHONPATH that makes every interpreter import this module first."""
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(module)
-    return f"{folder / 'site'}:{ROOT}"
 
 
 def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
     words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
     output = succeed(run_module("harness", "train", *words, timeout_s=90)).stdout
-    for line in (r"all-reduce +2 ranks on 1 machine added 10 MB in", r"devices +no GPU is used", r"memory +\d+ MiB"):
+    for line in (
+        r"all-reduce +2 ranks on 1 machine added 10 MB in",
+        r"devices +no GPU is used",
+        r"memory +\d+ MiB",
+        r"full .*of training \(",
+    ):
         assert re.search(f"^{line}", output, re.MULTILINE), output
     assert list(tmp_path.iterdir()) == []
 
@@ -216,11 +193,3 @@ def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path
     status = status_of(tmp_path / "run")
     reason = "rank 1: PlantedError: planted in StopWatch"
     assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
-
-
-@pytest.mark.slow
-def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(long: Path, tmp_path: Path) -> None:
-    """The time limit is an hour; this test allows for five minutes."""
-    process = launch(long, tmp_path / "run", "--timeout_s", "3600", paths=paths_with(tmp_path, LIKE_NCCL))
-    assert process.wait(300) == 1, (tmp_path / "log").read_text()
-    assert status_of(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"

@@ -22,16 +22,6 @@ SMALL = (
 data = shared_dataset({"train": 160, "validation": 30, "test": 30})
 
 
-def test_a_dry_run_measures_and_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    result = succeed(train_to_end("--data", data, "--run", run, "--dry_run", *SMALL))
-    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert "longest step (20 rows)" in result.stdout
-    assert "MiB at most in one process" in lines["memory"]
-    assert "of training (32 steps)" in lines["full"]
-    assert not run.exists()
-
-
 def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = train_to_end("--data", data, "--run", run, *SMALL, "--optim.lr", 1000)
