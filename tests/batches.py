@@ -34,11 +34,11 @@ def packed_batch(batch: Batch) -> Batch:
     return replace(batch, ids=packed.data, batch_sizes=packed.batch_sizes)
 
 
-def alone(batch: Batch, row: int) -> Batch:
+def single_row(batch: Batch, row: int) -> Batch:
     """One row of a padded batch, without padding."""
-    one = slice(row, row + 1)
-    ids = batch.ids[one, : batch.lengths[row]]
-    return Batch(ids, batch.lengths[one], batch.labels[one], batch.rows[one])
+    position = slice(row, row + 1)
+    ids = batch.ids[position, : batch.lengths[row]]
+    return Batch(ids, batch.lengths[position], batch.labels[position], batch.rows[position])
 
 
 def loader_of(split: Split, order: Order, **options: Any) -> Loader:

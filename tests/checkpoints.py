@@ -17,14 +17,14 @@ from harness.training.preflight import parts_of
 from harness.training.validation import Selection
 from preprocessing.dataset.shards import read_manifest
 
-COUNTED = {"rows": 8, "tokens": 90, "padded_tokens": 100, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
+INTERVAL_COUNTS = {"rows": 8, "tokens": 90, "padded_tokens": 100, "hash": (1 << 64) - 1, "loss": "0x1.8p+2"}
 
 
 def state_of(step: int, **changes: Any) -> dict[str, Any]:
     """The state of a training at a step, updated with ``changes``."""
     trainer = {
         **{"step": step, "epochs_done": 0, "stopped": False, "recurrence": "padded"},
-        **{"scaler": None, "counted": [COUNTED]},
+        **{"scaler": None, "counted": [INTERVAL_COUNTS]},
     }
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},

@@ -20,7 +20,7 @@ import psutil
 from harness.launch.options import find_free_port
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN = ("--config", str(ROOT / "tests" / "plain.yaml"))
+PLAIN_RECIPE = ("--config", str(ROOT / "tests" / "plain.yaml"))
 """A recipe that sets nothing, for trainings without the default recipe."""
 CPU = ("--config_file", str(ROOT / "configs/accelerate/cpu.yaml"))
 
@@ -35,8 +35,8 @@ def start_python(
     *words: object, env: Mapping[str, str] = MappingProxyType({}), **options: Any
 ) -> subprocess.Popen[str]:
     """The interpreter with these words, from the repository's root; ``options`` are those of ``Popen``."""
-    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT), **env}, "text": True, **options}
-    return subprocess.Popen([sys.executable, *map(str, words)], **given)
+    popen_options = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT), **env}, "text": True, **options}
+    return subprocess.Popen([sys.executable, *map(str, words)], **popen_options)
 
 
 def run_command(
@@ -130,7 +130,7 @@ def read_metrics(run: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def logged(run: Path, name: str, kind: str = "train") -> list[Any]:
+def values_in_log(run: Path, name: str, kind: str = "train") -> list[Any]:
     """A figure in each line of one kind of a run's metrics.jsonl."""
     return [line[name] for line in read_metrics(run, kind)]
 

@@ -102,7 +102,7 @@ def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
     if not may_start(item):
         yield
         return
-    there = set(psutil.Process().children(recursive=True))
+    processes_at_start = set(psutil.Process().children(recursive=True))
     name = f"{os.getpid()} {phase} {item.nodeid}"
     os.environ[STARTED_BY] = name
     try:
@@ -113,24 +113,24 @@ def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
     finally:
         os.environ.pop(STARTED_BY, None)
         if always:
-            kill_those_left(there, name)
+            kill_leftover_processes(processes_at_start, name)
 
 
-def kill_those_left(there: set[psutil.Process], name: str) -> None:
-    """SIGKILL for children that were not ``there``, for theirs, and for orphans that were started under ``name``.
+def kill_leftover_processes(processes_at_start: set[psutil.Process], name: str) -> None:
+    """SIGKILL for children that are not in ``processes_at_start``, for theirs, and for orphans started under ``name``.
 
     The servers of multiprocessing stay: they serve other tests, and end with this process.
     """
-    found = set(psutil.Process().children(recursive=True)) - there
+    new_processes = set(psutil.Process().children(recursive=True)) - processes_at_start
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get(STARTED_BY) == name:
-            found.add(process)
+            new_processes.add(process)
     servers = (os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid)
-    left = [process for process in found if process.pid not in servers]
-    for process in left:
+    leftovers = [process for process in new_processes if process.pid not in servers]
+    for process in leftovers:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(left, timeout=20)
+    psutil.wait_procs(leftovers, timeout=20)
 
 
 @pytest.fixture(scope="session")

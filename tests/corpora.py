@@ -23,13 +23,13 @@ GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
 def reviews(number: int, seed: int = 0, words: int = 40) -> list[tuple[str, str]]:
     """``(text, label)``: texts of up to ``words`` words, all different, labels half and half."""
     random = np.random.default_rng(seed)
-    found = []
+    rows = []
     for row in range(number):
         mood = GOOD if row % 2 else BAD
         body = [f"w{int(word)}" for word in random.zipf(1.4, int(random.integers(1, words))) % 300]
         text = " ".join([f"review {row}", *body, str(random.choice(mood))])
-        found.append((text, "positive" if row % 2 else "negative"))
-    return found
+        rows.append((text, "positive" if row % 2 else "negative"))
+    return rows
 
 
 def write_csv(

@@ -48,8 +48,8 @@ def sentences(rows: int, num_classes: int, seed: int, longest: int) -> tuple[lis
     for label in labels:
         length = int(random.integers(1, longest + 1))
         words = [f"w{int(word)}" for word in random.zipf(1.5, length) % 200]
-        for place in random.integers(0, length, 1 + length // 8):
-            words[place] = str(random.choice(MOODS[label]))
+        for position in random.integers(0, length, 1 + length // 8):
+            words[position] = str(random.choice(MOODS[label]))
         texts.append(" ".join(words))
     return texts, labels
 
@@ -72,20 +72,22 @@ def write_dataset(
     spec = TextSpec(max_tokens=widths[-1])
     pipeline = resolve(spec)
     texts = {
-        name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())
+        name: sentences(size, num_classes, seed + number, longest) for number, (name, size) in enumerate(rows.items())
     }
     vocabulary = freeze(count(Tokenizer(pipeline)(pa.array(texts["train"][0]))))
     vocabulary = vocabulary if base is None else Vocabulary.read(base / VOCABULARY)
     encoder, splits = Encoder(pipeline, vocabulary), {}
-    for name, (split_texts, drawn) in texts.items():
+    for name, (split_texts, split_labels) in texts.items():
         encoded = encoder(split_texts)
-        classes = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
+        classes = np.full_like(split_labels, NO_LABEL) if name == UNLABELLED else split_labels
         splits[name] = (
             arrays.padded(encoded.ids, encoded.offsets, widths[-1]),
             np.diff(encoded.offsets),
             classes,
         )
-    labels = [f"class{number}" for number in range(num_classes)] if num_classes > 2 else ["negative", "positive"]
+    labels = ["negative", "positive"]
+    if num_classes > 2:
+        labels = [f"class{number}" for number in range(num_classes)]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
     return {name: split_texts for name, (split_texts, _) in texts.items()}
 
@@ -106,10 +108,10 @@ def copy_of(name: str) -> Any:
     """A fixture: a copy, for each test, of the directory that another fixture makes."""
 
     @pytest.fixture
-    def copied(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    def copy(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         return Path(shutil.copytree(request.getfixturevalue(name), tmp_path / name))
 
-    return copied
+    return copy
 
 
 class Row(NamedTuple):
@@ -121,7 +123,7 @@ class Row(NamedTuple):
     fold: int | None = None
 
 
-def stored(root: Path, *splits: str) -> dict[int, Row]:
+def rows_by_number(root: Path, *splits: str) -> dict[int, Row]:
     """The rows of a dataset, or of some splits, by their number."""
     names = splits or read_manifest(root).splits
     return {number: row for name in names for number, row in rows_in(split_of(root, name)).items()}
@@ -166,20 +168,20 @@ def write_splits(
     vocabulary.write(root / VOCABULARY)
     kind, shards = id_dtype(len(vocabulary)), list[ShardInfo]()
     for name, (ids, lengths, classes) in splits.items():
-        rung = np.searchsorted(widths, lengths)
+        rungs = np.searchsorted(widths, lengths)
         shards += [
             write_shard(
                 root,
                 name,
                 0,
-                ids[rung == place, :width].astype(kind),
-                lengths[rung == place],
-                classes[rung == place],
-                np.flatnonzero(rung == place),
+                ids[rungs == rung, :width].astype(kind),
+                lengths[rungs == rung],
+                classes[rungs == rung],
+                np.flatnonzero(rungs == rung),
                 block_rows=block_rows,
             )
-            for place, width in enumerate(widths)
-            if (rung == place).any()
+            for rung, width in enumerate(widths)
+            if (rungs == rung).any()
         ]
     manifest = Manifest(
         labels,
@@ -196,40 +198,45 @@ def write_splits(
 
 def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
     """Write the shards of a split again, with columns that functions make of the old ones."""
-    manifest, found = read_manifest(root), []
+    manifest, infos = read_manifest(root), []
     for shard in Split(root, manifest, split).shards:
         names = ("ids", "length", "label", "row")
-        now = {name: np.concatenate([getattr(block, name) for block in shard.blocks]) for name in names}
-        now |= {name: change(now[name]) for name, change in columns.items()}
-        found.append(write_shard(root, split, 0, **now, fold=shard.info.fold, block_rows=manifest.block_rows))
-    write_manifest(root, indexed(root, manifest, {split: found}))
+        columns_by_name = {name: shard_column(shard, name) for name in names}
+        columns_by_name |= {name: change(columns_by_name[name]) for name, change in columns.items()}
+        fold = shard.info.fold
+        infos.append(write_shard(root, split, 0, **columns_by_name, fold=fold, block_rows=manifest.block_rows))
+    write_manifest(root, write_new_index(root, manifest, {split: infos}))
 
 
-def indexed(root: Path, manifest: Manifest, changed: dict[str, list[ShardInfo]]) -> Manifest:
+def shard_column(shard: Any, name: str) -> np.ndarray:
+    """A column of all rows of a shard."""
+    return np.concatenate([getattr(block, name) for block in shard.blocks])
+
+
+def write_new_index(root: Path, manifest: Manifest, changed: dict[str, list[ShardInfo]]) -> Manifest:
     """Write the index again with other shards in some splits; the new manifest."""
-    every = [info for name in manifest.splits.keys() - changed for info in counted(root, manifest, name)]
-    splits, index = write_index(root, chain(every, *changed.values()))
+    unchanged = [infos_with_histograms(root, manifest, name) for name in manifest.splits.keys() - changed]
+    splits, index = write_index(root, chain(*unchanged, *changed.values()))
     return replace(manifest, splits=splits, index=index)
 
 
-def counted(root: Path, manifest: Manifest, split: str) -> list[ShardInfo]:
+def infos_with_histograms(root: Path, manifest: Manifest, split: str) -> list[ShardInfo]:
     """The shards of a split with the histograms of their rows."""
-    found = []
+    infos = []
     for shard in Split(root, manifest, split).shards:
-        columns = (np.concatenate([getattr(block, name) for block in shard.blocks]) for name in ("length", "label"))
-        lengths, labels = map(histogram, columns)
-        found.append(replace(shard.info, lengths=lengths, labels=labels))
-    return found
+        lengths, labels = (histogram(shard_column(shard, name)) for name in ("length", "label"))
+        infos.append(replace(shard.info, lengths=lengths, labels=labels))
+    return infos
 
 
-def cut_into_folds(root: Path, folds: int) -> Manifest:
+def assign_folds(root: Path, folds: int) -> Manifest:
     """Give each shard of training and validation a fold, in turn; the new manifest."""
     manifest = read_manifest(root)
     changed = {}
     for name in manifest.splits.keys() - {TEST, UNLABELLED}:
         changed[name] = list[ShardInfo]()
-        for place, info in enumerate(counted(root, manifest, name)):
-            changed[name].append(replace(info, fold=place % folds))
+        for number, info in enumerate(infos_with_histograms(root, manifest, name)):
+            changed[name].append(replace(info, fold=number % folds))
             (root / info.path).rename(root / changed[name][-1].path)
-    write_manifest(root, indexed(root, manifest, changed))
+    write_manifest(root, write_new_index(root, manifest, changed))
     return read_manifest(root)

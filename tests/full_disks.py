@@ -39,7 +39,6 @@ from tests.commands import ROOT
 from tests.corpora import contents, reviews, write_csv
 from tests.datasets import write_dataset
 
-PAGE = 4096
 LIMIT_S = 120
 BALLAST = ".ballast"
 """What fills the disk; no file of padless."""
@@ -71,24 +70,18 @@ class Disk:
         for path in self.root.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def fill(self, left: int = 0) -> None:
-        """Leave ``left`` bytes, rounded up to pages."""
-        found = os.statvfs(self.root)
-        size = found.f_bavail * found.f_frsize - -(-left // PAGE) * PAGE
+    def fill(self) -> None:
+        """Leave no byte."""
+        statistics = os.statvfs(self.root)
+        size = statistics.f_bavail * statistics.f_frsize
         if size > 0:
             descriptor = os.open(self.root / BALLAST, os.O_CREAT | os.O_WRONLY)
             os.posix_fallocate(descriptor, 0, size)
             os.close(descriptor)
 
-    def use_up_names(self) -> None:
-        """Leave no inode: nothing new can be made, and what is there can still grow."""
-        found = os.statvfs(self.root)
-        mount("-o", f"remount,nr_inodes={found.f_files - found.f_ffree}", str(self.root))
-
     def make_room(self) -> None:
-        """Undo ``fill`` and ``use_up_names``."""
+        """Undo ``fill``."""
         (self.root / BALLAST).unlink(missing_ok=True)
-        mount("-o", "remount,nr_inodes=100000", str(self.root))
 
 
 def mount(*arguments: str) -> None:
@@ -110,8 +103,8 @@ def why_not(folder: Path) -> str | None:
 
 
 WRITES = os.O_WRONLY | os.O_RDWR
-Opened = Callable[[str, str], None]
-"""Called with ``file`` or ``folder`` and a path, just before it is opened or made."""
+Opened = Callable[[str], None]
+"""Called with a path, just before it is opened to be written."""
 NATIVE = (
     ("pyarrow", "OSFile"),
     ("pyarrow.parquet", "ParquetWriter.__init__"),
@@ -121,51 +114,49 @@ NATIVE = (
 
 
 def watch(root: Path, opened: Opened) -> None:
-    """Call ``opened`` before this process opens or makes anything below ``root``, for as long as it lives."""
-    prefix, inside = f"{root}{os.sep}", [False]
+    """Call ``opened`` before this process writes to anything below ``root``, for as long as it lives."""
+    prefix, is_reporting = f"{root}{os.sep}", [False]
 
-    def tell(kind: str, path: Any) -> None:
+    def report(path: Any) -> None:
         try:
             name = os.path.abspath(os.fsdecode(path))
         except TypeError:  # an open descriptor
             return
-        if not inside[0] and name.startswith(prefix):
-            inside[0] = True
+        if not is_reporting[0] and name.startswith(prefix):
+            is_reporting[0] = True
             try:
-                opened(kind, name)
+                opened(name)
             finally:
-                inside[0] = False
+                is_reporting[0] = False
 
-    def heard(event: str, values: tuple[Any, ...]) -> None:
+    def hear(event: str, values: tuple[Any, ...]) -> None:
         if event == "open":
             path, mode, flags = values
             if (isinstance(mode, str) and set(mode) & set("wax+")) or (mode is None and flags & (WRITES | os.O_CREAT)):
-                tell("file", path)
-        elif event == "os.mkdir" and not os.path.isdir(values[0]):
-            tell("folder", values[0])
+                report(path)
 
-    sys.addaudithook(heard)
+    sys.addaudithook(hear)
     for module, name in NATIVE:
-        wrap(module, name, tell)
+        wrap(module, name, report)
 
 
-def wrap(module: str, name: str, tell: Callable[[str, Any], None]) -> None:
+def wrap(module: str, name: str, report: Callable[[Any], None]) -> None:
     """Report the path among a call's first arguments before the call."""
     holder = __import__(module, fromlist=["_"])
     *classes, last = name.split(".")
-    for one in classes:
-        holder = getattr(holder, one)
+    for class_name in classes:
+        holder = getattr(holder, class_name)
     call = getattr(holder, last)
 
     @wraps(call, updated=())
-    def told(*arguments: Any, **more: Any) -> Any:
+    def call_and_report(*arguments: Any, **more: Any) -> Any:
         if last != "OSFile" or "r" not in (arguments[1] if len(arguments) > 1 else more.get("mode", "r")):
-            for one in arguments[:3]:
-                if isinstance(one, str | os.PathLike):
-                    tell("file", one)
+            for argument in arguments[:3]:
+                if isinstance(argument, str | os.PathLike):
+                    report(argument)
         return call(*arguments, **more)
 
-    setattr(holder, last, told)
+    setattr(holder, last, call_and_report)
 
 
 def spelling(root: Path, path: str) -> str:
@@ -206,7 +197,7 @@ class Scenario:
 
     name: str
     act: Act
-    before: Act | None = None
+    prepare_disk: Act | None = None
     """What lies on the disk already: made with room, outside of the trial."""
     only_said: str = "^$"
     """Files that the command can do without: a warning and exit code 0 are right."""
@@ -216,13 +207,13 @@ class Scenario:
     """Files whose bytes are never the same twice: times, addresses, speeds."""
 
 
-def placed(line: str, inputs: Path, disk: Path) -> list[str]:
+def words_of(line: str, inputs: Path, disk: Path) -> list[str]:
     """The words of a line in which ``IN/`` and ``DISK/`` stand for the folders."""
     return line.replace("IN/", f"{inputs}/").replace("DISK/", f"{disk}/").split()
 
 
 def padless(line: str) -> Act:
-    return lambda inputs, disk: cli.run(harness, placed(line, inputs, disk))
+    return lambda inputs, disk: cli.run(harness, words_of(line, inputs, disk))
 
 
 def training(run: str, *, report: bool = False) -> Act:
@@ -236,16 +227,10 @@ def training(run: str, *, report: bool = False) -> Act:
 
         if not report:
             sinks.write_report_quietly = lambda run: None
-        sys.argv = ["harness.train", *placed(f"{TRAINING} --data IN/data --run {run}", inputs, disk)]
+        sys.argv = ["harness.train", *words_of(f"{TRAINING} --data IN/data --run {run}", inputs, disk)]
         end_process(run_rank(entry.main))
 
     return act
-
-
-def copied_data(inputs: Path, disk: Path) -> int:
-    """A dataset that is changed where it lies."""
-    shutil.copytree(inputs / "data", disk / "data")
-    return 0
 
 
 PREPARE = f"prepare --source.path IN/packed.csv.gz {SMALL} --output DISK/out"
@@ -254,24 +239,12 @@ PREDICT = "predict IN/made/run IN/new.csv --processes 1 --source.part_mb 0.02 --
 TIMES = r"log\.txt|attempts\.jsonl|environment\.json|throughput\.jsonl|/(state|manifest)\.json|config\.yaml"
 SCENARIOS = (
     Scenario("preprocessing", padless(f"{PREPARE} {RICH}")),
-    Scenario("preprocessing over another", padless(f"{PREPARE} --overwrite --seed 1"), before=padless(PREPARE)),
+    Scenario("preprocessing over another", padless(f"{PREPARE} --overwrite --seed 1"), prepare_disk=padless(PREPARE)),
     Scenario("training", training("DISK/run"), changing=TIMES),
     Scenario(
         "a training's report", training("DISK/run", report=True), only="report", only_said="report", changing="run/"
     ),
-    Scenario(
-        "baseline",
-        padless("baseline --data DISK/data"),
-        before=copied_data,
-        only_said="baseline",
-        changing="baseline/",
-    ),
-    Scenario(
-        "evaluation of new rows",
-        padless("evaluate --run IN/run --output DISK/e --device cpu --input IN/packed.csv.gz"),
-    ),
     Scenario("prediction of a file", padless(f"{PREDICT} DISK/out.csv")),
-    Scenario("prediction into Parquet", padless(f"{PREDICT} DISK/out.parquet")),
     Scenario(
         "export",
         padless("export IN/run --output DISK/x --onnx --quiet"),
@@ -280,7 +253,7 @@ SCENARIOS = (
 )
 
 
-def forked(work: Callable[[], int], temporary: Path) -> tuple[int, str]:
+def run_in_child(work: Callable[[], int], temporary: Path) -> tuple[int, str]:
     """Run ``work`` in a child of this process: its exit code and its standard error. It is killed when it is slow."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
@@ -314,9 +287,9 @@ class Sweep:
         """An empty disk, but for what the command expects to be there."""
         self.disk.clear()
         (self.disk.root / TEMPORARY).mkdir()
-        if before := self.scenario.before:
-            code, said = forked(partial(before, self.inputs, self.disk.root), self.disk.root / TEMPORARY)
-            assert code == 0, said
+        if prepare_disk := self.scenario.prepare_disk:
+            code, stderr = run_in_child(partial(prepare_disk, self.inputs, self.disk.root), self.disk.root / TEMPORARY)
+            assert code == 0, stderr
 
     def run(self, opened: Opened | None = None) -> tuple[int, str]:
         """The command, in a child; ``opened`` is called there before each write."""
@@ -326,63 +299,63 @@ class Sweep:
                 watch(self.disk.root, opened)
             return self.scenario.act(self.inputs, self.disk.root)
 
-        return forked(work, self.disk.root / TEMPORARY)
+        return run_in_child(work, self.disk.root / TEMPORARY)
 
-    def left(self) -> dict[str, bytes]:
+    def remaining_files(self) -> dict[str, bytes]:
         """What the disk holds, except what differs between runs."""
-        return {
-            name: b"" if re.search(self.scenario.changing, name) else data
-            for name, data in contents(self.disk.root).items()
-            if not name.endswith(("/lock", ".lock")) and name != BALLAST
-        }
+        files = contents(self.disk.root)
+        for name in [*files]:
+            if re.search(self.scenario.changing, name):
+                files[name] = b""
+            if name.endswith(("/lock", ".lock")) or name == BALLAST:
+                del files[name]
+        return files
 
     def trials(self) -> Iterator[dict[str, Any]]:
-        """At the first and the last write of each name: a file without room, a folder without an inode."""
+        """At the first and the last write of each name."""
         with tempfile.NamedTemporaryFile("a+") as log:
             self.begin()
-            code, said = self.run(lambda *write: print(json.dumps(write), file=log, flush=True))
-            assert code == 0, f"{self.scenario.name}: {said}"
+            code, stderr = self.run(lambda path: print(json.dumps(path), file=log, flush=True))
+            assert code == 0, f"{self.scenario.name}: {stderr}"
             log.seek(0)
-            writes = [(kind, spelling(self.disk.root, path)) for kind, path in map(json.loads, log)]
-        expected = self.left()
-        for (kind, name), times in Counter(writes).items():
+            names = [spelling(self.disk.root, path) for path in map(json.loads, log)]
+        expected = self.remaining_files()
+        for name, times in Counter(names).items():
             if re.search(self.scenario.only, name):
                 for number in sorted({1, times}):
-                    how = "no inode" if kind == "folder" else "full"
-                    faults = list(self.trial(kind, name, number, how, expected))
-                    place = {"command": self.scenario.name, "place": f"{name} ({number})", "disk": how}
-                    yield {**place, "faults": faults}
+                    faults = list(self.trial(name, number, expected))
+                    yield {"command": self.scenario.name, "place": f"{name} ({number})", "faults": faults}
 
-    def trial(self, kind: str, name: str, number: int, how: str, expected: dict[str, bytes]) -> Iterator[str]:
+    def trial(self, name: str, number: int, expected: dict[str, bytes]) -> Iterator[str]:
         """What is wrong when the disk is full at a write, and after the same command with free space."""
         self.begin()
-        seen = Counter()
+        num_seen = Counter()
 
-        def fault(*write: str) -> None:
-            now = (write[0], spelling(self.disk.root, write[1]))
-            seen[now] += 1
-            if now == (kind, name) and seen[now] == number:
-                self.disk.use_up_names() if how == "no inode" else self.disk.fill()
+        def fill_at_write(path: str) -> None:
+            write_name = spelling(self.disk.root, path)
+            num_seen[write_name] += 1
+            if write_name == name and num_seen[write_name] == number:
+                self.disk.fill()
 
-        code, said = self.run(fault)
+        code, stderr = self.run(fill_at_write)
         self.disk.make_room()
-        if code == 0 and self.left() == expected:  # there was room again: it removes what it needs no more
+        if code == 0 and self.remaining_files() == expected:  # there was room again: it removes what it needs no more
             return
         if code != 4 and not (code == 0 and (name.startswith(TEMPORARY) or re.search(self.scenario.only_said, name))):
-            yield f"exit code {code}: {said[-300:]}"
-        if match := FAULT.search(re.sub(r"(?m)^(error|warning): .*$", "", said)):
-            yield f"said {match[0]!r}: {said[-600:]}"
-        errors = re.findall(r"(?m)^error: .*$", said)
+            yield f"exit code {code}: {stderr[-300:]}"
+        if match := FAULT.search(re.sub(r"(?m)^(error|warning): .*$", "", stderr)):
+            yield f"said {match[0]!r}: {stderr[-600:]}"
+        errors = re.findall(r"(?m)^error: .*$", stderr)
         words = [str(self.disk.root), "make room", *(["TMPDIR"] if name.startswith(TEMPORARY) else [])]
         if code == 4 and (len(errors) != 1 or not all(word in errors[0] for word in words)):
             yield f"no sentence that names file and way out: {errors}"
         yield from (f"left: {path.name}" for path in self.disk.root.rglob(f"*{TEMPORARY_MARK}*"))
         yield from (f"left: {path.name}" for path in (self.disk.root / TEMPORARY).iterdir())
-        code, said = self.run()
+        code, stderr = self.run()
         if code != 0:
-            yield f"again: exit code {code}: {said[-300:]}"
-        elif (after := self.left()) != expected:
-            names = sorted(name for name in {*after, *expected} if after.get(name) != expected.get(name))
+            yield f"again: exit code {code}: {stderr[-300:]}"
+        elif (files := self.remaining_files()) != expected:
+            names = sorted(name for name in {*files, *expected} if files.get(name) != expected.get(name))
             yield f"again: another end: {', '.join(names[:5])}"
 
 
@@ -407,7 +380,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--only", default="", help="a pattern")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the small disk is taken away then, too
-    found = []
+    trials = []
     with tempfile.TemporaryDirectory() as folder:
         if reason := why_not(Path(folder)):
             print(f"nothing tried: {reason}", file=sys.stderr)
@@ -415,14 +388,15 @@ def main(argv: list[str]) -> int:
         preload()
         inputs = Path(folder, "inputs")
         for make in (make_inputs, training("IN/run")):
-            code, said = forked(partial(make, inputs, inputs), Path(folder))
-            assert code == 0, said
+            code, stderr = run_in_child(partial(make, inputs, inputs), Path(folder))
+            assert code == 0, stderr
         with Disk(Path(folder, "disk")) as disk:
             for scenario in SCENARIOS:
                 if re.search(options.only, scenario.name):
-                    found += Sweep(scenario, inputs, disk).trials()
-    print(json.dumps({"trials": len(found), "faults": [one for one in found if one["faults"]]}, indent=2))
-    return 1 if any(one["faults"] for one in found) else 0
+                    trials += Sweep(scenario, inputs, disk).trials()
+    faults = [trial for trial in trials if trial["faults"]]
+    print(json.dumps({"trials": len(trials), "faults": faults}, indent=2))
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,8 @@ corpus SOURCE with another seed. Or it is ``run``: the child trains on the datas
 one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange,
 a removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
 be there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes.
-INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these and
-some others, or ``3/10``: every tenth from the third on. With EXCHANGE ``no`` the call that exchanges two names is
-missing.
+INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these. With
+EXCHANGE ``no`` the call that exchanges two names is missing.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -62,7 +61,7 @@ def arguments(source: Path, output: Path, seed: int) -> list[str]:
     return [*words, "--executor.workers", "1", "--source.part_mb", "0.01", *small]
 
 
-def forked(work: Callable[[], int]) -> int:
+def run_in_child(work: Callable[[], int]) -> int:
     """Run ``work`` in a child; its exit code, or the negative signal."""
     pid = os.fork()
     if pid == 0:
@@ -79,9 +78,9 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
     if not exchange:
-        atomic.exchanged = lambda one, other: False
+        atomic.exchanged = lambda *_: False
 
-    def watched(change: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def wrap(change: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
             changed(next(counter), name)
             return change(*arguments, **more)
@@ -89,7 +88,7 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
         return call
 
     for module, name in changes:
-        setattr(module, name, watched(getattr(module, name), name))
+        setattr(module, name, wrap(getattr(module, name), name))
 
 
 def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
@@ -103,21 +102,21 @@ def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int
         watch(changed, exchange)
         return cli.run(preprocessing, arguments(source, folder / "out", seed=1))
 
-    return forked(work)
+    return run_in_child(work)
 
 
 def check(source: Path, folder: Path, exchange: bool) -> int:
     """0 if one whole dataset is there and the same command makes the new one."""
     output, stands_aside = folder / "out", folder / "out.before"
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
-    there = output if exchange or (output / MANIFEST).exists() else stands_aside
-    whole = verify(there) == [] and read_manifest(there).fingerprint in fingerprints
-    if not whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
+    dataset = output if exchange or (output / MANIFEST).exists() else stands_aside
+    is_whole = verify(dataset) == [] and read_manifest(dataset).fingerprint in fingerprints
+    if not is_whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
-    found = contents(output)
-    kept = found.pop(STRANGER, None) == b"mine"
+    files = contents(output)
+    is_stranger_kept = files.pop(STRANGER, None) == b"mine"
     litter = [path.name for path in folder.iterdir() if path.name.startswith("out.")]
-    return 0 if kept and not litter and found == contents(folder / "new") else DIFFERENT
+    return 0 if is_stranger_kept and not litter and files == contents(folder / "new") else DIFFERENT
 
 
 def train(source: Path, run: Path) -> int:
@@ -138,75 +137,73 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
     Whatever had its name before a change is noted in FOLDER/seen: the step of the newest checkpoint, and other files.
     """
     shutil.rmtree(folder / "out", ignore_errors=True)
-    seen = {}
+    names_seen = {}
 
     def note(number: int, name: str) -> None:
-        here = {str(path): 1 for path in (Path(CONFIG), Path("status.json"), Path(BUNDLE, INDEX))}
-        there = {path: 1 for path in here if (folder / "out" / path).exists()}
-        seen.update({**there, "step": max([*checkpoint.steps(folder / "out"), seen.get("step", 0)])})
-        (folder / "seen").write_text(json.dumps(seen))
+        paths = {str(path): 1 for path in (Path(CONFIG), Path("status.json"), Path(BUNDLE, INDEX))}
+        existing = {path: 1 for path in paths if (folder / "out" / path).exists()}
+        names_seen.update({**existing, "step": max([*checkpoint.steps(folder / "out"), names_seen.get("step", 0)])})
+        (folder / "seen").write_text(json.dumps(names_seen))
         changed(number, name)
 
     def work() -> int:
         watch(note, exchange, (*CHANGES, *OF_RUNS))
         return train(source, folder / "out")
 
-    return forked(work)
+    return run_in_child(work)
 
 
 def go_on(source: Path, folder: Path, exchange: bool) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
-    run, seen = folder / "out", read_json(folder / "seen")
+    run, names_seen = folder / "out", read_json(folder / "seen")
     damaged = []
     newest = checkpoint.newest(run, damaged.append)
     step = 0 if newest is None else newest.step
-    if damaged or step < seen["step"]:
+    if damaged or step < names_seen["step"]:
         return 1
-    if seen.get(CONFIG):
+    if names_seen.get(CONFIG):
         read_config(run)
-    if seen.get("status.json"):
+    if names_seen.get("status.json"):
         assert read_status(run)
-    if seen.get(str(Path(BUNDLE, INDEX))):
+    if names_seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
     if not exchange:
-        atomic.exchanged = lambda one, other: False
+        atomic.exchanged = lambda *_: False
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
-    same = final(run) == final(folder / "new")
-    return 0 if same and not litter and read_attempts(run)[-1]["resumed_from"] == (step or None) else DIFFERENT
+    is_same = final(run) == final(folder / "new")
+    return 0 if is_same and not litter and read_attempts(run)[-1]["resumed_from"] == (step or None) else DIFFERENT
 
 
-def make_new(what: str, source: Path, folder: Path) -> None:
+def make_new(job_kind: str, source: Path, folder: Path) -> None:
     """Make the undisturbed results: the new dataset, and the one that it replaces, or a run."""
-    if what == "run":
-        assert forked(partial(train, source, folder / "new")) == 0
+    if job_kind == "run":
+        assert run_in_child(partial(train, source, folder / "new")) == 0
         return
-    assert forked(partial(cli.run, preprocessing, arguments(source, folder / "old", seed=0))) == 0
+    assert run_in_child(partial(cli.run, preprocessing, arguments(source, folder / "old", seed=0))) == 0
     shutil.copytree(folder / "old", folder / "new")
-    assert forked(partial(cli.run, preprocessing, arguments(source, folder / "new", seed=1))) == 0
+    assert run_in_child(partial(cli.run, preprocessing, arguments(source, folder / "new", seed=1))) == 0
 
 
 def chosen(changes: list[str], instants: str) -> list[int]:
     """The numbers of the changes at which the job is killed."""
-    if instants == "few":
-        here = changes.index("exchanged")
-        return sorted({3, here, here + 1, here + 2, len(changes) - 2})
-    if instants == "near":
-        exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
-        return [number for number in range(len(changes)) if any(-2 <= number - at <= 6 for at in exchanges)]
-    first, _, every = instants.partition("/")
-    return list(range(len(changes)))[slice(int(first), None, int(every)) if every else slice(None)]
+    exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
+    if instants == "all":
+        return list(range(len(changes)))
+    offsets = range(-1, 4) if instants == "few" else range(-2, 7)
+    near_exchange = {number + offset for number in exchanges for offset in offsets}
+    return sorted(near_exchange & {*range(len(changes))})
 
 
-def main(what: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
+def main(job_kind: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
     """The number of kills, of possible kills, and the kills after which something was wrong."""
-    for module in PRELOADED if what == "run" else ():
+    for module in PRELOADED if job_kind == "run" else ():
         importlib.import_module(module)
     os.fsync = lambda descriptor: None
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what hundreds of runs say
-    work, examine = (begin, go_on) if what == "run" else (replace, check)
-    make_new(what, source, folder)
+    work, examine = (begin, go_on) if job_kind == "run" else (replace, check)
+    make_new(job_kind, source, folder)
     log = folder / "changes"
 
     def note(number: int, name: str) -> None:
@@ -223,9 +220,9 @@ def main(what: str, source: Path, folder: Path, instants: str, exchange: bool) -
                 os.kill(os.getpid(), signal.SIGKILL)
 
         code = work(source, folder, exchange, kill)
-        found = forked(partial(examine, source, folder, exchange))
-        if (code, found) != (-signal.SIGKILL, 0):
-            wrong.append([number, changes[number], code, found])
+        examination = run_in_child(partial(examine, source, folder, exchange))
+        if (code, examination) != (-signal.SIGKILL, 0):
+            wrong.append([number, changes[number], code, examination])
     return {"kills": len(numbers), "of": len(changes), "changes": sorted(set(changes)), "wrong": wrong}
 
 

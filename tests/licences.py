@@ -30,7 +30,7 @@ class Requirement:
     name: str
     parts: str
     lowest: str
-    below: str
+    upper_bound: str
     group: str
     """An extra, or ``CORE``."""
 
@@ -38,34 +38,36 @@ class Requirement:
     def lowest_pin(self) -> str:
         """The line with the lowest version alone, for pip; of what is ``UNPINNED``, the line."""
         if self.name in UNPINNED:
-            return f"{self.name}>={self.lowest}{self.below}"
+            return f"{self.name}>={self.lowest}{self.upper_bound}"
         return f"{self.name}{self.parts}=={self.lowest}"
 
     @property
     def newest(self) -> str:
         """The line without its lowest version."""
-        return f"{self.name}{self.parts}{self.below.removeprefix(',')}"
+        return f"{self.name}{self.parts}{self.upper_bound.removeprefix(',')}"
 
 
 def requirements() -> list[Requirement]:
     """Every line of the project's dependencies and extras."""
     tomllib = pytest.importorskip("tomllib", reason="needs the TOML reader of Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    found = []
+    requirements_read = []
     for group, lines in {CORE: project["dependencies"], **project["optional-dependencies"]}.items():
         for line in lines:
             match = LINE.fullmatch(line)
             assert match is not None, f"pyproject.toml: {line}: name it NAME>=LOWEST, or NAME>=LOWEST,<BELOW"
-            found.append(Requirement(match["name"], match["parts"] or "", match["lowest"], match["below"] or "", group))
-    return found
+            requirements_read.append(
+                Requirement(match["name"], match["parts"] or "", match["lowest"], match["below"] or "", group)
+            )
+    return requirements_read
 
 
 def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
     """Name of a distribution -> the extras that bring it, ``CORE`` first."""
-    found = {}
+    groups_by_name = {}
     for line in lines:
-        found.setdefault(line.name, []).append(line.group)
-    return found
+        groups_by_name.setdefault(line.name, []).append(line.group)
+    return groups_by_name
 
 
 PAGE = ROOT / "docs" / "security.md"

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     """Train, compare, print; returns the exit code."""
     (revision,) = argv
     different = False
-    with tempfile.TemporaryDirectory() as folder, checked_out(revision, Path(folder, "tree")) as theirs:
+    with tempfile.TemporaryDirectory() as folder, work_tree_of(revision, Path(folder, "tree")) as theirs:
         data = Path(folder, "data")
         write_dataset(data, ROWS)
         for processes in (1, 2):
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
 
 
 @contextmanager
-def checked_out(revision: str, path: Path) -> Iterator[Path]:
+def work_tree_of(revision: str, path: Path) -> Iterator[Path]:
     """A detached work tree of ``revision`` for as long as the block runs. Raises ``ConfigError`` if git has none."""
     added = run_command(["git", "worktree", "add", "--detach", str(path), revision])
     if added.returncode:
@@ -79,19 +79,22 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
     result = run_command(command, LIMIT_S, environment, cwd=tree)
     if result.returncode:
-        said = " ".join((result.stderr or result.stdout)[-2000:].split())
-        raise ConfigError(f"{tree}: the training on {processes} processes ended with {result.returncode}: {said}")
+        message = " ".join((result.stderr or result.stdout)[-2000:].split())
+        raise ConfigError(f"{tree}: the training on {processes} processes ended with {result.returncode}: {message}")
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def first_difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str | None:
+def first_difference(records: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> str | None:
     """The first line, counted from 1, and key that differ; None if the files say the same."""
-    for number, (mine, other) in enumerate(zip(ours, theirs, strict=False), 1):
-        keys = ("kind", *(LOGGED if mine["kind"] == "train" else sorted(mine.keys() & other.keys() - {"kind"})))
+    for number, (record, base_record) in enumerate(zip(records, theirs, strict=False), 1):
+        keys = (
+            "kind",
+            *(LOGGED if record["kind"] == "train" else sorted(record.keys() & base_record.keys() - {"kind"})),
+        )
         for key in keys:
-            if key not in mine or mine[key] != other.get(key):
-                return f"line {number}: {key} is {mine.get(key)} here, {other.get(key)} there"
-    return None if len(ours) == len(theirs) else f"{len(ours)} lines here, {len(theirs)} there"
+            if key not in record or record[key] != base_record.get(key):
+                return f"line {number}: {key} is {record.get(key)} here, {base_record.get(key)} there"
+    return None if len(records) == len(theirs) else f"{len(records)} lines here, {len(theirs)} there"
 
 
 if __name__ == "__main__":

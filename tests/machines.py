@@ -35,13 +35,13 @@ def why_not() -> str | None:
     """Why two machines cannot be simulated here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    missing = [tool for tool in TOOLS if shutil.which(tool, path=search_path()) is None]
-    if missing:
-        return f"needs {', '.join(missing)}"
+    absent_tools = [tool for tool in TOOLS if shutil.which(tool, path=search_path()) is None]
+    if absent_tools:
+        return f"needs {', '.join(absent_tools)}"
     name = f"padless-probe-{uuid.uuid4().hex[:6]}"
-    made = quietly("ip", "netns", "add", name)
+    is_made = quietly("ip", "netns", "add", name)
     quietly("ip", "netns", "del", name)
-    return None if made else "network namespaces are refused here"
+    return None if is_made else "network namespaces are refused here"
 
 
 def search_path() -> str:
@@ -52,9 +52,9 @@ def search_path() -> str:
 def tool(*words: str) -> str:
     """Run a command of the system; what it printed."""
     environment = {**os.environ, "PATH": search_path()}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"{words}: {done.stderr}"
-    return done.stdout
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert result.returncode == 0, f"{words}: {result.stderr}"
+    return result.stdout
 
 
 def quietly(*words: str) -> bool:
@@ -80,20 +80,20 @@ class Machine:
         self,
         *command: str,
         log: Path,
-        own: Mapping[Path, Path | None] = MappingProxyType({}),
+        private_paths: Mapping[Path, Path | None] = MappingProxyType({}),
     ) -> subprocess.Popen[str]:
-        """Run a command here; ``own``: for a path, what only this machine has there; None: an empty directory."""
+        """Run a command here; ``private_paths``: path -> what only this machine has there, None for an empty folder."""
         setup = [f"hostname {self.host}"]
-        for place, source in own.items():
-            what = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs tmpfs"
-            setup.append(f"mount {what} {shlex.quote(str(place))}")
+        for path, source in private_paths.items():
+            mount_options = f"--bind {shlex.quote(str(source))}" if source else "-t tmpfs tmpfs"
+            setup.append(f"mount {mount_options} {shlex.quote(str(path))}")
         script = " && ".join([*setup, f"exec {shlex.join(command)}"])
-        known = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_SOCKET_IFNAME")}
         with open(log, "a") as file:
             process = subprocess.Popen(
                 ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", script],
                 cwd=ROOT,
-                env={**known, "PATH": search_path(), "PYTHONPATH": str(ROOT)},
+                env={**environment, "PATH": search_path(), "PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -105,11 +105,11 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """All that run here."""
-        found = []
+        processes = []
         for pid in tool("ip", "netns", "pids", self.namespace).split():
             with contextlib.suppress(psutil.Error):
-                found.append(psutil.Process(int(pid)))
-        return found
+                processes.append(psutil.Process(int(pid)))
+        return processes
 
     def send(self, number: signal.Signals) -> None:
         """A signal to every process here."""
@@ -127,13 +127,13 @@ class Machine:
         while self.started:
             self.started.pop().wait(20)
 
-    def inside(self, *words: str) -> None:
+    def run(self, *words: str) -> None:
         """A command of the system in this machine's network."""
         tool("ip", "netns", "exec", self.namespace, *words)
 
     def lose(self) -> None:
         """Drop the packets that come in from the other machine."""
-        self.inside("iptables", "-A", "INPUT", "-i", self.device, "-j", "DROP")
+        self.run("iptables", "-A", "INPUT", "-i", self.device, "-j", "DROP")
 
 
 @dataclass
@@ -144,19 +144,19 @@ class Two:
     b: Machine
 
     @property
-    def both(self) -> tuple[Machine, Machine]:
+    def machines(self) -> tuple[Machine, Machine]:
         """Machine 0, where rank 0 is, and machine 1."""
         return self.a, self.b
 
     def lose(self) -> None:
         """Cut the link: packets are lost in both directions, without an error."""
-        for machine in self.both:
+        for machine in self.machines:
             machine.lose()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Restore the link."""
-        for machine in self.both:
-            machine.inside("iptables", "-F", "INPUT")
+        for machine in self.machines:
+            machine.run("iptables", "-F", "INPUT")
 
 
 @contextmanager
@@ -165,26 +165,26 @@ def two_machines() -> Iterator[Two]:
     tag = uuid.uuid4().hex[:6]
     subnet = f"10.{77 + os.getpid() % 100}.{int(tag[:2], 16)}"
     machines = [
-        Machine(f"padless-{tag}-{side}", f"machine-{side}", f"{subnet}.{place + 1}", f"pl{tag}{side}", place)
-        for place, side in enumerate("ab")
+        Machine(f"padless-{tag}-{side}", f"machine-{side}", f"{subnet}.{rank + 1}", f"pl{tag}{side}", rank)
+        for rank, side in enumerate("ab")
     ]
     two = Two(*machines)
     try:
-        for machine in two.both:
+        for machine in two.machines:
             tool("ip", "netns", "add", machine.namespace)
             folder = Path("/etc/netns", machine.namespace)
             folder.mkdir(parents=True)
             (folder / "hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {machine.host}\n")
             (folder / "resolv.conf").write_text("")
         tool("ip", "link", "add", two.a.device, "type", "veth", "peer", "name", two.b.device)
-        for machine in two.both:
+        for machine in two.machines:
             tool("ip", "link", "set", machine.device, "netns", machine.namespace)
             tool("ip", "-n", machine.namespace, "addr", "add", f"{machine.address}/24", "dev", machine.device)
             for device in ("lo", machine.device):
                 tool("ip", "-n", machine.namespace, "link", "set", device, "up")
         yield two
     finally:
-        for machine in two.both:
+        for machine in two.machines:
             with contextlib.suppress(AssertionError):
                 machine.kill()
             quietly("ip", "link", "del", machine.device)  # if it did not come so far as its namespace
@@ -201,7 +201,7 @@ def launch_on(
     log: Path,
     command: str = "train",
     options: Sequence[str] = (),
-    own: Mapping[Path, Path | None] = MappingProxyType({}),
+    private_paths: Mapping[Path, Path | None] = MappingProxyType({}),
 ) -> subprocess.Popen[str]:
     """``padless train`` on one of two machines, with one process on each; ``options`` are accelerate's."""
     values = {
@@ -214,4 +214,4 @@ def launch_on(
     }
     places = (f"--{name}={value}" for name, value in values.items())
     words = [sys.executable, "-m", "harness", command, *places, *options, *keys]
-    return machine.start(*words, log=log, own=own)
+    return machine.start(*words, log=log, private_paths=private_paths)

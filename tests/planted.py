@@ -18,16 +18,16 @@ class PlantedError(Exception):
 
 def main(argv: list[str]) -> int:
     """Train as ``harness.train`` does; ``FUNCTION`` of ``harness.training.assembly`` raises on rank ``RANK``."""
-    function, rank, *rest = argv
+    function, rank, *train_arguments = argv
     if os.environ["RANK"] == rank:
         from harness.training import assembly
 
-        def planted(*arguments: Any, **named: Any) -> None:
+        def raise_error(*arguments: Any, **keywords: Any) -> None:
             raise PlantedError(f"planted in {function}")
 
         assert callable(getattr(assembly, function))
-        setattr(assembly, function, planted)
-    return train.main(rest)
+        setattr(assembly, function, raise_error)
+    return train.main(train_arguments)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ PRELOADED += ["harness.train", "harness.evaluate", "harness.training.run", "test
 
 
 @dataclass(frozen=True)
-class Gone:
+class RankExit:
     """The result of a rank that ended without reporting one: its exit code, or the negative number of a signal."""
 
     exit_code: int | None
@@ -48,7 +48,7 @@ def run_ranks(
     """``function(*arguments)`` on ``world_size`` new ranks; what each returns, in rank order.
 
     ``function`` is importable and its values picklable. All ranks are killed when one fails or the time is up. With
-    ``may_die``, a rank that ends without a result is no failure, and its value is ``Gone``.
+    ``may_die``, a rank that ends without a result is no failure, and its value is ``RankExit``.
     """
     pipes = [multiprocessing.Pipe(duplex=False) for _ in range(world_size)]
     processes = start_ranks(_send_result, world_size, [sender for _, sender in pipes], function, arguments)
@@ -63,7 +63,7 @@ def run_ranks(
                 succeeded, value = pipe.recv()
             except EOFError:
                 processes[rank].join(timeout_s)
-                succeeded, value = may_die, Gone(processes[rank].exitcode)
+                succeeded, value = may_die, RankExit(processes[rank].exitcode)
             if not succeeded:
                 raise AssertionError(f"rank {rank} of {world_size} failed:\n{value}")
             results.append(value)
@@ -122,9 +122,9 @@ def _rank_main(environment: dict[str, str], function: Callable[..., None], argum
 
 def _send_result(senders: list[Any], function: Callable[..., Any], arguments: tuple) -> None:
     sender = senders[int(os.environ.get("RANK", "0"))]
-    for other in senders:
-        if other is not sender:
-            other.close()
+    for peer_sender in senders:
+        if peer_sender is not sender:
+            peer_sender.close()
     try:
         sender.send((True, function(*arguments)))
     except BaseException:

@@ -26,7 +26,7 @@ from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import STEP, write_drawn, write_index
 from tests.corpora import prepare, write_csv
-from tests.datasets import split_of, stored, write_dataset
+from tests.datasets import rows_by_number, split_of, write_dataset
 
 
 def class_names(number: int) -> list[str]:
@@ -40,23 +40,25 @@ def write_corpus(path: Path, names: list[str], rows: int, seed: int = 0) -> Path
     """A CSV file with the columns text and label; class 0 has the most rows, the last the fewest."""
     random = np.random.default_rng(seed)
     shares = 1 / (1 + np.arange(len(names)) / len(names))
-    drawn = random.choice(len(names), rows, p=shares / shares.sum())
-    labels = np.concatenate([np.arange(len(names)).repeat(10), drawn])  # ten of each, so that each split has some
+    random_labels = random.choice(len(names), rows, p=shares / shares.sum())
+    labels = np.concatenate(
+        [np.arange(len(names)).repeat(10), random_labels]
+    )  # ten of each, so that each split has some
     texts = []
     for row, label in enumerate(labels.tolist()):
-        thing, _, trouble = names[label].partition(": ")
-        about = f'I\'m worried: my {thing} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
+        subject, _, trouble = names[label].partition(": ")
+        about = f'I\'m worried: my {subject} is {trouble}, order No. {row}.<br />Thanks, "Sam"'
         filler = " ".join(f"word{int(word)}" for word in random.zipf(1.5, int(random.integers(3, 60))) % 300)
         texts.append((f"{about} {filler}", names[label]))
     return write_csv(path, texts)
 
 
-def write_data(place: Path, number: int, rows: int, *, test: bool = True, corpus: Path | None = None) -> Path:
+def write_data(folder: Path, number: int, rows: int, *, test: bool = True, corpus: Path | None = None) -> Path:
     """``place/data`` of so many classes, from ``place/corpus.csv``; without ``test`` it has no test split."""
-    place.mkdir(parents=True, exist_ok=True)
-    source = corpus or write_corpus(place / "corpus.csv", class_names(number), rows)
-    prepare(source, place / "data", *([] if test else ["--splits.test", "0"]))
-    return place / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = corpus or write_corpus(folder / "corpus.csv", class_names(number), rows)
+    prepare(source, folder / "data", *([] if test else ["--splits.test", "0"]))
+    return folder / "data"
 
 
 def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **config: Any) -> Path:
@@ -68,7 +70,7 @@ def write_run(run: Path, data: Path, *, skill: float = 3.0, seed: int = 0, **con
     split = "test" if manifest.splits.get("test") else "validation"
     write_log(run, manifest, data, skill, seed)
     write_index(run / BUNDLE, dataset=manifest.fingerprint, labels=manifest.labels)
-    write_measured(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
+    write_evaluation(run if split == "test" else run / EVALUATION, split, data, manifest, skill, seed)
     write_status(run, Ending("finished", 200))
     return run
 
@@ -87,32 +89,32 @@ def scores_of(data: Path, manifest: Manifest, split: str, skill: float, seed: in
     return rows, labels, logits[:, 1] - logits[:, 0] if number == 2 else logits
 
 
-def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skill: float, seed: int) -> None:
+def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, skill: float, seed: int) -> None:
     """``SPLIT.json`` and the predictions, the mistakes with weights that are made up."""
     rows, labels, logits = scores_of(data, manifest, split, skill, seed)
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
-    ids = {number: row.ids for number, row in stored(data, split).items()}
+    ids = {number: row.ids for number, row in rows_by_number(data, split).items()}
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
     calibrated = decision.calibrated(logits)
-    said, chances = predicted_labels(calibrated), probabilities(calibrated)
-    shown = mistakes_to_show(labels, said, chances, 10)
-    worst = shown[np.argsort(-chances[shown, said[shown]], kind="stable")]
+    predictions, chances = predicted_labels(calibrated), probabilities(calibrated)
+    mistake_positions = mistakes_to_show(labels, predictions, chances, 10)
+    worst = mistake_positions[np.argsort(-chances[mistake_positions, predictions[mistake_positions]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
     mistakes = [
         {
             "row": int(rows[at]),
             "label": manifest.labels[labels[at]],
-            "predicted": manifest.labels[said[at]],
-            "probability": float(chances[at, said[at]]),
+            "predicted": manifest.labels[predictions[at]],
+            "probability": float(chances[at, predictions[at]]),
             "tokens": vocabulary.tokens.take(ids[rows[at]]).to_pylist(),
             "weights": (random.normal(size=len(ids[rows[at]])) ** 3).round(4).tolist(),
         }
         for at in worst
     ]
     values |= {"split": split, "dataset": manifest.fingerprint, "step": STEP}
-    write_figures(place, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
-    found = {"rows": rows, "labels": labels, "predicted": said, "chances": chances}
-    write_predictions(place, split, manifest.labels, manifest.label_type, **found)
+    write_figures(folder, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
+    columns = {"rows": rows, "labels": labels, "predicted": predictions, "chances": chances}
+    write_predictions(folder, split, manifest.labels, manifest.label_type, **columns)
 
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:
@@ -143,7 +145,7 @@ def make_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -
     facts = {"vectors": {"source": "/home/somebody/vectors.npy", "sha256": "0"}}
     write_drawn(run / BUNDLE, data, seed=seed, facts=facts, **shape)
     write_config(RunConfig(data=str(data), run=str(run), epochs=3, seed=seed, optim=OptimConfig(lr=0.01)))
-    write_measured(run, "test", data, read_manifest(data), 3.0, seed)
+    write_evaluation(run, "test", data, read_manifest(data), 3.0, seed)
     return run
 
 

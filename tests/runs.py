@@ -23,12 +23,12 @@ import psutil
 from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import run_rank
 from preprocessing.base.signals import end_process
-from tests.commands import CPU, PLAIN, ROOT, start_python, status_of, wait_until
+from tests.commands import CPU, PLAIN_RECIPE, start_python, status_of, wait_until
 from tests.ranks import start_ranks
 
 MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
 LENGTH = "--epochs 3 --global_batch 16 --precision fp32 --device cpu"
-TRAINING = (*PLAIN, *f"{MODEL} {LENGTH}".split())
+TRAINING = (*PLAIN_RECIPE, *f"{MODEL} {LENGTH}".split())
 SAVING = ["--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--timeout_s", "60"]
 
 
@@ -40,21 +40,17 @@ def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
 def small(data: object, run: object, *, wide: int = 0, **more: Any) -> RunConfig:
     """The configuration of a training of a tiny network on the CPU."""
     model = ModelConfig(embedding_dim=4, hidden_size=4, wide=wide)
-    given = {"device": "cpu", "precision": "fp32", "model": model, **more}
-    return RunConfig(data=str(data), run=str(run), **given)
+    options = {"device": "cpu", "precision": "fp32", "model": model, **more}
+    return RunConfig(data=str(data), run=str(run), **options)
 
 
-def launch(
-    data: Path, run: Path, *more: str, options: tuple[str, ...] = (), paths: str = str(ROOT)
-) -> subprocess.Popen[str]:
-    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's, ``paths`` is
-    their PYTHONPATH.
-    """
+def launch(data: Path, run: Path, *more: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """The launcher and its two ranks, in a process group of their own; ``options`` are accelerate's."""
     run.parent.mkdir(parents=True, exist_ok=True)
     with open(run.parent / "log", "a") as log:
         words = ("-m", "harness", "train", *CPU, *options, *arguments(data, run, *more))
         pipes = {"stdout": log, "stderr": subprocess.STDOUT}
-        return start_python(*words, env={"PYTHONPATH": paths}, start_new_session=True, **pipes)
+        return start_python(*words, start_new_session=True, **pipes)
 
 
 @dataclass(frozen=True)
@@ -84,17 +80,17 @@ class Ranks:
             process.join(20)
 
 
-def start(data: Path, run: Path, *more: str, processes: int = 2, before: Callable[[], object] | None = None) -> Ranks:
-    """Only the ranks; each calls ``before``, which is importable, before it begins."""
+def start(data: Path, run: Path, *more: str, processes: int = 2, setup: Callable[[], object] | None = None) -> Ranks:
+    """Only the ranks; each calls ``setup``, which is importable, before it begins."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = run.parent / "log"
-    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), log, log, before))
+    return Ranks(run, start_ranks(_train, processes, arguments(data, run, *more), log, log, setup))
 
 
 def train_to_end(
     *argv: object,
     processes: int = 1,
-    before: Callable[[], object] | None = None,
+    setup: Callable[[], object] | None = None,
     timeout_s: float = 150,
     module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
@@ -102,7 +98,7 @@ def train_to_end(
     words = (*map(str, argv), *(() if "--baseline" in argv else ("--baseline", "none")))
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        ranks = start_ranks(_train, processes, words, out, err, before, module)
+        ranks = start_ranks(_train, processes, words, out, err, setup, module)
         try:
             for rank in ranks:
                 rank.join(timeout_s)
@@ -117,15 +113,15 @@ def _train(
     argv: tuple[str, ...],
     out: Path,
     err: Path,
-    before: Callable[[], object] | None,
+    setup: Callable[[], object] | None,
     module: str = "harness.train",
 ) -> None:
     """What ``python -m module`` does."""
     for number, path in ((1, out), (2, err)):
         with open(path, "a") as file:
             os.dup2(file.fileno(), number)
-    if before is not None:
-        before()
+    if setup is not None:
+        setup()
     sys.argv = [module, *argv]
     end_process(run_rank(importlib.import_module(module).main))
 

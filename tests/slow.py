@@ -15,23 +15,24 @@ from collections.abc import Sequence
 
 PYTEST = (sys.executable, "-m", "pytest", "-m", "slow and not night")
 CLUSTER = (*PYTEST, "tests/slurm")
-OTHERS = (*PYTEST, "-n", "2", "--dist", "loadfile", "--timeout", "2400", "--durations", "30", "--ignore", "tests/slurm")
+LIMITS = "-n 2 --dist loadfile --timeout 2400 --durations 30"
+ALL_BUT_CLUSTER = (*PYTEST, *LIMITS.split(), "--ignore", "tests/slurm")
 
 
-def side_by_side(command: Sequence[str], beside: Sequence[str]) -> int:
-    """Run two commands at once, and show what ``beside`` printed when both have ended; the first exit code not 0."""
-    with tempfile.TemporaryFile() as said:
-        waiting = subprocess.Popen(beside, stdout=said, stderr=subprocess.STDOUT)
+def side_by_side(command: Sequence[str], parallel_command: Sequence[str]) -> int:
+    """Run two commands at once, and then show what ``parallel_command`` printed; the first exit code not 0."""
+    with tempfile.TemporaryFile() as output:
+        parallel_process = subprocess.Popen(parallel_command, stdout=output, stderr=subprocess.STDOUT)
         try:
             code = subprocess.run(command, check=False).returncode
-            return code or waiting.wait()
+            return code or parallel_process.wait()
         finally:  # Ctrl-C is for both: this one puts its jobs in order, too
-            waiting.wait()
-            said.seek(0)
+            parallel_process.wait()
+            output.seek(0)
             sys.stdout.flush()
-            shutil.copyfileobj(said, sys.stdout.buffer)
+            shutil.copyfileobj(output, sys.stdout.buffer)
             sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    sys.exit(side_by_side(OTHERS, CLUSTER))
+    sys.exit(side_by_side(ALL_BUT_CLUSTER, CLUSTER))

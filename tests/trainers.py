@@ -55,7 +55,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     return trainer
 
 
-def in_fp64(config: RunConfig, manifest: Manifest) -> AnyNetwork:
+def build_fp64_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network that a run of ``config`` begins with."""
     torch.manual_seed(config.seed)
     network = build_network(config, manifest).double()
@@ -67,7 +67,7 @@ def in_fp64(config: RunConfig, manifest: Manifest) -> AnyNetwork:
 def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weights]:
     """Train to the end: micro-batches of each step on this rank; all weights, and their averages if there are any."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(assembly, "build_network", in_fp64)
+        patch.setattr(assembly, "build_network", build_fp64_network)
         patch.setattr(assembly, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
@@ -92,14 +92,14 @@ def fit(trainer: Trainer) -> Iterator[StepBatch]:
 
 def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> dict[Case, tuple[list[int], Weights]]:
     """On a rank, for every case: micro-batches of each step, and the final weights with their average."""
-    found = {}
+    updates_by_case = {}
     with open_session("cpu", "fp32", 60) as session:
         for options, layout, accumulation in cases:
             config = config_of(options)
             micro_batch = math.ceil(math.ceil(config.global_batch / session.world.world_size) / accumulation)
             config = replace(config, recurrence=layout, micro_batch=micro_batch)
-            found[options, layout, accumulation] = train_in_fp64(config, session)
-    return found
+            updates_by_case[options, layout, accumulation] = train_in_fp64(config, session)
+    return updates_by_case
 
 
 def train_plainly(
@@ -124,8 +124,9 @@ def train_plainly(
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))  # type: ignore[type-var]
         for name, weight in network.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * weight.detach()
-    averages = {f"average of {name}": weight.numpy() for name, weight in average.items()} if optim.ema else {}
-    return weights_of(network) | averages
+    if not optim.ema:
+        return weights_of(network)
+    return weights_of(network) | {f"average of {name}": weight.numpy() for name, weight in average.items()}
 
 
 def weights_of(network: AnyNetwork) -> Weights:
@@ -149,6 +150,6 @@ def state_bytes(trainer: Trainer) -> dict[str, bytes]:
     tensors, _ = trainer.state()
     return {
         f"{file}/{name}": tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
-        for file, named in tensors.items()
-        for name, tensor in named.items()
+        for file, tensors_by_name in tensors.items()
+        for name, tensor in tensors_by_name.items()
     }

@@ -114,9 +114,9 @@ class Store:
     def stream(self, name: str, body: dict[str, Any]) -> None:
         """A piece of a run's file stream: lines at their offsets."""
         run = self.runs.setdefault(name, StoredRun(name, "unknown"))
-        for file, piece in (body.get("files") or {}).items():
-            lines, offset = run.streams.setdefault(file, []), piece["offset"]
-            lines[offset : offset + len(piece["content"])] = piece["content"]
+        for file, chunk in (body.get("files") or {}).items():
+            lines, offset = run.streams.setdefault(file, []), chunk["offset"]
+            lines[offset : offset + len(chunk["content"])] = chunk["content"]
         run.preempting |= bool(body.get("preempting"))
         if body.get("complete"):
             run.exit_codes.append(body.get("exitcode", 0))

@@ -89,7 +89,10 @@ def app_of_options(
             converter=None if key == CONFIG else text_of_tokens,
             n_tokens=None if option.kind is bool or key == CONFIG else 1,
         )
-        kind, name = Annotated[option.kind, parameter], key.replace(".", "__")
+        # where pydantic is imported, cyclopts would hold texts and the default None against the type
+        annotation = option.kind if visible_keys or option.kind is bool else Any
+        annotation = list[str] | None if key == CONFIG and not visible_keys else annotation
+        kind, name = Annotated[annotation, parameter], key.replace(".", "__")
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = App(group_arguments=Group("words", show=False), **APP_SETTINGS)

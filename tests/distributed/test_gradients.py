@@ -46,12 +46,12 @@ def train_with_one_bad_row(data: str, run: str) -> dict[str, Any]:
         with torch.no_grad():
             embedding[token] = torch.nan
         norms = [float(trainer.grad_norm) for _ in fit(trainer)]
-        kept = torch.cat((embedding[:token].reshape(-1), embedding[token + 1 :].reshape(-1)))
+        other_weights = torch.cat((embedding[:token].reshape(-1), embedding[token + 1 :].reshape(-1)))
         head = trainer.objective.classifier.head.weight
         return {
             "steps": trainer.step,
             "skipped": sum(not math.isfinite(norm) for norm in norms),
-            "finite": bool(torch.isfinite(kept).all() and torch.isfinite(head).all()),
+            "finite": bool(torch.isfinite(other_weights).all() and torch.isfinite(head).all()),
             "head": head.detach().numpy().copy(),
         }
 
@@ -82,7 +82,7 @@ def test_all_ranks_skip_the_step_and_training_ends_well(dataset: Path, tmp_path:
 
 
 def test_a_few_in_a_row_end_the_run_with_a_sentence(dataset: Path, tmp_path: Path) -> None:
-    for said in run_ranks(train_with_nothing_but_bad_rows, 2, str(dataset), str(tmp_path)):
-        assert said.startswith(
+    for ending in run_ranks(train_with_nothing_but_bad_rows, 2, str(dataset), str(tmp_path)):
+        assert ending.startswith(
             "3 optim.lr: the gradient was not finite in 3 steps in a row, up to step 3; lower optim.lr"
         )

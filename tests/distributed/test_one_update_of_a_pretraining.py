@@ -29,7 +29,7 @@ from preprocessing.dataset.shards import Manifest, Split, read_manifest
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
 from tests.reference import plain_language_model as plain
-from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
+from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -53,7 +53,7 @@ def make_config(data: str, options: str) -> RunConfig:
 
 def network_of(config: RunConfig) -> tuple[LanguageModel, Targets, Manifest]:
     manifest = rows_of_task("language_model", read_manifest(config.data), config.data)
-    model = in_fp64(config, manifest)
+    model = build_fp64_network(config, manifest)
     assert isinstance(model, LanguageModel)
     counts = vocabulary_of(config).counts
     return model, Targets.of(config.language_model, counts, torch.device("cpu")), manifest
@@ -145,10 +145,10 @@ def test_perplexity_is_exact_on_any_number_of_processes(data: str) -> None:
         pairs = [(ids, distance) for ids, _ in rows for distance in distances]
         with torch.no_grad():
             costs = [plain.row_losses(model, ids, everything, None, None, distance, counts) for ids, distance in pairs]
-        ahead = sum(counts[token] for ids, distance in pairs for token in ids[distance:])
-        behind = sum(counts[token] for ids, distance in pairs for token in ids[:-distance])
+        forward_count = sum(counts[token] for ids, distance in pairs for token in ids[distance:])
+        backward_count = sum(counts[token] for ids, distance in pairs for token in ids[:-distance])
         sums, number = np.sum(costs, axis=0), sum(len(ids[distance:]) for ids, distance in pairs)
-        expected.append((number, sums / np.array([ahead, behind])[: len(sums)]))
+        expected.append((number, sums / np.array([forward_count, backward_count])[: len(sums)]))
     for world_size in (1, 2):
         for results in run_ranks(measure_on_a_rank, world_size, data):
             for figures, (number, losses) in zip(results, expected, strict=True):

@@ -53,19 +53,19 @@ def test_shares_on_any_machines_make_the_bytes_of_one_job(tmp_path: Path, comman
 @pytest.mark.timeout(120)
 def test_a_share_that_stands_still_holds_up_nobody_and_finds_its_files(tmp_path: Path, command: Command) -> None:
     """The other one makes its parts and completes the dataset; only the last to end removes what they needed."""
-    source, there = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60)), tmp_path / "there"
+    source, shared = write_csv(tmp_path / "reviews.csv", reviews(1500, words=60)), tmp_path / "there"
     command.build(source, tmp_path / "one", *SMALL)
-    words = words_of(source, there, *SMALL, "--executor.share")
+    words = words_of(source, shared, *SMALL, "--executor.share")
     slow = start(*words, "1/2", "--executor.timeout_s", 1, stderr=subprocess.PIPE)
-    wait_until(lambda: [*there.glob(".work/parts/*.json")])
+    wait_until(lambda: [*shared.glob(".work/parts/*.json")])
     slow.send_signal(signal.SIGSTOP)
     assert slow.poll() is None, "it was over before it could be stopped"
     assert command(*words, "0/2", "--executor.timeout_s", 2) == 0, command.err
-    assert (there / "dataset.json").is_file()
+    assert (shared / "dataset.json").is_file()
     slow.send_signal(signal.SIGCONT)
     _, errors = slow.communicate(timeout=60)
     assert slow.returncode == 0, errors
-    assert contents(there) == contents(tmp_path / "one")
+    assert contents(shared) == contents(tmp_path / "one")
 
 
 @pytest.mark.timeout(60)
@@ -82,9 +82,9 @@ def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> N
 def test_shares_of_other_settings_are_refused(tmp_path: Path) -> None:
     for _ in range(2):
         output.check_shares(tmp_path, [{"seed": 0}, 2])
-    for other in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
+    for settings in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
         with pytest.raises(ConfigError, match=r"^executor.share: shares with other settings, or another number"):
-            output.check_shares(tmp_path, other)
+            output.check_shares(tmp_path, settings)
 
 
 class Cluster:
@@ -125,15 +125,15 @@ def test_a_worker_is_killed_in_mid_run_and_the_bytes_are_the_same(
     cluster: Cluster, tmp_path: Path, command: Command
 ) -> None:
     source = write_csv(tmp_path / "reviews.csv", reviews(2500, words=60))
-    others = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
-    both = (*SMALL, "--source.unlabelled_path", others)
-    command.build(source, tmp_path / "here", *both)
-    lost, _ = cluster.worker(), cluster.worker(threads=2)
+    unlabelled = write_csv(tmp_path / "others.csv", [(text,) for text, _ in reviews(500, seed=1)], header=("text",))
+    sources = (*SMALL, "--source.unlabelled_path", unlabelled)
+    command.build(source, tmp_path / "here", *sources)
+    victim, _ = cluster.worker(), cluster.worker(threads=2)
     dask = ("--executor.scheduler", cluster.file)
-    job = start(*words_of(source, tmp_path / "there", *both, *dask), stderr=subprocess.PIPE)
+    job = start(*words_of(source, tmp_path / "there", *sources, *dask), stderr=subprocess.PIPE)
     markers = tmp_path / "there" / ".work" / "parts"
     wait_until(lambda: job.poll() is not None or len([*markers.glob("*.json")]) >= 2)
-    os.kill(lost.pid, signal.SIGKILL)
+    os.kill(victim.pid, signal.SIGKILL)
     assert job.poll() is None, "the run was over before a worker could be killed"
     _, errors = job.communicate(timeout=120)
     assert job.returncode == 0, errors

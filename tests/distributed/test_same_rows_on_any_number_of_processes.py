@@ -26,7 +26,7 @@ from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import learn, sample
 from tests.bundles import write_drawn
-from tests.commands import logged, read_json, read_metrics, status_of
+from tests.commands import read_json, read_metrics, status_of, values_in_log
 from tests.datasets import shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
 from tests.runs import arguments, small, train_to_end
@@ -70,20 +70,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_one_and_four_ranks_log_the_same_rows(runs: Path, name: str) -> None:
-    alone = logged(runs / "1" / name, "row_hash")
-    assert len(alone) == len(set(alone)) >= 14
-    assert logged(runs / "4" / name, "row_hash") == alone
-    ours, theirs = (logged(runs / ranks / name, "loss") for ranks in ("1", "4"))
-    assert ours == pytest.approx(theirs, abs=1e-5)
+    hashes = values_in_log(runs / "1" / name, "row_hash")
+    assert len(hashes) == len(set(hashes)) >= 14
+    assert values_in_log(runs / "4" / name, "row_hash") == hashes
+    losses_of_one, losses_of_four = (values_in_log(runs / ranks / name, "loss") for ranks in ("1", "4"))
+    assert losses_of_one == pytest.approx(losses_of_four, abs=1e-5)
 
 
 def train_while_a_shard_is_replaced(data: Path) -> tuple[int, str] | None:
     """From inside the second step; exit code and sentence that training ends with."""
-    shard, update, done = data / "train" / "00000-w0064.arrow", Trainer.update, []
+    shard, update, copies = data / "train" / "00000-w0064.arrow", Trainer.update, []
 
     def harmful(self: Trainer, batch: Any) -> Any:
-        if not done and self.step == 1 and self.world.rank == 0:  # all ranks have mapped it for their first step
-            done.append(shutil.copy(shard, shard.with_suffix(".new")))
+        if not copies and self.step == 1 and self.world.rank == 0:  # all ranks have mapped it for their first step
+            copies.append(shutil.copy(shard, shard.with_suffix(".new")))
             os.replace(shard.with_suffix(".new"), shard)
         return update(self, batch)
 

@@ -27,16 +27,16 @@ def test_two_shares_write_the_bytes_of_one_process(tmp_path: Path) -> None:
     words += ["--processes", 1, "-o"]
     assert main([*map(str, [*words, tmp_path / "one.csv"])]) == 0
     shared, parts = ["-m", "harness", *words, tmp_path / "two.csv", "--share"], tmp_path / "two.csv.parts"
-    leader, other = (start_python(*shared, share) for share in ("2/2", "1/2"))
+    leader, follower = (start_python(*shared, share) for share in ("2/2", "1/2"))
     while not any(parts.glob("*-00003.json")):
-        assert (leader.poll(), other.poll()) == (None, None)
+        assert (leader.poll(), follower.poll()) == (None, None)
         time.sleep(0.001)
-    other.kill()
-    assert other.wait(60) == -9
+    follower.kill()
+    assert follower.wait(60) == -9
     numbers = range(len([*parts.glob("sources/*.parquet")]))
-    made = [number for number in numbers[1::2] if any(parts.glob(f"*-{number:05d}.json"))]
-    assert 2 <= len(made) < len(numbers) // 2 - 1
-    again = start_python(*shared, "1/2")
-    assert [again.wait(60), leader.wait(60)] == [0, 0]
+    finished_parts = [number for number in numbers[1::2] if any(parts.glob(f"*-{number:05d}.json"))]
+    assert 2 <= len(finished_parts) < len(numbers) // 2 - 1
+    restarted_follower = start_python(*shared, "1/2")
+    assert [restarted_follower.wait(60), leader.wait(60)] == [0, 0]
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
     assert not parts.exists()

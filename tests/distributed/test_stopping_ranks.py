@@ -22,14 +22,14 @@ from preprocessing.base.signals import listen_in_rank
 from tests.commands import read_json
 from tests.ranks import start_ranks
 
-LEFT = "another rank is gone or stands still"
+PEER_IS_GONE = "another rank is gone or stands still"
 
 
 NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.3 {}"
 
 
 @pytest.mark.parametrize(
-    ("said", "lost"),
+    ("message", "is_peer_lost"),
     [
         (NCCL.format("remote process exited or there was a network error", "ncclRemoteError: A call failed"), True),
         ("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7) ran for 600000 milliseconds", True),
@@ -37,25 +37,28 @@ NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for d
         ("[/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:6046: Connection reset by peer. This is typ", True),
     ],
 )
-def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(said: str, lost: bool) -> None:
-    with pytest.raises(LostPeerError if lost else RuntimeError) as caught, World(1, 2, None, 9).waiting("an answer"):
-        raise RuntimeError(said)
-    assert isinstance(caught.value, LostPeerError) == lost
+def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(message: str, is_peer_lost: bool) -> None:
+    with (
+        pytest.raises(LostPeerError if is_peer_lost else RuntimeError) as caught,
+        World(1, 2, None, 9).waiting("an answer"),
+    ):
+        raise RuntimeError(message)
+    assert isinstance(caught.value, LostPeerError) == is_peer_lost
 
 
-def rank_main(way: str, said: Path) -> None:
+def rank_main(way: str, folder: Path) -> None:
     """Rank 0 waits in a collective for rank 1, which never comes."""
     rank = int(os.environ["RANK"])
-    os.dup2(os.open(said / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
+    os.dup2(os.open(folder / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
     stopping.STOP_LIMIT_S, stopping.MARGIN_S = 1.5, 0.5
     listen_in_rank(can_save=lambda: True)
     with open_session("cpu", "fp32", 600) as session:
         session.world.gather_objects(0, "the start")
         if rank == 1:
-            (said / "ready").touch()
+            (folder / "ready").touch()
             time.sleep(60)
         HEARTBEAT.step, HEARTBEAT.in_loop = 7, True
-        HEARTBEAT.last_words = (said / "status").write_text
+        HEARTBEAT.last_words = (folder / "status").write_text
         if way == "signal":
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
         else:
@@ -80,9 +83,9 @@ def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: s
     ranks[0].join(60)
     assert ranks[0].exitcode == 1
     assert (tmp_path / "ready").exists()
-    said = (tmp_path / "rank0").read_text()
-    assert f"error: {sentence}: {LEFT}" in said
-    assert (tmp_path / "status").read_text() == f"{sentence}: {LEFT}"
+    stderr = (tmp_path / "rank0").read_text()
+    assert f"error: {sentence}: {PEER_IS_GONE}" in stderr
+    assert (tmp_path / "status").read_text() == f"{sentence}: {PEER_IS_GONE}"
 
 
 @pytest.fixture
@@ -98,16 +101,16 @@ def test_the_first_reason_stays(file: Path) -> None:
     assert (words["message"], words["follows"]) == ("the disk is gone", False)
 
 
-def agreed(error: Exception) -> Exception:
+def mark_agreed(error: Exception) -> Exception:
     error.agreed = True  # type: ignore[attr-defined]
     return error
 
 
 @pytest.mark.parametrize(
-    ("rank", "local_rank", "error", "code", "said", "word"),
+    ("rank", "local_rank", "error", "code", "stderr", "word"),
     [
-        (0, 0, agreed(DataError("rows are missing")), 3, "error: rows are missing\n", "rows are missing"),
-        (1, 1, agreed(DataError("rows are missing")), 0, "", None),
+        (0, 0, mark_agreed(DataError("rows are missing")), 3, "error: rows are missing\n", "rows are missing"),
+        (1, 1, mark_agreed(DataError("rows are missing")), 0, "", None),
         (1, 1, ConfigError("no such key"), 2, "error: no such key\n", "no such key"),
         (1, 1, KeyError("mood"), 1, "KeyError: 'mood'\n", "rank 1: KeyError: 'mood'"),
     ],
@@ -120,7 +123,7 @@ def test_who_speaks(
     local_rank: int,
     error: Exception,
     code: int,
-    said: str,
+    stderr: str,
     word: str | None,
 ) -> None:
     """An error that all have is said by the first rank of each machine; the traceback of a bug is printed."""
@@ -132,5 +135,5 @@ def test_who_speaks(
         raise error
 
     assert stopping.run_rank(main) == code
-    assert capsys.readouterr().err.endswith(said)
+    assert capsys.readouterr().err.endswith(stderr)
     assert (read_json(file)["message"] if file.exists() else None) == word

@@ -30,7 +30,7 @@ from tests.batches import loader_of
 from tests.bundles import write_run
 from tests.commands import ROOT, run_module, succeed, wait_until
 from tests.corpora import reviews, write_csv
-from tests.datasets import counted, write_dataset
+from tests.datasets import infos_with_histograms, write_dataset
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,12 +42,12 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
     deadline = time.monotonic() + 1200
     while process.poll() is None:
         assert time.monotonic() < deadline, "not done within 1200 s"
-        for one in (process, *process.children()):
+        for member in (process, *process.children()):
             with contextlib.suppress(psutil.Error, OSError):
-                found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one.pid}/status").read_text())
+                high_water = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{member.pid}/status").read_text())
                 # a child that has not yet become a worker still has its parent's command line, and memory
-                if found and (one.pid == process.pid or "preprocessing.job.pool" in " ".join(one.cmdline())):
-                    peaks[one.pid] = int(found[1]) << 10
+                if high_water and (member.pid == process.pid or "preprocessing.job.pool" in " ".join(member.cmdline())):
+                    peaks[member.pid] = int(high_water[1]) << 10
         time.sleep(0.2)
     assert process.returncode == 0
     return peaks.pop(process.pid), [peak for peak in peaks.values() if peak > 64 << 20]
@@ -58,14 +58,16 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     """Of CPU time. All shards are links to a few files; what a step reads is what the split says of its rows."""
     write_dataset(tmp_path, {"train": 20_000, "validation": 100}, longest=16, widths=(8, 16), block_rows=8192)
     manifest = read_manifest(tmp_path)
-    infos = {name: counted(tmp_path, manifest, name) for name in manifest.splits}
-    narrow, wide = infos["train"]
-    number = 10**9 // (narrow.rows + wide.rows)
-    for info in (narrow, wide):
-        for of in range(1, number):
-            os.link(tmp_path / info.path, tmp_path / replace(info, number=of).path)
-    every = (replace(info, number=of) for of in range(number) for info in (narrow, wide))
-    splits, index = write_index(tmp_path, itertools.chain(every, infos["validation"]))
+    infos = {name: infos_with_histograms(tmp_path, manifest, name) for name in manifest.splits}
+    narrow_info, wide_info = infos["train"]
+    number = 10**9 // (narrow_info.rows + wide_info.rows)
+    for info in (narrow_info, wide_info):
+        for shard_number in range(1, number):
+            os.link(tmp_path / info.path, tmp_path / replace(info, number=shard_number).path)
+    all_infos = (
+        replace(info, number=shard_number) for shard_number in range(number) for info in (narrow_info, wide_info)
+    )
+    splits, index = write_index(tmp_path, itertools.chain(all_infos, infos["validation"]))
     write_manifest(tmp_path, replace(manifest, splits=splits, index=index))
     assert (tmp_path / MANIFEST).stat().st_size < 1 << 14
 
@@ -77,25 +79,26 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     for step in steps:
         loader = loader_of(split, order)
-        with contextlib.closing(loader.steps(0, step)) as found:
-            (batch,) = next(found).micro_batches
+        with contextlib.closing(loader.steps(0, step)) as steps_read:
+            (batch,) = next(steps_read).micro_batches
         assert time.process_time() - began < 2
         rows = order.batch_rows(0, step)
         blocks = split.block_starts.searchsorted(rows, side="right") - 1
         places = zip(blocks.tolist(), (rows - split.block_starts[blocks]).tolist(), strict=True)
-        wanted = [split.blocks[block].ids[place, : batch.ids.shape[1]] for block, place in places]
-        assert [row[row > 0].tolist() for row in batch.ids.numpy()] == [row[row > 0].tolist() for row in wanted]
+        wanted = [split.blocks[block].ids[position, : batch.ids.shape[1]] for block, position in places]
+        for row, expected in zip(batch.ids.numpy(), wanted, strict=True):
+            assert row[row > 0].tolist() == expected[expected > 0].tolist()
         began = time.process_time()
     assert (len(split), order.steps_per_epoch) == (number * 20_000, -(-number * 20_000 // 512))
     assert psutil.Process().memory_full_info().uss - used < 200 << 20
 
     for shard in itertools.islice(split.shards, 2 * Split.max_open_shards):
-        assert shard.info.rows in (narrow.rows, wide.rows)
+        assert shard.info.rows in (narrow_info.rows, wide_info.rows)
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path / "train") in line]
     assert len(maps) < Split.max_open_shards + 100  # the loaders hold their windows
-    gone = tmp_path / replace(wide, number=number - 1).path
-    gone.unlink()
-    with pytest.raises(DataError, match=f"{gone}: the manifest names this shard"):
+    removed_path = tmp_path / replace(wide_info, number=number - 1).path
+    removed_path.unlink()
+    with pytest.raises(DataError, match=f"{removed_path}: the manifest names this shard"):
         Split(tmp_path, manifest, "train")
 
 
@@ -106,16 +109,16 @@ def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
         texts = (" ".join(map("w{}".format, ids)) for ids in random.integers(0, 30_000, (rows, 8)).tolist())
         source, out = write_csv(tmp_path / "rows.csv", zip(texts, itertools.cycle("ab"))), tmp_path / str(rows)
         words = ["prepare", source, "--output", out, "--executor.workers", workers]
-        job, each = peaks_of([sys.executable, "-m", "preprocessing", *map(str, words)])
-        assert len(each) == (workers if workers > 1 else 0)
-        peaks.append(max(job, *each, 0))
+        job, worker_peaks = peaks_of([sys.executable, "-m", "preprocessing", *map(str, words)])
+        assert len(worker_peaks) == (workers if workers > 1 else 0)
+        peaks.append(max(job, *worker_peaks, 0))
         manifest = read_manifest(out)
         assert sum(map(manifest.rows, manifest.splits)) == rows
         assert sum(part.bytes for parts in manifest.splits.values() for part in parts) < 40 * rows
     assert max(peaks) < min(600 << 20, 1.5 * min(peaks))  # a million rows do not fill what DuckDB may use
 
 
-MANY, FEW = 1_000_000, 100_000
+NUM_ROWS_LARGE, NUM_ROWS_SMALL = 1_000_000, 100_000
 ALLOWED = 112 << 20
 """By how many resident bytes a process may be larger with ten times the rows: a reader is some blocks ahead, for which
 the smaller file is too short."""
@@ -126,7 +129,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("million")
     write_run(root)
     texts = [text for text, _ in reviews(10_000, words=9)]
-    for name, number in (("many.csv", MANY), ("few.csv", FEW)):
+    for name, number in (("many.csv", NUM_ROWS_LARGE), ("few.csv", NUM_ROWS_SMALL)):
         write_csv(root / name, ((row, texts[row * 7919 % 10_000]) for row in range(number)), ("n", "text"))
     return root
 
@@ -143,26 +146,28 @@ def command_of(root: Path, source: str, target: str) -> list[str]:
 
 def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
     """Peak resident bytes of the command, and of the largest process that it starts."""
-    own, others = peaks_of(command_of(root, source, target))
-    return own, max(others)
+    command_peak, worker_peaks = peaks_of(command_of(root, source, target))
+    return command_peak, max(worker_peaks)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(root: Path) -> tuple[str, tuple[int, int]]:
+def reference(root: Path) -> tuple[str, tuple[int, int]]:
     """The sha256 of the predictions of an uninterrupted run, and its memory."""
-    found = peaks(root, "many.csv", "whole.csv")
-    return atomic.sha256_file(root / "whole.csv"), found
+    reference_peaks = peaks(root, "many.csv", "whole.csv")
+    return atomic.sha256_file(root / "whole.csv"), reference_peaks
 
 
-def test_memory_does_not_grow_with_the_rows(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
-    few, many = peaks(root, "few.csv", "few-predicted.csv"), undisturbed[1]
-    for small, large in zip(few, many, strict=True):
-        assert large < small + ALLOWED, f"{few} bytes with {FEW:,} rows, {many} with {MANY:,}"
+def test_memory_does_not_grow_with_the_rows(root: Path, reference: tuple[str, tuple[int, int]]) -> None:
+    small_peaks, large_peaks = peaks(root, "few.csv", "few-predicted.csv"), reference[1]
+    for small, large in zip(small_peaks, large_peaks, strict=True):
+        assert large < small + ALLOWED, (
+            f"{small_peaks} bytes with {NUM_ROWS_SMALL:,} rows, {large_peaks} with {NUM_ROWS_LARGE:,}"
+        )
     with open(root / "whole.csv", "rb") as file:
-        assert sum(1 for _ in file) == MANY + 1
+        assert sum(1 for _ in file) == NUM_ROWS_LARGE + 1
 
 
-def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[int, int]]) -> None:
+def test_killed_twice_and_continued(root: Path, reference: tuple[str, tuple[int, int]]) -> None:
     for enough in (10, 30):
         words = command_of(root, "many.csv", "killed.csv")
         process = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -170,8 +175,9 @@ def test_killed_twice_and_continued(root: Path, undisturbed: tuple[str, tuple[in
         workers = process.children()
         process.kill()
         process.wait(timeout=30)
-        wait_until(lambda workers=workers: not any(one.is_running() for one in workers), 30)
+        _, running = psutil.wait_procs(workers, timeout=30)
+        assert running == []
         assert not (root / "killed.csv").exists()
     result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
     assert "already done" in result.stderr
-    assert atomic.sha256_file(root / "killed.csv") == undisturbed[0]
+    assert atomic.sha256_file(root / "killed.csv") == reference[0]

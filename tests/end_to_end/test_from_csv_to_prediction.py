@@ -14,7 +14,7 @@ from harness.__main__ import main as harness
 from preprocessing.__main__ import main as preprocess
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, PLAIN, read_json, run_module, status_of, succeed
+from tests.commands import CPU, PLAIN_RECIPE, read_json, run_module, status_of, succeed
 from tests.datasets import sentences
 
 pytestmark = pytest.mark.processes
@@ -24,7 +24,7 @@ ROW_BASE = 1
 MISLABELLED = 35
 EXACT = ("--device", "cpu", "--precision", "fp32")
 SMALL = "--model.embedding_dim 16 --model.hidden_size 16 --epochs 2 --tracking.log_every 1 --global_batch 32"
-TRAINING = (*PLAIN, *f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1".split())
+TRAINING = f"{SMALL} --baseline none --precision fp32 --optim.lr 0.01 --evaluation.threshold f1"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,8 @@ def data(corpus: Path) -> Path:
 def run(data: Path) -> Path:
     directory, temporary = data.parent / "two", data.parent / "tmp"
     temporary.mkdir()
-    told = (*CPU, "--data", data, "--run", directory, *TRAINING)
-    succeed(run_module("harness", "train", *told, TMPDIR=str(temporary)))
+    options = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
+    succeed(run_module("harness", "train", *options, TMPDIR=str(temporary)))
     return directory
 
 
@@ -67,16 +67,16 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("evaluate", "--run", run, "--data", data, "--split", "test", *EXACT)
     assert cli.run(harness, [*map(str, words)]) == 0
-    again = read_json(run / "evaluation" / "test.json")
+    repeated = read_json(run / "evaluation" / "test.json")
     first = read_json(run / "test.json")
     assert re.search(
         rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
     )
-    assert set(again) == {*first, "texts", "precision"}
+    assert set(repeated) == {*first, "texts", "precision"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
-        assert again[name] == first[name], name
+        assert repeated[name] == first[name], name
     assert first["temperature"] != 1.0
-    assert again["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
+    assert repeated["log_loss"] == pytest.approx(first["log_loss"], abs=1e-6)
 
 
 def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, corpus: Path) -> None:

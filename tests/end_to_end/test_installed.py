@@ -60,12 +60,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of scripts of a fresh environment with the wheel in it."""
-    fresh = tmp_path_factory.mktemp("fresh") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", fresh], check=True, timeout=120)
-    python = fresh / "bin/python"
+    environment = tmp_path_factory.mktemp("fresh") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
+    python = environment / "bin/python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
     succeed(run_command([*install, str(wheel)], 300, {"PYTHONPATH": ""}))  # the checkout has padless.egg-info
-    (packages,) = fresh.glob("lib/python*/site-packages")
+    (packages,) = environment.glob("lib/python*/site-packages")
     dependencies = Path(pd.__file__).parents[1]
     (packages / "dependencies.pth").write_text(f"{dependencies}\n")  # whose own .pth files are not read from here
     return python.parent
@@ -74,18 +74,18 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's project: a corpus, a recipe, and own code in a package named like one of padless's."""
-    place = tmp_path_factory.mktemp("project")
+    project = tmp_path_factory.mktemp("project")
     texts, labels = sentences(400, 2, seed=3, longest=40)
     texts = [f"{text} {number}" for number, text in enumerate(texts)]
-    pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
-    (place / "small.yaml").write_text("tracking: {tracker: none}\n")
-    (place / "three_lines").mkdir()
-    (place / "three_lines" / "script.py").write_text(THREE_LINES)
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(project / "reviews.csv", index=False)
+    (project / "small.yaml").write_text("tracking: {tracker: none}\n")
+    (project / "three_lines").mkdir()
+    (project / "three_lines" / "script.py").write_text(THREE_LINES)
     if sys.version_info >= (3, 11):
-        (place / "harness.py").write_text("raise RuntimeError('not this one')\n")
-        (place / "preprocessing").mkdir()
-        (place / "preprocessing" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
-    return place
+        (project / "harness.py").write_text("raise RuntimeError('not this one')\n")
+        (project / "preprocessing").mkdir()
+        (project / "preprocessing" / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    return project
 
 
 def run(folder: Path, *command: object) -> str:
@@ -101,8 +101,8 @@ def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
     assert pages == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     assert "imdb-pretrained" in run(folder, scripts / "padless", "train", "--help")
     jobs = ("prepare reviews.csv -o data/mine", "train data/mine --config small -o runs/mine")
-    made = run(folder, scripts / "padless", "submit", *jobs, "--time", 60, "--print")
-    assert f"\npython=({scripts / 'python'})\n" in made
+    script = run(folder, scripts / "padless", "submit", *jobs, "--time", 60, "--print")
+    assert f"\npython=({scripts / 'python'})\n" in script
 
 
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:
@@ -111,12 +111,14 @@ def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Pat
     keys = ("--config", "small", "--data", "data/mine", "--run", "runs/mine", *SMALL)
     run(folder, scripts / "padless", "train", "--config_file", "cpu", *keys)
     run(folder, scripts / "padless", "evaluate", "--run", "runs/mine", "--data", "data/mine")
-    said = run(folder, scripts / "padless", "predict", "--run", "runs/mine", "--json", "a superb film")
-    file, version, rows, apart, same, needless = json.loads(run(folder, scripts / "python", "three_lines/script.py"))
+    prediction = run(folder, scripts / "padless", "predict", "--run", "runs/mine", "--json", "a superb film")
+    file, version, rows, largest_difference, is_same, needless = json.loads(
+        run(folder, scripts / "python", "three_lines/script.py")
+    )
     assert file.startswith(str(scripts.parent))
-    assert (version, rows, same, needless) == (padless.__version__, 40, True, [])
-    assert apart <= 1e-6
-    assert set(json.loads(said)) == {"text", "predicted", "probability_0", "probability_1", "unknown_share"}
+    assert (version, rows, is_same, needless) == (padless.__version__, 40, True, [])
+    assert largest_difference <= 1e-6
+    assert set(json.loads(prediction)) == {"text", "predicted", "probability_0", "probability_1", "unknown_share"}
 
 
 ELSEWHERE = (
@@ -149,8 +151,8 @@ def build(source: Path, umask: int, env: dict[str, str]) -> dict[str, bytes]:
 
 def test_two_places_build_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", reason="to build without downloading it")
-    here, there = (
+    first_build, second_build = (
         build(checkout(tmp_path / folder, umask, first), umask, env) for folder, umask, first, env in ELSEWHERE
     )
-    assert sorted(path.rpartition(".")[2] for path in here) == ["gz", "whl"]
-    assert here == there
+    assert sorted(path.rpartition(".")[2] for path in first_build) == ["gz", "whl"]
+    assert first_build == second_build

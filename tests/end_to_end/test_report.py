@@ -19,7 +19,16 @@ import pytest
 
 from harness.report.page import write_report
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import PLAIN, logged, read_json, read_metrics, run_module, status_of, succeed, unwrapped
+from tests.commands import (
+    PLAIN_RECIPE,
+    read_json,
+    read_metrics,
+    run_module,
+    status_of,
+    succeed,
+    unwrapped,
+    values_in_log,
+)
 from tests.corpora import prepare, write_csv
 from tests.datasets import sentences, write_dataset
 from tests.report_runs import write_data, write_run
@@ -30,34 +39,34 @@ pytestmark = pytest.mark.processes
 
 NAME = "<img src=x>"
 SMALL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu --global_batch 32"
-TRAINING = (*PLAIN, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
+TRAINING = (*PLAIN_RECIPE, *f"{SMALL} --optim.lr 0.02 --epochs 2 --tracking.log_every 2".split())
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("report")
 
 
 @pytest.fixture(scope="module")
-def data(place: Path) -> Path:
+def data(root: Path) -> Path:
     texts, labels = sentences(600, 2, seed=3, longest=60)
     texts = [f"{text} {'x' * 300}" for text in texts]
-    pd.DataFrame({"text": texts, "label": labels}).to_csv(place / "reviews.csv", index=False)
-    prepare(place / "reviews.csv", place / "data", "--source.labels", "{dull: [0], fine: [1]}")
-    return place / "data"
+    pd.DataFrame({"text": texts, "label": labels}).to_csv(root / "reviews.csv", index=False)
+    prepare(root / "reviews.csv", root / "data", "--source.labels", "{dull: [0], fine: [1]}")
+    return root / "data"
 
 
 @pytest.fixture(scope="module")
-def run(place: Path, data: Path) -> Path:
-    succeed(train_to_end("--data", data, "--run", place / NAME, *TRAINING))
-    return place / NAME
+def run(root: Path, data: Path) -> Path:
+    succeed(train_to_end("--data", data, "--run", root / NAME, *TRAINING))
+    return root / NAME
 
 
 def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: Path) -> None:
     page, test = words(run / "report.html"), read_json(run / "test.json")
-    for name, shown in (("accuracy", "Accuracy"), ("log_loss", "Log loss")):
+    for name, title in (("accuracy", "Accuracy"), ("log_loss", "Log loss")):
         low, high = test["intervals"][name]
-        assert f"{shown} {test[name]:.4f} {low:.4f} to {high:.4f}" in page
+        assert f"{title} {test[name]:.4f} {low:.4f} to {high:.4f}" in page
     assert f"ROC AUC {test['roc_auc']:.4f} PR AUC {test['pr_auc']:.4f}" in page
     assert f"from {test['calibration']['ece_before']:.4f} to {test['ece']:.4f}" in page
     assert f"fingerprint {read_manifest(data).fingerprint}" in page
@@ -68,21 +77,21 @@ def test_the_report_of_a_finished_run_says_what_its_files_say(run: Path, data: P
 
 
 @pytest.mark.slow
-def test_its_command_makes_the_same_run_again(run: Path, place: Path) -> None:
+def test_its_command_makes_the_same_run_again(run: Path, root: Path) -> None:
     content = html.unescape((run / "report.html").read_text())
     line = next(line for line in content.splitlines() if line.startswith("padless train"))
     arguments = shlex.split(line.removesuffix("</code></pre>"))[1:]
     succeed(run_module("harness", *arguments))
-    again = Path(f"{run}-again")
+    repeated_run = Path(f"{run}-again")
     for name in ("step", "row_hash"):
-        assert logged(run, name) == logged(again, name)
+        assert values_in_log(run, name) == values_in_log(repeated_run, name)
     # the launcher's ranks may have another number of threads, which on some processors changes last bits
-    assert logged(run, "loss") == pytest.approx(logged(again, "loss"), abs=1e-5)
+    assert values_in_log(run, "loss") == pytest.approx(values_in_log(repeated_run, "loss"), abs=1e-5)
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
-    (place / "dataset.yaml").write_text(text[1])
-    built = ("--config", place / "dataset.yaml", "--output", place / "rebuilt")
+    (root / "dataset.yaml").write_text(text[1])
+    built = ("--config", root / "dataset.yaml", "--output", root / "rebuilt")
     succeed(run_module("preprocessing", "prepare", *built))
-    assert read_manifest(place / "rebuilt").fingerprint == read_manifest(place / "data").fingerprint
+    assert read_manifest(root / "rebuilt").fingerprint == read_manifest(root / "data").fingerprint
 
 
 def break_matplotlib() -> None:
@@ -95,7 +104,7 @@ def test_a_run_without_test_split_is_measured_on_validation_and_ends_well_where_
 ) -> None:
     run = tmp_path / "run"
     write_dataset(tmp_path / "data", {"train": 200, "validation": 60}, num_classes=3)
-    result = succeed(train_to_end("--data", tmp_path / "data", "--run", run, *TRAINING, before=break_matplotlib))
+    result = succeed(train_to_end("--data", tmp_path / "data", "--run", run, *TRAINING, setup=break_matplotlib))
     assert "has no test split" in unwrapped(result.stdout)
     (warning,) = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
     assert warning.startswith("warning: no report written (import of matplotlib halted")
@@ -131,29 +140,29 @@ def relative_luminance(colour: str) -> float:
 class Pages:
     """A report of each kind, made at its first use."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self.known: dict[str, Path] = {}
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.page_by_kind: dict[str, Path] = {}
 
     def __getitem__(self, kind: str) -> Path:
-        if kind not in self.known:
-            self.known[kind] = write_report(self.runs(kind), self.place / f"{kind}.html")
-        return self.known[kind]
+        if kind not in self.page_by_kind:
+            self.page_by_kind[kind] = write_report(self.runs(kind), self.root / f"{kind}.html")
+        return self.page_by_kind[kind]
 
     def data(self, number: int) -> Path:
         """A dataset of so many classes; that of two has hostile names and texts."""
-        place = self.place / str(number)
-        if place.exists():
-            return place / "data"
+        root = self.root / str(number)
+        if root.exists():
+            return root / "data"
         rows = [
             (f"text {HOSTILE} {QUOTED} {row}</script> {'x' * 300}", (HOSTILE, QUOTED)[row % 2]) for row in range(120)
         ]
-        corpus = write_csv(self.place / "hostile.csv", rows) if number == 2 else None
-        return write_data(place, number, 300, corpus=corpus)
+        corpus = write_csv(self.root / "hostile.csv", rows) if number == 2 else None
+        return write_data(root, number, 300, corpus=corpus)
 
     def runs(self, kind: str) -> list[Path]:
         """The runs that a page of this kind shows."""
-        folder = self.place / f"runs of {kind}"
+        folder = self.root / f"runs of {kind}"
         if kind == "nine runs":
             return [write_run(folder / f"{seed}", self.data(2), skill=1 + seed / 9, seed=seed) for seed in range(9)]
         number = int(kind.split()[0])
@@ -168,9 +177,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 KINDS = ("2 classes", "150 classes", "nine runs")
 TWO = ((DESK, "light"), (PHONE, "dark"))
 VIEWS = [
-    pytest.param(kind, *view, marks=[pytest.mark.slow] * (number > 1 or place == number % 2))
+    pytest.param(kind, *view, marks=[pytest.mark.slow] * (number > 1 or position == number % 2))
     for number, kind in enumerate(KINDS)
-    for place, view in enumerate(TWO)
+    for position, view in enumerate(TWO)
 ]
 """Two kinds, each in one view; all of them in both where ``slow`` tests run."""
 
@@ -182,12 +191,12 @@ def test_a_browser_without_network_shows_it_whole(
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     try:
         page = context.new_page()
-        said = []
-        asked = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
+        messages = []
+        requests = []
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: (messages.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
         address = pages[kind].resolve().as_uri()
         page.goto(address)
         for opened in (False, True):
@@ -195,7 +204,7 @@ def test_a_browser_without_network_shows_it_whole(
             assert page.evaluate("document.documentElement.scrollWidth") <= page.evaluate("innerWidth") == width
             assert page.evaluate(OVERFLOWING) == []
         assert page.evaluate(SCROLLING) == 0
-        assert (said, asked) == ([], [address])
+        assert (messages, requests) == ([], [address])
         charts = page.evaluate(
             "[...document.querySelectorAll('img')].map(one => one.complete * one.naturalWidth && one.width)"
         )

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs under real launchers that are stopped, lose a rank or their launcher, change their number of processes, or have
-one rank that fails alone; and a dry run.
-"""
+"""Runs under real launchers that are stopped, lose a rank or change their number of processes; and a dry run."""
 
 from __future__ import annotations
 
@@ -23,30 +21,29 @@ from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.commands import (
     CPU,
-    ROOT,
     accelerate,
-    logged,
     read_json,
     read_metrics,
     run_module,
     status_of,
     succeed,
     unwrapped,
+    values_in_log,
     wait_until,
 )
 from tests.datasets import rewritten, shared_dataset, write_dataset
 from tests.runs import TRAINING, arguments, final, finish, launch, log, rank_of, start, train_to_end, wait_for_step
 
-PLAIN = ("--model.dropout", "0.0")
+NO_DROPOUT = ("--model.dropout", "0.0")
 
 
 data = shared_dataset({"train": 900, "validation": 150, "test": 150})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    finish(start(data, run, *PLAIN), run)
+    finish(start(data, run, *NO_DROPOUT), run)
     return run
 
 
@@ -63,10 +60,10 @@ def train_slowly() -> None:
 
 
 @pytest.mark.slow
-def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_any_number_of_processes_may_go_on(data: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    for processes, steps, before in ((2, 30, train_slowly), (1, 80, train_slowly), (4, 10_000, None)):
-        process = start(data, run, *PLAIN, processes=processes, before=before)
+    for processes, steps, setup in ((2, 30, train_slowly), (1, 80, train_slowly), (4, 10_000, None)):
+        process = start(data, run, *NO_DROPOUT, processes=processes, setup=setup)
         wait_for_step(process, run, steps)
         if processes != 4:
             assert process.poll() is None
@@ -75,22 +72,22 @@ def test_any_number_of_processes_may_go_on(data: Path, undisturbed: Path, tmp_pa
             assert not (run / "STOP").exists()
     finish(process, run)
     for name in ("row_hash", "rows"):
-        assert logged(run, name) == logged(undisturbed, name)
-    assert logged(run, "loss")[-1] == pytest.approx(logged(undisturbed, "loss")[-1], abs=1e-4)
-    our_test, their_test = (read_json(path / "test.json") for path in (run, undisturbed))
+        assert values_in_log(run, name) == values_in_log(reference, name)
+    assert values_in_log(run, "loss")[-1] == pytest.approx(values_in_log(reference, "loss")[-1], abs=1e-4)
+    our_test, their_test = (read_json(path / "test.json") for path in (run, reference))
     assert our_test["log_loss"] == pytest.approx(their_test["log_loss"], abs=1e-4)
 
 
 def validate_slowly(run: Path) -> None:
     """Make every batch of a validation wait for the STOP file, and then a little longer."""
-    read, seen = Classifier.read, []
+    read, is_stopped = Classifier.read, []
 
     def slow(self: Classifier, *batch: Any, **more: Any) -> Any:
         if not self.training:
             (run.parent / "validating").touch()
-            if not seen:
+            if not is_stopped:
                 wait_until((run / "STOP").exists, 60)
-                seen.append(True)
+                is_stopped.append(True)
             time.sleep(0.05)
         return read(self, *batch, **more)
 
@@ -99,10 +96,10 @@ def validate_slowly(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_stopped_in_the_middle_of_a_validation(data: Path, reference: Path, tmp_path: Path) -> None:
     """All steps of the first epoch are logged; its validation, with slow batches, is not."""
     run = tmp_path / "run"
-    process = start(data, run, *PLAIN, before=partial(validate_slowly, run))
+    process = start(data, run, *NO_DROPOUT, setup=partial(validate_slowly, run))
     wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
     wait_until((tmp_path / "validating").exists)
     (run / "STOP").touch()
@@ -111,18 +108,18 @@ def test_stopped_in_the_middle_of_a_validation(data: Path, undisturbed: Path, tm
     state = read_json(newest / "state.json")["trainer"]
     assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
     assert (status_of(run)["step"], read_metrics(run, "validation")) == (57, [])
-    finish(start(data, run, *PLAIN), run)
-    assert read_metrics(run, "train") == read_metrics(undisturbed, "train")
-    assert final(run) == final(undisturbed)
+    finish(start(data, run, *NO_DROPOUT), run)
+    assert read_metrics(run, "train") == read_metrics(reference, "train")
+    assert final(run) == final(reference)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_a_rank_that_dies_is_named_and_the_run_goes_on(
-    data: Path, undisturbed: Path, tmp_path: Path, restarts: int
+    data: Path, reference: Path, tmp_path: Path, restarts: int
 ) -> None:
     run = tmp_path / "run"
-    process = launch(data, run, *PLAIN, options=("--max_restarts", str(restarts)))
+    process = launch(data, run, *NO_DROPOUT, options=("--max_restarts", str(restarts)))
     wait_for_step(process, run, 40)
     rank_of(run).kill()
     if restarts == 0:
@@ -131,9 +128,9 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
         status = status_of(run)
         assert (status["state"], status["exit_code"]) == ("failed", 1)
         assert "rank 1 was killed by SIGKILL" in status["reason"]
-        process = start(data, run, *PLAIN)
+        process = start(data, run, *NO_DROPOUT)
     finish(process, run)
-    assert final(run) == final(undisturbed)
+    assert final(run) == final(reference)
     attempts = read_attempts(run)
     assert len(attempts) == 2
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
@@ -149,59 +146,39 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     words = [*map(str, arguments(data, run, *keys))]
     assert train_to_end(*words).returncode == 0
 
-    before = (run / "metrics.jsonl").read_bytes()
+    log_bytes = (run / "metrics.jsonl").read_bytes()
     assert cli.run(harness, ["train", *CPU, *words, "--epochs", "3", "--model.embedding_dim", "8"]) == 2
     assert "model.embedding_dim: was 16, now 8: the weights fit no other" in unwrapped(capsys.readouterr().err)
-    assert (run / "metrics.jsonl").read_bytes() == before
+    assert (run / "metrics.jsonl").read_bytes() == log_bytes
 
     def twice(column: np.ndarray) -> np.ndarray:
         return np.concatenate([column, column])
 
     rewritten(data, "train", **dict.fromkeys(("ids", "length", "row"), twice), label=lambda labels: 1 - twice(labels))
     rewritten(data, "validation", label=lambda labels: 1 - labels)
-    again = train_to_end(*words, "--allow", "data,epochs")
-    assert again.returncode == 0, again.stderr
-    assert logged(run, "step") == list(range(1, 25))
+    result = train_to_end(*words, "--allow", "data,epochs")
+    assert result.returncode == 0, result.stderr
+    assert values_in_log(run, "step") == list(range(1, 25))
     best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
     assert min(step for step in best if step > 12) == 24
     assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
 
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
-LIKE_NCCL = """
-import os, sys, time
-if "RANK" in os.environ and "torch" not in sys.modules:
-    import torch.distributed
-    from harness.ranks import distributed
-    from harness.training.trainer import Trainer
-    torch.distributed.destroy_process_group = lambda: time.sleep(3600)
-    update = Trainer.update
-    def failing(self, batch):
-        if self.step == 20 and os.environ["RANK"] == "1":
-            raise KeyError("planted")
-        return update(self, batch)
-    Trainer.update = failing
-    distributed.LostPeerError.__init__ = lambda self, *_: os.abort()
-"""
-"""A ``sitecustomize`` module: rank 1 fails alone, leaving the process group waits for ranks that do not come, and a
-rank whose peer is gone is aborted, as NCCL's watchdog does."""
-
 
 long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
 
 
-def paths_with(folder: Path, module: str) -> str:
-    """A PYTHONPATH that makes every interpreter import this module first."""
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(module)
-    return f"{folder / 'site'}:{ROOT}"
-
-
 def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
     words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
-    said = succeed(run_module("harness", "train", *words, timeout_s=90)).stdout
-    for line in (r"all-reduce +2 ranks on 1 machine added 10 MB in", r"devices +no GPU is used", r"memory +\d+ MiB"):
-        assert re.search(f"^{line}", said, re.MULTILINE), said
+    output = succeed(run_module("harness", "train", *words, timeout_s=90)).stdout
+    for line in (
+        r"all-reduce +2 ranks on 1 machine added 10 MB in",
+        r"devices +no GPU is used",
+        r"memory +\d+ MiB",
+        r"full .*of training \(",
+    ):
+        assert re.search(f"^{line}", output, re.MULTILINE), output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,13 +191,5 @@ def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path
         ended = train_to_end(*words, processes=2, module="tests.planted")
     assert ended.returncode == 1
     status = status_of(tmp_path / "run")
-    said = "rank 1: PlantedError: planted in StopWatch"
-    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, said)
-
-
-@pytest.mark.slow
-def test_a_rank_that_fails_alone_is_the_cause_and_hangs_nobody(long: Path, tmp_path: Path) -> None:
-    """The time limit is an hour; this test allows for five minutes."""
-    process = launch(long, tmp_path / "run", "--timeout_s", "3600", paths=paths_with(tmp_path, LIKE_NCCL))
-    assert process.wait(300) == 1, (tmp_path / "log").read_text()
-    assert status_of(tmp_path / "run")["reason"] == "rank 1: KeyError: 'planted'"
+    reason = "rank 1: PlantedError: planted in StopWatch"
+    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)

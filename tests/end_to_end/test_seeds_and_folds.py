@@ -13,7 +13,7 @@ import pytest
 import padless
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
-from tests.datasets import stored, write_dataset
+from tests.datasets import rows_by_number, write_dataset
 from tests.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
@@ -26,10 +26,10 @@ def to_the_end(data: Path, run: Path, *words: str) -> str:
 
 
 def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
-    data, whole, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
+    data, reference, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     write_dataset(data, {"train": 300, "validation": 80, "test": 60})
     words = ("--seeds", "0,1,2")
-    to_the_end(data, whole, *words)
+    to_the_end(data, reference, *words)
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 20)
     kill(process)
@@ -41,12 +41,12 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert not (run / "seed-2").exists()
     assert "\ntest:\n" in to_the_end(data, run, *words)
     for seed in ("seed-0", "seed-1", "seed-2"):
-        assert final(run / seed) == final(whole / seed)
-    assert (run / "seeds.json").read_bytes() == (whole / "seeds.json").read_bytes()
+        assert final(run / seed) == final(reference / seed)
+    assert (run / "seeds.json").read_bytes() == (reference / "seeds.json").read_bytes()
     accuracies = [read_json(run / f"seed-{seed}" / "test.json")["accuracy"] for seed in range(3)]
-    found = read_json(run / "seeds.json")["splits"]["test"]["accuracy"]
-    assert found["mean"] == pytest.approx(np.mean(accuracies))
-    assert found["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    accuracy = read_json(run / "seeds.json")["splits"]["test"]["accuracy"]
+    assert accuracy["mean"] == pytest.approx(np.mean(accuracies))
+    assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert "run: 3 seeds" in (run / "report.html").read_text()
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
 
@@ -57,12 +57,13 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     data, run = tmp_path / "data", tmp_path / "one" / "run"
     manifest = prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    folds = {row: one.fold for row, one in stored(data, "train", "validation").items()}
+    folds = {number: row.fold for number, row in rows_by_number(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
     assert {line["row"]: line["fold"] for line in table} == folds
     assert len(table) == len(folds)
     assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
-    found = read_json(run / "folds.json")
+    summary = read_json(run / "folds.json")
     right = [line["label"] == line["predicted"] for line in table]
-    assert found["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
-    assert [one["splits"]["validation"]["rows"] for one in found["runs"]] == manifest.statistics["folds"]["rows"]
+    assert summary["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
+    num_rows = [run_of_fold["splits"]["validation"]["rows"] for run_of_fold in summary["runs"]]
+    assert num_rows == manifest.statistics["folds"]["rows"]

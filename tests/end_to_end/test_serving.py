@@ -16,7 +16,7 @@ from tests.commands import run_command
 from tests.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
-THERE = (
+PACKAGES = (
     "numpy",
     "pandas",
     "pyarrow",
@@ -29,7 +29,7 @@ THERE = (
     "flatbuffers",
     "google",
 )
-THERE += ("google", "packaging", "padless", "harness", "preprocessing")
+PACKAGES += ("google", "packaging", "padless", "harness", "preprocessing")
 """Those five, what they need, and padless."""
 ONLY = f"""
 import os
@@ -39,7 +39,7 @@ from importlib.abc import MetaPathFinder
 class Nothing(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         root = name.partition(".")[0]
-        if root not in sys.stdlib_module_names and not root.startswith("_") and root not in {THERE!r}:
+        if root not in sys.stdlib_module_names and not root.startswith("_") and root not in {PACKAGES!r}:
             raise ModuleNotFoundError(f"No module named {{root!r}}", name=root)
         if root == "onnxruntime" and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
             raise ImportError("it would collect data")
@@ -63,10 +63,10 @@ sys.exit(script())
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("serving")
-    made = make_run(root, pooling="max+mean", wide=256)
-    assert export(made, "--output", root / "out", "--onnx", "--quiet") == 0
-    assert export(made, "--output", root / "plain", "--quiet") == 0
-    return made
+    run_folder = make_run(root, pooling="max+mean", wide=256)
+    assert export(run_folder, "--output", root / "out", "--onnx", "--quiet") == 0
+    assert export(run_folder, "--output", root / "plain", "--quiet") == 0
+    return run_folder
 
 
 def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -75,9 +75,9 @@ def serve(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_library_predicts(run: Path) -> None:
-    done = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS))
-    assert (done.returncode, done.stderr) == (0, "")
-    chances, predicted = json.loads(done.stdout)
+    result = serve(LIBRARY, run.parent / "out", json.dumps(TEXTS))
+    assert (result.returncode, result.stderr) == (0, "")
+    chances, predicted = json.loads(result.stdout)
     model = padless.load(run)
     np.testing.assert_allclose(np.array(chances), model.predict_proba(TEXTS), atol=1e-6)
     assert predicted == model.predict(TEXTS).tolist()
@@ -86,8 +86,8 @@ def test_the_library_predicts(run: Path) -> None:
 def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,text\n1,a fine film\n2,awful w1\n")
     out = tmp_path / "out.csv"
-    done = serve(COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = serve(COMMAND, "predict", "--run", run.parent / "out", "--input", tmp_path / "in.csv", "--output", out)
+    assert (result.returncode, result.stderr) == (0, "")
     lines = out.read_text().splitlines()
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
     expected = padless.load(run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
@@ -95,6 +95,7 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:
-    done = serve(COMMAND, "predict", "--run", run.parent / "plain", "a")
-    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
-    assert f"{run.parent / 'plain' / 'model.onnx'}: missing: bundle.json names none; `padless export RUN" in done.stderr
+    result = serve(COMMAND, "predict", "--run", run.parent / "plain", "a")
+    assert (result.returncode, result.stderr.count("\n")) == (3, 1)
+    path = run.parent / "plain" / "model.onnx"
+    assert f"{path}: missing: bundle.json names none; `padless export RUN" in result.stderr

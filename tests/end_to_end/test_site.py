@@ -46,8 +46,8 @@ def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
     assert {"index.html", "tutorial/index.html", "how-to/slurm.html", "from-python.html"} <= places
     assert {f"{DEEP}#optim.class_weights", "reference/commands.html"} <= places
     fetched = re.compile(r'<(?:link|script|img|iframe)\b[^>]*(?:href|src)="((?:https?:)?//[^"]*)"')
-    found = {(path.name, address) for path in site.rglob("*.html") for address in fetched.findall(path.read_text())}
-    assert found == set()
+    addresses = {(path.name, address) for path in site.rglob("*.html") for address in fetched.findall(path.read_text())}
+    assert addresses == set()
 
 
 TUTORIAL = (ROOT / "docs/tutorial/index.md").read_text()
@@ -82,19 +82,19 @@ TYPED = {
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     lines = [line for line in "".join(BLOCK.findall(TUTORIAL)).splitlines() if line.startswith("padless ")]
     commands = [[sys.executable, "-m", "harness", *shlex.split(line)[1:]] for line in lines]
-    done = [succeed(run_command(words, 600, cwd=tmp_path)).stdout for words in commands]
-    results = {line.removesuffix(" -o predicted.csv"): said for line, said in zip(lines, done, strict=True)}
+    outputs = [succeed(run_command(words, 600, cwd=tmp_path)).stdout for words in commands]
+    results = {line.removesuffix(" -o predicted.csv"): summary for line, summary in zip(lines, outputs, strict=True)}
     manifest, run = read_manifest(tmp_path / "data/messages"), tmp_path / "runs/messages"
-    said = results["padless prepare messages.csv -o data/messages"]
-    assert said in TUTORIAL
+    summary = results["padless prepare messages.csv -o data/messages"]
+    assert summary in TUTORIAL
     scores = (run / "test.json", tmp_path / "data/messages/baseline/test.json")
     network, linear = (read_json(path)["accuracy"] for path in scores)
     assert network > 0.95 > 0.85 > linear
-    shown = results["padless evaluate runs/messages later.csv"]
-    assert all(name in shown for name in (*manifest.labels, "accuracy"))
-    predicted, given = pd.read_csv(tmp_path / "predicted.csv"), pd.read_csv(tmp_path / "later.csv")
-    assert predicted["text"].tolist() == given["text"].tolist()
-    assert (predicted["predicted"] == given["label"]).mean() > 0.9
+    evaluation = results["padless evaluate runs/messages later.csv"]
+    assert all(name in evaluation for name in (*manifest.labels, "accuracy"))
+    predicted, labelled = pd.read_csv(tmp_path / "predicted.csv"), pd.read_csv(tmp_path / "later.csv")
+    assert predicted["text"].tolist() == labelled["text"].tolist()
+    assert (predicted["predicted"] == labelled["label"]).mean() > 0.9
     model, lines = padless.load(run), {label: texts.splitlines() for label, texts in TYPED.items()}
     right = sum((model.predict(texts) == label).sum() for label, texts in lines.items())
     assert right >= 0.9 * sum(map(len, lines.values()))
@@ -105,12 +105,13 @@ NOTEBOOK = ROOT / "docs/first-steps.ipynb"
 EXECUTE = "import sys; from nbclient.cli import main; sys.exit(main())"
 
 
-def shown(cell: dict[str, Any], kind: str = "text/plain") -> str:
+def output_of(cell: dict[str, Any], kind: str = "text/plain") -> str:
     """The output of a cell, as text or as another MIME type."""
-    return "".join(
-        "".join(output.get("data", {}).get(kind, "")) + "".join(output.get("text", "") if kind == "text/plain" else "")
-        for output in cell["outputs"]
-    )
+    parts = []
+    for output in cell["outputs"]:
+        parts += output.get("data", {}).get(kind, "")
+        parts += output.get("text", "") if kind == "text/plain" else ""
+    return "".join(parts)
 
 
 def test_it_shows_what_it_says_and_nothing_fails_or_warns(tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_it_shows_what_it_says_and_nothing_fails_or_warns(tmp_path: Path) -> Non
     cells = [cell for cell in read_json(tmp_path / NOTEBOOK.name)["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"] == []
-    for code, kind, said in (
+    for code, kind, excerpt in (
         ("padless.prepare", "text/plain", "train 3,840, validation 480, test 480 rows, 3 classes"),
         ('y="loss"', "image/png", "iVBOR"),
         ("run.report", "text/html", "<iframe srcdoc="),
@@ -133,4 +134,4 @@ def test_it_shows_what_it_says_and_nothing_fails_or_warns(tmp_path: Path) -> Non
         ("GridSearchCV", "text/plain", "({'lr': 0.00"),
     ):
         (cell,) = [cell for cell in cells if code in "".join(cell["source"])]
-        assert said in shown(cell, kind), code
+        assert excerpt in output_of(cell, kind), code

@@ -23,7 +23,7 @@ from tests.datasets import shared_dataset
 from tests.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
-KEPT = "what is finished is kept in"
+PARTS_KEPT = "what is finished is kept in"
 NOTHING = "no partial output is left; run the same command again"
 
 
@@ -39,16 +39,16 @@ def start(*words: object) -> subprocess.Popen[str]:
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Its exit code and the last sentence on stderr."""
-    _, said = process.communicate(timeout=60)
-    assert "Traceback" not in said
-    return process.returncode, unwrapped(said).splitlines()[-1] if said else ""
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr
+    return process.returncode, unwrapped(stderr).splitlines()[-1] if stderr else ""
 
 
 @pytest.mark.parametrize("instants", [8, pytest.param(30, marks=pytest.mark.night)])
 def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tmp_path: Path, instants: int) -> None:
     """Each start continues the previous one; every second signal goes to the whole process group, as SLURM sends it."""
     corpus = write_csv(tmp_path / "corpus.csv", reviews(6000, words=60))
-    began, out, kept = time.monotonic(), tmp_path / "out", 0
+    began, out, num_with_parts = time.monotonic(), tmp_path / "out", 0
     words = ["preprocessing", "prepare", corpus, "--executor.workers", "2", "--source.part_mb", "0.1", "--output"]
     succeed(run_module(*map(str, words), tmp_path / "whole"))
     apart_s = max(0.05, (time.monotonic() - began) / instants)
@@ -59,10 +59,10 @@ def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tm
         code, last = end(process)
         if code != 0:  # it was done before
             assert (code, last.startswith("error: told to stop by SIGTERM: ")) == (143, True), last
-            assert last.endswith((NOTHING, f"{KEPT} {out / '.work'}; the same command goes on"))
-            kept += KEPT in last
+            assert last.endswith((NOTHING, f"{PARTS_KEPT} {out / '.work'}; the same command goes on"))
+            num_with_parts += PARTS_KEPT in last
     succeed(run_module(*map(str, words), out))
-    assert kept
+    assert num_with_parts
     assert contents(out) == contents(tmp_path / "whole")
 
 
@@ -86,12 +86,13 @@ def test_exit_code_and_status_agree_whatever_signals_come(
         os.killpg(process.pid, getattr(signal, f"SIG{name}"))
         time.sleep(draw.choice([0.0, 0.15, 0.5]))
     code = process.wait(90)
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said
-    assert code in ((85, 130) if names.count("INT") > 1 else (85,)), said
+    stderr = (tmp_path / "log").read_text()
+    assert "Traceback" not in stderr
+    assert code in ((85, 130) if names.count("INT") > 1 else (85,)), stderr
     if (run / "status.json").exists():
         status = status_of(run)
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
-        assert ("interrupted twice" if code == 130 else "error: told to stop b") in said  # by …; before the first step
+        sentence = "interrupted twice" if code == 130 else "error: told to stop b"  # by …; before the first step
+        assert sentence in stderr
         assert phase == "start" or (phase == "ranks" and not run.is_dir())

@@ -57,25 +57,31 @@ class Training:
         """The output of machine ``side`` at the last start."""
         return self.folder / f"log-{self.name}-{side}-{self.starts}"
 
-    def start(self, sides: str = "ab", own: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
-        """Start these machines; ``own``: path -> file that only machine b has there."""
+    def start(self, sides: str = "ab", private_paths: Mapping[Path, Path | None] | None = None) -> list[Popen[str]]:
+        """Start these machines; ``private_paths``: path -> file that only machine b has there."""
         self.starts += 1
         self.run.parent.mkdir(exist_ok=True)
         started = []
         for side in sides:
             words = arguments(self.folder / "data", self.run, "--timeout_s", str(LIMIT_S))
             machine = self.two.a if side == "a" else self.two.b
-            theirs = (own or {}) if side == "b" else {}
+            theirs = (private_paths or {}) if side == "b" else {}
             options = self.options
-            started.append(launch_on(machine, self.two.a, *words, log=self.log(side), own=theirs, options=options))
+            started.append(
+                launch_on(machine, self.two.a, *words, log=self.log(side), private_paths=theirs, options=options)
+            )
         return started
 
     def until_step(self, step: int, processes: list[Popen[str]]) -> None:
         """Wait until the run has reached this step."""
-        wait_until(lambda: steps_done(self.run) >= step or any(one.poll() is not None for one in processes), 600)
+
+        def is_reached() -> bool:
+            return steps_done(self.run) >= step or any(process.poll() is not None for process in processes)
+
+        wait_until(is_reached, 600)
         assert steps_done(self.run) >= step, self.log("a").read_text() + self.log("b").read_text()
 
-    def said(self, side: str) -> str:
+    def error_line(self, side: str) -> str:
         """The error line of machine ``side``; empty if it succeeded."""
         text = unwrapped(self.log(side).read_text()) if self.log(side).exists() else ""
         assert "Traceback" not in text, text
@@ -104,9 +110,9 @@ def during(happen: Callable[[Two], object], ends: str = "ab") -> Act:
     """A fault that comes in mid-training."""
 
     def act(training: Training) -> tuple[int, ...]:
-        before = steps_done(training.run)
+        first_step = steps_done(training.run)
         processes = training.start()
-        training.until_step(before + STEP, processes)
+        training.until_step(first_step + STEP, processes)
         happen(training.two)
         return codes_of([process for process, side in zip(processes, "ab", strict=True) if side in ends])
 
@@ -119,17 +125,17 @@ def lose_power(two: Two, side: str) -> None:
     (two.a if side == "a" else two.b).kill()
 
 
-def cut_for_a_while(two: Two) -> None:
+def interrupt_link(two: Two) -> None:
     two.lose()
     time.sleep(10)
-    two.mend()
+    two.restore()
 
 
 def other_dataset(training: Training) -> tuple[int, ...]:
     """Machine b has another dataset at the same path."""
-    other = training.folder / "other"
-    write_dataset(other, SPLITS, seed=7)
-    return codes_of(training.start(own={training.folder / "data": other}))
+    other_data = training.folder / "other"
+    write_dataset(other_data, SPLITS, seed=7)
+    return codes_of(training.start(private_paths={training.folder / "data": other_data}))
 
 
 def take_port(training: Training) -> tuple[int, ...]:
@@ -141,26 +147,34 @@ def take_port(training: Training) -> tuple[int, ...]:
     return codes_of(training.start())
 
 
-LOST = r"rank {} at step \d+ waited .*from 1 other ranks"
-BY_A, BY_B = (LOST.format(0), "", LOST.format(0)), ("", LOST.format(1), LOST.format(1))
-TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
+LOST_PEER = r"rank {} at step \d+ waited .*from 1 other ranks"
+BY_A, BY_B = (LOST_PEER.format(0), "", LOST_PEER.format(0)), ("", LOST_PEER.format(1), LOST_PEER.format(1))
+PORT_TAKEN = "main_process_port: 29500 is taken by another program on machine-a"
 NO_B, NO_A = (f"machine {rank} of 2: the machines did not meet at .* within 30 s" for rank in (0, 1))
 NO_DATA = r"/.*dataset.json: missing"
 DATASET = r"rank 1 has dataset \w+, rank 0 has \w+: start all ranks alike"
 NOT_SHARED = r"run: .* on machine-b is not the directory that rank 0 writes to"
 FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "another dataset": (other_dataset, (2, 2), (DATASET,) * 3),
-    "run not shared": (lambda one: codes_of(one.start(own={one.run.parent: None})), (2, 2), (NOT_SHARED,) * 3),
-    "no dataset": (lambda one: codes_of(one.start(own={one.folder / "data": None})), (1, 3), (NO_B, NO_DATA, NO_B)),
-    "port taken": (take_port, (2, 2), (TAKEN,) * 3),
-    "machine 1 never comes": (lambda one: codes_of(one.start(sides="a")), (1,), (NO_B, "", NO_B)),
-    "machine 0 never comes": (lambda one: codes_of(one.start(sides="b")), (1,), ("", NO_A, "")),
+    "run not shared": (
+        lambda training: codes_of(training.start(private_paths={training.run.parent: None})),
+        (2, 2),
+        (NOT_SHARED,) * 3,
+    ),
+    "no dataset": (
+        lambda training: codes_of(training.start(private_paths={training.folder / "data": None})),
+        (1, 3),
+        (NO_B, NO_DATA, NO_B),
+    ),
+    "port taken": (take_port, (2, 2), (PORT_TAKEN,) * 3),
+    "machine 1 never comes": (lambda training: codes_of(training.start(sides="a")), (1,), (NO_B, "", NO_B)),
+    "machine 0 never comes": (lambda training: codes_of(training.start(sides="b")), (1,), ("", NO_A, "")),
     "power of 1": (during(lambda two: lose_power(two, "b"), "a"), (1,), BY_A),
     "power of 0": (during(lambda two: lose_power(two, "a"), "b"), (1,), BY_B),
     "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
     "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
-    "cut": (during(lambda two: two.lose()), (1, 1), (LOST.format(0), LOST.format(1), LOST.format(0))),
-    "cut for 10 s": (during(cut_for_a_while), (0, 0), ("",) * 3),
+    "cut": (during(lambda two: two.lose()), (1, 1), (LOST_PEER.format(0), LOST_PEER.format(1), LOST_PEER.format(0))),
+    "cut for 10 s": (during(interrupt_link), (0, 0), ("",) * 3),
 }
 """Fault -> how it happens, the exit codes, and what machine a, machine b and the status say."""
 
@@ -177,16 +191,17 @@ def test_faults_end_in_time_and_the_run_goes_on_to_the_same_end(tmp_path: Path, 
         undisturbed.to_the_end()
         for fault in faults:
             act, codes, expected = FAULTS[fault]
-            before, since = training.status().get("launch"), time.monotonic()
+            launch, start_s = training.status().get("launch"), time.monotonic()
             assert act(training) == codes, fault
             status = training.status()
-            reason = status.get("reason", "") if status.get("launch") != before else ""
-            for wanted, text in zip(expected, (training.said("a"), training.said("b"), reason), strict=True):
+            reason = status.get("reason", "") if status.get("launch") != launch else ""
+            errors = (training.error_line("a"), training.error_line("b"), reason)
+            for wanted, text in zip(expected, errors, strict=True):
                 assert re.match(wanted, text), (fault, text)
-            assert time.monotonic() - since < 2 * SLOW_S + LIMIT_S or codes == (0, 0), fault
-            for machine in two.both:
+            assert time.monotonic() - start_s < 2 * SLOW_S + LIMIT_S or codes == (0, 0), fault
+            for machine in two.machines:
                 machine.kill()
-            two.mend()
+            two.restore()
         if training.status()["state"] != "finished":
             training.to_the_end()
     assert final(training.run) == final(undisturbed.run)
@@ -209,10 +224,11 @@ def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", SPLITS)
     words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run", "--verbose")
     with two_machines() as two:
-        both = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.both]
-        assert codes_of(both) == (0, 0), (tmp_path / "machine-a").read_text() + (tmp_path / "machine-b").read_text()
-        said = unwrapped((tmp_path / "machine-a").read_text())
+        processes = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.machines]
+        codes = codes_of(processes)
+        output, output_b = (unwrapped((tmp_path / machine.host).read_text()) for machine in two.machines)
+        assert codes == (0, 0), output + output_b
         network = re.escape(f"{two.a.device} ({two.a.address}): the route to the other machines")
-        assert re.search(rf"^network +{network}", said, re.MULTILINE), said
-        assert re.search(r"^all-reduce +2 ranks on 2 machines added 10 MB in", said, re.MULTILINE), said
+        assert re.search(rf"^network +{network}", output, re.MULTILINE), output
+        assert re.search(r"^all-reduce +2 ranks on 2 machines added 10 MB in", output, re.MULTILINE), output
     assert not (tmp_path / "run").exists()

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.commands import logged, read_metrics, run_module, sentence, start_python, succeed, wait_until
+from tests.commands import read_metrics, run_module, sentence, start_python, succeed, values_in_log, wait_until
 from tests.datasets import write_dataset
 from tests.runs import kill, launch, steps_done, wait_for_step
 from tests.wandb_server import KEY, Store, StoredRun, wandb_server
@@ -36,12 +36,12 @@ def sync(run: Path, store: Store) -> dict[str, Any]:
     return json.loads(succeed(run_module("harness", "wandb-sync", run, "--json", **environment)).stdout)
 
 
-def check_history(stored: StoredRun, last: int) -> None:
+def check_history(stored_run: StoredRun, last: int) -> None:
     """The history has every step with its loss, in rows numbered consecutively."""
     steps = list(range(1, last + 1))
-    assert stored.history("_step") == list(range(last))
-    assert stored.history("train/step") == steps
-    assert stored.history("train/loss") == pytest.approx([1 / step for step in steps], rel=1e-12)
+    assert stored_run.history("_step") == list(range(last))
+    assert stored_run.history("train/step") == steps
+    assert stored_run.history("train/loss") == pytest.approx([1 / step for step in steps], rel=1e-12)
 
 
 @pytest.mark.timeout(900, func_only=True)
@@ -65,11 +65,11 @@ def test_a_real_run_over_a_kill_and_a_preemption_is_one_curve(tmp_path: Path) ->
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
     with wandb_server() as store:
         assert sync(run, store)["filled"] == len((run / "metrics.jsonl").read_text().splitlines())
-        (stored,) = store.runs.values()
-        assert stored.history("train/loss") == pytest.approx(logged(run, "loss"), rel=1e-9)
+        (stored_run,) = store.runs.values()
+        assert stored_run.history("train/loss") == pytest.approx(values_in_log(run, "loss"), rel=1e-9)
         for kind in ("train", "validation", "test"):
-            steps = logged(run, "step", kind)
-            assert stored.history(f"{kind}/step") == steps == sorted(set(steps))
+            steps = values_in_log(run, "step", kind)
+            assert stored_run.history(f"{kind}/step") == steps == sorted(set(steps))
         assert sync(run, store)["filled"] == 0
 
 
@@ -79,19 +79,23 @@ def test_online_attempts_append_to_one_curve(tmp_path: Path) -> None:
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
         doomed = start_python("-m", "tests.attempt", run, 1, 100_000, "finished", env=environment)
-        wait_until(lambda: any(len(each.history("train/step")) >= 20 for each in list(store.runs.values())))
+
+        def has_twenty_steps() -> bool:
+            return any(len(stored_run.history("train/step")) >= 20 for stored_run in list(store.runs.values()))
+
+        wait_until(has_twenty_steps)
         doomed.kill()
         doomed.wait(20)
         last = len(read_metrics(run, "train"))
         for state in ("preempted", "finished"):
             assert attempt(run, last + 1, last + 10, state, **environment) == ""
             last += 10
-        (stored,) = store.runs.values()
-        check_history(stored, last)
-        assert stored.preempting
-        assert stored.exit_codes[-2:] == [1, 0]
-        assert stored.fields["groupName"] == "dataset-0123456789ab"
-        assert json.loads(stored.fields["config"])["optim"]["value"]["lr"] == 2e-3
+        (stored_run,) = store.runs.values()
+        check_history(stored_run, last)
+        assert stored_run.preempting
+        assert stored_run.exit_codes[-2:] == [1, 0]
+        assert stored_run.fields["groupName"] == "dataset-0123456789ab"
+        assert json.loads(stored_run.fields["config"])["optim"]["value"]["lr"] == 2e-3
 
 
 @pytest.mark.parametrize("fault", ["hang", "error", "cut"])
@@ -103,8 +107,8 @@ def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_p
         assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
         store.fault = ""
         assert sync(run, store)["rows"] == 120
-        (stored,) = store.runs.values()
-        check_history(stored, 120)
+        (stored_run,) = store.runs.values()
+        check_history(stored_run, 120)
 
 
 def test_without_a_key_or_a_server_the_rows_are_kept(tmp_path: Path) -> None:
@@ -114,5 +118,5 @@ def test_without_a_key_or_a_server_the_rows_are_kept(tmp_path: Path) -> None:
     assert (refused.returncode, sentence(refused).partition(" (")[0]) == (1, f"{run}: W&B did not accept all")
     with wandb_server() as store:
         assert sync(run, store) | {"run_id": ""} == {"run_id": "", "rows": 20, "filled": 20}
-        (stored,) = store.runs.values()
-        check_history(stored, 20)
+        (stored_run,) = store.runs.values()
+        check_history(stored_run, 20)

@@ -20,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 
 from tests.datasets import copy_of
 
-FEW, MORE, MANY = 30, 200, 5000
+NUM_SHORT, NUM_LONG, NUM_NIGHT = 30, 200, 5000
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Fuzz:
 
 @pytest.fixture(
     params=[
-        pytest.param(FEW, id="short"),
-        pytest.param(MORE, id="long", marks=pytest.mark.slow),
-        pytest.param(MANY, id="night", marks=pytest.mark.night),
+        pytest.param(NUM_SHORT, id="short"),
+        pytest.param(NUM_LONG, id="long", marks=pytest.mark.slow),
+        pytest.param(NUM_NIGHT, id="night", marks=pytest.mark.night),
     ]
 )
 def fuzz(request: pytest.FixtureRequest) -> Fuzz:
     examples = os.environ.get("PADLESS_FUZZ")
-    return Fuzz(int(examples or request.param), examples is None and request.param != MANY)
+    return Fuzz(int(examples or request.param), examples is None and request.param != NUM_NIGHT)
 
 
 @pytest.fixture(scope="session")

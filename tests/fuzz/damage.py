@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a disk, a stranger or an editor can do to a file, as pure functions over its bytes or its JSON.
 
-Damage that a hash would notice gets past it with ``sealed``: whoever writes a hostile file writes its hash as well.
+Damage that a hash would notice gets past it with ``reseal_json``: whoever writes a hostile file writes its hash too.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hypothesis import strategies as st
 
-Place = tuple[str | int, ...]
+JsonPath = tuple[str | int, ...]
 """Keys and indices that lead to a value inside a JSON value."""
 
 NASTY = (
@@ -31,14 +32,14 @@ NASTY = (
 class Damage:
     """A damaged file: what was done to it, and what it is now."""
 
-    what: str
+    kind: str
     data: bytes = field(repr=False)
 
 
 def byte_damages(data: bytes) -> st.SearchStrategy[Damage]:
     """Flips, cuts, additions, other bytes and swapped ranges, anywhere."""
     offsets = st.integers(0, len(data) - 1)
-    other = st.one_of(
+    other_bytes = st.one_of(
         st.sampled_from((b"\0" * 8, b"\xff" * 8, b"\xff\xff\xff\x7f")), st.binary(min_size=1, max_size=16)
     )
 
@@ -58,41 +59,41 @@ def byte_damages(data: bytes) -> st.SearchStrategy[Damage]:
         st.integers(0, 8 * len(data) - 1).map(flip),
         offsets.map(lambda size: Damage(f"cut to {size} bytes", data[:size])),
         st.binary(min_size=1, max_size=64).map(lambda more: Damage(f"{more!r} added", data + more)),
-        st.builds(overwrite, offsets, other),
+        st.builds(overwrite, offsets, other_bytes),
         st.builds(swap, offsets, st.integers(1, max(1, len(data) // 2))),
     )
 
 
-def places(value: Any, at: Place = ()) -> Iterator[Place]:
+def places(value: Any, at: JsonPath = ()) -> Iterator[JsonPath]:
     """Where values stand inside a JSON value, itself included."""
     yield at
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in inside:
+    pairs = value.items() if isinstance(value, dict) else ()
+    for key, part in enumerate(value) if isinstance(value, list) else pairs:
         yield from places(part, (*at, key))
 
 
-def get(value: Any, place: Place) -> Any:
-    for key in place:
+def get(value: Any, path: JsonPath) -> Any:
+    for key in path:
         value = value[key]
     return value
 
 
-def plant(value: Any, place: Place, text: str) -> bytes:
+def plant(value: Any, path: JsonPath, text: str) -> bytes:
     """JSON in which ``text``, whatever it is, stands in a place."""
-    mark, whole = "planted-0c7a", [json.loads(json.dumps(value))]
-    *above, last = (0, *place)
-    get(whole, tuple(above))[last] = mark
-    return json.dumps(whole[0]).replace(f'"{mark}"', text).encode("utf-8", "surrogatepass")
+    mark, root = "planted-0c7a", [json.loads(json.dumps(value))]
+    *parents, last = (0, *path)
+    get(root, tuple(parents))[last] = mark
+    return json.dumps(root[0]).replace(f'"{mark}"', text).encode("utf-8", "surrogatepass")
 
 
-def without(value: Any, place: Place) -> bytes:
+def without(value: Any, path: JsonPath) -> bytes:
     """JSON without the key or item in a place."""
-    whole = json.loads(json.dumps(value))
-    del get(whole, place[:-1])[place[-1]]
-    return json.dumps(whole).encode()
+    content = json.loads(json.dumps(value))
+    del get(content, path[:-1])[path[-1]]
+    return json.dumps(content).encode()
 
 
-def sealed(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
+def reseal_json(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
     """Changed JSON with hashes that agree: ``seal`` gives the right ones for its content, by their top-level key.
 
     What Python's reader cannot read, or ``seal`` cannot hash, stays as it is.
@@ -111,15 +112,17 @@ def sealed(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
 def json_damages(value: Any, seal: Callable[[Any], dict[str, str]] | None = None) -> st.SearchStrategy[Damage]:
     """Planted values, missing and exchanged parts anywhere in a JSON value; with ``seal`` the hashes agree."""
     inner = st.sampled_from(list(places(value))[1:2_000])
+    parts = inner.map(partial(get, value))
     changes = {
-        "planted": st.builds(lambda place, text: plant(value, place, text), inner, st.sampled_from(NASTY)),
-        "removed": inner.map(lambda place: without(value, place)),
-        "copied": st.builds(lambda one, two: plant(value, one, json.dumps(get(value, two))), inner, inner),
+        "planted": st.builds(lambda path, text: plant(value, path, text), inner, st.sampled_from(NASTY)),
+        "removed": inner.map(lambda path: without(value, path)),
+        "copied": st.builds(lambda target, part: plant(value, target, json.dumps(part)), inner, parts),
     }
-    return st.one_of(
-        made.map(lambda data, what=what: Damage(what, data if seal is None else sealed(data, seal)))  # type: ignore[misc]
-        for what, made in changes.items()
-    )
+
+    def as_damage(kind: str, data: bytes) -> Damage:
+        return Damage(kind, data if seal is None else reseal_json(data, seal))
+
+    return st.one_of(damages.map(partial(as_damage, kind)) for kind, damages in changes.items())
 
 
 def hole(path: Path) -> None:
@@ -140,7 +143,7 @@ REPLACEMENTS: dict[str, Callable[[Path], object]] = {
 """What may lie in a file's place -> how it is put there."""
 
 
-def replace(path: Path, what: str) -> None:
+def replace(path: Path, kind: str) -> None:
     """Remove a file, and make something else of its name."""
     path.unlink()
-    REPLACEMENTS[what](path)
+    REPLACEMENTS[kind](path)

@@ -43,25 +43,25 @@ def outcome(
     ``AssertionError``: another result, another exception, more time or memory than given. What even a signal does not
     wake from ends this process, with a traceback.
     """
-    before = memory("VmRSS")
+    bytes_at_start = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew, see proc(5)
     try:
-        with limited(seconds):
+        with limit_resources(seconds):
             result = function()
     except UserError as error:
-        named = isinstance(error, ConfigError)  # a key, where it is the configuration that a file does not fit
-        check_sentence(str(error), () if named else names)
-        found = "refused"
+        is_about_key = isinstance(error, ConfigError)  # a key, where it is the configuration that a file does not fit
+        check_sentence(str(error), () if is_about_key else names)
+        result_kind = "refused"
     except SlowError:
         raise AssertionError(f"not done after {seconds:g} s") from None
     except Exception as error:
         raise AssertionError(f"neither a result nor a project error: {type(error).__name__}: {error}") from error
     else:
         assert expected(result), "another result than that of the undamaged file"
-        found = "same"
-    grown = memory("VmHWM") - before
+        result_kind = "same"
+    grown = memory("VmHWM") - bytes_at_start
     assert grown <= growth, f"{grown >> 20} MiB more memory than before"
-    return found
+    return result_kind
 
 
 def check_sentence(sentence: str, names: tuple[object, ...]) -> None:
@@ -73,22 +73,24 @@ def check_sentence(sentence: str, names: tuple[object, ...]) -> None:
 
 def memory(kind: str) -> int:
     """Bytes of this process: ``VmRSS`` in use, ``VmHWM`` the most that were, ``VmSize`` addresses."""
-    found = re.search(rf"^{kind}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return int(found[1]) << 10
+    match = re.search(rf"^{kind}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(match[1]) << 10
 
 
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
+def limit_resources(seconds: float) -> Iterator[None]:
     """``SlowError`` after so many seconds, MemoryError for too many addresses; limits of others go on behind it."""
 
     def late(_: int, __: FrameType | None) -> None:
         raise SlowError
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = memory("VmSize") + ADDRESSES
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    max_addresses = memory("VmSize") + ADDRESSES
+    resource.setrlimit(
+        resource.RLIMIT_AS, (max_addresses if hard == resource.RLIM_INFINITY else min(max_addresses, hard), hard)
+    )
     handler = signal.signal(signal.SIGALRM, late)
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    remaining_s, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     faulthandler.dump_traceback_later(3 * seconds, exit=True)
     try:
         yield
@@ -96,5 +98,5 @@ def limited(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.setitimer(signal.ITIMER_REAL, remaining_s)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -48,8 +48,8 @@ def digest(value: Any) -> str:
 def seal_manifest(content: dict[str, Any]) -> dict[str, str]:
     """The hashes of a manifest that agree with its content."""
     fingerprint = digest({name: value for name, value in content.items() if name in HASHED})
-    rest = {name: value for name, value in content.items() if name != "sha256"}
-    return {"fingerprint": fingerprint, "sha256": digest({**rest, "fingerprint": fingerprint})}
+    content_without_hash = {name: value for name, value in content.items() if name != "sha256"}
+    return {"fingerprint": fingerprint, "sha256": digest({**content_without_hash, "fingerprint": fingerprint})}
 
 
 SHARDS = ("train/00000-w0016.arrow", "validation/00000-w0016.arrow")
@@ -67,16 +67,16 @@ def write_whole(root: Path) -> None:
     }
     source = {"name": "a.csv", "rows": 100, "first_row": 1, "bytes": 9, "fingerprint": {"sha256": "0" * 64}}
     content["provenance"] = {"sources": [source], "config": {"source": {"path": ["a.csv"]}}}
-    (root / MANIFEST).write_bytes(rehashed(content))
+    (root / MANIFEST).write_bytes(manifest_bytes(content))
 
 
-def rehashed(content: dict[str, Any]) -> bytes:
+def manifest_bytes(content: dict[str, Any]) -> bytes:
     """A manifest as it is written, its hashes in agreement."""
     content |= seal_manifest(content)
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def used(root: Path, *, hashes: bool = True) -> list[float]:
+def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     """What training does with a dataset until its first step, and what ``inspect`` shows: the logits of two steps."""
     config = RunConfig(
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
@@ -110,18 +110,19 @@ def agreeing(root: Path, name: str, data: bytes) -> None:
         split, width = name.split("/")[0], int(name.removesuffix(".arrow")[-4:])
         (part,) = content["splits"][split]
         lines = pa.ipc.open_file(pa.py_buffer((root / INDEX).read_bytes())).read_all().to_pylist()
-        (line,) = (one for one in lines[part["first"] :][: part["shards"]] if one["width"] == width)
+        lines_of_split = lines[part["first"] :][: part["shards"]]
+        (line,) = (line for line in lines_of_split if line["width"] == width)
         part["bytes"] += len(data) - line["bytes"]
         pieces = itertools.pairwise(line["starts"])
         hashes = [hashlib.sha256(data[start:stop]).digest() for start, stop in pieces]
         line |= {"sha256": bytes.fromhex(new), "bytes": len(data), "hashes": hashes}
         content["index"] = write_lines(root, lines)
-    (root / MANIFEST).write_bytes(rehashed(content))
+    (root / MANIFEST).write_bytes(manifest_bytes(content))
 
 
 def write_lines(root: Path, lines: list[dict[str, Any]]) -> str:
     """An index of these lines; its sha256."""
-    columns = {name: [line[name] for line in lines] for name in INDEX_SCHEMA.names}
+    columns = pa.Table.from_pylist(lines, INDEX_SCHEMA).to_pydict()
     arrays.write_batch(root / INDEX, columns, INDEX_SCHEMA)
     return atomic.sha256_file(root / INDEX)
 
@@ -137,7 +138,7 @@ def nothing(_: object) -> bool:
     return False
 
 
-def after_damage(path: Path, use: Callable[[], object], name: Path) -> Callable[[Damage], str]:
+def check_after_damage(path: Path, use: Callable[[], object], name: Path) -> Callable[[Damage], str]:
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)
         return outcome(use, anything, name)
@@ -156,7 +157,7 @@ def test_a_line_of_the_index_that_lies_is_refused(root: Path, column: str, value
     lines[0][column] = value
     write_lines(root, lines if column else lines[1:])
     agreeing(root, INDEX, (root / INDEX).read_bytes())
-    assert outcome(lambda: used(root), nothing, root, seconds=5) == "refused"
+    assert outcome(lambda: train_two_steps(root), nothing, root, seconds=5) == "refused"
 
 
 def batches_of(path: Path) -> list[pa.RecordBatch]:
@@ -171,11 +172,12 @@ def as_file(batches: list[pa.RecordBatch], options: pa.ipc.IpcWriteOptions | Non
     return sink.getvalue().to_pybytes()
 
 
-def retyped(batches: list[pa.RecordBatch], column: str, change: Callable[[Any], Any]) -> bytes:
+def with_column(batches: list[pa.RecordBatch], column: str, change: Callable[[Any], Any]) -> bytes:
     columns = [
-        {**dict(zip(one.schema.names, one.columns, strict=True)), column: change(one[column])} for one in batches
+        {**dict(zip(batch.schema.names, batch.columns, strict=True)), column: change(batch[column])}
+        for batch in batches
     ]
-    return as_file([pa.RecordBatch.from_pydict(one) for one in columns])
+    return as_file([pa.RecordBatch.from_pydict(columns_of_batch) for columns_of_batch in columns])
 
 
 def last_is(value: int, array: Any) -> Any:
@@ -191,15 +193,15 @@ def last_is(value: int, array: Any) -> Any:
 @pytest.mark.parametrize(("column", "value"), [("length", 0), ("length", 17), ("label", 2), ("ids", 40_000)])
 def test_a_number_that_leads_outside_is_refused(root: Path, column: str, value: int, hashes: bool) -> None:
     """Before training where hashes are looked at, else when its window is first read; never by the network."""
-    agreeing(root, SHARDS[0], retyped(batches_of(root / SHARDS[0]), column, partial(last_is, value)))
-    assert outcome(lambda: used(root, hashes=hashes), nothing, root) == "refused"
+    agreeing(root, SHARDS[0], with_column(batches_of(root / SHARDS[0]), column, partial(last_is, value)))
+    assert outcome(lambda: train_two_steps(root, hashes=hashes), nothing, root) == "refused"
 
 
 def test_a_compressed_shard_is_refused(root: Path) -> None:
     """It would take more memory than the file."""
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     agreeing(root, SHARDS[0], as_file(batches_of(root / SHARDS[0]), options))
-    assert outcome(lambda: used(root), nothing, root / SHARDS[0]) == "refused"
+    assert outcome(lambda: train_two_steps(root), nothing, root / SHARDS[0]) == "refused"
 
 
 def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, root: Path) -> None:
@@ -207,12 +209,12 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
     path = root / MANIFEST
     assert verify(root) == []
 
-    def verified() -> None:
+    def verify_and_train() -> None:
         for problem in verify(root):
             check_sentence(problem, (root,))
-        used(root)
+        train_two_steps(root)
 
-    outcomes = fuzz(json_damages(read_json(path), seal_manifest), after_damage(path, verified, root))
+    outcomes = fuzz(json_damages(read_json(path), seal_manifest), check_after_damage(path, verify_and_train, root))
     assert outcomes["refused"] > outcomes.total() // 2
 
 
@@ -220,14 +222,14 @@ def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, roo
 def test_hostile_bytes_are_refused_or_lead_nowhere(fuzz: Fuzz, root: Path, name: str) -> None:
     def check(damage: Damage) -> str:
         agreeing(root, name, damage.data)
-        return outcome(lambda: used(root), anything, root)
+        return outcome(lambda: train_two_steps(root), anything, root)
 
     assert fuzz(byte_damages((root / name).read_bytes()), check, 0.5)["refused"] > 0
 
 
-@pytest.mark.parametrize("what", REPLACEMENTS)
-def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, what: str) -> None:
+@pytest.mark.parametrize("replacement", REPLACEMENTS)
+def test_what_lies_in_the_place_of_a_file_is_refused(root: Path, replacement: str) -> None:
     """A pipe is not waited for, and a device is not read to its end."""
     for name in (SHARDS[0], VOCABULARY, INDEX, MANIFEST):
-        replace(root / name, what)
-        assert outcome(lambda: used(root, hashes=False), nothing, root) == "refused", name
+        replace(root / name, replacement)
+        assert outcome(lambda: train_two_steps(root, hashes=False), nothing, root) == "refused", name

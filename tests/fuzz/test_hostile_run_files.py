@@ -27,7 +27,7 @@ from harness.rundir.json_files import SEAL, seal_of
 from preprocessing.dataset.shards import VOCABULARY
 from tests.bundles import reseal
 from tests.fuzz.conftest import Fuzz
-from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, sealed
+from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, reseal_json
 from tests.fuzz.outcome import outcome
 from tests.report_runs import TEXTS, export, make_run
 
@@ -37,8 +37,8 @@ SHARE = 0.1
 """Of the cases that a fuzz test has: there are so many files."""
 
 
-def predict(place: Path, engine: Any) -> Any:
-    scorer = open_scorer(place, engine)
+def predict(folder: Path, engine: Any) -> Any:
+    scorer = open_scorer(folder, engine)
     return scorer.score(scorer.encode(TEXTS)).tolist()
 
 
@@ -63,11 +63,11 @@ class Artefact:
     @contextmanager
     def undone(self) -> Iterator[None]:
         """All is as it was behind the block."""
-        kept = {path: path.read_bytes() for path in (self.path, self.index) if path}
+        bytes_by_path = {path: path.read_bytes() for path in (self.path, self.index) if path}
         try:
             yield
         finally:
-            for path, data in kept.items():
+            for path, data in bytes_by_path.items():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 path.unlink(missing_ok=True)
@@ -94,18 +94,22 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_file_is_refused_or_changes_nothing(fuzz: Fuzz, artefacts: dict[str, Artefact], name: str) -> None:
-    one = artefacts[name]
-    whole = one.use()
+    artefact = artefacts[name]
+    expected = artefact.use()
 
     def check(put: Callable[[], object]) -> str:
-        with one.undone():
+        with artefact.undone():
             put()
-            return outcome(one.use, lambda found: found == whole, one.path.parent)
+            return outcome(artefact.use, lambda result: result == expected, artefact.path.parent)
 
-    for what in REPLACEMENTS:
-        assert check(lambda what=what: replace(one.path, what)) == "refused"
-    fuzz(byte_damages(one.path.read_bytes()), lambda damage: check(lambda: one.path.write_bytes(damage.data)), SHARE)
-    assert one.use() == whole
+    for replacement in REPLACEMENTS:
+        assert check(partial(replace, artefact.path, replacement)) == "refused"
+
+    def check_bytes(damage: Damage) -> str:
+        return check(partial(artefact.path.write_bytes, damage.data))
+
+    fuzz(byte_damages(artefact.path.read_bytes()), check_bytes, SHARE)
+    assert artefact.use() == expected
 
 
 class Bomb:
@@ -121,22 +125,22 @@ class Bomb:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_file_executes_nothing(fuzz: Fuzz, artefacts: dict[str, Artefact], name: str, tmp_path: Path) -> None:
     """Whatever somebody who can make hashes agree has written; in JSON any value anywhere."""
-    one = artefacts[name]
-    whole, data = one.use(), one.path.read_bytes()
+    artefact = artefacts[name]
+    expected, data = artefact.use(), artefact.path.read_bytes()
     cases = byte_damages(data)
-    content = json.loads(data) if one.path.suffix == ".json" else {}
+    content = json.loads(data) if artefact.path.suffix == ".json" else {}
     if content:
-        cases = st.one_of(json_damages(content, one.seal), cases)
+        cases = st.one_of(json_damages(content, artefact.seal), cases)
 
     def check(damage: Damage) -> str:
-        with one.undone():
-            one.put(damage.data)
-            return outcome(one.use, lambda found: True, one.path.parent)
+        with artefact.undone():
+            artefact.put(damage.data)
+            return outcome(artefact.use, lambda result: True, artefact.path.parent)
 
-    for place in list(places(content))[1:]:
-        empty = plant(content, place, '""')
-        check(Damage(f"{place} is empty", empty if one.seal is None else sealed(empty, one.seal)))
+    for json_path in list(places(content))[1:]:
+        empty = plant(content, json_path, '""')
+        check(Damage(f"{json_path} is empty", empty if artefact.seal is None else reseal_json(empty, artefact.seal)))
     assert check(Damage("a pickle", pickle.dumps(Bomb(tmp_path / "executed")))) == "refused"
     assert not (tmp_path / "executed").exists()
     fuzz(cases, check, 2 * SHARE)
-    assert one.use() == whole
+    assert artefact.use() == expected

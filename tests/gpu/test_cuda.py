@@ -50,30 +50,30 @@ def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) ->
     if path == "fused" and not ON_CUDA:
         pytest.skip("tests/unit/test_fused.py interprets the kernel on a CPU")
     set_tf32(False)
-    size, dropped = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
+    size, rates = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
     losses, gradients = [], []
-    for one, device in (("padded", CPU), (path, TORCH_DEVICE)):
+    for path_tried, device in (("padded", CPU), (path, TORCH_DEVICE)):
         torch.manual_seed(0)
         objective: Objective | LanguageObjective
         if task == "language_model":
-            model = LanguageModel(ModelConfig(embedding_dim=16, hidden_size=16, **dropped), size)
+            model = LanguageModel(ModelConfig(embedding_dim=16, hidden_size=16, **rates), size)
             objective = LanguageObjective(model.to(device), candidates=30).to(device)
         else:
-            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **dropped)
+            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **rates)
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
-        objective.classifier.recurrent.fused = one == "fused"
-        found = []
-        for step in make_loader(dataset, layout_of(one), device).steps(0):
+        objective.classifier.recurrent.fused = path_tried == "fused"
+        losses_of_path = []
+        for step in make_loader(dataset, layout_of(path_tried), device).steps(0):
             for batch in step.micro_batches:
                 loss = objective(batch, step.step)
                 loss.backward()
-                found.append(loss.item())
-        losses.append(found)
+                losses_of_path.append(loss.item())
+        losses.append(losses_of_path)
         gradients.append([parameter.grad.cpu() for parameter in objective.parameters()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    for theirs, ours in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    for theirs, actual in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
@@ -90,9 +90,14 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
             for batch in step.micro_batches:
                 ids = batch.widened().cpu()
                 largest.append(int(ids.max()))
-                sent = [batch.labels, batch.masks.unknown, *batch.masks.keep.values()]
-                sent += [] if batch.index is None else [getattr(batch.index, name) for name in PLACES]
-                rows[tuple(batch.rows.tolist())] = (ids.tolist(), batch.lengths.tolist(), *(x.tolist() for x in sent))
+                tensors = [batch.labels, batch.masks.unknown, *batch.masks.keep.values()]
+                if batch.index is not None:
+                    tensors += [getattr(batch.index, name) for name in PLACES]
+                rows[tuple(batch.rows.tolist())] = (
+                    ids.tolist(),
+                    batch.lengths.tolist(),
+                    *(x.tolist() for x in tensors),
+                )
         arrived.append(rows)
     assert arrived[0] == arrived[1]
     assert sum(map(len, arrived[1])) == REVIEWS
@@ -101,21 +106,21 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 
 @pytest.mark.parametrize(("layout", "longest"), [("padded", 2), ("packed", 3)])
 def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layout: Layout, longest: int) -> None:
-    manifest, said = read_manifest(dataset), []
+    manifest, outputs = read_manifest(dataset), []
     split, tokens = split_of(dataset), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
         learn(wide, split, np.ones(2), tokens, World())
         assert float(wide.table.abs().max()) > 0.1
-        said.append(
+        outputs.append(
             [
                 wide(batch).cpu()
                 for step in make_loader(dataset, layout, device).steps(0)
                 for batch in step.micro_batches
             ]
         )
-    for theirs, ours in zip(*said, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for theirs, actual in zip(*outputs, strict=True):
+        torch.testing.assert_close(actual, theirs, rtol=1e-4, atol=1e-5)
 
 
 SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")
@@ -123,8 +128,8 @@ STEPS = 6
 
 
 def configuration(data: Path, run: Path, **keys: object) -> RunConfig:
-    given = {"precision": "fp32", "global_batch": REVIEWS // 12, "epochs": 2, "model": SHAPE, **keys}
-    return RunConfig(data=str(data), run=str(run), device=DEVICE, **given)
+    options = {"precision": "fp32", "global_batch": REVIEWS // 12, "epochs": 2, "model": SHAPE, **keys}
+    return RunConfig(data=str(data), run=str(run), device=DEVICE, **options)
 
 
 def floats(losses: list[torch.Tensor]) -> list[float]:
@@ -134,25 +139,25 @@ def floats(losses: list[torch.Tensor]) -> list[float]:
 def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> None:
     config = configuration(reviews, tmp_path, optim=OptimConfig(ema=0.9))
     with session_for(config) as session:
-        whole = make_trainer(config, session)
-        steps = all_steps(whole)
-        train(whole, steps, STEPS)
-        tensors, values = whole.state()
+        uninterrupted = make_trainer(config, session)
+        steps = all_steps(uninterrupted)
+        train(uninterrupted, steps, STEPS)
+        tensors, values = uninterrupted.state()
         saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
-        saver.save(tensors, state_of(whole.step, trainer=values), wait=True)
-        expected = floats(train(whole, steps, STEPS))
+        saver.save(tensors, state_of(uninterrupted.step, trainer=values), wait=True)
+        expected = floats(train(uninterrupted, steps, STEPS))
         resumed = make_trainer(config, session)
         resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, STEPS)))
         resumed.model.train()
         assert resumed.step == STEPS
         actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
         assert actual == pytest.approx(expected, rel=1e-5)
-        assert resumed.meter.counts.hash == whole.meter.counts.hash
-        (ours, _), (theirs, _) = resumed.state(), whole.state()
-        for file, named in theirs.items():
-            for name, tensor in named.items():
-                torch.testing.assert_close(ours[file][name], tensor, rtol=1e-3, atol=1e-5)
-        assert ON_CUDA or state_bytes(resumed) == state_bytes(whole)  # law 6 speaks of deterministic devices
+        assert resumed.meter.counts.hash == uninterrupted.meter.counts.hash
+        (resumed_tensors, _), (expected_tensors, _) = resumed.state(), uninterrupted.state()
+        for file, tensors_by_name in expected_tensors.items():
+            for name, tensor in tensors_by_name.items():
+                torch.testing.assert_close(resumed_tensors[file][name], tensor, rtol=1e-3, atol=1e-5)
+        assert ON_CUDA or state_bytes(resumed) == state_bytes(uninterrupted)  # law 6 speaks of deterministic devices
 
 
 def test_a_planted_inf_is_skipped_and_counted(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,17 +172,17 @@ def test_a_planted_inf_is_skipped_and_counted(dataset: Path, tmp_path: Path, mon
         trainer = make_trainer(config, session)
         steps = all_steps(trainer)
         train(trainer, steps, STEPS)
-        held = trainer.parameters
-        copies = [tensor.detach().clone() for tensor in held]
+        parameters = trainer.parameters
+        copies = [tensor.detach().clone() for tensor in parameters]
         scale = accelerator.scaler.get_scale()
         hook = trainer.objective.classifier.head.weight.register_hook(lambda gradient: gradient * torch.inf)
         train(trainer, steps, 1)
         hook.remove()
         assert int(trainer.skips_in_a_row) == 1
-        assert all(map(torch.equal, held, copies))
+        assert all(map(torch.equal, parameters, copies))
         assert accelerator.scaler.get_scale() < scale
         train(trainer, steps, 3)
-        assert not any(map(torch.equal, held, copies))
+        assert not any(map(torch.equal, parameters, copies))
 
 
 @cuda_alone
@@ -213,8 +218,12 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
         saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
         tensors, values = trainer.state()
         saver.save(tensors, state_of(trainer.step, trainer=values), wait=True)
-        assert all(copy.is_pinned() == ON_CUDA for named in saver.copies.values() for copy in named.values())
-        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
-        for file, named in tensors.items():
-            for name, tensor in named.items():
-                assert torch.equal(written.tensors(file)[name], tensor.cpu())
+        assert all(
+            copy.is_pinned() == ON_CUDA
+            for tensors_by_name in saver.copies.values()
+            for copy in tensors_by_name.values()
+        )
+        saved = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        for file, tensors_by_name in tensors.items():
+            for name, tensor in tensors_by_name.items():
+                assert torch.equal(saved.tensors(file)[name], tensor.cpu())

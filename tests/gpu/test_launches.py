@@ -13,7 +13,17 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.commands import PLAIN, ROOT, logged, read_metrics, run_module, start_python, status_of, succeed, wait_until
+from tests.commands import (
+    PLAIN_RECIPE,
+    ROOT,
+    read_metrics,
+    run_module,
+    start_python,
+    status_of,
+    succeed,
+    values_in_log,
+    wait_until,
+)
 from tests.gpu.device import DEVICE, ON_CUDA, for_two_ranks, on_device, skip_without
 from tests.runs import kill, rank_of, steps_done
 
@@ -26,7 +36,7 @@ NOTICE_S = 90
 def words_of(data: Path, run: Path, processes: int, *keys: object) -> tuple[object, ...]:
     """The words of ``python -m`` for a training."""
     places = ("--data", data, "--run", run, "--device", DEVICE, "--timeout_s", 15, "--tracking.log_every", 1)
-    return ("harness", "train", *OPTIONS, processes, *PLAIN, *MODEL.split(), *places, *keys)
+    return ("harness", "train", *OPTIONS, processes, *PLAIN_RECIPE, *MODEL.split(), *places, *keys)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
@@ -34,7 +44,7 @@ def test_a_training_learns_in_every_precision(reviews: Path, tmp_path: Path, pre
     skip_without(precision)
     keys = ("--precision", precision, "--epochs", 10, "--global_batch", 16)
     succeed(run_module(*map(str, words_of(reviews, tmp_path / "run", 1, *keys))))
-    losses = np.array(logged(tmp_path / "run", "loss"))
+    losses = np.array(values_in_log(tmp_path / "run", "loss"))
     assert np.isfinite(losses).all()
     assert losses[-3:].mean() < 0.8 * losses[:3].mean()
     assert read_metrics(tmp_path / "run", "test")[-1]["rows"] == 64
@@ -42,10 +52,13 @@ def test_a_training_learns_in_every_precision(reviews: Path, tmp_path: Path, pre
 
 @for_two_ranks
 def test_two_ranks_see_the_rows_of_one_and_learn_the_same(reviews: Path, tmp_path: Path) -> None:
+    hashes, losses = [], []
     for processes in (1, 2):
         keys = ("--precision", "fp32", "--epochs", 2, "--global_batch", 32, "--model.wide", 1 << 12)
-        succeed(run_module(*map(str, words_of(reviews, tmp_path / f"run-{processes}", processes, *keys))))
-    hashes, losses = ([logged(tmp_path / f"run-{n}", name) for n in (1, 2)] for name in ("row_hash", "loss"))
+        run = tmp_path / f"run-{processes}"
+        succeed(run_module(*map(str, words_of(reviews, run, processes, *keys))))
+        hashes.append(values_in_log(run, "row_hash"))
+        losses.append(values_in_log(run, "loss"))
     assert hashes[0] == hashes[1]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 

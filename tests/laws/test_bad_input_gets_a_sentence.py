@@ -34,7 +34,7 @@ from tests.end_to_end import test_fingerprints as small
 TABLE = Path(__file__).with_name("mistakes.txt")
 
 
-def zipped(name: str, content: bytes) -> bytes:
+def zip_of(name: str, content: bytes) -> bytes:
     """An archive of one file."""
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
@@ -42,7 +42,7 @@ def zipped(name: str, content: bytes) -> bytes:
     return archive.getvalue()
 
 
-def timed(times: Iterable[object]) -> bytes:
+def table_with_times(times: Iterable[object]) -> bytes:
     """Texts with a label and the time of each."""
     return small.table([(*row, time) for row, time in zip(small.ROWS, times, strict=False)], ("text", "label", "on"))
 
@@ -52,10 +52,10 @@ FILES = {
     "floats.csv": small.table([(text, at * 0.37) for at, (text, _) in enumerate(small.ROWS)]),
     "equal.csv": small.table([("a fine film", label) for _, label in small.ROWS]),
     "paper.pdf": b"%PDF-1.7\n\0\xe2",
-    "late.csv": timed(itertools.repeat("2024-12-31")),
-    "endless.csv": timed([*range(20), "inf", *range(20)]),
+    "late.csv": table_with_times(itertools.repeat("2024-12-31")),
+    "endless.csv": table_with_times([*range(20), "inf", *range(20)]),
     "strangers.csv": small.table([("xqzv yyqz", "good"), ("qqvz qqqq", "bad")] * 9),
-    "thesis.zip": zipped("thesis.docx", b""),
+    "thesis.zip": zip_of("thesis.docx", b""),
     "full/thesis.tex": b"",
     "begun/.lock": b"7 host",
     "begun/config.yaml": b"data: data\n",
@@ -121,69 +121,69 @@ FILES = {
 def mistakes() -> dict[str, str]:
     """Command line -> exit code and sentence."""
     lines = [line for line in TABLE.read_text().splitlines() if line and line[0] != "#"]
-    return {line: below for line, below in itertools.pairwise([*lines, ""]) if line[0] == "$"}
+    return {line: following for line, following in itertools.pairwise([*lines, ""]) if line[0] == "$"}
 
 
-def prepare(place: Path) -> Path:
+def prepare(folder: Path) -> Path:
     """A folder with the files, a dataset ``data`` and a run ``run`` that the commands name."""
-    with small.within(place, FILES):
-        small.bundle_and_data(place)
-        small.prepared("in.csv --splits.folds 3", "folded")
-        small.prepared("in.csv --splits.validation 0", "unmeasured")
-        small.prepared("in.csv --seed 1", "foreign")
+    with small.working_directory(folder, FILES):
+        small.bundle_and_data(folder)
+        small.prepare("in.csv --splits.folds 3", "folded")
+        small.prepare("in.csv --splits.validation 0", "unmeasured")
+        small.prepare("in.csv --seed 1", "foreign")
         Path("loop").symlink_to("loop")
         Path("gone.html").symlink_to("nowhere")
         shutil.copytree("data", "worded")
-        small.prepared("strange.csv --splits.validation 0 --splits.test 0", "odd")
+        small.prepare("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
-        small.prepared("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
+        small.prepare("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
         shutil.copytree("data", "damaged")
         for shard in split_of("damaged", "test").shards:
             ids = shard.blocks[0].ids.tobytes()
             shard.path.write_bytes(shard.path.read_bytes().replace(ids, bytes(len(ids))))
-    return place
+    return folder
 
 
-def answer(line: str, place: Path) -> str:
+def answer(line: str, folder: Path) -> str:
     """Exit code and sentence of ``$ padless …`` in a prepared folder."""
-    with small.within(place, {}):
-        code, _, err = small.said(harness, *shlex.split(line)[2:]).partition(" ")
+    with small.working_directory(folder, {}):
+        code, _, err = small.run_and_report(harness, *shlex.split(line)[2:]).partition(" ")
         assert not Path("new", "dataset.json").exists(), f"{line}: of what is refused"
         if Path("new").exists():
             assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
             shutil.rmtree("new")
-    sentences = [one.removeprefix("error: ") for one in err.splitlines() if one.startswith("error: ")]
-    return " ".join([code, *sentences]).replace(str(place), "HERE")
+    sentences = [error.removeprefix("error: ") for error in err.splitlines() if error.startswith("error: ")]
+    return " ".join([code, *sentences]).replace(str(folder), "HERE")
 
 
 def main() -> None:
     """Write every answer anew."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = prepare(Path(folder).resolve())
-        kept = [line for line in TABLE.read_text().splitlines() if line[:1] in ("", "#", "$")]
-        TABLE.write_text(
-            "".join(f"{line}\n" + (f"{answer(line, place)}\n" if "$" in line[:1] else "") for line in kept)
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = prepare(Path(temporary).resolve())
+        table_lines = [line for line in TABLE.read_text().splitlines() if line[:1] in ("", "#", "$")]
+        with TABLE.open("w") as table:
+            for line in table_lines:
+                table.write(f"{line}\n" + (f"{answer(line, folder)}\n" if "$" in line[:1] else ""))
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    place = prepare(tmp_path_factory.mktemp("here").resolve())
-    before = contents(place)
-    yield place
+def mistakes_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = prepare(tmp_path_factory.mktemp("here").resolve())
+    files = contents(folder)
+    yield folder
     unfinished = re.compile(r"/\.work/|^data\.building/")
-    after = {name: data for name, data in contents(place).items() if name in before or not unfinished.search(name)}
-    assert after == before, "a refusal changes nothing"
-    for work in place.rglob(".work"):
+    files_now = {name: data for name, data in contents(folder).items() if name in files or not unfinished.search(name)}
+    assert files_now == files, "a refusal changes nothing"
+    for work in folder.rglob(".work"):
         names = {path.name for path in work.rglob("*") if path.is_file()}
         assert names - {"lock", "job.json"}, "a refusal leaves finished parts, or nothing"
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("line", mistakes())
-def test_a_mistake_is_answered(line: str, here: Path) -> None:
-    assert answer(line, here) == mistakes()[line]
+def test_a_mistake_is_answered(line: str, mistakes_folder: Path) -> None:
+    assert answer(line, mistakes_folder) == mistakes()[line]
     assert "padless-live" not in [thread.name for thread in threading.enumerate()]
 
 

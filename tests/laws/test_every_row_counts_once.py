@@ -27,7 +27,7 @@ from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_data
 from tests.batches import loader_of
-from tests.datasets import cut_into_folds, shared_dataset, split_of, stored, write_dataset
+from tests.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
 
 TEST_ROWS = 203
@@ -52,7 +52,7 @@ def evaluate_on_a_rank(data: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(dataset: Path) -> dict[str, Any]:
+def metrics_of_one_rank(dataset: Path) -> dict[str, Any]:
     return run_ranks(evaluate_on_a_rank, 1, str(dataset))[0]
 
 
@@ -66,17 +66,19 @@ def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, alone: dict, world_size: int) -> None:
+def test_evaluation_is_the_same_on_any_number_of_ranks(
+    dataset: Path, metrics_of_one_rank: dict, world_size: int
+) -> None:
     for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
         assert_equal_to_scikit_learn(result)
-        np.testing.assert_allclose(result["logits"], alone["logits"], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(result["logits"], metrics_of_one_rank["logits"], rtol=0, atol=1e-6)
         for name in ("rows", "labels"):
-            np.testing.assert_array_equal(result[name], alone[name])
+            np.testing.assert_array_equal(result[name], metrics_of_one_rank[name])
         for name in ("accuracy", "f1", "confusion"):
-            assert result[name] == alone[name], name
+            assert result[name] == metrics_of_one_rank[name], name
         for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
-            assert result[name] == pytest.approx(alone[name], abs=1e-12)
-        assert result["log_loss"] == pytest.approx(alone["log_loss"], abs=1e-7)
+            assert result[name] == pytest.approx(metrics_of_one_rank[name], abs=1e-12)
+        assert result["log_loss"] == pytest.approx(metrics_of_one_rank["log_loss"], abs=1e-7)
 
 
 @settings(max_examples=25, deadline=None)
@@ -103,33 +105,36 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
     mixture = f"{dataset}:1,{tmp_path}/second:5,{tmp_path}/third:4"
     manifest = read_data(mixture)
     test = open_split(parts_of(mixture, manifest), manifest, "test")
-    found = []
+    batches = []
     for rank in range(3):
         order = order_over(test, OrderSpec(seed=0, global_batch=21, shuffle=False))
         loader = loader_of(test, order, rank=rank, world_size=3)
-        found += [
+        batches += [
             (batch.rows.copy(), batch.labels.numpy().copy()) for step in loader.steps(0) for batch in step.micro_batches
         ]
-    rows, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    rows, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
     assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * ROW_STRIDE, 2 * ROW_STRIDE + 60)]
     for number, root in ((0, dataset), (2, tmp_path / "third")):
-        known = {row: one.label for row, one in stored(root, "test").items()}
-        mine = rows // ROW_STRIDE == number
-        assert known == dict(zip((rows[mine] % ROW_STRIDE).tolist(), labels[mine].tolist(), strict=True))
+        label_by_row = {row: stored_row.label for row, stored_row in rows_by_number(root, "test").items()}
+        is_of_source = rows // ROW_STRIDE == number
+        assert label_by_row == dict(
+            zip((rows[is_of_source] % ROW_STRIDE).tolist(), labels[is_of_source].tolist(), strict=True)
+        )
 
 
 def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path) -> None:
     folds = 3
     write_dataset(tmp_path, {"train": 97, "validation": 40, "test": 20}, widths=(8, 16, 24, 32, 40, 48, 64))
-    manifest = cut_into_folds(tmp_path, folds)
-    counted = {"train": [], "validation": [], "test": []}
+    manifest = assign_folds(tmp_path, folds)
+    rows_by_split = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
         view = held_out(manifest, fold, tmp_path)
-        for name, rows in counted.items():
+        for name, rows in rows_by_split.items():
             shards = Split(tmp_path, view, name).shards
             blocks = [(shard.path.parent.name, block) for shard in shards for block in shard.blocks]
             rows += [(split, int(row)) for split, block in blocks for row in block.row]
-    every = {("train", row) for row in range(97)} | {("validation", row) for row in range(40)}
-    assert sorted(counted["validation"]) == sorted(every)
-    assert sorted(counted["train"]) == sorted([*every] * (folds - 1))
-    assert sorted(counted["test"]) == sorted([("test", row) for row in range(20)] * folds)
+    all_rows = {("train", row) for row in range(97)}
+    all_rows |= {("validation", row) for row in range(40)}
+    assert sorted(rows_by_split["validation"]) == sorted(all_rows)
+    assert sorted(rows_by_split["train"]) == sorted([*all_rows] * (folds - 1))
+    assert sorted(rows_by_split["test"]) == sorted([("test", row) for row in range(20)] * folds)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.rundir.records import read_attempts
-from tests.commands import logged, read_metrics, run_module, status_of, succeed
+from tests.commands import read_metrics, run_module, status_of, succeed, values_in_log
 from tests.datasets import shared_dataset, write_dataset
 from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
 
@@ -27,7 +27,7 @@ data = shared_dataset({"train": 900, "validation": 150, "test": 150})
 
 
 @pytest.fixture(scope="module")
-def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(data, run), run)
     return run
@@ -49,10 +49,10 @@ def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Pa
 
 
 @pytest.mark.timeout(280, func_only=True)
-def test_killed_at_some_moments(data: Path, undisturbed: Path, tmp_path: Path) -> None:
-    total = read_metrics(undisturbed, "train")[-1]["step"]
+def test_killed_at_some_moments(data: Path, reference_run: Path, tmp_path: Path) -> None:
+    total = read_metrics(reference_run, "train")[-1]["step"]
     assert kill_again_and_again(start, data, tmp_path / "run", total, 3) >= 1
-    assert final(tmp_path / "run") == final(undisturbed)
+    assert final(tmp_path / "run") == final(reference_run)
 
 
 @pytest.mark.slow
@@ -63,10 +63,10 @@ def test_killed_at_every_change_of_the_disk(tmp_path: Path, exchange: str, insta
     rows = {"train": 40, "validation": 16, "test": 16}
     write_dataset(tmp_path / "data", rows, longest=12, widths=(8, 16), block_rows=16)
     words = ("run", tmp_path / "data", tmp_path, instants, exchange)
-    found = json.loads(succeed(run_module("tests.kills", *words, timeout_s=1500)).stdout)
-    assert found["wrong"] == []
-    assert found["kills"] > least
-    assert {"exchanged", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(found["changes"])
+    report = json.loads(succeed(run_module("tests.kills", *words, timeout_s=1500)).stdout)
+    assert report["wrong"] == []
+    assert report["kills"] > least
+    assert {"exchanged", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])
 
 
 @pytest.mark.timeout(280, func_only=True)
@@ -75,20 +75,20 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     write_dataset(tmp_path / "large", {"train": 300, "validation": 60, "test": 50})
     write_dataset(tmp_path / "small", {"train": 70, "validation": 40}, seed=3, base=tmp_path / "large")
     data = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
-    run, whole = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
-    finish(start(data, whole, processes=1), whole)
+    run, reference = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
+    finish(start(data, reference, processes=1), reference)
     process = start(data, run, processes=1)
     wait_for_step(process, run, 30)
     process.kill()
     shutil.copytree(run, tmp_path / "more" / "run")
     finish(start(data, run, processes=1), run)
-    assert final(run) == final(whole)
+    assert final(run) == final(reference)
     finish(start(data, tmp_path / "more" / "run", processes=2), tmp_path / "more" / "run")
-    hashes = [logged(one, "row_hash") for one in (whole, tmp_path / "more" / "run")]
+    hashes = [values_in_log(run_folder, "row_hash") for run_folder in (reference, tmp_path / "more" / "run")]
     assert hashes[0] == hashes[1]
-    other = str(data).replace("0.4", "0.5")
-    start(other, run, "--epochs", "4", processes=1).wait(120)
-    assert f"{other}: not the dataset that {run} was trained on: its shares differ" in log(run)
+    other_mixture = str(data).replace("0.4", "0.5")
+    start(other_mixture, run, "--epochs", "4", processes=1).wait(120)
+    assert f"{other_mixture}: not the dataset that {run} was trained on: its shares differ" in log(run)
 
 
 @pytest.mark.slow
@@ -102,24 +102,24 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
     ids=["with vectors of its own texts", "while it pretrains"],
 )
 def test_killed_in_other_trainings(tmp_path: Path, rows: dict[str, int], options: tuple[str, ...]) -> None:
-    data, run, whole = tmp_path / "data", tmp_path / "killed" / "run", tmp_path / "whole" / "run"
+    data, run, reference = tmp_path / "data", tmp_path / "killed" / "run", tmp_path / "whole" / "run"
     write_dataset(data, {"train": 400, "validation": 100, "test": 50, **rows})
     processes = 1 if "own" in options else 2
-    finish(start(data, whole, *options, processes=processes), whole)
+    finish(start(data, reference, *options, processes=processes), reference)
     for step in (20, 56):
         process = start(data, run, *options, processes=processes)
         wait_for_step(process, run, step)
         process.kill()
     finish(start(data, run, *options, processes=processes), run)
-    assert final(run) == final(whole)
+    assert final(run) == final(reference)
 
 
 @pytest.mark.timeout(900, func_only=True)
 @pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.night)])
-def test_killed_again_and_again_with_its_launcher(data: Path, undisturbed: Path, tmp_path: Path, kills: int) -> None:
-    total = read_metrics(undisturbed, "train")[-1]["step"]
+def test_killed_again_and_again_with_its_launcher(data: Path, reference_run: Path, tmp_path: Path, kills: int) -> None:
+    total = read_metrics(reference_run, "train")[-1]["step"]
     assert kill_again_and_again(launch, data, tmp_path / "run", total, kills) >= kills // 3
-    assert final(tmp_path / "run") == final(undisturbed)
+    assert final(tmp_path / "run") == final(reference_run)
 
 
 def stop_launcher(process: Any) -> None:
@@ -134,7 +134,7 @@ def stop_rank(process: Any) -> None:
 @pytest.mark.timeout(280, func_only=True)
 @pytest.mark.parametrize(("begin", "stop"), [(launch, stop_launcher), (start, stop_rank)])
 def test_stopped_on_request_and_started_again(
-    data: Path, undisturbed: Path, tmp_path: Path, begin: Callable[[Path, Path], Any], stop: Callable[[Any], None]
+    data: Path, reference_run: Path, tmp_path: Path, begin: Callable[[Path, Path], Any], stop: Callable[[Any], None]
 ) -> None:
     run = tmp_path / "run"
     process = begin(data, run)
@@ -146,6 +146,6 @@ def test_stopped_on_request_and_started_again(
     newest = max(path.name for path in (run / "checkpoints").iterdir())
     assert newest == f"step-{status['step']:08d}"
     finish(start(data, run), run)
-    assert final(run) == final(undisturbed)
+    assert final(run) == final(reference_run)
     attempts = read_attempts(run)
     assert [attempt["resumed_from"] for attempt in attempts] == [None, status["step"]]

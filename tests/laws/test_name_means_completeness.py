@@ -8,6 +8,7 @@ import random
 import subprocess
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
     """The bytes of a run that nothing disturbs, and how many seconds it takes here."""
     folder = tmp_path_factory.mktemp("undisturbed")
     begin = time.monotonic()
@@ -64,10 +65,10 @@ def nothing_half_written_is_readable(output: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(240)
 def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
-    source: Path, undisturbed: tuple[dict[str, bytes], float], tmp_path: Path
+    source: Path, reference: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
     """Each run continues the one before; ``tests/night`` kills at many more moments."""
-    expected, duration_s = undisturbed
+    expected, duration_s = reference
     moments, hits, output = random.Random(1), 0, tmp_path / "out"
     for _ in range(2):
         hits += kill_after(start(source, output), duration_s * moments.uniform(0.2, 0.95))
@@ -77,7 +78,7 @@ def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
     assert contents(output) == expected
 
 
-def replaced_and_killed(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
+def kill_replacements(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
     source = write_csv(folder / "small.csv", reviews(240))
     return json.loads(
         succeed(run_module("tests.kills", "dataset", source, folder, instants, exchange, timeout_s=1500)).stdout
@@ -87,18 +88,18 @@ def replaced_and_killed(folder: Path, instants: str, exchange: str) -> dict[str,
 @pytest.mark.processes
 @pytest.mark.timeout(600)
 def test_a_dataset_that_is_being_replaced_is_there_whatever_is_killed(tmp_path: Path) -> None:
-    found = replaced_and_killed(tmp_path, "few", "yes")
-    assert (found["kills"], found["wrong"]) == (5, [])
+    report = kill_replacements(tmp_path, "few", "yes")
+    assert (report["kills"], report["wrong"]) == (5, [])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 @pytest.mark.parametrize(("exchange", "instants", "least"), [("yes", "all", 50), ("no", "near", 8)])
 def test_killed_at_every_instant_of_a_replacement(exchange: str, instants: str, least: int, tmp_path: Path) -> None:
-    found = replaced_and_killed(tmp_path, instants, exchange)
-    assert found["wrong"] == []
-    assert found["kills"] > least
-    assert ("exchanged" in found["changes"], "rename" in found["changes"]) == (True, True)
+    report = kill_replacements(tmp_path, instants, exchange)
+    assert report["wrong"] == []
+    assert report["kills"] > least
+    assert ("exchanged" in report["changes"], "rename" in report["changes"]) == (True, True)
 
 
 @pytest.mark.processes
@@ -110,7 +111,8 @@ def test_workers_go_when_the_job_is_killed(source: Path, tmp_path: Path) -> None
     assert workers
     process.kill()
     process.wait(timeout=30)
-    wait_until(lambda: all(is_gone(worker.pid) for worker in workers), 60)
+    for worker in workers:
+        wait_until(partial(is_gone, worker.pid), 60)
 
 
 def test_every_changed_byte_every_cut_and_every_missing_file_is_named(tmp_path: Path) -> None:
@@ -125,11 +127,11 @@ def test_every_changed_byte_every_cut_and_every_missing_file_is_named(tmp_path: 
             assert str(path) in problems(copy), f"{path} cut to {size} bytes"
         path.unlink()
         assert str(path) in problems(copy)
-        for place in sorted({0, 1, len(data) - 1, *(len(data) * part // 4 for part in range(4))}):
+        for position in sorted({0, 1, len(data) - 1, *(len(data) * part // 4 for part in range(4))}):
             changed = bytearray(data)
-            changed[place] ^= 1
+            changed[position] ^= 1
             path.write_bytes(changed)
-            assert str(path) in problems(copy), f"byte {place} of {path}"
+            assert str(path) in problems(copy), f"byte {position} of {path}"
         path.write_bytes(data)
     assert verify(copy) == []
 

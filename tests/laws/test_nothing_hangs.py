@@ -31,12 +31,12 @@ from harness.ranks import distributed
 from harness.ranks.distributed import RankError, World
 from harness.ranks.session import open_session
 from harness.ranks.stopping import ERROR_FILE, run_rank
-from harness.training import run as training_run
+from harness.training import validation
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.signals import end_process
-from tests.commands import ROOT, logged, read_json
+from tests.commands import ROOT, read_json, values_in_log
 from tests.datasets import write_dataset
-from tests.ranks import Gone, run_ranks, start_ranks
+from tests.ranks import RankExit, run_ranks, start_ranks
 from tests.runs import finish, log, start
 
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
@@ -58,10 +58,10 @@ def test_every_rank_has_a_share_of_every_step(
     lengths: list[int], global_batch: int, world_size: int, block_rows: int, shuffle: bool
 ) -> None:
     """No rank asks how many steps another one has: it slices the steps of all, and no slice is ever missing."""
-    of = np.array(lengths)
-    starts = np.unique([*range(0, len(of), block_rows), len(of)])
-    spec = OrderSpec(seed=len(of), global_batch=global_batch, shuffle=shuffle)
-    order = Order(starts, lambda block: of[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1))
+    row_lengths = np.array(lengths)
+    starts = np.unique([*range(0, len(row_lengths), block_rows), len(row_lengths)])
+    spec = OrderSpec(seed=len(row_lengths), global_batch=global_batch, shuffle=shuffle)
+    order = Order(starts, lambda block: row_lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1))
     enough = order.smallest_step >= world_size
     for step in range(order.steps_per_epoch):
         shares = [len(order.batch_rows(0, step)[rank::world_size]) for rank in range(world_size)]
@@ -89,53 +89,56 @@ OF_ACCELERATE |= {"main_process_first", "local_main_process_first", "split_betwe
 def collectives(source: str) -> list[str]:
     """The lines of a module with collectives: those of torch, and those inside Accelerate."""
     return [
-        f"{call.lineno}: {of}.{name}"
-        for of, name, call in calls(ast.parse(source), MEETINGS | OF_ACCELERATE)
-        if (of.split(".")[-1] in {"dist", "distributed"} and name in MEETINGS)
-        or ("accelerator" in of.lower() and name in OF_ACCELERATE)
+        f"{call.lineno}: {receiver}.{name}"
+        for receiver, name, call in calls(ast.parse(source), MEETINGS | OF_ACCELERATE)
+        if (receiver.split(".")[-1] in {"dist", "distributed"} and name in MEETINGS)
+        or ("accelerator" in receiver.lower() and name in OF_ACCELERATE)
     ]
 
 
 def test_collectives_live_in_one_module() -> None:
-    found = {path for path in (ROOT / "harness").rglob("*.py") if collectives(path.read_text())}
-    assert found == {COLLECTIVES}
+    modules = {path for path in (ROOT / "harness").rglob("*.py") if collectives(path.read_text())}
+    assert modules == {COLLECTIVES}
 
 
 # Every other wait has a limit, or says why it cannot hang.
 
-ALONE = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
+WAITS_FOREVER = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
 """Methods that wait forever without arguments."""
 STARTS = {"run", "call", "check_call", "check_output"}
-WHY = "cannot hang"
+REASON = "cannot hang"
 
 
 def endless(source: str) -> list[int]:
     """Lines that wait for a thread, queue, process or lock without a limit and without a comment on why."""
     lines = source.splitlines()
 
-    def explained(call: ast.Call) -> bool:
+    def has_reason(call: ast.Call) -> bool:
         first = call.lineno - 1
         while first > 0 and lines[first - 1].lstrip().startswith("#"):
             first -= 1
-        return WHY in " ".join(lines[first : call.end_lineno])
+        return REASON in " ".join(lines[first : call.end_lineno])
 
-    return [
-        call.lineno
-        for of, name, call in calls(ast.parse(source), ALONE | STARTS | {"urlopen", "flock"})
-        if (
-            (name in ALONE and not call.args and not call.keywords)
-            or (of == "subprocess" and name in STARTS and "timeout" not in {word.arg for word in call.keywords})
-            or (of == "urllib.request" and name == "urlopen" and "timeout" not in {word.arg for word in call.keywords})
-            or (of == "fcntl" and name == "flock" and "LOCK_NB" not in ast.unparse(call))
-        )
-        and not explained(call)
-    ]
+    waits = calls(ast.parse(source), WAITS_FOREVER | STARTS | {"urlopen", "flock"})
+    return [call.lineno for *names, call in waits if has_no_limit(*names, call) and not has_reason(call)]
+
+
+def has_no_limit(receiver: str, name: str, call: ast.Call) -> bool:
+    """Whether a call waits for as long as it takes."""
+    keywords = {keyword.arg for keyword in call.keywords}
+    if name in WAITS_FOREVER:
+        return not call.args and not keywords and receiver != "capture"  # rich's, of printed text
+    if (receiver == "subprocess" and name in STARTS) or (receiver, name) == ("urllib.request", "urlopen"):
+        return "timeout" not in keywords
+    return (receiver, name) == ("fcntl", "flock") and "LOCK_NB" not in ast.unparse(call)
 
 
 def test_every_wait_has_a_limit_or_a_reason() -> None:
     sources = [path for room in ("harness", "preprocessing") for path in sorted((ROOT / room).rglob("*.py"))]
-    found = {path.relative_to(ROOT).as_posix(): endless(path.read_text()) for path in sources if path != COLLECTIVES}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    lines_by_module = {
+        path.relative_to(ROOT).as_posix(): endless(path.read_text()) for path in sources if path != COLLECTIVES
+    }
+    assert {name: lines for name, lines in lines_by_module.items() if lines} == {}
 
 
 # A peer that is silent, and one that is dead.
@@ -150,8 +153,8 @@ WAITS: dict[str, Callable[[World], object]] = {
 NAMES = [*WAITS, "the gradients of step 7"]
 
 
-def agree_on(world: World, what: str) -> None:
-    with world.together(what):
+def agree_on(world: World, wait_name: str) -> None:
+    with world.together(wait_name):
         pass
 
 
@@ -180,9 +183,9 @@ def all_waits_at_once(limit_s: int, meanwhile: Callable[[Path], None], met: str)
 
         waits = {**WAITS, "the gradients of step 7": learn}
         with ThreadPoolExecutor(len(waits)) as threads:
-            said = dict(zip(waits, threads.map(sentence_of, waits.values(), theirs), strict=True))
+            sentence_by_wait = dict(zip(waits, threads.map(sentence_of, waits.values(), theirs), strict=True))
         Path(met).touch()
-        return said
+        return sentence_by_wait
 
 
 def be_silent(until: Path) -> None:
@@ -202,12 +205,12 @@ def test_a_peer_that_is_silent_or_dead_becomes_a_sentence_that_names_the_wait(
 ) -> None:
     """Silence ends at the limit, a death long before it: this test is ended, and fails, after a minute."""
     arguments = (limit_s, meanwhile, str(tmp_path / "met"))
-    said, other = run_ranks(all_waits_at_once, 2, *arguments, timeout_s=60, may_die=True)
-    assert meanwhile is be_silent or other == Gone(-signal.SIGKILL)
-    assert list(said) == NAMES
-    for what, sentence in said.items():
+    sentence_by_wait, peer_exit = run_ranks(all_waits_at_once, 2, *arguments, timeout_s=60, may_die=True)
+    assert meanwhile is be_silent or peer_exit == RankExit(-signal.SIGKILL)
+    assert list(sentence_by_wait) == NAMES
+    for wait_name, sentence in sentence_by_wait.items():
         assert sentence.startswith(
-            f"rank 0 at step 0 waited for {what} from 1 other ranks, and at least one of them is gone or"
+            f"rank 0 at step 0 waited for {wait_name} from 1 other ranks, and at least one of them is gone or"
         )
 
 
@@ -258,7 +261,8 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
     ranks = start_ranks(end_a_session, 2, way, tmp_path)
     for rank in ranks:
         rank.join(40)
-    assert tuple(rank.exitcode for rank in ranks) == codes, [path.read_text() for path in tmp_path.glob("said-*")]
+    outputs = [path.read_text() for path in tmp_path.glob("said-*")]
+    assert tuple(rank.exitcode for rank in ranks) == codes, outputs
     assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
     words = {path.name[-1]: read_json(path) for path in tmp_path.glob("words-*")}
     assert {rank: word["follows"] for rank, word in words.items()} == follow
@@ -270,12 +274,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit."""
     rank = int(os.environ["RANK"])
-    calls, measure = itertools.count(1), training_run.measure
+    calls, measure = itertools.count(1), validation.measure
 
-    def own(*words: Any, **options: Any) -> dict[str, Any]:
+    def measure_differently(*words: Any, **options: Any) -> dict[str, Any]:
         return measure(*words, **options) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    training_run.measure = own
+    validation.measure = measure_differently
 
 
 @pytest.mark.processes
@@ -284,9 +288,9 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     """A rank that kept what the others do not, or left alone, would leave them waiting."""
     write_dataset(tmp_path / "data", {"train": 60, "validation": 20}, longest=12, widths=(16,))
     keys = ("--task", "language_model", "--language_model.candidates", "10", "--patience", "2")
-    ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, before=disagree)
+    ranks = start(tmp_path / "data", tmp_path / "a" / "run", *keys, setup=disagree)
     finish(ranks, tmp_path / "a" / "run")
     assert [process.exitcode for process in ranks.processes] == [0, 0]
-    best = logged(tmp_path / "a" / "run", "best", "validation")
+    best = values_in_log(tmp_path / "a" / "run", "best", "validation")
     assert best == [True, False, False]
     assert "stopping: 2 validations without a better one (patience)" in log(tmp_path / "a" / "run")

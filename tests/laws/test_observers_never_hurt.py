@@ -19,7 +19,7 @@ from harness.config import RunConfig, TrackingConfig
 from harness.rundir.records import Ending
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
-from tests.commands import PLAIN, run_module, status_of, succeed
+from tests.commands import PLAIN_RECIPE, run_module, status_of, succeed
 from tests.datasets import write_dataset
 from tests.fake_trackio import install
 from tests.ranks import run_ranks
@@ -27,7 +27,8 @@ from tests.wandb_server import KEY, wandb_server
 
 pytestmark = pytest.mark.processes
 
-SMALL = (*PLAIN, "--epochs", "2", "--tracking.log_every", "1", "--model.embedding_dim", "8", "--model.hidden_size", "8")
+OPTIONS = "--epochs 2 --tracking.log_every 1 --model.embedding_dim 8 --model.hidden_size 8"
+SMALL = (*PLAIN_RECIPE, *OPTIONS.split())
 LIMIT_S = 2.0
 UNAFFECTED = "; it is not used any more, training is not affected"
 RAISED = "raised ConnectionError: no such server"

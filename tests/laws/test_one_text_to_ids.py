@@ -43,14 +43,18 @@ def rows(encoded: Encoded) -> list[list[int]]:
 
 
 @settings(max_examples=30, deadline=None)
-@given(texts=st.lists(st.one_of(TEXT, st.sampled_from(CORPUS)), min_size=1, max_size=8), cut=st.integers(0, 8))
-def test_batch_single_and_any_split_of_a_batch_give_the_same_ids(encoder: Encoder, texts: list[str], cut: int) -> None:
-    whole = encoder(texts)
-    assert rows(whole) == [row for text in texts for row in rows(encoder([text]))]
-    assert rows(whole) == rows(encoder(texts[:cut])) + rows(encoder(texts[cut:]))
-    chunked = pa.chunked_array([pa.array([clean(t) for t in part], pa.string()) for part in (texts[:cut], texts[cut:])])
-    assert rows(whole) == rows(encoder(chunked))
-    assert rows(whole) == rows(pickle.loads(pickle.dumps(encoder))(texts))
+@given(texts=st.lists(st.one_of(TEXT, st.sampled_from(CORPUS)), min_size=1, max_size=8), split_at=st.integers(0, 8))
+def test_batch_single_and_any_split_of_a_batch_give_the_same_ids(
+    encoder: Encoder, texts: list[str], split_at: int
+) -> None:
+    encoded = encoder(texts)
+    assert rows(encoded) == [row for text in texts for row in rows(encoder([text]))]
+    assert rows(encoded) == rows(encoder(texts[:split_at])) + rows(encoder(texts[split_at:]))
+    clean_texts = [clean(text) for text in texts]
+    chunks = [pa.array(chunk, pa.string()) for chunk in (clean_texts[:split_at], clean_texts[split_at:])]
+    chunked = pa.chunked_array(chunks)
+    assert rows(encoded) == rows(encoder(chunked))
+    assert rows(encoded) == rows(pickle.loads(pickle.dumps(encoder))(texts))
 
 
 def clean(text: str) -> str:
@@ -75,7 +79,7 @@ def test_truncation_keeps_the_end_it_names_and_empty_texts_are_one_unk(truncate:
     assert encoded.num_tokens.tolist() == [0, 5, 0, 2, 0]
 
 
-OTHER: dict[str, object] = {
+CHANGED_VALUES: dict[str, object] = {
     "html": False,
     "lowercase": False,
     "tokenizer": "nltk_line",
@@ -94,30 +98,31 @@ OTHER: dict[str, object] = {
 
 def test_the_hash_changes_with_every_field_of_the_spec() -> None:
     base = TextPipeline(SPEC, ("the",), {"simplemma": "1"})
-    assert set(OTHER) == {field.name for field in dataclasses.fields(TextSpec)}
-    changed = [dataclasses.replace(base, spec=dataclasses.replace(SPEC, **{key: OTHER[key]})) for key in OTHER]
-    assert len({base.hash, *(pipeline.hash for pipeline in changed)}) == 1 + len(OTHER)
+    assert set(CHANGED_VALUES) == {field.name for field in dataclasses.fields(TextSpec)}
+    specs = [dataclasses.replace(SPEC, **{key: value}) for key, value in CHANGED_VALUES.items()]
+    changed = [dataclasses.replace(base, spec=spec) for spec in specs]
+    assert len({base.hash, *(pipeline.hash for pipeline in changed)}) == 1 + len(CHANGED_VALUES)
 
 
 def test_the_hash_changes_with_stop_words_resources_and_vocabulary(encoder: Encoder) -> None:
     base = encoder.pipeline
-    others = [
+    changed_pipelines = [
         dataclasses.replace(base, stop_words=base.stop_words[1:]),
         dataclasses.replace(base, resources={"simplemma": "0"}),
     ]
-    assert len({base.hash, *(other.hash for other in others)}) == 3
+    assert len({base.hash, *(pipeline.hash for pipeline in changed_pipelines)}) == 3
     smaller = Vocabulary(encoder.vocabulary.tokens[:-1], encoder.vocabulary.counts[:-1])
     assert Encoder(base, smaller).hash != encoder.hash
-    assert Encoder(others[0], encoder.vocabulary).hash != encoder.hash
+    assert Encoder(changed_pipelines[0], encoder.vocabulary).hash != encoder.hash
     assert Encoder(base, encoder.vocabulary).hash == encoder.hash
 
 
 def test_another_version_of_a_resource_stops_before_any_id_is_made(encoder: Encoder) -> None:
     assert TextPipeline.from_json(encoder.pipeline.to_json()) == encoder.pipeline
-    other = dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"})
+    pipeline = dataclasses.replace(encoder.pipeline, resources={"simplemma": "0.0.1"})
     for make in (Tokenizer, lambda pipeline: Encoder(pipeline, encoder.vocabulary)):
         with pytest.raises(DataError, match=r"simplemma 0\.0\.1"):
-            make(other)
+            make(pipeline)
 
 
 def test_an_export_reads_texts_with_the_function_of_the_training(tmp_path: Path) -> None:
@@ -127,12 +132,12 @@ def test_an_export_reads_texts_with_the_function_of_the_training(tmp_path: Path)
     training = Encoder(TextPipeline.from_json(manifest.text), Vocabulary.read(tmp_path / "data" / VOCABULARY))
     scorer = OnnxScorer(tmp_path / "out")
     assert scorer.encoder.hash == training.hash == manifest.text_hash
-    seen = []
+    ids_seen = []
 
-    def run_session(outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
-        seen.extend(ids[:length].tolist() for ids, length in zip(given["ids"], given["lengths"], strict=True))
-        return [np.zeros(len(given["lengths"]), np.float32)]
+    def run_session(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        ids_seen.extend(ids[:length].tolist() for ids, length in zip(inputs["ids"], inputs["lengths"], strict=True))
+        return [np.zeros(len(inputs["lengths"]), np.float32)]
 
     scorer.session = SimpleNamespace(run=run_session)
     scorer.score(scorer.encode([*CORPUS, *TEXTS]))
-    assert sorted(seen) == sorted(rows(training([*CORPUS, *TEXTS])))
+    assert sorted(ids_seen) == sorted(rows(training([*CORPUS, *TEXTS])))

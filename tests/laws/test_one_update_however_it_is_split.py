@@ -26,7 +26,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
-from tests.trainers import Case, Weights, in_fp64, train_plainly, updates_of
+from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 
@@ -73,7 +73,7 @@ def reference_weights(root: str, options: str) -> Weights:
     manifest, optim = read_manifest(config.data), config.optim
     split = Split(config.data, manifest, "train")
     order = order_over(split, order_spec(config))
-    model = in_fp64(config, manifest)
+    model = build_fp64_network(config, manifest)
     assert isinstance(model, Classifier)
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
@@ -123,16 +123,16 @@ def references(root: str) -> dict[str, Weights]:
     return {options: reference_weights(root, options) for options in OPTIONS}
 
 
-@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_same_update(root: str, references: dict[str, Weights], whole: bool) -> None:
-    """On 1 rank half of the cases, on 2 the other half; if ``whole`` all, on 4 ranks too."""
-    for world_size in (1, 2, 4) if whole else (1, 2):
-        cases = [case for place, case in enumerate(CASES) if whole or (place + place // 2 + world_size) % 2]
+@pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_same_update(root: str, references: dict[str, Weights], is_thorough: bool) -> None:
+    """On 1 rank half of the cases, on 2 the other half; if ``is_thorough`` all, on 4 ranks too."""
+    for world_size in (1, 2, 4) if is_thorough else (1, 2):
+        cases = [case for number, case in enumerate(CASES) if is_thorough or (number + number // 2 + world_size) % 2]
         for results in run_ranks(train_on_a_rank, world_size, root, cases):
             assert list(results) == cases
             for (options, layout, accumulation), (counts, weights) in results.items():
-                most = accumulation if world_size < 4 else min(accumulation, 2)  # 3 or 4 rows a rank
-                assert (len(counts), max(counts)) == (STEPS, most)
+                num_micro_batches = accumulation if world_size < 4 else min(accumulation, 2)  # 3 or 4 rows a rank
+                assert (len(counts), max(counts)) == (STEPS, num_micro_batches)
                 assert weights.keys() == references[options].keys()
                 for name, expected in references[options].items():
                     case = f"{name}: {world_size} ranks, {options}, {layout}, {accumulation} micro-batches"

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from harness.data.order import PERIOD, MixedOrder, Order, OrderSpec, order_over
 from harness.data.views import held_out
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.datasets import cut_into_folds, write_dataset
+from tests.datasets import assign_folds, write_dataset
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec, widths: list[int] | None = None) -> Order:
     """Of blocks with so many rows, whose lengths are at most the block's width, else at most 399."""
     starts = np.cumsum([0, *rows_per_block])
-    most = np.repeat(widths, rows_per_block) if widths else 399
-    lengths = np.random.default_rng(7).integers(1, most + 1, starts[-1])
+    max_lengths = np.repeat(widths, rows_per_block) if widths else 399
+    lengths = np.random.default_rng(7).integers(1, max_lengths + 1, starts[-1])
     blocks = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec
     return Order(*blocks, np.array(widths or [1] * len(rows_per_block)))
 
@@ -60,8 +60,9 @@ def test_every_row_comes_once_in_batches_of_near_equal_size(blocks: list[int], s
     assert max(sizes) <= spec.global_batch
     assert max(sizes) - min(sizes) <= 1
     assert len(batches) == -(-sum(blocks) // spec.global_batch)
-    slices = [[order.batch_rows(epoch, step)[rank::3].tolist() for rank in range(3)] for step in range(len(batches))]
-    assert [sorted(itertools.chain(*pieces)) for pieces in slices] == [sorted(batch) for batch in batches]
+    for step, batch in enumerate(batches):
+        slices = [order.batch_rows(epoch, step)[rank::3].tolist() for rank in range(3)]
+        assert sorted(itertools.chain(*slices)) == sorted(batch)
 
 
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"global_batch": 17}])
@@ -86,17 +87,17 @@ GOLDEN = [[0, 3, 2, 1], [11, 6, 5, 4], [9, 10, 7, 8]]
 def test_an_epoch_cut_anywhere_goes_on_as_if_nothing_happened(world_size: int) -> None:
     """1,000 rows, every cut point; before it one number of ranks, after it another, and a process that is new."""
     blocks, spec = [100] * 10, OrderSpec(seed=4, global_batch=70, window_rows=300)
-    whole = epoch_batches(make_order(blocks, spec), 1)
-    assert sorted(row for batch in whole for row in batch) == list(range(1000))
-    for cut in range(len(whole) + 1):
-        for other in (1, 8):
-            before, after = make_order(blocks, spec), make_order(blocks, spec)
-            steps = [(before, step, world_size) for step in range(cut)]
-            steps += [(after, step, other) for step in range(cut, len(whole))]
-            for (order, step, ranks), batch in zip(steps, whole, strict=True):
+    batches = epoch_batches(make_order(blocks, spec), 1)
+    assert sorted(row for batch in batches for row in batch) == list(range(1000))
+    for cut_at in range(len(batches) + 1):
+        for ranks_after in (1, 8):
+            order_before, order_after = make_order(blocks, spec), make_order(blocks, spec)
+            steps = [(order_before, step, world_size) for step in range(cut_at)]
+            steps += [(order_after, step, ranks_after) for step in range(cut_at, len(batches))]
+            for (order, step, ranks), batch in zip(steps, batches, strict=True):
                 slices = [order.batch_rows(1, step)[rank::ranks].tolist() for rank in range(ranks)]
                 assert min(map(len, slices)) > 0
-                assert [slices[place % ranks][place // ranks] for place in range(len(batch))] == batch
+                assert [slices[position % ranks][position // ranks] for position in range(len(batch))] == batch
 
 
 def test_a_billion_rows_open_at_once_and_any_step_is_near() -> None:
@@ -157,29 +158,30 @@ def test_an_epoch_is_shuffled_like_a_permutation() -> None:
 
 def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"train": 90, "validation": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
-    cut_into_folds(tmp_path, 3)
+    assign_folds(tmp_path, 3)
     spec = OrderSpec(seed=4, global_batch=8)
 
     def steps(fold: int) -> list[list[tuple[Path, int]]]:
         """The rows of each step of epoch 1, by shard and number."""
         train = Split(tmp_path, held_out(read_manifest(tmp_path), fold, tmp_path), "train")
-        known = [(shard.path, int(row)) for shard in train.shards for block in shard.blocks for row in block.row]
-        return [[known[row] for row in batch] for batch in epoch_batches(order_over(train, spec), 1)]
+        source_rows = [(shard.path, int(row)) for shard in train.shards for block in shard.blocks for row in block.row]
+        batches = epoch_batches(order_over(train, spec), 1)
+        return [[source_rows[row] for row in batch] for batch in batches]
 
-    first, again, other = steps(0), steps(0), steps(1)
-    assert first == again
-    assert {row for step in first for row in step} != {row for step in other for row in step}
+    first, first_again, second = steps(0), steps(0), steps(1)
+    assert first == first_again
+    assert {*itertools.chain(*first)} != {*itertools.chain(*second)}
 
 
 def make_mixture(sizes: list[int], shares: list[int], spec: OrderSpec) -> tuple[MixedOrder, np.ndarray, np.ndarray]:
     """The order of a mixture of sources with so many rows, the length of each row, and the source of each."""
     blocks = [[40] * (size // 40) + [size % 40] * (size % 40 > 0) for size in sizes]
-    own = [replace(spec, seed=number) for number in range(len(sizes))]
-    sources = [make_order(rows, one) for rows, one in zip(blocks, own, strict=True)]
-    lengths = np.concatenate([lengths_of(one) for one in sources])
+    specs = [replace(spec, seed=number) for number in range(len(sizes))]
+    sources = [make_order(rows, source_spec) for rows, source_spec in zip(blocks, specs, strict=True)]
+    lengths = np.concatenate([lengths_of(source) for source in sources])
     starts = np.cumsum([0, *itertools.chain(*blocks)])
-    whole = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1)
-    order = MixedOrder(sources, [share / sum(shares) for share in shares], *whole)
+    parts = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1)
+    order = MixedOrder(sources, [share / sum(shares) for share in shares], *parts)
     return order, lengths, np.repeat(np.arange(len(sizes)), sizes)
 
 
@@ -197,25 +199,25 @@ MIXED = st.builds(
 @given(SOURCES, MIXED)
 def test_a_mixture_meets_its_shares_in_every_step(sources: list[tuple[int, int]], spec: OrderSpec) -> None:
     """Also: each source has passes of its own, in each of which every row comes once; any step is reached directly."""
-    sizes, shares = ([one[part] for one in sources] for part in (0, 1))
+    sizes, shares = map(list, zip(*sources, strict=True))
     order, lengths, source_of = make_mixture(sizes, shares, spec)
     steps = [(epoch, step) for epoch in range(2) for step in range(order.steps_per_epoch)]
-    batches = [order.batch_rows(*place) for place in steps]
-    seen, wanted = np.zeros(len(lengths), int), np.array(shares) / sum(shares) * spec.global_batch
+    batches = [order.batch_rows(*position) for position in steps]
+    num_passes, wanted = np.zeros(len(lengths), int), np.array(shares) / sum(shares) * spec.global_batch
     for batch in batches:
         counts = np.bincount(source_of[batch], minlength=len(sizes))
         assert counts.sum() == len(batch) == spec.global_batch
         assert np.abs(counts - wanted).max() < 1 + 1 / PERIOD, "a share is met within a row"
         assert (np.diff(lengths[batch]) <= 0).all(), "the longest row comes first"
-        np.add.at(seen, batch, 1)
+        np.add.at(num_passes, batch, 1)
         for source, size in enumerate(sizes):
-            times, passes = seen[source_of == source], seen[source_of == source].sum() / size
+            times, passes = num_passes[source_of == source], num_passes[source_of == source].sum() / size
             assert times.min() == int(passes)
             assert times.max() == -(-times.sum() // size)
     assert order.steps_per_epoch == -(-len(lengths) // spec.global_batch)
-    fresh, *_ = make_mixture(sizes, shares, spec)
-    for place, batch in reversed([*zip(steps, batches, strict=True)]):
-        assert fresh.batch_rows(*place).tolist() == batch.tolist()
+    new_order, *_ = make_mixture(sizes, shares, spec)
+    for position, batch in reversed([*zip(steps, batches, strict=True)]):
+        assert new_order.batch_rows(*position).tolist() == batch.tolist()
 
 
 def test_a_mixture_of_long_passes_is_exact_and_has_little_padding() -> None:

@@ -33,13 +33,14 @@ LEFT_OUT = {"bench"}
 """Extras whose distributions are held against padless, and are never part of it."""
 OLD = "ignore::DeprecationWarning"
 WANTED = "not thorough and not slow and not night"
-WHOLE = "versions.json"
+VERSIONS = "versions.json"
 """Written last into the folder of an environment."""
 
 
-def lines_for(kind: str, asked: list[Requirement]) -> list[str]:
+def lines_for(kind: str, lines: list[Requirement]) -> list[str]:
     """What pip is asked for, each distribution once."""
-    return sorted({one.lowest_pin if kind == "lowest" else one.newest for one in asked if one.group not in LEFT_OUT})
+    name = "lowest_pin" if kind == "lowest" else "newest"
+    return sorted({getattr(line, name) for line in lines if line.group not in LEFT_OUT})
 
 
 def numbers_of(version: str) -> list[int]:
@@ -54,10 +55,10 @@ def numbers_of(version: str) -> list[int]:
 def test_it_works_with_these_versions(kind: str) -> None:
     folder, versions = environment(kind)
     if kind == "lowest":
-        lowest = {one.name: one.lowest for one in requirements() if one.group not in LEFT_OUT}
-        apart = {name for name in lowest if numbers_of(versions[name]) != numbers_of(lowest[name])}
-        print(f"not the lowest: {', '.join(f'{name} {versions[name]}' for name in sorted(apart))}")
-        assert apart <= UNPINNED
+        lowest = {line.name: line.lowest for line in requirements() if line.group not in LEFT_OUT}
+        not_lowest = {name for name in lowest if numbers_of(versions[name]) != numbers_of(lowest[name])}
+        print(f"not the lowest: {', '.join(f'{name} {versions[name]}' for name in sorted(not_lowest))}")
+        assert not_lowest <= UNPINNED
     python = str(folder / "venv" / "bin" / "python")
     quietly = ("-W", OLD) if kind == "lowest" else ()  # old versions of two libraries may warn of each other
     words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests")
@@ -70,24 +71,25 @@ def environment(kind: str) -> tuple[Path, dict[str, str]]:
     basis = [*lines, platform.python_version(), *(date.today().isocalendar()[:2] if kind == "newest" else ())]
     name = f"{kind}-{hashlib.sha256(json.dumps(basis).encode()).hexdigest()[:10]}"
     folder = FOLDER / name
-    if (folder / WHOLE).exists():
-        return folder, read_json(folder / WHOLE)
+    if (folder / VERSIONS).exists():
+        return folder, read_json(folder / VERSIONS)
     for old in folder.parent.glob(f"{kind}-*"):
         shutil.rmtree(old)
     folder.mkdir(parents=True)
     versions = install(lines, folder)
-    direct = {one.name: versions[one.name] for one in requirements() if one.group not in LEFT_OUT}
-    atomic.write_json(folder / WHOLE, direct)
+    direct = {line.name: versions[line.name] for line in requirements() if line.group not in LEFT_OUT}
+    atomic.write_json(folder / VERSIONS, direct)
     return folder, direct
 
 
 def install(lines: list[str], folder: Path) -> dict[str, str]:
     """Make an environment of what pip is asked for; the version of everything that is then there."""
-    asked = folder / "requirements.txt"
-    asked.write_text("\n".join(lines) + "\n")
+    requirements_file = folder / "requirements.txt"
+    requirements_file.write_text("\n".join(lines) + "\n")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True, timeout=300)
     pip = [folder / "venv" / "bin" / "python", "-m", "pip"]
-    alone = {"PYTHONPATH": ""}
-    succeed(run_command([*pip, "install", "--quiet", "--only-binary", ":all:", "-r", str(asked)], INSTALL_S, alone))
-    listed = succeed(run_command([*pip, "list", "--format", "json"], COMMAND_S, alone))
-    return {one["name"].lower().replace("_", "-"): one["version"] for one in json.loads(listed.stdout)}
+    variables = {"PYTHONPATH": ""}
+    install_command = [*pip, "install", "--quiet", "--only-binary", ":all:", "-r", str(requirements_file)]
+    succeed(run_command(install_command, INSTALL_S, variables))
+    listed = succeed(run_command([*pip, "list", "--format", "json"], COMMAND_S, variables))
+    return {entry["name"].lower().replace("_", "-"): entry["version"] for entry in json.loads(listed.stdout)}

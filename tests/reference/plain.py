@@ -32,8 +32,8 @@ def strip_markup(text: str) -> str:
 
 def is_opening(text: str, at: int) -> bool:
     """Whether the HTML standard leaves the data state here: `<` and a letter, `/` and a letter, `!` or `?`."""
-    one, two = text[at + 1 : at + 2], text[at + 2 : at + 3]
-    return text[at] == "<" and (one in LETTERS or one in ("!", "?") or (one == "/" and two in LETTERS))
+    first, second = text[at + 1 : at + 2], text[at + 2 : at + 3]
+    return text[at] == "<" and (first in LETTERS or first in ("!", "?") or (first == "/" and second in LETTERS))
 
 
 def construct_end(text: str, at: int, heed_quotes: bool) -> tuple[int, bool]:
@@ -44,14 +44,14 @@ def construct_end(text: str, at: int, heed_quotes: bool) -> tuple[int, bool]:
         return text.find(">", at) + 1 or -1, heed_quotes
     end = -1
     if heed_quotes:
-        end = quoted_tag_end(text, at)
+        end = end_of_quoted_tag(text, at)
         heed_quotes = end >= 0
     if not heed_quotes:
         end = text.find(">", at) + 1 or -1
     if end >= 0:
         for name in ("script", "style"):
-            after = at + 1 + len(name)
-            if text[at + 1 : after].lower() == name and re.match(r"[\s/>]", text[after : after + 1], re.ASCII):
+            name_end = at + 1 + len(name)
+            if text[at + 1 : name_end].lower() == name and re.match(r"[\s/>]", text[name_end : name_end + 1], re.ASCII):
                 closing = re.compile(rf"</{name}[\s/>]", re.IGNORECASE | re.ASCII).search(text, end)
                 if closing:
                     close = text.find(">", closing.end() - 1)
@@ -60,17 +60,17 @@ def construct_end(text: str, at: int, heed_quotes: bool) -> tuple[int, bool]:
     return end, heed_quotes
 
 
-def quoted_tag_end(text: str, at: int) -> int:
+def end_of_quoted_tag(text: str, at: int) -> int:
     """The end of the tag when `>` inside of a quoted attribute value does not count, -1 if there is none."""
     quote = ""
     after_equals = False
-    for place in range(at, len(text)):
-        char = text[place]
+    for position in range(at, len(text)):
+        char = text[position]
         if quote:
             if char == quote:
                 quote = ""
         elif char == ">":
-            return place + 1
+            return position + 1
         elif char == "=":
             after_equals = True
         elif after_equals and char in "\"'":
@@ -107,22 +107,22 @@ def words(text: str, lowercase: bool) -> list[str]:
     for invisible in "\u00ad\u200c\u200d\u2060\ufeff":
         text = text.replace(invisible, "")
     text = unicodedata.normalize("NFC", text)
-    found = []
+    tokens_so_far = []
     at = 0
     while at < len(text):
         end = token_end(text, at)
         if end > at:
             word = text[at : min(end, at + 2)] if text[at] in SIGNS else text[at:end]
-            found.append(unicodedata.normalize("NFC", word.lower()) if lowercase else word)
+            tokens_so_far.append(unicodedata.normalize("NFC", word.lower()) if lowercase else word)
         at = max(end, at + 1)
-    return found
+    return tokens_so_far
 
 
 def is_alone(char: str) -> bool:
     return kind(char) == "L" and unicodedata.name(char, "TANGUT").startswith(WITHOUT_SPACES)
 
 
-def in_word(text: str, at: int) -> bool:
+def is_in_word(text: str, at: int) -> bool:
     return at < len(text) and kind(text[at]) in "LN" and not is_alone(text[at])
 
 
@@ -139,14 +139,14 @@ def token_end(text: str, at: int) -> int:
         while end < len(text) and kind(text[end]) == "M":
             end += 1
         return end
-    if not in_word(text, at) and not (char == "#" and in_word(text, end)):
+    if not is_in_word(text, at) and not (char == "#" and is_in_word(text, end)):
         return at
     while end < len(text):
         number = text[end] in ".," and text[end - 1] in DIGITS and text[end + 1 : end + 2] in tuple(DIGITS)
         joins = (text[end] == "'" and text[end - 1] != "#") or number
-        if in_word(text, end) or (kind(text[end]) == "M" and text[end - 1] != "#"):
+        if is_in_word(text, end) or (kind(text[end]) == "M" and text[end - 1] != "#"):
             end += 1
-        elif joins and in_word(text, end + 1):
+        elif joins and is_in_word(text, end + 1):
             end += 2
         else:
             break
@@ -155,25 +155,25 @@ def token_end(text: str, at: int) -> int:
 
 def normal(text: str, form: str, strip_accents: bool) -> str:
     if strip_accents:
-        apart = unicodedata.normalize(form.replace("C", "D"), text)  # type: ignore[arg-type]
-        text = "".join(char for char in apart if not "\u0300" <= char <= "\u036f")
+        decomposed = unicodedata.normalize(form.replace("C", "D"), text)  # type: ignore[arg-type]
+        text = "".join(char for char in decomposed if not "\u0300" <= char <= "\u036f")
     return unicodedata.normalize(form, text)  # type: ignore[arg-type]
 
 
-def pieces(word: str, known: Collection[str]) -> list[str]:
+def pieces(word: str, vocabulary: Collection[str]) -> list[str]:
     """The word if it is known, else always the longest known piece next; letters that begin none are one piece."""
-    found = []
-    rest = word
-    while rest and word not in known:
-        inside = "##" if len(rest) < len(word) else ""
-        sizes = [size for size in range(1, len(rest) + 1) if inside + rest[:size] in known]
+    split = []
+    tail = word
+    while tail and word not in vocabulary:
+        prefix = "##" if len(tail) < len(word) else ""
+        sizes = [size for size in range(1, len(tail) + 1) if prefix + tail[:size] in vocabulary]
         size = max(sizes, default=1)
-        if not sizes and found and not found[-1][1]:
-            found[-1] = found[-1][0] + rest[0], False
+        if not sizes and split and not split[-1][1]:
+            split[-1] = split[-1][0] + tail[0], False
         else:
-            found.append((inside + rest[:size], bool(sizes)))
-        rest = rest[size:]
-    return [piece for piece, _ in found] or [word]
+            split.append((prefix + tail[:size], bool(sizes)))
+        tail = tail[size:]
+    return [part for part, _ in split] or [word]
 
 
 def tokens(

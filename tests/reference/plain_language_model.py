@@ -29,9 +29,9 @@ def draw(vocabulary_size: int, candidates: int, seed: int, step: int) -> tuple[l
     """Distinct ids in the order in which they come, and how many numbers that took."""
     chances, chosen = shares(vocabulary_size), []
     for tries, number in enumerate(words(seed, step, 3, count=100_000), 1):
-        left, token = int(number) >> (64 - BITS), 0
-        while left >= round(chances[token] * 2**BITS):
-            left -= round(chances[token] * 2**BITS)
+        remaining, token = int(number) >> (64 - BITS), 0
+        while remaining >= round(chances[token] * 2**BITS):
+            remaining -= round(chances[token] * 2**BITS)
             token += 1
         if token not in chosen:
             chosen.append(token)
@@ -77,16 +77,16 @@ def row_losses(
     totals = []
     for number, states in enumerate(states_of(model, ids, masks)):
         total = torch.zeros((), dtype=weight.dtype)
-        for place in range(len(ids)):
-            other = place + distance if number == 0 else place - distance
-            if not 0 <= other < len(ids):
+        for position in range(len(ids)):
+            target = position + distance if number == 0 else position - distance
+            if not 0 <= target < len(ids):
                 continue
-            projected = model.language_model.projection[number].weight @ states[place]
-            among = [ids[other], *(token for token in candidates if token != ids[other])]
+            projected = model.language_model.projection[number].weight @ states[position]
+            among = [ids[target], *(token for token in candidates if token != ids[target])]
             logits = weight[among] @ projected + bias[among]
             if corrections is not None:
                 logits = logits - torch.tensor([corrections[token] for token in among], dtype=logits.dtype)
-            total = total + (torch.logsumexp(logits, 0) - logits[0]) * (1 if counts is None else counts[ids[other]])
+            total = total + (torch.logsumexp(logits, 0) - logits[0]) * (1 if counts is None else counts[ids[target]])
         totals.append(total)
     return totals
 
@@ -96,6 +96,6 @@ def token_counts(counts: Sequence[int], frequent: float | None) -> list[float]:
     if frequent is None:
         return [1.0] * len(counts)
     shares = [(count + 1) / (sum(counts) + len(counts)) for count in counts]
-    kept = [min(1.0, math.sqrt(frequent / share) + frequent / share) for share in shares]
-    mean = sum(share * chance for share, chance in zip(shares, kept, strict=True))
-    return [chance / mean for chance in kept]
+    keep_chances = [min(1.0, math.sqrt(frequent / share) + frequent / share) for share in shares]
+    mean = sum(share * chance for share, chance in zip(shares, keep_chances, strict=True))
+    return [chance / mean for chance in keep_chances]

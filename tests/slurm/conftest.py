@@ -36,7 +36,7 @@ def ask(*command: object, timeout_s: float = COMMAND_LIMIT_S) -> str:
     return result.stdout.strip()
 
 
-def missing() -> str | None:
+def why_no_cluster() -> str | None:
     """Why no job can be run here, or None."""
     if shutil.which("sinfo") is None:
         return "needs SLURM: apt-get install slurm-wlm munge, then tests/slurm/cluster.sh start as root"
@@ -60,8 +60,8 @@ class Cluster:
     def submit(self, *commands: str, options: tuple[object, ...] = (), **env: str) -> str:
         """``padless submit`` from the repository's root; returns the number of the last job."""
         limits = ("--partition", "low", "--nodes", 2, "--cpus", 2, "--time", 10)
-        whose = ("--logs", self.folder, "--python", shlex.quote(sys.executable))
-        words = [sys.executable, "-m", "harness", "submit", *commands, *limits, *whose, *options]
+        job_options = ("--logs", self.folder, "--python", shlex.quote(sys.executable))
+        words = [sys.executable, "-m", "harness", "submit", *commands, *limits, *job_options, *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
         result = run([*map(str, words)], COMMAND_LIMIT_S, environment)
         self.jobs += re.findall(r"^job (\d+): ", result.stdout, re.MULTILINE)
@@ -77,13 +77,13 @@ class Cluster:
         """What the job, or ``JOB_TASK`` of an array, has printed so far."""
         return "".join(path.read_text() for path in self.folder.glob(f"*-{job}.log"))
 
-    def until(self, job: str, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+    def until(self, job: str, condition: Callable[[], bool], event: str, timeout_s: float) -> None:
         """Wait for something to become true while a job is at work; fails, showing the log, when it does not."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             state = self.field(job, "JobState")
-            assert state not in ENDED, f"job {job} was {state} before {what}:\n{self.log(job)}"
-            assert time.monotonic() < deadline, f"job {job}, {state}: no {what} in {timeout_s} s:\n{self.log(job)}"
+            assert state not in ENDED, f"job {job} was {state} before {event}:\n{self.log(job)}"
+            assert time.monotonic() < deadline, f"job {job}, {state}: no {event} in {timeout_s} s:\n{self.log(job)}"
             time.sleep(0.1)
 
     def wait(self, job: str, timeout_s: float) -> str:
@@ -103,7 +103,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """The cluster for this test alone, whatever other test processes want of it; skips where there is none."""
-    reason = missing()
+    reason = why_no_cluster()
     if reason:
         pytest.skip(reason)
     deadline = time.monotonic() + TURN_LIMIT_S

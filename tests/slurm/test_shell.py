@@ -37,20 +37,20 @@ HOSTILE = (
 
 
 def job(python: str = sys.executable, hook: str | None = None, **values: Any) -> Job:
-    given = {"command": "train", "script": "train", "arguments": (), "run": "run"}
-    given |= {"resources": Resources(), "config": SubmitConfig(jobs=[], restarts=2, python=python, hook=hook)}
-    return Job(**given | values)
+    job_values = {"command": "train", "script": "train", "arguments": (), "run": "run"}
+    job_values |= {"resources": Resources(), "config": SubmitConfig(jobs=[], restarts=2, python=python, hook=hook)}
+    return Job(**job_values | values)
 
 
-def begin(job: Job, folder: Path, then: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the beginning of a job's script in a folder, and ``then`` in place of its body."""
-    script = "\n".join([render_variables(job), (SCRIPTS / "start.sh").read_text(), then or r"""printf '%s\0' "$@" """])
-    given = {**os.environ, "SLURM_JOB_ID": "7", **env}
+def begin(job: Job, folder: Path, body: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the beginning of a job's script in a folder, and ``body`` in place of its body."""
+    script = "\n".join([render_variables(job), (SCRIPTS / "start.sh").read_text(), body or r"""printf '%s\0' "$@" """])
+    environment = {**os.environ, "SLURM_JOB_ID": "7", **env}
     for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         if name not in env:
-            given.pop(name, None)
+            environment.pop(name, None)
     return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=given, capture_output=True, text=True, timeout=60, check=False
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -108,12 +108,12 @@ def test_it_passes_shellcheck(script: Path) -> None:
     assert result.returncode == 0, result.stdout
 
 
-def call(*names: str, script: str = "train", **given: object) -> str:
+def call(*names: str, script: str = "train", **variables: object) -> str:
     """What functions of a job's body print."""
     text = (SCRIPTS / f"{script}.sbatch").read_text()
-    found = [re.search(rf"^{name}\(\) {{$.*?^}}$", text, re.DOTALL | re.MULTILINE) for name in names]
-    lines = "\n".join(["set -euo pipefail", "decided() { :; }", *(one[0] for one in found if one), *names])
-    environment = {**os.environ, **{name: str(value) for name, value in given.items()}}
+    functions = [re.search(rf"^{name}\(\) {{$.*?^}}$", text, re.DOTALL | re.MULTILINE) for name in names]
+    lines = "\n".join(["set -euo pipefail", "decided() { :; }", *(match[0] for match in functions if match), *names])
+    environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
     command = ["bash", "-c", lines]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
 
@@ -123,7 +123,7 @@ PREPARING = {"code": 140, "signals": 1, "began_with": 0, "restarts": 0}
 
 
 @pytest.mark.parametrize(
-    ("script", "facts", "said"),
+    ("script", "facts", "reason"),
     [
         ("train", TRAINING | {"code": 0}, "done"),
         ("train", TRAINING | {"code": 3}, "a restart would not help"),
@@ -137,7 +137,7 @@ PREPARING = {"code": 140, "signals": 1, "began_with": 0, "restarts": 0}
         ("prepare", PREPARING | {"began_with": 1, "restarts": 2}, "restarted 2 times already"),
     ],
 )
-def test_what_is_requeued(tmp_path: Path, script: str, facts: dict[str, int], said: str) -> None:
+def test_what_is_requeued(tmp_path: Path, script: str, facts: dict[str, int], reason: str) -> None:
     """A training after a new checkpoint, or once without any; a preprocessing that was stopped after it finished parts,
     of which there are two: locks and what a killed process left are none.
     """
@@ -145,9 +145,9 @@ def test_what_is_requeued(tmp_path: Path, script: str, facts: dict[str, int], sa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     names = ("why_not",) if script == "train" else ("markers", "why_not")
-    shown = call(*names, script=script, max_restarts=2, output=tmp_path / "d", **facts).removeprefix("2\n")
-    assert said in shown
-    assert bool(said) == bool(shown)
+    output = call(*names, script=script, max_restarts=2, output=tmp_path / "d", **facts).removeprefix("2\n")
+    assert reason in output
+    assert bool(reason) == bool(output)
 
 
 def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp_path: Path) -> None:
@@ -155,6 +155,6 @@ def test_a_job_of_many_runs_counts_their_steps_and_stops_the_one_that_trains(tmp
         for step in steps:
             (tmp_path / "run" / folder / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
         (tmp_path / "run" / folder / "status.json").write_text(f'{{\n  "state": "{state}"\n}}\n')
-    shown = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
-    assert shown.splitlines() == ["62", "job 7: asked to stop"]
+    output = call("newest_step", "stop", run=tmp_path / "run", job="job 7", signals=0, launchers="")
+    assert output.splitlines() == ["62", "job 7: asked to stop"]
     assert [path.parent.name for path in tmp_path.rglob("STOP")] == ["seed-1"]

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, 
 
 SMALL = {**SETTINGS, "epochs": 1, "threads": 1}
 STEPS = 2000 // BATCH
-ONE = ("--nodes", 1, "--cpus", 1)
+HALF_NODE = ("--nodes", 1, "--cpus", 1)
 """A job on half of a node."""
 
 
@@ -70,7 +70,7 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
 
     names = ("prepare", "train", "evaluate")
     typed = [shlex.join([name, *words]) for name, words in zip(names, commands(data, run), strict=True)]
-    evaluate = cluster.submit(*typed, options=("--python", container, "--sbatch", f"chdir={tmp_path}", *ONE))
+    evaluate = cluster.submit(*typed, options=("--python", container, "--sbatch", f"chdir={tmp_path}", *HALF_NODE))
     preprocess, train, _ = cluster.jobs[-3:]
     assert cluster.field(evaluate, "Dependency").startswith(f"afterok:{train}")
     cluster.until(train, lambda: "restart 0" in cluster.log(train), "start of the training", 200)
@@ -82,13 +82,13 @@ def test_a_chain_of_three_waits_also_for_a_training_that_is_requeued(
     cluster.complete(evaluate, 200)
     assert last(cluster.log(evaluate)) == f"job {evaluate}: exit 0: done"
 
-    again, alone = tmp_path / "local dataset", tmp_path / "local"
-    first, second, third = commands(again, alone)
+    local_data, local_run = tmp_path / "local dataset", tmp_path / "local"
+    first, second, third = commands(local_data, local_run)
     succeed(run_module("preprocessing", "prepare", *first))
     succeed(run_module("harness", "train", *CPU, "--num_processes", 1, *second))
     succeed(run_module("harness", "evaluate", *third))
-    assert outcome(run) == outcome(alone)
-    assert (run / "evaluation/test.json").read_bytes() == (alone / "evaluation/test.json").read_bytes()
+    assert outcome(run) == outcome(local_run)
+    assert (run / "evaluation/test.json").read_bytes() == (local_run / "evaluation/test.json").read_bytes()
 
 
 def test_what_follows_a_failure_in_a_chain_ends_too(cluster: Cluster, config: Path) -> None:
@@ -96,12 +96,12 @@ def test_what_follows_a_failure_in_a_chain_ends_too(cluster: Cluster, config: Pa
     hook.write_text("export A=b\nmodule load cuda/99\n")
     run = cluster.folder / "run"
     train = shlex.join(["train", "--config", str(config), "--run", str(run)])
-    second = cluster.submit(train, f"report {run}", options=("--hook", hook, *ONE))
+    second = cluster.submit(train, f"report {run}", options=("--hook", hook, *HALF_NODE))
     first = cluster.jobs[-2]
     assert cluster.wait(first, 120) == "FAILED"
     assert cluster.field(first, "ExitCode") == "127:0"
-    expected = f"the hook {hook} failed at line 2, module load cuda/99, with exit code 127; nothing else was run"
-    assert last(cluster.log(first)) == f"error: job {first}: {expected}"
+    reason = f"the hook {hook} failed at line 2, module load cuda/99, with exit code 127; nothing else was run"
+    assert last(cluster.log(first)) == f"error: job {first}: {reason}"
     assert cluster.wait(second, 120) == "CANCELLED"
     assert cluster.log(second) == ""
     assert not run.exists()
@@ -122,7 +122,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(source: Path) -> dict[str, bytes]:
+def files_built_locally(source: Path) -> dict[str, bytes]:
     """Every file of the dataset, built by this machine alone."""
     output = source.parent / "local"
     succeed(run_module("preprocessing", "prepare", "--source.path", source, "--output", output, *PREPARING))
@@ -133,7 +133,7 @@ def expected(source: Path) -> dict[str, bytes]:
     ("tasks", "requeued"), [(None, ""), (8, "_1"), (4, "_0")], ids=["two nodes", "a task", "the one that completes"]
 )
 def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
-    cluster: Cluster, source: Path, expected: dict[str, bytes], tasks: int | None, requeued: str
+    cluster: Cluster, source: Path, files_built_locally: dict[str, bytes], tasks: int | None, requeued: str
 ) -> None:
     output, config = cluster.folder / "dataset", cluster.folder / "job.yaml"
     config.write_text(f"source: {{path: {source}}}\n")
@@ -141,20 +141,21 @@ def test_requeued_in_mid_run_it_goes_on_to_the_same_bytes(
     array = f"array=0-{tasks - 1} output={cluster.folder}/%x-%A_%a.log" if tasks else ""
     half = ("--nodes", 1, "--cpus", 1) if tasks else ()
     job = cluster.submit(command, options=("--sbatch", f"chdir={cluster.folder} {array}", *half))
-    leader, one = f"{job}_0" if tasks else job, job + requeued
+    leader, requeued_job = f"{job}_0" if tasks else job, job + requeued
     markers = output / ".work" / "parts"
-    cluster.until(one, lambda: len([*output.glob(".work/lock-*")]) >= (4 if tasks else 2), "so many shares", 90)
-    cluster.until(one, lambda: len([*markers.glob("*.json")]) >= 20, "part was finished", 90)
-    ask("scontrol", "requeue", one)
-    cluster.until(one, lambda: cluster.field(one, "JobState") == "PENDING", "requeue", 30)
-    done = len([*markers.glob("*.json")])
+    num_shares = 4 if tasks else 2
+    cluster.until(requeued_job, lambda: len([*output.glob(".work/lock-*")]) >= num_shares, "so many shares", 90)
+    cluster.until(requeued_job, lambda: len([*markers.glob("*.json")]) >= 20, "part was finished", 90)
+    ask("scontrol", "requeue", requeued_job)
+    cluster.until(requeued_job, lambda: cluster.field(requeued_job, "JobState") == "PENDING", "requeue", 30)
+    num_done = len([*markers.glob("*.json")])
     assert not (output / "dataset.json").exists(), "it was over before it could be requeued"
     cluster.complete(leader, 200)
     log = cluster.log(leader)
     assert last(log) == f"job {leader}: exit 0: done"
-    if one == leader:
-        assert cluster.field(one, "Restarts") == "1"
-        assert max(map(int, re.findall(r"(\d+) parts already done", log))) >= done, log
-    left = ("squeue", "--noheader", f"--jobs={job}", "--format=%T")
-    wait_until(lambda: ask(*left) == "")  # those that had not begun are cancelled
-    assert contents(output) == expected, log
+    if requeued_job == leader:
+        assert cluster.field(requeued_job, "Restarts") == "1"
+        assert max(map(int, re.findall(r"(\d+) parts already done", log))) >= num_done, log
+    queue = ("squeue", "--noheader", f"--jobs={job}", "--format=%T")
+    wait_until(lambda: ask(*queue) == "")  # those that had not begun are cancelled
+    assert contents(output) == files_built_locally, log

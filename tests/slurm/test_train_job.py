@@ -19,7 +19,7 @@ from harness.launch.options import NUM_RESTARTS
 from tests.commands import CPU, read_json, run_command, status_of, succeed
 from tests.datasets import write_dataset
 from tests.runs import rank_of
-from tests.slurm.conftest import Cluster, ask, missing
+from tests.slurm.conftest import Cluster, ask, why_no_cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
 
@@ -70,7 +70,8 @@ def outcome(run: Path) -> dict[str, Any]:
 def starts(run: Path) -> list[int | None]:
     """From which step each start of the run went on; None for its beginning."""
     path = run / "attempts.jsonl"
-    return [json.loads(line)["resumed_from"] for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line)["resumed_from"] for line in lines]
 
 
 def step(run: Path) -> int:
@@ -88,14 +89,14 @@ def checkpoints(run: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
-    reason = missing()
+    reason = why_no_cluster()
     if reason:
         pytest.skip(reason)
     return Training(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(training: Training) -> dict[str, Any]:
+def reference(training: Training) -> dict[str, Any]:
     """What two processes of one machine learn when nothing happens to them."""
     run = training.data.parent / "undisturbed"
     command = [str(training.python), "-m", "harness", "train", *CPU]
@@ -106,7 +107,7 @@ def undisturbed(training: Training) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
-    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, Any]
 ) -> None:
     job, run = training.submit(cluster), cluster.folder / "run"
     cluster.until(job, lambda: step(run) >= 100, "step 100", 120)
@@ -121,13 +122,13 @@ def test_preempted_by_a_higher_partition_it_goes_on_to_the_same_end(
     cluster.complete(job, 240)
     assert starts(run) == [None, stopped["step"]], cluster.log(job)
     assert cluster.field(job, "Restarts") == "1"
-    assert outcome(run) == undisturbed
+    assert outcome(run) == reference
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600, func_only=True)
 def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
-    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, Any]
 ) -> None:
     """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
     job = training.submit(cluster, "--timeout_s", 200, options=("--time", 2, "--sbatch", "signal=B:USR2@15"))
@@ -142,27 +143,27 @@ def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
     cluster.complete(job, 240)
     log = cluster.log(job)
     assert log.count("asked to stop") == log.count(": requeued") == 1, log
-    assert [50 <= (again or 0) < EPOCHS * EPOCH for again in starts(run)] == [False, True]
-    assert outcome(run) == undisturbed
+    assert [50 <= (resumed_from or 0) < EPOCHS * EPOCH for resumed_from in starts(run)] == [False, True]
+    assert outcome(run) == reference
 
 
 @pytest.mark.slow
 def test_cancelled_it_stays_so_and_the_same_command_goes_on(
-    cluster: Cluster, training: Training, undisturbed: dict[str, Any]
+    cluster: Cluster, training: Training, reference: dict[str, Any]
 ) -> None:
     job, run = training.submit(cluster), cluster.folder / "run"
     cluster.until(job, lambda: step(run) >= 50, "step 50", 120)
     ask("scancel", job)
     assert cluster.wait(job, 60) == "CANCELLED"
     assert cluster.field(job, "Restarts") == "0"
-    again = training.submit(cluster)
-    cluster.complete(again, 240)
-    assert outcome(run) == undisturbed
+    second_job = training.submit(cluster)
+    cluster.complete(second_job, 240)
+    assert outcome(run) == reference
 
 
-def lose_each_start(cluster: Cluster, job: str, run: Path, before: int) -> None:
-    """Kill a rank in each start that the launchers of two nodes make, after ``before`` ones, until they give up."""
-    for number in range(before, before + 1 + NUM_RESTARTS):
+def lose_each_start(cluster: Cluster, job: str, run: Path, num_starts: int) -> None:
+    """Kill a rank in each start that the launchers of two nodes make, after ``num_starts`` ones, until they give up."""
+    for number in range(num_starts, num_starts + 1 + NUM_RESTARTS):
         cluster.until(job, lambda number=number: len(starts(run)) > number, f"start {number}", 300)  # type: ignore[misc]
         rank_of(run).kill()
 
@@ -171,18 +172,23 @@ def lose_each_start(cluster: Cluster, job: str, run: Path, before: int) -> None:
 @pytest.mark.timeout(900, func_only=True)
 def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> None:
     job = training.submit(cluster, "--checkpoint.every_steps", 50, options=("--restarts", 1))
-    run, each = cluster.folder / "run", 1 + NUM_RESTARTS
+    run, starts_per_job = cluster.folder / "run", 1 + NUM_RESTARTS
     cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
     lose_each_start(cluster, job, run, 0)
     cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 300)
-    known = checkpoints(run)
-    cluster.until(job, lambda: len(starts(run)) > each and checkpoints(run)[-1:] > known[-1:], "checkpoint", 300)
-    lose_each_start(cluster, job, run, each)
+    checkpoints_before = checkpoints(run)
+    cluster.until(
+        job,
+        lambda: len(starts(run)) > starts_per_job and checkpoints(run)[-1:] > checkpoints_before[-1:],
+        "checkpoint",
+        300,
+    )
+    lose_each_start(cluster, job, run, starts_per_job)
     assert cluster.wait(job, 300) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1", log
     assert "not requeued, since it was restarted 1 times already, as --restarts allows" in log
-    assert len(starts(run)) == 2 * each
+    assert len(starts(run)) == 2 * starts_per_job
 
 
 @pytest.mark.slow

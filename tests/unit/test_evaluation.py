@@ -32,7 +32,7 @@ from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
 from tests.corpora import Command, write_csv
-from tests.datasets import rewritten, split_of, stored, texts_in, write_dataset
+from tests.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = write_dataset(folder / "data", {"train": 80, "validation": 30, "test": 60})
     manifest = read_manifest(folder / "data")
     write_drawn(folder / "run" / "bundle", folder / "data", embedding_dim=8, hidden_size=8)
-    labels = stored(folder / "data", "test")
+    labels = rows_by_number(folder / "data", "test")
     rows = [(text, manifest.labels[labels[number].label]) for number, text in enumerate(texts["test"])]
     write_csv(folder / "labelled.csv", rows)
     return folder / "run"

@@ -30,7 +30,7 @@ from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve
 from preprocessing.text.spec import FIRST_KEYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from tests.batches import alone, packed_batch, padded_batch
+from tests.batches import packed_batch, padded_batch, single_row
 from tests.datasets import shared_dataset
 
 pytestmark = pytest.mark.thorough
@@ -73,7 +73,7 @@ def check_model(config: ModelConfig) -> None:
     torch.manual_seed(0)
     model = Classifier(config, 30, 3).double()
     padded = padded_batch(LENGTHS, 30)
-    logits_alone = torch.cat([model(alone(padded, row)) for row in range(len(LENGTHS))])
+    logits_alone = torch.cat([model(single_row(padded, row)) for row in range(len(LENGTHS))])
     weights = torch.arange(1.0, logits_alone.numel() + 1, dtype=torch.float64).view_as(logits_alone)
     wanted = list(model.parameters())
     expected = torch.autograd.grad((logits_alone * weights).sum(), wanted)

@@ -36,7 +36,7 @@ from preprocessing.job.packing import Units, assign_folds, assign_splits, target
 from preprocessing.job.tokenize import mix_hash
 from preprocessing.labels import typed_values
 from tests.corpora import Command, reviews, write_csv
-from tests.datasets import stored
+from tests.datasets import rows_by_number
 
 pytestmark = pytest.mark.thorough
 
@@ -49,7 +49,7 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
     manifest = command.build(write_csv(tmp_path / "a.csv", rows), tmp_path / "out")
     expected = ["012", "1e3", ".5", "0x1F", "1:30", "1_000", "2012-01-01", "NaN", "no", "null", "off", "on", "yes", "~"]
     assert manifest.labels == expected
-    assert Counter(row.label for row in stored(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
+    assert Counter(row.label for row in rows_by_number(tmp_path / "out").values()) == dict.fromkeys(range(14), 20)
 
 
 LABEL_COLUMNS: dict[str, tuple[pa.Array, str, list[str]]] = {
@@ -92,7 +92,7 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
         table = pa.table({"text": file_texts, "label": pa.array(labels, pa.int64())})
         pq.write_table(table.replace_schema_metadata(class_label(names)), tmp_path / f"{name}.parquet")
     manifest = command.build(tmp_path / "*.parquet", tmp_path / "out")
-    assert Counter(row.label for row in stored(tmp_path / "out").values()) == {0: 60, 1: 60}
+    assert Counter(row.label for row in rows_by_number(tmp_path / "out").values()) == {0: 60, 1: 60}
     assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
     pq.write_table(table.replace_schema_metadata(class_label(["World"])), tmp_path / "c.parquet")
     assert "c.parquet: Index 1 out of bounds" in command.refused(3, tmp_path / "c.parquet", tmp_path / "named")
@@ -273,7 +273,7 @@ def test_the_last_rows_are_the_test(tmp_path: Path, command: Command) -> None:
         frame["day"] = days.dt.strftime(date_format) if date_format else days
         frame.to_csv(source, index=False) if date_format else frame.to_parquet(source)
         command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
-        days_by_split = [sorted(days[np.array([*stored(out, name)]) - 1]) for name in SPLITS]
+        days_by_split = [sorted(days[np.array([*rows_by_number(out, name)]) - 1]) for name in SPLITS]
         assert (
             [*days_by_split[0], *days_by_split[1], *days_by_split[2]],
             len(days_by_split[1]),

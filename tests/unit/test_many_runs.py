@@ -16,8 +16,8 @@ from harness.launch import launcher, many
 from harness.launch.options import TrainConfig
 from harness.rundir.records import Ending, write_status
 from preprocessing.base.signals import STOP
-from tests.commands import PLAIN
-from tests.datasets import cut_into_folds, write_dataset
+from tests.commands import PLAIN_RECIPE
+from tests.datasets import assign_folds, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.thorough
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_dataset(root, {"train": 120, "validation": 30, "test": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
-    cut_into_folds(root, 3)
+    assign_folds(root, 3)
     return root
 
 
@@ -52,7 +52,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def launch(data: Path, run: Path, *words: str) -> int:
-    return main(["train", *PLAIN, f"--data={data}", f"--run={run}", *words])
+    return main(["train", *PLAIN_RECIPE, f"--data={data}", f"--run={run}", *words])
 
 
 def test_each_seed_is_a_run_of_its_own_and_one_that_does_not_end_well_is_the_end(
@@ -69,7 +69,7 @@ def test_the_directory_of_a_run_is_said_where_none_was_named(
 ) -> None:
     run = f"runs/{data.name}"
     for words, output in ([], f"The run is {run}; -o names another directory.\n"), (["--run", run], ""):
-        assert main(["train", *PLAIN, f"--data={data}", *words]) == 0
+        assert main(["train", *PLAIN_RECIPE, f"--data={data}", *words]) == 0
         assert capsys.readouterr().out == output
         assert launches.trained[-1].run == run
 

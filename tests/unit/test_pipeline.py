@@ -23,7 +23,7 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 from tests.commands import unwrapped
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
-from tests.datasets import stored
+from tests.datasets import rows_by_number
 
 pytestmark = pytest.mark.thorough
 
@@ -43,14 +43,14 @@ def test_every_row_is_there_once_with_the_ids_of_the_encoder(
 ) -> None:
     vocabulary_options = ("--text.subwords", subwords, "--vocabulary.max_size", 120)
     manifest = command.build(source, tmp_path / "out", *SMALL, *vocabulary_options)
-    row_by_number = stored(tmp_path / "out")
+    row_by_number = rows_by_number(tmp_path / "out")
     assert sum(map(manifest.rows, manifest.splits)) == len(row_by_number) == len(ROWS)
     vocabulary = Vocabulary.read(tmp_path / "out" / "vocabulary.arrow")
     encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
     assert encoder.hash == manifest.text_hash
     encoded = encoder([text for text, _ in ROWS])
     assert encoded.num_tokens.sum() == sum(split["tokens"] for split in manifest.statistics["splits"].values())
-    training = encoder.tokenizer([ROWS[row - 1][0] for row in stored(tmp_path / "out", "train")])
+    training = encoder.tokenizer([ROWS[row - 1][0] for row in rows_by_number(tmp_path / "out", "train")])
     ids = vocabulary.lookup(training.types)[training.codes]
     assert np.bincount(ids, minlength=len(vocabulary)).tolist() == vocabulary.counts.tolist()
     for row, row_stored in row_by_number.items():
@@ -71,7 +71,7 @@ def test_statistics_say_what_is_there(source: Path, tmp_path: Path, command: Com
     assert (statistics["rows_read"], statistics["rows_kept"]) == (len(ROWS), len(ROWS))
     assert statistics["duplicates"] == {"normalised": 6, "across_splits": 0}
     for name, entry in statistics["splits"].items():
-        assert entry["unknown"] == sum(row.ids.count(1) for row in stored(tmp_path / "out", name).values())
+        assert entry["unknown"] == sum(row.ids.count(1) for row in rows_by_number(tmp_path / "out", name).values())
     assert statistics["splits"]["validation"]["unknown_rate"] > 0 == statistics["splits"]["train"]["unknown_rate"]
 
 

@@ -26,7 +26,7 @@ from harness.training.validation import Selection
 from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.config import VocabularyConfig
-from tests.commands import PLAIN
+from tests.commands import PLAIN_RECIPE
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
 IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)
@@ -127,7 +127,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
     absent_data = ("--data", str(tmp_path / "nowhere"))
-    assert resolve(recipe(*PLAIN, *absent_data)).config == RunConfig(data=absent_data[1], baseline="none")
+    assert resolve(recipe(*PLAIN_RECIPE, *absent_data)).config == RunConfig(data=absent_data[1], baseline="none")
     with pytest.raises(DataError, match="nowhere"):
         resolve(recipe(*absent_data))
 

@@ -25,7 +25,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset import vectors
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import cut_into_folds, shared_dataset, split_of, texts_in, write_dataset
+from tests.datasets import assign_folds, shared_dataset, split_of, texts_in, write_dataset
 
 data = shared_dataset({"train": 150, "validation": 20, "test": 20})
 
@@ -87,7 +87,7 @@ def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
     assert (vectors.facts["source"], vectors.facts["words"]) == ("own texts", int(learned[2:].any(axis=1).sum()))
     root = tmp_path / "folds"
     write_dataset(root, {"train": 90, "validation": 30}, widths=(8, 16, 32, 64))
-    view = held_out(cut_into_folds(root, 3), 1, root)
+    view = held_out(assign_folds(root, 3), 1, root)
     for task in ("classifier", "language_model"):
         run = config(root, "own", fold=1, task=task)
         check_scaled(
