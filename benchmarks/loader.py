@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
@@ -35,7 +35,7 @@ PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig(Measured):
+class LoaderConfig(BenchmarkConfig):
     """Loading batches of random token ids on the CPU, compared with PyTorch's loader."""
 
     rows: Size = 100_000
@@ -46,7 +46,7 @@ class LoaderConfig(Measured):
     """Rows per batch."""
 
 
-def measure(config: LoaderConfig) -> dict[str, Any]:
+def measure_loaders(config: LoaderConfig) -> dict[str, Any]:
     """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
         split = write_random(Path(folder), config)
@@ -119,4 +119,4 @@ CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
     "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
 """Name -> (function that builds an epoch, batches per turn); None: a whole epoch."""
-main = print_result(measure)
+main = print_result(measure_loaders)

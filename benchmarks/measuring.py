@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.rundir.records import installed_version
 from preprocessing.base.errors import DataError, require
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import require_package
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
 """Rows, features, repetitions, within reasonable limits."""
@@ -29,7 +29,7 @@ PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class BenchmarkConfig:
     """The keys of every benchmark whose contenders take turns."""
 
     rounds: Size = 5
@@ -41,7 +41,7 @@ class Measured:
 def print_result(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
     """A command that prints the result of ``measure``, as JSON or as tables."""
 
-    def main(config: Measured) -> None:
+    def main(config: BenchmarkConfig) -> None:
         values = measure(config)
         print(json.dumps(values, indent=2, ensure_ascii=False) if config.json else "\n".join(format_result(values)))
 
@@ -50,7 +50,7 @@ def print_result(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], No
 
 def peer_module(module: str) -> Any:
     """Import a peer's module. Raises ``ConfigError`` if it is not installed."""
-    needed(module.partition(".")[0], "benchmarks", "bench")
+    require_package(module.partition(".")[0], "benchmarks", "bench")
     return importlib.import_module(module)
 
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
@@ -40,7 +40,7 @@ TURN_LIMIT_S = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Measured):
+class TrainBenchmark(BenchmarkConfig):
     """Training steps on the rows of a dataset: same model, rows and precision for every contender."""
 
     data: str
@@ -63,7 +63,7 @@ class TrainConfig(Measured):
             require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
 
 
-def measure(config: TrainConfig) -> dict[str, Any]:
+def measure_steps(config: TrainBenchmark) -> dict[str, Any]:
     """Measure ours, a loop that pads every row to the maximum, and a packed one; of ours also padding and data wait."""
     log = TrackingConfig(log_every=config.steps)
     run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
@@ -190,4 +190,4 @@ class Loop:
         return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])
 
 
-main = print_result(measure)
+main = print_result(measure_steps)

@@ -39,7 +39,7 @@ def spelling(value: Any) -> str | None:
 
 def as_found(value: Any) -> str | None:
     """The class name that ``auto`` gives a raw label: a text unchanged, the numbers 1 and 1.0 ``1``, True ``true``.
-    Inverse of ``typed_values``.
+    Inverse of ``convert_names``.
     """
     if value is None or value != value:
         return None
@@ -75,18 +75,18 @@ def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> Labe
     if distinct_types == {"int", "float"}:
         distinct_types = {"float"}
     kind = distinct_types.pop() if len(distinct_types) == 1 else None
-    return kind if kind and fits(names, kind) else "text"
+    return kind if kind and fits_label_type(names, kind) else "text"
 
 
-def fits(names: Sequence[str], kind: LabelType) -> bool:
+def fits_label_type(names: Sequence[str], kind: LabelType) -> bool:
     """Whether class names are values of a type; whole numbers must fit int64."""
     try:
-        return [as_found(value) for value in typed_values(names, kind).tolist()] == list(names)
+        return [as_found(value) for value in convert_names(names, kind).tolist()] == list(names)
     except ValueError:
         return False
 
 
-def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
+def convert_names(names: Sequence[str], kind: LabelType) -> np.ndarray:
     """The classes as values of the column's type: int64, float64, bool, or texts (object).
 
     Raises ``ValueError`` for a name that cannot be converted.

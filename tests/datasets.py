@@ -28,10 +28,10 @@ from preprocessing.dataset.shards import (
     write_shard,
 )
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer, Tokens
-from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
+from preprocessing.text.vocabulary import TokenCounts, Vocabulary, freeze
 
 MOODS = (
     ("dull", "awful", "bad", "boring"),
@@ -70,7 +70,7 @@ def write_dataset(
     Rows of a split called ``unlabelled`` have no label. ``base``: another dataset, whose vocabulary it gets.
     """
     spec = TextSpec(max_tokens=widths[-1])
-    pipeline = resolve(spec)
+    pipeline = resolve_pipeline(spec)
     texts = {
         name: sentences(size, num_classes, seed + place, longest) for place, (name, size) in enumerate(rows.items())
     }
@@ -81,7 +81,7 @@ def write_dataset(
         encoded = encoder(split_texts)
         classes = np.full_like(drawn, NO_LABEL) if name == UNLABELLED else drawn
         splits[name] = (
-            arrays.padded(encoded.ids, encoded.offsets, widths[-1]),
+            arrays.pad_segments(encoded.ids, encoded.offsets, widths[-1]),
             np.diff(encoded.offsets),
             classes,
         )
@@ -147,9 +147,9 @@ def texts_in(split: Split) -> list[np.ndarray]:
     return [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
 
 
-def count(tokens: Tokens) -> Counts:
+def count(tokens: Tokens) -> TokenCounts:
     """How often each type occurs in a batch of tokenized texts."""
-    return Counts(tokens.types, np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64))
+    return TokenCounts(tokens.types, np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64))
 
 
 def write_splits(

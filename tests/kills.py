@@ -35,12 +35,12 @@ from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import read_attempts, read_config, read_status
+from harness.rundir.records import read_attempts, read_run_config, read_status
 from harness.training import assembly
 from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from tests.commands import read_json
 from tests.corpora import contents
@@ -79,7 +79,7 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
     if not exchange:
-        atomic.exchanged = lambda one, other: False
+        atomic.exchange_names = lambda one, other: False
 
     def watched(change: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -111,7 +111,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     output, stands_aside = folder / "out", folder / "out.before"
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
     there = output if exchange or (output / MANIFEST).exists() else stands_aside
-    whole = verify(there) == [] and read_manifest(there).fingerprint in fingerprints
+    whole = verify_dataset(there) == [] and read_manifest(there).fingerprint in fingerprints
     if not whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     found = contents(output)
@@ -163,13 +163,13 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
     if damaged or step < seen["step"]:
         return 1
     if seen.get(CONFIG):
-        read_config(run)
+        read_run_config(run)
     if seen.get("status.json"):
         assert read_status(run)
     if seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
     if not exchange:
-        atomic.exchanged = lambda one, other: False
+        atomic.exchange_names = lambda one, other: False
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]

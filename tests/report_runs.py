@@ -19,8 +19,8 @@ from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending, write_config, write_status
 from harness.rundir.results import write_figures, write_predictions
 from harness.scores.calibration import Decision
-from harness.scores.figures import Scores, figures, numbers_of
-from harness.scores.metrics import classification_metrics, mistakes_to_show, predicted_labels, probabilities
+from harness.scores.figures import Scores, figures, scalar_figures
+from harness.scores.metrics import classification_metrics, mistakes_to_show, predict_labels, probabilities
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -93,8 +93,8 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
     ids = {number: row.ids for number, row in stored(data, split).items()}
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
-    calibrated = decision.calibrated(logits)
-    said, chances = predicted_labels(calibrated), probabilities(calibrated)
+    calibrated = decision.calibrate(logits)
+    said, chances = predict_labels(calibrated), probabilities(calibrated)
     shown = mistakes_to_show(labels, said, chances, 10)
     worst = shown[np.argsort(-chances[shown, said[shown]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
@@ -129,7 +129,7 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
         if step % 50 == 0:
             grown = skill * (min(step, 150) - max(0, step - 150)) / 150
             _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
-            values = numbers_of(classification_metrics(logits, labels))
+            values = scalar_figures(classification_metrics(logits, labels))
             log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
-from harness.scores.calibration import decide
+from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -157,7 +157,7 @@ class Linear:
         return Scores(rows, labels, self.logits(split)[order])
 
 
-def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
+def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """Train on the training split, and measure each split of ``names_of``.
 
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
@@ -168,7 +168,7 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
     facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
     facts["seconds"] = time.process_time() - start_s
-    decision = decide(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
+    decision = fit_decision(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
     results = {}
     for name, scores in measured.items():
         predicted, chances = decision.predictions(scores.logits)

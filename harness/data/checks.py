@@ -12,7 +12,7 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
 from preprocessing.dataset.views import parts_of, read_data
@@ -38,7 +38,7 @@ def check_dataset(
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for name in part.splits for totals in part.splits[name])
         if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
-            for problem in verify(path):
+            for problem in verify_dataset(path):
                 raise DataError(problem)
     return manifest
 

@@ -15,8 +15,8 @@ from harness.inference.scorer import Engine, open_scorer
 from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.terminal import shortened
-from preprocessing.labels import as_found, typed_values
+from preprocessing.base.terminal import truncate
+from preprocessing.labels import as_found, convert_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Model:
 
     def _open(self, path: str | Path) -> None:
         self._scorer = open_scorer(path, self.engine, device=self.device)
-        self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
+        self.classes_ = convert_names(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
     def predict(self, texts: Texts) -> np.ndarray:
@@ -140,4 +140,4 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
 
 def shorten(value: object) -> str:
     """A value for a message."""
-    return shortened(repr(value), 40)
+    return truncate(repr(value), 40)

@@ -39,13 +39,13 @@ from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.processes import available_cores
 from preprocessing.base.signals import PREEMPTED, note_interrupts
 from preprocessing.base.terminal import Screen
-from preprocessing.base.untrusted import shown
+from preprocessing.base.untrusted import quote_value
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import FRAME
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
-from preprocessing.job.build import build
+from preprocessing.job.build import build_dataset
 from preprocessing.labels import as_found
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def prepare(
     given: Any = FRAME if is_frame else source
     named: dict[str, Any] = {"config": config, "output": output}
     named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
-    asked = cli.parse(PreprocessConfig, words_of(named, checked_options(options)), prog="padless.prepare")
+    asked = cli.parse(PreprocessConfig, words_of(named, check_options(options)), prog="padless.prepare")
     with temporary_folder() as folder:
-        manifest = build(asked, write_frame(source, folder) if is_frame else None)
+        manifest = build_dataset(asked, write_frame(source, folder) if is_frame else None)
     for line in lines_on_rows(manifest) if manifest else ():  # none: another share completes it
-        Screen(quiet=asked.quiet).say(line)
+        Screen(quiet=asked.quiet).print_text(line)
     return Dataset(asked.output)
 
 
@@ -118,7 +118,7 @@ def train(
     columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
     ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    keys |= checked_options(options)
+    keys |= check_options(options)
     place: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(place, str | Path)
     if is_path and not Path(place).exists():
@@ -126,7 +126,7 @@ def train(
     elif not isinstance(place, dict) and not (is_path and Path(place, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
-        own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}
+        own = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
         place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
     words = words_of({"config": config, "data": place, "run": run}, keys)
     asked = cli.parse(LaunchRecipe, words, prog="padless.train")
@@ -138,10 +138,10 @@ def train(
     return Run(asked.run)
 
 
-def checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def check_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The ``options`` of a function. Raises ``ConfigError`` for anything but keys with values."""
     if not isinstance(options, Mapping | None):
-        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {shown(options)}')
+        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(options)}')
     return options or {}
 
 
@@ -152,27 +152,27 @@ def words_of(named: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
     given = [(key, one) for key, one in named.items() if one is not None]
     for key, one in given:
         if key in ("output", "run", "config") and not isinstance(one, str | Path):
-            raise ConfigError(f"{key}: expected a path, got {shown(one)}")
+            raise ConfigError(f"{key}: expected a path, got {quote_value(one)}")
     for key, one in keys.items():
         group = one.items() if isinstance(one, Mapping) and "." not in key else [("", one)]
         given += [(f"{key}.{name}".strip("."), value) for name, value in group]
     return cli.as_words(given)
 
 
-def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
+def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
     """The keys of ``prepare``, which are taken out of those of a training."""
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
 def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
     """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
-    from harness.training.rules import processes_on_cores, resolve
+    from harness.training.rules import processes_on_cores, resolve_config
 
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
         train_here(recipe, reports=reports)
         return
-    choice = processes_on_cores(resolve(recipe).config, available_cores())
+    choice = processes_on_cores(resolve_config(recipe).config, available_cores())
     if choice.value == "1":
         train_here(recipe, choice.reason, reports=reports)
     else:
@@ -189,19 +189,19 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
         from harness.ranks.session import restore_process
     from harness.train import fit
     from harness.training import preflight
-    from harness.training.rules import resolve
+    from harness.training.rules import resolve_config
 
     if (first := preflight.pretraining(recipe)) is not None:
         train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
-    resolved = resolve(recipe)
+    resolved = resolve_config(recipe)
     config = resolved.config
     with _training, restore_process():
         if chosen is not None:
             os.environ[devices.CHOSEN] = chosen
         if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-            Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
+            Screen(quiet=config.quiet).print_text(f"{config.run} has finished already; name another run to train again")
         else:
             fit(resolved, reports=reports)
 
@@ -232,7 +232,7 @@ def pass_on(process: Popen[str]) -> str:
     return last
 
 
-def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
+def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
     if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
         raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
@@ -306,7 +306,7 @@ class Run:
         with _training, restore_process(), temporary_folder() as folder:
             named: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
             if labels is not None:
-                texts, names = paired(rows, labels, "labels")
+                texts, names = pair_labels(rows, labels, "labels")
                 rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
                 named |= {"source.text_column": "text", "source.label_column": "label"}
             elif isinstance(rows, (list, tuple)):

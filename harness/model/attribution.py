@@ -136,7 +136,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
 def read(model: Classifier, line_points: list[tuple[Line, float]]) -> None:
     """Evaluate the network at points of lines, longest texts first, and store the results in the lines."""
     device, dtype = model.head.weight.device, model.head.weight.dtype
-    batch = batch_of([line.ids for line, _ in line_points], device)
+    batch = make_batch([line.ids for line, _ in line_points], device)
     shares = torch.tensor([point for _, point in line_points], dtype=dtype, device=device)
     columns = torch.tensor([line.column for line, _ in line_points], device=device)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
@@ -151,7 +151,7 @@ def read(model: Classifier, line_points: list[tuple[Line, float]]) -> None:
         line.points[point] = (values[row], growth[: len(line.ids), row])
 
 
-def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
+def make_batch(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
     """Ids as a padded batch without labels; ``texts`` are sorted longest first."""
     ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
     return Batch.without_labels(ids, torch.tensor([len(text) for text in texts]), device)

@@ -60,7 +60,7 @@ def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, 
     return vocabulary_size * embedding + sum(layers) + head + wide
 
 
-def exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
+def count_exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
     """Number of parameters whose gradients processes add up in each step: all but the wide part's table, which is
     learned before.
     """

@@ -58,7 +58,7 @@ class Heartbeat:
         self.limit_s: float | None = None
 
     @contextmanager
-    def waiting(self, awaited: str) -> Iterator[None]:
+    def watch_wait(self, awaited: str) -> Iterator[None]:
         """Record what the block waits for; blocks may be nested."""
         self.waits.append((awaited, time.monotonic()))
         try:

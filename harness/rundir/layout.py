@@ -41,7 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import says, storing
+from preprocessing.base.atomic import says, storage_errors
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import is_lock
 from preprocessing.base.suggestions import path_suggestion
@@ -69,11 +69,11 @@ MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
-storage = partial(storing, otherwise="name another directory")
+storage = partial(storage_errors, otherwise="name another directory")
 """Turns a failure to write a path, or a file below it, into a ``UserError`` that names the file."""
 
 
-def kept_in(data: str, run: str, name: str) -> Path:
+def writable_path(data: str, run: str, name: str) -> Path:
     """``DATA/name``, or ``RUN/name`` if nothing can be written there."""
     path = Path(data, name)
     return path if os.access(path if path.exists() else data, os.W_OK) else Path(run, name)
@@ -148,7 +148,7 @@ def members(folder: str | Path) -> list[Member]:
     return sorted(runs)
 
 
-def listed(runs: Sequence[Member | Path]) -> str:
+def join_runs(runs: Sequence[Member | Path]) -> str:
     """The names of runs, for a message."""
     return ", ".join(run.name for run in runs[:MAX_LISTED]) + (", …" if len(runs) > MAX_LISTED else "")
 
@@ -160,7 +160,7 @@ def check_single(run: str | Path) -> None:
         numbers = ",".join(str(member.number) for member in runs)
         key = "--folds all" if runs[0].kind == "fold" else f"--seeds {numbers}"
         raise ConfigError(
-            f"run: {run} holds the runs {listed(runs)}; name another directory for a single run, or go on with {key}"
+            f"run: {run} holds the runs {join_runs(runs)}; name another directory for a single run, or go on with {key}"
         )
 
 
@@ -170,7 +170,7 @@ def check_many(run: str | Path, kind: Kind) -> None:
         check_directory(run)
     others = [member for member in members(run) if member.kind != kind]
     if holds_run(run) or others:
-        content = f"the runs {listed(others)}" if others else "a single run"
+        content = f"the runs {join_runs(others)}" if others else "a single run"
         raise ConfigError(f"run: {run} holds {content}; name another directory for --{kind}s")
 
 
@@ -189,5 +189,5 @@ def instead(directory: Path) -> str:
         return f"{path} is a dataset; name a run that was trained on it"
     runs = sorted(filter(holds_run, path.iterdir()))
     if runs:
-        return f"{path} is a folder of runs; name one of them: {listed(runs)}"
+        return f"{path} is a folder of runs; name one of them: {join_runs(runs)}"
     return f"{path} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
+from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 """Range of temperatures."""
@@ -35,7 +35,7 @@ class Decision:
     threshold: float = 0.5
     """Class 1 is predicted from this probability on; two classes only."""
 
-    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+    def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
 
@@ -43,11 +43,11 @@ class Decision:
         """Of logits before calibration: the predicted classes, int64 ``[rows]``, and calibrated probabilities, float64
         ``[rows, classes]``.
         """
-        calibrated = self.calibrated(logits)
-        return predicted_labels(calibrated, self.threshold), probabilities(calibrated)
+        calibrated = self.calibrate(logits)
+        return predict_labels(calibrated, self.threshold), probabilities(calibrated)
 
 
-def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
+def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
     """Fit temperature and threshold to the scores of the validation split."""
     temperature = fit_temperature(logits, labels)
     if config.threshold == "fixed" or logits.ndim > 1:

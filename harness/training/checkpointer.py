@@ -79,9 +79,9 @@ class Checkpointer:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         if copied is not None:
             device = "the device to copy a checkpoint, and with it gradients"
-            with HEARTBEAT.waiting(device) if wait else nullcontext():
+            with HEARTBEAT.watch_wait(device) if wait else nullcontext():
                 copied.synchronize()
-        with storage(checkpoint.path_of(self.run, state["step"])):
+        with storage(checkpoint.checkpoint_path(self.run, state["step"])):
             self.sync()
             checkpoint.write(self.run, state["step"], self.copies, state)
             old_steps = set(checkpoint.steps(self.run)[: -self.config.keep_last])

@@ -44,12 +44,12 @@ def choose_path(
     choice = layout_on(device, lstm.hidden_size, config.recurrence)[1]
     if config.recurrence == "auto" and device.type == "cuda":
         if first_path is None:
-            with world.together("trying the recurrent layers"):
+            with world.raise_together("trying the recurrent layers"):
                 seconds_by_path = {path: measure_path(lstm, path, precision, first_lengths(loader)) for path in CUDNN}
             return fastest_path(world.gather_objects(seconds_by_path, "the trial of the recurrent layers")) or choice
         choice = Choice(first_path, "as the run began")
     if choice.value == "fused":
-        with world.together("trying the fused kernel"):
+        with world.raise_together("trying the fused kernel"):
             check_fused(lstm, DTYPES[recurrent_dtype(precision, "cuda", "fused").value])
             try_fused(lstm, first_lengths(loader)[0], precision)
     return choice

@@ -23,7 +23,7 @@ TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "seconds")
 
 
 @dataclass
-class Counts:
+class StepCounts:
     """Counts of one rank since the last log line."""
 
     rows: int = 0
@@ -43,7 +43,7 @@ class Meter:
     def __init__(self, device: torch.device, predictions: int) -> None:
         """``predictions`` per token, for all tokens of a row but one; the loss is a mean over them. 0: over rows."""
         self.device, self.predictions = device, predictions
-        self.counts, self.loss = Counts(), torch.zeros((), device=device)
+        self.counts, self.loss = StepCounts(), torch.zeros((), device=device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
 
@@ -82,7 +82,7 @@ class Meter:
             shares = counts_by_rank
         sums = {name: sum(share[name] for share in shares) for name in counts_by_rank[0] if name != "loss"}
         loss = sum(float.fromhex(share["loss"]) for share in shares)
-        self.counts = Counts(**sums)
+        self.counts = StepCounts(**sums)
         self.counts.hash &= HASH_MASK
         self.loss = torch.tensor(loss, dtype=torch.float32, device=self.device)
 
@@ -91,16 +91,16 @@ class Meter:
         work = self.read_counts() | {
             "wait_s": self.wait_s,
             "seconds": time.perf_counter() - self.started - self.pause_s,
-            "memory_bytes": memory_bytes(self.device),
+            "memory_bytes": peak_memory_bytes(self.device),
         }
         ranks = world.gather_objects(work, "the figures of a log line")
-        self.counts, self.loss = Counts(hash=self.counts.hash), torch.zeros((), device=self.device)
+        self.counts, self.loss = StepCounts(hash=self.counts.hash), torch.zeros((), device=self.device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
-        return summarize(ranks, self.predictions)
+        return summarize_throughput(ranks, self.predictions)
 
 
-def summarize(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
+def summarize_throughput(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
     """The figures of a log line from those of each rank; ``predictions``: see ``Meter``."""
     total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
     rows, tokens = total["rows"], total["tokens"]
@@ -117,7 +117,7 @@ def summarize(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str
     }
 
 
-def memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory so far: allocated on the CUDA device, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -24,7 +24,7 @@ from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, distinct, mixed
+from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, mix_bits, sort_distinct
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
@@ -52,18 +52,18 @@ SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-def learn(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
+def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
     """Learn a wide part from labelled rows.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
     """
     summary = ""
-    with world.together("learning the linear part"):
+    with world.raise_together("learning the linear part"):
         if world.is_main:
             on_cpu = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                summary = fit(on_cpu, split, factors, tokens)
+                summary = fit_wide(on_cpu, split, factors, tokens)
             wide.load_state_dict(on_cpu.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -73,14 +73,14 @@ def learn(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[st
     return summary
 
 
-def fit(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
-    """``learn`` in this process, for a wide part on the CPU."""
+def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
+    """``learn_wide`` in this process, for a wide part on the CPU."""
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
     stride = max(1, -(-ngrams // MAX_NGRAMS), -(-len(split) * len(factors) // MAX_TARGETS))
     if wide.owners is not None:
         wide.owners.copy_(choose_owners(wide, split, stride))
     features, labels = read_features(wide, split, stride), split.column("label")[::stride]
-    buckets_pieces = count_pieces(wide, tokens if wide.owners is None else ())
+    buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power = POWER if wide.owners is None else POWER_OWNED
     weights = weigh_features(features, labels, len(factors), power)[columns]
@@ -120,14 +120,14 @@ def read_features(wide: WidePart, split: Split, stride: int) -> Any:
     """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``."""
     parts = []
     for ids, lengths in read_rows(split, stride):
-        bucket, is_first = distinct(wide.places(ids, lengths), wide.buckets)
+        bucket, is_first = sort_distinct(wide.places(ids, lengths), wide.buckets)
         ends = np.concatenate(([0], is_first.sum(1).cumsum(0).numpy()))
         entries = np.ones(ends[-1]), bucket[is_first].to(torch.int32).numpy(), ends
         parts.append(sparse.csr_matrix(entries, (len(ids), wide.buckets)))
     return sparse.vstack(parts, "csr")
 
 
-def count_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
+def count_bucket_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
     """How often the words of each bucket have each piece, as scipy's CSR ``[buckets, PIECE_BUCKETS]``."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -238,11 +238,11 @@ def choose_owners(wide: WidePart, split: Split, stride: int) -> torch.Tensor:
     sketch = torch.zeros(2, slots, dtype=torch.int32)
 
     def slots_of(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
+        return [(sketch[0], key >> shift), (sketch[1], mix_bits(key ^ MASK) >> shift)]
 
     def read_keys() -> Iterator[torch.Tensor]:
         for ids, lengths in read_rows(split, stride):
-            key, first = distinct(wide.keys(ids, lengths), NONE)
+            key, first = sort_distinct(wide.keys(ids, lengths), NONE)
             yield key[first]
 
     for key in read_keys():

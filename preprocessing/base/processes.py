@@ -86,7 +86,7 @@ def describe_holder(file: IO[Any]) -> str:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
+def lock_file(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``, created if missing, while the block runs.
 
     Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.

@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base class for the content of a JSON file: immutable; unknown keys are refused."""
 
 
-def typed(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
+def convert_json(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
     """Build ``kind`` from JSON values. Unknown keys of a ``Record`` are refused, others left out.
 
     Raises ``DataError``: ``where``, what is expected at which key (``$.a.b``), ``mend``.
@@ -55,7 +55,7 @@ def typed(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
     return built
 
 
-def fits(kind: Any, content: Any) -> bool:
+def fits_schema(kind: Any, content: Any) -> bool:
     """Whether JSON values match ``kind``; a ``TypedDict`` may have further keys."""
     try:
         msgspec.convert(content, kind)

@@ -88,7 +88,7 @@ def markdown_code(text: str) -> str:
     return f"`{code}`"
 
 
-def tell(sentence: str) -> None:
+def print_stderr(sentence: str) -> None:
     """Print one line on stderr."""
     Screen(errors=True).write([plain_line(public_sentence(sentence))])
 
@@ -97,7 +97,7 @@ class Guarded:
     """A text stream that escapes control characters and characters that its encoding lacks.
 
     Files and pipes get the same text as a terminal, since people read logs in one. JSON keeps its meaning; for another
-    format, write to the ``bare`` stream.
+    format, write to the ``unguarded`` stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -120,7 +120,7 @@ def escape_for_stream(text: str, stream: TextIO) -> str:
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def bare(stream: TextIO) -> TextIO:
+def unguarded(stream: TextIO) -> TextIO:
     """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
 
@@ -145,7 +145,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """``1 window``, ``12 windows``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
@@ -173,7 +173,7 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
-def shortened(text: str, max_cells: int) -> str:
+def truncate(text: str, max_cells: int) -> str:
     """``text`` on one line with single blanks, cut to ``max_cells`` with an ellipsis."""
     from rich.text import Text
 
@@ -270,7 +270,7 @@ class Screen:
     @property
     def stream(self) -> TextIO:
         """The stream for output."""
-        return bare(self.replacement or (sys.stderr if self.errors else sys.stdout))
+        return unguarded(self.replacement or (sys.stderr if self.errors else sys.stdout))
 
     @property
     def is_live(self) -> bool:
@@ -282,7 +282,7 @@ class Screen:
         """Columns of a table."""
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
-    def say(self, text: str, tone: Tone = "") -> None:
+    def print_text(self, text: str, tone: Tone = "") -> None:
         """Print a sentence, wrap_text."""
         self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 

@@ -108,7 +108,7 @@ def prefix(address: str, path: str) -> str:
     return address.removesuffix(path) if address.endswith(path) else ""
 
 
-def find(address: str) -> list[str]:
+def find_files(address: str) -> list[str]:
     """The files of an address: itself, or the sorted matches of its glob.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name

@@ -92,7 +92,7 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
         elif address == FRAME and frame:
             yield File(frame, FRAME, "parquet", split, source, splits)
         else:
-            for path in addresses.find(address):
+            for path in addresses.find_files(address):
                 file = File(addresses.absolute(path), public(path), source.format, split, source, splits)
                 yield replace(file, format=format_of(file, path))
 

@@ -29,12 +29,12 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
+from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_json
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
-from preprocessing.labels import LabelType, fits
+from preprocessing.labels import LabelType, fits_label_type
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -190,7 +190,7 @@ def write_shard(
                 writer.write_batch(batch)
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
-        with arrays.mapped(temporary) as file:
+        with arrays.map_file(temporary) as file:
             content = memoryview(file.read_buffer())
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
         digest, *hashes = (hashlib.sha256(content[part]).hexdigest() for part in parts)
@@ -239,7 +239,7 @@ class Shard:
         self.path = Path(root, info.path)
         check_size(self.path, info.bytes)
         try:
-            with arrays.mapped(self.path) as file:
+            with arrays.map_file(self.path) as file:
                 buffer = file.read_buffer()
             layout, batches = arrays.record_batches(pa.BufferReader(buffer))
             num_full, last_rows = divmod(info.rows, block_rows)
@@ -328,14 +328,14 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    manifest: Manifest = typed(Manifest, content, path, REBUILD)
+    manifest: Manifest = convert_json(Manifest, content, path, REBUILD)
     for description in (manifest.statistics, manifest.provenance):
-        typed(DescriptiveKeys, description, path, REBUILD)
+        convert_json(DescriptiveKeys, description, path, REBUILD)
     parts = [part for name in manifest.splits for part in manifest.splits[name]]
     histograms = [(part.rows, rows_by) for part in parts for rows_by in (part.widths, part.lengths, part.labels)]
     is_consistent = all(sum(rows_by.values()) == rows for rows, rows_by in histograms)
     is_distinct = len({*manifest.labels}) == len(manifest.labels)
-    if not (is_consistent and is_distinct and fits(manifest.labels, manifest.label_type)):
+    if not (is_consistent and is_distinct and fits_label_type(manifest.labels, manifest.label_type)):
         raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import is_lock, locked
+from preprocessing.base.processes import is_lock, lock_file
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import addresses
@@ -35,7 +35,7 @@ SHARE_LOCK_S = 5.0
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
 DATASET_FILES = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
-storing_output = partial(storing, otherwise="name another directory with --output")
+storing_output = partial(storage_errors, otherwise="name another directory with --output")
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -45,7 +45,7 @@ def building_path(target: Path) -> Path:
 
 
 @contextmanager
-def claim(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
+def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     """Lock the output, and finish or remove what an interrupted run left.
 
     Gives the directory to write in and the dataset's final directory; they differ if an older dataset is replaced.
@@ -94,7 +94,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
         is_new, is_shared = not root.exists(), share.count > 1
         if is_shared:
             make_work(root)
-        with locked(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
+        with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
             try:
                 yield
             except BaseException:
@@ -106,7 +106,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
 def check_shares(work: Path, settings: Any) -> None:
     """Raise ``ConfigError`` if another share works below ``work`` with other settings (a value of JSON)."""
     path, text = work / "shares.json", json.dumps(settings, sort_keys=True)
-    temporary = atomic.unfinished(path)
+    temporary = atomic.temporary_path(path)
     temporary.write_text(text)
     with suppress(FileExistsError):  # another share was first
         os.link(temporary, path)

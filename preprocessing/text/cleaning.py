@@ -192,7 +192,7 @@ def encode(text: str) -> bytes:
         return _SURROGATE.sub("\ufffd", text).encode()
 
 
-def prepare(text: str, spec: TextSpec) -> str:
+def clean_text(text: str, spec: TextSpec) -> str:
     """The text without markup, normalized and in lower case, as ``spec`` has it."""
     text = normalize(clean(text) if spec.html else text, spec)
     return nfc(text.lower()) if spec.lowercase else text

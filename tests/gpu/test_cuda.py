@@ -26,7 +26,7 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
-from harness.training.wide import learn
+from harness.training.wide import learn_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import CPU, loader_of
 from tests.checkpoints import state_of
@@ -88,9 +88,9 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
         rows = {}
         for step in make_loader(reviews, layout, device, prepare).steps(0):
             for batch in step.micro_batches:
-                ids = batch.widened().cpu()
+                ids = batch.widen_ids().cpu()
                 largest.append(int(ids.max()))
-                sent = [batch.labels, batch.masks.unknown, *batch.masks.keep.values()]
+                sent = [batch.labels, batch.masks.unknown_tokens, *batch.masks.keep.values()]
                 sent += [] if batch.index is None else [getattr(batch.index, name) for name in PLACES]
                 rows[tuple(batch.rows.tolist())] = (ids.tolist(), batch.lengths.tolist(), *(x.tolist() for x in sent))
         arrived.append(rows)
@@ -105,7 +105,7 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
     split, tokens = split_of(dataset), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
-        learn(wide, split, np.ones(2), tokens, World())
+        learn_wide(wide, split, np.ones(2), tokens, World())
         assert float(wide.table.abs().max()) > 0.1
         said.append(
             [
@@ -142,7 +142,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         saver.save(tensors, state_of(whole.step, trainer=values), wait=True)
         expected = floats(train(whole, steps, STEPS))
         resumed = make_trainer(config, session)
-        resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, STEPS)))
+        resumed.load(checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, STEPS)))
         resumed.model.train()
         assert resumed.step == STEPS
         actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
@@ -214,7 +214,7 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
         tensors, values = trainer.state()
         saver.save(tensors, state_of(trainer.step, trainer=values), wait=True)
         assert all(copy.is_pinned() == ON_CUDA for named in saver.copies.values() for copy in named.values())
-        written = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        written = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, trainer.step))
         for file, named in tensors.items():
             for name, tensor in named.items():
                 assert torch.equal(written.tensors(file)[name], tensor.cpu())

@@ -151,7 +151,7 @@ NAMES = [*WAITS, "the gradients of step 7"]
 
 
 def agree_on(world: World, what: str) -> None:
-    with world.together(what):
+    with world.raise_together(what):
         pass
 
 
@@ -175,7 +175,7 @@ def all_waits_at_once(limit_s: int, meanwhile: Callable[[Path], None], met: str)
 
         def learn(world: World) -> None:
             step = Batch(torch.tensor([[2, 3]]), torch.tensor([2]), torch.tensor([1]), np.array([0]))
-            with world.waiting("the gradients of step 7"):
+            with world.watch_wait("the gradients of step 7"):
                 session.accelerator.backward(network(step).sum())
 
         waits = {**WAITS, "the gradients of step 7": learn}
@@ -228,7 +228,7 @@ def end_a_session(way: str, folder: Path) -> None:
             session.world.gather_objects(None, "the other one")
             if way == "alone" and rank == 1:
                 raise KeyError("mood")
-            with session.world.together("a block"):
+            with session.world.raise_together("a block"):
                 if way == "agreed" and rank == 1:
                     raise ConfigError("no such key")
         return 0
@@ -270,12 +270,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit."""
     rank = int(os.environ["RANK"])
-    calls, measure = itertools.count(1), training_run.measure
+    calls, measure = itertools.count(1), training_run.measure_objective
 
     def own(*words: Any, **options: Any) -> dict[str, Any]:
         return measure(*words, **options) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    training_run.measure = own
+    training_run.measure_objective = own
 
 
 @pytest.mark.processes

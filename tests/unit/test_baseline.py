@@ -17,8 +17,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from harness.baseline import linear, results
-from harness.baseline.linear import Linear, measure
-from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare, read_results
+from harness.baseline.linear import Linear, measure_linear
+from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
 from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import compare_linear
@@ -76,7 +76,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     train, test = (split_of(data, name) for name in ("train", "test"))
     plain = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = plain.fit_transform(texts_of(data, train)), train.column("label")
-    learned, found = Linear.learn(data, manifest), measure(data, manifest)
+    learned, found = Linear.learn(data, manifest), measure_linear(data, manifest)
     assert len(learned.ngrams) == len(plain.vocabulary_)
     assert found["validation"][0]["temperature"] == found["test"][0]["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
@@ -134,7 +134,7 @@ def beside(folder: Path, network: np.ndarray, linear_model: np.ndarray, split: s
     """The comparison of both on the same rows."""
     measured = Measured(split, stand(folder / "run", split, network), folder / "run")
     place = folder / "data" / "baseline"
-    found = compare(measured, place, {split: stand(place, split, linear_model)})
+    found = compare_with_run(measured, place, {split: stand(place, split, linear_model)})
     return found
 
 
@@ -166,7 +166,7 @@ class Heard(Sink):
         self.lines: list[str] = []
         self.summaries: dict[str, Any] = {}
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         self.lines.append(text)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:

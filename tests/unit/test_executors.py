@@ -74,7 +74,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     def made(key: str = "k") -> list[int]:
         with engine.show_progress("square", 60, quiet=False) as progress:
-            done = dict(engine.run(squares(tmp_path, key), workers, progress))
+            done = dict(engine.run_parts(squares(tmp_path, key), workers, progress))
         assert {part.number: found for part, found in done.items()} == {number: Number(number) for number in range(6)}
         return sorted(part.number for part in done if part in new)
 

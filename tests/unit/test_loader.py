@@ -81,7 +81,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
             packed = pack_padded_sequence(padded, batch.lengths, batch_first=True)
             padded = packed.data
             assert torch.equal(batch.batch_sizes, packed.batch_sizes)
-        assert torch.equal(batch.widened(), padded)
+        assert torch.equal(batch.widen_ids(), padded)
         seen += batch.rows.tolist()
     assert sorted(seen) == list(range(120))
 

@@ -164,7 +164,7 @@ def test_passwords_and_tokens_of_addresses_are_cut(address: str, expected: str) 
 )
 def test_errors_of_drivers_repeat_no_password(said: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(DataError(said)) == expected
-    terminal.tell(said)
+    terminal.print_stderr(said)
     assert unwrapped(capsys.readouterr().err) == f"{expected}\n"
 
 

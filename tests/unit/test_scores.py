@@ -24,7 +24,7 @@ from harness.scores.calibration import (
     fit_temperature,
 )
 from harness.scores.figures import Scores, figures
-from harness.scores.intervals import of_difference, spread
+from harness.scores.intervals import difference_interval, spread
 from harness.scores.metrics import (
     classification_metrics,
     confusion_of,
@@ -32,7 +32,7 @@ from harness.scores.metrics import (
     log_loss_per_row,
     mistakes_to_show,
     per_class,
-    predicted_labels,
+    predict_labels,
     probabilities,
 )
 from harness.scores.tables import majority, never_found
@@ -66,7 +66,7 @@ def test_metrics_are_those_of_scikit_learn(classes: int, threshold: float, ties:
     chances, average = probabilities(logits), "binary" if classes == 2 else "macro"
     predicted = (chances[:, 1] >= threshold).astype(int) if classes == 2 else logits.argmax(1)
     values = classification_metrics(logits, labels, predicted)
-    assert np.array_equal(predicted_labels(logits, threshold), predicted)
+    assert np.array_equal(predict_labels(logits, threshold), predicted)
     scores, each = (chances[:, 1], labels) if classes == 2 else (chances, np.eye(classes)[labels])
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
@@ -240,7 +240,7 @@ def test_intervals_of_a_difference_cover() -> None:
     for _ in range(400):
         kinds = random.choice(4, 90, p=[0.7, 0.12, 0.1, 0.08])
         first, second = np.isin(kinds, [0, 1]), np.isin(kinds, [0, 2])
-        low, high = of_difference(first, second)
+        low, high = difference_interval(first, second)
         assert low <= first.mean() - second.mean() <= high
         hits += low <= 0.02 <= high
     assert 360 <= hits <= 394, hits
