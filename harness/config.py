@@ -308,15 +308,15 @@ class RunConfig:
             parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
             vars(self).update(run=f"runs/{'-'.join(parts)}", is_unnamed=True)
         epochs, patience = self.epochs, self.patience
-        below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
-        require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
+        is_in_range = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
+        require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
         require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 
     @property
     def initial_weights(self) -> str | None:
         """Run or bundle that the weights come from: init.weights, or the language model of init.pretrain."""
-        own = self.task == CLASSIFIER and self.init.pretrain
-        return self.init.weights or (f"{self.run}-pretrained" if own else None)
+        pretrains = self.task == CLASSIFIER and self.init.pretrain
+        return self.init.weights or (f"{self.run}-pretrained" if pretrains else None)
 
     @property
     def max_time_s(self) -> float | None:
@@ -332,8 +332,8 @@ def seconds(text: str | None) -> float | None:
     match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:
         return None
-    hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + rest or None
+    hours, minutes, clock_seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + clock_seconds or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +359,7 @@ class LaunchRecipe(RunConfig):
     @property
     def recipe(self) -> RunConfig:
         """The configuration of one training."""
-        return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
+        return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
 
 
 def to_dict(config: Any) -> dict[str, Any]:

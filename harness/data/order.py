@@ -166,8 +166,8 @@ class Order:
     def _compute_window(self, epoch: int, number: int) -> Window:
         places_by_block, block_numbers, pieces = [], [], []
         offset = 0
-        for piece, stretch in self.pieces(epoch, number):
-            pieces.append(piece)
+        for piece_steps, stretch in self.pieces(epoch, number):
+            pieces.append(piece_steps)
             for block, rows_in_block in stretch:
                 places_by_block.append(offset + rows_in_block)
                 block_numbers.append(block)

@@ -24,7 +24,7 @@ from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import printable, truncate
+from preprocessing.base.terminal import printable, shorten_line
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -159,7 +159,7 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     """
     labels, temperature = bundle.labels, bundle.decision.temperature
     if label not in (None, *labels):
-        names = truncate(", ".join(labels), MAX_LIST_WIDTH)
+        names = shorten_line(", ".join(labels), MAX_LIST_WIDTH)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {names}")
     encoded = bundle.encoder(texts)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])

@@ -15,7 +15,7 @@ from harness.inference.scorer import Engine, open_scorer
 from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.terminal import truncate
+from preprocessing.base.terminal import shorten_line
 from preprocessing.labels import as_found, convert_names
 
 if TYPE_CHECKING:
@@ -140,4 +140,4 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
 
 def shorten(value: object) -> str:
     """A value for a message."""
-    return truncate(repr(value), 40)
+    return shorten_line(repr(value), 40)

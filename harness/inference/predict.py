@@ -40,7 +40,7 @@ from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.processes import available_cores, lock_file
 from preprocessing.base.signals import COMMAND
-from preprocessing.base.terminal import Screen, cells, percent, plain_line, print_stderr, truncate
+from preprocessing.base.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
@@ -130,7 +130,7 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         label = as_found(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
         head += "(no known word)  " if unknown_share == 1 else ""
-        screen.write([head + truncate(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
+        screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
 
 

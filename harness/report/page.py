@@ -49,7 +49,15 @@ from preprocessing.base.errors import require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import count_noun, duration, print_stderr, printable, public, public_values, truncate
+from preprocessing.base.terminal import (
+    count_noun,
+    duration,
+    print_stderr,
+    printable,
+    public,
+    public_values,
+    shorten_line,
+)
 from preprocessing.config import Names
 
 FOLDER = Path(__file__).parent
@@ -250,7 +258,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
     "parts_of_name": re.compile(r"(?<=[_/.:])").split,
-    "quoted": lambda place: shlex.quote(str(place)),
+    "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
@@ -301,7 +309,7 @@ def draw(
         if is_diagonal:
             axes.axline((0, 0), slope=1, color="gray", linestyle=":")
         for position, name, x, y in lines:
-            label = truncate(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
+            label = shorten_line(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
             style = "." + ("--" if position // NUM_COLOURS % 2 else "-")
             axes.plot(x, y, style, color=f"C{position % NUM_COLOURS}", label=label, markersize=3)
         if len(lines) > 1:

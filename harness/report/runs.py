@@ -96,7 +96,7 @@ class RunFacts:
         return list(self.manifest.labels) if self.manifest is not None else []
 
     @property
-    def selected(self) -> str:
+    def deciding_figure(self) -> str:
         """The figure that chose the best weights; always the loss for a pretraining."""
         select = "loss" if self.config.get("task") == LANGUAGE_MODEL else str(self.config.get("select"))
         return CHOSEN_BY.get(select, "accuracy")
@@ -152,7 +152,7 @@ def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Mani
 
 def ranking_figure(runs: Sequence[RunFacts]) -> str:
     """The figure to rank runs by: the common figure of ``select``, else the accuracy."""
-    figures = {run.selected for run in runs}
+    figures = {run.deciding_figure for run in runs}
     return figures.pop() if len(figures) == 1 else "accuracy"
 
 

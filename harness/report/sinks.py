@@ -42,9 +42,9 @@ class ReportSink(Sink):
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
 
-    def __init__(self, config: RunConfig, others: Sink) -> None:
-        """The figures go to ``others``, which must be closed after this sink."""
-        self.config, self.others = config, others
+    def __init__(self, config: RunConfig, target: Sink) -> None:
+        """The figures go to ``target``, which must be closed after this sink."""
+        self.config, self.target = config, target
         self.fit: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
@@ -66,7 +66,7 @@ class ReportSink(Sink):
         is_finished = ending.state == "finished"
         if self.fit is not None:
             if is_finished and self.fit.poll() is None:
-                self.others.print_text(
+                self.target.print_text(
                     f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)"
                 )
                 until = time.monotonic() + END_S
@@ -88,6 +88,6 @@ class ReportSink(Sink):
             return
         if comparison is not None:
             accuracy, difference = comparison.linear["accuracy"], comparison.difference
-            self.others.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
             bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
-            self.others.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})
+            self.target.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})

@@ -168,9 +168,9 @@ def check_many(run: str | Path, kind: Kind) -> None:
     """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs, or files but no run."""
     if not any(is_own(path) for name in KINDS for path in Path(run).glob(f"{name}-*")):
         check_directory(run)
-    others = [member for member in members(run) if member.kind != kind]
-    if holds_run(run) or others:
-        content = f"the runs {join_runs(others)}" if others else "a single run"
+    other_runs = [member for member in members(run) if member.kind != kind]
+    if holds_run(run) or other_runs:
+        content = f"the runs {join_runs(other_runs)}" if other_runs else "a single run"
         raise ConfigError(f"run: {run} holds {content}; name another directory for --{kind}s")
 
 

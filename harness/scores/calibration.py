@@ -72,7 +72,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(fitted.x) if math.isfinite(fitted.fun) else 1.0
 
 
-def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+def log_loss_at_best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean log loss at the fitted temperature.
 
     Comparing two models by it needs far fewer rows than by accuracy, and does not penalise overconfidence.
@@ -92,7 +92,7 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
 
     def cost(share: float) -> float:
         distance = math.log2(max(share, MIN_SHARE) / USUAL_SHARE)
-        return calibrated_log_loss(network + share * wide, labels) + distance**2 / len(labels)
+        return log_loss_at_best_temperature(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)
 

@@ -19,7 +19,7 @@ from harness.scores.metrics import (
     predict_labels,
     reliability,
 )
-from preprocessing.base.terminal import truncate
+from preprocessing.base.terminal import shorten_line
 
 MAX_NAME_CELLS = 24
 
@@ -54,7 +54,7 @@ def title_of(key: str, labels: Sequence[str]) -> str:
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title
-    return f"F1 of {truncate(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
+    return f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
 
 
 @dataclass(frozen=True)

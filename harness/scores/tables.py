@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import largest_confusions, worst_first
-from preprocessing.base.terminal import WIDTH, Column, Screen, percent, table, truncate
+from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shorten_line, table
 
 MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
@@ -68,7 +68,12 @@ def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[st
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
         rows.append(
-            {"label": truncate(entry["label"], MAX_LABEL_CELLS), "rows": f"{entry['rows']:,}", "share": share, **row}
+            {
+                "label": shorten_line(entry["label"], MAX_LABEL_CELLS),
+                "rows": f"{entry['rows']:,}",
+                "share": share,
+                **row,
+            }
         )
     more = [f"… the {MAX_CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > MAX_CLASSES else []
     return table(CLASS_COLUMNS, rows, width) + more
@@ -113,7 +118,7 @@ def confusion_table(values: Mapping[str, Any]) -> list[str]:
     if not largest:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
-    names = [truncate(name, MAX_LABEL_CELLS) for name in names]
+    names = [shorten_line(name, MAX_LABEL_CELLS) for name in names]
     rows = [
         {"true": names[label], "predicted": names[predicted], "rows": f"{count:,}"}
         for label, predicted, count in largest

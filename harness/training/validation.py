@@ -24,7 +24,7 @@ from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX, read_info
 from harness.rundir.layout import BUNDLE, storage
 from harness.rundir.metrics_log import jsonable
-from harness.scores.calibration import Decision, calibrated_log_loss, choose_share, fit_decision
+from harness.scores.calibration import Decision, choose_share, fit_decision, log_loss_at_best_temperature
 from harness.scores.figures import CHOSEN_BY, Scores
 from harness.scores.metrics import classification_metrics
 from preprocessing.dataset.shards import Manifest
@@ -99,7 +99,7 @@ def measure_objective(
     scores = score_classifier(objective, loader, world, pause)
     figures = classification_metrics(scores.logits, scores.labels)
     if config.select == "calibrated":
-        figures["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
+        figures["calibrated_log_loss"] = log_loss_at_best_temperature(scores.logits, scores.labels)
     return figures, partial(fit_decision, scores.logits, scores.labels, config.evaluation)
 
 

@@ -222,7 +222,7 @@ def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> st
 def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
-    keys = [dashes + other for other in options if other.startswith(f"{name}.")]
+    keys = [dashes + option for option in options if option.startswith(f"{name}.")]
     hint = f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
     return hint + getattr(config_class, "HINT", "")
 

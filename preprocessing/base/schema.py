@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base class for the content of a JSON file: immutable; unknown keys are refused."""
 
 
-def convert_json(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
+def convert_json(kind: type[T] | Any, content: Any, origin: str, hint: str) -> T:
     """Build ``kind`` from JSON values. Unknown keys of a ``Record`` are refused, others left out.
 
     Raises ``DataError``: ``where``, what is expected at which key (``$.a.b``), ``mend``.
@@ -51,7 +51,7 @@ def convert_json(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
     try:
         built: T = msgspec.convert(content, kind)
     except (msgspec.ValidationError, ConfigError) as error:
-        raise DataError(f"{where}: {error}; {mend}") from None
+        raise DataError(f"{origin}: {error}; {hint}") from None
     return built
 
 

@@ -21,7 +21,7 @@ from preprocessing.base.arrays import unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0, Name
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import count_noun, plain_line, print_stderr, printable, public, truncate
+from preprocessing.base.terminal import count_noun, plain_line, print_stderr, printable, public, shorten_line
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -146,7 +146,7 @@ def sample_rows(split: Split, vocabulary: Vocabulary, max_rows: int) -> list[dic
     batch = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])
     rows: list[dict[str, Any]] = batch[:max_rows].to_pylist()
     for row in rows:
-        row["text"] = truncate(row["text"], MAX_SAMPLE_CHARACTERS)
+        row["text"] = shorten_line(row["text"], MAX_SAMPLE_CHARACTERS)
     return rows
 
 
@@ -194,7 +194,7 @@ def rows_in_words(manifest: Manifest) -> str:
 def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     """Lines on the classes, and on those too small for a split."""
     splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
-    names = [truncate(name, MAX_CLASS_CELLS) for name in manifest.labels]
+    names = [shorten_line(name, MAX_CLASS_CELLS) for name in manifest.labels]
     totals = Counter[int]()
     for split in splits:
         totals.update(split)

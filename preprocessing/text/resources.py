@@ -2,8 +2,8 @@
 """The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
 :func:`resolve_pipeline` records the stop words and versions that a :class:`TextSpec` refers to here.
-:func:`verify_resources` checks, perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes
-have no internet, and a silent fallback would change results.
+:func:`verify_resources` checks, perhaps on another machine, that a pipeline still gives the same tokens. Nothing is
+downloaded: compute nodes have no internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Tokenizer:
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
         for batch in _slice_texts(_as_array(texts), ROUND_TEXTS, ROUND_BYTES):
-            pieces = [self._rules.split(piece) for piece in _slice_texts(batch, PIECE_TEXTS, PIECE_BYTES)]
+            pieces = [self._rules.split(text_slice) for text_slice in _slice_texts(batch, PIECE_TEXTS, PIECE_BYTES)]
             encoded = pa.concat_arrays([surfaces for surfaces, _ in pieces]).dictionary_encode()
             surface_codes = self._encode_surfaces(encoded.dictionary.cast(pa.binary()).to_pylist())
             token_codes, rows, growth = self._expand_sequences(surface_codes.take(encoded.indices.to_numpy()))

@@ -129,8 +129,8 @@ def freeze_pieces(counts: TokenCounts, min_count: int, max_size: int) -> Vocabul
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     words = chain.from_iterable(repeat(_WORD_START + word, count) for word, count in word_counts)
     model.train_from_iterator(words, trainer)
-    pieces = [CONTINUATION + piece for piece in sorted(model.get_vocab())]
-    pieces = [piece.removeprefix(CONTINUATION + _WORD_START) for piece in pieces]
+    pieces = [CONTINUATION + entry for entry in sorted(model.get_vocab())]
+    pieces = [entry.removeprefix(CONTINUATION + _WORD_START) for entry in pieces]
     tokens = pa.array([*RESERVED, *filter(None, pieces)], pa.large_string())
     vocabulary, previous_size = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
     while len(vocabulary) != previous_size:
@@ -143,8 +143,8 @@ def count_pieces(counts: TokenCounts, vocabulary: Vocabulary) -> TokenCounts:
     """The counts of the pieces of words with these ``counts``."""
     pieces = Counter[str]()
     for word, count in zip(counts.types.to_pylist(), counts.counts.tolist(), strict=True):
-        for piece in vocabulary.pieces(word):
-            pieces[piece] += count
+        for word_piece in vocabulary.pieces(word):
+            pieces[word_piece] += count
     return TokenCounts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
 
 

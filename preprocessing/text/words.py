@@ -146,8 +146,11 @@ def _classify_bytes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kinds = (data != 0).astype(np.uint8)  # _WORD or _SEPARATOR
     positions = np.flatnonzero((data - 1 < ord("0") - 1) | (data == ord("?")))  # all signs that the tables keep
     signs = data.take(positions)
-    left, right = _LEFT_JOINTS.take(data.take(positions - 1)), _RIGHT_JOINTS.take(data.take(positions + 1))
-    is_joint = (left & _JOINTS.take(signs) & right) != 0
+    left_joints, right_joints = (
+        _LEFT_JOINTS.take(data.take(positions - 1)),
+        _RIGHT_JOINTS.take(data.take(positions + 1)),
+    )
+    is_joint = (left_joints & _JOINTS.take(signs) & right_joints) != 0
     kinds[positions] = np.where((signs == ord("!")) | (signs == ord("?")), _SIGN, is_joint)
     return kinds, _classify_characters(data, kinds)
 

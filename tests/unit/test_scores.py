@@ -18,10 +18,10 @@ from harness.scores.calibration import (
     SHARES,
     USUAL_SHARE,
     Decision,
-    calibrated_log_loss,
     choose_share,
     choose_threshold,
     fit_temperature,
+    log_loss_at_best_temperature,
 )
 from harness.scores.figures import Scores, figures
 from harness.scores.intervals import difference_interval, spread
@@ -157,7 +157,7 @@ def test_few_rows_without_a_serious_error_leave_probabilities_near_the_raw_ones(
     assert log_loss_per_row(wrong, labels).mean() == pytest.approx(0.0031, abs=1e-4)
     assert 0.4 < fit_temperature(perfect, labels) < 0.8
     assert 0.8 < fit_temperature(wrong, labels) < 1.1
-    assert calibrated_log_loss(perfect, labels) < calibrated_log_loss(wrong, labels) / 2
+    assert log_loss_at_best_temperature(perfect, labels) < log_loss_at_best_temperature(wrong, labels) / 2
     many = np.arange(9000) % 3
     assert fit_temperature(5.05 * np.eye(3)[many], many) < fit_temperature(perfect, labels)
 
@@ -201,7 +201,7 @@ def test_the_share_of_a_part_is_the_one_with_the_lowest_loss_unless_the_rows_are
     labels = np.arange(4000) % 4
     network, other = np.eye(4)[labels] + np.random.default_rng(0).normal(size=(2, 4000, 4))
     chosen = choose_share(network, other / 5, labels)  # knows as much, less loudly
-    losses = {share: calibrated_log_loss(network + share * other / 5, labels) for share in SHARES}
+    losses = {share: log_loss_at_best_temperature(network + share * other / 5, labels) for share in SHARES}
     assert losses[chosen] == min(losses.values())
     assert chosen > 4
     few = slice(0, 6)
