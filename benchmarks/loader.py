@@ -105,8 +105,9 @@ def numpy_copy(split: Split, batch: int) -> Epoch:
 def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
     """The usual PyTorch code, over one array of all rows in memory, of the same size in a dtype of torch."""
     ids = np.concatenate([block.ids for block in split.blocks]).view(np.int16)
-    facts = (np.concatenate([getattr(block, name) for block in split.blocks]) for name in ("length", "label"))
-    dataset = TensorDataset(*map(torch.from_numpy, (ids, *(column.astype(np.int64) for column in facts))))
+    lengths = np.concatenate([block.length for block in split.blocks]).astype(np.int64)
+    labels = np.concatenate([block.label for block in split.blocks]).astype(np.int64)
+    dataset = TensorDataset(*map(torch.from_numpy, (ids, lengths, labels)))
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     batches: DataLoader = DataLoader(dataset, batch, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
     return lambda: iter(batches)

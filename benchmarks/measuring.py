@@ -127,14 +127,16 @@ def result(unit: str, values: Mapping[str, float], **more: Any) -> dict[str, Any
 def machine() -> dict[str, Any]:
     """Facts of the machine of the measurement."""
     torch, cpus = sys.modules.get("torch"), Path("/proc/cpuinfo")
-    names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")] if cpus.exists() else []
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    versions = {name: installed_version(name) for name in PACKAGES}
     return {
-        "processor": names[0].partition(": ")[2] if names else platform.machine(),
+        "processor": (names or [platform.machine()])[0],
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads() if torch else 1,
         "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := installed_version(name))},
+        **{name: version for name, version in versions.items() if version},
     }
 
 

@@ -196,15 +196,14 @@ def nb_svm(learned: pd.DataFrame, measured: pd.DataFrame, _: int) -> Any:
 def fasttext(learned: pd.DataFrame, measured: pd.DataFrame, threads: int) -> Any:
     """fastText's classifier with words and pairs, 10 numbers each (Joulin and others 2016), 10 epochs."""
     classes, numbers = np.unique(learned["label"], return_inverse=True)
-    train_texts, new = (
-        [" ".join(re.findall(WORDS, text.lower())) for text in rows["text"]] for rows in (learned, measured)
-    )
+    train_texts = [" ".join(re.findall(WORDS, text.lower())) for text in learned["text"]]
+    test_texts = [" ".join(re.findall(WORDS, text.lower())) for text in measured["text"]]
     with atomic.temporary_folder() as folder:
         lines = (f"__label__{number} {text}\n" for number, text in zip(numbers, train_texts, strict=True))
         (folder / "rows").write_text("".join(lines), encoding="utf-8")
         options = {"dim": 10, "wordNgrams": 2, "epoch": 10, "lr": 0.5, "thread": threads, "verbose": 0}
         model = peer_module("fasttext").train_supervised(str(folder / "rows"), **options)
-    return classes[[int(name.removeprefix("__label__")) for (name,) in model.predict(new)[0]]]
+    return classes[[int(name.removeprefix("__label__")) for (name,) in model.predict(test_texts)[0]]]
 
 
 PEERS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, int], Any]] = {

@@ -146,9 +146,10 @@ class Loop:
         manifest = read_manifest(config.data)
         split = Split(config.data, manifest, TRAIN)
         step = -(-len(split) // 16_384)
-        parts = [[column[::step] for column in (block.ids, block.length, block.label)] for block in split.blocks]
-        whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids, _, _ in parts]
-        lengths, labels = (np.concatenate(column) for column in list(zip(*parts, strict=True))[1:])
+        ids_by_block = [block.ids[::step] for block in split.blocks]
+        whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids in ids_by_block]
+        lengths = np.concatenate([block.length[::step] for block in split.blocks])
+        labels = np.concatenate([block.label[::step] for block in split.blocks])
         self.ids = torch.from_numpy(np.concatenate(whole_ids).astype(np.int64)).to(device)
         self.lengths = torch.from_numpy(lengths.astype(np.int64))
         self.labels = torch.from_numpy((labels > 0).astype(np.float32)).to(device)

@@ -97,7 +97,8 @@ def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], th
     rows = {name: count for name, count in rows_by_class.items() if count}
     if len(rows) < 2 or weights or threshold != "fixed":
         return None
-    smallest, largest = min(rows, key=lambda name: rows[name]), max(rows, key=lambda name: rows[name])
+    smallest = min(rows, key=lambda name: rows[name])
+    largest = max(rows, key=lambda name: rows[name])
     if rows[largest] < MAX_ROWS_RATIO * rows[smallest]:
         return None
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]

@@ -73,8 +73,8 @@ class Assembler:
         assert not ((first - base) % self.dtype.itemsize).any()
         self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=self.dtype)
         self.slices: dict[int, torch.Tensor] = {}
-        columns = [[getattr(block, name) for block in blocks] for name in ("label", "row")]
-        label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        label = np.concatenate([block.label for block in blocks]).take(places).astype(np.int64, copy=False)
+        row = np.concatenate([block.row for block in blocks]).take(places).astype(np.int64, copy=False)
         length = share.lengths
         rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
         width = np.repeat(widths, rows_of_block).take(places)

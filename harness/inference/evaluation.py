@@ -86,9 +86,10 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         mistakes = describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, NUM_MISTAKES)
         text_by_row = read_excerpts(sources, [mistake["row"] for mistake in mistakes])
     counts = [source.converted for source in sources]
+    num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
     values = {
         **compute_figures(scores, bundle, name),
-        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
+        "left_out": num_left_out,
         "mistakes": [{**mistake, "text": text_by_row[mistake["row"]]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }
@@ -115,7 +116,9 @@ def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any
     label_map = labels if isinstance(labels, Mapping) else trained_labels
     if not isinstance(label_map, Mapping):
         is_unique = len(set(map(spelling, names))) == len(names)
-        return {name: [name] for name in names} if is_unique else AUTO
+        if not is_unique:
+            return AUTO
+        return {name: [name] for name in names}
     for name in label_map:
         if name not in names:
             raise ConfigError(f"source.labels: the run has no class {name!r}; it has {', '.join(names)}")

@@ -237,5 +237,7 @@ def as_html(segments: Sequence[Segment]) -> str:
 
 def as_plain(segments: Sequence[Segment]) -> str:
     """The text with scores after its stronger words: ``a wonderful[+1.24] film``."""
-    text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in mark_segments(segments))
-    return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
+    words = []
+    for word, score, _ in mark_segments(segments):
+        words.append(f"{word}[{score:+.2f}]" if score else word)
+    return "\n".join(" ".join(line.split()) for line in "".join(words).split("\n") if line.strip())

@@ -95,8 +95,8 @@ class ScoredPart(engine.Part[PartFacts]):
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
     """The ids of blocks of texts; another thread encodes the next block meanwhile."""
-    blocks = (texts.slice(start, BLOCK_ROWS).to_pylist() for start in range(0, len(texts), BLOCK_ROWS))
-    steps = (scorer.encode([text or "" for text in block]) for block in blocks)
+    blocks = (texts.slice(start, BLOCK_ROWS).fill_null("") for start in range(0, len(texts), BLOCK_ROWS))
+    steps = (scorer.encode(block.to_pylist()) for block in blocks)
     with ThreadPoolExecutor(1) as pool:
         next_step = pool.submit(next, steps, None)
         # cannot hang: the thread encodes texts in memory
@@ -171,7 +171,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             open(temporary, "wb") as file,
         ):
             output.write(file, (pq.read_table(part.path) for part in parts))
-        num_rows, num_unknown = sum(part.rows for part in facts), sum(part.without_known_word for part in facts)
+        num_rows = sum(part.rows for part in facts)
+        num_unknown = sum(part.without_known_word for part in facts)
         screen.print_text(f"{num_rows:,} predictions written to {target}")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)

@@ -111,7 +111,8 @@ def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
     with open_vectors(path) as file:
         line = first = file.readline(READ_BYTES)
-        words, dim = map(int, promise.groups()) if (promise := PROMISE.fullmatch(line)) else (0, 0)
+        promise = PROMISE.fullmatch(line)
+        words, dim = map(int, promise.groups()) if promise else (0, 0)
         is_promised = words > 0 and 0 < dim <= MOST_DIM
         if is_promised:
             first = file.readline(READ_BYTES)

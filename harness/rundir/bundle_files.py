@@ -218,10 +218,12 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     splits = dict[str, SplitFacts]()
     for name in manifest.splits:
         labels = manifest.rows_by("labels", name)
+        lengths = manifest.rows_by("lengths", name)
+        rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)},
-            "lengths": {str(length): rows for length, rows in manifest.rows_by("lengths", name).items()},
+            "labels": rows_by_label,
+            "lengths": {str(length): rows for length, rows in lengths.items()},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
     return splits

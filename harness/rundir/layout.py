@@ -76,7 +76,8 @@ storage = partial(storage_errors, otherwise="name another directory")
 def writable_path(data: str, run: str, name: str) -> Path:
     """``DATA/name``, or ``RUN/name`` if nothing can be written there."""
     path = Path(data, name)
-    return path if os.access(path if path.exists() else data, os.W_OK) else Path(run, name)
+    can_write = os.access(path if path.exists() else data, os.W_OK)
+    return path if can_write else Path(run, name)
 
 
 def existing(path: str) -> Path:
@@ -150,7 +151,10 @@ def members(folder: str | Path) -> list[Member]:
 
 def join_runs(runs: Sequence[Member | Path]) -> str:
     """The names of runs, for a message."""
-    return ", ".join(run.name for run in runs[:MAX_LISTED]) + (", …" if len(runs) > MAX_LISTED else "")
+    names = [run.name for run in runs[:MAX_LISTED]]
+    if len(runs) > MAX_LISTED:
+        names.append("…")
+    return ", ".join(names)
 
 
 def check_single(run: str | Path) -> None:

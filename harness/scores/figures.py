@@ -107,5 +107,9 @@ def scalar_figures(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """The spread of each figure that all ``runs`` have."""
-    names = [name for name in FIGURES if runs and all(run.get(name) is not None for run in runs)]
-    return {name: spread([run[name] for run in runs]) for name in names}
+    spread_by_name = {}
+    for name in FIGURES:
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if values and len(values) == len(runs):
+            spread_by_name[name] = spread(values)
+    return spread_by_name

@@ -185,12 +185,14 @@ def plan_job(config: SubmitConfig, name: str, *arguments: str) -> Job:
     run, data = job_config.run if name == "train" else "", getattr(job_config, "data", None)
     if isinstance(job_config, PreprocessConfig):
         resources, run = replace(resources, gpus=special.gpus), job_config.output
+    is_local = "://" not in run
+    data_path = "" if data in (None, NOTHING) else str(data)
     return Job(
         command=name,
         script=script,
         arguments=arguments,
-        run="" if "://" in run else run,
-        data="" if data in (None, NOTHING) else data,
+        run=run if is_local else "",
+        data=data_path,
         resources=replace(resources, nodes=num_nodes),
         config=config,
     )

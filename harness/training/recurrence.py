@@ -67,7 +67,9 @@ def first_lengths(loader: Loader) -> list[torch.Tensor]:
 
 def fastest_path(seconds_by_rank: Sequence[dict[str, float]]) -> Choice | None:
     """The path whose slowest rank is the fastest, and the figures; None if each fails on some rank."""
-    seconds_by_path = {path: max(seconds[path] for seconds in seconds_by_rank) for path in CUDNN}
+    seconds_by_path = {}
+    for path in CUDNN:
+        seconds_by_path[path] = max(seconds[path] for seconds in seconds_by_rank)
     path = min(CUDNN, key=lambda path: seconds_by_path[path])
     times = ", ".join(f"{path} {1000 * seconds:.2f} ms" for path, seconds in seconds_by_path.items())
     return None if math.isinf(seconds_by_path[path]) else Choice(path, f"measured for the first steps: {times}")

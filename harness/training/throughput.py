@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Meter:
         shares = [counts_by_rank[rank]] if len(counts_by_rank) == world_size else []
         if len(counts_by_rank) != world_size and rank == 0:
             shares = counts_by_rank
-        sums = {name: sum(share[name] for share in shares) for name in counts_by_rank[0] if name != "loss"}
+        sums = sum_by_name(shares, set(counts_by_rank[0]) - {"loss"})
         loss = sum(float.fromhex(share["loss"]) for share in shares)
         self.counts = StepCounts(**sums)
         self.counts.hash &= HASH_MASK
@@ -100,18 +101,25 @@ class Meter:
         return summarize_throughput(ranks, self.predictions)
 
 
+def sum_by_name(mappings: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, Any]:
+    """For each name the sum over all mappings."""
+    return {name: sum(map(itemgetter(name), mappings)) for name in names}
+
+
 def summarize_throughput(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
     """The figures of a log line from those of each rank; ``predictions``: see ``Meter``."""
-    total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
+    total = sum_by_name(ranks, ranks[0])
     rows, tokens = total["rows"], total["tokens"]
     seconds = max(rank["seconds"] for rank in ranks)
+    slowest_wait = max(rank["wait_s"] / rank["seconds"] for rank in ranks)
+    num_losses = max(1, predictions * (tokens - rows)) if predictions else rows
     return {
-        "loss": total["loss"] / (max(1, predictions * (tokens - rows)) if predictions else rows),
+        "loss": total["loss"] / num_losses,
         "rows": rows,
         "rows_per_s": rows / seconds,
         "tokens_per_s": tokens / seconds,
         "padding": 1 - tokens / total["padded_tokens"],
-        "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
+        "data_wait": slowest_wait,
         "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
         "row_hash": f"{total['hash'] & HASH_MASK:016x}",
     }

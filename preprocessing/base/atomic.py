@@ -53,7 +53,12 @@ def temporary_path(path: Path) -> Path:
 
 def final_of(name: str) -> str:
     """A path with the final name in place of a temporary one."""
-    return UNFINISHED.sub(lambda match: match[1] if is_temporary(match) else match[0], name)
+    return UNFINISHED.sub(final_name, name)
+
+
+def final_name(match: re.Match[str]) -> str:
+    """The final name of a path that looks like a temporary one; unchanged if its signature is wrong."""
+    return match[1] if is_temporary(match) else match[0]
 
 
 def is_temporary(match: re.Match[str]) -> bool:

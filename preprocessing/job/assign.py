@@ -152,7 +152,8 @@ class Assigner:
         rows_by_split = {name: counts.pop(name) for name in SPLITS}
         num_labelled, report = counts.pop("labelled"), counts
         self.check_labelled(num_labelled, report["empty"])
-        fractions = {name: 0.0 if rows_by_split[name] else getattr(splits, name) for name in (VALIDATION, TEST)}
+        fractions = {VALIDATION: splits.validation, TEST: splits.test}
+        fractions |= {name: 0.0 for name in fractions if rows_by_split[name]}
         if splits.group_column is not None:
             report["groups"] = self.keep_groups_together()
         self.split_candidates(fractions, report)

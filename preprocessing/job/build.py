@@ -204,7 +204,8 @@ def statistics(
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read and left out, the ``report`` of ``Assignment``, and each split."""
     converted = [source.converted for source in sources]
-    left_out = {name: sum(getattr(source, name) for source in converted) for name in ("neutral", "filtered")}
+    left_out = {"neutral": sum(source.neutral for source in converted)}
+    left_out["filtered"] = sum(source.filtered for source in converted)
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
     splits = dict[str, dict[str, float]]()
@@ -212,9 +213,10 @@ def statistics(
         if rows_by_length:
             num_empty, num_unknown = rows_by_length[0], shards.num_unknown[name]
             num_ids = sum(total.tokens for total in shards.splits[name]) - num_empty
+            num_truncated = sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens)
             splits[name] = {
                 "tokens": sum(length * rows for length, rows in rows_by_length.items()),
-                "truncated": sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens),
+                "truncated": num_truncated,
                 "empty": num_empty,
                 "unknown": num_unknown,
                 "unknown_rate": round(num_unknown / max(num_ids, 1), 6),
