@@ -66,7 +66,7 @@ class CorporaConfig:
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
-    """Column that says which split a row belongs to."""
+    """Column with the split of each row."""
     processes: Processes = 1
     """Processes of each training."""
     json: bool = False

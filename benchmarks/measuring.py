@@ -66,7 +66,7 @@ def read_frame(file: Path) -> Any:
 
 
 def peer(left_out: dict[str, str], name: str, build: Callable[[], Any], *more: Any) -> dict[str, Any]:
-    """A peer with ``more``, by its name; nothing if it lacks data, which ``left_out`` then says."""
+    """A peer with ``more``, by its name; nothing if it lacks data, which ``left_out`` then reports."""
     try:
         return {name: (build(), *more)}
     except DataError as error:

@@ -126,7 +126,7 @@ def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, step
     """Run in the separate process: seconds per real token of a turn."""
     if packed not in LOOPS:
         configure_threads(device)
-        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless it is told tf32
+        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
         LOOPS[packed] = Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16")
     loop = LOOPS[packed]
     synchronize(loop.device)

@@ -72,7 +72,7 @@ AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a directory: none."""
 MOST_BUCKETS = 1 << 26
-"""256 MiB for each output of the wide part."""
+"""256 MiB for each output of the linear part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 
@@ -178,7 +178,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig:
-    """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
+    """Which rows are batched together; with the dataset, seed and global batch this decides the order of every row."""
 
     length_noise: Share = 0.003
     """Before sorting, lengths change randomly by up to this share, so that batches differ from epoch to epoch."""

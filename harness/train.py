@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def count_cards_here(config: RunConfig) -> int | None:
-    """The number of GPUs that train, as this rank sees it; None on CPUs."""
+    """The number of GPUs that train, from this rank's settings; None on CPUs."""
     from harness.ranks.distributed import read_local_world_size, read_world_size
 
     return count_cards(config.device, read_local_world_size(), read_world_size())

@@ -21,7 +21,7 @@ HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
 are, and hashes and rows when they are first read."""
 MAX_ROWS_RATIO = 5
-"""Warn if the largest class has this many times the rows of the smallest: accuracy then says little of the smallest."""
+"""Warn if the largest class has this many times the rows of the smallest: accuracy then hardly shows the smallest."""
 
 
 def check_dataset(

@@ -177,7 +177,7 @@ def hand_over(step: StepBatch) -> None:
         masks, index = batch.masks or Masks(), batch.index
         tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown_tokens, *masks.keep.values()]
         tensors.append(None if batch.candidates is None else batch.candidates[0])
-        for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
+        for tensor in [*tensors, None if index is None else index.row]:  # a view holds all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
 

@@ -109,7 +109,7 @@ def result_name(address: str) -> str:
 
 def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any:
     """``source.labels`` for new rows of the classes ``names``: the map in ``labels``, else that of the training, else
-    the names themselves, however they are spelt; ``auto`` if they differ only in that.
+    the names themselves, in any case and spacing; ``auto`` if they differ only in that.
 
     Raises ``ConfigError`` for a class in the map that the run does not have.
     """

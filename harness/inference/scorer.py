@@ -67,7 +67,7 @@ class Scorer(ABC):
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
-        ``choose`` says what ``device`` and ``precision`` mean. ``threads``: on a CPU so many batches are computed at
+        ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
         once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
         or of another bundle, ``ConfigError`` for a language model.
         """

@@ -4,7 +4,7 @@ run's exit code.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
 are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
-one in the run's ``status.json``. How several machines meet, and how ranks start again after one was lost, is torch's.
+one in the run's ``status.json``. The rendezvous of several machines, and the restart of lost ranks, are torch's.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SIGBUS_CAUSE = (
 )
 """What SIGBUS means to a process whose data is mapped."""
 RENDEZVOUS_MARGIN_S = 30.0
-"""How much longer than its own limit torch may take to report that the machines did not meet."""
+"""How much longer than its own limit torch may take to report that the rendezvous failed."""
 SIGNAL_ORDER = {-signal.SIGABRT: 2, PREEMPTED: 4, -signal.SIGTERM: 4}
 """Order in which exit codes are taken as the cause, lowest first. NCCL's watchdog aborts ranks whose peer is gone, and
 torch's agent terminates all that are left, of which those with nothing to save exit with 85."""
@@ -54,7 +54,7 @@ torch's agent terminates all that are left, of which those with nothing to save 
 
 @dataclass(frozen=True)
 class Failure:
-    """What the launcher knows of a failure."""
+    """The facts of a failure that the launcher has."""
 
     code: int
     """The exit code to return, if the run has none of its own."""
@@ -208,12 +208,12 @@ class Launch:
         =========================================  ====================================================================
         what happened                              exit code
         =========================================  ====================================================================
-        the run says finished, or preempted        0 if no rank failed, or 85
+        status.json: finished, or preempted        0 if no rank failed, or 85
         a second Ctrl-C                            130
         a rank did not answer a stop signal        1
-        a stop signal before there was anything    85, and the status says preempted
+        a stop signal before there was anything    85, and status.json: preempted
         to save
-        the run says failed                        its own; where that is 1, the launcher may know which was lost
+        status.json: failed                        its own; where that is 1, the launcher may know which was lost
         anything else                              that of the rank that failed first; 1 if it is not documented
         =========================================  ====================================================================
 

@@ -36,7 +36,7 @@ class TrainConfig(LaunchRecipe):
     machine_rank: AtLeast0 | None = None
     """Which of the machines this one is, from 0."""
     main_process_ip: str | None = None
-    """Address of machine 0, where the machines meet."""
+    """Address of machine 0, for the rendezvous of the machines."""
     main_process_port: AtLeast1 | None = None
     """Port there, the same on each machine; null: a free one, on a single machine."""
     max_restarts: AtLeast0 | None = None

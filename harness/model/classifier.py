@@ -48,8 +48,8 @@ class Classifier(Network):
         """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
 
         ``masks``: dropout masks of the batch's rows; None: no dropout. The recurrent layers compute in
-        ``recurrent_dtype``, by default that of the weights; autocast has no effect here. The logits of a wide part are
-        added, though it is trained with a separate loss (``Objective``).
+        ``recurrent_dtype``, by default that of the weights; autocast has no effect here. The logits of a linear part
+        are added, though it is trained with a separate loss (``Objective``).
         """
         logits = self.read(batch, masks, recurrent_dtype)
         if self.wide is not None:
@@ -59,7 +59,7 @@ class Classifier(Network):
         return torch.where(has_known_word(batch).view(-1, *[1] * self.prior.dim()), logits, self.prior.to(logits.dtype))
 
     def look_up(self, batch: Batch) -> torch.Tensor:
-        """The logits of the wide part alone, in the shape of ``read``."""
+        """The logits of the linear part alone, in the shape of ``read``."""
         assert self.wide is not None
         return self.drop_single_column(self.wide(batch))
 

@@ -154,7 +154,7 @@ class LanguageModel(Network):
     """The linear part of a classifier; a language model has none."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
-        """Weights are drawn from torch's global generator: seed it first. Ignores pooling, wide part and layers above
+        """Weights are drawn from torch's global generator: seed it first. Ignores pooling, linear part and layers above
         the first in ``config``.
         """
         super().__init__(config, vocabulary_size, num_layers=1)

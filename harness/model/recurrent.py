@@ -4,7 +4,7 @@ with two implementations and the same weights.
 
 *Packed*: only real tokens are computed, from a ``PackedSequence``.
 
-*Padded* (reversal): a forward LSTM never sees the padding after a row, and a backward LSTM is a forward LSTM over rows
+*Padded* (reversal): a forward LSTM never reads the padding after a row, and a backward LSTM is a forward LSTM over rows
 that are reversed within their own length. Both run as plain padded LSTMs, in one call each, with the same results. Time
 is the first dimension, as oneDNN needs it. The last layer's backward direction stays reversed, since pooling does not
 depend on the order.
@@ -68,7 +68,7 @@ def lstm_packed(
 def first_states(
     inputs: torch.Tensor, rows: int, weights: Weights, directions: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The initial states, zeros; nobody writes to them."""
+    """The initial states, zeros; never modified."""
     shape = (directions, rows, weights[1].shape[1])
     state = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
     return state, state

@@ -139,7 +139,7 @@ def check_dim(path: str | Path, dim_of_file: int, dim: int) -> None:
 def learn_start(
     splits: Sequence[Split], vocabulary: Vocabulary, dim: int, report: Callable[[str], object]
 ) -> Start | None:
-    """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
+    """Vectors learned from the texts of ``splits``; None if no word has a neighbour that sets it apart."""
     blocks = sample(splits)
     tokens = sum(int(block.length.sum()) for block in blocks)
     report(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")

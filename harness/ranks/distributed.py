@@ -69,7 +69,7 @@ class World:
 
     @contextmanager
     def watch_wait(self, awaited: str) -> Iterator[None]:
-        """Name a collective: if a peer is gone or late, the error says ``awaited`` was waited for.
+        """Name a collective: if a peer is gone or late, the error names ``awaited``.
 
         The block may compute too, like a backward pass that sends gradients; its own errors pass through.
         """

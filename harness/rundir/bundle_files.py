@@ -199,7 +199,7 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
 
 
 def bundle_hash(info: BundleInfo) -> str:
-    """A sha256 over the content of ``bundle.json``, by which an unfinished prediction knows its bundle."""
+    """A sha256 over the content of ``bundle.json``, which an unfinished prediction compares with that of its bundle."""
     return seal_of(asdict(info))
 
 

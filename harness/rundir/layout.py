@@ -17,7 +17,7 @@
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
     report.html                a page about all of it
-    tracking/                  wandb.json: what W&B was told of the run, and which rows it has
+    tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
     baseline/                  linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
@@ -41,7 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import says, storage_errors
+from preprocessing.base.atomic import contains_words, storage_errors
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import is_lock
 from preprocessing.base.suggestions import path_suggestion
@@ -92,7 +92,7 @@ def holds_run(run: str | Path) -> bool:
 
 def is_own(run: str | Path) -> bool:
     """Whether padless made what a directory holds: by the lock of a run, or its status on a disk without locks."""
-    return is_lock(Path(run, LOCK)) or says(Path(run, STATUS), '"exit_code"')
+    return is_lock(Path(run, LOCK)) or contains_words(Path(run, STATUS), '"exit_code"')
 
 
 def check_directory(run: str | Path) -> None:

@@ -21,7 +21,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 TOLERANCE = 1e-8
 """Of a temperature's logarithm."""
 SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
-"""Candidate weights of the wide part: 1/8 to 8, and 0."""
+"""Candidate weights of the linear part: 1/8 to 8, and 0."""
 USUAL_SHARE, MIN_SHARE = 2.0, 1 / 16
 """The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
 MAX_SHARE_ROWS = 10_000
@@ -81,7 +81,7 @@ def log_loss_at_best_temperature(logits: np.ndarray, labels: np.ndarray) -> floa
 
 
 def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
-    """The weight of the wide part's logits when they are added to the network's.
+    """The weight of the linear part's logits when they are added to the network's.
 
     The one of ``SHARES`` with the lowest calibrated log loss, on at most ``MAX_SHARE_ROWS`` rows. The parts were
     trained separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from

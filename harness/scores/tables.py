@@ -61,7 +61,7 @@ def interval(bounds: Sequence[float] | None) -> str:
 def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """Precision, recall, F1 and rows of each class, in their order; of more than ``MAX_CLASSES`` the worst by F1.
 
-    A dash stands for the precision of a class that was never predicted, and for the recall of one without rows.
+    A dash replaces the precision of a class that was never predicted, and for the recall of one without rows.
     """
     total, rows = sum(entry["rows"] for entry in per_class), []
     for entry in per_class if len(per_class) <= MAX_CLASSES else worst_first(per_class)[:MAX_CLASSES]:

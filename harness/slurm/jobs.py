@@ -56,7 +56,7 @@ HEAD_END = 'set -- "${arguments[@]}" "$@"\n'
 START_LINES = re.compile(r"^# shellcheck source=.*\nsource launch/slurm/(.*)$", re.MULTILINE)
 """What a script reads from a file beside it, which a filled script contains."""
 UNQUOTED = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
-"""What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
+"""What SLURM reads unchanged in an ``#SBATCH`` line: no blank, quote, backslash or #."""
 
 
 @dataclass(frozen=True, kw_only=True)

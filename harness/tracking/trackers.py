@@ -55,7 +55,7 @@ class AccelerateTracker:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         settings = self.config["tracking"]
-        PartialState(cpu=True)  # Accelerate asks it for the rank; the one that is there stays
+        PartialState(cpu=True)  # Accelerate reads the rank from it; an existing one stays
         options: dict[str, dict[str, Any]] = {
             "trackio": {"name": settings["name"], "resume": "allow"},
             # drops rows that a killed attempt logged after its last checkpoint

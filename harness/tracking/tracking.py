@@ -38,11 +38,11 @@ NICENESS = 10
 class Sink:
     """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
 
-    A sink never ends the run: it reports its own errors, or keeps them until the run asks.
+    A sink never ends the run: it reports its own errors, or keeps them until the run reads them.
     """
 
     def begin(self) -> None:
-        """All checks have passed; sinks that are added later do not hear it."""
+        """All checks have passed; sinks that are added later are not called."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``, or another name for

@@ -182,7 +182,7 @@ def check_shared(run: str | Path, world: World) -> None:
 
 
 def wait_for_file(file: Path, limit_s: float) -> None:
-    """Wait until this machine sees a file of the run directory. Raises ``ConfigError`` after ``limit_s``."""
+    """Wait until a file of the run directory is visible on this machine. Raises ``ConfigError`` after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while not file.exists():
         if time.monotonic() > deadline:

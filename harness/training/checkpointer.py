@@ -62,7 +62,7 @@ class Checkpointer:
         def write() -> None:
             try:
                 self.write(state, copied, wait=wait)
-            except Exception as error:  # in a thread nobody would learn of it
+            except Exception as error:  # an exception in a thread is not reported otherwise
                 self.failure = error
 
         if wait:
@@ -72,7 +72,7 @@ class Checkpointer:
             self.thread.start()
 
     def write(self, state: dict[str, Any], copied: torch.cuda.Event | None, *, wait: bool) -> None:
-        """Write the copied tensors and ``state``, after ``copied`` says that they are complete; then remove old
+        """Write the copied tensors and ``state``, after ``copied`` confirms that they are complete; then remove old
         checkpoints. Raises ``StorageError``.
         """
         if not wait:  # on Linux, per thread

@@ -54,7 +54,7 @@ class ResumePoint:
 
     checkpoint: Checkpoint | None = None
     finished: bool = False
-    """The run has finished, and the configuration asks for no more training."""
+    """The run has finished, and the configuration requires no more training."""
 
 
 def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:

@@ -26,7 +26,7 @@ from preprocessing.dataset.views import read_data
 
 MIN_STEPS, SHORT_TOKENS = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls
-with the square root of their tokens, as a step then tells more."""
+with the square root of their tokens, as the gradient of a step then has less noise."""
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 MIN_BATCH, MAX_BATCH = 32, 512
 BATCH_DIVISOR = 2.5
@@ -38,7 +38,7 @@ AVERAGE_SHARE = 0.1
 """Horizon of the weight average, as a share of all steps."""
 MIN_BUCKETS, MAX_BUCKETS = 1 << 14, 1 << 22
 MAX_WIDE_NUMBERS = 1 << 24
-"""Maximum size of the wide part's table, in numbers (64 MiB)."""
+"""Maximum size of the linear part's table, in numbers (64 MiB)."""
 BUCKETS_PER_NGRAM = 4
 """Of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a known n-gram adds
 noise."""
@@ -185,7 +185,9 @@ def apply_rules(config: RunConfig, corpus: Corpus, gpus: int = 1) -> ResolvedCon
     is_long = corpus.tokens >= max(LONG_TEXT_TOKENS * corpus.rows, MIN_LONG_TOKENS)
     ngram_words = resolve_key("model.wide_ngrams", MAX_NGRAM_WORDS if is_long else SHARED_UP_TO)
     buckets = choose_buckets(corpus, ngram_words)
-    resolve_key("model.wide", buckets, "wide part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words")
+    resolve_key(
+        "model.wide", buckets, "linear part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words"
+    )
     if config.initial_weights:
         resolve_key("init.vectors", "none", "vectors", "random", "init.weights has its own")
     resolve_key("init.vectors", "own")

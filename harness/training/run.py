@@ -82,7 +82,7 @@ class TrainingRun:
             raise
 
     def fit(self) -> None:
-        """Train from the current step to the last epoch, or until a validation asks to stop."""
+        """Train from the current step to the last epoch, or until a validation ends the training."""
         trainer = self.trainer
         while not trainer.is_done:
             trainer.model.train()
@@ -136,7 +136,7 @@ class TrainingRun:
 
     @property
     def stop_reason(self) -> str:
-        """Why the ranks stop, as far as this one knows."""
+        """Why the ranks stop, as far as this rank can see."""
         return self.watch.reason() or "another rank was asked to stop"
 
     def save(self, *, wait: bool = False) -> None:

@@ -60,7 +60,7 @@ class Trainer:
         with world.watch_wait("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.accelerated_optimizer = accelerator.prepare(objective, self.optimizer)
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
+            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
@@ -188,7 +188,7 @@ class Trainer:
         return {MODEL: weights, OPTIMIZER: optimizer}, values
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Resume from a verified checkpoint. Raises ``DataError`` if it belongs to another model.
+        """Resume from a verified checkpoint. Raises ``DataError`` if it is of another model.
 
         If it has no weight average, the average starts from the weights.
         """

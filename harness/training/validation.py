@@ -92,7 +92,7 @@ def measure_objective(
     config: RunConfig, objective: AnyObjective, loader: Loader, world: World, pause: Callable[[], None]
 ) -> tuple[dict[str, Any], Callable[[], Decision]]:
     """The figures of the validation split, of a language model its perplexity, and a function that computes temperature
-    and threshold from them. Every rank calls it; with a wide part it also chooses its share in the summed logits.
+    and threshold from them. Every rank calls it; with a linear part it also chooses its share in the summed logits.
     """
     if isinstance(objective, LanguageObjective):
         return measure_language_model(objective.classifier, loader, world, pause, objective.targets), Decision

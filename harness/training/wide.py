@@ -53,7 +53,7 @@ SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
 
 
 def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
-    """Learn a wide part from labelled rows.
+    """Learn a linear part from labelled rows.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
@@ -74,7 +74,7 @@ def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequen
 
 
 def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
-    """``learn_wide`` in this process, for a wide part on the CPU."""
+    """``learn_wide`` in this process, for a linear part on the CPU."""
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
     stride = max(1, -(-ngrams // MAX_NGRAMS), -(-len(split) * len(factors) // MAX_TARGETS))
     if wide.owners is not None:

@@ -180,7 +180,7 @@ class RunWriter(Sink):
         """Write the end to ``status.json``; the error if that fails, which is printed beside another one."""
         if self.lock is None or (self.keeps_status and isinstance(cause, UserError)):
             return None
-        if isinstance(cause, Exception) and not isinstance(cause, UserError | Preempted):  # a bug, told only here
+        if isinstance(cause, Exception) and not isinstance(cause, UserError | Preempted):  # a bug, reported only here
             path = self.directory / layout.STATUS
             print_stderr(f"error: {ending.reason} (at step {ending.step}; also in {path})")
         try:

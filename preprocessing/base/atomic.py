@@ -32,7 +32,7 @@ UNFINISHED = re.compile(rf"(.+?)({re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})-
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
-"""Bytes that ``says`` searches at either end of a file."""
+"""Bytes that ``contains_words`` searches at either end of a file."""
 
 
 def temporary_suffix(host: str, process: int) -> str:
@@ -79,7 +79,7 @@ def is_signed(folder: Path, target: Path) -> bool:
         return False
 
 
-def says(path: str | Path, words: str) -> bool:
+def contains_words(path: str | Path, words: str) -> bool:
     """Whether a regular file has these words near its beginning or end, as files of padless do."""
     try:
         with open_regular(path) as file:
@@ -323,7 +323,12 @@ def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> 
         raise ConfigError(f"--output {path}: is a folder; name a file")
     if path.is_symlink():
         raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
-    if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, word) for word in words):
+    if (
+        not overwrite
+        and path.is_file()
+        and path.stat().st_size
+        and not all(contains_words(path, word) for word in words)
+    ):
         advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {advice}")
 

@@ -46,7 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def convert_json(kind: type[T] | Any, content: Any, origin: str, hint: str) -> T:
     """Build ``kind`` from JSON values. Unknown keys of a ``Record`` are refused, others left out.
 
-    Raises ``DataError``: ``where``, what is expected at which key (``$.a.b``), ``mend``.
+    Raises ``DataError``: ``origin``, what is expected at which key (``$.a.b``), ``hint``.
     """
     try:
         built: T = msgspec.convert(content, kind)

@@ -363,7 +363,7 @@ def listen(argv: Sequence[str]) -> None:
 def send_signals(rank: psutil.Process, *numbers: int) -> None:
     """Send signals to a rank and to what it has started in its own session.
 
-    A tracker has its own session, and ends when its rank asks it to or is gone.
+    A tracker has its own session, and ends when its rank closes it or is gone.
     """
     import psutil
 

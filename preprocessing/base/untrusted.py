@@ -131,7 +131,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_json(path: str | Path, advice: str) -> Any:
-    """The value in a JSON file; ``advice`` says what to do about a damaged one.
+    """The value in a JSON file; ``advice``: what to do about a damaged one.
 
     Raises ``DataError``, and ``FileNotFoundError`` for a missing file.
     """

@@ -24,7 +24,7 @@ READ_BYTES = 8 << 20
 CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED_SUFFIXES = tuple(CODEC_BY_SUFFIX)
 UNKNOWN_BYTES = 1 << 28
-"""Assumed size of a file if the server does not tell it."""
+"""Assumed size of a file if the server does not report it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
@@ -197,7 +197,7 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression that the name tells; None without one."""
+    """The compression, from the suffix of the name; None without one."""
     return CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
 
 

@@ -24,9 +24,9 @@ from preprocessing.labels import AUTO
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 SAMPLE_BYTES = 2_000_000
-"""How much of the beginning of a file tells its encoding and its delimiter."""
+"""How much of the beginning of a file is read to detect its encoding and delimiter."""
 FIRST_ROWS = 200
-"""How many rows tell whether the first one is a header."""
+"""How many rows are compared to detect whether the first one is a header."""
 MAX_ROW_BYTES = 4 << 20
 """Files are read in blocks of so many bytes, since no row may be longer."""
 NO_SEPARATOR = "\x01"

@@ -8,7 +8,7 @@ record batch is read by one request for its bytes, checked against the index, an
 
 **Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that were needed last, so that
 passes over a larger dataset find the rest of it still there; the blocks of the windows in use come last. The time of a
-file (mtime) says so: 0 while it is in use, then when that ended. No process waits for room: a process that has mapped a
+file (mtime) has it: 0 while it is in use, then when that ended. No process waits for room: a process that has mapped a
 removed file can still read it, others fetch it again. So disk usage may exceed the limit by the two windows in use.
 """
 

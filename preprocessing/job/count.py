@@ -35,7 +35,7 @@ from preprocessing.text.vocabulary import (
 )
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
-"""A run's folder with its bundle, and the file that says what is in it."""
+"""A run's folder with its bundle, and the file that describes it."""
 BASE = "vocabulary_base"
 """Key of ``vocabulary.base`` in a manifest's provenance."""
 MAX_COUNTS_IN_MEMORY = 16

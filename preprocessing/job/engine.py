@@ -45,7 +45,7 @@ class Part(Generic[Result]):
     root: Path
     """Absolute: the folder that the names of its files are relative to."""
     marker: Path
-    """Absolute: the file that says that the part is complete."""
+    """Absolute: the marker file of a complete part."""
     size: int
     """Rows, approximately, for the progress."""
 

@@ -88,7 +88,7 @@ class Workers:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
         ``tasks`` is read while the first ones already run. A new file in ``folder`` shows that a long task goes on.
-        Raises what a task raises, and ``UserError`` when nothing happens within the limit or a worker dies.
+        Raises what a task raises, and ``UserError`` when nothing happens within the limit or a worker process ends.
         """
         remaining = iter(tasks)
         first_tasks = list(itertools.islice(remaining, 2))

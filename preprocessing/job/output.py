@@ -3,7 +3,7 @@
 
 A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, the two
 directories exchange names in one step; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
-directory of such a name belongs to the user and is left alone.
+directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def refuse_foreign(root: Path) -> None:
     has_others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     # last, since another share may begin at the same moment
     is_begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    if not is_begun and (is_strange or (has_others and not atomic.says(root / MANIFEST, FORMAT))):
+    if not is_begun and (is_strange or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 

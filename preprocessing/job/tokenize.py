@@ -154,7 +154,7 @@ def load_types(folder: Path, number: int) -> pa.Array:
 
 def read_batch(path: Path) -> pa.RecordBatch:
     """A file of ``write_batch``, mapped."""
-    with open(path, "rb") as file:  # pa.memory_map asks for all pages at once; small ranges of many files are read
+    with open(path, "rb") as file:  # pa.memory_map reads all pages at once; small ranges of many files are read
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
 

@@ -59,7 +59,7 @@ def visible_spans(text: str) -> list[tuple[int, int]]:
 
 
 class _Markup:
-    """One left-to-right pass over a text; remembers which closers do not occur any more, so it stays linear."""
+    """One left-to-right pass over a text; keeps which closers do not occur any more, so it stays linear."""
 
     def __init__(self, text: str) -> None:
         self.text = text

@@ -247,7 +247,7 @@ class UnicodeRules:
     spec: TextSpec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Cut texts into chunks, after the markup is removed and characters are normalized as the specification says.
+        """Cut texts into chunks, after the markup is removed and characters are normalized as in the specification.
 
         ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
         in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.

@@ -106,7 +106,7 @@ def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: py
 
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
-    """The resolved configuration passes its checks, and the wide part stays below 64 MiB."""
+    """The resolved configuration passes its checks, and the linear part stays below 64 MiB."""
     config = apply_rules(recipe(), Corpus(rows, rows * tokens, classes)).config
     assert type(config) is RunConfig
     outputs = 1 if classes == 2 else classes
