@@ -27,7 +27,7 @@ from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.index import write_index
-from preprocessing.dataset.shards import Manifest, Split, write_shard
+from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
 PAUSE_S = 0.05
@@ -75,7 +75,7 @@ def write_random(root: Path, config: LoaderConfig) -> Split:
     ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
     lengths = random.integers(width // 2 + 1, width + 1, config.rows)
     ids[np.arange(width) >= lengths[:, None]] = 0
-    info = write_shard(root, TRAIN, 0, ids, lengths, lengths % 2, np.arange(config.rows))
+    info = write_shard(root, TRAIN, 0, Block(ids, lengths, lengths % 2, np.arange(config.rows)))
     facts = {"vocabulary_hash": "", "text": {}, "text_hash": ""}
     return Split(root, Manifest(["a", "b"], *write_index(root, [info]), "uint16", 8192, 1 << 15, **facts), TRAIN)  # type: ignore[arg-type]
 

@@ -19,6 +19,7 @@ from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
 from preprocessing.dataset.index import ShardInfo, write_index
 from preprocessing.dataset.shards import (
     VOCABULARY,
+    Block,
     Manifest,
     Split,
     histogram,
@@ -172,10 +173,12 @@ def write_splits(
                 root,
                 name,
                 0,
-                ids[rung == place, :width].astype(kind),
-                lengths[rung == place],
-                classes[rung == place],
-                np.flatnonzero(rung == place),
+                Block(
+                    ids[rung == place, :width].astype(kind),
+                    lengths[rung == place],
+                    classes[rung == place],
+                    np.flatnonzero(rung == place),
+                ),
                 block_rows=block_rows,
             )
             for place, width in enumerate(widths)
@@ -201,7 +204,7 @@ def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarr
         names = ("ids", "length", "label", "row")
         now = {name: np.concatenate([getattr(block, name) for block in shard.blocks]) for name in names}
         now |= {name: change(now[name]) for name, change in columns.items()}
-        found.append(write_shard(root, split, 0, **now, fold=shard.info.fold, block_rows=manifest.block_rows))
+        found.append(write_shard(root, split, 0, Block(**now), fold=shard.info.fold, block_rows=manifest.block_rows))
     write_manifest(root, indexed(root, manifest, {split: found}))
 
 

@@ -17,7 +17,7 @@ from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending, write_config, write_status
-from harness.rundir.results import write_figures, write_predictions
+from harness.rundir.results import Predictions, write_figures, write_predictions
 from harness.scores.calibration import Decision
 from harness.scores.figures import Scores, figures, scalar_figures
 from harness.scores.metrics import classification_metrics, mistakes_to_show, predict_labels, probabilities
@@ -111,8 +111,8 @@ def write_measured(place: Path, split: str, data: Path, manifest: Manifest, skil
     ]
     values |= {"split": split, "dataset": manifest.fingerprint, "step": STEP}
     write_figures(place, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
-    found = {"rows": rows, "labels": labels, "predicted": said, "chances": chances}
-    write_predictions(place, split, manifest.labels, manifest.label_type, **found)
+    predictions = Predictions(rows, labels, said, chances)
+    write_predictions(place, split, manifest.labels, manifest.label_type, predictions)
 
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:

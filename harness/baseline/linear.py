@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
+from harness.rundir.results import Predictions
 from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
@@ -42,8 +43,8 @@ MAX_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
-OnSplit = tuple[dict[str, Any], dict[str, Any]]
-"""Figures of a split in the format of ``SPLIT.json``, predictions in that of ``write_predictions``, in source order."""
+OnSplit = tuple[dict[str, Any], Predictions]
+"""Figures of a split in the format of ``SPLIT.json``, and predictions in source order."""
 
 
 def names_of(manifest: Manifest) -> list[str]:
@@ -172,6 +173,6 @@ def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     results = {}
     for name, scores in measured.items():
         predicted, chances = decision.predictions(scores.logits)
-        predictions = {"rows": scores.rows, "labels": scores.labels, "predicted": predicted, "chances": chances}
+        predictions = Predictions(scores.rows, scores.labels, predicted, chances)
         results[name] = {"split": name, **facts, **figures(scores, manifest.labels, decision)}, predictions
     return results

@@ -123,7 +123,7 @@ def find_results(run: Path, data: str | Path, fingerprint: str | None) -> tuple[
 def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
     """Write predictions and figures of each split. Raises ``OSError``."""
     for name, (figures, predictions) in results.items():
-        write_predictions(folder, name, manifest.labels, manifest.label_type, **predictions)
+        write_predictions(folder, name, manifest.labels, manifest.label_type, predictions)
         write_figures(folder, name, figures)
 
 

@@ -24,7 +24,14 @@ from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import EVALUATION
-from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
+from harness.rundir.results import (
+    Predictions,
+    check_replaceable,
+    figures_name,
+    predictions_name,
+    write_figures,
+    write_predictions,
+)
 from harness.scores.figures import Scores, figures
 from harness.scores.metrics import mistakes_to_show
 from harness.scores.tables import show_evaluation
@@ -209,16 +216,8 @@ def compute_figures(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]
 def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
     predicted, chances = bundle.decision.predictions(scores.logits)
-    write_predictions(
-        directory,
-        values["split"],
-        bundle.labels,
-        bundle.label_type,
-        rows=scores.rows,
-        labels=scores.labels,
-        predicted=predicted,
-        chances=chances,
-    )
+    predictions = Predictions(scores.rows, scores.labels, predicted, chances)
+    write_predictions(directory, values["split"], bundle.labels, bundle.label_type, predictions)
     write_figures(directory, values["split"], values)
 
 

@@ -121,25 +121,31 @@ def read_measured(directory: Path) -> Measured | None:
     return None
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for the labelled rows of a split."""
+
+    rows: np.ndarray
+    """int64 ``[rows]``: their numbers in the source."""
+    labels: np.ndarray
+    """int64 ``[rows]``: the true classes."""
+    predicted: np.ndarray
+    """int64 ``[rows]``."""
+    chances: np.ndarray
+    """float64 ``[rows, labels]``."""
+
+
 def write_predictions(
-    directory: Path,
-    split: str,
-    names: Sequence[str],
-    label_type: LabelType,
-    *,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    chances: np.ndarray,
+    directory: Path, split: str, names: Sequence[str], label_type: LabelType, predictions: Predictions
 ) -> None:
     """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
-
-    ``rows``, ``labels`` and ``predicted`` are int64 ``[rows]``, ``chances`` is float64 ``[rows, labels]``. Raises
-    ``OSError``.
+    Raises ``OSError``.
     """
-    columns = {"row": rows, "label": convert_names(names, label_type)[labels]}
+    label_values = convert_names(names, label_type)[predictions.labels]
+    columns = {"row": predictions.rows, "label": label_values}
+    columns |= prediction_columns(predictions.predicted, predictions.chances, names, label_type)
     with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
-        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), file)
+        pq.write_table(pa.table(columns), file)
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], advice: str | None = None) -> pa.Table:

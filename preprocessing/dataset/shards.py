@@ -164,24 +164,21 @@ def write_shard(
     root: str | Path,
     split: str,
     number: int,
-    ids: np.ndarray,
-    length: np.ndarray,
-    label: np.ndarray,
-    row: np.ndarray,
+    content: Block,
     *,
     fold: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> ShardInfo:
     """Write shard ``number`` of a split, or of its ``fold``, atomically; ``write_index`` syncs its name to the disk.
 
-    ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
+    The ids in ``content`` are zero beyond each row's length. Its record batches have ``block_rows`` rows.
     """
-    rows, width = ids.shape
-    assert rows > 0
-    layout = schema(width, ids.dtype)
-    values = pa.array(np.ascontiguousarray(ids).reshape(-1))
+    num_rows, width = content.ids.shape
+    assert num_rows > 0
+    layout = schema(width, content.ids.dtype)
+    values = pa.array(np.ascontiguousarray(content.ids).reshape(-1))
     lists = pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)
-    columns = {"ids": lists, "length": length, "label": label, "row": row}
+    columns = {"ids": lists, "length": content.length, "label": content.label, "row": content.row}
     path = Path(root, shard_path(split, number, fold, width))
     with atomic.replacing(path, lasting=False) as temporary:
         starts = list[int]()
@@ -191,11 +188,11 @@ def write_shard(
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
         with arrays.map_file(temporary) as file:
-            content = memoryview(file.read_buffer())
+            data = memoryview(file.read_buffer())
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
-        digest, *hashes = (hashlib.sha256(content[part]).hexdigest() for part in parts)
-    line = number, width, rows, len(content), digest, starts, hashes
-    return ShardInfo(split, *line, fold, histogram(length), histogram(label))
+        digest, *hashes = (hashlib.sha256(data[part]).hexdigest() for part in parts)
+    line = number, width, num_rows, len(data), digest, starts, hashes
+    return ShardInfo(split, *line, fold, histogram(content.length), histogram(content.label))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -206,7 +203,7 @@ def histogram(values: np.ndarray) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Block:
-    """One record batch of a shard as numpy views of the mapped file."""
+    """The rows of a shard, or one of its record batches as numpy views of the mapped file."""
 
     ids: np.ndarray
     """``[rows, width]``, uint16 or int32."""

@@ -21,7 +21,7 @@ from preprocessing.base.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index
-from preprocessing.dataset.shards import VOCABULARY, id_dtype, write_shard
+from preprocessing.dataset.shards import VOCABULARY, Block, id_dtype, write_shard
 from preprocessing.job import engine, tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
@@ -113,8 +113,9 @@ class ShardRange(engine.Part[list[ShardInfo]]):
         for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
             padded = arrays.pad_segments(*arrays.take(values, offsets, chosen), int(width))
             columns = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            content = Block(padded, *columns)
             shard_fold = None if fold == NO_FOLD else int(fold)
-            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *columns, fold=shard_fold))
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), content, fold=shard_fold))
         return shards, {shard.path: shard.sha256 for shard in shards}
 
     def read_rows(self) -> pa.Table:

@@ -24,7 +24,7 @@ from harness.report import sinks
 from harness.report.runs import compare_linear
 from harness.report.sinks import ReportSink
 from harness.rundir.records import Ending
-from harness.rundir.results import Measured, write_figures, write_predictions
+from harness.rundir.results import Measured, Predictions, write_figures, write_predictions
 from harness.tracking.tracking import Sink
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -92,7 +92,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     first = unwrapped(capsys.readouterr().out)
     manifest, path = read_manifest(own), own / "baseline" / "test.json"
     with monkeypatch.context() as patch:
-        patch.setattr(results, "measure", None)  # a second time nothing is computed
+        patch.setattr(results, "measure_linear", None)  # a second time nothing is computed
         results.main(BaselineConfig(data=str(own)))
     assert unwrapped(capsys.readouterr().out).replace("found in", "written in") == first
     whole = path.read_bytes()
@@ -125,8 +125,8 @@ def stand(place: Path, split: str, right: np.ndarray) -> dict[str, Any]:
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
-    found = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
-    write_predictions(place, split, ["no", "yes"], "text", **found)
+    predictions = Predictions(np.arange(len(right)), labels, predicted, chances)
+    write_predictions(place, split, ["no", "yes"], "text", predictions)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 

@@ -19,6 +19,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
+    Block,
     Manifest,
     Shard,
     histogram,
@@ -54,7 +55,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
-    info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
+    info = write_shard(tmp_path, "train", 0, Block(ids, length, label, row), block_rows=64)
     shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + ([rows % 64] if rows % 64 else [])
     for name, written in (("ids", ids), ("length", length), ("label", label), ("row", row)):
@@ -71,7 +72,7 @@ def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
 ) -> None:
     flushed = list[str]()
     monkeypatch.setattr(atomic, "fsync", lambda path: flushed.append(Path(path).name.split(atomic.TEMPORARY_MARK)[0]))
-    infos = [write_shard(tmp_path, "train", number, *arrays(8, 16, np.uint16)) for number in (1, 0)]
+    infos = [write_shard(tmp_path, "train", number, Block(*arrays(8, 16, np.uint16))) for number in (1, 0)]
     names = [Path(info.path).name for info in infos]
     assert flushed == names
     (train,) = write_index(tmp_path, infos)[0]["train"]
