@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.config import RunConfig
 from harness.ranks.devices import count_cards
 from harness.ranks.stopping import HEARTBEAT, run_rank
-from harness.rundir.layout import existing
+from harness.rundir.layout import nearest_existing
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import ResolvedConfig, resolve_config
 from preprocessing.base import cli
@@ -70,7 +70,7 @@ def check_machine(run: TrainingRun) -> None:
     from harness.training.assembly import check_shared
 
     world, print_fact = run.session.world, run.console.screen.fact
-    check_shared(world.broadcast_from_main(str(existing(run.config.run)), "the run directory"), world)
+    check_shared(world.broadcast_from_main(str(nearest_existing(run.config.run)), "the run directory"), world)
     print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
     print_fact("devices", describe_devices(run.session.device.type))
     print_fact("all-reduce", world.time_all_reduce(run.session.device))

@@ -15,7 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -28,6 +28,9 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
 """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
@@ -84,7 +87,7 @@ def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
     return row, ngrams[row, column]
 
 
-def count_ngrams(block: Block, columns: np.ndarray) -> Any:
+def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
     from scipy.sparse import csr_matrix
 

@@ -44,7 +44,7 @@ from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
@@ -122,7 +122,7 @@ def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any
     """
     label_map = labels if isinstance(labels, Mapping) else trained_labels
     if not isinstance(label_map, Mapping):
-        is_unique = len(set(map(spelling, names))) == len(names)
+        is_unique = len(set(map(normalize_label, names))) == len(names)
         if not is_unique:
             return AUTO
         return {name: [name] for name in names}

@@ -16,7 +16,7 @@ from harness.rundir.bundle_files import read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shorten_line
-from preprocessing.labels import as_found, convert_names
+from preprocessing.labels import convert_names, name_label_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ class Model:
             raise ConfigError(f"{self.path}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explanation import explain
 
-        return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
+        return explain(cast("Bundle", self._scorer), [text], name_label_value(label))[0]
 
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""

@@ -45,7 +45,7 @@ from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import as_found
+from preprocessing.labels import name_label_value
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -127,7 +127,7 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        label = as_found(values["predicted"]) or ""
+        label = name_label_value(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
         head += "(no known word)  " if unknown_share == 1 else ""
         screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])

@@ -46,7 +46,7 @@ from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
 from preprocessing.job.build import build_dataset
-from preprocessing.labels import as_found
+from preprocessing.labels import name_label_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +240,7 @@ def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str]
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
     if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
         raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
-    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(as_found, labels))
+    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
     if len(flat_texts) != len(names):
         raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
     if None in names:

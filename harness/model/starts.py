@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 
 from harness.config import CLASSIFIER, ModelConfig
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
-from harness.rundir.layout import instead
+from harness.rundir.layout import describe_missing_bundle
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
@@ -235,7 +235,7 @@ def find_donor(source: str, wanted: ModelConfig) -> Donor:
     """
     directory = bundle_directory(source)
     if not (directory / INDEX).is_file():
-        raise ConfigError(f"init.weights: {source}: {instead(directory)}")
+        raise ConfigError(f"init.weights: {source}: {describe_missing_bundle(directory)}")
     info = read_info(directory)
     unequal_keys = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
     if unequal_keys:

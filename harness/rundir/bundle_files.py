@@ -34,7 +34,7 @@ from harness.rundir.json_files import (
     seal_of,
     write_sealed,
 )
-from harness.rundir.layout import BUNDLE, instead
+from harness.rundir.layout import BUNDLE, describe_missing_bundle
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
@@ -172,7 +172,7 @@ def read_info(directory: Path) -> BundleInfo:
     """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or invalid one."""
     info = find_info(directory)
     if info is None:
-        raise DataError(f"{directory / INDEX}: missing: {instead(directory)}")
+        raise DataError(f"{directory / INDEX}: missing: {describe_missing_bundle(directory)}")
     return info
 
 

@@ -80,7 +80,7 @@ def writable_path(data: str, run: str, name: str) -> Path:
     return path if can_write else Path(run, name)
 
 
-def existing(path: str) -> Path:
+def nearest_existing(path: str) -> Path:
     """``path``, or the nearest directory above it that is there."""
     return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
 
@@ -178,7 +178,7 @@ def check_many(run: str | Path, kind: Kind) -> None:
         raise ConfigError(f"run: {run} holds {content}; name another directory for --{kind}s")
 
 
-def instead(directory: Path) -> str:
+def describe_missing_bundle(directory: Path) -> str:
     """The end of the "not a bundle" message for ``directory``: what is there, and what to do."""
     path = directory.parent if directory.name == BUNDLE else directory
     if path.is_file():

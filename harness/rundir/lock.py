@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TextIO, cast
 
-from harness.rundir.layout import LOCK, check_directory, existing
+from harness.rundir.layout import LOCK, check_directory, nearest_existing
 from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.processes import acquire
@@ -49,7 +49,7 @@ def open_locked(run: Path, limit_s: float, mode: str) -> TextIO:
 
 def check_claim(run: Path, limit_s: float = 0.0) -> None:
     """Raise what ``claim_run`` would raise after ``limit_s``, without writing: for a dry run, and a launcher."""
-    nearest = existing(str(run))
+    nearest = nearest_existing(str(run))
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {run} cannot be written: you may not write to {nearest}; name another directory")
     if (run / LOCK).exists():

@@ -22,7 +22,7 @@ from harness.rundir.layout import (
     CONFIG,
     ENVIRONMENT,
     STATUS,
-    instead,
+    describe_missing_bundle,
     join_runs,
     members,
     storage,
@@ -85,7 +85,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         if runs:
             sentence = f"{run}: holds the runs {join_runs(runs)}; name one of them, as in {runs[0].path}"
             raise DataError(sentence) from None
-        raise DataError(f"{path}: missing: {instead(Path(run))}") from None
+        raise DataError(f"{path}: missing: {describe_missing_bundle(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {RESTORE}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

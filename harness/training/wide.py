@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +115,7 @@ def read_rows(split: Split, stride: int) -> Iterator[tuple[torch.Tensor, torch.T
         first_row += len(block.row)
 
 
-def read_features(wide: WidePart, split: Split, stride: int) -> Any:
+def read_features(wide: WidePart, split: Split, stride: int) -> sparse.csr_matrix:
     """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``."""
     parts = []
     for ids, lengths in read_rows(split, stride):
@@ -127,7 +126,7 @@ def read_features(wide: WidePart, split: Split, stride: int) -> Any:
     return sparse.vstack(parts, "csr")
 
 
-def count_bucket_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
+def count_bucket_pieces(wide: WidePart, tokens: Sequence[str]) -> sparse.csr_matrix:
     """How often the words of each bucket have each piece, as scipy's CSR ``[buckets, PIECE_BUCKETS]``."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -148,7 +147,7 @@ def count_bucket_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
     return (sparse.csr_matrix(entries, (wide.buckets, len(tokens))) @ pieces).tocsr()
 
 
-def choose_columns(features: Any, buckets_pieces: Any, max_columns: int) -> np.ndarray:
+def choose_columns(features: sparse.csr_matrix, buckets_pieces: sparse.csr_matrix, max_columns: int) -> np.ndarray:
     """The buckets to learn, int64 ``[features]``, ascending: those that most rows have."""
     num_rows = np.bincount(features.indices, minlength=features.shape[1])
     num_rows[(num_rows < MIN_ROWS) & (np.diff(buckets_pieces.indptr) == 0)] = 0
@@ -156,7 +155,9 @@ def choose_columns(features: Any, buckets_pieces: Any, max_columns: int) -> np.n
     return columns[num_rows[columns] > 0]
 
 
-def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float, parts: Any = None) -> np.ndarray:
+def weigh_features(
+    features: sparse.csr_matrix, labels: np.ndarray, classes: int, power: float, parts: sparse.csr_matrix | None = None
+) -> np.ndarray:
     """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the labels
     of the rows.
 
@@ -170,7 +171,7 @@ def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float
     num_rows, num_columns = features.shape
     label_by_entry = np.repeat(labels, np.diff(features.indptr))
 
-    def count_rows(entries: Any) -> Any:
+    def count_rows(entries: np.ndarray | slice) -> np.ndarray:
         """How many rows have each feature, of those whose entries are chosen."""
         counts = np.bincount(features.indices[entries], minlength=num_columns)
         return counts if parts is None else parts @ counts
@@ -186,7 +187,9 @@ def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float
     return (1 + np.log((1 + num_rows) / (1 + np.minimum(total, num_rows)))) * (FLOOR + ratios) ** power
 
 
-def scale_pieces(values: Any, pieces: Any, buckets_pieces: Any) -> Any:
+def scale_pieces(
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, buckets_pieces: sparse.csr_matrix
+) -> sparse.csr_matrix:
     """``pieces`` times a factor, so that in a sample of rows they have the mean norm of the words that have them."""
     sample = values[:: max(1, values.shape[0] // 1000)]
     of_words = norm(sample[:, np.diff(buckets_pieces.indptr) > 0], axis=1).mean()
@@ -194,7 +197,9 @@ def scale_pieces(values: Any, pieces: Any, buckets_pieces: Any) -> Any:
     return (pieces * (of_words / max(of_pieces, 1e-12))).tocsr()
 
 
-def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
+def solve(
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, targets: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
     table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
     its row, plus ``penalty / 2`` times the sum of the weights' squares. The table is a weight of each feature plus
@@ -206,7 +211,7 @@ def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tupl
     row_weights = targets.sum(axis=1, keepdims=True)
     features, size = values.shape[1] * outputs, sum(pieces.shape) * outputs
 
-    def table_of(flat: np.ndarray) -> Any:
+    def table_of(flat: np.ndarray) -> np.ndarray:
         return flat[:features].reshape(-1, outputs) + pieces @ flat[features:size].reshape(-1, outputs)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:

@@ -25,7 +25,7 @@ from preprocessing.corpus.convert import check_names
 from preprocessing.corpus.detection import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 
 Role = Literal["text", "label"]
 LABEL_NAME = re.compile(
@@ -180,7 +180,7 @@ def find_split_column(
     names = [name for name in sample if name.casefold() in SPLIT_NAMES and name not in other_columns]
     if file.split is not None or file.splits.time_column or len(names) != 1:
         return None
-    if not all(spelling(value) in file.split_by_value for value in sample[names[0]]):
+    if not all(normalize_label(value) in file.split_by_value for value in sample[names[0]]):
         return None
     problem = f"column {names[0]!r} names each row's split"
     lines.append(f"splits: {file.name}: {problem}; --splits.column null cuts splits at random instead")

@@ -31,7 +31,7 @@ from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, SourceBatch
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, as_found, distinct, spelling, type_of
+from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, distinct, name_label_value, normalize_label, type_of
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
@@ -275,11 +275,11 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
     and for a missing one unless ``source`` allows it.
     """
-    text, labels = spelling(value), source.label_map()
+    text, labels = normalize_label(value), source.label_map()
     if not text and source.missing_label == "error":
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
-        return NEUTRAL_NAME if text in map(spelling, source.neutral) else as_found(value) or None
+        return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.numbers:
         spellings = ", ".join(labels.numbers)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
@@ -310,8 +310,8 @@ def read_splits(batch: SourceBatch) -> np.ndarray:
 
 def number_split(value: str | None, file: File) -> int:
     """The number of the split that a cell names. Raises ``ValueError`` for an unknown name."""
-    split = file.split_by_value.get(spelling(value))
-    if split is None and spelling(value):
+    split = file.split_by_value.get(normalize_label(value))
+    if split is None and normalize_label(value):
         spellings = ", ".join(map(str, file.split_by_value))
         problem = f"split {value!r} is not known; known are {spellings}"
         raise ValueError(f"{problem}; say in splits.names which split it means")

@@ -22,7 +22,7 @@ from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.terminal import public
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
 """The classes of ``EMBEDDED``, whose file has 0 and 1, with their names in other copies of IMDB's reviews."""
@@ -64,7 +64,9 @@ class File:
         splits: dict[str | None, str] = dict(SPELLINGS.items())
         if self.source.missing_label != "error":
             splits |= UNLABELLED_SPELLINGS
-        return splits | {spelling(value): split for split, values in self.splits.names.items() for value in values}
+        return splits | {
+            normalize_label(value): split for split, values in self.splits.names.items() for value in values
+        }
 
     @property
     def key_by_column(self) -> dict[str, str]:
