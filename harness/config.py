@@ -310,7 +310,8 @@ class RunConfig:
         epochs, patience = self.epochs, self.patience
         is_in_range = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
-        require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
+        is_time = parse_seconds(self.max_time) is not None
+        require(is_time, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 
     @property
     def initial_weights(self) -> str | None:
@@ -321,10 +322,10 @@ class RunConfig:
     @property
     def max_time_s(self) -> float | None:
         """``max_time`` in seconds; None for no limit."""
-        return None if self.max_time is None else seconds(self.max_time)
+        return None if self.max_time is None else parse_seconds(self.max_time)
 
 
-def seconds(text: str | None) -> float | None:
+def parse_seconds(text: str | None) -> float | None:
     """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
     if text is None:
         return 0.0
