@@ -49,5 +49,7 @@ open_dataset = Dataset
 def __getattr__(name: str) -> Any:
     """What trains is imported when it is used: a program that only predicts needs few packages."""
     if name in ("Run", "TextClassifier", "prepare", "train"):
-        return installed.load(f"harness.library.{'estimator' if name == 'TextClassifier' else 'commands'}:{name}")
+        return installed.load_object(
+            f"harness.library.{'estimator' if name == 'TextClassifier' else 'commands'}:{name}"
+        )
     raise AttributeError(f"module 'padless' has no attribute {name!r}")

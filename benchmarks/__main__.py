@@ -12,9 +12,9 @@ BENCHMARKS = (
     ("text", "TextConfig", "Tokenizing texts, and common alternatives."),
     ("loader", "LoaderConfig", "Loading batches, and PyTorch's loader."),
     ("recurrence", "RecurrenceConfig", "One LSTM layer, padded and packed."),
-    ("train", "TrainConfig", "A training step, and plain PyTorch loops."),
+    ("train", "TrainBenchmark", "A training step, and plain PyTorch loops."),
     ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
-    ("predict", "PredictConfig", "Predictions of raw texts, and common alternatives."),
+    ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
     ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a linear model, NB-SVM, fastText."),
 )

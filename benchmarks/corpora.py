@@ -66,7 +66,7 @@ class CorporaConfig:
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
-    """Column that says which split a row belongs to."""
+    """Column with the split of each row."""
     processes: Processes = 1
     """Processes of each training."""
     json: bool = False
@@ -76,7 +76,7 @@ class CorporaConfig:
         """Check ranges."""
         for name, kind in (("recipe", "train"), ("text", "preprocess")):
             if value := getattr(self, name):
-                object.__setattr__(self, name, configuration.find(value, kind, f"--{name}"))
+                object.__setattr__(self, name, configuration.find_config(value, kind, f"--{name}"))
         for name in ("labels", "seeds"):
             values = getattr(self, name)
             require(bool(values) and min(values) >= 0, name, values, "at least one whole number from 0")
@@ -97,9 +97,9 @@ def main(config: CorporaConfig) -> None:
     for file in config.files:
         corpus, name = read_corpus(Path(file), config), Path(file).stem
         for seed, labels, method in product(config.seeds, config.labels, facts):
-            key = hash_of(file, config.split_column, config.measure, labels, seed, method, *facts[method])
+            key = hash_facts(file, config.split_column, config.measure, labels, seed, method, *facts[method])
             if key not in line_by_key:
-                figures = measure(config, corpus, labels, seed, method, Path(config.output, name, key))
+                figures = measure_figure(config, corpus, labels, seed, method, Path(config.output, name, key))
                 line_by_key[key] = {
                     "key": key,
                     "corpus": name,
@@ -149,7 +149,7 @@ def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate((order[firsts], order[~firsts]))[:labels]) if labels else rows
 
 
-def measure(
+def measure_figure(
     config: CorporaConfig, corpus: pd.DataFrame, labels: int, seed: int, method: str, folder: Path
 ) -> dict[str, Any]:
     """Accuracy, rows and seconds of one figure."""
@@ -158,7 +158,7 @@ def measure(
         corpus = corpus.assign(split=corpus["split"].where(corpus["split"] != VALIDATION))
     if method == LINEAR:
         is_added = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
-        accuracy = linear(
+        accuracy = linear_accuracy(
             pd.concat([corpus.iloc[labelled], corpus[is_added]]), corpus[corpus["split"] == config.measure]
         )
     else:
@@ -166,11 +166,11 @@ def measure(
         if not (data / "dataset.json").exists():
             words = sources(config, corpus, labelled, folder, with_others)
             words += ["--config", config.text] if config.text else []
-            run("preprocessing", "prepare", *words, "--output", data)
+            run_module("preprocessing", "prepare", *words, "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
         options += ["--config", config.recipe] if with_others else []
         options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
-        run("harness", "train", *options, "--seed", seed)
+        run_module("harness", "train", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
     return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}
 
@@ -193,14 +193,14 @@ def sources(
     return words if TEST in set(corpus["split"]) else [*words, "--splits.test", "0"]  # keeps labelled rows out of test
 
 
-def run(*arguments: object) -> None:
+def run_module(*arguments: object) -> None:
     """Run ``python -m arguments`` with the same output. Raises ``SystemExit`` with its exit code if it fails."""
     # cannot hang: all waits of padless's commands have limits
     if code := subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False).returncode:
         raise SystemExit(code)
 
 
-def linear(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
+def linear_accuracy(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
     """Accuracy of the linear model."""
     model = linear_model().fit(learned["text"], learned["label"])
     return float(model.score(measured["text"], measured["label"]))
@@ -227,7 +227,7 @@ def accuracy_of(directory: Path, split: str) -> float:
     return float(values["accuracy"])
 
 
-def hash_of(*facts: object) -> str:
+def hash_facts(*facts: object) -> str:
     """Hash of values; for files, of their content."""
     paths = [Path(str(fact)) for fact in facts]
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path) for path in paths]

@@ -22,12 +22,12 @@ import torch
 from msgspec import Meta
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.index import write_index
-from preprocessing.dataset.shards import Manifest, Split, write_shard
+from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
 PAUSE_S = 0.05
@@ -35,7 +35,7 @@ PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoaderConfig(Measured):
+class LoaderConfig(BenchmarkConfig):
     """Loading batches of random token ids on the CPU, compared with PyTorch's loader."""
 
     rows: Size = 100_000
@@ -46,7 +46,7 @@ class LoaderConfig(Measured):
     """Rows per batch."""
 
 
-def measure(config: LoaderConfig) -> dict[str, Any]:
+def measure_loaders(config: LoaderConfig) -> dict[str, Any]:
     """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
         split = write_random(Path(folder), config)
@@ -75,7 +75,7 @@ def write_random(root: Path, config: LoaderConfig) -> Split:
     ids = random.integers(2, 1 << 15, (config.rows, width), dtype=np.uint16)
     lengths = random.integers(width // 2 + 1, width + 1, config.rows)
     ids[np.arange(width) >= lengths[:, None]] = 0
-    info = write_shard(root, TRAIN, 0, ids, lengths, lengths % 2, np.arange(config.rows))
+    info = write_shard(root, TRAIN, 0, Block(ids, lengths, lengths % 2, np.arange(config.rows)))
     facts = {"vocabulary_hash": "", "text": {}, "text_hash": ""}
     return Split(root, Manifest(["a", "b"], *write_index(root, [info]), "uint16", 8192, 1 << 15, **facts), TRAIN)  # type: ignore[arg-type]
 
@@ -105,8 +105,9 @@ def numpy_copy(split: Split, batch: int) -> Epoch:
 def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
     """The usual PyTorch code, over one array of all rows in memory, of the same size in a dtype of torch."""
     ids = np.concatenate([block.ids for block in split.blocks]).view(np.int16)
-    facts = (np.concatenate([getattr(block, name) for block in split.blocks]) for name in ("length", "label"))
-    dataset = TensorDataset(*map(torch.from_numpy, (ids, *(column.astype(np.int64) for column in facts))))
+    lengths = np.concatenate([block.length for block in split.blocks]).astype(np.int64)
+    labels = np.concatenate([block.label for block in split.blocks]).astype(np.int64)
+    dataset = TensorDataset(*map(torch.from_numpy, (ids, lengths, labels)))
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     batches: DataLoader = DataLoader(dataset, batch, shuffle=True, drop_last=True, **options)  # type: ignore[arg-type]
     return lambda: iter(batches)
@@ -119,4 +120,4 @@ CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
     "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
 """Name -> (function that builds an epoch, batches per turn); None: a whole epoch."""
-main = print_result(measure)
+main = print_result(measure_loaders)

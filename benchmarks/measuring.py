@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.rundir.records import installed_version
 from preprocessing.base.errors import DataError, require
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import require_package
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
 """Rows, features, repetitions, within reasonable limits."""
@@ -29,7 +29,7 @@ PACKAGES = ("torch", "numpy", "pyarrow", "nltk", "tokenizers", "scikit-learn", "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class BenchmarkConfig:
     """The keys of every benchmark whose contenders take turns."""
 
     rounds: Size = 5
@@ -41,7 +41,7 @@ class Measured:
 def print_result(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], None]:
     """A command that prints the result of ``measure``, as JSON or as tables."""
 
-    def main(config: Measured) -> None:
+    def main(config: BenchmarkConfig) -> None:
         values = measure(config)
         print(json.dumps(values, indent=2, ensure_ascii=False) if config.json else "\n".join(format_result(values)))
 
@@ -50,7 +50,7 @@ def print_result(measure: Callable[[Any], dict[str, Any]]) -> Callable[[Any], No
 
 def peer_module(module: str) -> Any:
     """Import a peer's module. Raises ``ConfigError`` if it is not installed."""
-    needed(module.partition(".")[0], "benchmarks", "bench")
+    require_package(module.partition(".")[0], "benchmarks", "bench")
     return importlib.import_module(module)
 
 
@@ -66,7 +66,7 @@ def read_frame(file: Path) -> Any:
 
 
 def peer(left_out: dict[str, str], name: str, build: Callable[[], Any], *more: Any) -> dict[str, Any]:
-    """A peer with ``more``, by its name; nothing if it lacks data, which ``left_out`` then says."""
+    """A peer with ``more``, by its name; nothing if it lacks data, which ``left_out`` then reports."""
     try:
         return {name: (build(), *more)}
     except DataError as error:
@@ -127,14 +127,16 @@ def result(unit: str, values: Mapping[str, float], **more: Any) -> dict[str, Any
 def machine() -> dict[str, Any]:
     """Facts of the machine of the measurement."""
     torch, cpus = sys.modules.get("torch"), Path("/proc/cpuinfo")
-    names = [line for line in cpus.read_text().splitlines() if line.startswith("model name")] if cpus.exists() else []
+    lines = cpus.read_text().splitlines() if cpus.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    versions = {name: installed_version(name) for name in PACKAGES}
     return {
-        "processor": names[0].partition(": ")[2] if names else platform.machine(),
+        "processor": (names or [platform.machine()])[0],
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads() if torch else 1,
         "device": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "cpu",
         "python": platform.python_version(),
-        **{name: version for name in PACKAGES if (version := installed_version(name))},
+        **{name: version for name, version in versions.items() if version},
     }
 
 

@@ -22,7 +22,7 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import Measured, alternate, cores, peer, print_result, read_frame, result
+from benchmarks.measuring import BenchmarkConfig, alternate, cores, peer, print_result, read_frame, result
 from benchmarks.text import notebook
 from harness.inference.predict import BLOCK_ROWS
 from harness.inference.scorer import Scorer, open_scorer
@@ -38,7 +38,7 @@ SLOWEST = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(Measured):
+class PredictBenchmark(BenchmarkConfig):
     """Predictions of raw texts on one core, compared with the notebook's loop and a linear pipeline."""
 
     run: str
@@ -53,7 +53,7 @@ class PredictConfig(Measured):
     """Precision of ours; fp32 is measured too."""
 
 
-def measure(config: PredictConfig) -> dict[str, Any]:
+def measure_predictors(config: PredictBenchmark) -> dict[str, Any]:
     """Rows/s of each contender on one core. Raises ``DataError`` without texts."""
     texts = read_frame(Path(config.input))[config.column].map(str).head(config.rows).tolist()
     if len(texts) < 2:
@@ -65,7 +65,7 @@ def measure(config: PredictConfig) -> dict[str, Any]:
     if scorer.arithmetic["precision"] != "fp32":
         exact = open_scorer(config.run, "torch", BATCH)
         turns["ours in fp32"] = functools.partial(logits, exact), texts
-    turns[LINEAR] = linear(texts), texts
+    turns[LINEAR] = linear_predictor(texts), texts
     with cores(1):
         contenders = {name: functools.partial(run, sample) for name, (run, sample) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
@@ -104,7 +104,7 @@ class NotebookLoop:
         return probabilities
 
 
-def linear(texts: Texts) -> Callable[[Texts], object]:
+def linear_predictor(texts: Texts) -> Callable[[Texts], object]:
     """A fitted scikit-learn pipeline, trained on arbitrary labels, so texts need no labels."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -117,4 +117,4 @@ def linear(texts: Texts) -> Callable[[Texts], object]:
     return lambda sample: pipeline.predict_proba(list(sample))
 
 
-main = print_result(measure)
+main = print_result(measure_predictors)

@@ -14,10 +14,10 @@ from msgspec import Meta
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig
-from harness.model.attribution import batch_of
+from harness.model.attribution import make_batch
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
@@ -26,7 +26,7 @@ from harness.training.throughput import synchronize
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(Measured):
+class PretrainConfig(BenchmarkConfig):
     """Training steps over sequences of 200 to 210 tokens whose ids are distributed like words."""
 
     vocabulary: Annotated[int, Meta(ge=3, le=1 << 24)] = 30_000
@@ -43,7 +43,7 @@ class PretrainConfig(Measured):
     """Precision; the plain loop uses autocast."""
 
 
-def measure(config: PretrainConfig) -> dict[str, Any]:
+def measure_pretraining(config: PretrainConfig) -> dict[str, Any]:
     """Time forward, backward and update of each contender on the same rows; counts tokens once, not per direction."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
     """Padded rows whose ids are drawn log-uniformly, longest first."""
     random, largest = np.random.default_rng(0), config.vocabulary - 1
     lengths = np.sort(random.integers(200, 211, config.batch))[::-1]
-    return batch_of([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
+    return make_batch([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
 
 
 class PlainLoop(nn.Module):
@@ -107,4 +107,4 @@ class PlainLoop(nn.Module):
         return losses[0] + losses[1]
 
 
-main = print_result(measure)
+main = print_result(measure_pretraining)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.throughput import synchronize
@@ -20,7 +20,7 @@ PACKED = "pack_padded_sequence"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecurrenceConfig(Measured):
+class RecurrenceConfig(BenchmarkConfig):
     """Forward and backward of one LSTM layer over sequences of 200 to 210 tokens, on this machine."""
 
     batch: Size = 64
@@ -31,7 +31,7 @@ class RecurrenceConfig(Measured):
     """Precision; the padded nn.LSTM uses autocast. Packed input on a CPU is always fp32."""
 
 
-def measure(config: RecurrenceConfig) -> dict[str, Any]:
+def measure_layers(config: RecurrenceConfig) -> dict[str, Any]:
     """Real tokens/s of the padded layer, of ``pack_padded_sequence``, of a padded nn.LSTM that ignores lengths, and of
     ``harness.model.fused`` where it runs.
     """
@@ -81,4 +81,4 @@ def measure(config: RecurrenceConfig) -> dict[str, Any]:
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
 
 
-main = print_result(measure)
+main = print_result(measure_layers)

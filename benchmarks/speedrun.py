@@ -22,7 +22,7 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.svm import LinearSVC
 
-from benchmarks.corpora import hash_of, linear_model, read_finished, run
+from benchmarks.corpora import hash_facts, linear_model, read_finished, run_module
 from benchmarks.measuring import cores, peer_module, read_frame, result
 from harness.rundir.checkpoint import steps
 from harness.rundir.layout import THROUGHPUT, Member
@@ -32,7 +32,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.installed import is_importable
 from preprocessing.base.schema import AtLeast1, Processes, Share
 from preprocessing.base.split_names import TRAIN, VALIDATION
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 from preprocessing.dataset.inspect import Dataset
 
 FASTTEXT, WORDS = "fastText", r"\w+|[^\w\s]"
@@ -69,10 +69,10 @@ def main(config: SpeedrunConfig) -> None:
     """Measure what is missing, then show the table. Raises ``SystemExit`` with the exit code of a failed command."""
     peers = [name for name in PEERS if name != FASTTEXT or is_importable("fasttext")]
     with cores(config.threads):
-        prepare_s = prepare(config)
-        runs = [train(config, Member("fold", fold, Path(config.output, "runs"))) for fold in range(config.folds)]
+        prepare_s = time_prepare(config)
+        runs = [train_fold(config, Member("fold", fold, Path(config.output, "runs"))) for fold in range(config.folds)]
         rows = rows_of(config)
-        contenders = {"ours": curve(runs, rows), **{name: [measure(config, rows, name)] for name in peers}}
+        contenders = {"ours": curve(runs, rows), **{name: [measure_peer(config, rows, name)] for name in peers}}
     table = [
         line_of(name, figures, config.targets, prepare_s * (name == "ours")) for name, figures in contenders.items()
     ]
@@ -82,7 +82,7 @@ def main(config: SpeedrunConfig) -> None:
     text = pd.DataFrame(table).astype(object).fillna("–").to_string(index=False)
     print(json.dumps(values, indent=2) if config.json else f"{text}\n{facts}; {values['machine']['processor']}")
     if FASTTEXT not in peers:
-        tell("fastText is left out: fasttext cannot be imported here; pip install fasttext-wheel brings it")
+        print_stderr("fastText is left out: fasttext cannot be imported here; pip install fasttext-wheel brings it")
 
 
 def measure_once(
@@ -90,14 +90,14 @@ def measure_once(
 ) -> dict[str, Any]:
     """A line of ``figures.jsonl``, measured and appended if it is missing."""
     path, options = Path(config.output, "figures.jsonl"), (config.text, config.label_column, config.group_column)
-    key, line_by_key = hash_of(config.file, *options, config.folds, config.threads, name, fold), read_finished(path)
+    key, line_by_key = hash_facts(config.file, *options, config.folds, config.threads, name, fold), read_finished(path)
     if key not in line_by_key:
         line_by_key[key] = {"key": key, "contender": name, "fold": fold, **measure()}
         atomic.append_line(path, json.dumps(line_by_key[key]))
     return line_by_key[key]
 
 
-def prepare(config: SpeedrunConfig) -> float:
+def time_prepare(config: SpeedrunConfig) -> float:
     """Build the dataset; returns the seconds. One that is there already is built again elsewhere, for its time."""
     data = Path(config.output, "data")
     words = [config.file, "--source.label_column", config.label_column, "--executor.workers", config.threads]
@@ -107,18 +107,18 @@ def prepare(config: SpeedrunConfig) -> float:
     def prepare_timed() -> dict[str, Any]:
         with atomic.temporary_folder() as folder:
             output, began = folder / "data" if data.exists() else data, time.monotonic()
-            run("preprocessing", "prepare", *words, "--output", output)
+            run_module("preprocessing", "prepare", *words, "--output", output)
             return {"seconds": time.monotonic() - began}
 
     return float(measure_once(config, "prepare", None, prepare_timed)["seconds"])
 
 
-def train(config: SpeedrunConfig, member: Member) -> Member:
+def train_fold(config: SpeedrunConfig, member: Member) -> Member:
     """Train the run of a fold, unless it has finished with these settings."""
     if not steps(member.path):  # each training learns its word vectors, so that all count their time
         shutil.rmtree(Path(config.output, "data", "vectors"), ignore_errors=True)
     words = ["--num_processes", 1, "--threads", config.threads, "--baseline", "none", "--fold", member.number]
-    run(
+    run_module(
         "harness",
         "train",
         "--config",
@@ -163,7 +163,7 @@ def curve(runs: list[Member], rows: pd.DataFrame) -> list[tuple[float, float]]:
     return points
 
 
-def measure(config: SpeedrunConfig, rows: pd.DataFrame, name: str) -> tuple[float, float]:
+def measure_peer(config: SpeedrunConfig, rows: pd.DataFrame, name: str) -> tuple[float, float]:
     """Train a peer for each fold; the mean of the seconds, and the accuracy over all rows."""
 
     def measure_fold(fold: int) -> dict[str, Any]:
@@ -196,15 +196,14 @@ def nb_svm(learned: pd.DataFrame, measured: pd.DataFrame, _: int) -> Any:
 def fasttext(learned: pd.DataFrame, measured: pd.DataFrame, threads: int) -> Any:
     """fastText's classifier with words and pairs, 10 numbers each (Joulin and others 2016), 10 epochs."""
     classes, numbers = np.unique(learned["label"], return_inverse=True)
-    train_texts, new = (
-        [" ".join(re.findall(WORDS, text.lower())) for text in rows["text"]] for rows in (learned, measured)
-    )
+    train_texts = [" ".join(re.findall(WORDS, text.lower())) for text in learned["text"]]
+    test_texts = [" ".join(re.findall(WORDS, text.lower())) for text in measured["text"]]
     with atomic.temporary_folder() as folder:
         lines = (f"__label__{number} {text}\n" for number, text in zip(numbers, train_texts, strict=True))
         (folder / "rows").write_text("".join(lines), encoding="utf-8")
         options = {"dim": 10, "wordNgrams": 2, "epoch": 10, "lr": 0.5, "thread": threads, "verbose": 0}
         model = peer_module("fasttext").train_supervised(str(folder / "rows"), **options)
-    return classes[[int(name.removeprefix("__label__")) for (name,) in model.predict(new)[0]]]
+    return classes[[int(name.removeprefix("__label__")) for (name,) in model.predict(test_texts)[0]]]
 
 
 PEERS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, int], Any]] = {

@@ -18,14 +18,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measuring import Measured, Size, alternate, cores, peer, peer_module, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, cores, peer, peer_module, print_result, result
 from preprocessing.base.errors import DataError
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus import columns
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import list_files
 from preprocessing.text import resources
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ SLOW_SAMPLE, SAMPLE = 400, 4000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(PreprocessConfig, Measured):
+class TextConfig(PreprocessConfig, BenchmarkConfig):
     """Documents per second of a configuration, compared with pandas + NLTK, HF tokenizers, CountVectorizer and others.
 
     Contenders take turns on one core; the median counts. It has all keys of padless prepare.
@@ -47,14 +47,14 @@ class TextConfig(PreprocessConfig, Measured):
     """Maximum number of texts."""
 
 
-def measure(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
+def measure_tokenizers(texts: list[str], spec: TextSpec, rounds: int = 3) -> dict[str, Any]:
     """Documents/s on one core; ours with warm caches, after one pass over the texts.
 
     Raises ``DataError`` without texts, or if something that ``spec`` needs is not installed.
     """
     if not texts:
         raise DataError("there are no texts to measure with; check the source")
-    tokenizer = Tokenizer(resolve(spec))
+    tokenizer = Tokenizer(resolve_pipeline(spec))
     column = pa.array(texts, pa.large_string())
     tokenizer(column)
     turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(column), texts)}
@@ -137,8 +137,8 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 def main(config: TextConfig) -> dict[str, Any]:
     """Measure on the first texts of the source."""
     texts: list[str] = []
-    for file in columns.resolve(list(list_files(config.source, config.splits))).files:
+    for file in columns.resolve_source(list(list_files(config.source, config.splits))).files:
         batches = open_reader(file).batches()
         while len(texts) < config.texts and (batch := next(batches, None)) is not None:
             texts += (text or "" for text in batch.texts().to_pylist())
-    return measure(texts[: config.texts], config.text, config.rounds)
+    return measure_tokenizers(texts[: config.texts], config.text, config.rounds)

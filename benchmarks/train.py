@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.measuring import Measured, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
@@ -40,7 +40,7 @@ TURN_LIMIT_S = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Measured):
+class TrainBenchmark(BenchmarkConfig):
     """Training steps on the rows of a dataset: same model, rows and precision for every contender."""
 
     data: str
@@ -63,7 +63,7 @@ class TrainConfig(Measured):
             require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
 
 
-def measure(config: TrainConfig) -> dict[str, Any]:
+def measure_steps(config: TrainBenchmark) -> dict[str, Any]:
     """Measure ours, a loop that pads every row to the maximum, and a packed one; of ours also padding and data wait."""
     log = TrackingConfig(log_every=config.steps)
     run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
@@ -126,7 +126,7 @@ def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, step
     """Run in the separate process: seconds per real token of a turn."""
     if packed not in LOOPS:
         configure_threads(device)
-        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless it is told tf32
+        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
         LOOPS[packed] = Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16")
     loop = LOOPS[packed]
     synchronize(loop.device)
@@ -146,9 +146,10 @@ class Loop:
         manifest = read_manifest(config.data)
         split = Split(config.data, manifest, TRAIN)
         step = -(-len(split) // 16_384)
-        parts = [[column[::step] for column in (block.ids, block.length, block.label)] for block in split.blocks]
-        whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids, _, _ in parts]
-        lengths, labels = (np.concatenate(column) for column in list(zip(*parts, strict=True))[1:])
+        ids_by_block = [block.ids[::step] for block in split.blocks]
+        whole_ids = [np.pad(ids, ((0, 0), (0, split.max_width - ids.shape[1]))) for ids in ids_by_block]
+        lengths = np.concatenate([block.length[::step] for block in split.blocks])
+        labels = np.concatenate([block.label[::step] for block in split.blocks])
         self.ids = torch.from_numpy(np.concatenate(whole_ids).astype(np.int64)).to(device)
         self.lengths = torch.from_numpy(lengths.astype(np.int64))
         self.labels = torch.from_numpy((labels > 0).astype(np.float32)).to(device)
@@ -190,4 +191,4 @@ class Loop:
         return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])
 
 
-main = print_result(measure)
+main = print_result(measure_steps)

@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     return dispatch(COMMANDS, argv)
 
 
-def script() -> int:
+def run_console_script() -> int:
     """The console script ``padless``."""
     signals.listen(sys.argv[1:])
     keep_folder_out()

@@ -31,7 +31,7 @@ class Masks:
     keep: Mapping[int, torch.Tensor] = field(default_factory=dict)
     """Site -> ``[rows, features]``: 0 where a feature is dropped, else the factor of those that stay; only sites with
     dropout."""
-    unknown: torch.Tensor | None = None
+    unknown_tokens: torch.Tensor | None = None
     """Bool, in the shape of the batch's ids: tokens that are read as ``<unk>``; None: none."""
 
 
@@ -43,7 +43,7 @@ class PackedIndex:
     """``[tokens]``: index of the row, longest first."""
     time: torch.Tensor
     """``[tokens]``."""
-    place: torch.Tensor
+    position: torch.Tensor
     """``[tokens]``: ``time * rows + row``, the place in padded ``[longest * rows]``."""
     starts: torch.Tensor
     """``[longest]``: the first token of each time step."""
@@ -52,7 +52,7 @@ class PackedIndex:
     num_rows: int
 
     @classmethod
-    def of(cls, lengths: torch.Tensor, device: torch.device) -> PackedIndex:
+    def build(cls, lengths: torch.Tensor, device: torch.device) -> PackedIndex:
         """For rows with ``lengths`` int64 ``[rows]`` on the CPU, longest first; no wait for the device."""
         row = np.arange(len(lengths))
         real = np.arange(int(lengths[0]))[:, None] < lengths.numpy()
@@ -73,7 +73,7 @@ class Batch:
     """
 
     ids: torch.Tensor
-    """Narrow token ids: int16 bits of a uint16, or int32; ``widened`` gives what an embedding takes."""
+    """Narrow token ids: int16 bits of a uint16, or int32; ``widen_ids`` gives what an embedding takes."""
     lengths: torch.Tensor
     """int64 ``[rows]`` on the CPU."""
     labels: torch.Tensor
@@ -89,7 +89,7 @@ class Batch:
     candidates: tuple[torch.Tensor, int] | None = None
     """Language model only: if the loader has drawn them; see ``LanguageObjective.candidates``."""
     index: PackedIndex | None = None
-    """Packed layout only: if the loader has computed it; see ``packed_index``."""
+    """Packed layout only: if the loader has computed it; see ``build_index``."""
 
     @property
     def device_lengths(self) -> torch.Tensor:
@@ -106,9 +106,9 @@ class Batch:
         """Real tokens, padding not counted."""
         return int(self.lengths.sum())
 
-    def packed_index(self) -> PackedIndex:
+    def build_index(self) -> PackedIndex:
         """``index``, or the same computed now."""
-        return PackedIndex.of(self.lengths, self.ids.device) if self.index is None else self.index
+        return PackedIndex.build(self.lengths, self.ids.device) if self.index is None else self.index
 
     @classmethod
     def without_labels(cls, ids: torch.Tensor, lengths: torch.Tensor, device: torch.device) -> Batch:
@@ -116,7 +116,7 @@ class Batch:
         labels, rows = torch.zeros(len(lengths), dtype=torch.int64), np.arange(len(lengths))
         return cls(send(ids, device), lengths, labels, rows, sent_lengths=send(lengths, device))
 
-    def widened(self) -> torch.Tensor:
+    def widen_ids(self) -> torch.Tensor:
         """The ids as int32, on their device."""
         return self.ids.view(torch.uint16).to(torch.int32) if self.ids.dtype == torch.int16 else self.ids
 

@@ -72,7 +72,7 @@ AUTO = "auto"
 NOTHING = "none"
 """In place of a dataset or a directory: none."""
 MOST_BUCKETS = 1 << 26
-"""256 MiB for each output of the wide part."""
+"""256 MiB for each output of the linear part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
 
@@ -178,7 +178,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderConfig:
-    """Which rows meet in a batch; with the dataset, seed and global batch this decides the order of every row."""
+    """Which rows are batched together; with the dataset, seed and global batch this decides the order of every row."""
 
     length_noise: Share = 0.003
     """Before sorting, lengths change randomly by up to this share, so that batches differ from epoch to epoch."""
@@ -308,23 +308,24 @@ class RunConfig:
             parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
             vars(self).update(run=f"runs/{'-'.join(parts)}", is_unnamed=True)
         epochs, patience = self.epochs, self.patience
-        below = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
-        require(below, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
-        require(seconds(self.max_time) is not None, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
+        is_in_range = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
+        require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
+        is_time = parse_seconds(self.max_time) is not None
+        require(is_time, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 
     @property
     def initial_weights(self) -> str | None:
         """Run or bundle that the weights come from: init.weights, or the language model of init.pretrain."""
-        own = self.task == CLASSIFIER and self.init.pretrain
-        return self.init.weights or (f"{self.run}-pretrained" if own else None)
+        pretrains = self.task == CLASSIFIER and self.init.pretrain
+        return self.init.weights or (f"{self.run}-pretrained" if pretrains else None)
 
     @property
     def max_time_s(self) -> float | None:
         """``max_time`` in seconds; None for no limit."""
-        return None if self.max_time is None else seconds(self.max_time)
+        return None if self.max_time is None else parse_seconds(self.max_time)
 
 
-def seconds(text: str | None) -> float | None:
+def parse_seconds(text: str | None) -> float | None:
     """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
     if text is None:
         return 0.0
@@ -332,8 +333,8 @@ def seconds(text: str | None) -> float | None:
     match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:
         return None
-    hours, minutes, rest = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + rest or None
+    hours, minutes, clock_seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + clock_seconds or None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,7 +360,7 @@ class LaunchRecipe(RunConfig):
     @property
     def recipe(self) -> RunConfig:
         """The configuration of one training."""
-        return RunConfig(**{one.name: getattr(self, one.name) for one in fields(RunConfig)})
+        return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
 
 
 def to_dict(config: Any) -> dict[str, Any]:

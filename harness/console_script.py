@@ -14,4 +14,4 @@ def script() -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     from harness import __main__ as commands
 
-    return commands.script()
+    return commands.run_console_script()

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from harness.config import RunConfig
 from harness.ranks.devices import count_cards
 from harness.ranks.stopping import HEARTBEAT, run_rank
-from harness.rundir.layout import existing
+from harness.rundir.layout import nearest_existing
 from harness.rundir.records import LAUNCH_ID, installed_version
-from harness.training.rules import Resolved, resolve
+from harness.training.rules import ResolvedConfig, resolve_config
 from preprocessing.base import cli
 from preprocessing.base.processes import signal_on_parents_death
 from preprocessing.base.signals import end_process, listen_in_rank
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 
 if TYPE_CHECKING:
-    from harness.training.run import Run
+    from harness.training.run import TrainingRun
 
 PACKAGES = ("padless", "torch", "accelerate", "pyarrow")
 
@@ -31,20 +31,20 @@ def main(argv: list[str]) -> int:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         signal_on_parents_death(signal.SIGUSR2)
     if (number := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) and os.environ["LOCAL_RANK"] == "0":
-        tell(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
+        print_stderr(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
     config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
-    fit(resolve(config, lambda: count_cards_here(config)))
+    fit(resolve_config(config, lambda: count_cards_here(config)))
     return 0
 
 
 def count_cards_here(config: RunConfig) -> int | None:
-    """The number of GPUs that train, as this rank sees it; None on CPUs."""
+    """The number of GPUs that train, from this rank's settings; None on CPUs."""
     from harness.ranks.distributed import read_local_world_size, read_world_size
 
     return count_cards(config.device, read_local_world_size(), read_world_size())
 
 
-def fit(resolved: Resolved, *, reports: bool = True) -> None:
+def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
     config = resolved.config
     from harness.ranks.session import open_session
@@ -64,13 +64,13 @@ def fit(resolved: Resolved, *, reports: bool = True) -> None:
             run.train()
 
 
-def check_machine(run: Run) -> None:
+def check_machine(run: TrainingRun) -> None:
     """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
     from harness.ranks.devices import describe_devices
     from harness.training.assembly import check_shared
 
     world, print_fact = run.session.world, run.console.screen.fact
-    check_shared(world.from_main(str(existing(run.config.run)), "the run directory"), world)
+    check_shared(world.broadcast_from_main(str(nearest_existing(run.config.run)), "the run directory"), world)
     print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
     print_fact("devices", describe_devices(run.session.device.type))
     print_fact("all-reduce", world.time_all_reduce(run.session.device))

@@ -18,7 +18,7 @@ COMMANDS = (
         "prepare",
         "FILE …",
         "Build a dataset directory from labelled texts.",
-        "preprocessing.job.build:run",
+        "preprocessing.job.build:prepare_dataset",
         "preprocessing.config:PreprocessConfig",
         first=("source.path", "output", "source.text_column", "source.label_column", "text.max_tokens"),
         example="padless prepare reviews.csv -o data/mine",

@@ -30,16 +30,16 @@ WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
-def spelling(value: Any) -> str | None:
+def normalize_label(value: Any) -> str | None:
     """The normalized spelling of a raw label: 1, 1.0 and True are ``1``, " Positive " is ``positive``; null is None."""
-    text = as_found(value)
+    text = name_label_value(value)
     text = None if text is None else drop_zero_fraction(text.strip().casefold())
     return {"true": "1", "false": "0"}.get(text or "", text)
 
 
-def as_found(value: Any) -> str | None:
+def name_label_value(value: Any) -> str | None:
     """The class name that ``auto`` gives a raw label: a text unchanged, the numbers 1 and 1.0 ``1``, True ``true``.
-    Inverse of ``typed_values``.
+    Inverse of ``convert_names``.
     """
     if value is None or value != value:
         return None
@@ -75,18 +75,18 @@ def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> Labe
     if distinct_types == {"int", "float"}:
         distinct_types = {"float"}
     kind = distinct_types.pop() if len(distinct_types) == 1 else None
-    return kind if kind and fits(names, kind) else "text"
+    return kind if kind and fits_label_type(names, kind) else "text"
 
 
-def fits(names: Sequence[str], kind: LabelType) -> bool:
+def fits_label_type(names: Sequence[str], kind: LabelType) -> bool:
     """Whether class names are values of a type; whole numbers must fit int64."""
     try:
-        return [as_found(value) for value in typed_values(names, kind).tolist()] == list(names)
+        return [name_label_value(value) for value in convert_names(names, kind).tolist()] == list(names)
     except ValueError:
         return False
 
 
-def typed_values(names: Sequence[str], kind: LabelType) -> np.ndarray:
+def convert_names(names: Sequence[str], kind: LabelType) -> np.ndarray:
     """The classes as values of the column's type: int64, float64, bool, or texts (object).
 
     Raises ``ValueError`` for a name that cannot be converted.
@@ -117,7 +117,7 @@ class LabelMap:
         meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
         for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
             for value in values:
-                key = spelling(value)
+                key = normalize_label(value)
                 if key is None or key in self.numbers:
                     raise ConfigError(
                         f"source.labels.{name}: {value!r} is null, or has a meaning already; name each value once"

@@ -45,7 +45,7 @@ def write_drawn(
 ) -> Any:
     """Write the bundle of a network with random weights for a dataset, at ``STEP``; the network.
 
-    It is a classifier, as if it had other classes if ``labels`` are given, or a language model. A wide part has an
+    It is a classifier, as if it had other classes if ``labels`` are given, or a language model. A linear part has an
     effect. ``decision`` and ``facts`` are those of ``write_bundle``.
     """
     manifest = read_manifest(data)

@@ -13,7 +13,7 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MOMENTS
-from harness.training.preflight import parts_of
+from harness.training.preflight import dataset_facts
 from harness.training.validation import Selection
 from preprocessing.dataset.shards import read_manifest
 
@@ -37,7 +37,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
 def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
     """What the state of a run of ``config`` says of its data and its settings, updated with ``changes``."""
     manifest = read_manifest(config.data)
-    facts = {"dataset_parts": parts_of(manifest), "dataset": manifest.fingerprint}
+    facts = {"dataset_parts": dataset_facts(manifest), "dataset": manifest.fingerprint}
     return {**facts, "config": to_dict(config), **changes}
 
 

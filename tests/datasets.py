@@ -19,6 +19,7 @@ from preprocessing.base.split_names import NO_LABEL, TEST, UNLABELLED
 from preprocessing.dataset.index import ShardInfo, write_index
 from preprocessing.dataset.shards import (
     VOCABULARY,
+    Block,
     Manifest,
     Split,
     histogram,
@@ -28,10 +29,10 @@ from preprocessing.dataset.shards import (
     write_shard,
 )
 from preprocessing.text.encoder import Encoder
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer, Tokens
-from preprocessing.text.vocabulary import Counts, Vocabulary, freeze
+from preprocessing.text.vocabulary import TokenCounts, Vocabulary, freeze
 
 MOODS = (
     ("dull", "awful", "bad", "boring"),
@@ -70,7 +71,7 @@ def write_dataset(
     Rows of a split called ``unlabelled`` have no label. ``base``: another dataset, whose vocabulary it gets.
     """
     spec = TextSpec(max_tokens=widths[-1])
-    pipeline = resolve(spec)
+    pipeline = resolve_pipeline(spec)
     texts = {
         name: sentences(size, num_classes, seed + number, longest) for number, (name, size) in enumerate(rows.items())
     }
@@ -81,7 +82,7 @@ def write_dataset(
         encoded = encoder(split_texts)
         classes = np.full_like(split_labels, NO_LABEL) if name == UNLABELLED else split_labels
         splits[name] = (
-            arrays.padded(encoded.ids, encoded.offsets, widths[-1]),
+            arrays.pad_segments(encoded.ids, encoded.offsets, widths[-1]),
             np.diff(encoded.offsets),
             classes,
         )
@@ -149,9 +150,9 @@ def texts_in(split: Split) -> list[np.ndarray]:
     return [ids[:length] for block in split.blocks for ids, length in zip(block.ids, block.length, strict=True)]
 
 
-def count(tokens: Tokens) -> Counts:
+def count(tokens: Tokens) -> TokenCounts:
     """How often each type occurs in a batch of tokenized texts."""
-    return Counts(tokens.types, np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64))
+    return TokenCounts(tokens.types, np.bincount(tokens.codes, minlength=len(tokens.types)).astype(np.int64))
 
 
 def write_splits(
@@ -174,10 +175,12 @@ def write_splits(
                 root,
                 name,
                 0,
-                ids[rungs == rung, :width].astype(kind),
-                lengths[rungs == rung],
-                classes[rungs == rung],
-                np.flatnonzero(rungs == rung),
+                Block(
+                    ids[rungs == rung, :width].astype(kind),
+                    lengths[rungs == rung],
+                    classes[rungs == rung],
+                    np.flatnonzero(rungs == rung),
+                ),
                 block_rows=block_rows,
             )
             for rung, width in enumerate(widths)
@@ -204,7 +207,7 @@ def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarr
         columns_by_name = {name: shard_column(shard, name) for name in names}
         columns_by_name |= {name: change(columns_by_name[name]) for name, change in columns.items()}
         fold = shard.info.fold
-        infos.append(write_shard(root, split, 0, **columns_by_name, fold=fold, block_rows=manifest.block_rows))
+        infos.append(write_shard(root, split, 0, Block(**columns_by_name), fold=fold, block_rows=manifest.block_rows))
     write_manifest(root, write_new_index(root, manifest, {split: infos}))
 
 

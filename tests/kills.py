@@ -34,12 +34,12 @@ from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.metrics_log import MetricsLog
-from harness.rundir.records import read_attempts, read_config, read_status
+from harness.rundir.records import read_attempts, read_run_config, read_status
 from harness.training import assembly
 from harness.training.checkpointer import Checkpointer
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import atomic, cli
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, read_manifest
 from tests.commands import read_json
 from tests.corpora import contents
@@ -78,7 +78,7 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
     if not exchange:
-        atomic.exchanged = lambda *_: False
+        atomic.exchange_names = lambda *_: False
 
     def wrap(change: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -110,7 +110,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
     output, stands_aside = folder / "out", folder / "out.before"
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
     dataset = output if exchange or (output / MANIFEST).exists() else stands_aside
-    is_whole = verify(dataset) == [] and read_manifest(dataset).fingerprint in fingerprints
+    is_whole = verify_dataset(dataset) == [] and read_manifest(dataset).fingerprint in fingerprints
     if not is_whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     files = contents(output)
@@ -162,13 +162,13 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
     if damaged or step < names_seen["step"]:
         return 1
     if names_seen.get(CONFIG):
-        read_config(run)
+        read_run_config(run)
     if names_seen.get("status.json"):
         assert read_status(run)
     if names_seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
     if not exchange:
-        atomic.exchanged = lambda *_: False
+        atomic.exchange_names = lambda *_: False
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]

@@ -17,10 +17,10 @@ from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending, write_config, write_status
-from harness.rundir.results import write_figures, write_predictions
+from harness.rundir.results import Predictions, write_figures, write_predictions
 from harness.scores.calibration import Decision
-from harness.scores.figures import Scores, figures, numbers_of
-from harness.scores.metrics import classification_metrics, mistakes_to_show, predicted_labels, probabilities
+from harness.scores.figures import Scores, figures, scalar_figures
+from harness.scores.metrics import classification_metrics, mistakes_to_show, predict_labels, probabilities
 from preprocessing.base import cli
 from preprocessing.dataset.shards import VOCABULARY, Manifest, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -95,8 +95,8 @@ def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, s
     random, decision = np.random.default_rng(seed), Decision(temperature=1.3)
     ids = {number: row.ids for number, row in rows_by_number(data, split).items()}
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
-    calibrated = decision.calibrated(logits)
-    predictions, chances = predicted_labels(calibrated), probabilities(calibrated)
+    calibrated = decision.calibrate(logits)
+    predictions, chances = predict_labels(calibrated), probabilities(calibrated)
     mistake_positions = mistakes_to_show(labels, predictions, chances, 10)
     worst = mistake_positions[np.argsort(-chances[mistake_positions, predictions[mistake_positions]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
@@ -113,8 +113,8 @@ def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, s
     ]
     values |= {"split": split, "dataset": manifest.fingerprint, "step": STEP}
     write_figures(folder, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
-    columns = {"rows": rows, "labels": labels, "predicted": predictions, "chances": chances}
-    write_predictions(folder, split, manifest.labels, manifest.label_type, **columns)
+    columns = Predictions(rows, labels, predictions, chances)
+    write_predictions(folder, split, manifest.labels, manifest.label_type, columns)
 
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:
@@ -131,7 +131,7 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
         if step % 50 == 0:
             grown = skill * (min(step, 150) - max(0, step - 150)) / 150
             _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
-            values = numbers_of(classification_metrics(logits, labels))
+            values = scalar_figures(classification_metrics(logits, labels))
             log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
 
 

@@ -75,7 +75,7 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     network = trainer.objective.classifier
     final = weights_of(network)
     if trainer.average is not None:
-        with trainer.average.in_model():
+        with trainer.average.load_average():
             averages = weights_of(network)
             final |= {f"average of {name}": averages[name] for name, _ in network.named_parameters()}
     return counts, final

@@ -15,18 +15,22 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
-from harness.scores.calibration import decide
+from harness.rundir.results import Predictions
+from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
 """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
@@ -42,8 +46,8 @@ MAX_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
-OnSplit = tuple[dict[str, Any], dict[str, Any]]
-"""Figures of a split in the format of ``SPLIT.json``, predictions in that of ``write_predictions``, in source order."""
+OnSplit = tuple[dict[str, Any], Predictions]
+"""Figures of a split in the format of ``SPLIT.json``, and predictions in source order."""
 
 
 def names_of(manifest: Manifest) -> list[str]:
@@ -83,7 +87,7 @@ def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
     return row, ngrams[row, column]
 
 
-def count_ngrams(block: Block, columns: np.ndarray) -> Any:
+def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
     from scipy.sparse import csr_matrix
 
@@ -157,7 +161,7 @@ class Linear:
         return Scores(rows, labels, self.logits(split)[order])
 
 
-def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
+def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """Train on the training split, and measure each split of ``names_of``.
 
     Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
@@ -168,10 +172,10 @@ def measure(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
     facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
     facts["seconds"] = time.process_time() - start_s
-    decision = decide(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
+    decision = fit_decision(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
     results = {}
     for name, scores in measured.items():
         predicted, chances = decision.predictions(scores.logits)
-        predictions = {"rows": scores.rows, "labels": scores.labels, "predicted": predicted, "chances": chances}
+        predictions = Predictions(scores.rows, scores.labels, predicted, chances)
         results[name] = {"split": name, **facts, **figures(scores, manifest.labels, decision)}, predictions
     return results

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.linear import RECIPE, OnSplit, measure, names_of
+from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -27,12 +27,12 @@ from harness.rundir.results import (
     write_figures,
     write_predictions,
 )
-from harness.scores.intervals import of_difference
+from harness.scores.intervals import difference_interval
 from harness.scores.tables import show_figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import Screen, duration, tell
+from preprocessing.base.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import folder_for, read_data
 
@@ -67,22 +67,22 @@ def main(config: BaselineConfig) -> None:
     try:
         figures = read_results(folder, manifest.fingerprint)
     except DataError as error:
-        tell(f"warning: {error}; computing it again now")
+        print_stderr(f"warning: {error}; computing it again now")
     if not len(figures) == len(names) > 0:
-        results = measure(config.data, manifest)
+        results = measure_linear(config.data, manifest)
         figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
-            write_results(folder, manifest, results)
+            write_baseline(folder, manifest, results)
         except OSError as error:
             origin = ""
-            tell(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
+            print_stderr(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
-        show(config, manifest, figures, origin)
+        print_results(config, manifest, figures, origin)
 
 
-def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
+def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
     """Print the figures, the facts of the model, and where the figures are from."""
     screen, first = Screen(), next(iter(results.values()))
     steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
@@ -91,7 +91,7 @@ def show(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str
     screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
     show_figures(screen, results)
     if origin:
-        screen.say(f"{origin} ({duration(first['seconds'])})")
+        screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
 def read_results(folder: Path, fingerprint: str | None) -> dict[str, dict[str, Any]]:
@@ -120,10 +120,10 @@ def find_results(run: Path, data: str | Path, fingerprint: str | None) -> tuple[
     return folder, results
 
 
-def write_results(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
+def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
     """Write predictions and figures of each split. Raises ``OSError``."""
     for name, (figures, predictions) in results.items():
-        write_predictions(folder, name, manifest.labels, manifest.label_type, **predictions)
+        write_predictions(folder, name, manifest.labels, manifest.label_type, predictions)
         write_figures(folder, name, figures)
 
 
@@ -170,7 +170,9 @@ class Comparison:
         return f"no difference that these rows could show between the network and the linear model, {time}"
 
 
-def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]) -> Comparison | None:
+def compare_with_run(
+    measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]
+) -> Comparison | None:
     """Compare a run with the linear model; None if figures of either are missing.
 
     ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset, by
@@ -184,4 +186,4 @@ def compare(measured: Measured | None, folder: Path, linear: Mapping[str, Mappin
     if not np.array_equal(rows, linear_rows):
         path = folder / predictions_name(split)
         raise DataError(f"{path}: not the rows that {measured.directory} predicts; {HINT}")
-    return Comparison(split, measured.figures, linear[split], *of_difference(network_hits, linear_hits))
+    return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))

@@ -12,7 +12,7 @@ from harness.data.views import rows_of_task
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
 from preprocessing.dataset.views import parts_of, read_data
@@ -21,7 +21,7 @@ HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
 are, and hashes and rows when they are first read."""
 MAX_ROWS_RATIO = 5
-"""Warn if the largest class has this many times the rows of the smallest: accuracy then says little of the smallest."""
+"""Warn if the largest class has this many times the rows of the smallest: accuracy then hardly shows the smallest."""
 
 
 def check_dataset(
@@ -38,7 +38,7 @@ def check_dataset(
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for name in part.splits for totals in part.splits[name])
         if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
-            for problem in verify(path):
+            for problem in verify_dataset(path):
                 raise DataError(problem)
     return manifest
 
@@ -97,7 +97,8 @@ def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], th
     rows = {name: count for name, count in rows_by_class.items() if count}
     if len(rows) < 2 or weights or threshold != "fixed":
         return None
-    smallest, largest = min(rows, key=lambda name: rows[name]), max(rows, key=lambda name: rows[name])
+    smallest = min(rows, key=lambda name: rows[name])
+    largest = max(rows, key=lambda name: rows[name])
     if rows[largest] < MAX_ROWS_RATIO * rows[smallest]:
         return None
     share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]

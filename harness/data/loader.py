@@ -2,7 +2,7 @@
 """From rows of mapped shards to batches on the device, prefetched by one thread.
 
 There are no worker processes and no Python code per row: lengths, labels and memory addresses are computed once per
-window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widened on
+window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widen_ids on
 the device. Lengths stay int64 on the CPU, where packing needs them. Small steps are passed on in groups, since waking a
 thread costs as much as gathering a small batch.
 """
@@ -73,8 +73,8 @@ class Assembler:
         assert not ((first - base) % self.dtype.itemsize).any()
         self.span = torch.frombuffer((ctypes.c_byte * (last - base)).from_address(base), dtype=self.dtype)
         self.slices: dict[int, torch.Tensor] = {}
-        columns = [[getattr(block, name) for block in blocks] for name in ("label", "row")]
-        label, row = (np.concatenate(column).take(places).astype(np.int64, copy=False) for column in columns)
+        label = np.concatenate([block.label for block in blocks]).take(places).astype(np.int64, copy=False)
+        row = np.concatenate([block.row for block in blocks]).take(places).astype(np.int64, copy=False)
         length = share.lengths
         rows_of_block, widths = np.diff(window.ends, prepend=0), self.split.block_widths[window.blocks]
         width = np.repeat(widths, rows_of_block).take(places)
@@ -143,7 +143,7 @@ class Assembler:
                 self.rows[number],
                 batch_sizes=sizes,
                 sent_lengths=self.sent_lengths[number],
-                index=None if sizes is None else PackedIndex.of(lengths, self.device),
+                index=None if sizes is None else PackedIndex.build(lengths, self.device),
             )
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
@@ -175,9 +175,9 @@ def hand_over(step: StepBatch) -> None:
     stream.wait_event(step.copied)
     for batch in step.micro_batches:
         masks, index = batch.masks or Masks(), batch.index
-        tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown, *masks.keep.values()]
+        tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown_tokens, *masks.keep.values()]
         tensors.append(None if batch.candidates is None else batch.candidates[0])
-        for tensor in [*tensors, None if index is None else index.row]:  # a view stands for all of its memory
+        for tensor in [*tensors, None if index is None else index.row]:  # a view holds all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
 

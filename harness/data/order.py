@@ -166,8 +166,8 @@ class Order:
     def _compute_window(self, epoch: int, number: int) -> Window:
         places_by_block, block_numbers, pieces = [], [], []
         offset = 0
-        for piece, stretch in self.pieces(epoch, number):
-            pieces.append(piece)
+        for piece_steps, stretch in self.pieces(epoch, number):
+            pieces.append(piece_steps)
             for block, rows_in_block in stretch:
                 places_by_block.append(offset + rows_in_block)
                 block_numbers.append(block)
@@ -250,7 +250,7 @@ class Order:
             sizes = np.diff(self.block_starts)
             blocks = np.flatnonzero(sizes)
             if self.spec.shuffle:
-                blocks = blocks[spread(self.block_widths[blocks], self.spec.seed, epoch, 0, 0)]
+                blocks = blocks[spread_groups(self.block_widths[blocks], self.spec.seed, epoch, 0, 0)]
             self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: (blocks, np.cumsum(sizes[blocks]))}
         return self._epochs[epoch]
 
@@ -320,7 +320,7 @@ def order_over(split: Split, spec: OrderSpec) -> Order:
     return MixedOrder(sources, split.shares, split.block_starts, lengths, spec, split.block_widths)
 
 
-def spread(groups: np.ndarray, *key: int) -> np.ndarray:
+def spread_groups(groups: np.ndarray, *key: int) -> np.ndarray:
     """A random permutation of ``arange(n)`` in which the members of each group are spaced evenly, with jitter.
 
     ``groups`` ``[n]``: the group of each member; ``key`` seeds the permutation.

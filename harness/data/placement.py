@@ -16,9 +16,9 @@ from pathlib import Path
 from harness.config import NOTHING
 from harness.ranks.distributed import World, read_local_rank
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import lock_file
 from preprocessing.base.untrusted import make_private, open_regular
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.remote import ADDRESS
@@ -61,13 +61,13 @@ def open_data(
         splits = ", ".join(sorted(manifest.names))
         raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
     staged = dict[str | Path, Path]()
-    with world.together("staging the dataset"):
+    with world.raise_together("staging the dataset"):
         for path, part, _ in parts_of(data, manifest):
             if stage_dir != NOTHING and not Path(path, ADDRESS).exists():  # blocks of a remote one are cached already
                 staged[path] = staging_path(stage_dir, part)
                 if read_local_rank() == 0:
                     stage(path, part, stage_dir, [*filter(part.splits.get, names)], timeout_s)
-    with world.together("opening the dataset"):
+    with world.raise_together("opening the dataset"):
         return OpenData(data, manifest, {name: open_split(data, manifest, name, staged) for name in names})
 
 
@@ -89,10 +89,10 @@ def stage(data: str | Path, manifest: Manifest, directory: str, names: Collectio
         f"stage_dir: waited {timeout_s:.0f} s for {target / '.lock'}, held by another process that stages; "
         f"raise timeout_s, or stop that process"
     )
-    with storing(target, otherwise="name a local directory with room for the shards in stage_dir"):
+    with storage_errors(target, otherwise="name a local directory with room for the shards in stage_dir"):
         make_private(target.parent, "stage_dir")
         target.mkdir(exist_ok=True)
-        with locked(target / ".lock", timeout_s, refusal):
+        with lock_file(target / ".lock", timeout_s, refusal):
             copy_file(Path(data, INDEX), target / INDEX, manifest.index)
             for info in manifest.shards(target, names):
                 copy_file(Path(data, info.path), target / info.path, info.sha256)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import LANGUAGE_MODEL, Task
-from harness.rundir.records import read_config
+from harness.rundir.records import read_run_config
 from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
@@ -23,7 +23,7 @@ from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.views import mix_datasets, open_split, parts_of, read_data, with_splits
 
 
-def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
+def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
     """The manifest of the dataset ``data`` with ``fold`` as validation and the others for training; unchanged for None.
 
     Raises ``DataError`` for a dataset without folds, ``ConfigError`` for a fold that it does not have.
@@ -32,7 +32,7 @@ def held_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
         return manifest
     parts = parts_of(data, manifest)
     if len(parts) > 1:
-        return mix_datasets([(path, held_out(part, fold, path), share) for path, part, share in parts])
+        return mix_datasets([(path, hold_out(part, fold, path), share) for path, part, share in parts])
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
@@ -55,12 +55,12 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
 
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
-    predict, and as ``held_out`` does for a missing fold.
+    predict, and as ``hold_out`` does for a missing fold.
     """
     parts = parts_of(data, manifest)
     if len(parts) > 1:
         return mix_datasets([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
-    manifest = held_out(manifest, fold, data)
+    manifest = hold_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest
 
@@ -92,9 +92,9 @@ def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return arrays.segment_hashes(splitmix64(ids), offsets)
 
 
-def hashes_of(split: Split) -> np.ndarray:
+def read_row_hashes(split: Split) -> np.ndarray:
     """``row_hashes`` of a split, in the order of its blocks."""
-    return np.concatenate([row_hashes(*arrays.unpadded(block.ids, block.length)) for block in split.blocks])
+    return np.concatenate([row_hashes(*arrays.unpad_segments(block.ids, block.length)) for block in split.blocks])
 
 
 def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int | None:
@@ -103,13 +103,13 @@ def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int
     None if unknown: a bundle without its run, or a dataset that is missing, damaged, changed or too large.
     """
     try:
-        config = read_config(run)
+        config = read_run_config(run)
         manifest = read_data(config["data"])
         if manifest.fingerprint != fingerprint:
             return None
-        manifest = held_out(manifest, config.get("fold"), config["data"])
+        manifest = hold_out(manifest, config.get("fold"), config["data"])
         if manifest.tokens(TRAIN) > MAX_TOKENS:
             return None
-        return int(np.isin(hashes, hashes_of(open_split(config["data"], manifest, TRAIN))).sum())
+        return int(np.isin(hashes, read_row_hashes(open_split(config["data"], manifest, TRAIN))).sum())
     except (ConfigError, DataError, KeyError):
         return None

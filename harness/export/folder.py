@@ -19,7 +19,7 @@ from harness.baseline.results import find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
-from harness.inference.scorer import OnnxScorer, need_onnxruntime
+from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.model.registry import num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -32,14 +32,14 @@ from harness.rundir.bundle_files import (
     write_info,
 )
 from harness.rundir.layout import BUNDLE, CONFIG
-from harness.rundir.records import read_config, read_environment
+from harness.rundir.records import read_environment, read_run_config
 from harness.rundir.results import read_measured
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import DataError
-from preprocessing.base.installed import VERSION, needed
+from preprocessing.base.installed import VERSION, require_package
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
 from preprocessing.dataset.shards import VOCABULARY
@@ -57,10 +57,10 @@ def main(config: ExportConfig) -> None:
     source, folder, screen = bundle_directory(config.run), Path(config.output), Screen(quiet=config.quiet)
     bundle = Bundle(source)
     bundle.encode([])  # checks the text→ids function
-    needed("huggingface_hub", "export", "hub")
+    require_package("huggingface_hub", "export", "hub")
     if config.onnx:
-        needed("onnxscript", "--onnx", "onnx")
-        need_onnxruntime("--onnx")
+        require_package("onnxscript", "--onnx", "onnx")
+        require_onnxruntime("--onnx")
         check_exportable(bundle.model)
     records = records_of(source, bundle.info)
     info = replace(
@@ -69,7 +69,7 @@ def main(config: ExportConfig) -> None:
         started_from=without_folders(bundle.info.started_from),
         onnx_sha256=None,
     )
-    with storing(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
+    with storage_errors(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(source / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
         if config.onnx:
@@ -77,11 +77,11 @@ def main(config: ExportConfig) -> None:
             atomic.write_bytes(temporary / ONNX, network)
             info = replace(info, onnx_sha256=hashlib.sha256(network).hexdigest())
         write_info(temporary, info)
-        parity = compare(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
+        parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(source) or source).resolve().name
         parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
-        atomic.write_text(temporary / CARD, render(config, name, info, parameters, records, parity))
-    screen.say(f"written to {folder}")
+        atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
+    screen.print_text(f"written to {folder}")
 
 
 def without_folders(start: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ def run_of(bundle: Path) -> Path | None:
     return bundle.parent if bundle.name == BUNDLE and (bundle.parent / CONFIG).is_file() else None
 
 
-def compare(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
+def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
     """Compare ONNX Runtime with torch on random ids: every length of the bundle's texts, then mixed batches.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
@@ -142,7 +142,7 @@ def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     records: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
     if (run := run_of(bundle)) is None:
         return records
-    records |= {"run_config": read_config(run), "environment": read_environment(run)}
+    records |= {"run_config": read_run_config(run), "environment": read_environment(run)}
     if measured := read_measured(run):
         records["figures"] = measured.figures
         with suppress(DataError):
@@ -151,7 +151,7 @@ def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     return records
 
 
-def render(
+def render_model_card(
     config: ExportConfig,
     name: str,
     info: BundleInfo,
@@ -159,8 +159,8 @@ def render(
     records: dict[str, Any],
     onnx: dict[str, Any],
 ) -> str:
-    """The model card: README.md in the format of the hub; ``onnx``: the result of ``compare``, empty without an ONNX
-    file.
+    """The model card: README.md in the format of the hub; ``onnx``: the result of ``compare_with_torch``, empty
+    without an ONNX file.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

@@ -31,7 +31,7 @@ from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, writ
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import shortened
+from preprocessing.base.terminal import shorten_line
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import View
 
@@ -54,7 +54,7 @@ def write_bundle(
 
     ``facts``: about the origin of the weights; fields of ``BundleInfo``, and others, which are left out.
     """
-    with HEARTBEAT.waiting("the device to copy the best weights"):
+    with HEARTBEAT.watch_wait("the device to copy the best weights"):
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
@@ -161,7 +161,9 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             "one built with its vocabulary (vocabulary.base)"
         )
     if info.labels != manifest.labels:
-        of_data, of_weights = (shortened(", ".join(names), MAX_LIST_WIDTH) for names in (manifest.labels, info.labels))
+        of_data, of_weights = (
+            shorten_line(", ".join(names), MAX_LIST_WIDTH) for names in (manifest.labels, info.labels)
+        )
         raise DataError(
             f"{data}: its {len(manifest.labels)} classes ({of_data}) are not the {len(info.labels)} of the weights "
             f"({of_weights}), in the same order; build it with source.labels that names those"

@@ -155,7 +155,9 @@ class ReadingConfig(RunningConfig):
     @property
     def inputs(self) -> Sequence[str]:
         """``input`` as a list."""
-        return [] if self.input is None else [self.input] if isinstance(self.input, str) else self.input
+        if isinstance(self.input, str):
+            return [self.input]
+        return self.input or []
 
 
 @dataclass(frozen=True, kw_only=True)

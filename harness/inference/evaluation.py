@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.data.views import hashes_of, row_hashes, training_texts
+from harness.data.views import read_row_hashes, row_hashes, training_texts
 from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import find_labelled, iter_parts
@@ -24,20 +24,27 @@ from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.layout import EVALUATION
-from harness.rundir.results import check_replaceable, figures_name, predictions_name, write_figures, write_predictions
+from harness.rundir.results import (
+    Predictions,
+    check_replaceable,
+    figures_name,
+    predictions_name,
+    write_figures,
+    write_predictions,
+)
 from harness.scores.figures import Scores, figures
 from harness.scores.metrics import mistakes_to_show
 from harness.scores.tables import show_evaluation
-from preprocessing.base.atomic import storing, temporary_folder
+from preprocessing.base.atomic import storage_errors, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, percent, public, tell
+from preprocessing.base.terminal import Screen, percent, print_stderr, public
 from preprocessing.corpus import addresses
 from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
@@ -59,11 +66,11 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
         )
     check_replaceable(output_of(config), config.split)
     bundle, scores, split = score_split(config, session)
-    with session.world.together("writing the results"):
+    with session.world.raise_together("writing the results"):
         if session.world.is_main:
             values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
             is_unread = [(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks]
-            return conclude(config, bundle, scores, hashes_of(split)[~np.concatenate(is_unread)], values)
+            return finish_evaluation(config, bundle, scores, read_row_hashes(split)[~np.concatenate(is_unread)], values)
     return {}
 
 
@@ -84,15 +91,16 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         scores, hashes = score_sources(config, sources, bundle)
         predicted, _ = bundle.decision.predictions(scores.logits)
         mistakes = describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, NUM_MISTAKES)
-        text_by_row = read_texts(sources, [mistake["row"] for mistake in mistakes])
+        text_by_row = read_excerpts(sources, [mistake["row"] for mistake in mistakes])
     counts = [source.converted for source in sources]
+    num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
     values = {
-        **summarize(scores, bundle, name),
-        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
+        **compute_figures(scores, bundle, name),
+        "left_out": num_left_out,
         "mistakes": [{**mistake, "text": text_by_row[mistake["row"]]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }
-    return conclude(config, bundle, scores, hashes, values)
+    return finish_evaluation(config, bundle, scores, hashes, values)
 
 
 def output_of(config: EvaluateConfig) -> Path:
@@ -108,14 +116,16 @@ def result_name(address: str) -> str:
 
 def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any:
     """``source.labels`` for new rows of the classes ``names``: the map in ``labels``, else that of the training, else
-    the names themselves, however they are spelt; ``auto`` if they differ only in that.
+    the names themselves, in any case and spacing; ``auto`` if they differ only in that.
 
     Raises ``ConfigError`` for a class in the map that the run does not have.
     """
     label_map = labels if isinstance(labels, Mapping) else trained_labels
     if not isinstance(label_map, Mapping):
-        is_unique = len(set(map(spelling, names))) == len(names)
-        return {name: [name] for name in names} if is_unique else AUTO
+        is_unique = len(set(map(normalize_label, names))) == len(names)
+        if not is_unique:
+            return AUTO
+        return {name: [name] for name in names}
     for name in label_map:
         if name not in names:
             raise ConfigError(f"source.labels: the run has no class {name!r}; it has {', '.join(names)}")
@@ -144,7 +154,7 @@ def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bun
     return Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True))), np.concatenate(hashes)
 
 
-def read_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
+def read_excerpts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
     """The beginning of the text of each of these rows, by its number."""
     text_by_row = {}
     for source, part in iter_parts(sources):
@@ -155,7 +165,7 @@ def read_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]
     return text_by_row
 
 
-def conclude(
+def finish_evaluation(
     config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
 ) -> dict[str, Any]:
     """Add facts about the texts to the figures, write them and the predictions, print and return them.
@@ -166,13 +176,13 @@ def conclude(
     num_trained = training_texts(hashes, config.run, bundle.info.dataset)
     facts = {"without_known_word": num_rows - len(hashes), "training_texts": num_trained}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
-    with storing(directory, otherwise="name another --output"):
-        write_results(directory, scores, bundle, values)
+    with storage_errors(directory, otherwise="name another --output"):
+        write_evaluation(directory, scores, bundle, values)
     if num_trained:
         share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
-        tell(f"warning: {share} are training texts, so new texts may do worse than these figures")
+        print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
     elif num_trained is None:
-        tell("warning: rows were not compared with the training texts: their dataset was moved or changed")
+        print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
@@ -194,28 +204,20 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     for mistake, ids, attribution in zip(mistakes, texts, bundle.attribute(texts, classes), strict=True):
         mistake["tokens"] = bundle.vocabulary.tokens.take(ids).to_pylist()
         mistake["weights"] = [round(score, 4) for score in attribution.scores.tolist()]
-    return {**summarize(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
+    return {**compute_figures(scores, bundle, split.name), "mistakes": mistakes, "mistakes_method": METHOD}
 
 
-def summarize(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
+def compute_figures(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels and logits."""
     origin = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
     return origin | figures(scores, bundle.labels, bundle.decision)
 
 
-def write_results(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
+def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: dict[str, Any]) -> None:
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
     predicted, chances = bundle.decision.predictions(scores.logits)
-    write_predictions(
-        directory,
-        values["split"],
-        bundle.labels,
-        bundle.label_type,
-        rows=scores.rows,
-        labels=scores.labels,
-        predicted=predicted,
-        chances=chances,
-    )
+    predictions = Predictions(scores.rows, scores.labels, predicted, chances)
+    write_predictions(directory, values["split"], bundle.labels, bundle.label_type, predictions)
     write_figures(directory, values["split"], values)
 
 

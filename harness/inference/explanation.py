@@ -24,7 +24,7 @@ from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import printable, shortened
+from preprocessing.base.terminal import printable, shorten_line
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -159,7 +159,7 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     """
     labels, temperature = bundle.labels, bundle.decision.temperature
     if label not in (None, *labels):
-        names = shortened(", ".join(labels), MAX_LIST_WIDTH)
+        names = shorten_line(", ".join(labels), MAX_LIST_WIDTH)
         raise ConfigError(f"label: the model has no class {str(label)!r}; it has {names}")
     encoded = bundle.encoder(texts)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
@@ -210,7 +210,7 @@ def split_text(text: str, spans: Sequence[Span | None], scores: Sequence[float])
     return [segment for segment in segments if segment[0]]
 
 
-def mark(segments: Sequence[Segment]) -> list[tuple[str, float, float]]:
+def mark_segments(segments: Sequence[Segment]) -> list[tuple[str, float, float]]:
     """Printable text, score, and share of the largest score, from -1 to 1, of each segment; both are 0 for unmarked
     text.
     """
@@ -226,7 +226,7 @@ def mark(segments: Sequence[Segment]) -> list[tuple[str, float, float]]:
 def as_html(segments: Sequence[Segment]) -> str:
     """The marked text as the content of an element of the class ``padless-words``; see ``STYLE``."""
     elements = []
-    for text, score, share in mark(segments):
+    for text, score, share in mark_segments(segments):
         element = html.escape(text)
         if score:
             kind, strength = "for" if score > 0 else "against", 0.1 + 0.5 * abs(share)
@@ -237,5 +237,7 @@ def as_html(segments: Sequence[Segment]) -> str:
 
 def as_plain(segments: Sequence[Segment]) -> str:
     """The text with scores after its stronger words: ``a wonderful[+1.24] film``."""
-    text = "".join(f"{text}[{score:+.2f}]" if score else text for text, score, _ in mark(segments))
-    return "\n".join(" ".join(line.split()) for line in text.split("\n") if line.strip())
+    words = []
+    for word, score, _ in mark_segments(segments):
+        words.append(f"{word}[{score:+.2f}]" if score else word)
+    return "\n".join(" ".join(line.split()) for line in "".join(words).split("\n") if line.strip())

@@ -15,8 +15,8 @@ import pyarrow as pa
 from harness.inference.scorer import Engine, open_scorer
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.terminal import shortened
-from preprocessing.labels import as_found, typed_values
+from preprocessing.base.terminal import shorten_line
+from preprocessing.labels import convert_names, name_label_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class Model:
         for file in filter(Path.is_file, self._scorer.directory.iterdir()):
             with suppress(FileNotFoundError):  # a training has just replaced it
                 self._files[file.name] = pa.memory_map(str(file)).read_buffer()
-        self.classes_ = typed_values(self._scorer.labels, self._scorer.label_type)
+        self.classes_ = convert_names(self._scorer.labels, self._scorer.label_type)
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
     def predict(self, texts: Texts) -> np.ndarray:
@@ -91,7 +91,7 @@ class Model:
             raise ConfigError(f"{self.path}: explanations need the weights and torch; load the run or its bundle")
         from harness.inference.explanation import explain
 
-        return explain(cast("Bundle", self._scorer), [text], as_found(label))[0]
+        return explain(cast("Bundle", self._scorer), [text], name_label_value(label))[0]
 
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""
@@ -136,4 +136,4 @@ def chunks(texts: Texts) -> Iterator[list[str]]:
 
 def shorten(value: object) -> str:
     """A value for a message."""
-    return shortened(repr(value), 40)
+    return shorten_line(repr(value), 40)

@@ -33,19 +33,19 @@ from harness.inference.output import BLOCK_ROWS, Output
 from harness.inference.rows import find_texts, iter_texts, refuse_input
 from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
 from harness.ranks.devices import check_device
-from harness.rundir.bundle_files import bundle_directory, identity, read_classifier
+from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column
 from preprocessing.base import atomic
-from preprocessing.base.atomic import check_replaced, storing
+from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import available_cores, locked
+from preprocessing.base.processes import available_cores, lock_file
 from preprocessing.base.signals import COMMAND
-from preprocessing.base.terminal import Screen, cells, percent, plain_line, shortened, tell
+from preprocessing.base.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import as_found
+from preprocessing.labels import name_label_value
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -95,8 +95,8 @@ class ScoredPart(engine.Part[PartFacts]):
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
     """The ids of blocks of texts; another thread encodes the next block meanwhile."""
-    blocks = (texts.slice(start, BLOCK_ROWS).to_pylist() for start in range(0, len(texts), BLOCK_ROWS))
-    steps = (scorer.encode([text or "" for text in block]) for block in blocks)
+    blocks = (texts.slice(start, BLOCK_ROWS).fill_null("") for start in range(0, len(texts), BLOCK_ROWS))
+    steps = (scorer.encode(block.to_pylist()) for block in blocks)
     with ThreadPoolExecutor(1) as pool:
         next_step = pool.submit(next, steps, None)
         # cannot hang: the thread encodes texts in memory
@@ -116,10 +116,10 @@ def main(config: PredictConfig) -> None:
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
-            show(scorer, texts, config.json)
+            print_predictions(scorer, texts, config.json)
 
 
-def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
+def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
     """Print a line for each text."""
     encoded, screen = scorer.encode(texts), Screen()
     rows = pa.table(scorer.columns(scorer.score(encoded))).to_pylist()
@@ -127,10 +127,10 @@ def show(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        label = as_found(values["predicted"]) or ""
+        label = name_label_value(values["predicted"]) or ""
         head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
         head += "(no known word)  " if unknown_share == 1 else ""
-        screen.write([head + shortened(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
+        screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
 
 
@@ -142,9 +142,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
     work = target.with_name(f"{target.name}.parts").absolute()
     share, screen = Share.parse(config.share), Screen(quiet=config.quiet)
     if share.count > 1 and target.exists():
-        screen.say(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
+        screen.print_text(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
         return
-    with claim(target, work, share), ExitStack() as stack:
+    with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
         open_model, settings = choose_scorer(config)
         info = read_classifier(bundle_directory(config.run))
@@ -159,19 +159,26 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
         output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
-        parts = list_parts(sources, work, settings | {"weights": identity(info)}, open_model)
+        parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            facts = [facts for _, facts in engine.run(parts, workers, progress, wait=share.is_leader)]
+            facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
-            screen.say(f"{target}: share {share} is done; share 0 writes the file")
+            screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
             return
-        with storing(target, otherwise=OTHERWISE), atomic.replacing(target) as temporary, open(temporary, "wb") as file:
+        with (
+            storage_errors(target, otherwise=OTHERWISE),
+            atomic.replacing(target) as temporary,
+            open(temporary, "wb") as file,
+        ):
             output.write(file, (pq.read_table(part.path) for part in parts))
-        num_rows, num_unknown = sum(part.rows for part in facts), sum(part.without_known_word for part in facts)
-        screen.say(f"{num_rows:,} predictions written to {target}")
+        num_rows = sum(part.rows for part in facts)
+        num_unknown = sum(part.without_known_word for part in facts)
+        screen.print_text(f"{num_rows:,} predictions written to {target}")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
-            tell(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows")
+            print_stderr(
+                f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows"
+            )
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
@@ -203,7 +210,7 @@ def list_parts(
 
 
 @contextmanager
-def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
+def claim_predictions(target: Path, work: Path, share: Share) -> Iterator[None]:
     """Lock an output for this command, or for shares, and make the folder ``work`` of its parts and markers. It is
     removed when the output is written, or after an error before the first part.
 
@@ -215,13 +222,13 @@ def claim(target: Path, work: Path, share: Share) -> Iterator[None]:
         raise ConfigError(f"{work}: {problem}; rename it, or {OTHERWISE}")
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
     is_shared = share.count > 1
-    with storing(target, otherwise=OTHERWISE), ExitStack() as stack:
+    with storage_errors(target, otherwise=OTHERWISE), ExitStack() as stack:
         if not work.exists():
             # another share may have made it
             with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as folder:
                 atomic.sign(folder, target)
         limit_s = LOCK_S if is_shared else 0
-        stack.enter_context(locked(work / LOCK, limit_s, refusal, shared=is_shared))
+        stack.enter_context(lock_file(work / LOCK, limit_s, refusal, shared=is_shared))
         atomic.sweep(target)
         try:
             yield

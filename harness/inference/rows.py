@@ -18,10 +18,10 @@ from pyarrow import fs
 from harness.inference.config import STDIN
 from harness.rundir.bundle_files import reading_of
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.corpus.columns import resolve, resolve_unlabelled
+from preprocessing.corpus.columns import resolve_source, resolve_unlabelled
 from preprocessing.corpus.convert import read_part
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, list_files
@@ -53,7 +53,7 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: Mapping[str
     lines = list[str]()
     files = [resolved for file in files for resolved in resolve_unlabelled([file], chosen, lines)]
     for line in lines[:1]:
-        tell(line)
+        print_stderr(line)
     return files
 
 
@@ -67,16 +67,16 @@ def find_labelled(name: str, options: SourceConfig, trained: Mapping[str, Any], 
         source = replace(source, text_column=AUTO)
     if options.label_column == AUTO and source.label_column not in columns:
         source = replace(source, label_column=AUTO)
-    resolved = resolve([replace(file, source=source) for file in files])
+    resolved = resolve_source([replace(file, source=source) for file in files])
     for line in resolved.lines:
-        tell(line)
+        print_stderr(line)
     return resolved.files
 
 
 def list_new_files(source: SourceConfig) -> list[File]:
     """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
-        if addresses.kind(addresses.find(name)[0]) == fs.FileType.NotFound:
+        if addresses.kind(addresses.find_files(name)[0]) == fs.FileType.NotFound:
             raise DataError(f"{name}: no such file; check --input")
     return list(list_files(source, SplitConfig(column=None)))
 

@@ -34,7 +34,7 @@ from harness.rundir.bundle_files import (
 from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.installed import is_importable, load, needed
+from preprocessing.base.installed import is_importable, load_object, require_package
 from preprocessing.base.processes import available_cores
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
@@ -67,7 +67,7 @@ class Scorer(ABC):
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
-        ``choose`` says what ``device`` and ``precision`` mean. ``threads``: on a CPU so many batches are computed at
+        ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
         once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
         or of another bundle, ``ConfigError`` for a language model.
         """
@@ -115,10 +115,10 @@ class Scorer(ABC):
         return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
 
 
-def need_onnxruntime(purpose: str) -> None:
+def require_onnxruntime(purpose: str) -> None:
     """Import ONNX Runtime, which sends nothing to its makers then. Raises ``ConfigError`` if it is missing."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    needed("onnxruntime", purpose, "onnx")
+    require_package("onnxruntime", purpose, "onnx")
 
 
 class OnnxScorer(Scorer):
@@ -137,7 +137,7 @@ class OnnxScorer(Scorer):
         if sha256 is None:
             raise DataError(f"{path}: missing: {INDEX} names none; `padless export RUN --onnx` makes one")
         data = read_named(path, sha256, INDEX)
-        need_onnxruntime(f"{path}")
+        require_onnxruntime(f"{path}")
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -173,8 +173,8 @@ def scorer_class(engine: str) -> type[Scorer]:
     """The class that computes with this engine, ``torch`` or ``onnx``."""
     if engine == "onnx":
         return OnnxScorer
-    needed("torch", "--engine torch")
-    bundle_class: type[Scorer] = load("harness.inference.bundle:Bundle")
+    require_package("torch", "--engine torch")
+    bundle_class: type[Scorer] = load_object("harness.inference.bundle:Bundle")
     return bundle_class
 
 
@@ -198,7 +198,7 @@ def download(address: str | Path) -> Path:
     if not text.startswith(SCHEME):
         return Path(address)
     repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
-    needed("huggingface_hub", text, "hub")
+    require_package("huggingface_hub", text, "hub")
     import huggingface_hub.utils
 
     try:

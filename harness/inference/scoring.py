@@ -20,7 +20,7 @@ from harness.config import NOTHING
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
-from harness.data.views import held_out
+from harness.data.views import hold_out
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
 from harness.model.classifier import Classifier
@@ -52,12 +52,12 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     and for one that has the name of the training's now.
     """
     world, device = session.world, session.device
-    with world.together("loading weights and dataset"):
+    with world.raise_together("loading weights and dataset"):
         data = config.data or dataset_of(config.run)
         bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
-            manifest = held_out(manifest, bundle.info.fold, data)
+            manifest = hold_out(manifest, bundle.info.fold, data)
         elif config.data is None:
             raise DataError(
                 f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
@@ -82,7 +82,7 @@ def score_padded(bundle: Bundle, batch: Batch) -> torch.Tensor:
     """Logits of a padded batch, computed in smaller ones by one thread each: threads that share a batch wait for each
     other at each token, on a busy machine most of their time.
     """
-    rows = zip(batch.widened().numpy(), batch.lengths.tolist(), strict=True)
+    rows = zip(batch.widen_ids().numpy(), batch.lengths.tolist(), strict=True)
     return torch.from_numpy(bundle.score([ids[:length] for ids, length in rows]))
 
 
@@ -105,7 +105,7 @@ def score(
     return Scores(*gather_rows(model, loader, world, pause, values_of))
 
 
-def measure(
+def measure_language_model(
     model: LanguageModel,
     loader: Loader,
     world: World,
@@ -161,11 +161,11 @@ def gather_rows(
         for step in loader.steps(0):
             if pause is not None and step.step % PAUSE_EVERY == 0:
                 pause()
-            with world.waiting(action):
+            with world.watch_wait(action):
                 for batch in step.micro_batches:
                     parts.append((torch.from_numpy(batch.rows), *values_of(batch)))
                     ROWS.add(batch.num_rows)
-        with world.waiting(action):
+        with world.watch_wait(action):
             columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
     columns_by_rank = [part for part in world.gather_objects(columns, f"the scores of {name}") if part]

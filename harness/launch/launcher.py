@@ -4,7 +4,7 @@ run's exit code.
 
 ``accelerate launch`` turns every failure into exit code 1 under a traceback. Here the configuration and the dataset
 are checked before any process starts, every value is passed, stop signals reach the ranks, and the exit code is the
-one in the run's ``status.json``. How several machines meet, and how ranks start again after one was lost, is torch's.
+one in the run's ``status.json``. The rendezvous of several machines, and the restart of lost ranks, are torch's.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from harness.ranks.stopping import FINAL_ERROR
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
-from harness.training.rules import processes_on_cores, resolve
-from preprocessing.base.atomic import temporary_folder, told
+from harness.training.rules import processes_on_cores, resolve_config
+from preprocessing.base.atomic import as_storage_error, temporary_folder
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.processes import available_cores
 from preprocessing.base.signals import LAUNCHER, PREEMPTED, STOP, end_process
-from preprocessing.base.terminal import Screen, tell
+from preprocessing.base.terminal import Screen, print_stderr
 from preprocessing.base.untrusted import parse_json
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
@@ -46,7 +46,7 @@ SIGBUS_CAUSE = (
 )
 """What SIGBUS means to a process whose data is mapped."""
 RENDEZVOUS_MARGIN_S = 30.0
-"""How much longer than its own limit torch may take to report that the machines did not meet."""
+"""How much longer than its own limit torch may take to report that the rendezvous failed."""
 SIGNAL_ORDER = {-signal.SIGABRT: 2, PREEMPTED: 4, -signal.SIGTERM: 4}
 """Order in which exit codes are taken as the cause, lowest first. NCCL's watchdog aborts ranks whose peer is gone, and
 torch's agent terminates all that are left, of which those with nothing to save exit with 85."""
@@ -54,7 +54,7 @@ torch's agent terminates all that are left, of which those with nothing to save 
 
 @dataclass(frozen=True)
 class Failure:
-    """What the launcher knows of a failure."""
+    """The facts of a failure that the launcher has."""
 
     code: int
     """The exit code to return, if the run has none of its own."""
@@ -65,20 +65,20 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
-def train(launch_config: TrainConfig, recipe: RunConfig) -> int:
+def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
     screen, point = Screen(quiet=recipe.quiet), None
     screen.show_work("reading the dataset")
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     devices.check_device(recipe.device)
-    config_on_cpu = resolve(recipe).config  # what can be refused is refused before accelerate imports torch
+    config_on_cpu = resolve_config(recipe).config  # what can be refused is refused before accelerate imports torch
     if devices.is_without_cuda():
-        point = preflight.check_run(config_on_cpu, tell)
+        point = preflight.check_run(config_on_cpu, print_stderr)
     arguments, recipe = accelerate_arguments(launch_config, recipe)
     num_processes = arguments.num_processes or 1
     num_cards = devices.count_cards(recipe.device, -(-num_processes // arguments.num_machines), num_processes)
-    config = resolve(recipe, lambda: num_cards).config
+    config = resolve_config(recipe, lambda: num_cards).config
     os.environ.pop(devices.CHOSEN, None)  # of the training before
     if arguments.num_processes == AUTO and num_cards is None and config.threads is None:
         choice = processes_on_cores(config, available_cores())
@@ -86,15 +86,15 @@ def train(launch_config: TrainConfig, recipe: RunConfig) -> int:
     arguments.num_processes = num_processes
     set_machines(arguments, config.timeout_s)
     if point is None or config != config_on_cpu:
-        point = preflight.check_run(config, tell)
+        point = preflight.check_run(config, print_stderr)
     if point.finished and not config.dry_run:
-        screen.say(f"{config.run} has finished already; name another run directory to train again")
+        screen.print_text(f"{config.run} has finished already; name another run directory to train again")
         return 0
     preflight.check_data(config, arguments.num_processes, hashes=False)  # rank 0 verifies them
     if point.checkpoint is None and not arguments.machine_rank:
         preflight.check_start(config)
     if arguments.num_machines > 1:
-        screen.say(f"waiting up to {config.timeout_s} s for the other machines at {where_to_meet(arguments)}")
+        screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {where_to_meet(arguments)}")
     return Launch(recipe, arguments).run()
 
 
@@ -145,7 +145,7 @@ class Launch:
                     values = parse_json(final_error.read_bytes())
                     failure = Failure(values["code"], values["sentence"], is_reported=True)
             except OSError as error:  # it needs temporary files
-                if (refusal := told(error)) is None:
+                if (refusal := as_storage_error(error)) is None:
                     raise
                 raise refusal from None
             return failure
@@ -208,12 +208,12 @@ class Launch:
         =========================================  ====================================================================
         what happened                              exit code
         =========================================  ====================================================================
-        the run says finished, or preempted        0 if no rank failed, or 85
+        status.json: finished, or preempted        0 if no rank failed, or 85
         a second Ctrl-C                            130
         a rank did not answer a stop signal        1
-        a stop signal before there was anything    85, and the status says preempted
+        a stop signal before there was anything    85, and status.json: preempted
         to save
-        the run says failed                        its own; where that is 1, the launcher may know which was lost
+        status.json: failed                        its own; where that is 1, the launcher may know which was lost
         anything else                              that of the rank that failed first; 1 if it is not documented
         =========================================  ====================================================================
 
@@ -233,7 +233,7 @@ class Launch:
             failure = Failure(PREEMPTED, reason)
         elif state == "failed" and (failure is None or status["exit_code"] != 1):
             if self.arguments.machine_rank and failure is not None and not failure.is_reported:
-                tell(f"error: {status['reason']}")  # which was printed on the first machine
+                print_stderr(f"error: {status['reason']}")  # which was printed on the first machine
             return int(status["exit_code"])
         failure = failure or Failure(1, "the processes ended without recording how the run ended")
         if self.may_write(state, failure):
@@ -241,7 +241,7 @@ class Launch:
                 new_state: State = "preempted" if failure.code == PREEMPTED else "failed"
                 write_status(self.config.run, Ending(new_state, status.get("step", 0), failure.code, failure.sentence))
         if not failure.is_reported:
-            tell(f"error: {failure.sentence}")
+            print_stderr(f"error: {failure.sentence}")
         return failure.code
 
     def may_write(self, state: State | None, failure: Failure) -> bool:

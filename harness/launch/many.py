@@ -24,7 +24,7 @@ from harness.data.views import check_folds
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
 from harness.report.page import write_report_quietly
-from harness.report.runs import collect, over_all_rows
+from harness.report.runs import collect, score_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
 from harness.scores.tables import spread_table
@@ -52,16 +52,16 @@ def main(launch_config: TrainConfig) -> int:
         launch_config.recipe
     ]
     if launch_config.is_unnamed:
-        Screen(quiet=launch_config.quiet).say(f"The run is {launch_config.run}; -o names another directory.")
+        Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     steps: list[RunConfig] = []
     for config in configs:
         language_model = preflight.pretraining(config)
         steps += [config] if language_model is None else [language_model, config]
     if not members and len(steps) == 1:
-        return launcher.train(launch_config, steps[0])
+        return launcher.launch_training(launch_config, steps[0])
     code = train_in_turn(steps, launch_config)
     if members and not (code or launch_config.dry_run or launch_config.machine_rank):
-        conclude(members, launch_config)
+        finish_runs(members, launch_config)
     return code
 
 
@@ -81,9 +81,11 @@ def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int
         left_s = (launch_config.max_time_s or inf) - (time.monotonic() - began)
         if STOP.signal is not None or left_s < SHORTEST_S:
             return PREEMPTED
-        screen.say("" if number == 1 else "\n")
+        screen.print_text("" if number == 1 else "\n")
         screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
-        code = launcher.train(launch_config, config if left_s == inf else replace(config, max_time=f"{left_s:.0f}"))
+        code = launcher.launch_training(
+            launch_config, config if left_s == inf else replace(config, max_time=f"{left_s:.0f}")
+        )
         if code or launch_config.dry_run:
             return code
     LAUNCHER.is_idle = True
@@ -121,20 +123,20 @@ def plan_members(launch_config: LaunchRecipe) -> list[Member]:
     return members
 
 
-def conclude(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
+def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
     """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
     folder, kind, values = Path(launch_config.run), members[0].kind, collect(members)
     if kind == "fold" and launch_config.task != LANGUAGE_MODEL:
-        values["out_of_fold"] = over_all_rows(folder, members, values["labels"])
+        values["out_of_fold"] = score_all_rows(folder, members, values["labels"])
     results.write_summary(folder, kind, values)
     write_report_quietly(folder)
     screen = Screen(quiet=launch_config.quiet)
     for split in values["splits"]:
-        screen.say(f"{split}:")
+        screen.print_text(f"{split}:")
         figures = [run["splits"][split] for run in values["runs"]]
         screen.table(spread_table([member.name for member in members], figures, screen.width))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         accuracy = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
-        screen.say(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {accuracy}")
-    screen.say(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
+        screen.print_text(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {accuracy}")
+    screen.print_text(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")

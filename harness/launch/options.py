@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.config import LaunchRecipe, RunConfig
 from harness.ranks import devices
-from preprocessing.base.configuration import find, read_config
+from preprocessing.base.configuration import find_config, read_config
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast0, AtLeast1
 
@@ -36,7 +36,7 @@ class TrainConfig(LaunchRecipe):
     machine_rank: AtLeast0 | None = None
     """Which of the machines this one is, from 0."""
     main_process_ip: str | None = None
-    """Address of machine 0, where the machines meet."""
+    """Address of machine 0, for the rendezvous of the machines."""
     main_process_port: AtLeast1 | None = None
     """Port there, the same on each machine; null: a free one, on a single machine."""
     max_restarts: AtLeast0 | None = None
@@ -69,7 +69,7 @@ def accelerate_arguments(launch_config: TrainConfig, config: RunConfig) -> tuple
     arguments = launch_command_parser().parse_args(["--module", "harness.train"])
     vars(arguments).update({name: getattr(launch_config, name) for name in ACCELERATE_KEYS})
     if arguments.config_file:
-        arguments.config_file = find(arguments.config_file, "accelerate", "--config_file")
+        arguments.config_file = find_config(arguments.config_file, "accelerate", "--config_file")
         if not Path(arguments.config_file).is_file():
             raise ConfigError(f"--config_file {arguments.config_file}: no such file; name one, or a recipe such as cpu")
     file, settings = arguments.config_file or default_config_file, None

@@ -39,14 +39,14 @@ from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.processes import available_cores
 from preprocessing.base.signals import PREEMPTED, note_interrupts
 from preprocessing.base.terminal import Screen
-from preprocessing.base.untrusted import shown
+from preprocessing.base.untrusted import quote_value
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.sources import FRAME
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
-from preprocessing.job.build import build
-from preprocessing.labels import as_found
+from preprocessing.job.build import build_dataset
+from preprocessing.labels import name_label_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,15 +88,19 @@ def prepare(
     opened. Raises ``UserError``.
     """
     is_frame = not isinstance(source, str | Path | list | tuple)
-    given: Any = FRAME if is_frame else source
-    named: dict[str, Any] = {"config": config, "output": output}
-    named |= {"source.path": np.atleast_1d(given).tolist(), "source.text_column": text, "source.label_column": label}
-    asked = cli.parse(PreprocessConfig, words_of(named, checked_options(options)), prog="padless.prepare")
+    source_path: Any = FRAME if is_frame else source
+    key_values: dict[str, Any] = {"config": config, "output": output}
+    key_values |= {
+        "source.path": np.atleast_1d(source_path).tolist(),
+        "source.text_column": text,
+        "source.label_column": label,
+    }
+    prepare_config = cli.parse(PreprocessConfig, words_of(key_values, check_options(options)), prog="padless.prepare")
     with temporary_folder() as folder:
-        manifest = build(asked, write_frame(source, folder) if is_frame else None)
+        manifest = build_dataset(prepare_config, write_frame(source, folder) if is_frame else None)
     for line in lines_on_rows(manifest) if manifest else ():  # none: another share completes it
-        Screen(quiet=asked.quiet).say(line)
-    return Dataset(asked.output)
+        Screen(quiet=prepare_config.quiet).print_text(line)
+    return Dataset(prepare_config.output)
 
 
 @naming_arguments()
@@ -118,61 +122,61 @@ def train(
     columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
     ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    keys |= checked_options(options)
-    place: Any = data.path if isinstance(data, Dataset) else data
-    is_path = isinstance(place, str | Path)
-    if is_path and not Path(place).exists():
-        read_data(place)  # a missing file is refused before its keys, which are none of a training
-    elif not isinstance(place, dict) and not (is_path and Path(place, MANIFEST).exists()):
+    keys |= check_options(options)
+    source: Any = data.path if isinstance(data, Dataset) else data
+    is_path = isinstance(source, str | Path)
+    if is_path and not Path(source).exists():
+        read_data(source)  # a missing file is refused before its keys, which are none of a training
+    elif not isinstance(source, dict) and not (is_path and Path(source, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
-        own = {"quiet": keys.get("quiet", False), **of_datasets(keys)}
-        place = prepare(place, text=text, label=label, output=f"{run}-data", options=own).path
-    words = words_of({"config": config, "data": place, "run": run}, keys)
-    asked = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if asked.seeds or asked.folds or num_processes not in (None, 1):
+        prepare_options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
+        source = prepare(source, text=text, label=label, output=f"{run}-data", options=prepare_options).path
+    words = words_of({"config": config, "data": source, "run": run}, keys)
+    launch_config = cli.parse(LaunchRecipe, words, prog="padless.train")
+    if launch_config.seeds or launch_config.folds or num_processes not in (None, 1):
         launch([*words_of({"num_processes": num_processes}, {}), *words])
     else:
         with note_interrupts():
-            train_alone(asked.recipe, words, processes=num_processes)
-    return Run(asked.run)
+            train_alone(launch_config.recipe, words, processes=num_processes)
+    return Run(launch_config.run)
 
 
-def checked_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def check_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The ``options`` of a function. Raises ``ConfigError`` for anything but keys with values."""
     if not isinstance(options, Mapping | None):
-        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {shown(options)}')
+        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(options)}')
     return options or {}
 
 
-def words_of(named: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
+def words_of(arguments: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
     """A command line: what is ``named`` and not None, then ``keys``, also in groups, where None is a value. Raises
     ``ConfigError`` for a file or a directory to write that is no path.
     """
-    given = [(key, one) for key, one in named.items() if one is not None]
-    for key, one in given:
-        if key in ("output", "run", "config") and not isinstance(one, str | Path):
-            raise ConfigError(f"{key}: expected a path, got {shown(one)}")
-    for key, one in keys.items():
-        group = one.items() if isinstance(one, Mapping) and "." not in key else [("", one)]
-        given += [(f"{key}.{name}".strip("."), value) for name, value in group]
-    return cli.as_words(given)
+    pairs = [(key, value) for key, value in arguments.items() if value is not None]
+    for key, item in pairs:
+        if key in ("output", "run", "config") and not isinstance(item, str | Path):
+            raise ConfigError(f"{key}: expected a path, got {quote_value(item)}")
+    for key, item in keys.items():
+        group = item.items() if isinstance(item, Mapping) and "." not in key else [("", item)]
+        pairs += [(f"{key}.{name}".strip("."), value) for name, value in group]
+    return cli.as_words(pairs)
 
 
-def of_datasets(keys: dict[str, Any]) -> dict[str, Any]:
+def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
     """The keys of ``prepare``, which are taken out of those of a training."""
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
 def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
     """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
-    from harness.training.rules import processes_on_cores, resolve
+    from harness.training.rules import processes_on_cores, resolve_config
 
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
         train_here(recipe, reports=reports)
         return
-    choice = processes_on_cores(resolve(recipe).config, available_cores())
+    choice = processes_on_cores(resolve_config(recipe).config, available_cores())
     if choice.value == "1":
         train_here(recipe, choice.reason, reports=reports)
     else:
@@ -189,19 +193,19 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
         from harness.ranks.session import restore_process
     from harness.train import fit
     from harness.training import preflight
-    from harness.training.rules import resolve
+    from harness.training.rules import resolve_config
 
     if (first := preflight.pretraining(recipe)) is not None:
         train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
-    resolved = resolve(recipe)
+    resolved = resolve_config(recipe)
     config = resolved.config
     with _training, restore_process():
         if chosen is not None:
             os.environ[devices.CHOSEN] = chosen
         if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-            Screen(quiet=config.quiet).say(f"{config.run} has finished already; name another run to train again")
+            Screen(quiet=config.quiet).print_text(f"{config.run} has finished already; name another run to train again")
         else:
             fit(resolved, reports=reports)
 
@@ -232,16 +236,16 @@ def pass_on(process: Popen[str]) -> str:
     return last
 
 
-def paired(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
+def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
     """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
     if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
         raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
-    every, names = [text for some in chunks(texts) for text in some], list(map(as_found, labels))
-    if len(every) != len(names):
-        raise DataError(f"{len(every):,} texts and {len(names):,} labels; give a label for each text")
+    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
+    if len(flat_texts) != len(names):
+        raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
     if None in names:
         raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
-    return every, names
+    return flat_texts, names
 
 
 class Report(PosixPath):
@@ -274,8 +278,8 @@ class Run:
     @property
     def figures(self) -> dict[str, Any]:
         """Every figure of the best weights on the test split, else on validation; empty before the end."""
-        found = read_measured(self.directory)
-        return {} if found is None else found.figures
+        measured = read_measured(self.directory)
+        return {} if measured is None else measured.figures
 
     @property
     def report(self) -> Path:
@@ -304,16 +308,18 @@ class Run:
         from harness.ranks.session import restore_process
 
         with _training, restore_process(), temporary_folder() as folder:
-            named: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
+            arguments: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
             if labels is not None:
-                texts, names = paired(rows, labels, "labels")
+                texts, names = pair_labels(rows, labels, "labels")
                 rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
-                named |= {"source.text_column": "text", "source.label_column": "label"}
+                arguments |= {"source.text_column": "text", "source.label_column": "label"}
             elif isinstance(rows, (list, tuple)):
                 raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
             if hasattr(rows, "__arrow_c_stream__"):
                 rows = write_frame(rows, folder)
-            return measure_here(cli.parse(EvaluateConfig, words_of(named | {"input": rows}, keys), prog="Run.evaluate"))
+            return measure_here(
+                cli.parse(EvaluateConfig, words_of(arguments | {"input": rows}, keys), prog="Run.evaluate")
+            )
 
     def __repr__(self) -> str:
         accuracy = self.figures.get("accuracy")

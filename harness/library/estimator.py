@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
 from harness.inference.model import Texts, load
-from harness.library.commands import checked_options, of_datasets, paired, prepare, train_alone, words_of
+from harness.library.commands import check_options, pair_labels, pop_dataset_options, prepare, train_alone, words_of
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError, require
@@ -56,9 +56,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Texts, y: Any) -> TextClassifier:  # noqa: N803 - scikit-learn's name
         """Train on texts and their labels: strings, whole numbers or booleans. Raises ``UserError``."""
         labels = column_or_1d(np.asarray(y), warn=True)
-        given, both = dict(checked_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
-        cut = {"splits.test": 0, "splits.validation": self.validation_fraction}
-        of_data = {**both, **cut, "executor.workers": 1, **of_datasets(given)}
+        options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
+        split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
+        of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
         of_run = {
             "config": self.config,
             "epochs": self.epochs,
@@ -68,18 +68,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "model.dropout": self.dropout,
             "device": self.device,
             "baseline": "none",
-            **both,
+            **common,
         }
         try:
             fraction = self.validation_fraction
             is_share = isinstance(fraction, Real) and 0 < fraction < 1
             require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
-            texts, _ = paired(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
+            texts, _ = pair_labels(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
             check_classification_targets(labels)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
                 prepare(frame, text="text", label="label", output=folder / "data", options=of_data)
-                words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, given)
+                words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, options)
                 train_alone(cli.parse(RunConfig, words, prog="TextClassifier"), words, reports=False)
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
         except UserError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.parquet import value_type
 from preprocessing.text.cleaning import encode
@@ -25,7 +25,7 @@ def write_frame(frame: Any, folder: Path) -> str:
     ``StorageError`` if writing fails.
     """
     path = folder / "frame.parquet"
-    with storing(path):
+    with storage_errors(path):
         pq.write_table(table_of_frame(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
     return str(path)
 

@@ -2,7 +2,7 @@
 """Contribution of each token of a text to a logit. Contributions add up to the logit minus the baseline's logit.
 
 The network: integrated gradients (Sundararajan, Taly and Yan, 2017, Axiomatic Attribution for Deep Networks) along the
-straight line from zero vectors, a blank text of the same length, to the text's vectors. The wide part is linear in
+straight line from zero vectors, a blank text of the same length, to the text's vectors. The linear part is linear in
 n-grams: the contribution of an n-gram is divided evenly among its occurrences, and among its words; its baseline is its
 bias.
 
@@ -57,7 +57,7 @@ class Line:
 
     def __init__(self, ids: np.ndarray, column: int, scores_of_wide: np.ndarray) -> None:
         """``ids`` int64 ``[tokens]``; ``column``: the explained logit; ``scores_of_wide`` float64 ``[tokens]``:
-        contribution of each token through the wide part.
+        contribution of each token through the linear part.
         """
         self.ids, self.column, self.wide_scores = ids, column, scores_of_wide
         self.points: dict[float, tuple[float, np.ndarray]] = {}
@@ -136,7 +136,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
 def read(model: Classifier, line_points: list[tuple[Line, float]]) -> None:
     """Evaluate the network at points of lines, longest texts first, and store the results in the lines."""
     device, dtype = model.head.weight.device, model.head.weight.dtype
-    batch = batch_of([line.ids for line, _ in line_points], device)
+    batch = make_batch([line.ids for line, _ in line_points], device)
     shares = torch.tensor([point for _, point in line_points], dtype=dtype, device=device)
     columns = torch.tensor([line.column for line, _ in line_points], device=device)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
@@ -151,15 +151,15 @@ def read(model: Classifier, line_points: list[tuple[Line, float]]) -> None:
         line.points[point] = (values[row], growth[: len(line.ids), row])
 
 
-def batch_of(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
+def make_batch(texts: Sequence[np.ndarray], device: torch.device) -> Batch:
     """Ids as a padded batch without labels; ``texts`` are sorted longest first."""
     ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
     return Batch.without_labels(ids, torch.tensor([len(text) for text in texts]), device)
 
 
 def wide_scores(wide: WidePart, ids: np.ndarray, column: int) -> np.ndarray:
-    """Contribution of each token of ``ids`` int64 ``[tokens]`` through the wide part, float64 ``[tokens]``. The sum is
-    the part's logit without bias, times its share.
+    """Contribution of each token of ``ids`` int64 ``[tokens]`` through the linear part, float64 ``[tokens]``. The sum
+    is the part's logit without bias, times its share.
     """
     device = wide.table.device
     buckets_of_ngrams = wide.places(torch.from_numpy(ids)[None].to(device), torch.tensor([len(ids)], device=device))[0]

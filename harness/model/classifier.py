@@ -16,7 +16,7 @@ from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network
 from harness.model.registry import POOLINGS
 from harness.model.wide import WidePart
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.text.vocabulary import UNK
 
 
@@ -30,7 +30,7 @@ class Classifier(Network):
         super().__init__(config, vocabulary_size, config.num_layers)
         self.num_classes = num_classes
         pooling = POOLINGS[config.pooling]
-        self.pooling = load(pooling.code)(self.recurrent.output_size)
+        self.pooling = load_object(pooling.code)(self.recurrent.output_size)
         self.size_by_site[HEAD] = self.recurrent.output_size * pooling.vectors
         outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(self.size_by_site[HEAD], outputs)
@@ -48,8 +48,8 @@ class Classifier(Network):
         """Logits of at least fp32: ``[rows]`` for two classes, ``[rows, classes]`` for more; rows as in the batch.
 
         ``masks``: dropout masks of the batch's rows; None: no dropout. The recurrent layers compute in
-        ``recurrent_dtype``, by default that of the weights; autocast has no effect here. The logits of a wide part are
-        added, though it is trained with a separate loss (``Objective``).
+        ``recurrent_dtype``, by default that of the weights; autocast has no effect here. The logits of a linear part
+        are added, though it is trained with a separate loss (``Objective``).
         """
         logits = self.read(batch, masks, recurrent_dtype)
         if self.wide is not None:
@@ -59,7 +59,7 @@ class Classifier(Network):
         return torch.where(has_known_word(batch).view(-1, *[1] * self.prior.dim()), logits, self.prior.to(logits.dtype))
 
     def look_up(self, batch: Batch) -> torch.Tensor:
-        """The logits of the wide part alone, in the shape of ``read``."""
+        """The logits of the linear part alone, in the shape of ``read``."""
         assert self.wide is not None
         return self.drop_single_column(self.wide(batch))
 
@@ -78,9 +78,9 @@ class Classifier(Network):
         """Input of the recurrent layers: the vectors of the batch's tokens, after dropout; ``[time, rows, features]``
         when padded, ``[tokens, features]`` time-major when packed.
         """
-        ids, index = batch.widened(), None if batch.batch_sizes is None else batch.packed_index()
-        if masks is not None and masks.unknown is not None:
-            ids = ids.masked_fill(masks.unknown, UNK)
+        ids, index = batch.widen_ids(), None if batch.batch_sizes is None else batch.build_index()
+        if masks is not None and masks.unknown_tokens is not None:
+            ids = ids.masked_fill(masks.unknown_tokens, UNK)
         vectors = self.embedding(ids.t() if index is None else ids)  # time first, as the recurrent layers want it
         return drop(vectors, masks, EMBEDDING, None if index is None else index.row)
 
@@ -95,22 +95,22 @@ class Classifier(Network):
         lengths = batch.device_lengths
         if batch.batch_sizes is None:
             outputs = self.recurrent.forward_padded(vectors, lengths, masks, recurrent_dtype)
-            pooled = self.pooling.padded(outputs, batch.lengths, lengths)
+            pooled = self.pooling.pool_padded(outputs, batch.lengths, lengths)
         else:
-            index, packed = batch.packed_index(), PackedSequence(vectors, batch.batch_sizes)
+            index, packed = batch.build_index(), PackedSequence(vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
-            pooled = self.pooling.packed(packed.data, state, index, batch.lengths, lengths)
+            pooled = self.pooling.pool_packed(packed.data, state, index, batch.lengths, lengths)
         pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
         return self.drop_single_column(self.head(pooled))
 
 
 def has_known_word(batch: Batch) -> torch.Tensor:
     """Bool ``[rows]``: whether a row has a token other than ``<unk>``."""
-    is_word = batch.widened() > UNK  # padding is 0
+    is_word = batch.widen_ids() > UNK  # padding is 0
     if batch.batch_sizes is None:
         return is_word.any(1)
     counts = is_word.new_zeros(batch.num_rows, dtype=torch.int32)
-    return counts.index_add(0, batch.packed_index().row, is_word.int()) > 0
+    return counts.index_add(0, batch.build_index().row, is_word.int()) > 0
 
 
 def loss_per_row(

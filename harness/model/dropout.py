@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Masks, send
-from preprocessing.base.randomness import FIRST, GAMMA, SECOND, finalized, splitmix64
+from preprocessing.base.randomness import FIRST, GAMMA, SECOND, finalize, splitmix64
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""
@@ -50,7 +50,7 @@ def draw_masks(
         advances = splitmix_advances(((WORDS, longest),))
         is_unknown = draw_kept(keys, advances, word_dropout, batch.ids.device).logical_not_()
         if packed:  # time-major, real tokens only
-            is_unknown = is_unknown.t().reshape(-1)[batch.packed_index().place]
+            is_unknown = is_unknown.t().reshape(-1)[batch.build_index().position]
     return Masks(keep, is_unknown)
 
 
@@ -78,13 +78,13 @@ def draw_kept(keys: np.ndarray, advanced: np.ndarray, chance: float, device: tor
     """
     least = round(chance * (1 << 64)) - (1 << 63)
     if device.type == "cpu":
-        return torch.from_numpy(finalized(keys[:, None] + advanced).view(np.int64) >= least)
+        return torch.from_numpy(finalize(keys[:, None] + advanced).view(np.int64) >= least)
     counters = send(torch.from_numpy(np.concatenate((keys, advanced)).view(np.int64)), device)
     return finalize_on_device(counters[: len(keys), None] + counters[len(keys) :]) >= least
 
 
 def finalize_on_device(mixed: torch.Tensor) -> torch.Tensor:
-    """``finalized`` for the bits of int64 ``mixed``, in place; a shift of int64 repeats the sign, which is cleared."""
+    """``finalize`` for the bits of int64 ``mixed``, in place; a shift of int64 repeats the sign, which is cleared."""
     for shift, factor in ((30, FIRST), (27, SECOND), (31, None)):
         mixed ^= (mixed >> shift) & ((1 << 64 - shift) - 1)
         if factor is not None:

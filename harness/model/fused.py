@@ -249,7 +249,7 @@ def shape_of(gates: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def fits(hidden: int, dtype: torch.dtype, device: torch.device) -> bool:
+def fits_shared_memory(hidden: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether ``weight_hh`` of one direction and the gates of a program fit into the shared memory of a multiprocessor
     of ``device``, in whole tiles.
     """
@@ -300,7 +300,7 @@ class Walk:
     num_rows: int
 
     @classmethod
-    def of(cls, batch_sizes: torch.Tensor, device: torch.device) -> Walk:
+    def build(cls, batch_sizes: torch.Tensor, device: torch.device) -> Walk:
         """For ``batch_sizes`` int64 ``[time]`` on the CPU; no wait for the device."""
         ended = batch_sizes - torch.cat((batch_sizes[1:], batch_sizes.new_zeros(1)))
         lengths = torch.repeat_interleave(torch.arange(1, len(batch_sizes) + 1), ended).flip(0)

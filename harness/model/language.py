@@ -73,7 +73,7 @@ class Targets:
     """float64 ``[vocabulary]``: weight of each token's loss, on average 1; None: equal weights."""
 
     @classmethod
-    def of(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
+    def build(cls, config: LanguageModelConfig, counts: np.ndarray, device: torch.device) -> Targets:
         """The targets of a configuration; ``counts`` int64 ``[vocabulary]``: occurrences of each token.
 
         With ``frequent`` t, the weight of a token with frequency f is min(1, √(t / f) + t / f), as in word2vec's
@@ -81,7 +81,7 @@ class Targets:
         """
         weights = None
         if config.frequent is not None:
-            shares = shares_of(counts)
+            shares = smooth_shares(counts)
             ratio = config.frequent / shares
             weight = np.minimum(1.0, np.sqrt(ratio) + ratio)
             weights = torch.from_numpy(weight / (shares * weight).sum()).to(device)
@@ -92,7 +92,7 @@ class Targets:
         return torch.ones_like(ids, dtype=dtype) if self.weights is None else self.weights.to(dtype)[ids]
 
 
-def shares_of(counts: np.ndarray) -> np.ndarray:
+def smooth_shares(counts: np.ndarray) -> np.ndarray:
     """float64 ``[vocabulary]``: frequency of each token, smoothed by one occurrence per token."""
     shares: np.ndarray = (counts.astype(np.float64) + 1) / (counts.sum() + len(counts))
     return shares
@@ -154,7 +154,7 @@ class LanguageModel(Network):
     """The linear part of a classifier; a language model has none."""
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
-        """Weights are drawn from torch's global generator: seed it first. Ignores pooling, wide part and layers above
+        """Weights are drawn from torch's global generator: seed it first. Ignores pooling, linear part and layers above
         the first in ``config``.
         """
         super().__init__(config, vocabulary_size, num_layers=1)
@@ -164,7 +164,7 @@ class LanguageModel(Network):
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
         """Set the bias to log frequencies, from ``counts`` int64 ``[vocabulary]``: training need not learn them."""
-        self.language_model.bias.copy_(torch.from_numpy(np.log(shares_of(counts))))
+        self.language_model.bias.copy_(torch.from_numpy(np.log(smooth_shares(counts))))
 
     def read(
         self,
@@ -176,23 +176,23 @@ class LanguageModel(Network):
         """Run the recurrent layer over a batch. Embeddings of ``candidates`` int64 and of the batch are looked up
         together: each lookup needs a gradient as large as the vocabulary.
         """
-        lengths, sizes, index = batch.device_lengths, batch.batch_sizes, batch.packed_index()
+        lengths, sizes, index = batch.device_lengths, batch.batch_sizes, batch.build_index()
 
         def by_token(values: torch.Tensor) -> torch.Tensor:
-            return values if sizes is not None else values.t().reshape(-1)[index.place]
+            return values if sizes is not None else values.t().reshape(-1)[index.position]
 
-        ids = by_token(batch.widened())
+        ids = by_token(batch.widen_ids())
         more = ids.new_empty(0) if candidates is None else candidates.to(ids.dtype)
         looked_up = self.embedding(torch.cat((ids, more, ids.new_full((1,), UNK))))
         vectors, candidate_vectors, unknown_vector = looked_up.split([len(ids), len(more), 1])
         inputs = vectors
-        if masks is not None and masks.unknown is not None:
-            inputs = torch.where(by_token(masks.unknown)[:, None], unknown_vector, inputs)
+        if masks is not None and masks.unknown_tokens is not None:
+            inputs = torch.where(by_token(masks.unknown_tokens)[:, None], unknown_vector, inputs)
         inputs = drop(inputs, masks, EMBEDDING, index.row)
         if sizes is None:
             outputs = self.recurrent.forward_padded(pad_packed(inputs, index), lengths, None, dtype)
             # the backward direction has each row reversed within its own length
-            places = index.place, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
+            places = index.position, (lengths[index.row] - 1 - index.time) * batch.num_rows + index.row
             # not by ``[]``, whose backward pass sorts on CUDA; these places are distinct
             states = [out.flatten(0, 1).index_select(0, at) for out, at in zip(outputs, places, strict=False)]
         else:
@@ -200,7 +200,7 @@ class LanguageModel(Network):
             states = list(packed.data.split(self.recurrent.hidden_size, dim=1))
         return Reading(ids, vectors, candidate_vectors, states, batch.lengths, index)
 
-    def projected(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    def project(self, number: int, states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Projection of ``states`` ``[N, hidden]`` of direction ``number``, to compare with token vectors:
         ``[N, embedding_dim]``. Computed in ``dtype``.
         """
@@ -231,7 +231,7 @@ class LanguageModel(Network):
                 for block in slices(len(measured), STATES):
                     tokens = measured[block]
                     targets_of_states = ids[wanted[tokens]]
-                    projected = self.projected(number, states[tokens], bias.dtype)
+                    projected = self.project(number, states[tokens], bias.dtype)
                     losses = log_losses(projected, vectors, bias, (targets_of_states - FIRST).clamp(min=0))
                     counts = targets.counts(targets_of_states, losses.dtype) * (targets_of_states != PAD)
                     sums_of_states = torch.stack(((losses * counts).sum(1), counts.sum(1))).double()
@@ -311,7 +311,7 @@ class LanguageObjective(nn.Module):
         for number, states in enumerate(reading.states):
             mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
             inputs = states if mask is None else states * mask[reading.index.row]
-            projected = functional.pad(model.projected(number, inputs, self.output_dtype), (0, 0, 0, 1))
+            projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
             output = (reading.candidates, candidate_bias, self.output_dtype)
             totals.append(SampledSoftmax.apply(projected, vectors, right_bias, wanted, wanting, hits, counts, *output))
             wanted, wanting = wanting, wanted

@@ -39,7 +39,7 @@ def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
     """The network of a bundle with its weights, on the CPU.
 
     A network with more parameters than the file has is not built, so a wrong index with huge sizes allocates no memory.
-    Raises ``DataError`` if the file is damaged or belongs to another network than the index describes.
+    Raises ``DataError`` if the file is damaged or does not fit the network that the index describes.
     """
     path, sizes = directory / info.weights, (info.vocabulary_size, len(info.labels))
     try:

@@ -21,7 +21,7 @@ from harness.model.recurrent import pad_packed, restore_order, reversal_index
 
 class Pooling(nn.Module):
     """From the outputs of the recurrent layers to one vector per text; a subclass has ``dense``, or is faster and has
-    ``padded``, and perhaps ``packed``.
+    ``pool_padded``, and perhaps ``pool_packed``.
 
     ``lengths`` is int64 ``[rows]`` on the CPU, ``device_lengths`` the same on the device of the outputs. A row's vector
     must depend on that row's real tokens alone, or else updates depend on how a batch is split (law 4).
@@ -39,7 +39,9 @@ class Pooling(nn.Module):
         """
         raise NotImplementedError
 
-    def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
+    def pool_padded(
+        self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor
+    ) -> torch.Tensor:
         """Pool a tensor ``[time, rows, hidden]`` per direction, or one for both: ``[rows, vectors * output_size]``.
 
         In the second tensor, the backward direction, each row is reversed within its own length. A single tensor for
@@ -51,7 +53,7 @@ class Pooling(nn.Module):
         time = torch.arange(len(in_text_order), device=in_text_order.device)
         return self.dense(in_text_order.to(wide(in_text_order)), (time[:, None] < device_lengths)[:, :, None])
 
-    def packed(
+    def pool_packed(
         self,
         outputs: torch.Tensor,
         state: torch.Tensor,
@@ -60,21 +62,23 @@ class Pooling(nn.Module):
         device_lengths: torch.Tensor,
     ) -> torch.Tensor:
         """The same for packed ``outputs`` ``[tokens, output_size]``, rows longest first, and the final ``state``
-        ``[directions, rows, hidden]``. By default, pads the outputs and calls ``padded``.
+        ``[directions, rows, hidden]``. By default, pads the outputs and calls ``pool_padded``.
         """
-        return self.padded([pad_packed(outputs, index)], lengths, device_lengths)
+        return self.pool_padded([pad_packed(outputs, index)], lengths, device_lengths)
 
 
 class Last(Pooling):
     """The final state of each direction."""
 
-    def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
+    def pool_padded(
+        self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor
+    ) -> torch.Tensor:
         """Take each direction's output at ``length - 1``; the backward direction is reversed, so it is its last too."""
         last = (device_lengths - 1)[None, :, None]
         parts = [direction.gather(0, last.expand(1, -1, direction.shape[2]))[0] for direction in outputs]
         return torch.cat(parts, dim=1)
 
-    def packed(
+    def pool_packed(
         self,
         outputs: torch.Tensor,
         state: torch.Tensor,
@@ -97,7 +101,9 @@ class Maximum(Pooling):
         parts += [outputs.masked_fill(~real, 0).sum(0) / real.sum(0)] if self.mean else []
         return torch.cat(parts, dim=1)
 
-    def padded(self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor) -> torch.Tensor:
+    def pool_padded(
+        self, outputs: list[torch.Tensor], lengths: torch.Tensor, device_lengths: torch.Tensor
+    ) -> torch.Tensor:
         """Pool each direction as it is: the order of tokens does not matter. A CPU is spared the copy of both in one
         tensor, a GPU half of the kernels.
         """

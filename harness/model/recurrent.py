@@ -4,7 +4,7 @@ with two implementations and the same weights.
 
 *Packed*: only real tokens are computed, from a ``PackedSequence``.
 
-*Padded* (reversal): a forward LSTM never sees the padding after a row, and a backward LSTM is a forward LSTM over rows
+*Padded* (reversal): a forward LSTM never reads the padding after a row, and a backward LSTM is a forward LSTM over rows
 that are reversed within their own length. Both run as plain padded LSTMs, in one call each, with the same results. Time
 is the first dimension, as oneDNN needs it. The last layer's backward direction stays reversed, since pooling does not
 depend on the order.
@@ -34,12 +34,12 @@ from harness.config import Choice, ModelConfig, Task
 from harness.model.dropout import EMBEDDING, HEAD, LAYERS, draw_masks, drop
 from harness.ranks.precision import DTYPES, NAMES
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load, needed
+from preprocessing.base.installed import load_object, require_package
 from preprocessing.base.untrusted import one_line
 from preprocessing.text.vocabulary import PAD
 
 Weights = list[torch.Tensor]
-WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits"
+WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits_shared_memory"
 """Loaded only where they are used: they need Triton."""
 FITTING = (
     "16, 32, 48, … units, up to 128 in bf16 and fp16 (64 on cards of compute capability 8.6, 8.9 and 12.0, which have "
@@ -68,7 +68,7 @@ def lstm_packed(
 def first_states(
     inputs: torch.Tensor, rows: int, weights: Weights, directions: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The initial states, zeros; nobody writes to them."""
+    """The initial states, zeros; never modified."""
     shape = (directions, rows, weights[1].shape[1])
     state = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
     return state, state
@@ -119,11 +119,11 @@ class VariableLengthLSTM(nn.Module):
         ``dtype``: dtype of the computation, by default that of the weights.
         """
         data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
-        walk = load(WALK).of(sizes, data.device) if self.fused and self.fits(data.dtype) else None
+        walk = load_object(WALK).build(sizes, data.device) if self.fused and self.fits(data.dtype) else None
         for number, layer in enumerate(self.lstms()):
             if number > 0:
                 data = drop(data, masks, LAYERS + number, rows)
-            weights = weights_of(layer, None, dtype)
+            weights = layer_weights(layer, None, dtype)
             if walk is None:
                 data, state = lstm_packed(data, sizes, weights, self.bidirectional)
             else:
@@ -151,13 +151,13 @@ class VariableLengthLSTM(nn.Module):
             if number > 0:
                 inputs = drop(restore_order(outputs, reversal), masks, LAYERS + number)
             directions = [inputs] if reversal is None else [inputs, take_time(inputs, reversal)]
-            weights = [weights_of(layer, direction, dtype) for direction in range(len(directions))]
+            weights = [layer_weights(layer, direction, dtype) for direction in range(len(directions))]
             outputs = run_directions(directions, weights)
         return outputs
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
-        return bool(load(FITS)(self.hidden_size, dtype, next(self.parameters()).device))
+        return bool(load_object(FITS)(self.hidden_size, dtype, next(self.parameters()).device))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
@@ -190,7 +190,7 @@ def second_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def weights_of(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:
+def layer_weights(layer: nn.RNNBase, direction: int | None, dtype: torch.dtype | None) -> Weights:
     """The weights of a layer, or of one direction of it, for one call: unchanged, or a contiguous copy in ``dtype``,
     matrices first, then biases, as cuDNN needs them. On a GPU, a single direction is always copied: the weights of one
     direction of a bidirectional layer are not contiguous.
@@ -250,7 +250,7 @@ def take_time(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 def pad_packed(values: torch.Tensor, index: PackedIndex) -> torch.Tensor:
     """Packed ``values`` ``[tokens, features]`` as ``[longest, rows, features]``; the padding is arbitrary."""
-    gathered: torch.Tensor = _Gather.apply(values, index.grid, index.place)
+    gathered: torch.Tensor = _Gather.apply(values, index.grid, index.position)
     return gathered.view(len(index.starts), index.num_rows, -1)
 
 
@@ -332,7 +332,7 @@ def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> 
 
 def check_fused(lstm: VariableLengthLSTM, dtype: torch.dtype) -> None:
     """Raise ``ConfigError`` if the fused kernel cannot hold the layers in ``dtype``, or Triton is missing."""
-    needed("triton", "recurrence: fused", "fused")
+    require_package("triton", "recurrence: fused", "fused")
     if not lstm.fits(dtype):
         problem = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
         raise ConfigError(f"recurrence: {problem}; use --recurrence packed")

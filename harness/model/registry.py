@@ -15,7 +15,7 @@ from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Manifest
 
 SHARED_UP_TO = 2
-"""Longest n-grams of the wide part that share buckets, in words; see ``harness.model.wide``."""
+"""Longest n-grams of the linear part that share buckets, in words; see ``harness.model.wide``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def check_model(config: ModelConfig) -> None:
 
 
 def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> int:
-    """Number of trained parameters, of network and wide part."""
+    """Number of trained parameters, of network and linear part."""
     check_model(config)
     embedding, hidden, directions = config.embedding_dim, config.hidden_size, 2 if config.bidirectional else 1
     size = directions * hidden
@@ -60,8 +60,8 @@ def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, 
     return vocabulary_size * embedding + sum(layers) + head + wide
 
 
-def exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
-    """Number of parameters whose gradients processes add up in each step: all but the wide part's table, which is
+def count_exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
+    """Number of parameters whose gradients processes add up in each step: all but the linear part's table, which is
     learned before.
     """
     return parameters_of(replace(config, model=replace(config.model, wide=0)), manifest)

@@ -32,12 +32,12 @@ import pyarrow.compute as pc
 
 from harness.config import CLASSIFIER, ModelConfig
 from harness.rundir.bundle_files import INDEX, BundleInfo, bundle_directory, read_info, read_vocabulary
-from harness.rundir.layout import instead
+from harness.rundir.layout import describe_missing_bundle
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.dataset.shards import Manifest, Split
-from preprocessing.dataset.vectors import WINDOW, learn, sample
+from preprocessing.dataset.vectors import WINDOW, learn_vectors, sample
 from preprocessing.text.vocabulary import PAD, RESERVED, Vocabulary
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def read_head(path: str | Path) -> Head:
     """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
     with open_vectors(path) as file:
         line = first = file.readline(READ_BYTES)
-        words, dim = map(int, promise.groups()) if (promise := PROMISE.fullmatch(line)) else (0, 0)
+        promise = PROMISE.fullmatch(line)
+        words, dim = map(int, promise.groups()) if promise else (0, 0)
         is_promised = words > 0 and 0 < dim <= MOST_DIM
         if is_promised:
             first = file.readline(READ_BYTES)
@@ -135,14 +136,14 @@ def check_dim(path: str | Path, dim_of_file: int, dim: int) -> None:
         )
 
 
-def from_texts(
+def learn_start(
     splits: Sequence[Split], vocabulary: Vocabulary, dim: int, report: Callable[[str], object]
 ) -> Start | None:
-    """Vectors learned from the texts of ``splits``; None if no word has a neighbour that tells it from others."""
+    """Vectors learned from the texts of ``splits``; None if no word has a neighbour that sets it apart."""
     blocks = sample(splits)
     tokens = sum(int(block.length.sum()) for block in blocks)
     report(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
-    learned = learn(blocks, len(vocabulary), dim)
+    learned = learn_vectors(blocks, len(vocabulary), dim)
     if not learned.any():
         report("vectors    are random: words have no neighbours that differ")
         return None
@@ -158,7 +159,7 @@ def start_with(vectors: np.ndarray, facts: dict[str, Any], vocabulary: Vocabular
     return Start({}, torch.from_numpy(vectors[ids]), ids, facts | coverage_of(ids, vocabulary))
 
 
-def from_file(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
+def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     """Read the vectors of a vocabulary's words from a file; for a word that occurs twice, the first.
 
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
@@ -234,7 +235,7 @@ def find_donor(source: str, wanted: ModelConfig) -> Donor:
     """
     directory = bundle_directory(source)
     if not (directory / INDEX).is_file():
-        raise ConfigError(f"init.weights: {source}: {instead(directory)}")
+        raise ConfigError(f"init.weights: {source}: {describe_missing_bundle(directory)}")
     info = read_info(directory)
     unequal_keys = [key for key in SHAPE if getattr(info.model, key) != getattr(wanted, key)]
     if unequal_keys:
@@ -243,7 +244,7 @@ def find_donor(source: str, wanted: ModelConfig) -> Donor:
     return Donor(directory, info, read_vocabulary(directory, info))
 
 
-def weights_of(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> Start:
+def read_donor_weights(donor: Donor, model: ModelConfig, vocabulary: Vocabulary, manifest: Manifest) -> Start:
     """The weights of a bundle for a ``model`` on a dataset. Raises ``DataError`` if they are damaged, or if the
     vocabularies have no token in common.
 

@@ -68,7 +68,7 @@ class WidePart(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, in the order of the batch."""
-        bucket, value = self.features(*padded_ids(batch))
+        bucket, value = self.features(*pad_ids(batch))
         if not value.is_cpu and self.table.shape[1] <= FEW_OUTPUTS:
             return torch.bmm(value[:, None], self.table[bucket])[:, 0] + self.bias
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
@@ -79,7 +79,7 @@ class WidePart(nn.Module):
 
         Unused places have the value 0.
         """
-        bucket, first = distinct(self.places(ids, lengths), self.buckets)
+        bucket, first = sort_distinct(self.places(ids, lengths), self.buckets)
         bucket = bucket.clamp(max=self.buckets - 1)
         value = torch.where(first, self.weights[bucket], 0)
         return bucket, value / value.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
@@ -114,7 +114,7 @@ class WidePart(nn.Module):
         return key & ((1 << self.shift) - 1)
 
 
-def distinct(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor]:
+def sort_distinct(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Each row of ``places`` sorted, and whether a value is the first of its kind in the row.
 
     ``none`` is larger than all values, and never first.
@@ -125,12 +125,12 @@ def distinct(places: torch.Tensor, none: int) -> tuple[torch.Tensor, torch.Tenso
     return places, begins & (places < none)
 
 
-def padded_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_ids(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The ids of a batch of any layout as int64 ``[rows, time]``, and the rows' lengths on the device."""
-    ids, lengths = batch.widened().to(torch.int64), batch.device_lengths
+    ids, lengths = batch.widen_ids().to(torch.int64), batch.device_lengths
     if batch.batch_sizes is None:
         return ids, lengths
-    index = batch.packed_index()
+    index = batch.build_index()
     padded = ids.new_zeros(index.num_rows, len(index.starts))
     padded[index.row, index.time] = ids
     return padded, lengths
@@ -142,15 +142,15 @@ def keys_of(ids: torch.Tensor, lengths: torch.Tensor, longest: int) -> torch.Ten
     First all words, then all pairs, and so on, ``time - n + 1`` of each; ``NONE`` beyond ``lengths`` ``[rows]``.
     """
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    keys = [torch.where(real, mixed(ids * WORD & MASK), NONE)]
+    keys = [torch.where(real, mix_bits(ids * WORD & MASK), NONE)]
     previous = ids
     for number in range(1, longest):
-        previous = mixed((previous[:, :-1] * FIRST + ids[:, number:] * SECOND + WORD) & MASK)
+        previous = mix_bits((previous[:, :-1] * FIRST + ids[:, number:] * SECOND + WORD) & MASK)
         keys.append(torch.where(real[:, number:], previous, NONE))
     return torch.cat(keys, dim=1)
 
 
-def mixed(key: torch.Tensor) -> torch.Tensor:
+def mix_bits(key: torch.Tensor) -> torch.Tensor:
     """A 32-bit hash of ``key`` (the rounds of lowbias32)."""
     for shift, factor in ROUNDS:
         key = (key ^ key >> shift) * factor & MASK

@@ -29,7 +29,7 @@ from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import size
 
 USE_CPU = "ACCELERATE_USE_CPU"
-"""Environment variable by which accelerate tells its ranks to leave GPUs alone."""
+"""Environment variable with which accelerate keeps its ranks from using GPUs."""
 OMP = "OMP_NUM_THREADS"
 TRACES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia")
 """Of a card or its driver: NVIDIA's, the same in a Jetson, under WSL, and AMD's."""
@@ -70,7 +70,7 @@ def check_device(wanted: str) -> None:
 
 
 def find_cuda() -> Cuda:
-    """The CUDA devices that this process sees."""
+    """The CUDA devices that are visible to this process."""
     import torch
 
     driver = Path("/proc/driver/nvidia/version").exists()
@@ -78,7 +78,7 @@ def find_cuda() -> Cuda:
 
 
 def find_device(settings: Any) -> Literal["cpu", "cuda"]:
-    """The device that the configuration file of accelerate asks for."""
+    """The device in the configuration file of accelerate."""
     return "cpu" if settings.use_cpu or settings.gpu_ids is None else "cuda"
 
 
@@ -89,7 +89,7 @@ def find_threads() -> int | None:
 
 
 def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
-    """``cpu`` or ``cuda``, and why, from the key ``device``, the visible devices, and what accelerate told this rank.
+    """``cpu`` or ``cuda``, and why, from the key ``device``, the visible devices, and accelerate's settings.
 
     ``processes`` are those of this machine. Raises ``ConfigError`` where GPUs were asked for and are too few.
     """

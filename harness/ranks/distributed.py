@@ -24,9 +24,9 @@ import torch.distributed as dist
 
 from harness.ranks.network import GLOO
 from harness.ranks.stopping import HEARTBEAT
-from preprocessing.base.atomic import told
+from preprocessing.base.atomic import as_storage_error
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.terminal import counted, size
+from preprocessing.base.terminal import count_noun, size
 
 Value = TypeVar("Value")
 NUM_SUMMED = 2_500_000
@@ -68,8 +68,8 @@ class World:
         return self.rank == 0
 
     @contextmanager
-    def waiting(self, awaited: str) -> Iterator[None]:
-        """Name a collective: if a peer is gone or late, the error says ``awaited`` was waited for.
+    def watch_wait(self, awaited: str) -> Iterator[None]:
+        """Name a collective: if a peer is gone or late, the error names ``awaited``.
 
         The block may compute too, like a backward pass that sends gradients; its own errors pass through.
         """
@@ -77,7 +77,7 @@ class World:
             yield
             return
         try:
-            with HEARTBEAT.waiting(f"{awaited} from {self.world_size - 1} other ranks"):
+            with HEARTBEAT.watch_wait(f"{awaited} from {self.world_size - 1} other ranks"):
                 yield
         except RuntimeError as error:
             message = " ".join(str(error).split())
@@ -96,11 +96,11 @@ class World:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with self.waiting(awaited):
+        with self.watch_wait(awaited):
             dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def from_main(self, value: Value, awaited: str) -> Value:
+    def broadcast_from_main(self, value: Value, awaited: str) -> Value:
         """``value`` of rank 0, on every rank. Small and picklable; the others' values are ignored."""
         return self.gather_objects(value if self.is_main else None, awaited)[0]  # type: ignore[return-value]
 
@@ -113,11 +113,11 @@ class World:
         maxima = torch.from_numpy(numbers.astype(np.int64))
         if self.world_size == 1:
             return maxima.numpy
-        with self.waiting(awaited):
+        with self.watch_wait(awaited):
             work = dist.all_reduce(maxima, dist.ReduceOp.MAX, group=self.control, async_op=True)
 
         def read() -> np.ndarray:
-            with self.waiting(awaited):
+            with self.watch_wait(awaited):
                 work.wait()
             return maxima.numpy()
 
@@ -126,11 +126,11 @@ class World:
     def sum_on_device(self, numbers: torch.Tensor, awaited: str) -> None:
         """Add up over ranks, in place, on the path that gradients take: NCCL between GPUs, gloo between CPUs."""
         if self.world_size > 1:
-            with self.waiting(awaited):
+            with self.watch_wait(awaited):
                 dist.all_reduce(numbers)
 
     @contextmanager
-    def together(self, awaited: str) -> Iterator[None]:
+    def raise_together(self, awaited: str) -> Iterator[None]:
         """Run a block without collectives on every rank; if it fails on one, all raise.
 
         All ranks raise the first rank's ``UserError``; a failure to write becomes one. Any other exception is raised by
@@ -144,7 +144,7 @@ class World:
         except UserError as caught:
             error = caught
         except Exception as caught:
-            error = told(caught) if isinstance(caught, OSError) else None
+            error = as_storage_error(caught) if isinstance(caught, OSError) else None
             if error is None:
                 reason = " ".join(str(caught).split())[:300]
                 bug, error = caught, RankError(f"rank {self.rank}: {type(caught).__name__}: {reason}")
@@ -157,7 +157,7 @@ class World:
     def handshake(self, facts: dict[str, str]) -> None:
         """Check that every rank was started alike: same configuration, dataset and versions."""
         facts_by_rank = self.gather_objects(facts, "the start-up handshake")
-        with self.together("the start-up handshake"):
+        with self.raise_together("the start-up handshake"):
             for name, value in facts_by_rank[0].items():
                 for rank, rank_facts in enumerate(facts_by_rank):
                     if rank_facts[name] != value:
@@ -176,12 +176,12 @@ class World:
         self.sum_on_device(numbers, "one sum over all ranks")  # it also opens the connections
         started = time.perf_counter()
         self.sum_on_device(numbers, "one sum over all ranks")
-        with self.waiting("one sum over all ranks"):  # here under NCCL
+        with self.watch_wait("one sum over all ranks"):  # here under NCCL
             is_right = bool((numbers == self.world_size**2).all())
         if not is_right:
             raise RankError("all-reduce: the sum over all ranks is wrong; check the network and the GPUs")
         duration_ms = 1000 * (time.perf_counter() - started)
-        machines = counted(count_machines(), "machine")
+        machines = count_noun(count_machines(), "machine")
         return f"{self.world_size} ranks on {machines} added {size(4 * NUM_SUMMED)} in {duration_ms:.1f} ms"
 
 

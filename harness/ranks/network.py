@@ -42,7 +42,7 @@ def name_interface(host: str | None = None, port: int | None = None) -> str:
     """Find the interface to the other machines and set it for gloo, in this process and its children; the user's own
     setting stays. Returns it with its address, as in ``eth0 (10.0.0.2)``.
 
-    ``host`` and ``port``: the main machine's; by default as the launcher told this rank. Raises ``ConfigError`` if no
+    ``host`` and ``port``: the main machine's; by default as the launcher set them. Raises ``ConfigError`` if no
     interface has the address of the route, or if the user's interface does not exist.
     """
     import psutil

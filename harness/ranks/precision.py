@@ -194,9 +194,9 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
 def cudnn_takes_bf16() -> bool:
     """Whether torch passes recurrent layers in bf16 to cuDNN on the current CUDA device, not to its own slow kernels.
 
-    torch asks for both: a cuDNN that has them, and its own operator ``cudnn_is_acceptable``, which says no to bf16
+    torch requires both: a cuDNN that has them, and its own operator ``cudnn_is_acceptable``, which is False for bf16
     before torch 2.10, where it had no such layers (PyTorch's pull request 164411). ``torch.backends.cudnn`` has a
-    function of that name that always says no to bf16.
+    function of that name that is always False for bf16.
     """
     sample = torch.empty(1, dtype=torch.bfloat16, device="cuda")
     return (torch.backends.cudnn.version() or 0) >= CUDNN_WITH_BF16 and torch.cudnn_is_acceptable(sample)

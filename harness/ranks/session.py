@@ -89,7 +89,9 @@ def restore_accelerate() -> Iterator[None]:
 
 def shared_attributes() -> list[dict[str, object]]:
     """The attributes of accelerate's states, which all instances of a state share; none before an ``Accelerator``."""
-    return [vars(state()) for state in (PartialState, AcceleratorState, GradientState)] if is_initialized() else []
+    if not is_initialized():
+        return []
+    return [vars(state()) for state in (PartialState, AcceleratorState, GradientState)]
 
 
 @contextmanager

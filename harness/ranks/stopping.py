@@ -40,7 +40,7 @@ ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
 FINAL_ERROR = "PADLESS_FINAL_ERROR"
 """Environment variable: the file for an error that no restart of the ranks would help against."""
 GRACE_S = 5.0
-"""How long other ranks wait for rank 0 to report an error before ranks can talk."""
+"""How long other ranks wait for rank 0 to report an error before ranks can communicate."""
 
 
 class Heartbeat:
@@ -58,7 +58,7 @@ class Heartbeat:
         self.limit_s: float | None = None
 
     @contextmanager
-    def waiting(self, awaited: str) -> Iterator[None]:
+    def watch_wait(self, awaited: str) -> Iterator[None]:
         """Record what the block waits for; blocks may be nested."""
         self.waits.append((awaited, time.monotonic()))
         try:

@@ -35,7 +35,7 @@ from harness.report.runs import (
     differing_settings,
     rank,
     ranking_figure,
-    summarize,
+    summarize_runs,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
@@ -51,9 +51,17 @@ from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import counted, duration, printable, public, public_values, shortened, tell
+from preprocessing.base.terminal import (
+    count_noun,
+    duration,
+    print_stderr,
+    printable,
+    public,
+    public_values,
+    shorten_line,
+)
 from preprocessing.config import Names
-from preprocessing.labels import as_found
+from preprocessing.labels import name_label_value
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -107,14 +115,14 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     folders = list(map(Path, runs))
     first, spread = folders[0], None
     if len(folders) == 1 and (started := members(first)):
-        spread = summarize(first, started)
+        spread = summarize_runs(first, started)
         directories = [run.path for run in spread["runs"]]
     else:
         directories = [path for folder in folders for path in [run.path for run in members(folder)] or [folder]]
     target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
-    page = render([RunFacts(directory) for directory in directories], spread)
-    with atomic.storing(target, otherwise="name another --output"):
+    page = render_page([RunFacts(directory) for directory in directories], spread)
+    with atomic.storage_errors(target, otherwise="name another --output"):
         atomic.write_text(target, page)
     return target
 
@@ -125,11 +133,11 @@ def write_report_quietly(run: str | Path) -> None:
         write_report([run])
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        tell(f"warning: no report written ({reason}); padless report {run} tries again")
+        print_stderr(f"warning: no report written ({reason}); padless report {run} tries again")
 
 
-def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
-    """The page; ``spread`` is the result of ``summarize`` for ``runs``, which then keep their order.
+def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
+    """The page; ``spread`` is the result of ``summarize_runs`` for ``runs``, which then keep their order.
 
     The template escapes every text except charts and style. Control characters are escaped visibly. A policy forbids
     scripts and loading; it allows the style sheet by its hash, and style attributes, which charts and marks need;
@@ -153,7 +161,7 @@ def render(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     if spread is not None:
-        title = f"{spread['folder']}: {counted(len(runs), spread['kind'])}"
+        title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -249,7 +257,7 @@ def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str,
     column, table = probability_column(labels[1]), list[dict[str, Any]]()
     with suppress(DataError):
         predictions = read_predictions(measured.directory, measured.split, ["label", column])
-        is_second = np.array([as_found(label) == labels[1] for label in predictions["label"].to_pylist()])
+        is_second = np.array([name_label_value(label) == labels[1] for label in predictions["label"].to_pylist()])
         for threshold in sorted({*THRESHOLDS, measured.figures["threshold"]}):
             is_predicted = predictions[column].to_numpy() >= threshold
             num_predicted, num_right = int(is_predicted.sum()), int((is_predicted & is_second).sum())
@@ -273,7 +281,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
     "parts_of_name": re.compile(r"(?<=[_/.:])").split,
-    "quoted": lambda place: shlex.quote(str(place)),
+    "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
     "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
@@ -324,7 +332,7 @@ def draw(
         if is_diagonal:
             axes.axline((0, 0), slope=1, color="gray", linestyle=":")
         for position, name, x, y in lines:
-            label = shortened(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
+            label = shorten_line(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
             style = "." + ("--" if position // NUM_COLOURS % 2 else "-")
             axes.plot(x, y, style, color=f"C{position % NUM_COLOURS}", label=label, markersize=3)
         if len(lines) > 1:

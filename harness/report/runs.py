@@ -20,14 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.baseline.results import Comparison, compare, find_results
+from harness.baseline.results import Comparison, compare_with_run, find_results
 from harness.config import LANGUAGE_MODEL, flat
-from harness.data.views import held_out
-from harness.rundir.bundle_files import read_info, stored_info
+from harness.data.views import hold_out
+from harness.rundir.bundle_files import find_info, read_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, listed, storage
+from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, join_runs, storage
 from harness.rundir.metrics_log import read_log
-from harness.rundir.records import read_config, read_environment, read_status
+from harness.rundir.records import read_environment, read_run_config, read_status
 from harness.rundir.results import (
     probability_column,
     read_figures,
@@ -45,7 +45,7 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import typed_values
+from preprocessing.labels import convert_names
 
 TIMED = ("tokens_per_s", "data_wait")
 """Figures of log lines that are averaged with their durations as weights."""
@@ -57,7 +57,7 @@ class RunFacts:
     def __init__(self, directory: str | Path) -> None:
         """Read it. Raises ``DataError`` if it is not a run, has no metrics, or is damaged."""
         self.directory = Path(directory)
-        self.config = read_config(directory)
+        self.config = read_run_config(directory)
         lines = read_log(directory)
         if not lines:
             raise DataError(
@@ -71,10 +71,10 @@ class RunFacts:
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
         """Figures on the test split, else on validation, if any."""
-        info = stored_info(self.directory / BUNDLE)
+        info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
-        self.manifest, self.manifest_note = dataset_of(self.config, self.fingerprint)
+        self.manifest, self.manifest_note = find_manifest(self.config, self.fingerprint)
         """Manifest of that dataset; or why there is none: the directory is missing or holds another dataset."""
         if self.fingerprint is None and self.manifest is not None:
             self.fingerprint = self.manifest.fingerprint
@@ -97,7 +97,7 @@ class RunFacts:
         return list(self.manifest.labels) if self.manifest is not None else []
 
     @property
-    def selected(self) -> str:
+    def deciding_figure(self) -> str:
         """The figure that chose the best weights; always the loss for a pretraining."""
         select = "loss" if self.config.get("task") == LANGUAGE_MODEL else str(self.config.get("select"))
         return CHOSEN_BY.get(select, "accuracy")
@@ -111,7 +111,7 @@ class RunFacts:
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
         is_finished = self.status.get("state") == "finished"
-        return still_improving(self.validation, self.selected, self.config["epochs"]) if is_finished else None
+        return still_improving(self.validation, self.deciding_figure, self.config["epochs"]) if is_finished else None
 
     @cached_property
     def speed_summary(self) -> dict[str, float]:
@@ -138,28 +138,28 @@ def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any
 
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
-    info = stored_info(run / BUNDLE)
+    info = find_info(run / BUNDLE)
     folder, linear = find_results(run, data, info.dataset if info is not None else None)
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
-    return linear, compare(read_measured(run), folder, linear)
+    return linear, compare_with_run(read_measured(run), folder, linear)
 
 
-def dataset_of(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
+def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
     """The manifest of the run's dataset, or why it is missing."""
     data = config["data"]
     try:
         manifest = read_data(data)
         if fingerprint not in (None, manifest.fingerprint):
             raise DataError(f"{data} now holds another dataset (fingerprint {manifest.fingerprint[:12]})")
-        return held_out(manifest, config.get("fold"), data), None
+        return hold_out(manifest, config.get("fold"), data), None
     except DataError as error:
         return None, str(error)
 
 
 def ranking_figure(runs: Sequence[RunFacts]) -> str:
     """The figure to rank runs by: the common figure of ``select``, else the accuracy."""
-    figures = {run.selected for run in runs}
+    figures = {run.deciding_figure for run in runs}
     return figures.pop() if len(figures) == 1 else "accuracy"
 
 
@@ -183,7 +183,7 @@ def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[t
     first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
     for run, name in zip(runs[1:], names[1:], strict=True):
         with suppress(DataError):  # other rows, or no predictions
-            if first and (pair := compare(run.measured, first.directory, {first.split: first.figures})):
+            if first and (pair := compare_with_run(run.measured, first.directory, {first.split: first.figures})):
                 pairs.append((name, pair))
     return pairs
 
@@ -245,14 +245,14 @@ def select_figures(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("rows", *FIGURES, "intervals") if name in values}
 
 
-def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:
+def score_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -> dict[str, Any]:
     """Metrics over all rows of all folds, each once, with intervals, and each class; ``names`` are the classes.
 
     Temperature, threshold and best epoch of a run were chosen on the fold that it held out, so the figures are those of
     a validation, not of a test. Writes the predictions to ``folder``, in the order of the source, with each row's fold.
     Raises ``DataError`` unless each row of the dataset's folds is predicted exactly once.
     """
-    manifest = read_data(read_config(runs[0].path)["data"])
+    manifest = read_data(read_run_config(runs[0].path)["data"])
     num_rows = sum(manifest.rows(name) for name in (TRAIN, VALIDATION) if manifest.splits.get(name))
     columns = ["label", "predicted", *map(probability_column, names)]
     tables = []
@@ -269,7 +269,7 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     path = folder / OUT_OF_FOLD
     with storage(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(table, file)
-    classes = pa.array(typed_values(names, manifest.label_type))
+    classes = pa.array(convert_names(names, manifest.label_type))
     labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, MIN_CHANCE))
@@ -279,7 +279,7 @@ def over_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) ->
     return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
 
 
-def summarize(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
+def summarize_runs(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
     """The facts of a page about the runs in the summary of ``folder``; the names of others that ``started`` are
     ``open``.
 
@@ -288,7 +288,9 @@ def summarize(folder: Path, started: Sequence[Member]) -> dict[str, Any]:
     kind = started[0].kind
     values = read_summary(folder, kind)
     if values is None:
-        raise DataError(f"{folder}: its runs ({listed(started)}) have not all finished; wait, or name those to compare")
+        raise DataError(
+            f"{folder}: its runs ({join_runs(started)}) have not all finished; wait, or name those to compare"
+        )
     finished = [entry["run"] for entry in values["runs"]]
     return {
         "folder": folder.resolve().name,

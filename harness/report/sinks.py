@@ -14,14 +14,14 @@ from harness.baseline.results import FOLDER, find_results
 from harness.config import CLASSIFIER, RunConfig
 from harness.report.page import write_report_quietly
 from harness.report.runs import compare_linear
-from harness.rundir.layout import kept_in
+from harness.rundir.layout import writable_path
 from harness.rundir.records import Ending
-from harness.scores.figures import numbers_of
+from harness.scores.figures import scalar_figures
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import start_child
 from preprocessing.base.signals import STOP
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
@@ -42,9 +42,9 @@ class ReportSink(Sink):
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
 
-    def __init__(self, config: RunConfig, others: Sink) -> None:
-        """The figures go to ``others``, which must be closed after this sink."""
-        self.config, self.others = config, others
+    def __init__(self, config: RunConfig, target: Sink) -> None:
+        """The figures go to ``target``, which must be closed after this sink."""
+        self.config, self.target = config, target
         self.fit: subprocess.Popen[bytes] | None = None
 
     def begin(self) -> None:
@@ -56,7 +56,7 @@ class ReportSink(Sink):
             manifest = read_data(data)
             is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
             if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
-                words = ["-m", "harness", "baseline", data, "-o", str(kept_in(data, run, FOLDER))]
+                words = ["-m", "harness", "baseline", data, "-o", str(writable_path(data, run, FOLDER))]
                 self.fit = start_child(*words)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
@@ -66,7 +66,9 @@ class ReportSink(Sink):
         is_finished = ending.state == "finished"
         if self.fit is not None:
             if is_finished and self.fit.poll() is None:
-                self.others.say(f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)")
+                self.target.print_text(
+                    f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)"
+                )
                 until = time.monotonic() + END_S
                 while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
                     time.sleep(0.1)
@@ -82,10 +84,10 @@ class ReportSink(Sink):
         try:
             comparison = compare_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
-            tell(f"warning: no comparison with the linear model ({error})")
+            print_stderr(f"warning: no comparison with the linear model ({error})")
             return
         if comparison is not None:
             accuracy, difference = comparison.linear["accuracy"], comparison.difference
-            self.others.say(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
             bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
-            self.others.log(SUMMARY, {**numbers_of(comparison.linear), "difference": difference, **bounds})
+            self.target.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})

@@ -34,16 +34,16 @@ from harness.rundir.json_files import (
     seal_of,
     write_sealed,
 )
-from harness.rundir.layout import BUNDLE, instead
+from harness.rundir.layout import BUNDLE, describe_missing_bundle
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import memory_bytes
-from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
+from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_json
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.untrusted import read_bytes, shown
+from preprocessing.base.untrusted import quote_value, read_bytes
 from preprocessing.config import SourceConfig
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.labels import AUTO, LabelType, fits
+from preprocessing.labels import AUTO, LabelType, fits_label_type
 from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 3)
@@ -153,26 +153,26 @@ def write_info(directory: Path, info: BundleInfo) -> None:
             old.unlink()
 
 
-def stored_info(directory: Path) -> BundleInfo | None:
+def find_info(directory: Path) -> BundleInfo | None:
     """Read ``bundle.json``; None where there is none. Raises ``DataError`` for a damaged or invalid one."""
     path = directory / INDEX
     content = read_sealed(path, KIND, "restore the bundle, or train again") if directory.is_dir() else None
     if content is None:
         return None
-    info: BundleInfo = typed(BundleInfo, content, str(path), DAMAGED)
-    typed(SourceConfig, info.source, f"{path}: source", DAMAGED)
+    info: BundleInfo = convert_json(BundleInfo, content, str(path), DAMAGED)
+    convert_json(SourceConfig, info.source, f"{path}: source", DAMAGED)
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
-        raise DataError(f"{path}: labels is {shown(info.labels)}, expected two or more different ones; {DAMAGED}")
-    if not fits(info.labels, info.label_type):
+        raise DataError(f"{path}: labels is {quote_value(info.labels)}, expected two or more different ones; {DAMAGED}")
+    if not fits_label_type(info.labels, info.label_type):
         raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
     return info
 
 
 def read_info(directory: Path) -> BundleInfo:
     """Read ``bundle.json``. Raises ``DataError`` for a missing, damaged or invalid one."""
-    info = stored_info(directory)
+    info = find_info(directory)
     if info is None:
-        raise DataError(f"{directory / INDEX}: missing: {instead(directory)}")
+        raise DataError(f"{directory / INDEX}: missing: {describe_missing_bundle(directory)}")
     return info
 
 
@@ -198,8 +198,8 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
     return data
 
 
-def identity(info: BundleInfo) -> str:
-    """A sha256 over the content of ``bundle.json``, by which an unfinished prediction knows its bundle."""
+def bundle_hash(info: BundleInfo) -> str:
+    """A sha256 over the content of ``bundle.json``, which an unfinished prediction compares with that of its bundle."""
     return seal_of(asdict(info))
 
 
@@ -218,10 +218,12 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     splits = dict[str, SplitFacts]()
     for name in manifest.splits:
         labels = manifest.rows_by("labels", name)
+        lengths = manifest.rows_by("lengths", name)
+        rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)},
-            "lengths": {str(length): rows for length, rows in manifest.rows_by("lengths", name).items()},
+            "labels": rows_by_label,
+            "lengths": {str(length): rows for length, rows in lengths.items()},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
     return splits

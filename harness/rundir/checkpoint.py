@@ -30,8 +30,8 @@ from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, r
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, typed
-from preprocessing.base.untrusted import shown
+from preprocessing.base.schema import Count, Record, convert_json
+from preprocessing.base.untrusted import quote_value
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ AVERAGE = "average"
 Tensors = Mapping[str, "torch.Tensor"]
 
 
-class Manifest(Record, frozen=True):
+class CheckpointManifest(Record, frozen=True):
     """``manifest.json``."""
 
     format: str
@@ -87,7 +87,7 @@ def name_of(run: str | Path, step: int) -> Path:
     return Path(run, CHECKPOINTS, f"step-{step:08d}")
 
 
-def path_of(run: str | Path, step: int) -> Path:
+def checkpoint_path(run: str | Path, step: int) -> Path:
     """The directory of a step's checkpoint: its name, or the name beside it if a kill came between two renames."""
     path = name_of(run, step)
     return atomic.aside(path) if atomic.aside(path).is_dir() and not path.exists() else path
@@ -100,16 +100,16 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     the existing one is then still there.
     """
     target = name_of(run, step)
-    temporary = atomic.unfinished(target)
+    temporary = atomic.temporary_path(target)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         for name, tensors in files.items():
             write_tensors(temporary / name, tensors)
-        write_json(temporary / STATE, state)
+        write_synced_json(temporary / STATE, state)
         index = {name: facts_of(temporary / name) for name in (*files, STATE)}
         manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_json(temporary / MANIFEST, manifest)
+        write_synced_json(temporary / MANIFEST, manifest)
         atomic.fsync(temporary)
         if target.exists() or target.is_symlink():
             atomic.remove(atomic.take_place(temporary, target))
@@ -123,7 +123,7 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     return target
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_synced_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a small file of a folder that has no name yet, and fsync it. Raises ``OSError``.
 
     In place, unlike ``atomic.write_json``, whose temporary file is one more operation that a full disk can refuse.
@@ -151,7 +151,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
     atomic.fsync(path)
 
 
-def verify(path: Path) -> Checkpoint:
+def verify_checkpoint(path: Path) -> Checkpoint:
     """Check every byte of a checkpoint. Raises ``DataError``, which names the first changed file."""
     content = read_object(path / MANIFEST, ADVICE)
     if content is None:
@@ -161,10 +161,10 @@ def verify(path: Path) -> Checkpoint:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise OtherVersionError(
-            f"{path}: a checkpoint of format version {shown(version)}, this padless reads version {FORMAT_VERSION}: "
-            "go on with the padless that wrote it, or name another run directory"
+            f"{path}: a checkpoint of format version {quote_value(version)}, this padless reads version "
+            f"{FORMAT_VERSION}: go on with the padless that wrote it, or name another run directory"
         )
-    manifest: Manifest = typed(Manifest, content, str(path / MANIFEST), ADVICE)
+    manifest: CheckpointManifest = convert_json(CheckpointManifest, content, str(path / MANIFEST), ADVICE)
     if not {MODEL, OPTIMIZER, STATE} <= manifest.files.keys():
         raise DataError(f"{path / MANIFEST}: does not name {MODEL}, {OPTIMIZER} and {STATE}: damaged; {ADVICE}")
     for name, line in manifest.files.items():
@@ -173,7 +173,7 @@ def verify(path: Path) -> Checkpoint:
     if not state.keys() >= KEYS:
         raise DataError(f"{path / STATE}: not the state of a training; {ADVICE}")
     step = state["step"]
-    if step != manifest.step or path != path_of(path.parents[1], step):
+    if step != manifest.step or path != checkpoint_path(path.parents[1], step):
         raise DataError(f"{path}: its name, {MANIFEST} and {STATE} have different steps: renamed by hand? {ADVICE}")
     return Checkpoint(path, step, state)
 
@@ -191,7 +191,7 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
     """
     for step in reversed(steps(run)):
         try:
-            return verify(path_of(run, step))
+            return verify_checkpoint(checkpoint_path(run, step))
         except OtherVersionError:
             raise
         except DataError as error:
@@ -202,12 +202,12 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
     """Delete the checkpoints of some steps; each directory is renamed first, so that none is ever incomplete."""
     for step in unwanted:
-        temporary = atomic.unfinished(path_of(run, step))
-        os.rename(path_of(run, step), temporary)
+        temporary = atomic.temporary_path(checkpoint_path(run, step))
+        os.rename(checkpoint_path(run, step), temporary)
         atomic.remove(temporary)
 
 
-def sweep(run: str | Path) -> None:
+def sweep_run(run: str | Path) -> None:
     """Delete unfinished files of killed processes, and rename checkpoints back. Only the owner of the run calls this.
 
     No other process writes into ``checkpoints/`` and ``bundle/``. In the other folders a report or an evaluation may be

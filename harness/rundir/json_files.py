@@ -19,8 +19,8 @@ from msgspec import Meta
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, Sha256, typed
-from preprocessing.base.untrusted import open_regular, parse_json, read_bytes, read_json, sha256_of, shown
+from preprocessing.base.schema import Count, Record, Sha256, convert_json
+from preprocessing.base.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
 
 Line = dict[str, Any]
 RESTORE = "restore it, or name another run"
@@ -49,7 +49,7 @@ def read_typed(kind: Any, path: Path, advice: str = RESTORE) -> dict[str, Any] |
     """
     content = read_object(path, advice)
     if content is not None:
-        typed(kind, content, str(path), advice)
+        convert_json(kind, content, str(path), advice)
     return content
 
 
@@ -73,7 +73,7 @@ def read_sealed(path: Path, kind: tuple[str, int], advice: str) -> dict[str, Any
         raise DataError(f"{path}: not a {kind[0]} file; {advice}")
     version = content.get("format_version")
     if version != kind[1]:
-        raise DataError(f"{path}: {kind[0]} {shown(version)}, this padless reads {kind[0]} {kind[1]}; {advice}")
+        raise DataError(f"{path}: {kind[0]} {quote_value(version)}, this padless reads {kind[0]} {kind[1]}; {advice}")
     if content.pop(SEAL, None) != seal_of(content):
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {advice}")
     return {name: value for name, value in content.items() if name not in ("format", "format_version")}

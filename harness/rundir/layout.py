@@ -17,7 +17,7 @@
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
     report.html                a page about all of it
-    tracking/                  wandb.json: what W&B was told of the run, and which rows it has
+    tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
     baseline/                  linear model of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
@@ -41,7 +41,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import says, storing
+from preprocessing.base.atomic import contains_words, storage_errors
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import is_lock
 from preprocessing.base.suggestions import path_suggestion
@@ -69,17 +69,18 @@ MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
 
 
-storage = partial(storing, otherwise="name another directory")
+storage = partial(storage_errors, otherwise="name another directory")
 """Turns a failure to write a path, or a file below it, into a ``UserError`` that names the file."""
 
 
-def kept_in(data: str, run: str, name: str) -> Path:
+def writable_path(data: str, run: str, name: str) -> Path:
     """``DATA/name``, or ``RUN/name`` if nothing can be written there."""
     path = Path(data, name)
-    return path if os.access(path if path.exists() else data, os.W_OK) else Path(run, name)
+    can_write = os.access(path if path.exists() else data, os.W_OK)
+    return path if can_write else Path(run, name)
 
 
-def existing(path: str) -> Path:
+def nearest_existing(path: str) -> Path:
     """``path``, or the nearest directory above it that is there."""
     return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
 
@@ -91,7 +92,7 @@ def holds_run(run: str | Path) -> bool:
 
 def is_own(run: str | Path) -> bool:
     """Whether padless made what a directory holds: by the lock of a run, or its status on a disk without locks."""
-    return is_lock(Path(run, LOCK)) or says(Path(run, STATUS), '"exit_code"')
+    return is_lock(Path(run, LOCK)) or contains_words(Path(run, STATUS), '"exit_code"')
 
 
 def check_directory(run: str | Path) -> None:
@@ -148,9 +149,12 @@ def members(folder: str | Path) -> list[Member]:
     return sorted(runs)
 
 
-def listed(runs: Sequence[Member | Path]) -> str:
+def join_runs(runs: Sequence[Member | Path]) -> str:
     """The names of runs, for a message."""
-    return ", ".join(run.name for run in runs[:MAX_LISTED]) + (", …" if len(runs) > MAX_LISTED else "")
+    names = [run.name for run in runs[:MAX_LISTED]]
+    if len(runs) > MAX_LISTED:
+        names.append("…")
+    return ", ".join(names)
 
 
 def check_single(run: str | Path) -> None:
@@ -160,7 +164,7 @@ def check_single(run: str | Path) -> None:
         numbers = ",".join(str(member.number) for member in runs)
         key = "--folds all" if runs[0].kind == "fold" else f"--seeds {numbers}"
         raise ConfigError(
-            f"run: {run} holds the runs {listed(runs)}; name another directory for a single run, or go on with {key}"
+            f"run: {run} holds the runs {join_runs(runs)}; name another directory for a single run, or go on with {key}"
         )
 
 
@@ -168,13 +172,13 @@ def check_many(run: str | Path, kind: Kind) -> None:
     """Raise ``ConfigError`` if the folder for many runs of a kind holds other runs, or files but no run."""
     if not any(is_own(path) for name in KINDS for path in Path(run).glob(f"{name}-*")):
         check_directory(run)
-    others = [member for member in members(run) if member.kind != kind]
-    if holds_run(run) or others:
-        content = f"the runs {listed(others)}" if others else "a single run"
+    other_runs = [member for member in members(run) if member.kind != kind]
+    if holds_run(run) or other_runs:
+        content = f"the runs {join_runs(other_runs)}" if other_runs else "a single run"
         raise ConfigError(f"run: {run} holds {content}; name another directory for --{kind}s")
 
 
-def instead(directory: Path) -> str:
+def describe_missing_bundle(directory: Path) -> str:
     """The end of the "not a bundle" message for ``directory``: what is there, and what to do."""
     path = directory.parent if directory.name == BUNDLE else directory
     if path.is_file():
@@ -189,5 +193,5 @@ def instead(directory: Path) -> str:
         return f"{path} is a dataset; name a run that was trained on it"
     runs = sorted(filter(holds_run, path.iterdir()))
     if runs:
-        return f"{path} is a folder of runs; name one of them: {listed(runs)}"
+        return f"{path} is a folder of runs; name one of them: {join_runs(runs)}"
     return f"{path} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TextIO, cast
 
-from harness.rundir.layout import LOCK, check_directory, existing
-from preprocessing.base.atomic import storing
+from harness.rundir.layout import LOCK, check_directory, nearest_existing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.processes import acquire
 
@@ -20,14 +20,14 @@ Ranks take a moment to exit after their launcher was killed.
 """
 
 
-def claim(run: Path) -> TextIO:
+def claim_run(run: Path) -> TextIO:
     """Make the run directory and lock it until the returned file is closed.
 
     Raises ``ConfigError`` if another process holds it or it holds other files, ``StorageError`` if it cannot be
     written. A file system without locks is not locked.
     """
     check_directory(run)
-    with storing(run, otherwise="name another directory with --run"):
+    with storage_errors(run, otherwise="name another directory with --run"):
         run.mkdir(parents=True, exist_ok=True)
         return open_locked(run, MAX_CLAIM_S, "a+")
 
@@ -48,8 +48,8 @@ def open_locked(run: Path, limit_s: float, mode: str) -> TextIO:
 
 
 def check_claim(run: Path, limit_s: float = 0.0) -> None:
-    """Raise what ``claim`` would raise after ``limit_s``, without writing anything: for a dry run, and a launcher."""
-    nearest = existing(str(run))  # a file in place of a directory is refused later
+    """Raise what ``claim_run`` would raise after ``limit_s``, without writing: for a dry run, and a launcher."""
+    nearest = nearest_existing(str(run))  # a file in place of a directory is refused later
     if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
         raise StorageError(f"run: {run} cannot be written: you may not write to {nearest}; name another directory")
     if (run / LOCK).exists():

@@ -23,10 +23,10 @@ from harness.rundir.json_files import MAX_LINES_BYTES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, fits
+from preprocessing.base.schema import Count, fits_schema
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import tell
-from preprocessing.base.untrusted import read_bytes, shown
+from preprocessing.base.terminal import print_stderr
+from preprocessing.base.untrusted import quote_value, read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,7 @@ class MetricsLog:
                 if os.path.lexists(path):
                     data = read_bytes(path, MAX_LINES_BYTES)[:size]
                 elif size:
-                    tell(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
+                    print_stderr(f"warning: {path}: gone; it goes on without the lines up to the checkpoint")
                     size = 0
                 self.hash_by_name[name].update(data)
                 sha256 = self.hash_by_name[name].hexdigest()
@@ -94,13 +94,13 @@ class LogLine(TypedDict):
 
 def numbers_of(line: Line) -> Line:
     """A line with strings converted back to numbers. Raises ``ValueError`` for a line that padless has not written."""
-    if not fits(LogLine, line):
+    if not fits_schema(LogLine, line):
         raise ValueError("has no kind or no step")
     row = dict[str, Any]()
     for name, value in line.items():
         row[name] = float(value) if isinstance(value, str) and value in NON_FINITE else value
         if not isinstance(row[name], int | float | None) and not (name in TEXT_KEYS and isinstance(value, str)):
-            raise ValueError(f"has {shown(value)} under {shown(name)}")
+            raise ValueError(f"has {quote_value(value)} under {quote_value(name)}")
     return row
 
 

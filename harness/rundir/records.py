@@ -22,8 +22,8 @@ from harness.rundir.layout import (
     CONFIG,
     ENVIRONMENT,
     STATUS,
-    instead,
-    listed,
+    describe_missing_bundle,
+    join_runs,
     members,
     storage,
 )
@@ -31,7 +31,7 @@ from preprocessing.base import atomic
 from preprocessing.base.configuration import parse_yaml
 from preprocessing.base.errors import DataError
 from preprocessing.base.processes import available_cores
-from preprocessing.base.schema import Count, Record, typed
+from preprocessing.base.schema import Count, Record, convert_json
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import one_line, parse_json, read_bytes
 
@@ -73,7 +73,7 @@ class StoredConfig(Trained, total=False):
     tracking: dict[str, Any]
 
 
-def read_config(run: str | Path) -> dict[str, Any]:
+def read_run_config(run: str | Path) -> dict[str, Any]:
     """The resolved configuration of a run, as plain values. Raises ``DataError``."""
     path = Path(run, CONFIG)
     try:
@@ -83,20 +83,20 @@ def read_config(run: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         runs = members(run)
         if runs:
-            sentence = f"{run}: holds the runs {listed(runs)}; name one of them, as in {runs[0].path}"
+            sentence = f"{run}: holds the runs {join_runs(runs)}; name one of them, as in {runs[0].path}"
             raise DataError(sentence) from None
-        raise DataError(f"{path}: missing: {instead(Path(run))}") from None
+        raise DataError(f"{path}: missing: {describe_missing_bundle(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {RESTORE}") from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {RESTORE}") from None
-    typed(StoredConfig, content, str(path), RESTORE)
+    convert_json(StoredConfig, content, str(path), RESTORE)
     return dict(content)
 
 
 def dataset_of(run: str | Path) -> str:
     """The dataset that a run was trained on. Raises ``DataError`` for what is no run directory."""
-    return str(read_config(run)["data"])
+    return str(read_run_config(run)["data"])
 
 
 class StoredEnvironment(TypedDict, total=False):

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.rundir.bundle_files import stored_info
+from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line, open_regular
-from preprocessing.labels import LabelType, typed_values
+from preprocessing.labels import LabelType, convert_names
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
@@ -53,7 +53,7 @@ def prediction_columns(
     ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
     are converted to ``label_type``.
     """
-    columns: dict[str, Any] = {"predicted": typed_values(names, label_type)[predicted]}
+    columns: dict[str, Any] = {"predicted": convert_names(names, label_type)[predicted]}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
 
 
@@ -111,7 +111,7 @@ def read_measured(directory: Path) -> Measured | None:
     """The figures of the test split, else those of an evaluation on validation; None if there are none of the weights
     in the bundle. Raises ``DataError`` for damaged ones.
     """
-    info = stored_info(directory / BUNDLE)
+    info = find_info(directory / BUNDLE)
     for split, folder in ((TEST, directory), (VALIDATION, directory / EVALUATION)):
         figures = read_figures(folder, split)
         if figures is not None:
@@ -121,25 +121,31 @@ def read_measured(directory: Path) -> Measured | None:
     return None
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for the labelled rows of a split."""
+
+    rows: np.ndarray
+    """int64 ``[rows]``: their numbers in the source."""
+    labels: np.ndarray
+    """int64 ``[rows]``: the true classes."""
+    predicted: np.ndarray
+    """int64 ``[rows]``."""
+    chances: np.ndarray
+    """float64 ``[rows, labels]``."""
+
+
 def write_predictions(
-    directory: Path,
-    split: str,
-    names: Sequence[str],
-    label_type: LabelType,
-    *,
-    rows: np.ndarray,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    chances: np.ndarray,
+    directory: Path, split: str, names: Sequence[str], label_type: LabelType, predictions: Predictions
 ) -> None:
     """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
-
-    ``rows``, ``labels`` and ``predicted`` are int64 ``[rows]``, ``chances`` is float64 ``[rows, labels]``. Raises
-    ``OSError``.
+    Raises ``OSError``.
     """
-    columns = {"row": rows, "label": typed_values(names, label_type)[labels]}
+    label_values = convert_names(names, label_type)[predictions.labels]
+    columns = {"row": predictions.rows, "label": label_values}
+    columns |= prediction_columns(predictions.predicted, predictions.chances, names, label_type)
     with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
-        pq.write_table(pa.table(columns | prediction_columns(predicted, chances, names, label_type)), file)
+        pq.write_table(pa.table(columns), file)
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], advice: str | None = None) -> pa.Table:

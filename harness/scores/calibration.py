@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import log_loss_per_row, predicted_labels, probabilities
+from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 """Range of temperatures."""
 TOLERANCE = 1e-8
 """Of a temperature's logarithm."""
 SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
-"""Candidate weights of the wide part: 1/8 to 8, and 0."""
+"""Candidate weights of the linear part: 1/8 to 8, and 0."""
 USUAL_SHARE, MIN_SHARE = 2.0, 1 / 16
 """The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
 MAX_SHARE_ROWS = 10_000
@@ -35,7 +35,7 @@ class Decision:
     threshold: float = 0.5
     """Class 1 is predicted from this probability on; two classes only."""
 
-    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+    def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
 
@@ -43,11 +43,11 @@ class Decision:
         """Of logits before calibration: the predicted classes, int64 ``[rows]``, and calibrated probabilities, float64
         ``[rows, classes]``.
         """
-        calibrated = self.calibrated(logits)
-        return predicted_labels(calibrated, self.threshold), probabilities(calibrated)
+        calibrated = self.calibrate(logits)
+        return predict_labels(calibrated, self.threshold), probabilities(calibrated)
 
 
-def decide(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
+def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
     """Fit temperature and threshold to the scores of the validation split."""
     temperature = fit_temperature(logits, labels)
     if config.threshold == "fixed" or logits.ndim > 1:
@@ -72,7 +72,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp(fitted.x) if math.isfinite(fitted.fun) else 1.0
 
 
-def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+def log_loss_at_best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The mean log loss at the fitted temperature.
 
     Comparing two models by it needs far fewer rows than by accuracy, and does not penalise overconfidence.
@@ -81,7 +81,7 @@ def calibrated_log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
-    """The weight of the wide part's logits when they are added to the network's.
+    """The weight of the linear part's logits when they are added to the network's.
 
     The one of ``SHARES`` with the lowest calibrated log loss, on at most ``MAX_SHARE_ROWS`` rows. The parts were
     trained separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from
@@ -92,7 +92,7 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
 
     def cost(share: float) -> float:
         distance = math.log2(max(share, MIN_SHARE) / USUAL_SHARE)
-        return calibrated_log_loss(network + share * wide, labels) + distance**2 / len(labels)
+        return log_loss_at_best_temperature(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)
 

@@ -16,10 +16,10 @@ from harness.scores.metrics import (
     classification_metrics,
     log_loss_per_row,
     per_class,
-    predicted_labels,
+    predict_labels,
     reliability,
 )
-from preprocessing.base.terminal import shortened
+from preprocessing.base.terminal import shorten_line
 
 MAX_NAME_CELLS = 24
 
@@ -54,7 +54,7 @@ def title_of(key: str, labels: Sequence[str]) -> str:
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
     if key != "f1" or not labels:
         return FIGURES[key].title
-    return f"F1 of {shortened(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
+    return f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Scores:
 
 def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
-    labels, logits = scores.labels, decision.calibrated(scores.logits)
+    labels, logits = scores.labels, decision.calibrate(scores.logits)
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
-    predicted = predicted_labels(logits, decision.threshold)
+    predicted = predict_labels(logits, decision.threshold)
     metrics = classification_metrics(logits, labels, predicted)
     return {
         "temperature": decision.temperature,
@@ -99,7 +99,7 @@ def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
     return [{**column, "rows": int(column["rows"])} for column in columns]
 
 
-def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
+def scalar_figures(values: Mapping[str, Any]) -> dict[str, Any]:
     """The scalar figures among all values, for a line of the metrics and for trackers."""
     kinds = (int, float, type(None))
     return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}
@@ -107,5 +107,9 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
     """The spread of each figure that all ``runs`` have."""
-    names = [name for name in FIGURES if runs and all(run.get(name) is not None for run in runs)]
-    return {name: spread([run[name] for run in runs]) for name in names}
+    spread_by_name = {}
+    for name in FIGURES:
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if values and len(values) == len(runs):
+            spread_by_name[name] = spread(values)
+    return spread_by_name

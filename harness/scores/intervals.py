@@ -65,7 +65,7 @@ def wilson(right: float, rows: float) -> list[float]:
     return [max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))]
 
 
-def of_difference(first: np.ndarray, second: np.ndarray) -> list[float]:
+def difference_interval(first: np.ndarray, second: np.ndarray) -> list[float]:
     """``[low, high]`` for the share of right rows in ``first`` minus that in ``second``, bool ``[rows]`` each.
 
     Only rows where exactly one of the two is right count (Bonett and Price, 2012, Adjusted Wald confidence interval for

@@ -33,7 +33,7 @@ def log_loss_per_row(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return losses
 
 
-def predicted_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def predict_labels(logits: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """int64 ``[rows]``: the most probable class; with two classes, class 1 from ``threshold`` on."""
     if logits.ndim == 1:
         return (probabilities(logits)[:, 1] >= threshold).astype(np.int64)
@@ -57,7 +57,7 @@ def classification_metrics(
     nor are predicted. Balanced accuracy is the mean recall of the classes that have rows. An area is None if a class
     has no row, or a logit is no number. The calibration error (ECE) is that of the most probable class.
     """
-    predicted = predicted_labels(logits) if predicted is None else predicted
+    predicted = predict_labels(logits) if predicted is None else predicted
     classes = num_classes_of(logits)
     confusion = confusion_of(labels, predicted, classes)
     entries = per_class(confusion, [""] * classes)

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import largest_confusions, worst_first
-from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shortened, table
+from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shorten_line, table
 
 MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
@@ -61,14 +61,19 @@ def interval(bounds: Sequence[float] | None) -> str:
 def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """Precision, recall, F1 and rows of each class, in their order; of more than ``MAX_CLASSES`` the worst by F1.
 
-    A dash stands for the precision of a class that was never predicted, and for the recall of one without rows.
+    A dash replaces the precision of a class that was never predicted, and for the recall of one without rows.
     """
     total, rows = sum(entry["rows"] for entry in per_class), []
     for entry in per_class if len(per_class) <= MAX_CLASSES else worst_first(per_class)[:MAX_CLASSES]:
         row = {key: "–" if entry[key] is None else f"{entry[key]:.3f}" for key in ("precision", "recall", "f1")}
         share = percent(entry["rows"] / total) if total else ""
         rows.append(
-            {"label": shortened(entry["label"], MAX_LABEL_CELLS), "rows": f"{entry['rows']:,}", "share": share, **row}
+            {
+                "label": shorten_line(entry["label"], MAX_LABEL_CELLS),
+                "rows": f"{entry['rows']:,}",
+                "share": share,
+                **row,
+            }
         )
     more = [f"… the {MAX_CLASSES} worst of {len(per_class)} classes by F1"] if len(per_class) > MAX_CLASSES else []
     return table(CLASS_COLUMNS, rows, width) + more
@@ -84,8 +89,8 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
         f"{calibration['ece_before']:.4f} to {last['ece']:.4f}, log loss from {calibration['log_loss_before']:.4f} to "
         f"{last['log_loss']:.4f}"
     )
-    screen.say(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
-    screen.say(f"log loss: {LOG_LOSS}")
+    screen.print_text(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
+    screen.print_text(f"log loss: {LOG_LOSS}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 
@@ -95,11 +100,11 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     rows = values["rows"]
     head = f"{values['split']}: {rows:,} rows"
     head += f", {values['left_out']:,} left out" if values.get("left_out") else ""
-    screen.say(head)
+    screen.print_text(head)
     unread = values["texts"]["without_known_word"]
     if unread:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
-        screen.say(f"note: {share} hold no word that the model knows", "warn")
+        screen.print_text(f"note: {share} hold no word that the model knows", "warn")
     screen.write([""])
     show_figures(screen, {values["split"]: values})
     screen.write([""])
@@ -113,7 +118,7 @@ def confusion_table(values: Mapping[str, Any]) -> list[str]:
     if not largest:
         return ["no row is confused"]
     columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
-    names = [shortened(name, MAX_LABEL_CELLS) for name in names]
+    names = [shorten_line(name, MAX_LABEL_CELLS) for name in names]
     rows = [
         {"true": names[label], "predicted": names[predicted], "rows": f"{count:,}"}
         for label, predicted, count in largest

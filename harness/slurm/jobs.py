@@ -22,10 +22,10 @@ from harness.launch.many import check_named
 from harness.launch.options import ACCELERATE_KEYS, TrainConfig
 from harness.slurm.config import OPTION_BY_KEY, Resources, SubmitConfig, split_shell_words
 from preprocessing.base import cli
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.base.suggestions import suggestion
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
@@ -56,7 +56,7 @@ HEAD_END = 'set -- "${arguments[@]}" "$@"\n'
 START_LINES = re.compile(r"^# shellcheck source=.*\nsource launch/slurm/(.*)$", re.MULTILINE)
 """What a script reads from a file beside it, which a filled script contains."""
 UNQUOTED = re.compile(r"[\w@%+:,./=&|*()\[\]!~^<>;$?-]+")
-"""What SLURM reads as it stands in an ``#SBATCH`` line: no blank, quote, backslash or #."""
+"""What SLURM reads unchanged in an ``#SBATCH`` line: no blank, quote, backslash or #."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +93,10 @@ def main(config: SubmitConfig) -> None:
     if config.print:
         if not Path(config.logs).is_dir():
             sentence = f"Make the folder {config.logs} before you submit this: SLURM does not, and the job would fail."
-            Screen(errors=True).say(sentence)
-        print("\n".join(render(job) for job in jobs), end="")
+            Screen(errors=True).print_text(sentence)
+        print("\n".join(render_script(job) for job in jobs), end="")
         return
-    with storing(config.logs, otherwise="name another folder for --logs"):
+    with storage_errors(config.logs, otherwise="name another folder for --logs"):
         Path(config.logs).mkdir(parents=True, exist_ok=True)  # SLURM does not
     submit(jobs)
 
@@ -118,7 +118,7 @@ def submit(jobs: Sequence[Job]) -> None:
     numbers, condition = list[str](), list[str]()
     for job in jobs:
         try:
-            numbers.append(ask_slurm(["sbatch", "--parsable", *condition], render(job)).partition(";")[0])
+            numbers.append(ask_slurm(["sbatch", "--parsable", *condition], render_script(job)).partition(";")[0])
         except ConfigError as error:
             if not numbers:
                 raise
@@ -177,7 +177,7 @@ def plan_job(config: SubmitConfig, name: str, *arguments: str) -> Job:
     is_shared = num_nodes > 1 or "array" in dict(resources.parse_options())
     share = SHARE_WORDS if name == "prepare" and is_shared else ()
     try:
-        job_config = cli.parse(load(CONFIG_BY_COMMAND[name]), (*arguments, *share), prog=f"padless {name}")
+        job_config = cli.parse(load_object(CONFIG_BY_COMMAND[name]), (*arguments, *share), prog=f"padless {name}")
         if name == "train":
             check_training(job_config)
     except ConfigError as error:
@@ -185,12 +185,14 @@ def plan_job(config: SubmitConfig, name: str, *arguments: str) -> Job:
     run, data = job_config.run if name == "train" else "", getattr(job_config, "data", None)
     if isinstance(job_config, PreprocessConfig):
         resources, run = replace(resources, gpus=special.gpus), job_config.output
+    is_local = "://" not in run
+    data_path = "" if data in (None, NOTHING) else str(data)
     return Job(
         command=name,
         script=script,
         arguments=arguments,
-        run="" if "://" in run else run,
-        data="" if data in (None, NOTHING) else data,
+        run=run if is_local else "",
+        data=data_path,
         resources=replace(resources, nodes=num_nodes),
         config=config,
     )
@@ -204,7 +206,7 @@ def check_training(job_config: TrainConfig) -> None:
     check_named(job_config)
 
 
-def render(job: Job) -> str:
+def render_script(job: Job) -> str:
     """The whole script."""
     text = (SCRIPTS / f"{job.script}.sbatch").read_text(encoding="utf-8")
     head, _, body = text.partition(HEAD_END)

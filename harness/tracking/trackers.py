@@ -55,7 +55,7 @@ class AccelerateTracker:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         settings = self.config["tracking"]
-        PartialState(cpu=True)  # Accelerate asks it for the rank; the one that is there stays
+        PartialState(cpu=True)  # Accelerate reads the rank from it; an existing one stays
         options: dict[str, dict[str, Any]] = {
             "trackio": {"name": settings["name"], "resume": "allow"},
             # drops rows that a killed attempt logged after its last checkpoint
@@ -96,6 +96,8 @@ def figures_by_chart(kind: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def flat_settings(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration by dotted key; lists and None become strings."""
-    return {
-        key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in flat(config).items()
-    }
+    settings = flat(config)
+    for key, value in settings.items():
+        if not isinstance(value, bool | int | float | str):
+            settings[key] = str(value)
+    return settings

@@ -23,8 +23,8 @@ from harness.config import RunConfig, to_dict
 from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
 from harness.tracking.trackers import TRACKERS, AccelerateTracker
-from preprocessing.base.installed import load
-from preprocessing.base.terminal import Screen, public, tell
+from preprocessing.base.installed import load_object
+from preprocessing.base.terminal import Screen, print_stderr, public
 from preprocessing.base.untrusted import one_line
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
@@ -38,18 +38,18 @@ NICENESS = 10
 class Sink:
     """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
 
-    A sink never ends the run: it reports its own errors, or keeps them until the run asks.
+    A sink never ends the run: it reports its own errors, or keeps them until the run reads them.
     """
 
     def begin(self) -> None:
-        """All checks have passed; sinks that are added later do not hear it."""
+        """All checks have passed; sinks that are added later are not called."""
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``, or another name for
         figures that belong to no step.
         """
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """Receive a sentence for the terminal."""
 
     def close(self, ending: Ending) -> None:
@@ -95,7 +95,7 @@ class GuardedTracker:
         self.calls: queue.Queue[tuple[Any, ...]] = queue.Queue(MAX_WAITING_CALLS)
         self.abandon = lambda: None
         try:
-            tracker = load(TRACKERS[name])(name, run, config)
+            tracker = load_object(TRACKERS[name])(name, run, config)
             self.abandon = tracker.abandon
             self.thread = threading.Thread(target=self.call_all, args=(tracker,), daemon=True)
             self.thread.start()
@@ -140,7 +140,9 @@ class GuardedTracker:
             self.is_active = False
             advice = f"; padless wandb-sync {self.run} sends the rows" if self.name == "wandb" else ""
             with contextlib.suppress(OSError):  # a closed terminal, a full disk
-                tell(f"warning: {self.name} {problem}; it is not used any more, training is not affected{advice}")
+                print_stderr(
+                    f"warning: {self.name} {problem}; it is not used any more, training is not affected{advice}"
+                )
 
 
 def describe_error(error: BaseException) -> str:

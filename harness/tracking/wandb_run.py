@@ -19,7 +19,7 @@ from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
 from harness.rundir.lock import open_locked
 from harness.rundir.metrics_log import KINDS, read_log
-from harness.rundir.records import read_config, read_status
+from harness.rundir.records import read_run_config, read_status
 from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_installed
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
@@ -38,7 +38,7 @@ LOCK_S = 1.0
 """How long a sync waits for a training that ends just now."""
 
 
-def read_rows(run: Path) -> list[tuple[str, dict[str, Any]]]:
+def read_metric_rows(run: Path) -> list[tuple[str, dict[str, Any]]]:
     """The rows of ``metrics.jsonl``, as kind and figures, each with its figures of ``throughput.jsonl``. Raises
     ``DataError``.
     """
@@ -59,7 +59,7 @@ class WandbTracker(AccelerateTracker):
         """``config``: None for the one of the last attempt."""
         import wandb  # now, while no step waits for it
 
-        self.module, self.earlier_rows = wandb, read_rows(run)
+        self.module, self.earlier_rows = wandb, read_metric_rows(run)
         state = read_object(tracker_state(run, name)) or {}
         super().__init__(name, run, config or state["config"])
         # a sweep agent's run id, else that of earlier attempts
@@ -162,7 +162,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
 
     Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
     """
-    read_config(run)
+    read_run_config(run)
     if not is_installed("wandb"):
         raise ConfigError("wandb-sync needs the package wandb: pip install 'padless[wandb]'")
     if not tracker_state(run, "wandb").exists():

@@ -28,7 +28,7 @@ from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.model.recurrent import try_recurrence
-from harness.model.starts import Start, find_donor, from_file, from_texts, weights_of
+from harness.model.starts import Start, find_donor, learn_start, read_donor_weights, read_start
 from harness.ranks.distributed import World, count_machines, read_local_rank
 from harness.ranks.precision import DTYPES, layout_of, recurrent_dtype
 from harness.ranks.session import Session
@@ -41,10 +41,10 @@ from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.recurrence import choose_path
-from harness.training.run import Run
+from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
-from harness.training.wide import C, learn
+from harness.training.wide import C, learn_wide
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
@@ -67,7 +67,7 @@ def open_run(
     session: Session,
     listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
     choices: Mapping[str, Choice] = MappingProxyType({}),
-) -> Iterator[Run]:
+) -> Iterator[TrainingRun]:
     """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all sinks.
 
     ``listeners`` takes the run's writer and returns more sinks, besides console and trackers; only on rank 0, and not
@@ -79,7 +79,7 @@ def open_run(
         yield assemble(config, session, writer, choices)
 
 
-def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: Mapping[str, Choice]) -> Run:
+def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: Mapping[str, Choice]) -> TrainingRun:
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
     manifest, start = agree(config, session, writer)
@@ -94,16 +94,16 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
         choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
-        with world.together("loading the checkpoint"):
-            with world.waiting("the device to take the checkpoint, and with it the first weights"):
+        with world.raise_together("loading the checkpoint"):
+            with world.watch_wait("the device to take the checkpoint, and with it the first weights"):
                 trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
-    origin = {**origins, "dataset_parts": preflight.parts_of(manifest)}
+    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest)}
     settings = {name: str(choice) for name, choice in choices.items()}
-    with world.together("opening the run directory"):
+    with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(session, start, settings)
         if writer.active:
@@ -120,7 +120,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
         facts = {"dataset": manifest.fingerprint, "effective": settings}
         writer.sinks.append(Trackers(config, writer.directory, facts=facts))
     console.start(choices)
-    return Run(config, session, data, trainer, selection, watch, writer, console, origin)
+    return TrainingRun(config, session, data, trainer, selection, watch, writer, console, origin)
 
 
 def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice]) -> None:
@@ -132,7 +132,7 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     if trainer.world.is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    summary = learn(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
+    summary = learn_wide(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
     choices["linear part"] = Choice(summary, f"logistic regression, C = {C:g}")
 
 
@@ -140,12 +140,12 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from."""
     world = session.world
     start = None
-    with world.together("the checks before training"):
+    with world.raise_together("the checks before training"):
         if world.is_main:
             Screen(quiet=config.quiet).show_work("reading the dataset")
             writer.claim()
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
-            start = preflight.check_run(config, screen.say).checkpoint
+            start = preflight.check_run(config, screen.print_text).checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
@@ -156,10 +156,10 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
     world.handshake(facts | settings | code)
     if not config.dry_run:
         check_shared(config.run, world)
-    step = world.from_main(None if start is None else start.step, "the step to resume from")
-    with world.together("reading the checkpoint"):
+    step = world.broadcast_from_main(None if start is None else start.step, "the step to resume from")
+    with world.raise_together("reading the checkpoint"):
         if step is not None and start is None:
-            start = checkpoint.verify(checkpoint.path_of(config.run, step))
+            start = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(config.run, step))
         writer.go_on(step or 0)
     return manifest, start
 
@@ -168,12 +168,12 @@ def check_shared(run: str | Path, world: World) -> None:
     """Raise ``ConfigError`` on every rank if a machine cannot see a file that rank 0 writes. Every rank calls it."""
     if count_machines() == 1:
         return
-    token = Path(run, world.from_main(f".seen-{uuid.uuid4().hex}", "a file in the run directory"))
+    token = Path(run, world.broadcast_from_main(f".seen-{uuid.uuid4().hex}", "a file in the run directory"))
     try:
-        with world.together("writing into the run directory"), storage(token):
+        with world.raise_together("writing into the run directory"), storage(token):
             if world.is_main:
                 token.touch()
-        with world.together("looking at the run directory"):
+        with world.raise_together("looking at the run directory"):
             if read_local_rank() == 0:
                 wait_for_file(token, min(MAX_LOOK_S, world.timeout_s / 2))
     finally:
@@ -182,7 +182,7 @@ def check_shared(run: str | Path, world: World) -> None:
 
 
 def wait_for_file(file: Path, limit_s: float) -> None:
-    """Wait until this machine sees a file of the run directory. Raises ``ConfigError`` after ``limit_s``."""
+    """Wait until a file of the run directory is visible on this machine. Raises ``ConfigError`` after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while not file.exists():
         if time.monotonic() > deadline:
@@ -211,7 +211,7 @@ def build_trainer(
     torch.manual_seed(config.seed)
     network = build_network(config, data.manifest)
     if isinstance(network, LanguageModel):
-        with world.together("reading the vocabulary"):
+        with world.raise_together("reading the vocabulary"):
             network.start_bias(vocabulary_of(config).counts)
     for start in starts.values():
         start.put_into(network)
@@ -230,7 +230,7 @@ def build_trainer(
     loader.layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
     dtype = recurrent_dtype(session.arithmetic, device.type, path.value)
     if not network.recurrent.fused:  # which has been tried
-        with world.together("trying the recurrent layers"):
+        with world.raise_together("trying the recurrent layers"):
             try_recurrence(network.recurrent, loader.layout, dtype)
     choices["recurrence"] = Choice(f"{path.value} {dtype.value}", f"{path.reason}; {dtype.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[dtype.value], device)
@@ -248,7 +248,7 @@ def build_objective(
             candidates=config.language_model.candidates,
             seed=config.seed,
             recurrent_dtype=dtype,
-            targets=Targets.of(config.language_model, vocabulary_of(config).counts, device),
+            targets=Targets.build(config.language_model, vocabulary_of(config).counts, device),
         )
     optim = config.optim
     weights = torch.from_numpy(class_factors(optim, labels)).to(device, torch.float32)
@@ -271,14 +271,14 @@ def begin(config: RunConfig, manifest: Manifest, world: World) -> dict[str, Star
     ``UserError`` on all.
     """
     starts = dict[str, Start]()
-    with world.together("reading the weights and vectors to start from"):
+    with world.raise_together("reading the weights and vectors to start from"):
         if world.is_main:
             vectors = read_vectors(config, manifest)
             if vectors is not None:
                 starts["vectors"] = vectors
             if config.initial_weights:
                 donor = find_donor(config.initial_weights, config.model)
-                starts["started_from"] = weights_of(donor, config.model, vocabulary_of(config), manifest)
+                starts["started_from"] = read_donor_weights(donor, config.model, vocabulary_of(config), manifest)
     return starts
 
 
@@ -292,10 +292,10 @@ def read_vectors(config: RunConfig, manifest: Manifest) -> Start | None:
     vocabulary, screen = vocabulary_of(config), Screen(quiet=config.quiet)
     if source == "own":
         splits = [open_split(config.data, manifest, name) for name in LEARN_FROM if name in manifest.names]
-        vectors = from_texts(splits, vocabulary, model.embedding_dim, screen.say)
+        vectors = learn_start(splits, vocabulary, model.embedding_dim, screen.print_text)
     else:
         screen.fact("vectors", f"reading {source}")
-        vectors = from_file(source, vocabulary, model.embedding_dim)
+        vectors = read_start(source, vocabulary, model.embedding_dim)
     if vectors is None:
         return None
     scale = model.embedding_std / vectors.embedding.std(correction=0)

@@ -62,7 +62,7 @@ class Checkpointer:
         def write() -> None:
             try:
                 self.write(state, copied, wait=wait)
-            except Exception as error:  # in a thread nobody would learn of it
+            except Exception as error:  # an exception in a thread is not reported otherwise
                 self.failure = error
 
         if wait:
@@ -72,16 +72,16 @@ class Checkpointer:
             self.thread.start()
 
     def write(self, state: dict[str, Any], copied: torch.cuda.Event | None, *, wait: bool) -> None:
-        """Write the copied tensors and ``state``, after ``copied`` says that they are complete; then remove old
+        """Write the copied tensors and ``state``, after ``copied`` confirms that they are complete; then remove old
         checkpoints. Raises ``StorageError``.
         """
         if not wait:  # on Linux, per thread
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         if copied is not None:
             device = "the device to copy a checkpoint, and with it gradients"
-            with HEARTBEAT.waiting(device) if wait else nullcontext():
+            with HEARTBEAT.watch_wait(device) if wait else nullcontext():
                 copied.synchronize()
-        with storage(checkpoint.path_of(self.run, state["step"])):
+        with storage(checkpoint.checkpoint_path(self.run, state["step"])):
             self.sync()
             checkpoint.write(self.run, state["step"], self.copies, state)
             old_steps = set(checkpoint.steps(self.run)[: -self.config.keep_last])

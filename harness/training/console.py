@@ -25,7 +25,7 @@ from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_fo
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import Column, Live, Screen, Tone, counted, duration, table
+from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, table
 from preprocessing.dataset.shards import Manifest
 
 TITLES = {
@@ -79,9 +79,9 @@ class Console(Sink):
         """When this start began, and when its first step was done, which counts in no estimate of time."""
         self.live = Live(self.state, self.screen if logs else Screen(quiet=True))
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """Print a sentence at once."""
-        self.screen.say(text)
+        self.screen.print_text(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
         """Print what is trained on what, warnings, and as details all settings with their reasons."""
@@ -112,7 +112,7 @@ class Console(Sink):
         return {
             "data": f"{config.data}: {rows} rows{classes}{fold}",
             "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, {parameters}",
-            "training": f"{counted(config.epochs, 'epoch')} of {steps}",
+            "training": f"{count_noun(config.epochs, 'epoch')} of {steps}",
             "device": f"{device}, {precision}, {processes} process{'' if processes == '1' else 'es'}",
             "run": f"{config.run}; {layout.LOG} there has all settings and their reasons",
         }
@@ -182,7 +182,7 @@ class Console(Sink):
         """Print where the results are and what to do next, or how to resume."""
         self.live.close()
         if ending.state == "preempted":
-            self.say(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
+            self.print_text(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         elif ending.state == "failed":
             self.details.fact("failed", f"at step {ending.step:,}: {ending.reason}")
         else:

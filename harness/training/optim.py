@@ -98,7 +98,7 @@ class WeightAverage:
             average.copy_(tensors.get(name, parameter.detach()))
 
     @contextmanager
-    def in_model(self) -> Iterator[None]:
+    def load_average(self) -> Iterator[None]:
         """Load the average into the model inside the block; restore the model's own weights afterwards."""
         trained = [parameter.detach().clone() for parameter in self.parameters]
         self.copy_to_model(self.average)

@@ -16,16 +16,16 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
-from harness.rundir.bundle_files import stored_info
+from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import read_status
 from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import read_values
-from preprocessing.base.configuration import build, find
+from preprocessing.base.configuration import build_config, find_config
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.suggestions import suggestion
-from preprocessing.base.untrusted import shown
+from preprocessing.base.untrusted import quote_value
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
 
@@ -54,7 +54,7 @@ class ResumePoint:
 
     checkpoint: Checkpoint | None = None
     finished: bool = False
-    """The run has finished, and the configuration asks for no more training."""
+    """The run has finished, and the configuration requires no more training."""
 
 
 def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
@@ -79,7 +79,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         return ResumePoint()
     is_finished = read_status(config.run).get("state") == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    is_same_data = check_dataset(checkpoint, config, is_finished=is_finished)
+    is_same_data = is_same_dataset(checkpoint, config, is_finished=is_finished)
     if checkpoint is None:
         return ResumePoint()
     has_changed = check_keys(config, checkpoint) or not is_same_data
@@ -99,12 +99,12 @@ def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
         if old.get(key) != new.get(key) and not is_unset and not is_allowed(key, FREE):
             changed.append(key)
     for key in changed:
-        values = f"{shown(old.get(key))}, now {shown(new.get(key))}"
+        values = f"{quote_value(old.get(key))}, now {quote_value(new.get(key))}"
         if key.partition(".")[0] in ("model", "task") and key not in FITTING:
             raise ConfigError(f"{key}: was {values}: the weights fit no other; name another run directory")
     for key in changed:
         if not is_allowed(key, config.allow):
-            values = f"{shown(old.get(key))}, now {shown(new.get(key))}"
+            values = f"{quote_value(old.get(key))}, now {quote_value(new.get(key))}"
             raise ConfigError(
                 f"{key}: the run began with {values}; set it back, name another run directory, or continue anyway with "
                 f"--allow {','.join(sorted({*changed, *config.allow}))}"
@@ -133,9 +133,9 @@ def pretraining(config: RunConfig) -> RunConfig | None:
         return None
     if read_status(run).get("state") == "finished":
         return None
-    recipe, values = find(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
+    recipe, values = find_config(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
     shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
-    language_model: RunConfig = build(
+    language_model: RunConfig = build_config(
         RunConfig, read_values(RunConfig, recipe) | {"task": LANGUAGE_MODEL, "run": run} | shared
     )
     return language_model
@@ -161,7 +161,7 @@ def is_allowed(key: str, names: Collection[str]) -> bool:
     return any(f"{key}.".startswith(f"{name}.") for name in names)
 
 
-def parts_of(manifest: Manifest) -> dict[str, Any]:
+def dataset_facts(manifest: Manifest) -> dict[str, Any]:
     """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
     return {
         "classes": manifest.labels,
@@ -171,7 +171,7 @@ def parts_of(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, is_finished: bool) -> bool:
+def is_same_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, is_finished: bool) -> bool:
     """Whether the dataset is that of the run's ``checkpoint``, else of its bundle; True if neither can be read.
 
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a finished run
@@ -182,11 +182,11 @@ def check_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, is_finish
     fingerprint = state.get("dataset")
     if checkpoint is None:
         with suppress(DataError):  # a damaged bundle is replaced
-            info = stored_info(Path(config.run, layout.BUNDLE))
+            info = find_info(Path(config.run, layout.BUNDLE))
             fingerprint = None if info is None else info.dataset
     if fingerprint in (None, manifest.fingerprint):
         return True
-    old, new = state.get("dataset_parts"), parts_of(manifest)
+    old, new = state.get("dataset_parts"), dataset_facts(manifest)
     changed = [part for part in new if old is not None and old[part] != new[part]] or ["rows, labels or texts"]
     fits = not {"text pipeline", "vocabulary"} & {*changed} and ("classes" not in changed or config.task != CLASSIFIER)
     keys = ["data", "epochs"] if is_finished and checkpoint is not None else ["data"]

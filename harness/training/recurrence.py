@@ -44,12 +44,12 @@ def choose_path(
     choice = layout_on(device, lstm.hidden_size, config.recurrence)[1]
     if config.recurrence == "auto" and device.type == "cuda":
         if first_path is None:
-            with world.together("trying the recurrent layers"):
+            with world.raise_together("trying the recurrent layers"):
                 seconds_by_path = {path: measure_path(lstm, path, precision, first_lengths(loader)) for path in CUDNN}
             return fastest_path(world.gather_objects(seconds_by_path, "the trial of the recurrent layers")) or choice
         choice = Choice(first_path, "as the run began")
     if choice.value == "fused":
-        with world.together("trying the fused kernel"):
+        with world.raise_together("trying the fused kernel"):
             check_fused(lstm, DTYPES[recurrent_dtype(precision, "cuda", "fused").value])
             try_fused(lstm, first_lengths(loader)[0], precision)
     return choice
@@ -67,7 +67,9 @@ def first_lengths(loader: Loader) -> list[torch.Tensor]:
 
 def fastest_path(seconds_by_rank: Sequence[dict[str, float]]) -> Choice | None:
     """The path whose slowest rank is the fastest, and the figures; None if each fails on some rank."""
-    seconds_by_path = {path: max(seconds[path] for seconds in seconds_by_rank) for path in CUDNN}
+    seconds_by_path = {}
+    for path in CUDNN:
+        seconds_by_path[path] = max(seconds[path] for seconds in seconds_by_rank)
     path = min(CUDNN, key=lambda path: seconds_by_path[path])
     times = ", ".join(f"{path} {1000 * seconds:.2f} ms" for path, seconds in seconds_by_path.items())
     return None if math.isinf(seconds_by_path[path]) else Choice(path, f"measured for the first steps: {times}")

@@ -17,16 +17,16 @@ import psutil
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
 from harness.data.views import rows_of_task
-from harness.model.registry import SHARED_UP_TO, check_model, exchanged_parameters
+from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import counted
+from preprocessing.base.terminal import count_noun
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 
 MIN_STEPS, SHORT_TOKENS = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls
-with the square root of their tokens, as a step then tells more."""
+with the square root of their tokens, as the gradient of a step then has less noise."""
 MIN_EPOCHS, MAX_EPOCHS = 4, 40
 MIN_BATCH, MAX_BATCH = 32, 512
 BATCH_DIVISOR = 2.5
@@ -38,7 +38,7 @@ AVERAGE_SHARE = 0.1
 """Horizon of the weight average, as a share of all steps."""
 MIN_BUCKETS, MAX_BUCKETS = 1 << 14, 1 << 22
 MAX_WIDE_NUMBERS = 1 << 24
-"""Maximum size of the wide part's table, in numbers (64 MiB)."""
+"""Maximum size of the linear part's table, in numbers (64 MiB)."""
 BUCKETS_PER_NGRAM = 4
 """Of the training texts. Most n-grams of a new text are unknown; one that shares a bucket with a known n-gram adds
 noise."""
@@ -74,7 +74,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedConfig:
     """A configuration without ``auto``, and the reasons for its values."""
 
     config: RunConfig
@@ -82,7 +82,7 @@ class Resolved:
     """For each key that was ``auto``, in the order of the rules."""
 
 
-def resolve(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: None) -> Resolved:
+def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: None) -> ResolvedConfig:
     """Replace every ``auto`` by a value; the dataset is read only if a key is ``auto``. ``count_gpus``: the number of
     GPUs that will train, None for CPUs; asked if the batch depends on it.
 
@@ -96,15 +96,15 @@ def resolve(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: No
     if config.allow and keys_to_resolve(config):
         config = restore_values(config)
     if not keys_to_resolve(config):
-        return Resolved(config, {})
-    manifest = read_rows(config)
+        return ResolvedConfig(config, {})
+    manifest = read_run_manifest(config)
     gpus = count_gpus() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
     config = config if gpus is None else restore_values(config)
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
-    return decide(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), gpus or 1)
+    return apply_rules(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), gpus or 1)
 
 
-def read_rows(config: RunConfig) -> Manifest:
+def read_run_manifest(config: RunConfig) -> Manifest:
     """The manifest of the rows that a run uses. Raises ``DataError`` if it cannot be read."""
     return rows_of_task(config.task, read_data(config.data), config.data, config.fold)
 
@@ -116,12 +116,12 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
     figures. Raises ``DataError`` if the dataset cannot be read.
     """
-    manifest = read_rows(config)
+    manifest = read_run_manifest(config)
     tokens, rows = manifest.tokens(TRAIN), config.global_batch
     step_tokens = tokens * rows // max(1, manifest.rows(TRAIN))
-    process_tokens = max(1, exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)
+    process_tokens = max(1, count_exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)
     limits = [
-        (cores, f"on {counted(cores, 'core')}"),
+        (cores, f"on {count_noun(cores, 'core')}"),
         (rows // MIN_ROWS_PER_PROCESS, f"each with {MIN_ROWS_PER_PROCESS} or more of the {rows} rows of a step"),
         (
             step_tokens // process_tokens,
@@ -159,7 +159,7 @@ def with_values(config: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def decide(config: RunConfig, corpus: Corpus, gpus: int = 1) -> Resolved:
+def apply_rules(config: RunConfig, corpus: Corpus, gpus: int = 1) -> ResolvedConfig:
     """Apply the rules: batch and steps first, since the learning rates depend on them."""
     values = flat(to_dict(config))
     reasons: dict[str, Choice] = {}
@@ -185,7 +185,9 @@ def decide(config: RunConfig, corpus: Corpus, gpus: int = 1) -> Resolved:
     is_long = corpus.tokens >= max(LONG_TEXT_TOKENS * corpus.rows, MIN_LONG_TOKENS)
     ngram_words = resolve_key("model.wide_ngrams", MAX_NGRAM_WORDS if is_long else SHARED_UP_TO)
     buckets = choose_buckets(corpus, ngram_words)
-    resolve_key("model.wide", buckets, "wide part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words")
+    resolve_key(
+        "model.wide", buckets, "linear part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words"
+    )
     if config.initial_weights:
         resolve_key("init.vectors", "none", "vectors", "random", "init.weights has its own")
     resolve_key("init.vectors", "own")
@@ -194,7 +196,7 @@ def decide(config: RunConfig, corpus: Corpus, gpus: int = 1) -> Resolved:
     resolve_key("optim.lr", rate, "rate", f"{rate:g}", f"for {batch:,} rows a step")
     horizon = max(2, round(AVERAGE_SHARE * steps))
     resolve_key("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
-    return Resolved(with_values(config, {key: values[key] for key in AUTO_KEYS}), reasons)
+    return ResolvedConfig(with_values(config, {key: values[key] for key in AUTO_KEYS}), reasons)
 
 
 def choose_batch(corpus: Corpus, gpus: int, min_steps: int) -> int:

@@ -20,16 +20,16 @@ from harness.data import order
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
 from harness.inference.bundle import Bundle, write_bundle
-from harness.inference.evaluation import assess, write_results
+from harness.inference.evaluation import assess, write_evaluation
 from harness.inference.scoring import loader_over, score
 from harness.ranks.precision import set_tf32
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.rundir.layout import BUNDLE, EVALUATION, storage
 from harness.rundir.records import installed_version
-from harness.scores.figures import numbers_of
+from harness.scores.figures import scalar_figures
 from harness.training.console import Console
-from harness.training.throughput import memory_bytes, synchronize
+from harness.training.throughput import peak_memory_bytes, synchronize
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, measure_objective
 from harness.training.writer import RunWriter
@@ -49,7 +49,7 @@ def no_requests() -> Iterable[int]:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """Trains, validates, saves and tests; ``training.assembly`` builds it."""
 
     config: RunConfig
@@ -82,7 +82,7 @@ class Run:
             raise
 
     def fit(self) -> None:
-        """Train from the current step to the last epoch, or until a validation asks to stop."""
+        """Train from the current step to the last epoch, or until a validation ends the training."""
         trainer = self.trainer
         while not trainer.is_done:
             trainer.model.train()
@@ -123,7 +123,7 @@ class Run:
 
     def raise_failure(self) -> None:
         """If rank 0 failed to write a file, raise on every rank: its error, or one that names it."""
-        with self.session.world.together("the files of the run"):
+        with self.session.world.raise_together("the files of the run"):
             if self.writer.failure is not None:
                 raise self.writer.failure
 
@@ -136,7 +136,7 @@ class Run:
 
     @property
     def stop_reason(self) -> str:
-        """Why the ranks stop, as far as this one knows."""
+        """Why the ranks stop, as far as this rank can see."""
         return self.watch.reason() or "another rank was asked to stop"
 
     def save(self, *, wait: bool = False) -> None:
@@ -166,23 +166,23 @@ class Run:
         config, world, writer, selection = self.config, self.session.world, self.writer, self.selection
         step, epoch, objective = self.trainer.step, self.trainer.epochs_done + 1, self.trainer.objective
         self.console.advance(step, "validating")
-        with world.together("checking that the dataset is unchanged"):
+        with world.raise_together("checking that the dataset is unchanged"):
             self.data.check()
         average = self.trainer.average
-        with nullcontext() if average is None else average.in_model():
+        with nullcontext() if average is None else average.load_average():
             loader = self.evaluation_loader(VALIDATION)
             figures, choose_decision = measure_objective(config, objective, loader, world, self.pause)
             is_best = selection.compare(world, figures, step, choose_decision, 1 - epoch / config.epochs)
             if is_best:
-                with world.together("writing the best weights"):
+                with world.raise_together("writing the best weights"):
                     self.write_best()
-        line = {"step": step, "epoch": epoch, **numbers_of(figures), "best": is_best}
+        line = {"step": step, "epoch": epoch, **scalar_figures(figures), "best": is_best}
         writer.log(VALIDATION, {**line, "seconds": writer.seconds})
-        with world.together("writing status.json"):
+        with world.raise_together("writing status.json"):
             writer.write_step(step)
         if config.patience is None or selection.epochs_since_best < config.patience:
             return False
-        writer.say(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+        writer.print_text(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
         return True
 
     def write_best(self) -> None:
@@ -202,7 +202,7 @@ class Run:
         """
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
         self.console.advance(self.trainer.step, "testing")
-        with world.together("loading the best weights"):
+        with world.raise_together("loading the best weights"):
             bundle = Bundle(directory / BUNDLE)
         world.handshake({"weights": bundle.info.weights_sha256})
         set_tf32(False)
@@ -210,20 +210,20 @@ class Run:
         classifier.recurrent.flatten_parameters()
         directory_by_split, figures_by_split = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
         if TEST not in splits:
-            self.writer.say(f"no test: {self.data.data} has no test split")
+            self.writer.print_text(f"no test: {self.data.data} has no test split")
             del directory_by_split[TEST]
         elif self.config.fold is None:
             del directory_by_split[VALIDATION]
         for split, results in directory_by_split.items():
             scores = score(classifier, self.evaluation_loader(split), world, self.pause)
-            with world.together(f"writing the results of {split}"), storage(directory):
+            with world.raise_together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     figures_by_split[split] = assess(scores, bundle, splits[split])
-                    write_results(results, scores, bundle, figures_by_split[split])
-        with world.together("printing the results"), storage(directory):
+                    write_evaluation(results, scores, bundle, figures_by_split[split])
+        with world.raise_together("printing the results"), storage(directory):
             if world.is_main:
                 if TEST in figures_by_split:
-                    self.writer.log(TEST, {"step": self.trainer.step, **numbers_of(figures_by_split[TEST])})
+                    self.writer.log(TEST, {"step": self.trainer.step, **scalar_figures(figures_by_split[TEST])})
                 self.console.results(figures_by_split)
                 self.console.advance(self.trainer.step, "writing the report")
 
@@ -234,7 +234,7 @@ class Run:
         seconds = []
         for _ in range(1 + REHEARSALS):  # the first warms up
             started = time.perf_counter()
-            with world.waiting("the gradients of the longest batch"):
+            with world.watch_wait("the gradients of the longest batch"):
                 self.trainer.update(batch)
                 synchronize(device)
             seconds.append(time.perf_counter() - started)
@@ -243,7 +243,7 @@ class Run:
         total_tokens = self.data.manifest.tokens(TRAIN) * self.config.epochs
         fact, total_time = self.console.screen.fact, duration(step_s * total_tokens / tokens)
         fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
-        fact("memory", f"{memory_bytes(device) / 2**20:,.0f} MiB at most in one process")
+        fact("memory", f"{peak_memory_bytes(device) / 2**20:,.0f} MiB at most in one process")
         fact("full run", f"about {total_time} of training ({self.trainer.total_steps:,} steps)")
 
 

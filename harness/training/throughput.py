@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "seconds")
 
 
 @dataclass
-class Counts:
+class StepCounts:
     """Counts of one rank since the last log line."""
 
     rows: int = 0
@@ -43,7 +44,7 @@ class Meter:
     def __init__(self, device: torch.device, predictions: int) -> None:
         """``predictions`` per token, for all tokens of a row but one; the loss is a mean over them. 0: over rows."""
         self.device, self.predictions = device, predictions
-        self.counts, self.loss = Counts(), torch.zeros((), device=device)
+        self.counts, self.loss = StepCounts(), torch.zeros((), device=device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
 
@@ -80,9 +81,9 @@ class Meter:
         shares = [counts_by_rank[rank]] if len(counts_by_rank) == world_size else []
         if len(counts_by_rank) != world_size and rank == 0:
             shares = counts_by_rank
-        sums = {name: sum(share[name] for share in shares) for name in counts_by_rank[0] if name != "loss"}
+        sums = sum_by_name(shares, set(counts_by_rank[0]) - {"loss"})
         loss = sum(float.fromhex(share["loss"]) for share in shares)
-        self.counts = Counts(**sums)
+        self.counts = StepCounts(**sums)
         self.counts.hash &= HASH_MASK
         self.loss = torch.tensor(loss, dtype=torch.float32, device=self.device)
 
@@ -91,33 +92,40 @@ class Meter:
         work = self.read_counts() | {
             "wait_s": self.wait_s,
             "seconds": time.perf_counter() - self.started - self.pause_s,
-            "memory_bytes": memory_bytes(self.device),
+            "memory_bytes": peak_memory_bytes(self.device),
         }
         ranks = world.gather_objects(work, "the figures of a log line")
-        self.counts, self.loss = Counts(hash=self.counts.hash), torch.zeros((), device=self.device)
+        self.counts, self.loss = StepCounts(hash=self.counts.hash), torch.zeros((), device=self.device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
-        return summarize(ranks, self.predictions)
+        return summarize_throughput(ranks, self.predictions)
 
 
-def summarize(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
+def sum_by_name(mappings: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, Any]:
+    """For each name the sum over all mappings."""
+    return {name: sum(map(itemgetter(name), mappings)) for name in names}
+
+
+def summarize_throughput(ranks: Sequence[dict[str, Any]], predictions: int = 0) -> dict[str, Any]:
     """The figures of a log line from those of each rank; ``predictions``: see ``Meter``."""
-    total = {name: sum(rank[name] for rank in ranks) for name in ranks[0]}
+    total = sum_by_name(ranks, ranks[0])
     rows, tokens = total["rows"], total["tokens"]
     seconds = max(rank["seconds"] for rank in ranks)
+    slowest_wait = max(rank["wait_s"] / rank["seconds"] for rank in ranks)
+    num_losses = max(1, predictions * (tokens - rows)) if predictions else rows
     return {
-        "loss": total["loss"] / (max(1, predictions * (tokens - rows)) if predictions else rows),
+        "loss": total["loss"] / num_losses,
         "rows": rows,
         "rows_per_s": rows / seconds,
         "tokens_per_s": tokens / seconds,
         "padding": 1 - tokens / total["padded_tokens"],
-        "data_wait": max(rank["wait_s"] / rank["seconds"] for rank in ranks),
+        "data_wait": slowest_wait,
         "memory_bytes": max(rank["memory_bytes"] for rank in ranks),
         "row_hash": f"{total['hash'] & HASH_MASK:016x}",
     }
 
 
-def memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory so far: allocated on the CUDA device, else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -57,10 +57,10 @@ class Trainer:
             static_graph=config.micro_batch is None,
         )
         self.optimizer = build_optimizer(objective.classifier, config.optim)
-        with world.waiting("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
+        with world.watch_wait("the first weights"):  # DDP compares and sends them; under NCCL the ranks connect here
             self.model, self.accelerated_optimizer = accelerator.prepare(objective, self.optimizer)
         if isinstance(self.model, torch.nn.parallel.DistributedDataParallel):
-            # Buffers are constants, or the wide part's, which all ranks update alike: DDP need not send them.
+            # Buffers are constants, or the linear part's, which all ranks update alike: DDP need not send them.
             self.model.broadcast_buffers = False
         self.parameters = list(objective.classifier.parameters())
         self.device = self.parameters[0].device
@@ -101,7 +101,7 @@ class Trainer:
         lr = self.learning_rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.world.waiting(f"the gradients of step {self.step}"):
+        with self.world.watch_wait(f"the gradients of step {self.step}"):
             loss = self.backward(batch)
             classifier = self.objective.classifier
             if classifier.holds_embedding(self.step):
@@ -145,7 +145,7 @@ class Trainer:
         """The figures since the last call, over all ranks; every rank calls it. Only here the host waits for the
         device. Raises ``ConfigError`` on every rank if the training diverged.
         """
-        with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
+        with self.world.watch_wait(f"the device to finish step {self.step - 1}, and with it gradients"):
             norm, throughput, num_skips = float(self.grad_norm), self.meter.read(self.world), int(self.skips_in_a_row)
         max_skips = MAX_SKIPS + (FP16_FIRST_SKIPS if self.accelerator.scaler is not None else 0)
         loss, guessing_loss, reason = throughput["loss"], math.log(self.objective.classifier.num_classes), None
@@ -155,7 +155,7 @@ class Trainer:
             difference = f"{loss:.4g}, where guessing gives {guessing_loss:.2f}"
             reason = f"training diverged: at step {self.step} the loss is {difference}"
         if reason is not None:
-            with self.world.together("stopping for a loss that diverged"):
+            with self.world.raise_together("stopping for a loss that diverged"):
                 raise ConfigError(f"optim.lr: {reason}; lower optim.lr (now {self.config.optim.lr:g})")
         return {
             "step": self.step,
@@ -174,7 +174,7 @@ class Trainer:
         if self.average is not None:
             optimizer |= self.average.state()
         scaler = self.accelerator.scaler
-        with self.world.waiting(f"the device to finish step {self.step - 1}, and with it gradients"):
+        with self.world.watch_wait(f"the device to finish step {self.step - 1}, and with it gradients"):
             scale, counts = None if scaler is None else scaler.state_dict(), self.meter.state(self.world)
         values = {
             "step": self.step,
@@ -188,7 +188,7 @@ class Trainer:
         return {MODEL: weights, OPTIMIZER: optimizer}, values
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Resume from a verified checkpoint. Raises ``DataError`` if it belongs to another model.
+        """Resume from a verified checkpoint. Raises ``DataError`` if it is of another model.
 
         If it has no weight average, the average starts from the weights.
         """

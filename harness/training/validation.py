@@ -15,7 +15,7 @@ import numpy as np
 from harness.config import RunConfig
 from harness.data.loader import Loader
 from harness.inference.bundle import write_bundle
-from harness.inference.scoring import measure, score
+from harness.inference.scoring import measure_language_model, score
 from harness.model.classifier import Objective
 from harness.model.language import LanguageObjective
 from harness.model.networks import AnyObjective, build_network, load_weights
@@ -24,7 +24,7 @@ from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX, read_info
 from harness.rundir.layout import BUNDLE, storage
 from harness.rundir.metrics_log import jsonable
-from harness.scores.calibration import Decision, calibrated_log_loss, choose_share, decide
+from harness.scores.calibration import Decision, choose_share, fit_decision, log_loss_at_best_temperature
 from harness.scores.figures import CHOSEN_BY, Scores
 from harness.scores.metrics import classification_metrics
 from preprocessing.dataset.shards import Manifest
@@ -71,7 +71,9 @@ class Selection:
             if is_better:
                 self.best, self.best_step, self.epochs_since_best = value, step, 0
                 self.decision = choose_decision()
-        is_better, state = world.from_main((is_better, self.state()), "whether these weights are the best so far")
+        is_better, state = world.broadcast_from_main(
+            (is_better, self.state()), "whether these weights are the best so far"
+        )
         self.load(state)
         return is_better
 
@@ -90,15 +92,15 @@ def measure_objective(
     config: RunConfig, objective: AnyObjective, loader: Loader, world: World, pause: Callable[[], None]
 ) -> tuple[dict[str, Any], Callable[[], Decision]]:
     """The figures of the validation split, of a language model its perplexity, and a function that computes temperature
-    and threshold from them. Every rank calls it; with a wide part it also chooses its share in the summed logits.
+    and threshold from them. Every rank calls it; with a linear part it also chooses its share in the summed logits.
     """
     if isinstance(objective, LanguageObjective):
-        return measure(objective.classifier, loader, world, pause, objective.targets), Decision
+        return measure_language_model(objective.classifier, loader, world, pause, objective.targets), Decision
     scores = score_classifier(objective, loader, world, pause)
     figures = classification_metrics(scores.logits, scores.labels)
     if config.select == "calibrated":
-        figures["calibrated_log_loss"] = calibrated_log_loss(scores.logits, scores.labels)
-    return figures, partial(decide, scores.logits, scores.labels, config.evaluation)
+        figures["calibrated_log_loss"] = log_loss_at_best_temperature(scores.logits, scores.labels)
+    return figures, partial(fit_decision, scores.logits, scores.labels, config.evaluation)
 
 
 def score_classifier(objective: Objective, loader: Loader, world: World, pause: Callable[[], None]) -> Scores:
@@ -124,7 +126,7 @@ def restore_best_weights(config: RunConfig, manifest: Manifest, selection: Selec
     bundle, step = Path(config.run, BUNDLE), selection.best_step
     if step is None or ((bundle / INDEX).exists() and read_info(bundle).step == step):
         return
-    best = checkpoint.verify(checkpoint.path_of(config.run, step))
+    best = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(config.run, step))
     weights, optimizer = best.tensors(checkpoint.MODEL), best.tensors(checkpoint.OPTIMIZER)
     averages = {name: optimizer.get(f"{checkpoint.AVERAGE}.{name}") for name in weights}
     weights |= {name: average for name, average in averages.items() if average is not None}

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
-from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, distinct, mixed
+from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, mix_bits, sort_distinct
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
 
@@ -52,18 +51,18 @@ SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-def learn(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
-    """Learn a wide part from labelled rows.
+def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
+    """Learn a linear part from labelled rows.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
     """
     summary = ""
-    with world.together("learning the linear part"):
+    with world.raise_together("learning the linear part"):
         if world.is_main:
             on_cpu = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                summary = fit(on_cpu, split, factors, tokens)
+                summary = fit_wide(on_cpu, split, factors, tokens)
             wide.load_state_dict(on_cpu.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -73,14 +72,14 @@ def learn(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[st
     return summary
 
 
-def fit(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
-    """``learn`` in this process, for a wide part on the CPU."""
+def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
+    """``learn_wide`` in this process, for a linear part on the CPU."""
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
     stride = max(1, -(-ngrams // MAX_NGRAMS), -(-len(split) * len(factors) // MAX_TARGETS))
     if wide.owners is not None:
         wide.owners.copy_(choose_owners(wide, split, stride))
     features, labels = read_features(wide, split, stride), split.column("label")[::stride]
-    buckets_pieces = count_pieces(wide, tokens if wide.owners is None else ())
+    buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power = POWER if wide.owners is None else POWER_OWNED
     weights = weigh_features(features, labels, len(factors), power)[columns]
@@ -116,18 +115,18 @@ def read_rows(split: Split, stride: int) -> Iterator[tuple[torch.Tensor, torch.T
         first_row += len(block.row)
 
 
-def read_features(wide: WidePart, split: Split, stride: int) -> Any:
+def read_features(wide: WidePart, split: Split, stride: int) -> sparse.csr_matrix:
     """A 1 for each bucket that a row has, as scipy's CSR ``[rows, buckets]``."""
     parts = []
     for ids, lengths in read_rows(split, stride):
-        bucket, is_first = distinct(wide.places(ids, lengths), wide.buckets)
+        bucket, is_first = sort_distinct(wide.places(ids, lengths), wide.buckets)
         ends = np.concatenate(([0], is_first.sum(1).cumsum(0).numpy()))
         entries = np.ones(ends[-1]), bucket[is_first].to(torch.int32).numpy(), ends
         parts.append(sparse.csr_matrix(entries, (len(ids), wide.buckets)))
     return sparse.vstack(parts, "csr")
 
 
-def count_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
+def count_bucket_pieces(wide: WidePart, tokens: Sequence[str]) -> sparse.csr_matrix:
     """How often the words of each bucket have each piece, as scipy's CSR ``[buckets, PIECE_BUCKETS]``."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -148,7 +147,7 @@ def count_pieces(wide: WidePart, tokens: Sequence[str]) -> Any:
     return (sparse.csr_matrix(entries, (wide.buckets, len(tokens))) @ pieces).tocsr()
 
 
-def choose_columns(features: Any, buckets_pieces: Any, max_columns: int) -> np.ndarray:
+def choose_columns(features: sparse.csr_matrix, buckets_pieces: sparse.csr_matrix, max_columns: int) -> np.ndarray:
     """The buckets to learn, int64 ``[features]``, ascending: those that most rows have."""
     num_rows = np.bincount(features.indices, minlength=features.shape[1])
     num_rows[(num_rows < MIN_ROWS) & (np.diff(buckets_pieces.indptr) == 0)] = 0
@@ -156,7 +155,9 @@ def choose_columns(features: Any, buckets_pieces: Any, max_columns: int) -> np.n
     return columns[num_rows[columns] > 0]
 
 
-def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float, parts: Any = None) -> np.ndarray:
+def weigh_features(
+    features: sparse.csr_matrix, labels: np.ndarray, classes: int, power: float, parts: sparse.csr_matrix | None = None
+) -> np.ndarray:
     """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the labels
     of the rows.
 
@@ -170,7 +171,7 @@ def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float
     num_rows, num_columns = features.shape
     label_by_entry = np.repeat(labels, np.diff(features.indptr))
 
-    def count_rows(entries: Any) -> Any:
+    def count_rows(entries: np.ndarray | slice) -> np.ndarray:
         """How many rows have each feature, of those whose entries are chosen."""
         counts = np.bincount(features.indices[entries], minlength=num_columns)
         return counts if parts is None else parts @ counts
@@ -186,7 +187,9 @@ def weigh_features(features: Any, labels: np.ndarray, classes: int, power: float
     return (1 + np.log((1 + num_rows) / (1 + np.minimum(total, num_rows)))) * (FLOOR + ratios) ** power
 
 
-def scale_pieces(values: Any, pieces: Any, buckets_pieces: Any) -> Any:
+def scale_pieces(
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, buckets_pieces: sparse.csr_matrix
+) -> sparse.csr_matrix:
     """``pieces`` times a factor, so that in a sample of rows they have the mean norm of the words that have them."""
     sample = values[:: max(1, values.shape[0] // 1000)]
     of_words = norm(sample[:, np.diff(buckets_pieces.indptr) > 0], axis=1).mean()
@@ -194,7 +197,9 @@ def scale_pieces(values: Any, pieces: Any, buckets_pieces: Any) -> Any:
     return (pieces * (of_words / max(of_pieces, 1e-12))).tocsr()
 
 
-def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tuple[Any, np.ndarray]:
+def solve(
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, targets: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
     """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
     table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
     its row, plus ``penalty / 2`` times the sum of the weights' squares. The table is a weight of each feature plus
@@ -206,7 +211,7 @@ def solve(values: Any, pieces: Any, targets: np.ndarray, penalty: float) -> tupl
     row_weights = targets.sum(axis=1, keepdims=True)
     features, size = values.shape[1] * outputs, sum(pieces.shape) * outputs
 
-    def table_of(flat: np.ndarray) -> Any:
+    def table_of(flat: np.ndarray) -> np.ndarray:
         return flat[:features].reshape(-1, outputs) + pieces @ flat[features:size].reshape(-1, outputs)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -238,11 +243,11 @@ def choose_owners(wide: WidePart, split: Split, stride: int) -> torch.Tensor:
     sketch = torch.zeros(2, slots, dtype=torch.int32)
 
     def slots_of(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(sketch[0], key >> shift), (sketch[1], mixed(key ^ MASK) >> shift)]
+        return [(sketch[0], key >> shift), (sketch[1], mix_bits(key ^ MASK) >> shift)]
 
     def read_keys() -> Iterator[torch.Tensor]:
         for ids, lengths in read_rows(split, stride):
-            key, first = distinct(wide.keys(ids, lengths), NONE)
+            key, first = sort_distinct(wide.keys(ids, lengths), NONE)
             yield key[first]
 
     for key in read_keys():

@@ -20,7 +20,7 @@ from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import storage
-from harness.rundir.lock import claim
+from harness.rundir.lock import claim_run
 from harness.rundir.metrics_log import KINDS, MetricsLog
 from harness.rundir.records import (
     Ending,
@@ -37,7 +37,7 @@ from harness.training.trainer import Tensors
 from preprocessing.base.errors import UserError
 from preprocessing.base.signals import PREEMPTED
 from preprocessing.base.split_names import TEST
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 from preprocessing.dataset.views import home_of
 
 
@@ -93,15 +93,15 @@ class RunWriter(Sink):
         """Time that the run has taken, with vectors and linear part, without what an interruption lost."""
         return round(time.monotonic() - self.started, 3)
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """Pass a sentence to all sinks."""
         for sink in self.sinks:
-            sink.say(text)
+            sink.print_text(text)
 
     def claim(self) -> None:
         """Lock the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
         if self.active:
-            self.lock = claim(self.directory)
+            self.lock = claim_run(self.directory)
             self.keeps_status = read_status(self.directory).get("state") == "finished"
 
     def go_on(self, step: int) -> None:
@@ -119,7 +119,7 @@ class RunWriter(Sink):
             return
         state = {"step": None, "log_bytes": {}, "seconds": 0.0} if start is None else start.state
         with storage(self.directory):
-            checkpoint.sweep(self.directory)
+            checkpoint.sweep_run(self.directory)
             write_config(self.config)
             note_attempt(self.directory, {"processes": session.world.world_size, "resumed_from": state["step"]})
             write_environment(self.directory, settings)
@@ -180,13 +180,13 @@ class RunWriter(Sink):
         """Write the end to ``status.json``; the error if that fails, which is printed beside another one."""
         if self.lock is None or (self.keeps_status and isinstance(cause, UserError)):
             return None
-        if isinstance(cause, Exception) and not isinstance(cause, UserError | Preempted):  # a bug, told only here
+        if isinstance(cause, Exception) and not isinstance(cause, UserError | Preempted):  # a bug, reported only here
             path = self.directory / layout.STATUS
-            tell(f"error: {ending.reason} (at step {ending.step}; also in {path})")
+            print_stderr(f"error: {ending.reason} (at step {ending.step}; also in {path})")
         try:
             write_status(self.directory, ending)
         except UserError as error:
             if ending.exit_code not in (0, error.exit_code):  # else raised, for this file or another
-                tell(f"warning: {error}")
+                print_stderr(f"warning: {error}")
             return error
         return None

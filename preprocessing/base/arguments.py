@@ -14,7 +14,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Annotated, Any
 
 from preprocessing.base.configuration import Option, groups_of, names, options_of
-from preprocessing.base.terminal import bare
+from preprocessing.base.terminal import unguarded
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -121,7 +121,7 @@ def print_help(app: App) -> None:
     from rich.console import Console
 
     columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
-    stream = bare(sys.stdout)
+    stream = unguarded(sys.stdout)
     console = Console(file=stream, width=columns)
     with console.capture() as page:
         app.help_print([], console=console)

@@ -27,7 +27,7 @@ def take(values: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.
     return values[index], bounds
 
 
-def padded(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+def pad_segments(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
     """``[segments, width]``: each segment with zeros after it. No segment may be longer than ``width``."""
     lengths = np.diff(offsets)
     result = np.zeros((len(lengths), width), values.dtype)
@@ -35,7 +35,7 @@ def padded(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
     return result
 
 
-def unpadded(rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unpad_segments(rows: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The segments of ``[segments, width]``, each of its length, one after the other, and their offsets."""
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return rows[np.arange(rows.shape[1]) < lengths[:, None]], offsets
@@ -70,7 +70,7 @@ def write_batch(path: str | Path, columns: Any, schema: pa.Schema | None = None)
         writer.write_batch(batch)
 
 
-def mapped(path: str | Path) -> Any:
+def map_file(path: str | Path) -> Any:
     """Memory-map a regular file. Raises ``DataError``, ``OSError``."""
     open_regular(path).close()
     return pa.memory_map(str(path))

@@ -2,8 +2,9 @@
 """Atomic writes: a file has its final name only when it is complete (law 2); a failure becomes one sentence.
 
 Leftovers of killed processes are removed only if padless made them: an unfinished file or folder has a signature in its
-name, which is there from the first instant, and a work folder a mark inside. ``storing`` turns a failed write into a
-sentence that names the file and an alternative; ``told`` does so for errors that reach the end of a command or rank.
+name, which is there from the first instant, and a work folder a mark inside. ``storage_errors`` turns a failed write
+into a sentence that names the file and an alternative; ``as_storage_error`` does so for errors that reach the end of a
+command or rank.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ UNFINISHED = re.compile(rf"(.+?)({re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})-
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
-"""Bytes that ``says`` searches at either end of a file."""
+"""Bytes that ``contains_words`` searches at either end of a file."""
 
 
 def temporary_suffix(host: str, process: int) -> str:
@@ -45,14 +46,19 @@ def own_suffix() -> str:
     return temporary_suffix(os.uname().nodename, os.getpid())
 
 
-def unfinished(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """The temporary name of this process for ``path``, in the same folder."""
     return path.with_name(f"{path.name}{own_suffix()}")
 
 
 def final_of(name: str) -> str:
     """A path with the final name in place of a temporary one."""
-    return UNFINISHED.sub(lambda match: match[1] if is_temporary(match) else match[0], name)
+    return UNFINISHED.sub(final_name, name)
+
+
+def final_name(match: re.Match[str]) -> str:
+    """The final name of a path that looks like a temporary one; unchanged if its signature is wrong."""
+    return match[1] if is_temporary(match) else match[0]
 
 
 def is_temporary(match: re.Match[str]) -> bool:
@@ -73,7 +79,7 @@ def is_signed(folder: Path, target: Path) -> bool:
         return False
 
 
-def says(path: str | Path, words: str) -> bool:
+def contains_words(path: str | Path, words: str) -> bool:
     """Whether a regular file has these words near its beginning or end, as files of padless do."""
     try:
         with open_regular(path) as file:
@@ -94,7 +100,7 @@ def remove(path: Path) -> None:
 
 def vanish(folder: Path) -> None:
     """Rename a folder to a temporary name, then remove it, so that a kill never leaves a partial folder of its name."""
-    doomed = unfinished(folder)
+    doomed = temporary_path(folder)
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)  # NFS keeps a lock file that is in use; the next start removes it
 
@@ -135,7 +141,7 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         problem = os.strerror(errno.EISDIR) if path.is_dir() else "a pipe or a device"  # a rename would replace it
         raise OSError(errno.EISDIR, problem, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished(path)
+    temporary = temporary_path(path)
     try:
         yield temporary
         if lasting:
@@ -237,7 +243,7 @@ def take_place(new: Path, target: Path) -> Path:
 
     Both must be in the same folder, which is fsynced. Raises ``OSError``.
     """
-    if exchanged(new, target):
+    if exchange_names(new, target):
         fsync(target.parent)
         return new
     os.rename(target, aside(target))
@@ -253,7 +259,7 @@ def recover(target: Path) -> None:
         fsync(target.parent)
 
 
-def exchanged(first: Path, second: Path) -> bool:
+def exchange_names(first: Path, second: Path) -> bool:
     """Exchange two names in one step; False where the system cannot. Raises ``OSError``."""
     library = ctypes.CDLL(None, use_errno=True)
     if not hasattr(library, "renameat2"):
@@ -271,12 +277,12 @@ NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
 """A directory in place of a file or the reverse, or an impossible name."""
 GO_ON = "make room and run the same command to continue"
-ANOTHER = "name a directory that can be written"
+NAME_ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
 """Advice for temporary files."""
 
 
-def refusal(error: OSError, path: str | Path, *, otherwise: str = ANOTHER) -> UserError:
+def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) -> UserError:
     """The sentence for a failure to write ``path``, or to write or read the file that the error names.
 
     ``otherwise`` names the alternative.
@@ -301,7 +307,7 @@ def is_readable(path: str) -> bool:
 
 
 @contextmanager
-def storing(path: str | Path, *, otherwise: str = ANOTHER) -> Iterator[None]:
+def storage_errors(path: str | Path, *, otherwise: str = NAME_ANOTHER) -> Iterator[None]:
     """Raise a failed write inside the block as the ``UserError`` of ``refusal``."""
     try:
         yield
@@ -317,13 +323,18 @@ def check_replaced(path: Path, overwrite: bool | None, words: Iterable[str]) -> 
         raise ConfigError(f"--output {path}: is a folder; name a file")
     if path.is_symlink():
         raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
-    if not overwrite and path.is_file() and path.stat().st_size and not all(says(path, word) for word in words):
+    if (
+        not overwrite
+        and path.is_file()
+        and path.stat().st_size
+        and not all(contains_words(path, word) for word in words)
+    ):
         advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already, and holds something else; name another, or {advice}")
 
 
-def told(error: OSError) -> UserError | None:
-    """The sentence for a failed write outside ``storing``; None for other errors."""
+def as_storage_error(error: OSError) -> UserError | None:
+    """The sentence for a failed write outside ``storage_errors``; None for other errors."""
     if str(error.strerror).startswith("No usable temporary directory"):  # Python raises it as FileNotFoundError
         return StorageError(f"{error.strerror}; make room there, or {TMPDIR}")
     if error.errno in NO_ROOM or (error.errno in NOT_ALLOWED and error.filename):
@@ -341,7 +352,7 @@ def temporary_folder() -> Iterator[Path]:
 
     Raises ``StorageError`` if it cannot be made or is full.
     """
-    with storing(tempfile.gettempdir(), otherwise=TMPDIR):
+    with storage_errors(tempfile.gettempdir(), otherwise=TMPDIR):
         folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=own_suffix())
     remove_abandoned(Path(folder.name).parent, f"{TEMPORARY_FOLDER}*")
     with folder as name:

@@ -31,12 +31,12 @@ from preprocessing.base.arguments import (
     split_arguments,
     without_markup,
 )
-from preprocessing.base.configuration import NULL, build, groups_of, options_of
+from preprocessing.base.configuration import NULL, build_config, groups_of, options_of
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.installed import VERSION, load
+from preprocessing.base.installed import VERSION, load_object
 from preprocessing.base.signals import COMMAND, STOP
 from preprocessing.base.suggestions import suggestion
-from preprocessing.base.terminal import Guarded, bare, tell
+from preprocessing.base.terminal import Guarded, print_stderr, unguarded
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -99,8 +99,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         raise ConfigError(f"{word}: no such command; {hint}")
     command = command_by_name[word]
     usage = " ".join(filter(None, (prog, word, command.words, "[--key value …]")))
-    config = parse_command(load(command.config), arguments_after, usage, command)
-    return load(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
+    config = parse_command(load_object(command.config), arguments_after, usage, command)
+    return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
 def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_options: bool) -> App:
@@ -110,7 +110,7 @@ def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_op
     epilogue = f"{note}\n\ndocumentation: {configuration.DOCS / 'index.md'}"
     app = App(prog, usage=f"{prog} COMMAND [options]; COMMAND --help says more", help_epilogue=epilogue, **APP_SETTINGS)
     for rank, command in enumerate(commands):
-        config_class = load(command.config) if has_options else None
+        config_class = load_object(command.config) if has_options else None
         listed = app_of_options(config_class, options_of(config_class)) if config_class else App(**APP_SETTINGS)
         listed.help, listed.sort_key = command.summary, rank
         app.command(listed, name=command.name)
@@ -142,12 +142,12 @@ def parse_command(config_class: type, argv: Sequence[str], usage: str, command: 
     extra_words = fill_words(words, text_by_key, config_class)
     values = {} if files else values
     for file in files:
-        values |= read_values(config_class, configuration.find(file, getattr(config_class, "RECIPES", "")))
+        values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
     values |= text_by_key
     for key, option in options_of(config_class).items():
         if option.default is MISSING and key not in values:
             raise ConfigError(f"--{key} is missing, as in {(command and command.example) or usage}")
-    config = build(config_class, values)
+    config = build_config(config_class, values)
     if extra_words:
         raise ConfigError(
             f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"
@@ -222,7 +222,7 @@ def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> st
 def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
-    keys = [dashes + other for other in options if other.startswith(f"{name}.")]
+    keys = [dashes + option for option in options if option.startswith(f"{name}.")]
     hint = f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
     return hint + getattr(config_class, "HINT", "")
 
@@ -256,8 +256,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
     with (
         open(os.devnull, "w") as nowhere,  # where the shell has closed a stream, as by >&-, which is None then
-        redirect_stdout(Guarded(bare(sys.stdout or nowhere))),
-        redirect_stderr(Guarded(bare(sys.stderr or nowhere))),
+        redirect_stdout(Guarded(unguarded(sys.stdout or nowhere))),
+        redirect_stderr(Guarded(unguarded(sys.stderr or nowhere))),
     ):
         try:
             COMMAND.can_catch = True
@@ -275,7 +275,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
 def describe_failure(error: Exception) -> int:
     """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
-    refusal = atomic.told(error) if isinstance(error, OSError) else error
+    refusal = atomic.as_storage_error(error) if isinstance(error, OSError) else error
     code = 1
     if isinstance(refusal, UserError):
         line, code = f"error: {refusal}", refusal.exit_code
@@ -289,7 +289,7 @@ def describe_failure(error: Exception) -> int:
     else:
         raise error
     with contextlib.suppress(OSError):  # stderr is a log on a full disk
-        tell(line)
+        print_stderr(line)
     try:
         sys.stdout.flush()
     except OSError:  # stdout is full; the line above says so

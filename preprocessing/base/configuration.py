@@ -26,7 +26,7 @@ from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import MAX_COUNT
-from preprocessing.base.untrusted import MOST_DEPTH, one_line, read_bytes, shown, unique
+from preprocessing.base.untrusted import MOST_DEPTH, one_line, quote_value, read_bytes, unique
 
 NULL = "null"
 """None in YAML and on a command line."""
@@ -64,7 +64,7 @@ class Option:
             return None
         if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):  # surrogates stand for other bytes
             raise ConfigError(
-                f"{self.key}: {shown(text)} is not UTF-8 without zeros; give a file another name or a link"
+                f"{self.key}: {quote_value(text)} is not UTF-8 without zeros; give a file another name or a link"
             )
         if isinstance(text, str) and text.startswith("~/"):  # no shell replaces it in --output=~/x
             text = os.path.expanduser(text)
@@ -73,7 +73,7 @@ class Option:
         except ValueError:
             examples = [f", as in {example}" for kind, example in EXAMPLES.items() if kind in self.kinds]
             expected = describe_kind(self.kind) + "".join(examples[:1])
-            raise ConfigError(f"{self.key}: expected {expected}, got {shown(text)}") from None
+            raise ConfigError(f"{self.key}: expected {expected}, got {quote_value(text)}") from None
 
     def parse_structure(self, text: Any) -> Any:
         """Lists and mappings in a text as YAML, ``a,b`` as a list, a mapping's ``a: 1`` as ``a: [1]`` where lists are
@@ -119,7 +119,7 @@ def docs_of(config_class: type) -> dict[str, str]:
     return doc_by_field
 
 
-def build(config_class: type, values: Mapping[str, Any]) -> Any:
+def build_config(config_class: type, values: Mapping[str, Any]) -> Any:
     """An instance from the values of some of its keys. Raises ``ConfigError`` as its ``__post_init__`` does."""
     options, groups = options_of(config_class), groups_of(config_class)
     values_by_group: dict[str, dict[str, Any]] = {name: {} for name in ("", *groups)}
@@ -193,7 +193,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {shown(content)}, expected keys and values")
+        raise ConfigError(f"{path}: holds {quote_value(content)}, expected keys and values")
     return content
 
 
@@ -237,7 +237,7 @@ def file_of(kind: str, name: str) -> Path:
     return SHIPPED / kind / f"{name}{ENDING}"
 
 
-def find(value: str, kind: str, option: str = "--config") -> str:
+def find_config(value: str, kind: str, option: str = "--config") -> str:
     """The file that ``option`` names: ``value`` itself, ``value.yaml`` here, or the recipe ``[KIND/]value``.
 
     A path that does not exist is returned as it is; opening it gives the error. Raises ``ConfigError`` for an unknown

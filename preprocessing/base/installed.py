@@ -19,14 +19,14 @@ def is_importable(name: str) -> bool:
     return True
 
 
-def needed(name: str, feature: str, extra: str = "") -> None:
+def require_package(name: str, feature: str, extra: str = "") -> None:
     """Raise ``ConfigError`` if a package cannot be imported; ``feature`` needs it, ``extra`` of padless installs it."""
     if not is_importable(name):
         brings = f"padless[{extra}]" if extra else name.replace("_", "-")
         raise ConfigError(f"{feature}: {name} cannot be imported here; pip install '{brings}' brings it")
 
 
-def load(name: str) -> Any:
+def load_object(name: str) -> Any:
     """The function or class that ``module:name`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

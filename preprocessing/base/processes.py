@@ -86,7 +86,7 @@ def describe_holder(file: IO[Any]) -> str:
 
 
 @contextmanager
-def locked(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
+def lock_file(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``, created if missing, while the block runs.
 
     Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.
@@ -103,13 +103,13 @@ def is_lock(path: Path) -> bool:
 
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends when the parent dies."""
+"""prctl(2): the signal that the kernel sends when the parent ends."""
 PARENT = "PADLESS_PARENT"
 """Environment variable: this command is to end with its parent."""
 
 
 def signal_on_parents_death(number: int) -> None:
-    """Have the kernel send this signal when the parent of this process dies; has no effect outside Linux."""
+    """Have the kernel send this signal when the parent of this process ends; has no effect outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 

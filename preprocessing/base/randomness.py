@@ -14,10 +14,10 @@ GAMMA, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111E
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
     """uint64, elementwise: the output of splitmix64 for a state of ``values``; every bit spreads over all others."""
-    return finalized(values.astype(np.uint64) + np.uint64(GAMMA))
+    return finalize(values.astype(np.uint64) + np.uint64(GAMMA))
 
 
-def finalized(mixed: np.ndarray) -> np.ndarray:
+def finalize(mixed: np.ndarray) -> np.ndarray:
     """splitmix64's finalizer of uint64 ``mixed``, in place: its steps after the state has advanced by GAMMA."""
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(FIRST)

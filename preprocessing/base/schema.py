@@ -43,19 +43,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base class for the content of a JSON file: immutable; unknown keys are refused."""
 
 
-def typed(kind: type[T] | Any, content: Any, where: str, mend: str) -> T:
+def convert_json(kind: type[T] | Any, content: Any, origin: str, hint: str) -> T:
     """Build ``kind`` from JSON values. Unknown keys of a ``Record`` are refused, others left out.
 
-    Raises ``DataError``: ``where``, what is expected at which key (``$.a.b``), ``mend``.
+    Raises ``DataError``: ``origin``, what is expected at which key (``$.a.b``), ``hint``.
     """
     try:
         built: T = msgspec.convert(content, kind)
     except (msgspec.ValidationError, ConfigError) as error:
-        raise DataError(f"{where}: {error}; {mend}") from None
+        raise DataError(f"{origin}: {error}; {hint}") from None
     return built
 
 
-def fits(kind: Any, content: Any) -> bool:
+def fits_schema(kind: Any, content: Any) -> bool:
     """Whether JSON values match ``kind``; a ``TypedDict`` may have further keys."""
     try:
         msgspec.convert(content, kind)

@@ -4,7 +4,7 @@
 Python runs signal handlers in the main thread alone, which may be inside a library. So a thread notes signals in
 ``STOP``, and a watchdog ends the process if it has not ended by itself:
 
-- a command (``Command``): ``Stopped`` is raised in the main thread, so that ``finally`` blocks clean up;
+- a command (``StopHandler``): ``Stopped`` is raised in the main thread, so that ``finally`` blocks clean up;
 - a rank of a training (``listen_in_rank``): it leaves at once, or its training loop reads ``STOP`` and saves;
   ``harness.ranks.stopping`` has its watchdog;
 - the launcher of a training (``Launcher``): its ranks get the signal, and are killed at the deadline;
@@ -28,7 +28,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from preprocessing.base.processes import PARENT, kill_spawned_workers, signal_on_parents_death
-from preprocessing.base.terminal import tell
+from preprocessing.base.terminal import print_stderr
 
 if TYPE_CHECKING:
     import psutil
@@ -124,7 +124,7 @@ def end_process(code: int, sentence: str | None = None) -> NoReturn:
     os._exit(code)
 
 
-class Command:
+class StopHandler:
     """How a command ends after a stop signal: with a sentence, and 128 plus the signal's number."""
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Command:
         end_process(self.exit_code)
 
 
-COMMAND = Command()
+COMMAND = StopHandler()
 
 
 def is_importing(frame: FrameType | None) -> bool:
@@ -253,7 +253,7 @@ def note_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
         STOP.note(number)
         with contextlib.suppress(RuntimeError):  # the main thread was printing
-            tell("saving a checkpoint; interrupt again to leave without")
+            print_stderr("saving a checkpoint; interrupt again to leave without")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -363,7 +363,7 @@ def listen(argv: Sequence[str]) -> None:
 def send_signals(rank: psutil.Process, *numbers: int) -> None:
     """Send signals to a rank and to what it has started in its own session.
 
-    A tracker has its own session, and ends when its rank asks it to or is gone.
+    A tracker has its own session, and ends when its rank closes it or is gone.
     """
     import psutil
 

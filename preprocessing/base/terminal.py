@@ -52,10 +52,10 @@ def public(text: str) -> str:
 
 def address_without_secrets(match: re.Match[str]) -> str:
     """An ``ADDRESS`` without user, password and query."""
-    protocol, place, query = match[1], match[3], match[4] or ""
+    protocol, host_and_path, query = match[1], match[3], match[4] or ""
     if protocol.lower().startswith("http") or "=" in query:
         query = query[len(query.rstrip(".,:;)'")) :]  # of the sentence around it
-    return f"{protocol}{place}{query}"
+    return f"{protocol}{host_and_path}{query}"
 
 
 def public_sentence(text: str) -> str:
@@ -88,7 +88,7 @@ def markdown_code(text: str) -> str:
     return f"`{code}`"
 
 
-def tell(sentence: str) -> None:
+def print_stderr(sentence: str) -> None:
     """Print one line on stderr."""
     Screen(errors=True).write([plain_line(public_sentence(sentence))])
 
@@ -97,7 +97,7 @@ class Guarded:
     """A text stream that escapes control characters and characters that its encoding lacks.
 
     Files and pipes get the same text as a terminal, since people read logs in one. JSON keeps its meaning; for another
-    format, write to the ``bare`` stream.
+    format, write to the ``unguarded`` stream.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -120,7 +120,7 @@ def escape_for_stream(text: str, stream: TextIO) -> str:
     return printable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def bare(stream: TextIO) -> TextIO:
+def unguarded(stream: TextIO) -> TextIO:
     """The stream without ``Guarded``, for code that escapes by itself and moves the cursor, or writes binary."""
     return stream.guarded if isinstance(stream, Guarded) else stream
 
@@ -145,7 +145,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g}%" if share < 0.1 else f"{share:.0%}"
 
 
-def counted(number: int, noun: str) -> str:
+def count_noun(number: int, noun: str) -> str:
     """``1 window``, ``12 windows``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
@@ -173,7 +173,7 @@ def cells(text: str) -> int:
     return cell_len(text)
 
 
-def shortened(text: str, max_cells: int) -> str:
+def shorten_line(text: str, max_cells: int) -> str:
     """``text`` on one line with single blanks, cut to ``max_cells`` with an ellipsis."""
     from rich.text import Text
 
@@ -217,21 +217,21 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: i
     from rich.table import Table
 
     console = Console(width=1 << 16, color_system=None)
-    shown = [column for column in columns if not rows or any(row.get(column.key) for row in rows)]
+    filled_columns = [column for column in columns if not rows or any(row.get(column.key) for row in rows)]
     while True:
         grid = Table(box=None, padding=(0, len(GAP), 0, 0), pad_edge=False)
-        for column in shown:
+        for column in filled_columns:
             title = plain_line(column.title or column.key)
             grid.add_column(title, justify="right" if column.right else "left", no_wrap=True)
         for row in rows:
-            grid.add_row(*(plain_line(row.get(column.key, "")) for column in shown))
-        heaviest = max(shown, key=lambda column: column.weight)
+            grid.add_row(*(plain_line(row.get(column.key, "")) for column in filled_columns))
+        heaviest = max(filled_columns, key=lambda column: column.weight)
         if console.measure(grid).maximum <= width or not heaviest.weight:
             with console.capture() as capture:
                 console.print(grid, markup=False)
             text = capture.get()  # cannot hang: rich's text
             return [line.rstrip() for line in text.splitlines()]
-        shown.remove(heaviest)
+        filled_columns.remove(heaviest)
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
@@ -271,7 +271,7 @@ class Screen:
     @property
     def stream(self) -> TextIO:
         """The stream for output."""
-        return bare(self.replacement or (sys.stderr if self.errors else sys.stdout))
+        return unguarded(self.replacement or (sys.stderr if self.errors else sys.stdout))
 
     @property
     def is_live(self) -> bool:
@@ -283,7 +283,7 @@ class Screen:
         """Columns of a table."""
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
-    def say(self, text: str, tone: Tone = "") -> None:
+    def print_text(self, text: str, tone: Tone = "") -> None:
         """Print a sentence, wrap_text."""
         self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 
@@ -344,15 +344,15 @@ class Live:
 
     def show(self) -> None:
         """Draw the line now; print it where there is no terminal, if that is due."""
-        share, (first, *others) = self.compose()
-        length = min(MAX_BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *others])))
+        share, (first, *details) = self.compose()
+        length = min(MAX_BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *details])))
         if self.screen.is_live:
             bar = [f"{'#' * round(share * length):-<{length}}"] if length >= MIN_BAR_CELLS else []
-            self.screen.draw(GAP.join([first, *bar, *others]))
+            self.screen.draw(GAP.join([first, *bar, *details]))
             return
-        line, now = GAP.join([first, f"{share:.0%}", *others]), time.monotonic()
-        if line != self.printed_line and now - self.printed_at >= LINE_EVERY_S:
-            self.printed_line, self.printed_at = line, now
+        line, now_s = GAP.join([first, f"{share:.0%}", *details]), time.monotonic()
+        if line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
+            self.printed_line, self.printed_at = line, now_s
             self.screen.write([line])
 
     def close(self) -> None:

@@ -39,16 +39,16 @@ LONGEST_SHOWN = 60
 """Most characters of an untrusted value in a message."""
 
 
-def shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """An untrusted value for a message: short, on one line, control characters escaped."""
     text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
-def listed(names: Sequence[object]) -> str:
+def join_names(names: Sequence[object]) -> str:
     """Untrusted names for a message, each shortened, at most ``MOST_LISTED``."""
     more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
-    return (", ".join(map(shown, names[:MOST_LISTED])) or "none") + more
+    return (", ".join(map(quote_value, names[:MOST_LISTED])) or "none") + more
 
 
 def one_line(error: BaseException) -> str:
@@ -146,7 +146,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_json(path: str | Path, advice: str) -> Any:
-    """The value in a JSON file; ``advice`` says what to do about a damaged one.
+    """The value in a JSON file; ``advice``: what to do about a damaged one.
 
     Raises ``DataError``, and ``FileNotFoundError`` for a missing file.
     """
@@ -170,5 +170,5 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in mapping if names.count(name) > 1))} occurs twice")
+        raise ValueError(f"the key {quote_value(next(name for name in mapping if names.count(name) > 1))} occurs twice")
     return mapping

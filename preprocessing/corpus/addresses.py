@@ -24,7 +24,7 @@ READ_BYTES = 8 << 20
 CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED_SUFFIXES = tuple(CODEC_BY_SUFFIX)
 UNKNOWN_BYTES = 1 << 28
-"""Assumed size of a file if the server does not tell it."""
+"""Assumed size of a file if the server does not report it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
@@ -108,7 +108,7 @@ def prefix(address: str, path: str) -> str:
     return address.removesuffix(path) if address.endswith(path) else ""
 
 
-def find(address: str) -> list[str]:
+def find_files(address: str) -> list[str]:
     """The files of an address: itself, or the sorted matches of its glob.
 
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
@@ -197,7 +197,7 @@ def read_range(address: str, start: int, stop: int, sha256: str | None = None) -
 
 
 def codec_of(address: str) -> str | None:
-    """The compression that the name tells; None without one."""
+    """The compression, from the suffix of the name; None without one."""
     return CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
 
 

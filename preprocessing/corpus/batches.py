@@ -26,7 +26,7 @@ TEXT, BYTES = pa.large_string(), pa.large_binary()
 
 
 @dataclass(frozen=True)
-class Batch:
+class SourceBatch:
     """Consecutive rows of a file, or some of these."""
 
     file: File
@@ -39,11 +39,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def select(self, mask: np.ndarray) -> Batch:
+    def select(self, mask: np.ndarray) -> SourceBatch:
         """The rows where ``mask``, bool ``[rows]``, is true."""
         if mask.all():
             return self
-        return Batch(self.file, self.numbers[mask], self.table.filter(pa.array(mask)))
+        return SourceBatch(self.file, self.numbers[mask], self.table.filter(pa.array(mask)))
 
     def error(self, row: int | np.integer, sentence: str) -> DataError:
         """An error in the row at this index."""
@@ -127,7 +127,7 @@ class Reader:
         self.read_as = dict(read_as or {})
         """For the manifest: what differs from the name and the configuration."""
 
-    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """All rows, in order, with the columns of ``File.key_by_column``, or all. Raises ``DataError``."""
         raise NotImplementedError
 

@@ -18,14 +18,14 @@ from itertools import filterfalse
 from typing import Any, Literal, TypeVar
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import listed
+from preprocessing.base.untrusted import join_names
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.batches import Reader
 from preprocessing.corpus.convert import check_names
 from preprocessing.corpus.detection import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 
 Role = Literal["text", "label"]
 LABEL_NAME = re.compile(
@@ -48,7 +48,7 @@ Holder = TypeVar("Holder", File, PreprocessConfig)
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedSource:
     """A source with every ``auto`` replaced."""
 
     files: list[File]
@@ -65,7 +65,7 @@ def apply_columns(holder: Holder, chosen: dict[str, Any], split_column: str | No
     return replace(holder, source=replace(holder.source, **chosen), splits=splits)
 
 
-def resolve(files: Sequence[File]) -> Resolved:
+def resolve_source(files: Sequence[File]) -> ResolvedSource:
     """Replace ``auto`` for all files by what the first labelled and the first unlabelled file show.
 
     Raises ``DataError`` for a file that cannot be read, and if its text or label column is not found.
@@ -84,7 +84,7 @@ def resolve(files: Sequence[File]) -> Resolved:
     check_names(apply_columns(file, chosen, split_column), reader.columns)
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
     unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
-    return Resolved(labelled + unlabelled, chosen, split_column, lines)
+    return ResolvedSource(labelled + unlabelled, chosen, split_column, lines)
 
 
 def resolve_unlabelled(files: Sequence[File], chosen: dict[str, Any], lines: list[str]) -> list[File]:
@@ -133,11 +133,13 @@ def find_columns(
     used = {*other_columns, splits.column, splits.group_column, splits.time_column, *source.where}
     candidates = find_candidates({column: cells for column, cells in sample.items() if column not in used}, role)
     if len(candidates) > 1:
-        problem = f"which column is the {role}? It could be {listed(candidates)}"
+        problem = f"which column is the {role}? It could be {join_names(candidates)}"
         raise DataError(f"{name}: {problem}; set source.{role}_column")
     if not candidates:
         expected = "sentences" if role == "text" else "few values that repeat"
-        problem = f"has no column {role!r}, and none that looks like it ({expected}); it has {listed(reader.columns)}"
+        problem = (
+            f"has no column {role!r}, and none that looks like it ({expected}); it has {join_names(reader.columns)}"
+        )
         raise DataError(f"{name}: {problem}; set source.{role}_column")
     lines.append(f"source: {name}: the {role} is column {candidates[0]!r} (source.{role}_column)")
     return candidates
@@ -182,7 +184,7 @@ def find_split_column(
     names = [name for name in sample if name.casefold() in SPLIT_NAMES and name not in other_columns]
     if file.split is not None or file.splits.time_column or len(names) != 1:
         return None
-    if not all(spelling(value) in file.split_by_value for value in sample[names[0]]):
+    if not all(normalize_label(value) in file.split_by_value for value in sample[names[0]]):
         return None
     problem = f"column {names[0]!r} names each row's split"
     lines.append(f"splits: {file.name}: {problem}; --splits.column null cuts splits at random instead")

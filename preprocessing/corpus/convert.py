@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
-from preprocessing.base.untrusted import listed
+from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, Batch
+from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, SourceBatch
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, as_found, distinct, spelling, type_of
+from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, distinct, name_label_value, normalize_label, type_of
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
@@ -186,12 +186,12 @@ def check_names(file: File, names: Collection[str]) -> None:
     """Raise ``DataError`` for a file whose columns lack a name that is wanted, or repeat it."""
     for name, key in file.key_by_column.items():
         if name not in names:
-            raise DataError(f"{file.name}: has no column {name!r}; it has {listed([*names])}; set {key}")
+            raise DataError(f"{file.name}: has no column {name!r}; it has {join_names([*names])}; set {key}")
         if list(names).count(name) > 1:
             raise DataError(f"{file.name}: has more than one column {name!r}; rename one, or set source.columns")
 
 
-def check_rows(batch: Batch, converted: Converted, keep_columns: bool) -> pa.Table:
+def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> pa.Table:
     """The rows of a batch that are not left out, as a part stores them; adds to the counts of ``converted``.
 
     Raises ``DataError`` for a row that cannot be used.
@@ -224,7 +224,7 @@ def check_rows(batch: Batch, converted: Converted, keep_columns: bool) -> pa.Tab
     return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
 
 
-def read_texts(batch: Batch, converted: Converted) -> pa.Array:
+def read_texts(batch: SourceBatch, converted: Converted) -> pa.Array:
     """The texts, large_string, null where they are missing."""
     texts = batch.texts()
     empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
@@ -233,7 +233,7 @@ def read_texts(batch: Batch, converted: Converted) -> pa.Array:
     return texts
 
 
-def read_labels(batch: Batch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
+def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
     """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
     hidden rows are not read.
 
@@ -257,7 +257,7 @@ def read_labels(batch: Batch, is_hidden: np.ndarray, converted: Converted) -> tu
     return classes.take(pa.array(indices)), is_neutral[indices]
 
 
-def map_values(batch: Batch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
+def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
     """``map_value`` of each distinct value of a column, and int32 ``[rows]``: each row's index into them. Raises
     ``DataError`` that names the first row for which it raises ``ValueError``.
     """
@@ -275,11 +275,11 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
     and for a missing one unless ``source`` allows it.
     """
-    text, labels = spelling(value), source.label_map()
+    text, labels = normalize_label(value), source.label_map()
     if not text and source.missing_label == "error":
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
-        return NEUTRAL_NAME if text in map(spelling, source.neutral) else as_found(value) or None
+        return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.numbers:
         spellings = ", ".join(labels.numbers)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
@@ -298,7 +298,7 @@ def check_number(classes: Collection[str], file: File) -> None:
         raise DataError(f"{file.name}: {problem} {hint}")
 
 
-def read_splits(batch: Batch) -> np.ndarray:
+def read_splits(batch: SourceBatch) -> np.ndarray:
     """int8: the split that the source names for every row, or ``NO_SPLIT``."""
     file = batch.file
     column = FOLDER_SPLIT if file.format == "folder" else file.splits.column
@@ -310,8 +310,8 @@ def read_splits(batch: Batch) -> np.ndarray:
 
 def number_split(value: str | None, file: File) -> int:
     """The number of the split that a cell names. Raises ``ValueError`` for an unknown name."""
-    split = file.split_by_value.get(spelling(value))
-    if split is None and spelling(value):
+    split = file.split_by_value.get(normalize_label(value))
+    if split is None and normalize_label(value):
         spellings = ", ".join(map(str, file.split_by_value))
         problem = f"split {value!r} is not known; known are {spellings}"
         raise ValueError(f"{problem}; say in splits.names which split it means")
@@ -324,7 +324,7 @@ def hash_group(name: str | None) -> int:
     return int.from_bytes(digest, "little") if name and name.strip() else NO_GROUP
 
 
-def read_times(batch: Batch, column: str) -> dict[str, np.ndarray]:
+def read_times(batch: SourceBatch, column: str) -> dict[str, np.ndarray]:
     """float64: ``number``, each row's time if it is a number, and ``date``, its seconds since 1970 if it is a date.
 
     Raises ``DataError`` for a value that is neither an ISO date nor a finite number.

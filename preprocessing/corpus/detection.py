@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the beginning of a file tells: its encoding, its delimiter, whether its first row is a header.
+"""Detects from the beginning of a file: its encoding, its delimiter, whether its first row is a header.
 
 **Encoding.** Files with a byte order mark are UTF-8, UTF-16 or UTF-32. Others are UTF-8 if they are valid, else
 Windows-1252, which is Latin-1 with curly quotes. Bytes do not distinguish the other single-byte encodings, so a file
@@ -37,7 +37,7 @@ MAX_HIGH_SHARE = 0.4
 """Share of letters beyond ASCII that no Western European language reaches."""
 DELIMITERS = ",;\t|"
 DIALECT_CHARACTERS = 1 << 18
-"""How much of the beginning of a file tells the delimiter."""
+"""How much of the beginning of a file is read to detect the delimiter."""
 TEXT_NAME = re.compile(
     r"(.+_)?(text|review|sentence|content|comment|message|body|tweet|document|utterance|post|question|query|sms|article|"
     r"abstract|description|statement|transcript|feedback)s?(_(text|body|content|cleaned|clean|raw))?"

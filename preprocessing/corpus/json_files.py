@@ -12,8 +12,8 @@ import msgspec
 import pyarrow as pa
 
 from preprocessing.base.errors import DataError
-from preprocessing.base.untrusted import one_line, shown
-from preprocessing.corpus.batches import LINE, TEXT, Batch, Reader, row_error
+from preprocessing.base.untrusted import one_line, quote_value
+from preprocessing.corpus.batches import LINE, TEXT, Reader, SourceBatch, row_error
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.text_files import LineReader
 from preprocessing.text.cleaning import encode
@@ -41,16 +41,16 @@ class JsonReader(Reader):
         keys = dict.fromkeys(key for record in self.records for key in record)
         super().__init__(file, [*keys], lines.read_as)
 
-    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """The values of the wanted columns, which are no lists or objects."""
         for batch in self.lines:
             records = parse_objects(batch)
             for name in self.file.key_by_column:
                 types = [type(record.get(name)) for record in records]
                 for row in [types.index(kind) for kind in (list, dict) if kind in types]:
-                    raise batch.error(row, f"{name!r} is {shown(records[row][name])}, expected a text")
+                    raise batch.error(row, f"{name!r} is {quote_value(records[row][name])}, expected a text")
             table = table_of_json(records, self.file.key_by_column)
-            yield Batch(self.file, batch.numbers, table.append_column(LINE, batch.table[LINE]))
+            yield SourceBatch(self.file, batch.numbers, table.append_column(LINE, batch.table[LINE]))
 
     def read_sample(self) -> dict[str, list[Any]]:
         """The values of the first batch; none of columns with lists or objects."""
@@ -78,7 +78,7 @@ def list_as_lines(chunks: Iterable[bytes], name: str) -> bytes:
     return b"".join(encode(json.dumps(record, ensure_ascii=False)) + b"\n" for record in records)
 
 
-def parse_objects(batch: Batch) -> list[dict[str, Any]]:
+def parse_objects(batch: SourceBatch) -> list[dict[str, Any]]:
     """The objects in some lines. Raises ``DataError`` for another value."""
     lines = batch.table[LINE].to_pylist()
     try:

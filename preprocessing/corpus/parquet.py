@@ -16,7 +16,7 @@ import pyarrow.parquet
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import check_unpacked, one_line
 from preprocessing.corpus import addresses
-from preprocessing.corpus.batches import Batch, Reader, check_width
+from preprocessing.corpus.batches import Reader, SourceBatch, check_width
 from preprocessing.corpus.sources import File
 from preprocessing.labels import AUTO
 
@@ -36,7 +36,7 @@ class ParquetReader(Reader):
         if file.source.labels == AUTO:
             self.class_names = read_class_names(schema, file.source.label_column)
 
-    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """Columns of the file's own types, without dictionaries and views."""
         number, address = 1, self.file.address
         columns = None if keep_columns else [*self.file.key_by_column]
@@ -53,7 +53,7 @@ class ParquetReader(Reader):
                 table = pa.Table.from_batches([batch]).cast(pa.schema(types))
                 if self.class_names and not keep_columns:
                     table = name_classes(table, self.file.source.label_column, self.class_names)
-                yield Batch(self.file, np.arange(number, number + len(table)), table)
+                yield SourceBatch(self.file, np.arange(number, number + len(table)), table)
                 number += len(table)
         if number <= self.footer.num_rows:
             problem = f"has {number - 1:,} rows, but {self.footer.num_rows:,} in its footer: damaged; restore it"

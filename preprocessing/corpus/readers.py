@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import require_package
 from preprocessing.base.untrusted import check_unpacked, one_line
 from preprocessing.corpus import addresses
 from preprocessing.corpus.batches import FOLDER_SPLIT, PATH, Reader
@@ -48,7 +48,7 @@ def iter_sheet(file: File) -> Iterator[bytes]:
     """The first sheet of an Excel file as CSV, without empty rows; dates and numbers without their format. Raises
     ``DataError`` for a file that is damaged or hostile.
     """
-    needed("openpyxl", file.name, "excel")
+    require_package("openpyxl", file.name, "excel")
     import pandas as pd
 
     with addresses.open_file(file.address) as opened, warnings.catch_warnings():

@@ -25,7 +25,7 @@ from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import check_unpacked, refuse_binary
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
-from preprocessing.labels import AUTO, spelling
+from preprocessing.labels import AUTO, normalize_label
 
 EMBEDDED_LABELS: dict[str, list[Any]] = {"negative": ["negative", "neg", 0], "positive": ["positive", "pos", 1]}
 """The classes of ``EMBEDDED``, whose file has 0 and 1, with their names in other copies of IMDB's reviews."""
@@ -69,7 +69,9 @@ class File:
         splits: dict[str | None, str] = dict(SPELLINGS.items())
         if self.source.missing_label != "error":
             splits |= UNLABELLED_SPELLINGS
-        return splits | {spelling(value): split for split, values in self.splits.names.items() for value in values}
+        return splits | {
+            normalize_label(value): split for split, values in self.splits.names.items() for value in values
+        }
 
     @property
     def key_by_column(self) -> dict[str, str]:
@@ -97,7 +99,7 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
         elif address == FRAME and frame:
             yield File(frame, FRAME, "parquet", split, source, splits)
         else:
-            for path in addresses.find(address):
+            for path in addresses.find_files(address):
                 for member in list_tables(path, split) if is_archive(path) else [""]:
                     place, name = addresses.absolute(path), public(path)
                     if member:

@@ -17,16 +17,16 @@ import pyarrow.csv
 
 from preprocessing.base.errors import DataError
 from preprocessing.base.untrusted import one_line, refuse_binary
-from preprocessing.corpus.batches import BYTES, Batch, Reader, check_width, row_error
+from preprocessing.corpus.batches import BYTES, Reader, SourceBatch, check_width, row_error
 from preprocessing.corpus.detection import UTF8, detect_delimiter, detect_encoding, iter_records, name_columns
 from preprocessing.corpus.sources import File, suffix_of
 from preprocessing.labels import AUTO
 
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 SAMPLE_BYTES = 2_000_000
-"""How much of the beginning of a file tells its encoding and its delimiter."""
+"""How much of the beginning of a file is read to detect its encoding and delimiter."""
 FIRST_ROWS = 200
-"""How many rows tell whether the first one is a header."""
+"""How many rows are compared to detect whether the first one is a header."""
 MAX_ROW_BYTES = 4 << 20
 """Files are read in blocks of so many bytes, since no row may be longer."""
 NO_SEPARATOR = "\x01"
@@ -62,7 +62,7 @@ class LineReader(Reader):
         self.chunks = itertools.chain([head], self.chunks)
         return head[:SAMPLE_BYTES]
 
-    def batches(self, keep_columns: bool = False) -> Iterator[Batch]:
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """Columns of bytes."""
         used = self.columns if keep_columns or self.file.format == "folder" else self.file.key_by_column
         wanted = {at: name for at, name in enumerate(self.columns) if name in used}
@@ -75,7 +75,7 @@ class LineReader(Reader):
                 table = table.slice(0, num_rows).slice(has_header)
                 has_header, start = False, self.num_rows + 1
                 self.num_rows += len(table)
-                yield Batch(self.file, np.arange(start, start + len(table)), table)
+                yield SourceBatch(self.file, np.arange(start, start + len(table)), table)
         except pa.ArrowInvalid as error:
             raise self.parse_error(error) from None
         if last != END_MARK:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import LocalPath
 from preprocessing.base.terminal import Screen
@@ -31,7 +31,7 @@ def main(config: TutorialConfig) -> None:
             raise ConfigError(f"{target}: is there already and differs; remove it, or name another --output")
     screen = Screen()
     for target, source in source_by_target.items():
-        with storing(target, otherwise="name another --output"):
+        with storage_errors(target, otherwise="name another --output"):
             atomic.write_bytes(target, source.read_bytes())
-        screen.say(str(target))
-    screen.say(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")
+        screen.print_text(str(target))
+    screen.print_text(f"next: padless prepare {Path(config.output, 'messages.csv')} -o data/messages")

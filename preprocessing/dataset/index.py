@@ -190,7 +190,7 @@ class Index(Lazy[ShardInfo]):
         """
         path, self.parts = Path(root, INDEX), parts
         try:
-            with arrays.mapped(path) as file:
+            with arrays.map_file(path) as file:
                 content = file.read_buffer()
             schema, (batch,) = arrays.record_batches(pa.BufferReader(content))
             if hashlib.sha256(content).hexdigest() != sha256 or schema != INDEX_SCHEMA:

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import atomic
-from preprocessing.base.arrays import unpadded
+from preprocessing.base.arrays import unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0, Name
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import counted, plain_line, printable, public, shortened, tell
+from preprocessing.base.terminal import count_noun, plain_line, print_stderr, printable, public, shorten_line
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -34,7 +34,7 @@ from preprocessing.dataset.shards import (
     check_vocabulary,
     read_manifest,
 )
-from preprocessing.labels import typed_values
+from preprocessing.labels import convert_names
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -78,9 +78,9 @@ def main(config: InspectConfig) -> int:
     """Print what is in a dataset, or what is wrong with it; returns the exit code."""
     root = remote.local(config.data)
     if config.verify:
-        problems = verify(root)
+        problems = verify_dataset(root)
         for problem in problems:
-            tell(f"error: {problem}")
+            print_stderr(f"error: {problem}")
         if not problems:
             print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
         return DataError.exit_code if problems else 0
@@ -88,7 +88,7 @@ def main(config: InspectConfig) -> int:
     if config.json:
         print(json.dumps(description, indent=2, ensure_ascii=False))
     else:
-        print(render(description, read_manifest(root)))
+        print(render_description(description, read_manifest(root)))
     return 0
 
 
@@ -146,11 +146,11 @@ def sample_rows(split: Split, vocabulary: Vocabulary, max_rows: int) -> list[dic
     batch = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])
     rows: list[dict[str, Any]] = batch[:max_rows].to_pylist()
     for row in rows:
-        row["text"] = shortened(row["text"], MAX_SAMPLE_CHARACTERS)
+        row["text"] = shorten_line(row["text"], MAX_SAMPLE_CHARACTERS)
     return rows
 
 
-def render(description: dict[str, Any], manifest: Manifest) -> str:
+def render_description(description: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
@@ -185,16 +185,16 @@ def render_cells(split: dict[str, Any]) -> dict[str, str]:
 def rows_in_words(manifest: Manifest) -> str:
     """How many rows were read, of which files."""
     files = manifest.provenance["sources"]
-    source = files[0]["name"] if len(files) == 1 else counted(len(files), "file")
+    source = files[0]["name"] if len(files) == 1 else count_noun(len(files), "file")
     num_read, num_rows = manifest.statistics["rows_read"], sum(file["rows"] for file in files)
     share = f"{num_read:,} of " if num_read < num_rows else ""
-    return f"{share}{counted(num_rows, 'row')} of {source}"
+    return f"{share}{count_noun(num_rows, 'row')} of {source}"
 
 
 def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     """Lines on the classes, and on those too small for a split."""
     splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
-    names = [shortened(name, MAX_CLASS_CELLS) for name in manifest.labels]
+    names = [shorten_line(name, MAX_CLASS_CELLS) for name in manifest.labels]
     totals = Counter[int]()
     for split in splits:
         totals.update(split)
@@ -247,11 +247,13 @@ def lines_on_rows(manifest: Manifest) -> list[str]:
         verb = "left out" if name in num_dropped else "kept"
         count = num_dropped.get(name, num_kept.get(name, 0))
         if count and (name != "filtered" or manifest.provenance["config"]["source"]["where"]):
-            lines.append(f"{verb}: {counted(count, 'row')} {reason}")  # the embedded corpus is a part of its file
+            lines.append(f"{verb}: {count_noun(count, 'row')} {reason}")  # the embedded corpus is a part of its file
     num_truncated = sum(split["truncated"] for split in statistics["splits"].values())
     if num_truncated:
         max_tokens = manifest.text["spec"]["max_tokens"]
-        lines.append(f"shortened: {counted(num_truncated, 'row')} of more than {max_tokens:,} tokens (text.max_tokens)")
+        lines.append(
+            f"shortened: {count_noun(num_truncated, 'row')} of more than {max_tokens:,} tokens (text.max_tokens)"
+        )
     return lines
 
 
@@ -265,7 +267,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         check_vocabulary(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
-        self._values = typed_values(self.labels, self.manifest.label_type)
+        self._values = convert_names(self.labels, self.manifest.label_type)
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
@@ -308,7 +310,7 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
 
 def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
     """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
-    flat, starts = unpadded(block.ids, block.length)
+    flat, starts = unpad_segments(block.ids, block.length)
     ids, offsets = pa.array(flat.astype(np.int32)), pa.array(starts)
     tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
     columns = {
@@ -322,7 +324,7 @@ def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int
     return pa.RecordBatch.from_pydict(columns)
 
 
-def verify(root: str | Path) -> list[str]:
+def verify_dataset(root: str | Path) -> list[str]:
     """Check a dataset directory in full: manifest, vocabulary, every shard's bytes and, if they are right, what a
     training checks of the rows. Remote shards are checked when they are read.
 

@@ -8,7 +8,7 @@ record batch is read by one request for its bytes, checked against the index, an
 
 **Limit.** Files are removed before a new one exceeds ``$PADLESS_CACHE_GB``, first those that were needed last, so that
 passes over a larger dataset find the rest of it still there; the blocks of the windows in use come last. The time of a
-file (mtime) says so: 0 while it is in use, then when that ended. No process waits for room: a process that has mapped a
+file (mtime) has it: 0 while it is in use, then when that ended. No process waits for room: a process that has mapped a
 removed file can still read it, others fetch it again. So disk usage may exceed the limit by the two windows in use.
 """
 
@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import lock_file
 from preprocessing.corpus import addresses
 from preprocessing.dataset.index import INDEX, ShardInfo
 from preprocessing.dataset.shards import (
@@ -72,7 +72,7 @@ def local(address: str) -> Path:
     if not (target / MANIFEST).exists():
         lock = target.with_suffix(".lock")
         busy = UserError(f"{address}: another process of this node has been fetching it for an hour ({lock})")
-        with storing(target, otherwise=CACHE_HINT), locked(lock, TIMEOUT_S, busy):
+        with storage_errors(target, otherwise=CACHE_HINT), lock_file(lock, TIMEOUT_S, busy):
             if not (target / MANIFEST).exists():
                 fetch(address, target)
     return target
@@ -209,13 +209,13 @@ class RemoteSplit(Split):
         with suppress(DataError):  # not there, or damaged
             return open_file()
         busy = UserError(f"{address}: for an hour, another process has been fetching it, or removing files")
-        with locked(self.folder / f"{digest[:2]}.lock", TIMEOUT_S, busy):
+        with lock_file(self.folder / f"{digest[:2]}.lock", TIMEOUT_S, busy):
             with suppress(DataError):  # another process has fetched it
                 return open_file()
             data = addresses.read_range(address, start, stop, digest)
             with (
-                storing(self.folder, otherwise=CACHE_HINT),
-                locked(self.folder / "room.lock", TIMEOUT_S, busy),
+                storage_errors(self.folder, otherwise=CACHE_HINT),
+                lock_file(self.folder / "room.lock", TIMEOUT_S, busy),
             ):
                 make_room(self.folder, size, self.limit)
                 with atomic.replacing(folder / info.path, lasting=False) as temporary:

@@ -29,12 +29,12 @@ from msgspec import Meta
 
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Positive, Sha256, Share, typed
+from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_json
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
-from preprocessing.labels import LabelType, fits
+from preprocessing.labels import LabelType, fits_label_type
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -164,24 +164,21 @@ def write_shard(
     root: str | Path,
     split: str,
     number: int,
-    ids: np.ndarray,
-    length: np.ndarray,
-    label: np.ndarray,
-    row: np.ndarray,
+    content: Block,
     *,
     fold: int | None = None,
     block_rows: int = BLOCK_ROWS,
 ) -> ShardInfo:
     """Write shard ``number`` of a split, or of its ``fold``, atomically; ``write_index`` syncs its name to the disk.
 
-    ``ids`` is ``[rows, width]`` of uint16 or int32, zero beyond each row's ``length``; the other three are ``[rows]``.
+    The ids in ``content`` are zero beyond each row's length. Its record batches have ``block_rows`` rows.
     """
-    rows, width = ids.shape
-    assert rows > 0
-    layout = schema(width, ids.dtype)
-    values = pa.array(np.ascontiguousarray(ids).reshape(-1))
+    num_rows, width = content.ids.shape
+    assert num_rows > 0
+    layout = schema(width, content.ids.dtype)
+    values = pa.array(np.ascontiguousarray(content.ids).reshape(-1))
     lists = pa.FixedSizeListArray.from_arrays(values, type=layout.field("ids").type)
-    columns = {"ids": lists, "length": length, "label": label, "row": row}
+    columns = {"ids": lists, "length": content.length, "label": content.label, "row": content.row}
     path = Path(root, shard_path(split, number, fold, width))
     with atomic.replacing(path, lasting=False) as temporary:
         starts = list[int]()
@@ -190,12 +187,12 @@ def write_shard(
                 writer.write_batch(batch)
                 starts += [sink.tell() - pa.ipc.get_record_batch_size(batch)] * (not starts) + [sink.tell()]
         atomic.fsync(temporary)
-        with arrays.mapped(temporary) as file:
-            content = memoryview(file.read_buffer())
+        with arrays.map_file(temporary) as file:
+            data = memoryview(file.read_buffer())
         parts = (slice(0, None), *map(slice, starts, starts[1:]))
-        digest, *hashes = (hashlib.sha256(content[part]).hexdigest() for part in parts)
-    line = number, width, rows, len(content), digest, starts, hashes
-    return ShardInfo(split, *line, fold, histogram(length), histogram(label))
+        digest, *hashes = (hashlib.sha256(data[part]).hexdigest() for part in parts)
+    line = number, width, num_rows, len(data), digest, starts, hashes
+    return ShardInfo(split, *line, fold, histogram(content.length), histogram(content.label))
 
 
 def histogram(values: np.ndarray) -> dict[str, int]:
@@ -206,7 +203,7 @@ def histogram(values: np.ndarray) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Block:
-    """One record batch of a shard as numpy views of the mapped file."""
+    """The rows of a shard, or one of its record batches as numpy views of the mapped file."""
 
     ids: np.ndarray
     """``[rows, width]``, uint16 or int32."""
@@ -239,7 +236,7 @@ class Shard:
         self.path = Path(root, info.path)
         check_size(self.path, info.bytes)
         try:
-            with arrays.mapped(self.path) as file:
+            with arrays.map_file(self.path) as file:
                 buffer = file.read_buffer()
             layout, batches = arrays.record_batches(pa.BufferReader(buffer))
             num_full, last_rows = divmod(info.rows, block_rows)
@@ -328,14 +325,14 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     digest = content.pop("sha256", None)
     if hashlib.sha256(atomic.canonical_json(content)).hexdigest() != digest:
         raise DataError(f"{path}: its content does not match its sha256: edited or damaged; {REBUILD}")
-    manifest: Manifest = typed(Manifest, content, path, REBUILD)
+    manifest: Manifest = convert_json(Manifest, content, path, REBUILD)
     for description in (manifest.statistics, manifest.provenance):
-        typed(DescriptiveKeys, description, path, REBUILD)
+        convert_json(DescriptiveKeys, description, path, REBUILD)
     parts = [part for name in manifest.splits for part in manifest.splits[name]]
     histograms = [(part.rows, rows_by) for part in parts for rows_by in (part.widths, part.lengths, part.labels)]
     is_consistent = all(sum(rows_by.values()) == rows for rows, rows_by in histograms)
     is_distinct = len({*manifest.labels}) == len(manifest.labels)
-    if not (is_consistent and is_distinct and fits(manifest.labels, manifest.label_type)):
+    if not (is_consistent and is_distinct and fits_label_type(manifest.labels, manifest.label_type)):
         raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
 

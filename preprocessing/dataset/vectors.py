@@ -49,7 +49,7 @@ def sample(splits: Sequence[Split]) -> list[Block]:
 
 
 @threadpool_limits.wrap(limits=1)
-def learn(blocks: Sequence[Block], vocabulary_size: int, dim: int, window: int = WINDOW) -> np.ndarray:
+def learn_vectors(blocks: Sequence[Block], vocabulary_size: int, dim: int, window: int = WINDOW) -> np.ndarray:
     """float32 ``[vocabulary, dim]``: a vector for each id that has a neighbour, zeros for the others; only zeros if all
     would be the same.
     """

@@ -62,9 +62,9 @@ class Assignment(engine.Part[dict[str, Any]]):
         unusable split.
         """
         work = self.root.parent
-        facts = [str(tokenize.path_of(self.root, number, "facts")) for number in range(len(self.rows_per_part))]
+        facts = [str(tokenize.part_path(self.root, number, "facts")) for number in range(len(self.rows_per_part))]
         atomic.sweep(work / "assign")
-        folder = atomic.unfinished(work / "assign")  # another share may make the same part
+        folder = atomic.temporary_path(work / "assign")  # another share may make the same part
         try:
             with open_database(folder, self.threads) as database:
                 assigner = Assigner(database, self.config, len(set(self.class_numbers.values())), self.source_name)
@@ -84,7 +84,7 @@ class Assignment(engine.Part[dict[str, Any]]):
                     pending = pa.concat_tables([pending, pa.Table.from_batches([next(batches)])])
                 part = pending.slice(0, num_rows)
                 pending = pending.slice(num_rows)
-                path = tokenize.path_of(self.root, number, "assigned")
+                path = tokenize.part_path(self.root, number, "assigned")
                 arrays.write_batch(path, {name: part[name].combine_chunks() for name in COLUMNS})
                 hashes[path.name] = atomic.sha256_file(path)
         return hashes
@@ -108,10 +108,10 @@ class AssignedParts:
 
     def load(self, number: int) -> dict[str, np.ndarray]:
         """``split`` (int8), ``label`` (int32) and ``fold`` (int16) of the rows of one part, in the order of
-        ``tokenize.load``.
+        ``tokenize.load_part``.
         """
-        order = tokenize.load(self.folder, number)["order"]
-        assigned = tokenize.read_batch(tokenize.path_of(self.folder, number, "assigned"))
+        order = tokenize.load_part(self.folder, number)["order"]
+        assigned = tokenize.read_batch(tokenize.part_path(self.folder, number, "assigned"))
         return {name: assigned[name].to_numpy()[order] for name in COLUMNS}
 
 
@@ -152,7 +152,8 @@ class Assigner:
         rows_by_split = {name: counts.pop(name) for name in SPLITS}
         num_labelled, report = counts.pop("labelled"), counts
         self.check_labelled(num_labelled, report["empty"])
-        fractions = {name: 0.0 if rows_by_split[name] else getattr(splits, name) for name in (VALIDATION, TEST)}
+        fractions = {VALIDATION: splits.validation, TEST: splits.test}
+        fractions |= {name: 0.0 for name in fractions if rows_by_split[name]}
         if splits.group_column is not None:
             report["groups"] = self.keep_groups_together()
         self.split_candidates(fractions, report)

@@ -31,7 +31,7 @@ from preprocessing.base.processes import available_cores
 from preprocessing.base.signals import COMMAND
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus.columns import apply_columns, resolve
+from preprocessing.corpus.columns import apply_columns, resolve_source
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -56,7 +56,7 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 
-def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None:
+def build_dataset(config: PreprocessConfig, frame: str | None = None) -> Manifest | None:
     """Build the dataset that ``config`` describes, continue an interrupted job, or find it complete. ``frame`` is the
     Parquet file of the source ``FRAME``.
 
@@ -64,31 +64,33 @@ def build(config: PreprocessConfig, frame: str | None = None) -> Manifest | None
     ``DataError`` or ``UserError``.
     """
     screen = Screen(errors=True, quiet=config.quiet)
-    with output.claim(config) as (root, target), ExitStack() as stack:
+    with output.claim_output(config) as (root, target), ExitStack() as stack:
         advice = f"what is finished is kept in {root / output.WORK}; the same command goes on"
         stack.enter_context(COMMAND.advising(advice))
         workers = stack.enter_context(open_workers(config.executor, quiet=config.quiet))
         existing = output.read_existing(target, config.overwrite)
-        pipeline = resources.resolve(config.text)
-        resolved = resolve(list(list_files(config.source, config.splits, frame)))
+        pipeline = resources.resolve_pipeline(config.text)
+        resolved = resolve_source(list(list_files(config.source, config.splits, frame)))
         config = apply_columns(config, resolved.chosen, resolved.split_column)
-        job = Job(config, root.absolute(), pipeline, resolved.files, workers, screen)
+        job = DatasetJob(config, root.absolute(), pipeline, resolved.files, workers, screen)
         if existing and job.is_complete(existing):
-            screen.say(f"{public(config.output)}: already complete for this configuration and source; nothing to do")
+            screen.print_text(
+                f"{public(config.output)}: already complete for this configuration and source; nothing to do"
+            )
             manifest: Manifest | None = existing
         else:
             for line in resolved.lines:
-                screen.say(line)
+                screen.print_text(line)
             manifest = job.make()
         if manifest and workers.share.count == 1:  # the last share to end removes what they needed
             message = output.finish(root, target, is_fresh=manifest is not existing)
             if message:
-                screen.say(message)
+                screen.print_text(message)
         return manifest
 
 
 @dataclass(frozen=True)
-class Job:
+class DatasetJob:
     """The making of one dataset."""
 
     config: PreprocessConfig
@@ -146,7 +148,7 @@ class Job:
         config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
-        self.screen.say(f"tokens: {config.text.summary()}")
+        self.screen.print_text(f"tokens: {config.text.summary()}")
         shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
         if not share.is_leader:
             return None
@@ -183,7 +185,7 @@ class Job:
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
         task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names, threads)
         with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
-            ((_, observed),) = engine.run([task], self.workers, progress)
+            ((_, observed),) = engine.run_parts([task], self.workers, progress)
         check_splits(observed, num_rows, classes.names, splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
@@ -202,7 +204,8 @@ def statistics(
 ) -> dict[str, Any]:
     """The manifest's statistics: what was read and left out, the ``report`` of ``Assignment``, and each split."""
     converted = [source.converted for source in sources]
-    left_out = {name: sum(getattr(source, name) for source in converted) for name in ("neutral", "filtered")}
+    left_out = {"neutral": sum(source.neutral for source in converted)}
+    left_out["filtered"] = sum(source.filtered for source in converted)
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
     splits = dict[str, dict[str, float]]()
@@ -210,9 +213,10 @@ def statistics(
         if rows_by_length:
             num_empty, num_unknown = rows_by_length[0], shards.num_unknown[name]
             num_ids = sum(total.tokens for total in shards.splits[name]) - num_empty
+            num_truncated = sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens)
             splits[name] = {
                 "tokens": sum(length * rows for length, rows in rows_by_length.items()),
-                "truncated": sum(rows for length, rows in rows_by_length.items() if length > config.text.max_tokens),
+                "truncated": num_truncated,
                 "empty": num_empty,
                 "unknown": num_unknown,
                 "unknown_rate": round(num_unknown / max(num_ids, 1), 6),
@@ -242,17 +246,19 @@ def provenance(config: PreprocessConfig, sources: list[Source]) -> dict[str, Any
     return {"sources": entries, "config": public_values(config.deciding()), "versions": versions}
 
 
-def run(config: PreprocessConfig) -> None:
+def prepare_dataset(config: PreprocessConfig) -> None:
     """``padless prepare``: build a dataset; run it again to continue after an interruption."""
-    manifest, screen = build(config), Screen(quiet=config.quiet)
+    manifest, screen = build_dataset(config), Screen(quiet=config.quiet)
     if manifest is None:
-        screen.say(f"{public(config.output)}: share {config.executor.share} is done; share 0 completes the dataset")
+        screen.print_text(
+            f"{public(config.output)}: share {config.executor.share} is done; share 0 completes the dataset"
+        )
         return
     notes = Screen(errors=True, quiet=config.quiet)
     for line in (*lines_on_classes(manifest), *lines_on_splits(manifest)):
-        notes.say(line)
-    screen.say(f"read: {rows_in_words(manifest)}")
+        notes.print_text(line)
+    screen.print_text(f"read: {rows_in_words(manifest)}")
     for line in lines_on_rows(manifest):
-        Screen(errors=True).say(line)
-    screen.say(f"{public(config.output)}: {manifest.summary()}, vocabulary {manifest.vocabulary_size:,}")
-    screen.say(f"next: padless train {shlex.quote(public(config.output))}")
+        Screen(errors=True).print_text(line)
+    screen.print_text(f"{public(config.output)}: {manifest.summary()}, vocabulary {manifest.vocabulary_size:,}")
+    screen.print_text(f"next: padless train {shlex.quote(public(config.output))}")

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.schema import typed
+from preprocessing.base.schema import convert_json
 from preprocessing.base.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
 from preprocessing.base.terminal import Screen, public
 from preprocessing.base.untrusted import read_json
@@ -24,29 +24,37 @@ from preprocessing.job import tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.vocabulary import UNK, Counts, Vocabulary, count_pieces, freeze, freeze_pieces, merge_counts
+from preprocessing.text.vocabulary import (
+    UNK,
+    TokenCounts,
+    Vocabulary,
+    count_pieces,
+    freeze,
+    freeze_pieces,
+    merge_counts,
+)
 
 BUNDLE, BUNDLE_INDEX = "bundle", "bundle.json"
-"""A run's folder with its bundle, and the file that says what is in it."""
+"""A run's folder with its bundle, and the file that describes it."""
 BASE = "vocabulary_base"
 """Key of ``vocabulary.base`` in a manifest's provenance."""
 MAX_COUNTS_IN_MEMORY = 16
 """Counts of parts that are held before they are merged."""
 
 
-def count_part(assigned: AssignedParts, number: int) -> Counts:
+def count_part(assigned: AssignedParts, number: int) -> TokenCounts:
     """How often each token of a part occurs in rows of training and without a label."""
-    rows, types = tokenize.load(assigned.folder, number), tokenize.load_types(assigned.folder, number)
+    rows, types = tokenize.load_part(assigned.folder, number), tokenize.load_types(assigned.folder, number)
     is_counted = np.isin(assigned.load(number)["split"], (TRAIN_NUMBER, UNLABELLED_NUMBER))
     is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"]))
     counts = np.bincount(rows["codes"][is_token_counted], minlength=len(types))
     occurring = np.flatnonzero(counts)
-    return Counts(types.take(occurring), counts[occurring])
+    return TokenCounts(types.take(occurring), counts[occurring])
 
 
-def count_all(assigned: AssignedParts, workers: Workers) -> Counts:
+def count_all(assigned: AssignedParts, workers: Workers) -> TokenCounts:
     """How often each token occurs in the splits that are learned from: training, and unlabelled."""
-    merged = list[Counts]()
+    merged = list[TokenCounts]()
     numbers = range(len(assigned.rows_per_part))
     for _, counts in workers.map(partial(count_part, assigned), numbers, step="count"):
         merged.append(counts)
@@ -77,7 +85,7 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
             problem = "there is no dataset, no bundle and no run that has finished an epoch; name the directory of one"
             raise ConfigError(f"vocabulary.base: {address}: {problem}")
         path, hint = root / BUNDLE_INDEX, "restore it, or name another vocabulary.base"
-        index: BundleIndex = typed(BundleIndex, read_json(path, hint), str(path), hint)
+        index: BundleIndex = convert_json(BundleIndex, read_json(path, hint), str(path), hint)
         text, vocabulary_hash = index["text"], index["vocabulary_hash"]
     base = TextPipeline.from_json(text, root)
     if base.hash != pipeline.hash:
@@ -93,7 +101,7 @@ def read_base(address: str, pipeline: TextPipeline) -> Vocabulary:
 
 
 def freeze_vocabulary(
-    words: Counts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
+    words: TokenCounts, config: PreprocessConfig, base: Vocabulary | None, screen: Screen
 ) -> tuple[Vocabulary, dict[str, int]]:
     """The vocabulary for texts with these ``words``, and their ``statistics.vocabulary``: how many tokens there are,
     words or pieces of words, and how many have no id.
@@ -112,5 +120,5 @@ def freeze_vocabulary(
         raise DataError(f"{problem}; name another")
     if base:
         cover = f"{1 - num_unknown / max(num_tokens, 1):.1%} of the tokens"
-        screen.say(f"vocabulary: the {len(base):,} ids of {public(str(settings.base))} cover {cover}")
+        screen.print_text(f"vocabulary: the {len(base):,} ids of {public(str(settings.base))} cover {cover}")
     return vocabulary, {"tokens_counted": num_tokens, "tokens_left_out": num_unknown}

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, counted, duration
+from preprocessing.base.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration
 from preprocessing.base.untrusted import MOST_JSON, read_bytes
 from preprocessing.job.executors import POLL_S, ROWS, Workers, read_activity
 
@@ -45,7 +45,7 @@ class Part(Generic[Result]):
     root: Path
     """Absolute: the folder that the names of its files are relative to."""
     marker: Path
-    """Absolute: the file that says that the part is complete."""
+    """Absolute: the marker file of a complete part."""
     size: int
     """Rows, approximately, for the progress."""
 
@@ -85,10 +85,10 @@ def read_result(part: Part[Result], *, verify: bool = True) -> Result | None:
 
 def make(part: Part[Result]) -> Result:
     """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
-    return mark(part, *part.make())
+    return write_marker(part, *part.make())
 
 
-def mark(part: Part[Result], result: Result, hashes: dict[str, str]) -> Result:
+def write_marker(part: Part[Result], result: Result, hashes: dict[str, str]) -> Result:
     """Write the marker of a part whose files have these ``hashes``; returns the result."""
     pa.default_memory_pool().release_unused()  # or it grows with the number of parts
     files = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in hashes.items()}
@@ -99,7 +99,7 @@ def mark(part: Part[Result], result: Result, hashes: dict[str, str]) -> Result:
 AnyPart = TypeVar("AnyPart", bound=Part[Any])
 
 
-def run(
+def run_parts(
     parts: Iterable[AnyPart], workers: Workers, progress: Progress, *, wait: bool = True
 ) -> Iterator[tuple[AnyPart, Any]]:
     """Yield every part with its result: those that workers make as they finish, those that other shares of the job make
@@ -212,7 +212,7 @@ class Progress(Live):
         elapsed_s = time.monotonic() - self.start_s
         if elapsed_s < LINE_EVERY_S and not self.skipped:
             return
-        skipped = f", {counted(self.skipped, 'part')} already done" if self.skipped else ""
+        skipped = f", {count_noun(self.skipped, 'part')} already done" if self.skipped else ""
         rate = f"{self.finished / max(elapsed_s, 1e-9):,.0f} docs/s"
         self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s, {rate}{skipped}"])
 

@@ -88,7 +88,7 @@ class Workers:
         """Yield each task with its result, in the order in which tasks finish. A single task runs in this process.
 
         ``tasks`` is read while the first ones already run. A new file in ``folder`` shows that a long task goes on.
-        Raises what a task raises, and ``UserError`` when nothing happens within the limit or a worker dies.
+        Raises what a task raises, and ``UserError`` when nothing happens within the limit or a worker process ends.
         """
         remaining = iter(tasks)
         first_tasks = list(itertools.islice(remaining, 2))
@@ -164,6 +164,6 @@ def connect_dask(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         problem = f"no scheduler with workers answers there ({one_line(error)})"
         raise ConfigError(f"executor.scheduler: {address}: {problem}") from None
     with client:
-        Screen(errors=True, quiet=quiet).say(f"dask: {address}, dashboard at {client.dashboard_link}")
+        Screen(errors=True, quiet=quiet).print_text(f"dask: {address}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
         yield Workers(config.timeout_s, client.get_executor(pure=False), losses)

@@ -3,7 +3,7 @@
 
 A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, the two
 directories exchange names in one step; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
-directory of such a name belongs to the user and is left alone.
+directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.base import atomic
-from preprocessing.base.atomic import storing
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import is_lock, locked
+from preprocessing.base.processes import is_lock, lock_file
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
@@ -34,7 +34,7 @@ SHARE_LOCK_S = 5.0
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
 DATASET_FILES = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?-w\d+\.arrow")
 """The files of a dataset, below its directory."""
-storing_output = partial(storing, otherwise="name another directory with --output")
+storing_output = partial(storage_errors, otherwise="name another directory with --output")
 REPLACE = "choose another --output, or replace it with --overwrite true"
 
 
@@ -44,7 +44,7 @@ def building_path(target: Path) -> Path:
 
 
 @contextmanager
-def claim(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
+def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     """Lock the output, and finish or remove what an interrupted run left.
 
     Gives the directory to write in and the dataset's final directory; they differ if an older dataset is replaced.
@@ -91,7 +91,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
         is_new, is_shared = not root.exists(), share.count > 1
         if is_shared:
             make_work(root)
-        with locked(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
+        with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
             try:
                 yield
             except BaseException:
@@ -103,7 +103,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
 def check_shares(work: Path, settings: Any) -> None:
     """Raise ``ConfigError`` if another share works below ``work`` with other settings (a value of JSON)."""
     path, text = work / "shares.json", json.dumps(settings, sort_keys=True)
-    temporary = atomic.unfinished(path)
+    temporary = atomic.temporary_path(path)
     temporary.write_text(text)
     with suppress(FileExistsError):  # another share was first
         os.link(temporary, path)
@@ -170,7 +170,7 @@ def refuse_foreign(root: Path) -> None:
     has_others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     # last, since another share may begin at the same moment
     is_begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    if not is_begun and (is_strange or (has_others and not atomic.says(root / MANIFEST, FORMAT))):
+    if not is_begun and (is_strange or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 

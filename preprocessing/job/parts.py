@@ -58,7 +58,7 @@ class ConvertedFile(engine.Part[Converted]):
         converted = engine.read_result(self)
         if converted is None:
             converted = yield from convert_parts(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
-            engine.mark(self, converted, hashes_of(converted))
+            engine.write_marker(self, converted, hashes_of(converted))
         else:
             yield from converted.parts
 
@@ -98,7 +98,9 @@ def convert_all(
     tasks = [ConvertedFile.from_file(work, file, keep_columns) for file in files]
     task_by_key = {task.key: task for task in tasks}
     with engine.show_progress("read", 0, quiet) as progress:
-        converted_by_key = {task.key: result for task, result in engine.run(task_by_key.values(), workers, progress)}
+        converted_by_key = {
+            task.key: result for task, result in engine.run_parts(task_by_key.values(), workers, progress)
+        }
     sources, classes, offset = list[Source](), set[str](), 0
     for task in tasks:
         converted = converted_by_key[task.key]

@@ -75,7 +75,7 @@ class TokenizedPart(engine.Part[int]):
         }
         for name in {"number", "date"} & {*table.column_names}:
             facts[name] = pa.array(table[name].to_numpy(), from_pandas=True)
-        paths = {name: path_of(self.root, self.number, name) for name in ("rows", "types", "facts")}
+        paths = {name: part_path(self.root, self.number, name) for name in ("rows", "types", "facts")}
         arrays.write_batch(paths["rows"], columns)
         arrays.write_batch(paths["types"], {"types": tokens.types})
         repeating = ["label", "named", "missing", "num_tokens", "group_hash"]
@@ -125,23 +125,23 @@ def tokenize_all(
 
     num_rows = sum(part.rows for source in sources for part in source.converted.parts)
     with engine.show_progress("tokenize", num_rows, screen.quiet) as progress:
-        deque(engine.run(list_tasks(), workers, progress), maxlen=0)
+        deque(engine.run_parts(list_tasks(), workers, progress), maxlen=0)
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
     return sources, tasks
 
 
-def path_of(folder: Path, number: int, name: str) -> Path:
+def part_path(folder: Path, number: int, name: str) -> Path:
     """The file of a part's rows, types, facts, or of what later steps add to them."""
     return folder / f"{number:06d}-{name}.{'parquet' if name == 'facts' else 'arrow'}"
 
 
-def load(folder: Path, number: int) -> dict[str, np.ndarray]:
+def load_part(folder: Path, number: int) -> dict[str, np.ndarray]:
     """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source), ``order`` (int32: its
     place among the rows of the part) and ``codes``, into which ``offsets`` is int64 ``[rows + 1]``.
     """
-    columns = read_batch(path_of(folder, number, "rows"))
+    columns = read_batch(part_path(folder, number, "rows"))
     codes = columns["codes"]
     arrays_by_name = {name: columns[name].to_numpy() for name in ("key", "row", "order")}
     return arrays_by_name | {"codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
@@ -149,12 +149,12 @@ def load(folder: Path, number: int) -> dict[str, np.ndarray]:
 
 def load_types(folder: Path, number: int) -> pa.Array:
     """The distinct tokens of a part; its codes are row numbers of this."""
-    return read_batch(path_of(folder, number, "types"))["types"]
+    return read_batch(part_path(folder, number, "types"))["types"]
 
 
 def read_batch(path: Path) -> pa.RecordBatch:
     """A file of ``write_batch``, mapped."""
-    with open(path, "rb") as file:  # pa.memory_map asks for all pages at once; small ranges of many files are read
+    with open(path, "rb") as file:  # pa.memory_map reads all pages at once; small ranges of many files are read
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return pa.ipc.open_file(pa.py_buffer(mapped)).get_batch(0)
 

@@ -21,7 +21,7 @@ from preprocessing.base.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index
-from preprocessing.dataset.shards import VOCABULARY, id_dtype, write_shard
+from preprocessing.dataset.shards import VOCABULARY, Block, id_dtype, write_shard
 from preprocessing.job import engine, tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
@@ -60,11 +60,11 @@ class EncodedPart(engine.Part[Lengths]):
     def make(self) -> tuple[Lengths, dict[str, str]]:
         """Store the ids, truncated, beside what was assigned to the rows."""
         vocabulary = engine.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
-        rows, assigned = tokenize.load(self.root, self.number), self.assigned.load(self.number)
+        rows, assigned = tokenize.load_part(self.root, self.number), self.assigned.load(self.number)
         encoded = self.look_up(vocabulary, rows["codes"], rows["offsets"])
         ids = encoded.ids.astype(id_dtype(len(vocabulary)))
         lists = pa.LargeListArray.from_arrays(encoded.offsets, ids)
-        path = tokenize.path_of(self.root, self.number, "ids")
+        path = tokenize.part_path(self.root, self.number, "ids")
         arrays.write_batch(path, {"key": rows["key"], "row": rows["row"], "ids": lists, **assigned})
         num_unknown = arrays.segment_sums(ids == UNK, encoded.offsets) * (encoded.num_tokens > 0)
         lengths = Lengths()
@@ -111,10 +111,11 @@ class ShardRange(engine.Part[list[ShardInfo]]):
         rows["number"] = self.numbers.start - 1 + begins.searchsorted(rows["key"], side="right")
         shards = list[ShardInfo]()
         for (number, split, fold, width), chosen in rows.groupby(["number", "split", "fold", "width"]).indices.items():
-            padded = arrays.padded(*arrays.take(values, offsets, chosen), int(width))
+            padded = arrays.pad_segments(*arrays.take(values, offsets, chosen), int(width))
             columns = (rows[name].to_numpy()[chosen] for name in ("length", "label", "row"))
+            content = Block(padded, *columns)
             shard_fold = None if fold == NO_FOLD else int(fold)
-            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), padded, *columns, fold=shard_fold))
+            shards.append(write_shard(self.root, ALL_SPLITS[split], int(number), content, fold=shard_fold))
         return shards, {shard.path: shard.sha256 for shard in shards}
 
     def read_rows(self) -> pa.Table:
@@ -122,7 +123,7 @@ class ShardRange(engine.Part[list[ShardInfo]]):
         split_numbers, batches = pa.array([split_number(name) for name in self.splits], pa.int8()), []
         low, past = ((number << 64) // self.num_ranges for number in (self.numbers.start, self.numbers.stop))
         for number in range(len(self.assigned.rows_per_part)):
-            batch = tokenize.read_batch(tokenize.path_of(self.assigned.folder, number, "ids"))
+            batch = tokenize.read_batch(tokenize.part_path(self.assigned.folder, number, "ids"))
             key = batch["key"].to_numpy()
             begin, end = key.searchsorted(np.uint64(low)), key.searchsorted(np.uint64(past - 1), side="right")
             batch = batch.slice(begin, end - begin)
@@ -165,14 +166,14 @@ def write_all(
     ]
     lengths, num_unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
     with engine.show_progress("lookup", assigned.num_rows, screen.quiet) as progress:
-        for _, lengths_of_part in engine.run(lookups, workers, progress):
+        for _, lengths_of_part in engine.run_parts(lookups, workers, progress):
             for name, (counts, unknown_of_part) in lengths_of_part.items():
                 lengths[name].update(counts)
                 num_unknown[name] += unknown_of_part
     ranges = plan_ranges(key, root, config, assigned, lengths)
     splits, index_hash = dict[str, list[Totals]](), ""
     with engine.show_progress("encode", assigned.num_rows, screen.quiet) as progress:
-        results = engine.run(ranges, workers, progress, wait=workers.share.is_leader)
+        results = engine.run_parts(ranges, workers, progress, wait=workers.share.is_leader)
         if workers.share.is_leader:
             splits, index_hash = write_index(root, itertools.chain.from_iterable(shards for _, shards in results))
         else:

@@ -59,7 +59,7 @@ def visible_spans(text: str) -> list[tuple[int, int]]:
 
 
 class _Markup:
-    """One left-to-right pass over a text; remembers which closers do not occur any more, so it stays linear."""
+    """One left-to-right pass over a text; keeps which closers do not occur any more, so it stays linear."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -192,7 +192,7 @@ def encode(text: str) -> bytes:
         return _SURROGATE.sub("\ufffd", text).encode()
 
 
-def prepare(text: str, spec: TextSpec) -> str:
+def clean_text(text: str, spec: TextSpec) -> str:
     """The text without markup, normalized and in lower case, as ``spec`` has it."""
     text = normalize(clean(text) if spec.html else text, spec)
     return nfc(text.lower()) if spec.lowercase else text

@@ -106,7 +106,8 @@ def spans_of(text: str, tokens: Sequence[str], tokenizer: Tokenizer) -> list[Spa
     model_tokens = {*tokens}
     text_tokens, spans = list[str](), list[Span]()
     for span, word in zip(positions, words, strict=True):
-        text_tokens += [token if token in model_tokens else RESERVED[UNK] for token in word]
+        for token in word:
+            text_tokens.append(token if token in model_tokens else RESERVED[UNK])
         spans += [span] * len(word)
     end = _align_spans(tokens[head:][::-1], text_tokens[::-1], spans[::-1])[::-1]
     return _align_spans(tokens[:head], text_tokens, spans) + end

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language data of this machine that text pipelines use: stop words, lemmas, NLTK's files.
 
-:func:`resolve` records the stop words and versions that a :class:`TextSpec` refers to here. :func:`verify_resources`
-checks, perhaps on another machine, that a pipeline still gives the same tokens. Nothing is downloaded: compute nodes
-have no internet, and a silent fallback would change results.
+:func:`resolve_pipeline` records the stop words and versions that a :class:`TextSpec` refers to here.
+:func:`verify_resources` checks, perhaps on another machine, that a pipeline still gives the same tokens. Nothing is
+downloaded: compute nodes have no internet, and a silent fallback would change results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Literal
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.base.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc, normalize
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
@@ -42,7 +42,7 @@ CONTRACTIONS = ("n't", "dont", "cant", "wont", "isnt", "didnt", "doesnt", "wasnt
 """Endings of English negations."""
 
 
-def resolve(spec: TextSpec) -> TextPipeline:
+def resolve_pipeline(spec: TextSpec) -> TextPipeline:
     """Look up the stop words of ``spec`` and the versions of everything else here that decides its tokens.
 
     Raises :class:`DataError` naming what is missing, where it was searched, and the command that fetches it.
@@ -56,12 +56,12 @@ def resource_versions(spec: TextSpec) -> dict[str, str]:
     Raises :class:`DataError` when something is missing.
     """
     resources = TOKENIZERS[spec.tokenizer].resources
-    versions: dict[str, str] = {} if resources is None else load(resources)(spec)
+    versions: dict[str, str] = {} if resources is None else load_object(resources)(spec)
     if spec.lemmatizer == "wordnet":
         versions["wordnet"] = fingerprint(find_folder("corpora/wordnet"), WORDNET_FILES)
     if spec.lemmatizer == "simplemma":
         simplemma(spec.language)
-        versions["simplemma"] = str(load("simplemma:__version__"))
+        versions["simplemma"] = str(load_object("simplemma:__version__"))
     return versions
 
 
@@ -125,7 +125,7 @@ def read_stop_words(source: str, language: str) -> list[str]:
 
 
 def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
-    """A function from one token to its lemma; None for none. Raises as :func:`resolve`."""
+    """A function from one token to its lemma; None for none. Raises as :func:`resolve_pipeline`."""
     if spec.lemmatizer == "wordnet":
         return WordNet(spec.wordnet_pos)
     return simplemma(spec.language) if spec.lemmatizer == "simplemma" else None
@@ -133,7 +133,7 @@ def lemmatizer(spec: TextSpec) -> Callable[[str], str] | None:
 
 def simplemma(language: str) -> Callable[[str], str]:
     """simplemma's lemma in one language; raises :class:`ConfigError` for a language it does not have."""
-    lemmatizer = load("simplemma:Lemmatizer")()
+    lemmatizer = load_object("simplemma:Lemmatizer")()
     try:
         lemmatizer.lemmatize("word", lang=language)
     except ValueError as error:

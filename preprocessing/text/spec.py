@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import Name, typed
+from preprocessing.base.schema import Name, convert_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class TextPipeline:
         Raises :class:`DataError` when the value is not one.
         """
         message = f"{path}: not a text pipeline of this version of padless"
-        pipeline: TextPipeline = typed(cls, value, message, "run preprocessing again")
+        pipeline: TextPipeline = convert_json(cls, value, message, "run preprocessing again")
         return pipeline
 
     @cached_property

@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from preprocessing.base import arrays
 from preprocessing.base.errors import DataError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.text import resources
-from preprocessing.text.cleaning import encode, prepare
+from preprocessing.text.cleaning import clean_text, encode
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -71,11 +71,11 @@ class PerText:
 
     spec: TextSpec
     words_of_text: Callable[[str], list[str]]
-    """Its argument is a text that ``prepare`` returned."""
+    """Its argument is a text that ``clean_text`` returned."""
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
         """Every word is a surface."""
-        words = [self.words_of_text(prepare(text, self.spec)) for text in texts.to_pylist()]
+        words = [self.words_of_text(clean_text(text, self.spec)) for text in texts.to_pylist()]
         sizes = np.array([*map(len, words)], np.int64)
         return pa.array(chain.from_iterable(words), pa.large_string()), _offsets(sizes)
 
@@ -111,7 +111,7 @@ class Tokenizer:
         self._pieces = None if vocabulary is None or pipeline.spec.subwords == "none" else vocabulary.pieces
         self._stop_words = frozenset(pipeline.stop_words)
         self._lemma = resources.lemmatizer(pipeline.spec)
-        self._rules: Rules = load(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
+        self._rules: Rules = load_object(TOKENIZERS[pipeline.spec.tokenizer].rules)(pipeline.spec)
         self._clear_cache()
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[TextPipeline, Vocabulary | None]]:
@@ -132,7 +132,7 @@ class Tokenizer:
         codes: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
         for batch in _slice_texts(_as_array(texts), ROUND_TEXTS, ROUND_BYTES):
-            pieces = [self._rules.split(piece) for piece in _slice_texts(batch, PIECE_TEXTS, PIECE_BYTES)]
+            pieces = [self._rules.split(text_slice) for text_slice in _slice_texts(batch, PIECE_TEXTS, PIECE_BYTES)]
             encoded = pa.concat_arrays([surfaces for surfaces, _ in pieces]).dictionary_encode()
             surface_codes = self._encode_surfaces(encoded.dictionary.cast(pa.binary()).to_pylist())
             token_codes, rows, growth = self._expand_sequences(surface_codes.take(encoded.indices.to_numpy()))

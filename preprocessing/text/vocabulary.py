@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
-from preprocessing.base.arrays import mapped, record_batches, write_batch
+from preprocessing.base.arrays import map_file, record_batches, write_batch
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.installed import needed
+from preprocessing.base.installed import require_package
 from preprocessing.base.schema import MAX_COUNT, AtLeast1, Name
 from preprocessing.base.untrusted import one_line
 
@@ -44,18 +44,18 @@ _HASH_KEY = b"padless.vocabulary.sha256"
 
 
 @dataclass(frozen=True, eq=False)
-class Counts:
+class TokenCounts:
     """How often each token occurs. ``types``: large_string, distinct, any order; ``counts``: int64, one per type."""
 
     types: pa.Array
     counts: np.ndarray
 
 
-def merge_counts(parts: Sequence[Counts]) -> Counts:
+def merge_counts(parts: Sequence[TokenCounts]) -> TokenCounts:
     """The sum of counts, in any order of rows."""
     table = pa.concat_tables(pa.table([part.types, part.counts], schema=_SCHEMA) for part in parts)
     table = table.group_by("token").aggregate([("count", "sum")])
-    return Counts(table["token"].combine_chunks(), table["count_sum"].to_numpy())
+    return TokenCounts(table["token"].combine_chunks(), table["count_sum"].to_numpy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class VocabularyConfig:
         return replace(self, min_count=2 if num_tokens < HUGE_CORPUS else 5)
 
 
-def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabulary:
+def freeze(counts: TokenCounts, min_count: int = 1, max_size: int = 65536) -> Vocabulary:
     """Give every token that occurs at least ``min_count`` times an id, the most frequent first.
 
     Ties are broken by the token's UTF-8 bytes, so the result does not depend on the order of counting. ``max_size``
@@ -111,13 +111,13 @@ def freeze(counts: Counts, min_count: int = 1, max_size: int = 65536) -> Vocabul
     return Vocabulary(tokens.combine_chunks(), np.concatenate([[0, num_unknown], frequencies]))
 
 
-def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
+def freeze_pieces(counts: TokenCounts, min_count: int, max_size: int) -> Vocabulary:
     """As ``freeze``, but pieces of the counted words get ids: byte-pair encoding, by the package ``tokenizers``.
 
     A piece that is not left anywhere once words are cut would never be trained. So each occurs ``min_count`` times and
     at least twice, in words that are cut as :meth:`Vocabulary.pieces` does. Raises ``ConfigError`` without the package.
     """
-    needed("tokenizers", "text.subwords", "subwords")
+    require_package("tokenizers", "text.subwords", "subwords")
     import tokenizers
 
     min_count = max(2, min_count)
@@ -129,8 +129,8 @@ def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
     model = tokenizers.Tokenizer(tokenizers.models.BPE())
     words = chain.from_iterable(repeat(_WORD_START + word, count) for word, count in word_counts)
     model.train_from_iterator(words, trainer)
-    pieces = [CONTINUATION + piece for piece in sorted(model.get_vocab())]
-    pieces = [piece.removeprefix(CONTINUATION + _WORD_START) for piece in pieces]
+    pieces = [CONTINUATION + entry for entry in sorted(model.get_vocab())]
+    pieces = [entry.removeprefix(CONTINUATION + _WORD_START) for entry in pieces]
     tokens = pa.array([*RESERVED, *filter(None, pieces)], pa.large_string())
     vocabulary, previous_size = Vocabulary(tokens, np.zeros(len(tokens), np.int64)), 0
     while len(vocabulary) != previous_size:
@@ -139,13 +139,13 @@ def freeze_pieces(counts: Counts, min_count: int, max_size: int) -> Vocabulary:
     return vocabulary
 
 
-def count_pieces(counts: Counts, vocabulary: Vocabulary) -> Counts:
+def count_pieces(counts: TokenCounts, vocabulary: Vocabulary) -> TokenCounts:
     """The counts of the pieces of words with these ``counts``."""
     pieces = Counter[str]()
     for word, count in zip(counts.types.to_pylist(), counts.counts.tolist(), strict=True):
-        for piece in vocabulary.pieces(word):
-            pieces[piece] += count
-    return Counts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
+        for word_piece in vocabulary.pieces(word):
+            pieces[word_piece] += count
+    return TokenCounts(pa.array(pieces, pa.large_string()), np.array(list(pieces.values()), np.int64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,7 @@ class Vocabulary:
         """Read a file of :meth:`write`; raises :class:`DataError` naming ``path`` when it is missing or damaged."""
         hint = "run preprocessing again"
         try:
-            schema, (batch,) = record_batches(mapped(path))
+            schema, (batch,) = record_batches(map_file(path))
             if not schema.equals(_SCHEMA) or any(column.null_count for column in batch.columns):
                 raise ValueError("its columns are not token and count")
             batch.validate(full=True)

@@ -146,8 +146,11 @@ def _classify_bytes(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     kinds = (data != 0).astype(np.uint8)  # _WORD or _SEPARATOR
     positions = np.flatnonzero((data - 1 < ord("0") - 1) | (data == ord("?")))  # all signs that the tables keep
     signs = data.take(positions)
-    left, right = _LEFT_JOINTS.take(data.take(positions - 1)), _RIGHT_JOINTS.take(data.take(positions + 1))
-    is_joint = (left & _JOINTS.take(signs) & right) != 0
+    left_joints, right_joints = (
+        _LEFT_JOINTS.take(data.take(positions - 1)),
+        _RIGHT_JOINTS.take(data.take(positions + 1)),
+    )
+    is_joint = (left_joints & _JOINTS.take(signs) & right_joints) != 0
     kinds[positions] = np.where((signs == ord("!")) | (signs == ord("?")), _SIGN, is_joint)
     return kinds, _classify_characters(data, kinds)
 
@@ -244,7 +247,7 @@ class UnicodeRules:
     spec: TextSpec
 
     def split(self, texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-        """Cut texts into chunks, after the markup is removed and characters are normalized as the specification says.
+        """Cut texts into chunks, after the markup is removed and characters are normalized as in the specification.
 
         ``texts`` is a string or large_string array without nulls, at most 1 GiB in all. Returns the chunks of all texts
         in order, a binary array that shares no memory with the input, and int64 [texts + 1] offsets into it.

@@ -20,7 +20,7 @@ from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunCon
 from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.views import rows_of_task
-from harness.inference.scoring import loader_over, measure
+from harness.inference.scoring import loader_over, measure_language_model
 from harness.model import language
 from harness.model.language import LanguageModel, Targets
 from harness.ranks.session import open_session
@@ -56,7 +56,7 @@ def network_of(config: RunConfig) -> tuple[LanguageModel, Targets, Manifest]:
     model = build_fp64_network(config, manifest)
     assert isinstance(model, LanguageModel)
     counts = vocabulary_of(config).counts
-    return model, Targets.of(config.language_model, counts, torch.device("cpu")), manifest
+    return model, Targets.build(config.language_model, counts, torch.device("cpu")), manifest
 
 
 def rows_of(config: RunConfig, manifest: Manifest, name: str) -> tuple[Split, list[tuple[list[int], np.ndarray]]]:
@@ -129,7 +129,7 @@ def measure_on_a_rank(data: str) -> list[dict[str, Any]]:
         for options, layout in zip(OPTIONS, layouts, strict=True):
             model, targets, manifest = network_of(make_config(data, options))
             loader = loader_over(Split(data, manifest, "validation"), session.world, 5, layout, session.device)
-            results.append(measure(model, loader, session.world, targets=targets))
+            results.append(measure_language_model(model, loader, session.world, targets=targets))
     return results
 
 

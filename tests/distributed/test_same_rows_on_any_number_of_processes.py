@@ -24,7 +24,7 @@ from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
 from preprocessing.base.errors import UserError
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.dataset.vectors import learn, sample
+from preprocessing.dataset.vectors import learn_vectors, sample
 from tests.bundles import write_drawn
 from tests.commands import read_json, read_metrics, status_of, values_in_log
 from tests.datasets import shared_dataset, split_of, write_dataset
@@ -177,7 +177,7 @@ def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
     result = train_to_end("--data", data, "--run", run, *MODEL, *TRAINING, *frozen, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "learning   vectors of" in result.stdout
-    learned = learn(sample([split_of(data)]), read_manifest(data).vocabulary_size, DIM)
+    learned = learn_vectors(sample([split_of(data)]), read_manifest(data).vocabulary_size, DIM)
     has = learned.any(axis=1)
     (path,) = (run / "bundle").glob("weights-*.safetensors")
     embedding = load_file(path)["embedding.weight"]

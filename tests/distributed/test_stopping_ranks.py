@@ -40,7 +40,7 @@ NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for d
 def test_which_errors_of_a_collective_mean_that_another_rank_is_gone(message: str, is_peer_lost: bool) -> None:
     with (
         pytest.raises(LostPeerError if is_peer_lost else RuntimeError) as caught,
-        World(1, 2, None, 9).waiting("an answer"),
+        World(1, 2, None, 9).watch_wait("an answer"),
     ):
         raise RuntimeError(message)
     assert isinstance(caught.value, LostPeerError) == is_peer_lost

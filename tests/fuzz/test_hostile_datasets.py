@@ -27,7 +27,7 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, INDEX_SCHEMA
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
 from tests.batches import loader_of
 from tests.commands import read_json
@@ -83,7 +83,7 @@ def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     )
     manifest = check_dataset(root, hashes=hashes)
     check_fit(config, manifest, 1)
-    inspect.render(inspect.inspect(root, samples=1), manifest)
+    inspect.render_description(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
     model = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).eval()
@@ -207,10 +207,10 @@ def test_a_compressed_shard_is_refused(root: Path) -> None:
 def test_a_hostile_manifest_is_refused_and_verified_in_sentences(fuzz: Fuzz, root: Path) -> None:
     """``verify`` reads on where others stop."""
     path = root / MANIFEST
-    assert verify(root) == []
+    assert verify_dataset(root) == []
 
     def verify_and_train() -> None:
-        for problem in verify(root):
+        for problem in verify_dataset(root):
             check_sentence(problem, (root,))
         train_two_steps(root)
 

@@ -22,7 +22,7 @@ from harness.inference.rows import find_texts
 from preprocessing.base import cli
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus.columns import resolve
+from preprocessing.corpus.columns import resolve_source
 from preprocessing.corpus.convert import convert, read_part
 from preprocessing.corpus.sources import list_files
 from preprocessing.text import resources
@@ -72,7 +72,7 @@ KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet", "xlsx")
 def dataset_rows(path: Path) -> list[str]:
     """Texts as preprocessing reads them, and their labels and splits."""
     texts = []
-    for file in resolve(list(list_files(SourceConfig(path=str(path)), SplitConfig()))).files:
+    for file in resolve_source(list(list_files(SourceConfig(path=str(path)), SplitConfig()))).files:
         converted = convert(file, path.parent)
         for part in converted.parts:
             rows = read_part(path.parent, part)
@@ -212,7 +212,7 @@ FAMILIES = {
 @cache
 def encoder(name: str) -> Encoder:
     """An encoder with a small vocabulary."""
-    pipeline = resources.resolve(SPECS[name])
+    pipeline = resources.resolve_pipeline(SPECS[name])
     return Encoder(pipeline, freeze(count(Tokenizer(pipeline)(KNOWN_TEXTS))))
 
 

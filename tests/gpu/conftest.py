@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from tests.datasets import write_dataset, write_splits
@@ -41,6 +41,6 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         splits[name] = np.where(np.arange(MAX_LENGTH) < lengths[:, None], ids, 0), lengths, classes
     words = [*RESERVED, *(f"w{number}" for number in range(len(RESERVED), VOCABULARY_SIZE))]
     vocabulary = Vocabulary(pa.array(words, pa.large_string()), np.ones(VOCABULARY_SIZE, np.int64))
-    pipeline, widths = resolve(TextSpec(max_tokens=MAX_LENGTH)), (64, 128, 256, MAX_LENGTH)
+    pipeline, widths = resolve_pipeline(TextSpec(max_tokens=MAX_LENGTH)), (64, 128, 256, MAX_LENGTH)
     write_splits(root, splits, vocabulary, pipeline, ["negative", "positive"], widths, 128)
     return root

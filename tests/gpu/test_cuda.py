@@ -26,7 +26,7 @@ from harness.ranks.distributed import World
 from harness.ranks.precision import layout_of, set_tf32
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
-from harness.training.wide import learn
+from harness.training.wide import learn_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import CPU, loader_of
 from tests.checkpoints import state_of
@@ -88,9 +88,9 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
         rows = {}
         for step in make_loader(reviews, layout, device, prepare).steps(0):
             for batch in step.micro_batches:
-                ids = batch.widened().cpu()
+                ids = batch.widen_ids().cpu()
                 largest.append(int(ids.max()))
-                tensors = [batch.labels, batch.masks.unknown, *batch.masks.keep.values()]
+                tensors = [batch.labels, batch.masks.unknown_tokens, *batch.masks.keep.values()]
                 if batch.index is not None:
                     tensors += [getattr(batch.index, name) for name in PLACES]
                 rows[tuple(batch.rows.tolist())] = (
@@ -110,7 +110,7 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
     split, tokens = split_of(dataset), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
         wide = WidePart(1 << 12, 1, longest).to(device)
-        learn(wide, split, np.ones(2), tokens, World())
+        learn_wide(wide, split, np.ones(2), tokens, World())
         assert float(wide.table.abs().max()) > 0.1
         outputs.append(
             [
@@ -147,7 +147,7 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         saver.save(tensors, state_of(uninterrupted.step, trainer=values), wait=True)
         expected = floats(train(uninterrupted, steps, STEPS))
         resumed = make_trainer(config, session)
-        resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, STEPS)))
+        resumed.load(checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, STEPS)))
         resumed.model.train()
         assert resumed.step == STEPS
         actual = floats(train(resumed, resumed.loader.steps(0, STEPS), STEPS))
@@ -223,7 +223,7 @@ def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
             for tensors_by_name in saver.copies.values()
             for copy in tensors_by_name.values()
         )
-        saved = checkpoint.verify(checkpoint.path_of(tmp_path, trainer.step))
+        saved = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, trainer.step))
         for file, tensors_by_name in tensors.items():
             for name, tensor in tensors_by_name.items():
                 assert torch.equal(saved.tensors(file)[name], tensor.cpu())

@@ -19,7 +19,7 @@ from sklearn.metrics import (
 
 from harness.config import ModelConfig
 from harness.data.order import OrderSpec, order_over
-from harness.data.views import held_out
+from harness.data.views import hold_out
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
@@ -128,7 +128,7 @@ def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: P
     manifest = assign_folds(tmp_path, folds)
     rows_by_split = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
-        view = held_out(manifest, fold, tmp_path)
+        view = hold_out(manifest, fold, tmp_path)
         for name, rows in rows_by_split.items():
             shards = Split(tmp_path, view, name).shards
             blocks = [(shard.path.parent.name, block) for shard in shards for block in shard.blocks]

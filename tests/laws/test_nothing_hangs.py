@@ -154,7 +154,7 @@ NAMES = [*WAITS, "the gradients of step 7"]
 
 
 def agree_on(world: World, wait_name: str) -> None:
-    with world.together(wait_name):
+    with world.raise_together(wait_name):
         pass
 
 
@@ -178,7 +178,7 @@ def all_waits_at_once(limit_s: int, meanwhile: Callable[[Path], None], met: str)
 
         def learn(world: World) -> None:
             step = Batch(torch.tensor([[2, 3]]), torch.tensor([2]), torch.tensor([1]), np.array([0]))
-            with world.waiting("the gradients of step 7"):
+            with world.watch_wait("the gradients of step 7"):
                 session.accelerator.backward(network(step).sum())
 
         waits = {**WAITS, "the gradients of step 7": learn}
@@ -231,7 +231,7 @@ def end_a_session(way: str, folder: Path) -> None:
             session.world.gather_objects(None, "the other one")
             if way == "alone" and rank == 1:
                 raise KeyError("mood")
-            with session.world.together("a block"):
+            with session.world.raise_together("a block"):
                 if way == "agreed" and rank == 1:
                     raise ConfigError("no such key")
         return 0
@@ -274,12 +274,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit."""
     rank = int(os.environ["RANK"])
-    calls, measure = itertools.count(1), validation.measure
+    calls, measure = itertools.count(1), validation.measure_objective
 
     def measure_differently(*words: Any, **options: Any) -> dict[str, Any]:
         return measure(*words, **options) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    validation.measure = measure_differently
+    validation.measure_objective = measure_differently
 
 
 @pytest.mark.processes

@@ -19,7 +19,7 @@ from harness.inference.scorer import OnnxScorer
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.encoder import Encoded, Encoder
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
@@ -33,7 +33,7 @@ CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t w
 
 @pytest.fixture(scope="module", params=["none", "bpe"])
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    pipeline = resolve(dataclasses.replace(SPEC, subwords=request.param))
+    pipeline = resolve_pipeline(dataclasses.replace(SPEC, subwords=request.param))
     counts = count(Tokenizer(pipeline)(CORPUS))
     return Encoder(pipeline, freeze(counts) if request.param == "none" else freeze_pieces(counts, 1, 30))
 
@@ -72,7 +72,7 @@ def has_surrogate(text: str) -> bool:
 )
 def test_truncation_keeps_the_end_it_names_and_empty_texts_are_one_unk(truncate: str, expected: list[int]) -> None:
     spec = TextSpec(max_tokens=3, truncate=truncate)  # type: ignore[arg-type]
-    pipeline = resolve(spec)
+    pipeline = resolve_pipeline(spec)
     vocabulary = freeze(count(Tokenizer(pipeline)(["a a a a a b b b b c c c d d e"])))
     encoded = Encoder(pipeline, vocabulary)(["", "a b c d e", ".", "e zz", ""])
     assert rows(encoded) == [[1], expected, [1], [6, 1], [1]]

@@ -21,7 +21,7 @@ from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.model.classifier import Classifier
-from harness.training.wide import fit
+from harness.training.wide import fit_wide
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import texts_in, write_dataset
@@ -78,7 +78,7 @@ def reference_weights(root: str, options: str) -> Weights:
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
     if model.wide is not None:
-        fit(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
+        fit_wide(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
 
     def target_of(label: int) -> np.ndarray:
         """The target of each class: the smoothed label."""

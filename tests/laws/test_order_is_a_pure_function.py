@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.order import PERIOD, MixedOrder, Order, OrderSpec, order_over
-from harness.data.views import held_out
+from harness.data.views import hold_out
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import assign_folds, write_dataset
 
@@ -163,7 +163,7 @@ def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp
 
     def steps(fold: int) -> list[list[tuple[Path, int]]]:
         """The rows of each step of epoch 1, by shard and number."""
-        train = Split(tmp_path, held_out(read_manifest(tmp_path), fold, tmp_path), "train")
+        train = Split(tmp_path, hold_out(read_manifest(tmp_path), fold, tmp_path), "train")
         source_rows = [(shard.path, int(row)) for shard in train.shards for block in shard.blocks for row in block.row]
         batches = epoch_batches(order_over(train, spec), 1)
         return [[source_rows[row] for row in batch] for batch in batches]

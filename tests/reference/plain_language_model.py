@@ -48,8 +48,8 @@ def log_expected(vocabulary_size: int, tries: int) -> list[float]:
 def states_of(model: LanguageModel, ids: Sequence[int], masks: Masks | None) -> list[torch.Tensor]:
     """``[time, hidden]`` of each direction over one row, the backward one in the order of the row."""
     read = torch.tensor(ids)
-    if masks is not None and masks.unknown is not None:
-        read = torch.where(masks.unknown[0], UNK, read)
+    if masks is not None and masks.unknown_tokens is not None:
+        read = torch.where(masks.unknown_tokens[0], UNK, read)
     inputs = model.embedding.weight[read]
     if masks is not None and masks.keep:
         inputs = inputs * masks.keep[EMBEDDING]

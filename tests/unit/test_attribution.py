@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.model import dropout, language
-from harness.model.attribution import attributions, batch_of
+from harness.model.attribution import attributions, make_batch
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
@@ -47,7 +47,7 @@ def make_model(num_classes: int, wide: bool = False, **changes: object) -> Class
 
 def logits_at(model: Classifier, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits of a text and of its baseline, ``[outputs]``."""
-    batch = batch_of([ids], torch.device("cpu"))
+    batch = make_batch([ids], torch.device("cpu"))
     with torch.no_grad():
         logits, vectors = model(batch), model.embedding.weight.clone()
         model.embedding.weight.zero_()
@@ -86,11 +86,11 @@ def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
 def test_as_captum_computes_it() -> None:
     captum = pytest.importorskip("captum.attr", reason="needs captum, to compare with")
     model = make_model(3, pooling="mean", num_layers=2)
-    batch = batch_of(TEXTS[:1], torch.device("cpu"))
+    batch = make_batch(TEXTS[:1], torch.device("cpu"))
     embedded = model.embed(batch).transpose(0, 1).detach()
 
     def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
-        copies = batch_of([TEXTS[0]] * len(vectors), torch.device("cpu"))
+        copies = make_batch([TEXTS[0]] * len(vectors), torch.device("cpu"))
         return model.read_embedded(vectors.transpose(0, 1), copies)
 
     theirs = captum.IntegratedGradients(logits).attribute(embedded, torch.zeros_like(embedded), target=1, n_steps=200)

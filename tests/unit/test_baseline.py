@@ -17,14 +17,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from harness.baseline import linear, results
-from harness.baseline.linear import Linear, measure
-from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare, read_results
+from harness.baseline.linear import Linear, measure_linear
+from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
 from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import compare_linear
 from harness.report.sinks import ReportSink
 from harness.rundir.records import Ending
-from harness.rundir.results import Measured, write_figures, write_predictions
+from harness.rundir.results import Measured, Predictions, write_figures, write_predictions
 from harness.tracking.tracking import Sink
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -76,7 +76,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     train, test = (split_of(data, name) for name in ("train", "test"))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
     theirs, labels = vectorizer.fit_transform(texts_of(data, train)), train.column("label")
-    learned, measured = Linear.learn(data, manifest), measure(data, manifest)
+    learned, measured = Linear.learn(data, manifest), measure_linear(data, manifest)
     assert len(learned.ngrams) == len(vectorizer.vocabulary_)
     assert measured["validation"][0]["temperature"] == measured["test"][0]["temperature"] != 1.0
     reference = LogisticRegression(C=10.0, tol=1e-8, max_iter=1000).fit(theirs, labels)
@@ -92,7 +92,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     first = unwrapped(capsys.readouterr().out)
     manifest, path = read_manifest(data_copy), data_copy / "baseline" / "test.json"
     with monkeypatch.context() as patch:
-        patch.setattr(results, "measure", None)  # a second time nothing is computed
+        patch.setattr(results, "measure_linear", None)  # a second time nothing is computed
         results.main(BaselineConfig(data=str(data_copy)))
     assert unwrapped(capsys.readouterr().out).replace("found in", "written in") == first
     content = path.read_bytes()
@@ -125,8 +125,8 @@ def write_results(folder: Path, split: str, right: np.ndarray) -> dict[str, Any]
     labels = np.arange(len(right)) % 2
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
-    columns = {"rows": np.arange(len(right)), "labels": labels, "predicted": predicted, "chances": chances}
-    write_predictions(folder, split, ["no", "yes"], "text", **columns)
+    predictions = Predictions(np.arange(len(right)), labels, predicted, chances)
+    write_predictions(folder, split, ["no", "yes"], "text", predictions)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 
@@ -134,7 +134,7 @@ def compare_both(folder: Path, network: np.ndarray, linear_model: np.ndarray, sp
     """The comparison of both on the same rows."""
     measured = Measured(split, write_results(folder / "run", split, network), folder / "run")
     baseline_folder = folder / "data" / "baseline"
-    return compare(measured, baseline_folder, {split: write_results(baseline_folder, split, linear_model)})
+    return compare_with_run(measured, baseline_folder, {split: write_results(baseline_folder, split, linear_model)})
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ class RecordingSink(Sink):
         self.lines: list[str] = []
         self.summaries: dict[str, Any] = {}
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         self.lines.append(text)
 
     def log(self, kind: str, values: dict[str, Any]) -> None:

@@ -34,22 +34,22 @@ def check_format(values: dict[str, Any], unit: str) -> set[str]:
 def test_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "PEERS", {"CountVectorizer": text.PEERS["CountVectorizer"]})
     texts = ["A great<br />film, isn't it?", "Two bad films &amp; a good one."] * 20
-    assert check_format(text.measure(texts, TextSpec(), rounds=1), "docs/s") == {"CountVectorizer"}
+    assert check_format(text.measure_tokenizers(texts, TextSpec(), rounds=1), "docs/s") == {"CountVectorizer"}
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     contenders = {name: contender for name, contender in loader.CONTENDERS.items() if "workers" not in name}
     monkeypatch.setattr(loader, "CONTENDERS", contenders)
-    values = loader.measure(loader.LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
+    values = loader.measure_loaders(loader.LoaderConfig(rows=1000, width=16, batch=50, rounds=1))
     assert check_format(values, "rows/s") == contenders.keys() - {"ours"}
 
 
 @pytest.mark.slow
 def test_a_step() -> None:
     sizes = {"batch": 2, "hidden_size": 4, "rounds": 1}
-    layer = recurrence.measure(recurrence.RecurrenceConfig(**sizes))
-    words = pretrain.measure(pretrain.PretrainConfig(**sizes, vocabulary=50, embedding_dim=4, candidates=8))
+    layer = recurrence.measure_layers(recurrence.RecurrenceConfig(**sizes))
+    words = pretrain.measure_pretraining(pretrain.PretrainConfig(**sizes, vocabulary=50, embedding_dim=4, candidates=8))
     for values in (layer, words):
         assert len(check_format(values, "tokens/s")) == 2
 

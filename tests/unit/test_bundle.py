@@ -23,7 +23,7 @@ import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.export import folder as writing
 from harness.export.config import ExportConfig
-from harness.export.folder import compare, records_of, render
+from harness.export.folder import compare_with_torch, records_of, render_model_card
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.scorer import OnnxScorer
 from harness.model.classifier import Classifier
@@ -219,7 +219,7 @@ def test_the_graph_is_the_network_at_every_length(classes: int, shape: dict[str,
     bundle = Bundle(make_run(tmp_path, classes, **shape) / BUNDLE)
     assert export(tmp_path / "run", "--output", tmp_path / "out", "--onnx") == 0
     onnx = OnnxScorer(tmp_path / "out")
-    comparison = compare(bundle, onnx, Screen())
+    comparison = compare_with_torch(bundle, onnx, Screen())
     assert 0 < comparison["difference"] < 2e-6
     assert (comparison["longest"], comparison["texts"] > 64) == (64, True)
     assert onnx.session.get_modelmeta().custom_metadata_map["text_hash"] == bundle.info.text_hash
@@ -260,7 +260,7 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
     info = read_info(run / BUNDLE)
     records = records_of(run / BUNDLE, info)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
-    text = render(ExportConfig(run="r", output="x"), name, info, 1, records, {})
+    text = render_model_card(ExportConfig(run="r", output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]
     assert "SECRET" not in body
     assert "\x1b" not in text

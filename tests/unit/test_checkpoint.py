@@ -25,10 +25,10 @@ from harness.config import CheckpointConfig, OptimConfig, RunConfig
 from harness.rundir import checkpoint, layout, lock, results
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
-from harness.rundir.records import read_config, read_status, write_config
+from harness.rundir.records import read_run_config, read_status, write_config
 from harness.training.checkpointer import Checkpointer
 from harness.training.preflight import check_run
-from harness.training.rules import resolve
+from harness.training.rules import resolve_config
 from harness.training.run import Selection
 from preprocessing.base.atomic import temporary_suffix
 from preprocessing.base.errors import ConfigError, DataError
@@ -51,7 +51,7 @@ def write(run: Path, step: int, **changes: Any) -> Path:
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     path = write(tmp_path, 7)
-    read = checkpoint.verify(path)
+    read = checkpoint.verify_checkpoint(path)
     assert (read.step, read.state) == (7, checkpoints.state_of(7))
     for name, tensors in TENSORS.items():
         for key, tensor in load_file(path / name).items():
@@ -63,7 +63,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
     write(tmp_path, 5)
-    path = checkpoint.path_of(tmp_path, 5)
+    path = checkpoint.checkpoint_path(tmp_path, 5)
     manifest = read_json(path / checkpoint.MANIFEST)
     (path / checkpoint.MANIFEST).write_text(json.dumps({**manifest, "format_version": 9}))
     with pytest.raises(checkpoint.OtherVersionError, match="a checkpoint of format version 9, this padless reads"):
@@ -86,7 +86,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir(exist_ok=True)
         for name in (f"a.json{ended_suffix}", *foreign_names):
             (tmp_path / folder / name).write_bytes(b"half")
-    checkpoint.sweep(tmp_path)
+    checkpoint.sweep_run(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
     assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{ended_suffix[:-9]}"]
     for folder in ("evaluation", "."):  # others may be writing there
@@ -118,7 +118,7 @@ def test_the_best_validation_so_far_comes_back_from_a_checkpoint(tmp_path: Path,
     saver = Checkpointer(tmp_path, CheckpointConfig(), torch.device("cpu"), lambda: None)
     saver.save(TENSORS, checkpoints.state_of(7) | {"selection": selection.state()}, wait=True)
     assert saver.failure is None
-    resumed.load(checkpoint.verify(checkpoint.path_of(tmp_path, 7)).state["selection"])
+    resumed.load(checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, 7)).state["selection"])
     assert repr(resumed) == repr(selection)
 
 
@@ -205,23 +205,23 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
 def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
     """If another value is allowed: else what follows from it changes too; with other data, weights would not fit."""
     recipe = RunConfig(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimConfig(ema="auto"))
-    assert resolve(recipe).config.epochs == 40
-    allowed = resolve(replace(recipe, allow=["optim.lr"])).config
+    assert resolve_config(recipe).config.epochs == 40
+    allowed = resolve_config(replace(recipe, allow=["optim.lr"])).config
     assert (allowed.epochs, allowed.optim.ema) == (config(root).epochs, config(root).optim.ema)
-    assert resolve(replace(recipe, allow=["data"], epochs=6)).config.epochs == 6
+    assert resolve_config(replace(recipe, allow=["data"], epochs=6)).config.epochs == 6
     shutil.rmtree(root / "run")
-    assert resolve(replace(recipe, allow=["data"])).config.epochs == 40
+    assert resolve_config(replace(recipe, allow=["data"])).config.epochs == 40
 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "MAX_CLAIM_S", 0.3)
     config = RunConfig(run=str(tmp_path / "run"))
     run = tmp_path / "run"
-    with lock.claim(run), pytest.raises(ConfigError, match="another process trains in"):
-        lock.claim(run)
-    lock.claim(run).close()
+    with lock.claim_run(run), pytest.raises(ConfigError, match="another process trains in"):
+        lock.claim_run(run)
+    lock.claim_run(run).close()
     write_config(config)
-    assert read_config(tmp_path / "run")["optim"]["warmup"] == 0.05
+    assert read_run_config(tmp_path / "run")["optim"]["warmup"] == 0.05
 
 
 def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_named(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     names = ["0.5", "1"]
     chances = np.array([[0.25, 0.75], [0.5, 0.5]])
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
-    columns = {"rows": rows, "labels": labels, "predicted": predicted, "chances": chances}
-    results.write_predictions(tmp_path, "test", names, "float", **columns)
+    predictions = results.Predictions(rows, labels, predicted, chances)
+    results.write_predictions(tmp_path, "test", names, "float", predictions)
     frame = pd.read_parquet(tmp_path / results.predictions_name("test"))
     assert (frame["label"].tolist(), frame["predicted"].tolist()) == ([1.0, 0.5], [1.0, 1.0])
     table = results.read_predictions(tmp_path, "test", ["label", "probability_1"])

@@ -29,7 +29,7 @@ from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.config import PreprocessConfig
 from tests.commands import run_command, succeed
 from tests.datasets import write_dataset
@@ -40,7 +40,7 @@ Main = Callable[[list[str]], int]
 
 
 TABLES: list[tuple[Main, Any]] = [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
-CLASSES = {load(entry.config) for _, table in TABLES for entry in table}
+CLASSES = {load_object(entry.config) for _, table in TABLES for entry in table}
 PAGES = [(train.main, []), (evaluate.main, []), *((main, [entry.name]) for main, table in TABLES for entry in table)]
 
 

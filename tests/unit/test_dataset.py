@@ -19,6 +19,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
+    Block,
     Manifest,
     Shard,
     histogram,
@@ -28,7 +29,7 @@ from preprocessing.dataset.shards import (
 from preprocessing.dataset.views import read_data
 from tests.commands import read_json
 from tests.datasets import copy_of, shared_dataset, write_dataset
-from tests.fuzz.test_hostile_datasets import rehashed
+from tests.fuzz.test_hostile_datasets import manifest_bytes
 
 SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
 source_data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)
@@ -54,7 +55,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 @pytest.mark.parametrize(("rows", "dtype"), [(64, np.int32), (200, np.uint16)])
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
-    info = write_shard(tmp_path, "train", 0, ids, length, label, row, block_rows=64)
+    info = write_shard(tmp_path, "train", 0, Block(ids, length, label, row), block_rows=64)
     shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + [rows % 64] * (rows % 64 > 0)
     for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
@@ -71,7 +72,7 @@ def test_a_shard_is_flushed_once_and_its_name_before_the_manifest(
 ) -> None:
     flushed = list[str]()
     monkeypatch.setattr(atomic, "fsync", lambda path: flushed.append(Path(path).name.split(atomic.TEMPORARY_MARK)[0]))
-    infos = [write_shard(tmp_path, "train", number, *arrays(8, 16, np.uint16)) for number in (1, 0)]
+    infos = [write_shard(tmp_path, "train", number, Block(*arrays(8, 16, np.uint16))) for number in (1, 0)]
     names = [Path(info.path).name for info in infos]
     assert flushed == names
     (train,) = write_index(tmp_path, infos)[0]["train"]
@@ -94,7 +95,7 @@ def test_a_foreign_newer_or_edited_manifest_is_named(root: Path) -> None:
 def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) -> None:
     content = read_json(root / MANIFEST)
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
-    (root / MANIFEST).write_bytes(rehashed(content))
+    (root / MANIFEST).write_bytes(manifest_bytes(content))
     with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash"):
         check_dataset(root)
 

@@ -23,7 +23,7 @@ from harness.config import flat, to_dict
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.base.configuration import groups_of, options_of
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.base.installed import load
+from preprocessing.base.installed import load_object
 from preprocessing.base.signals import PREEMPTED
 from tests.commands import ROOT
 
@@ -75,7 +75,7 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
         command = next((candidate for candidate in commands_here if candidate.name == unread[0]), None)
     if command is None:
         return unread
-    config_class = load(command.config)
+    config_class = load_object(command.config)
     keys = ("config", "help", "print_config", *options_of(config_class), *groups_of(config_class))
     options = {f"--{key}" for key in keys}
     return [word for word in unread if word.startswith("--") and word.partition("=")[0] not in options]

@@ -74,7 +74,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
     def make_parts(key: str = "k") -> list[int]:
         with engine.show_progress("square", 60, quiet=False) as progress:
-            result_by_part = dict(engine.run(squares(tmp_path, key), workers, progress))
+            result_by_part = dict(engine.run_parts(squares(tmp_path, key), workers, progress))
         results = sorted((part.number, result.rows) for part, result in result_by_part.items())
         assert results == [(number, number) for number in range(6)]
         return sorted(part.number for part in result_by_part if part in new)

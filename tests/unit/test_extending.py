@@ -23,11 +23,11 @@ from harness.rundir.records import Ending
 from harness.tracking import trackers
 from harness.tracking.trackers import check_trackers
 from harness.tracking.tracking import Trackers
-from harness.training.rules import resolve as resolve_settings
+from harness.training.rules import resolve_config as resolve_settings
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.text import spec as spec_module
-from preprocessing.text.resources import resolve
+from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import FIRST_KEYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.batches import packed_batch, padded_batch, single_row
@@ -106,12 +106,12 @@ def test_parameters_are_counted_without_the_network(classes: int) -> None:
 
 def test_a_tokenizer(example: Callable[[str], str]) -> None:
     name = example("A tokenizer")
-    tokenizer = Tokenizer(resolve(TextSpec(tokenizer=name)))
+    tokenizer = Tokenizer(resolve_pipeline(TextSpec(tokenizer=name)))
     tokens = tokenizer(["东京 <b>X</b>", "", "东&amp;"])
     words = [tokens.types[int(code)].as_py() for code in tokens.codes]
     assert words == ["东", "京", "x", "东", "&"]
     assert tokens.offsets.tolist() == [0, 3, 3, 5]
-    assert resolve(TextSpec(tokenizer=name)).resources == {}
+    assert resolve_pipeline(TextSpec(tokenizer=name)).resources == {}
 
 
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from preprocessing.job import rules
 from preprocessing.job.assign import Assigner
 from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
 from preprocessing.job.tokenize import mix_hash
-from preprocessing.labels import typed_values
+from preprocessing.labels import convert_names
 from tests.corpora import Command, reviews, write_csv
 from tests.datasets import rows_by_number
 
@@ -72,7 +72,7 @@ def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command)
     frames = pd.concat([dataset[split].astype({"label": object}) for split in dataset]).set_index("row")["label"]
     expected = table.to_pandas()["label"] if label_type != "text" else table["label"].cast(pa.string()).to_pandas()
     assert (frames.sort_index().to_numpy() == expected.to_numpy()).all()
-    assert dataset.arrow("train")["label"].chunk(0).dictionary.to_pylist() == list(typed_values(names, label_type))
+    assert dataset.arrow("train")["label"].chunk(0).dictionary.to_pylist() == list(convert_names(names, label_type))
 
 
 def class_label(names: list[str]) -> dict[bytes, bytes]:

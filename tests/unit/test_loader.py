@@ -18,7 +18,7 @@ from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
 from preprocessing.base.errors import DataError
 from preprocessing.dataset.index import write_index
-from preprocessing.dataset.shards import Manifest, Split, write_shard
+from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 from tests.batches import loader_of
 from tests.datasets import rows_in, shared_dataset, split_of
 
@@ -39,7 +39,7 @@ def test_no_batch_is_overwritten_while_it_is_in_use(tmp_path: Path) -> None:
     """A slow consumer checks a batch, whose ids are its rows, long after the thread has filled all free buffers."""
     ids = np.repeat(np.arange(1, 4_001)[:, None], 4, axis=1).astype(np.uint16)
     columns = (np.full(4_000, 4), np.zeros(4_000, int), np.arange(4_000))
-    info = write_shard(tmp_path, "train", 0, ids, *columns, block_rows=50)
+    info = write_shard(tmp_path, "train", 0, Block(ids, *columns), block_rows=50)
     split = Split(
         tmp_path, Manifest(["a", "b"], *write_index(tmp_path, [info]), "uint16", 50, 4_001, "", {}, ""), "train"
     )
@@ -64,7 +64,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
         ids = random.integers(1, 60_000, (40, width)).astype(np.uint16)
         ids[np.arange(width) >= length[:, None]] = 0
         rows = np.arange(40) + 40 * number
-        infos.append(write_shard(tmp_path, "train", number, ids, length, rows % 2, rows, block_rows=16))
+        infos.append(write_shard(tmp_path, "train", number, Block(ids, length, rows % 2, rows), block_rows=16))
     split = Split(
         tmp_path, Manifest(["a", "b"], *write_index(tmp_path, infos), "uint16", 16, 60_000, "", {}, ""), "train"
     )
@@ -81,7 +81,7 @@ def test_short_rows_of_wide_shards_among_long_rows_of_narrow_ones(
             packed = pack_padded_sequence(padded, batch.lengths, batch_first=True)
             padded = packed.data
             assert torch.equal(batch.batch_sizes, packed.batch_sizes)
-        assert torch.equal(batch.widened(), padded)
+        assert torch.equal(batch.widen_ids(), padded)
         rows_read += batch.rows.tolist()
     assert sorted(rows_read) == list(range(120))
 

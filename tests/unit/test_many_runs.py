@@ -36,7 +36,7 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
         self.trained: list[RunConfig] = []
         self.codes = codes
-        monkeypatch.setattr(launcher, "train", self.train)
+        monkeypatch.setattr(launcher, "launch_training", self.train)
 
     def train(self, _: TrainConfig, recipe: RunConfig) -> int:
         self.trained.append(recipe)
@@ -47,7 +47,7 @@ class Recorded:
 def launches(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     for name, value in vars(type(STOP)()).items():
         monkeypatch.setattr(STOP, name, value)
-    monkeypatch.setattr(many, "conclude", lambda *_: None)
+    monkeypatch.setattr(many, "finish_runs", lambda *_: None)
     return Recorded(monkeypatch, [])
 
 
@@ -79,8 +79,10 @@ def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
     data: Path, tmp_path: Path, launches: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     if word == "a signal":
-        train = launcher.train
-        monkeypatch.setattr(launcher, "train", lambda *arguments: STOP.note(signal.SIGTERM) or train(*arguments))
+        train = launcher.launch_training
+        monkeypatch.setattr(
+            launcher, "launch_training", lambda *arguments: STOP.note(signal.SIGTERM) or train(*arguments)
+        )
     dry = word == "--dry_run"
     assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *[word] * dry) == (0 if dry else 85)
     assert [config.seed for config in launches.trained] == [0]

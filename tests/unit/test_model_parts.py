@@ -26,11 +26,11 @@ from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
 from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
-from harness.model.wide import WidePart, padded_ids
+from harness.model.wide import WidePart, pad_ids
 from harness.ranks.distributed import World
 from harness.ranks.precision import recurrent_dtype
 from harness.training import wide as training
-from harness.training.wide import learn
+from harness.training.wide import learn_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import packed_batch, padded_batch
 from tests.datasets import split_of, write_dataset
@@ -73,13 +73,13 @@ def run_padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[tor
     directions = lstm.forward_padded(inputs.transpose(0, 1), LENGTHS)
     reversal = reversal_index(LENGTHS, inputs.shape[1]) if lstm.bidirectional else None
     outputs = restore_order(directions, reversal).transpose(0, 1)
-    states = Last(lstm.output_size).padded(directions, LENGTHS, LENGTHS)
+    states = Last(lstm.output_size).pool_padded(directions, LENGTHS, LENGTHS)
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
 
 def run_packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
-    states = Last(lstm.output_size).packed(result.data, states, PackedIndex.of(LENGTHS, CPU), LENGTHS, LENGTHS)
+    states = Last(lstm.output_size).pool_packed(result.data, states, PackedIndex.build(LENGTHS, CPU), LENGTHS, LENGTHS)
     outputs = pad_packed_sequence(result, batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
@@ -173,10 +173,10 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
         if path == "loop":
             pooled = pool_in_a_loop(leaf, sizes, pooling)
         elif path == "padded":
-            pooled = POOLED[pooling].padded([leaf], sizes, sizes)
+            pooled = POOLED[pooling].pool_padded([leaf], sizes, sizes)
         else:
-            index = PackedIndex.of(sizes, CPU)
-            pooled = POOLED[pooling].packed(leaf[is_token], leaf, index, sizes, sizes)
+            index = PackedIndex.build(sizes, CPU)
+            pooled = POOLED[pooling].pool_packed(leaf[is_token], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
         results.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))
     for pooled, gradient in results[1:]:
@@ -257,16 +257,16 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     split = split_of(tmp_path)
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
-    summary = learn(wide, split, factors, tokens, World())
+    summary = learn_wide(wide, split, factors, tokens, World())
     texts, features, logits, labels = [], [], [], split.column("label")
     for ids, lengths in training.read_rows(split, 1):
         texts += [name_words(row[:length]) for row, length in zip(ids, lengths, strict=True)]
         batch = Batch(ids.int(), lengths, torch.zeros(len(ids)), np.arange(len(ids)))
-        features += list(wide.features(*padded_ids(batch))[1])
+        features += list(wide.features(*pad_ids(batch))[1])
         logits.append(wide(batch).numpy())
         falling = lengths.argsort(descending=True)
         batch = replace(batch, ids=batch.ids[falling], lengths=lengths[falling])
-        assert torch.equal(wide.features(*padded_ids(packed_batch(batch)))[1], wide.features(*padded_ids(batch))[1])
+        assert torch.equal(wide.features(*pad_ids(packed_batch(batch)))[1], wide.features(*pad_ids(batch))[1])
     targets = np.eye(classes)[labels] * factors / len(split)
     theirs = weigh_counts(texts, labels, longest)
     for number, value in enumerate(features):

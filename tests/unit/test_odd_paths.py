@@ -22,7 +22,7 @@ from preprocessing.base.errors import DataError
 from tests.bundles import write_drawn, write_run
 from tests.commands import unwrapped
 from tests.corpora import Command, prepare, reviews, write_csv
-from tests.fuzz.outcome import limited
+from tests.fuzz.outcome import limit_resources
 from tests.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
@@ -53,7 +53,7 @@ def test_an_odd_path_gets_one_sentence(option: str, folder: Path, capfd: pytest.
     long, broken = str(folder / ("x" * 300)), str(folder / "a\nerror: all is well")
     for path in (str(folder / "pipe"), "/dev/zero", long, not_utf8, "~nobody/x", "", broken, str(folder / "loop")):
         words = [word.replace("HERE", str(folder)).replace("PATH", path) for word in OPTIONS[option].split()]
-        with limited(20):
+        with limit_resources(20):
             code = cli.run(main, words)
         err = capfd.readouterr().err
         last = err.splitlines()[-1]
@@ -154,7 +154,7 @@ def test_a_page_has_no_control_characters_and_says_what_it_may_do(hostile_folder
 )
 def test_errors_repeat_no_password(message: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(DataError(message)) == expected
-    terminal.tell(message)
+    terminal.print_stderr(message)
     assert unwrapped(capsys.readouterr().err) == f"{expected}\n"
 
 

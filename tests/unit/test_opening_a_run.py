@@ -17,7 +17,7 @@ import torch
 from harness.config import CheckpointConfig, RunConfig, TrackingConfig
 from harness.ranks.session import Session, open_session
 from harness.rundir.layout import THROUGHPUT
-from harness.rundir.lock import check_claim, claim
+from harness.rundir.lock import check_claim, claim_run
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_status
 from harness.training import assembly, writer
@@ -129,7 +129,7 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
         assert assembly.agree(dry, session, writing)[1] is None
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "status.json"]
     with (
-        claim(run),
+        claim_run(run),
         pytest.raises(ConfigError, match="another process trains in"),
     ):
         check_claim(run)

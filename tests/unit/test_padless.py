@@ -32,7 +32,7 @@ from harness.inference import model as model_module
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.labels import as_found
+from preprocessing.labels import name_label_value
 from tests.bundles import shared_run, write_drawn
 from tests.commands import ROOT, run_command, succeed, wait_until
 from tests.datasets import write_dataset
@@ -223,7 +223,7 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     read = pd.read_parquet(tmp_path / "a.parquet")
     assert (read["label"] == read["predicted"]).mean() == right.mean()
     assert read["predicted"].dtype == pd.Series(values).dtype
-    assert model.explain("w1 w2", values[0]).label == as_found(values[0])
+    assert model.explain("w1 w2", values[0]).label == name_label_value(values[0])
 
 
 def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing.dataset.inspect import verify
+from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.job.write import choose_widths
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
@@ -143,7 +143,7 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
     statistics = command.build(source, tmp_path / "out", "--text.stop_words", "stop-words").statistics
     assert (statistics["rows_kept"], statistics["missing_text"], statistics["empty"]) == (65, 1, 3)
     assert sum(split["truncated"] for split in statistics["splits"].values()) == 1
-    assert verify(tmp_path / "out") == []
+    assert verify_dataset(tmp_path / "out") == []
 
 
 def test_inspect(tmp_path: Path, command: Command) -> None:

@@ -25,7 +25,7 @@ import pytest
 from harness.__main__ import main
 from harness.inference import predict as predicting
 from harness.inference import scorer
-from harness.inference.predict import ScoredPart, claim
+from harness.inference.predict import ScoredPart, claim_predictions
 from harness.scores.calibration import Decision
 from preprocessing.base import cli
 from preprocessing.job import engine
@@ -75,7 +75,7 @@ def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
-    monkeypatch.setattr(predicting, "identity", lambda info: info.weights_sha256)
+    monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
         monkeypatch.setattr(module, "resolve_engine", lambda directory, engine: "torch")
         monkeypatch.setattr(module, "scorer_class", lambda engine: Stub)
@@ -293,7 +293,7 @@ def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], mo
     assert Path("alone.csv").read_bytes() == whole_output.read_bytes()
     assert sorted(path.name for path in Path().iterdir()) == ["alone.csv", name, "one.csv", "out.csv"]
     work = Path("new.csv.parts").absolute()
-    with claim(Path("new.csv"), work, Share(2, 3)):
+    with claim_predictions(Path("new.csv"), work, Share(2, 3)):
         assert read_refusal(capsys, name, "new.csv")[1].startswith("new.csv: another process is predicting to it; ")
 
 

@@ -20,7 +20,7 @@ from harness.ranks.distributed import World
 from harness.scores.calibration import Decision
 from harness.training import rules
 from harness.training.optim import learning_rate
-from harness.training.rules import Corpus, decide, resolve
+from harness.training.rules import Corpus, apply_rules, resolve_config
 from harness.training.throughput import row_hash
 from harness.training.validation import Selection
 from preprocessing.base import cli
@@ -38,15 +38,15 @@ def recipe(*argv: str) -> RunConfig:
 
 
 def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
-    small, large = decide(recipe(), TREC).config, decide(recipe(), IMDB).config
+    small, large = apply_rules(recipe(), TREC).config, apply_rules(recipe(), IMDB).config
     assert (small.global_batch, small.epochs, small.patience) == (32, 15, 5)
     assert small.epochs * math.ceil(TREC.rows / 32) >= 2_500 > (small.epochs - 1) * math.ceil(TREC.rows / 32)
     assert (large.global_batch, large.epochs, large.patience) == (64, 4, None)
-    huge = decide(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
+    huge = apply_rules(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
     assert (huge.global_batch, huge.epochs) == (512, 4)
     assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
     assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
-    medium = decide(recipe(), Corpus(1_000, 230_000, 2)).config
+    medium = apply_rules(recipe(), Corpus(1_000, 230_000, 2)).config
     assert [config.model.wide_ngrams for config in (small, medium, large)] == [2, 2, 4]
 
 
@@ -88,7 +88,7 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
 def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> None:
     reviews = Corpus(10_000_000, 2_300_000_000, 2)
     decision_by_size = {
-        (corpus.rows, cards): decide(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)
+        (corpus.rows, cards): apply_rules(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)
     }
     assert [decision.config.global_batch for decision in decision_by_size.values()] == [64, 64, 512, 4096]
     assert [decision.config.epochs for decision in decision_by_size.values()] == [4] * 4
@@ -96,18 +96,18 @@ def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> 
 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    began = flat(to_dict(decide(recipe(), IMDB, 8).config)) | {"global_batch": 512}
+    began = flat(to_dict(apply_rules(recipe(), IMDB, 8).config)) | {"global_batch": 512}
     rows = SimpleNamespace(rows=lambda split: 9, tokens=lambda split: 9, labels=["a", "b"], splits={})
     monkeypatch.setattr(rules, "read_data", lambda data: None)
     monkeypatch.setattr(rules, "rows_of_task", lambda *_: rows)
     monkeypatch.setattr(rules, "newest", lambda run, report: SimpleNamespace(state={"config": began}))
-    assert resolve(recipe(), lambda: 2).config.global_batch == 512
+    assert resolve_config(recipe(), lambda: 2).config.global_batch == 512
 
 
 @pytest.mark.parametrize(("rows", "classes", "tokens"), list(itertools.product(SIZES, (2, 150), (5, 400))))
 def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
-    """The resolved configuration passes its checks, and the wide part stays below 64 MiB."""
-    config = decide(recipe(), Corpus(rows, rows * tokens, classes)).config
+    """The resolved configuration passes its checks, and the linear part stays below 64 MiB."""
+    config = apply_rules(recipe(), Corpus(rows, rows * tokens, classes)).config
     assert type(config) is RunConfig
     outputs = 1 if classes == 2 else classes
     assert 2**14 <= config.model.wide <= 2**22
@@ -117,7 +117,7 @@ def test_every_corpus_gets_a_run(rows: int, classes: int, tokens: int) -> None:
 
 def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     set_ = ("--global_batch", "128", "--epochs", "7", "--optim.lr", "0.5", "--model.wide", "0", "--patience", "null")
-    resolved = decide(recipe(*set_), TREC)
+    resolved = apply_rules(recipe(*set_), TREC)
     config = resolved.config
     assert (config.global_batch, config.epochs, config.optim.lr, config.model.wide) == (128, 7, 0.5, 0)
     assert config.patience is None
@@ -127,18 +127,18 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
     absent_data = ("--data", str(tmp_path / "nowhere"))
-    assert resolve(recipe(*PLAIN_RECIPE, *absent_data)).config == RunConfig(data=absent_data[1], baseline="none")
+    assert resolve_config(recipe(*PLAIN_RECIPE, *absent_data)).config == RunConfig(data=absent_data[1], baseline="none")
     with pytest.raises(DataError, match="nowhere"):
-        resolve(recipe(*absent_data))
+        resolve_config(recipe(*absent_data))
 
 
 def test_vectors_are_learned_unless_other_weights_bring_them() -> None:
-    assert decide(recipe(), TREC).config.init.vectors == "own"
-    assert decide(recipe("--init.vectors", "none"), IMDB).config.init.vectors == "none"
-    assert decide(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
-    with_weights = decide(recipe("--init.weights", "runs/lm"), IMDB)
+    assert apply_rules(recipe(), TREC).config.init.vectors == "own"
+    assert apply_rules(recipe("--init.vectors", "none"), IMDB).config.init.vectors == "none"
+    assert apply_rules(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
+    with_weights = apply_rules(recipe("--init.weights", "runs/lm"), IMDB)
     assert with_weights.config.init == InitConfig(weights="runs/lm")
-    assert decide(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
+    assert apply_rules(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
 
 
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:

@@ -18,19 +18,19 @@ from harness.scores.calibration import (
     SHARES,
     USUAL_SHARE,
     Decision,
-    calibrated_log_loss,
     choose_share,
     choose_threshold,
     fit_temperature,
+    log_loss_at_best_temperature,
 )
 from harness.scores.figures import Scores, figures
-from harness.scores.intervals import of_difference, spread
+from harness.scores.intervals import difference_interval, spread
 from harness.scores.metrics import (
     classification_metrics,
     log_loss_per_row,
     mistakes_to_show,
     per_class,
-    predicted_labels,
+    predict_labels,
     probabilities,
 )
 
@@ -63,7 +63,7 @@ def test_metrics_are_those_of_scikit_learn(classes: int, threshold: float, ties:
     chances, average = probabilities(logits), "binary" if classes == 2 else "macro"
     predicted = (chances[:, 1] >= threshold).astype(int) if classes == 2 else logits.argmax(1)
     values = classification_metrics(logits, labels, predicted)
-    assert np.array_equal(predicted_labels(logits, threshold), predicted)
+    assert np.array_equal(predict_labels(logits, threshold), predicted)
     scores, one_hot = (chances[:, 1], labels) if classes == 2 else (chances, np.eye(classes)[labels])
     expected = {
         "accuracy": sklearn.metrics.accuracy_score(labels, predicted),
@@ -148,7 +148,7 @@ def test_few_rows_without_a_serious_error_leave_probabilities_near_the_raw_ones(
     assert log_loss_per_row(wrong, labels).mean() == pytest.approx(0.0031, abs=1e-4)
     assert 0.4 < fit_temperature(perfect, labels) < 0.8
     assert 0.8 < fit_temperature(wrong, labels) < 1.1
-    assert calibrated_log_loss(perfect, labels) < calibrated_log_loss(wrong, labels) / 2
+    assert log_loss_at_best_temperature(perfect, labels) < log_loss_at_best_temperature(wrong, labels) / 2
     many_labels = np.arange(9000) % 3
     assert fit_temperature(5.05 * np.eye(3)[many_labels], many_labels) < fit_temperature(perfect, labels)
 
@@ -192,7 +192,7 @@ def test_the_share_of_a_part_is_the_one_with_the_lowest_loss_unless_the_rows_are
     labels = np.arange(4000) % 4
     network, linear = np.eye(4)[labels] + np.random.default_rng(0).normal(size=(2, 4000, 4))
     chosen = choose_share(network, linear / 5, labels)  # knows as much, less loudly
-    losses = {share: calibrated_log_loss(network + share * linear / 5, labels) for share in SHARES}
+    losses = {share: log_loss_at_best_temperature(network + share * linear / 5, labels) for share in SHARES}
     assert losses[chosen] == min(losses.values())
     assert chosen > 4
     six_rows = slice(0, 6)
@@ -231,7 +231,7 @@ def test_intervals_of_a_difference_cover() -> None:
     for _ in range(400):
         kinds = random.choice(4, 90, p=[0.7, 0.12, 0.1, 0.08])
         first, second = np.isin(kinds, [0, 1]), np.isin(kinds, [0, 2])
-        low, high = of_difference(first, second)
+        low, high = difference_interval(first, second)
         assert low <= first.mean() - second.mean() <= high
         hits += low <= 0.02 <= high
     assert 360 <= hits <= 394, hits

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from preprocessing.base.errors import UserError
-from preprocessing.base.processes import locked
+from preprocessing.base.processes import lock_file
 from preprocessing.base.signals import NOTHING_KEPT, STOP, note_interrupts
 from tests.commands import ROOT, start_python
 
@@ -143,13 +143,13 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = start_program(HOLD.format(path=str(path)), "held")
     try:
-        with pytest.raises(UserError) as refused, locked(path, 0.2, LOCK_ERROR):
+        with pytest.raises(UserError) as refused, lock_file(path, 0.2, LOCK_ERROR):
             pass
         assert str(refused.value) == f"out: another run is writing; wait for it (process {holder.pid})"
     finally:
         holder.kill()
         holder.communicate(timeout=20)
-    with locked(path, 5, LOCK_ERROR):  # a dead process holds nothing
+    with lock_file(path, 5, LOCK_ERROR):  # a dead process holds nothing
         assert path.read_text().split()[0] == str(os.getpid())
 
 

@@ -21,7 +21,7 @@ from harness.config import RunConfig
 from harness.ranks.distributed import RankError, World
 from harness.training.console import Log
 from preprocessing.base import atomic
-from preprocessing.base.atomic import refusal, storing
+from preprocessing.base.atomic import refusal, storage_errors
 from preprocessing.base.errors import ConfigError, StorageError, UserError
 from preprocessing.base.untrusted import MOST_DEPTH, parse_json
 from tests.commands import ROOT, run_module
@@ -90,7 +90,7 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
     reason = "Is a directory" if kind == "directory" else "a pipe or a device"
     with (
         pytest.raises(ConfigError, match=rf"^{target}: cannot be written \({reason}\); "),
-        storing(target),
+        storage_errors(target),
         atomic.replacing(target),
     ):
         pytest.fail("it came to that")
@@ -98,10 +98,10 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
 
 
 def test_ranks_agree_on_a_full_disk() -> None:
-    with pytest.raises(StorageError, match="cannot be written") as caught, World().together("writing"):
+    with pytest.raises(StorageError, match="cannot be written") as caught, World().raise_together("writing"):
         raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
     assert caught.value.agreed  # type: ignore[attr-defined]
-    with pytest.raises(OSError, match="Bad file"), World().together("writing"):
+    with pytest.raises(OSError, match="Bad file"), World().raise_together("writing"):
         raise OSError(errno.EBADF, "Bad file descriptor")
     assert RankError.exit_code == 1
 
@@ -111,9 +111,9 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
     log.replacement = stream
-    log.say("step 1")
+    log.print_text("step 1")
     assert log.quiet
-    log.say("step 2")
+    log.print_text("step 2")
     assert os.readlink(f"/proc/self/fd/{stream.fileno()}") == "/dev/full"  # a caller's stream stays where it was
     with pytest.raises(OSError, match="No space left"):
         stream.close()

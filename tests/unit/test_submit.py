@@ -90,7 +90,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_script_is_the_file_with_its_head_filled_in(words: tuple[str, ...], head: str) -> None:
     (job,) = plan(*words)
     shipped, start = ((ROOT / "launch/slurm" / name).read_text() for name in ("train.sbatch", "start.sh"))
-    script = jobs.render(job)
+    script = jobs.render_script(job)
     assert script.partition("goes on.\n")[2].partition(jobs.HEAD_END)[0] + jobs.HEAD_END == head
     body = shipped.partition(jobs.HEAD_END)[2].partition("source launch/slurm/start.sh")[2]
     assert script.endswith(f"{start}{body}")

@@ -29,7 +29,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import text_files
-from preprocessing.corpus.columns import Resolved, find_candidates, resolve, resolve_unlabelled
+from preprocessing.corpus.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
 from preprocessing.corpus.convert import Converted, convert, read_part
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import list_files
@@ -39,9 +39,9 @@ from tests.corpora import Command, reviews, write_csv, write_jsonl
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
 
 
-def resolve_path(path: object, splits: SplitConfig | None = None, **options: Any) -> Resolved:
+def resolve_path(path: object, splits: SplitConfig | None = None, **options: Any) -> ResolvedSource:
     paths = path if isinstance(path, list) else str(path)
-    return resolve(list(list_files(SourceConfig(path=paths, **options), splits or SplitConfig())))
+    return resolve_source(list(list_files(SourceConfig(path=paths, **options), splits or SplitConfig())))
 
 
 def convert_path(

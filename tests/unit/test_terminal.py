@@ -74,7 +74,7 @@ LONG = "one sentence of many words that do not stand on a line of sixty columns,
 def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its_width(terminal: Terminal) -> None:
     for stream in (file := io.StringIO(), terminal):
         screen = Screen(stream=stream)
-        screen.say(LONG, "warn")
+        screen.print_text(LONG, "warn")
         screen.fact("data", "[red]as it is[/red] :smile: 12")
     first, second, third = file.getvalue().splitlines()
     assert 70 < len(first) <= 80
@@ -96,7 +96,7 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
         while f"step {steps[0]}/4" not in terminal.getvalue():
             time.sleep(0.01)
     live.close()
-    screen.say("the end")
+    screen.print_text("the end")
     assert f"step 1/4  {'#' * 8}{'-' * 22}  3s left{WIPE}" in terminal.getvalue()
     assert terminal.getvalue().endswith(f"2s left{WIPE}{WIPE}the end\n")
 

@@ -23,10 +23,10 @@ from nltk.tokenize import word_tokenize
 from preprocessing.base.errors import DataError
 from preprocessing.text import cleaning
 from preprocessing.text.encoder import spans_of
-from preprocessing.text.resources import WordNet, resolve
+from preprocessing.text.resources import WordNet, resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from preprocessing.text.vocabulary import PAD, UNK, Counts, Vocabulary, freeze
+from preprocessing.text.vocabulary import PAD, UNK, TokenCounts, Vocabulary, freeze
 from tests.reference import plain
 from tests.reference.hostile import TEXT
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.thorough
 
 
 def tokenizer(**fields: object) -> Tokenizer:
-    return Tokenizer(resolve(TextSpec(**fields)))  # type: ignore[arg-type]
+    return Tokenizer(resolve_pipeline(TextSpec(**fields)))  # type: ignore[arg-type]
 
 
 # The tokenizer unicode, and a plain one.
@@ -71,8 +71,8 @@ film Ταινία фильм ֆիլմ ფილმი סֶרֶט فِيلْم ܣ
 
 PARTS = SCRIPTS[::3] + [word[:2] for word in SCRIPTS]
 PARTS += [f"##{word[2:4]}" for word in SCRIPTS[::2]]
-OF_PIECES = freeze(Counts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
-IN_PIECES = Tokenizer(resolve(TextSpec(subwords="bpe")), OF_PIECES)
+OF_PIECES = freeze(TokenCounts(pa.array(sorted(set(PARTS)), pa.large_string()), np.ones(len(set(PARTS)), np.int64)))
+IN_PIECES = Tokenizer(resolve_pipeline(TextSpec(subwords="bpe")), OF_PIECES)
 
 
 def split_words(words: list[str]) -> list[str]:
@@ -143,7 +143,7 @@ def test_a_missing_resource_is_named_with_where_we_looked_and_what_fetches_it(
 ) -> None:
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with pytest.raises(DataError) as error:
-        resolve(TextSpec(**fields))  # type: ignore[arg-type]
+        resolve_pipeline(TextSpec(**fields))  # type: ignore[arg-type]
     for part in (resource, str(tmp_path), f"python -m nltk.downloader {resource.split('/')[1]}"):
         assert part in str(error.value)
 
@@ -163,8 +163,8 @@ def test_wordnet_lemmas_equal_nltks(texts: int, nltk_data: Path, imdb: list[str]
     assert (noun("running"), first("running"), first("better")) == ("running", "run", "good")
 
 
-def counts(**table: int) -> Counts:
-    return Counts(pa.array(list(table), pa.large_string()), np.array(list(table.values()), np.int64))
+def counts(**table: int) -> TokenCounts:
+    return TokenCounts(pa.array(list(table), pa.large_string()), np.array(list(table.values()), np.int64))
 
 
 def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
@@ -172,7 +172,7 @@ def test_order_is_count_then_bytes_and_reserved_rows_come_first() -> None:
     assert vocabulary.tokens.to_pylist() == ["<pad>", "<unk>", "c", "Z", "a", "b", "é"]
     assert vocabulary.counts.tolist() == [0, 1, 9, 2, 2, 2, 2]
     assert (PAD, UNK) == (0, 1)
-    reserved = freeze(Counts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
+    reserved = freeze(TokenCounts(pa.array(["<pad>", "<unk>", "x"], pa.large_string()), np.array([5, 4, 3])))
     assert (reserved.tokens.to_pylist(), reserved.counts.tolist()) == (["<pad>", "<unk>", "x"], [0, 9, 3])
     assert reserved.lookup(pa.array(["<pad>", "<unk>", "x", "y"])).tolist() == [1, 1, 2, 1]
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, ModelConfig, RunConfig
-from harness.data.views import held_out
-from harness.model.starts import Start, from_file
+from harness.data.views import hold_out
+from harness.model.starts import Start, read_start
 from harness.ranks.distributed import World
 from harness.training import preflight
 from harness.training.assembly import begin
@@ -51,7 +51,7 @@ def test_vectors_are_those_of_a_plain_decomposition(data: Path, monkeypatch: pyt
     blocks, expected = split.blocks, plain_associations(texts_in(split), size, 3)
     left_vectors, values, _ = np.linalg.svd(expected)
     monkeypatch.setattr(vectors, "OVERSAMPLING", size)  # exact: made-up texts have no small singular values
-    learned = vectors.learn(blocks, size, 8, 3)
+    learned = vectors.learn_vectors(blocks, size, 8, 3)
     np.testing.assert_allclose(learned @ learned.T, left_vectors[:, :8] * values[:8] @ left_vectors[:, :8].T, atol=2e-3)
     np.testing.assert_array_equal(learned.any(axis=1), expected.any(axis=1))
     assert not learned[0].any()
@@ -67,7 +67,7 @@ def test_of_a_large_corpus_a_sample_is_read(data: Path, monkeypatch: pytest.Monk
 
 def learn_from(root: Path, *splits: Split) -> np.ndarray:
     blocks = [block for split in splits for block in split.blocks]
-    return vectors.learn(blocks, read_manifest(root).vocabulary_size, DIM)
+    return vectors.learn_vectors(blocks, read_manifest(root).vocabulary_size, DIM)
 
 
 def check_scaled(start: Start, learned: np.ndarray) -> None:
@@ -87,7 +87,7 @@ def test_vectors_are_learned_from_what_a_run_may_see(tmp_path: Path) -> None:
     assert (vectors.facts["source"], vectors.facts["words"]) == ("own texts", int(learned[2:].any(axis=1).sum()))
     root = tmp_path / "folds"
     write_dataset(root, {"train": 90, "validation": 30}, widths=(8, 16, 32, 64))
-    view = held_out(assign_folds(root, 3), 1, root)
+    view = hold_out(assign_folds(root, 3), 1, root)
     for task in ("classifier", "language_model"):
         run = config(root, "own", fold=1, task=task)
         check_scaled(
@@ -125,7 +125,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     file_bytes = gzip.compress(content) if zipped else content
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(file_bytes)
-    start_values = from_file(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
+    start_values = read_start(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
     assert (start_values.facts["what"], start_values.facts["file_words"]) == (format_name, len(WORDS))
     assert (start_values.facts["words"], start_values.facts["tokens"]) == (3, 0.375)
     assert start_values.facts["sha256"] == hashlib.sha256(file_bytes).hexdigest()
@@ -154,7 +154,7 @@ def test_what_is_broken_is_named(tmp_path: Path, content: bytes, words: str) -> 
     path = tmp_path / "vectors"
     path.write_bytes(content)
     with pytest.raises(DataError, match=words) as caught:
-        from_file(path, vocabulary("film", "word"), 2)
+        read_start(path, vocabulary("film", "word"), 2)
     assert str(path) in str(caught.value)
 
 
