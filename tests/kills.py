@@ -47,7 +47,7 @@ from tests.ranks import PRELOADED
 from tests.runs import final, small
 
 STRANGER = "notes.txt"
-CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchanged"))
+CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchange_names"))
 OF_RUNS = ((os, "mkdir"), (os, "fsync"), (atomic, "append_line"), (MetricsLog, "write"))
 """What else changes the disk in a training. A file is flushed when it was written and does not have its name yet."""
 DIFFERENT = 97
@@ -188,7 +188,7 @@ def make_new(job_kind: str, source: Path, folder: Path) -> None:
 
 def chosen(changes: list[str], instants: str) -> list[int]:
     """The numbers of the changes at which the job is killed."""
-    exchanges = [number for number, name in enumerate(changes) if name == "exchanged"]
+    exchanges = [number for number, name in enumerate(changes) if name == "exchange_names"]
     if instants == "all":
         return list(range(len(changes)))
     offsets = range(-1, 4) if instants == "few" else range(-2, 7)

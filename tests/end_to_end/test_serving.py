@@ -29,8 +29,9 @@ PACKAGES = (
     "flatbuffers",
     "google",
 )
-PACKAGES += ("google", "packaging", "padless", "harness", "preprocessing")
-"""Those five, what they need, and padless."""
+PACKAGES += ("cyclopts", "attr", "attrs", "docstring_parser", "markdown_it", "mdurl", "pygments", "rich", "rich_rst")
+PACKAGES += ("packaging", "padless", "harness", "preprocessing")
+"""Those five, what they need, and padless; for the command also cyclopts."""
 ONLY = f"""
 import os
 import sys
@@ -55,7 +56,7 @@ texts = json.loads(sys.argv[2])
 print(json.dumps([model.predict_proba(texts).tolist(), model.predict(texts).tolist()]))
 """
 COMMAND = """
-from harness.__main__ import script
+from harness.__main__ import run_console_script as script
 sys.exit(script())
 """
 

@@ -127,7 +127,7 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     page = read_help(capsys, harness, "train", "--help", "order")
-    assert "Which rows meet in a batch; with the dataset, seed and global batch" in page
+    assert "Which rows are batched together; with the dataset, seed and global batch" in page
     assert re.findall(r"--\S+", page.partition("order")[2]) == ["--order.length_noise"]
     assert "[default: 0.003]" in page
     page = read_help(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")

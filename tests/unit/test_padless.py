@@ -226,13 +226,13 @@ def test_predictions_have_the_type_of_the_labels(dtype: Any, values: list[Any], 
     assert model.explain("w1 w2", values[0]).label == name_label_value(values[0])
 
 
-def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two: Path, tmp_path: Path) -> None:
+def test_a_pickle_has_the_weights_that_were_loaded(run: Path, two_class_run: Path, tmp_path: Path) -> None:
     """Although a better epoch has replaced the files meanwhile."""
     shutil.copytree(run / BUNDLE, tmp_path / "bundle")
     model = padless.load(tmp_path / "bundle")
     expected = model.predict_proba(TEXTS)
     shutil.rmtree(tmp_path / "bundle")
-    shutil.copytree(two / BUNDLE, tmp_path / "bundle")
+    shutil.copytree(two_class_run / BUNDLE, tmp_path / "bundle")
     copied = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(model))))
     np.testing.assert_array_equal(copied.predict_proba(TEXTS), expected)
 

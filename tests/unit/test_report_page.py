@@ -248,7 +248,7 @@ def test_why_a_text_is_not_to_be_had_is_said(tmp_path: Path) -> None:
     first, second = write_csv(tmp_path / "1.csv", ROWS[:40]), write_csv(tmp_path / "later.csv", ROWS[40:])
     manifest = prepare(first, tmp_path / "data", "--source.test_path", str(second))
     first.unlink()
-    assert find_originals(manifest, [3]) == ({}, f"{first}: no such file; check source.path; did you mean {second}?")
+    assert find_originals(manifest, [3]) == ({}, f"{first}: no such file; check source.path")
     config = manifest.provenance["config"]
     config = {**config, "source": {**config["source"], "path": ["s3://bucket/corpus.csv"]}}
     remote = replace(manifest, provenance={**manifest.provenance, "config": config})

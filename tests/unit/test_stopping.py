@@ -131,8 +131,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from preprocessing.base.errors import UserError
-from preprocessing.base.processes import locked
-with locked(Path({path!r}), 0, UserError("taken")):
+from preprocessing.base.processes import lock_file
+with lock_file(Path({path!r}), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
 """
