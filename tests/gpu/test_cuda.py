@@ -35,7 +35,7 @@ from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone,
 from tests.trainers import all_steps, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
-PLACES = ("row", "time", "place", "starts", "grid")
+INDEX_FIELDS = ("row", "time", "position", "starts", "grid")
 
 
 def make_loader(dataset: Path, layout: Layout, device: torch.device, prepare: Any = None) -> Loader:
@@ -92,7 +92,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
                 largest.append(int(ids.max()))
                 tensors = [batch.labels, batch.masks.unknown_tokens, *batch.masks.keep.values()]
                 if batch.index is not None:
-                    tensors += [getattr(batch.index, name) for name in PLACES]
+                    tensors += [getattr(batch.index, name) for name in INDEX_FIELDS]
                 rows[tuple(batch.rows.tolist())] = (
                     ids.tolist(),
                     batch.lengths.tolist(),

@@ -274,12 +274,12 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
 def disagree() -> None:
     """Each rank finds its own figures, as machines do in the last bit."""
     rank = int(os.environ["RANK"])
-    calls, measure = itertools.count(1), validation.measure_objective
+    calls, measure = itertools.count(1), validation.measure_language_model
 
     def measure_differently(*words: Any, **options: Any) -> dict[str, Any]:
         return measure(*words, **options) | {"log_loss": 3.0 / (1 + rank * next(calls))}
 
-    validation.measure_objective = measure_differently
+    validation.measure_language_model = measure_differently
 
 
 @pytest.mark.processes
