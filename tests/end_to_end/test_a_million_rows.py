@@ -171,7 +171,7 @@ def test_killed_twice_and_continued(root: Path, reference: tuple[str, tuple[int,
     for enough in (10, 30):
         words = command_of(root, "many.csv", "killed.csv")
         process = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("0*.json")]) >= enough, 300)
+        wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("*-?????.json")]) >= enough, 300)
         workers = process.children()
         process.kill()
         process.wait(timeout=30)

@@ -25,7 +25,7 @@ from tests.datasets import sentences
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 SOURCES = ("pyproject.toml", "MANIFEST.in", "build_backend.py", "README.md", "LICENSE", "padless.py")
-SOURCES += ("harness", "preprocessing", "configs", "docs")
+SOURCES += ("harness", "preprocessing", "configs", "docs", "launch")
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys

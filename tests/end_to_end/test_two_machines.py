@@ -222,7 +222,7 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
 
 def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", SPLITS)
-    words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run", "--verbose")
+    words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run")
     with two_machines() as two:
         processes = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.machines]
         codes = codes_of(processes)
