@@ -87,6 +87,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
             print(script.replace("complete -F", "complete -o default -F"))  # files, where nothing else is offered
         else:
             print_help(app)
+            print(f"\ndocumentation: {configuration.DOCS / 'index.md'}")  # on one line, however long
         return 0 if argv else 2
     if word in ("-V", "--version"):
         print(f"padless {VERSION}")
@@ -107,8 +108,7 @@ def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_op
     """The list of commands, with the options of each where completions need them."""
     from cyclopts import App
 
-    epilogue = f"{note}\n\ndocumentation: {configuration.DOCS / 'index.md'}"
-    app = App(prog, usage=f"{prog} COMMAND [options]; COMMAND --help says more", help_epilogue=epilogue, **APP_SETTINGS)
+    app = App(prog, usage=f"{prog} COMMAND [options]; COMMAND --help says more", help_epilogue=note, **APP_SETTINGS)
     for rank, command in enumerate(commands):
         config_class = load_object(command.config) if has_options else None
         listed = app_of_options(config_class, options_of(config_class)) if config_class else App(**APP_SETTINGS)

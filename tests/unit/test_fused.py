@@ -202,5 +202,7 @@ def test_it_fits_a_card_without_spills(
     assert ("mma.sync" in kernel.asm["ptx"]) == (precision != "fp32")
     properties = SimpleNamespace(shared_memory_per_block_optin=SHARED[capability])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    fitting = [units for units in (64, 128, 256) if module.fits_shared_memory(units, DTYPES[dtype], torch.device("cuda"))]
+    fitting = [
+        units for units in (64, 128, 256) if module.fits_shared_memory(units, DTYPES[dtype], torch.device("cuda"))
+    ]
     assert fitting == ([64] if dtype == "fp32" or SHARED[capability] < 100 << 10 else [64, 128])
