@@ -101,11 +101,11 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
         else:
             for path in addresses.find_files(address):
                 for member in list_tables(path, split) if is_archive(path) else [""]:
-                    place, name = addresses.absolute(path), public(path)
+                    file_address, name = addresses.absolute(path), public(path)
                     if member:
-                        place, name = f"zip://{member}::{place}", f"{name}/{member}"
-                    file = File(place, name, source.format, split, source, splits)
-                    yield replace(file, format=format_of(file, place if member else path))
+                        file_address, name = f"zip://{member}::{file_address}", f"{name}/{member}"
+                    file = File(file_address, name, source.format, split, source, splits)
+                    yield replace(file, format=format_of(file, file_address if member else path))
 
 
 def is_archive(address: str) -> bool:

@@ -106,7 +106,7 @@ def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
     train_here(small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none"), reports=False)
     (tmp_path / "refused").write_text(REFUSED)
     program = f"cd {tmp_path}; {sys.executable} -c {shlex.quote(HELP_WITHOUT_TORCH)} < refused"
-    succeed(run_command(["sh", "-c", program]))
+    assert succeed(run_command(["sh", "-c", program])).returncode == 0
 
 
 @pytest.mark.parametrize(("main", "table"), TABLES)
