@@ -174,6 +174,7 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tracker.start()
             tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
+            tracker.abandon()  # else Python's exit waits for it
             problem = f"W&B did not accept all ({one_line(error)})"
             raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
     num_rows = len(tracker.earlier_rows)

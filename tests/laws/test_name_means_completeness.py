@@ -99,7 +99,7 @@ def test_killed_at_every_instant_of_a_replacement(exchange: str, instants: str, 
     report = kill_replacements(tmp_path, instants, exchange)
     assert report["wrong"] == []
     assert report["kills"] > least
-    assert ("exchanged" in report["changes"], "rename" in report["changes"]) == (True, True)
+    assert ("exchange_names" in report["changes"], "rename" in report["changes"]) == (True, True)
 
 
 @pytest.mark.processes
