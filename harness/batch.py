@@ -80,6 +80,8 @@ class Batch:
     """int64 ``[rows]``; ``NO_LABEL`` where a row has none."""
     rows: np.ndarray
     """int64 ``[rows]``: the rows' numbers in the source."""
+    targets: torch.Tensor | None = None
+    """float32 ``[rows, classes]``: what a teacher wants of each row, whose sum is its weight; None: its label."""
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
     sent_lengths: torch.Tensor | None = None

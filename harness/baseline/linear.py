@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,57 @@ def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
 
 
+def count_features(data: str | Path, train: Split) -> tuple[csr_matrix, np.ndarray]:
+    """How often each training row has each feature, in shard order, and the features: ascending n-grams, int64.
+
+    Raises ``DataError`` if there are none.
+    """
+    from scipy.sparse import vstack
+
+    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
+    matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
+    times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
+    features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(train.manifest)])
+    features = features[times[features] > 0]
+    if not len(features):
+        raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+    return matrix[:, features], ngrams[features]
+
+
+def fit_counts(matrix: csr_matrix, labels: np.ndarray, outputs: int) -> tuple[Any, int]:
+    """The model of rows with these counts and labels, and the most steps that its solver may take."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), MIN_STEPS, MAX_STEPS))
+    classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+    model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
+    # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
+    # times slower on a busy machine.
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
+        model.fit(matrix, labels)
+    return model, limit
+
+
+def is_right_out_of_fold(data: str | Path, manifest: Manifest, folds: np.ndarray, judged: Sequence[int]) -> np.ndarray:
+    """Bool ``[rows]``: whether models of the other folds give each training row its label; False for rows of folds
+    that are not ``judged``. ``folds`` int64 ``[rows]``: of the rows, ascending by their number in the source.
+    """
+    train = open_split(data, manifest, TRAIN)
+    order = np.argsort(train.column("row"))
+    matrix, labels = count_features(data, train)[0][order], train.column("label")[order]
+    is_right = np.zeros(len(labels), bool)
+    for fold in judged:
+        is_held_out = folds == fold
+        if len({*labels[~is_held_out].tolist()}) > 1:
+            model, _ = fit_counts(matrix[~is_held_out], labels[~is_held_out], num_outputs(manifest))
+            is_right[is_held_out] = model.predict(matrix[is_held_out]) == labels[is_held_out]
+    return is_right
+
+
 @dataclass(frozen=True)
 class Linear:
     """The linear model, trained on a dataset's training rows."""
@@ -113,32 +165,12 @@ class Linear:
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
         """Fit it, after ``check``. More than two classes share one softmax."""
-        from scipy.sparse import vstack
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.feature_extraction.text import TfidfTransformer
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
         train = open_split(data, manifest, TRAIN)
-        ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
-        matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
-        times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
-        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
-        features = features[times[features] > 0]
-        if not len(features):
-            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-        matrix = matrix[:, features]
-        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
-        classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-        model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
-        # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
-        # times slower on a busy machine.
-        with threadpool_limits(1), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, train.column("label"))
-        steps = int(np.max(classifier.n_iter_))
-        facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), ngrams[features], model, facts)
+        matrix, ngrams = count_features(data, train)
+        model, limit = fit_counts(matrix, train.column("label"), num_outputs(manifest))
+        steps = int(np.max(model[-1].n_iter_))
+        facts = {"features": len(ngrams), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        return cls(len(manifest.labels), ngrams, model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
@@ -172,8 +204,13 @@ def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
     facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
     facts["seconds"] = time.process_time() - start_s
+    return describe_scores(measured, facts, manifest)
+
+
+def describe_scores(measured: Mapping[str, Scores], facts: Mapping[str, Any], manifest: Manifest) -> dict[str, OnSplit]:
+    """Figures and predictions of a model on each split, calibrated on validation; ``facts`` go to all figures."""
     decision = fit_decision(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
-    results = {}
+    results: dict[str, OnSplit] = {}
     for name, scores in measured.items():
         predicted, chances = decision.predictions(scores.logits)
         predictions = Predictions(scores.rows, scores.labels, predicted, chances)

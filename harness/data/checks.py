@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
+from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
-from harness.data.views import rows_of_task
+from harness.data.views import rows_of_run
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
-from preprocessing.dataset.views import parts_of, read_data
+from preprocessing.dataset.views import parts_of
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
@@ -24,16 +24,14 @@ MAX_ROWS_RATIO = 5
 """Warn if the largest class has this many times the rows of the smallest: accuracy then hardly shows the smallest."""
 
 
-def check_dataset(
-    data: str | Path, *, hashes: bool = True, task: Task = CLASSIFIER, fold: int | None = None
-) -> Manifest:
-    """Read the manifest and check every shard in it; returns its view for ``task`` with ``fold`` as validation.
+def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
+    """Read the manifest and check every shard in it; returns the view of it that a run trains on.
 
     ``hashes``: also check the sha256 of shards and every row, up to ``HASH_LIMIT_BYTES``; of remote ones each block is
     checked when it is read. Raises ``DataError`` with the first problem.
     """
-    manifest = rows_of_task(task, read_data(data), data, fold)
-    for path, part, _ in parts_of(data, manifest):
+    manifest = rows_of_run(config)
+    for path, part, _ in parts_of(config.data, manifest):
         check_vocabulary(path, part)
         splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
         size = sum(totals.bytes for name in part.splits for totals in part.splits[name])

@@ -26,6 +26,7 @@ from threadpoolctl import ThreadpoolController
 from harness.batch import Batch, Layout, Masks, PackedIndex, StepBatch, send
 from harness.data.order import Order, Window
 from harness.data.slices import RankSlice
+from harness.data.targets import SoftTargets
 from preprocessing.dataset.shards import Split
 
 PREFETCH_GROUPS = 2
@@ -56,7 +57,7 @@ class Assembler:
         that uses it, outside inference mode.
         """
         self.split, self.layout, self.device = loader.split, loader.layout, loader.device
-        self.prepare, on_cuda = loader.prepare, self.device.type == "cuda"
+        self.prepare, self.targets, on_cuda = loader.prepare, loader.targets, self.device.type == "cuda"
         self.dtype = dtype = torch.int16 if self.split.manifest.id_dtype == "uint16" else torch.int32
         elements = loader.group_steps * loader.step_elements
         flat = (torch.empty(elements, dtype=dtype, pin_memory=on_cuda) for _ in range(PREFETCH_GROUPS + 2))
@@ -136,11 +137,15 @@ class Assembler:
                 ids = buffer.flat[offset : offset + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
             offset += ids.numel()
+            targets = None
+            if self.targets is not None:
+                targets = send(torch.from_numpy(self.targets.of_rows(self.rows[number])), self.device)
             yield Batch(
                 ids,
                 lengths,
                 self.labels[number],
                 self.rows[number],
+                targets,
                 batch_sizes=sizes,
                 sent_lengths=self.sent_lengths[number],
                 index=None if sizes is None else PackedIndex.build(lengths, self.device),
@@ -176,7 +181,7 @@ def hand_over(step: StepBatch) -> None:
     for batch in step.micro_batches:
         masks, index = batch.masks or Masks(), batch.index
         tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown_tokens, *masks.keep.values()]
-        tensors.append(None if batch.candidates is None else batch.candidates[0])
+        tensors += [batch.targets, None if batch.candidates is None else batch.candidates[0]]
         for tensor in [*tensors, None if index is None else index.row]:  # a view holds all of its memory
             if tensor is not None:
                 tensor.record_stream(stream)
@@ -225,6 +230,8 @@ class Loader:
     device: torch.device
     micro_batch: int | None = None
     """Maximum rows of a micro-batch; None: no limit."""
+    targets: SoftTargets | None = None
+    """Of a teacher, for every row of the split; None: rows have their labels."""
     prepare: Callable[[int, Batch], None] | None = None
     """Adds to a micro-batch what training needs in an optimizer step: dropout masks, candidates."""
 

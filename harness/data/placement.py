@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import NOTHING
+from harness.data.targets import SoftTargets
 from harness.ranks.distributed import World, read_local_rank
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
@@ -37,6 +38,8 @@ class OpenData:
     data: str
     manifest: Manifest
     splits: dict[str, Split]
+    targets: SoftTargets | None = None
+    """Of the rows of ``train``, where a teacher has taught."""
 
     def check(self) -> None:
         """Between epochs: raise ``DataError`` if the manifest or a mapped shard has changed since the start."""

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.config import LANGUAGE_MODEL, Task
+from harness.config import LANGUAGE_MODEL, RunConfig, Task
+from harness.data.targets import find_lesson
 from harness.rundir.records import read_run_config
 from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
@@ -81,6 +82,22 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
                 "the texts and at text.stop_words"
             )
     return view
+
+
+def rows_of_run(config: RunConfig) -> Manifest:
+    """The view of its dataset that a run trains on: where a teacher has taught, with its rows without labels in
+    ``train``.
+
+    Raises ``ConfigError`` for a teacher of a mixture, and ``DataError`` as ``rows_of_task`` and ``find_lesson`` do.
+    """
+    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    if config.teacher is not None and len(parts_of(config.data, manifest)) > 1:
+        raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
+    lesson = find_lesson(vars(config), manifest.fingerprint)
+    if lesson is None or not lesson.is_used:
+        return manifest
+    splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}
+    return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})
 
 
 MAX_TOKENS = 1_000_000_000

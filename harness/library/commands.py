@@ -171,7 +171,9 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
 def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
     """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
     from harness.training.rules import processes_on_cores, resolve_config
+    from harness.training.teacher import teach
 
+    teach(recipe)
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
         train_here(recipe, reports=reports)
@@ -194,11 +196,13 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve_config
+    from harness.training.teacher import teach
 
     if (first := preflight.pretraining(recipe)) is not None:
         train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
+    teach(recipe)
     resolved = resolve_config(recipe)
     config = resolved.config
     with _training, restore_process():

@@ -9,17 +9,13 @@ in ``padless explain``; text that the model did not see, such as a truncated end
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from harness.inference.explanation import as_html, split_text
 from preprocessing.base.errors import DataError, UserError
-from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import File, fingerprint_of, list_files
+from preprocessing.corpus.originals import iter_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
 from preprocessing.text.encoder import Encoder, spans_of
@@ -80,35 +76,9 @@ def read_originals(entry: Mapping[str, Any], config: Mapping[str, Any], rows: li
 
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
-    file = find_file(entry, config)
     if entry["bytes"] > MAX_BYTES:
-        raise DataError(f"{file.name} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
-    text_by_row, num_rows = dict[int, str](), 0
-    for batch in open_reader(file).batches():
-        numbers = entry["first_row"] - 1 + batch.numbers
-        is_wanted = np.isin(numbers, rows)
-        if is_wanted.any():
-            texts = batch.select(is_wanted).texts().to_pylist()
-            text_by_row |= dict(zip(numbers[is_wanted].tolist(), (text or "" for text in texts), strict=True))
-        num_rows += len(batch)
-    if (fingerprint_of(file), num_rows) != (entry["fingerprint"], entry["rows"]):
-        raise DataError(f"{file.name} has changed since the dataset was made of it")
+        raise DataError(f"{entry['name']} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
+    text_by_row = dict[int, str]()
+    for numbers, texts in iter_originals(entry, config, np.array(rows)):
+        text_by_row |= dict(zip(numbers.tolist(), texts, strict=True))
     return text_by_row
-
-
-def find_file(entry: Mapping[str, Any], config: Mapping[str, Any]) -> File:
-    """The file of an ``entry`` of the manifest, found again with the configuration in the manifest.
-
-    Raises ``DataError``.
-    """
-    try:
-        source, splits = SourceConfig(**config["source"]), SplitConfig(**config["splits"])
-    except (KeyError, TypeError, ValueError, AttributeError):  # the manifest is untrusted: values may have any type
-        raise DataError("another version of padless has written down where they came from") from None
-    labelled = replace(source, unlabelled_path=[])
-    if any(addresses.is_remote(address) for address, _ in labelled.addresses):
-        raise DataError("they lie on a remote store, from which a report fetches nothing")
-    for file in list_files(labelled, splits):
-        if file.name == entry["name"]:
-            return file
-    raise DataError(f"{entry['name']} is no longer where it was when the dataset was made of it")

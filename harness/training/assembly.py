@@ -24,6 +24,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
+from harness.data.targets import Lesson, SoftTargets, find_lesson, folder_of_lesson
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -82,14 +83,20 @@ def open_run(
 def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: Mapping[str, Choice]) -> TrainingRun:
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
-    manifest, start = agree(config, session, writer)
+    manifest, start, lesson = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    if lesson is not None and lesson.is_used:
+        with world.raise_together("reading the targets of the teacher"):
+            data.targets = SoftTargets.open(folder_of_lesson(vars(config), manifest.fingerprint), lesson)
     starts = begin(config, manifest, world) if start is None else {}
     origins = {name: weights.facts for name, weights in starts.items()}
     if start is not None:
         origins = {name: start.state[name] for name in ORIGINS if name in start.state}
     choices = {**resolved, **session.choices, **{name: describe_origin(facts) for name, facts in origins.items()}}
+    if lesson is not None:
+        choices["teacher"] = Choice(lesson.teacher, f"{lesson.summary}; sha256 {lesson.targets_sha256[:12]}")
+        origins["teacher"] = lesson.origin
     trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
@@ -132,12 +139,15 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     if trainer.world.is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    summary = learn_wide(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
+    factors = class_factors(config.optim, labels)
+    summary = learn_wide(wide, data.splits[TRAIN], factors, tokens, trainer.world, data.targets)
     choices["linear part"] = Choice(summary, f"logistic regression, C = {C:g}")
 
 
-def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
-    """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from."""
+def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None, Lesson | None]:
+    """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from, and what a
+    teacher has taught.
+    """
     world = session.world
     start = None
     with world.raise_together("the checks before training"):
@@ -147,10 +157,12 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
             start = preflight.check_run(config, screen.print_text).checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
+        lesson = find_lesson(vars(config), manifest.fingerprint)
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
             preflight.check_start(config)
-    facts = {"dataset": manifest.fingerprint[:16], "torch": torch.__version__}
+    targets = "none" if lesson is None else lesson.targets_sha256
+    facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)
@@ -161,7 +173,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         if step is not None and start is None:
             start = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(config.run, step))
         writer.go_on(step or 0)
-    return manifest, start
+    return manifest, start, lesson
 
 
 def check_shared(run: str | Path, world: World) -> None:
@@ -224,6 +236,7 @@ def build_trainer(
         layout="packed",
         device=device,
         micro_batch=config.micro_batch,
+        targets=data.targets,
     )
     first_path = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
     path = choose_path(config, session, network.recurrent, loader, first_path)

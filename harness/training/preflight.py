@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
+from harness.data.targets import find_lesson
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
@@ -82,6 +83,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     is_same_data = is_same_dataset(checkpoint, config, is_finished=is_finished)
     if checkpoint is None:
         return ResumePoint()
+    check_lesson(config, checkpoint)
     has_changed = check_keys(config, checkpoint) or not is_same_data
     return ResumePoint(checkpoint, is_finished and not has_changed)
 
@@ -112,13 +114,25 @@ def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
     return bool(changed)
 
 
+def check_lesson(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Raise ``DataError`` if the teacher of a run says something else than when it began."""
+    earlier = checkpoint.state.get("teacher") or {}
+    lesson = find_lesson(vars(config), views.read_data(config.data).fingerprint)
+    is_same = earlier.get("source") == config.teacher
+    if lesson and is_same and earlier["sha256"] != lesson.targets_sha256:
+        raise DataError(
+            f"teacher: {config.teacher} says something else than when {config.run} began (targets "
+            f"{lesson.targets_sha256[:12]}, then {earlier['sha256'][:12]}); restore it, or name another run directory"
+        )
+
+
 def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
     """Check that the dataset is complete and fits processes and options.
 
     ``hashes``: also verify the hashes of shards; one process of a run does it. Raises ``DataError`` or ``ConfigError``
     with the first problem.
     """
-    manifest = checks.check_dataset(config.data, hashes=hashes, task=config.task, fold=config.fold)
+    manifest = checks.check_dataset(config, hashes=hashes)
     checks.check_fit(config, manifest, world_size)
     checks.check_useful(config, manifest)
     return manifest
@@ -146,6 +160,9 @@ def check_start(config: RunConfig) -> None:
 
     Raises ``ConfigError`` or ``DataError``.
     """
+    has_taught = find_lesson(vars(config), views.read_data(config.data).fingerprint) is not None
+    if config.teacher is not None and not (has_taught or config.dry_run):
+        raise ConfigError(f"teacher: {config.teacher} has not taught yet; `padless train {config.data}` has it do so")
     if pretraining(config) is not None:
         sentence = "this language model is not trained yet; padless train does so first, or name another with"
         raise ConfigError(f"init.pretrain: {config.init.pretrain}: {sentence} --init.weights")

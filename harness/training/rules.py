@@ -16,13 +16,11 @@ from typing import Any
 import psutil
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
-from harness.data.views import rows_of_task
+from harness.data.views import rows_of_run
 from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
 from harness.rundir.checkpoint import newest
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import count_noun
-from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
 
 MIN_STEPS, SHORT_TOKENS = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls
@@ -97,16 +95,11 @@ def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lam
         config = restore_values(config)
     if not keys_to_resolve(config):
         return ResolvedConfig(config, {})
-    manifest = read_run_manifest(config)
+    manifest = rows_of_run(config)
     gpus = count_gpus() if is_auto(config.global_batch) else None  # after the dataset, which needs no torch
     config = config if gpus is None else restore_values(config)
     classes = len(manifest.labels) if config.task == CLASSIFIER else 2
     return apply_rules(config, Corpus(manifest.rows(TRAIN), manifest.tokens(TRAIN), classes), gpus or 1)
-
-
-def read_run_manifest(config: RunConfig) -> Manifest:
-    """The manifest of the rows that a run uses. Raises ``DataError`` if it cannot be read."""
-    return rows_of_task(config.task, read_data(config.data), config.data, config.fold)
 
 
 def processes_on_cores(config: RunConfig, cores: int) -> Choice:
@@ -116,7 +109,7 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
     figures. Raises ``DataError`` if the dataset cannot be read.
     """
-    manifest = read_run_manifest(config)
+    manifest = rows_of_run(config)
     tokens, rows = manifest.tokens(TRAIN), config.global_batch
     step_tokens = tokens * rows // max(1, manifest.rows(TRAIN))
     process_tokens = max(1, count_exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)

@@ -23,6 +23,7 @@ from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
+from harness.data.targets import SoftTargets
 from harness.model.wide import BITS, MASK, NONE, UNOWNED, WidePart, mix_bits, sort_distinct
 from harness.ranks.distributed import World
 from preprocessing.dataset.shards import Split
@@ -51,8 +52,15 @@ SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], world: World) -> str:
-    """Learn a linear part from labelled rows.
+def learn_wide(
+    wide: WidePart,
+    split: Split,
+    factors: np.ndarray,
+    tokens: Sequence[str],
+    world: World,
+    taught: SoftTargets | None = None,
+) -> str:
+    """Learn a linear part from labelled rows, or from the targets of a teacher.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
@@ -62,7 +70,7 @@ def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequen
         if world.is_main:
             on_cpu = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                summary = fit_wide(on_cpu, split, factors, tokens)
+                summary = fit_wide(on_cpu, split, factors, tokens, taught)
             wide.load_state_dict(on_cpu.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -72,13 +80,18 @@ def learn_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequen
     return summary
 
 
-def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str]) -> str:
+def fit_wide(
+    wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], taught: SoftTargets | None = None
+) -> str:
     """``learn_wide`` in this process, for a linear part on the CPU."""
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
     stride = max(1, -(-ngrams // MAX_NGRAMS), -(-len(split) * len(factors) // MAX_TARGETS))
     if wide.owners is not None:
         wide.owners.copy_(choose_owners(wide, split, stride))
     features, labels = read_features(wide, split, stride), split.column("label")[::stride]
+    shares = None if taught is None else taught.of_rows(split.column("row")[::stride]).astype(np.float64)
+    if shares is not None:
+        labels = shares.argmax(axis=1)
     buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power = POWER if wide.owners is None else POWER_OWNED
@@ -94,6 +107,8 @@ def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence
     piece_weights = weigh_features(values, labels, len(factors), power, pieces.T)
     pieces = scale_pieces(values, sparse.diags(1 / weights) @ pieces @ sparse.diags(piece_weights), pieces)
     targets = (np.diag(factors) * (1 / len(labels)))[labels]
+    if shares is not None:
+        targets = shares * (factors / len(labels))
     table, bias = solve(values, pieces, targets, penalty=1 / (C * len(labels)))
     wide.table[torch.from_numpy(columns)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))

@@ -82,7 +82,11 @@ class SourceBatch:
 
         Null where all are null, empty where all are empty. Raises ``DataError`` for invalid UTF-8.
         """
-        columns = [self.column(name) for name in self.file.source.text_columns]
+        return self.texts_of(self.file.source.text_columns)
+
+    def texts_of(self, names: Sequence[str]) -> pa.Array:
+        """As ``texts``, of the columns with these names."""
+        columns = [self.column(name) for name in names]
         if len(columns) == 1:
             return columns[0]
         separator = pa.scalar(SEPARATOR, TEXT)

@@ -413,9 +413,9 @@ class Split:
     def _read_block(self, number: int) -> Block:
         path, block = self._map_block(number)
         if not self._is_checked[number]:
-            labels = range(len(self.manifest.labels)) if self.name != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
-            has_labels = all(part.labels for part in self.index.parts)
-            if not block.is_valid(self.manifest.vocabulary_size, labels if has_labels else None):
+            part = self.index.parts[self.index.part_of[self.locate_block(number)[0]]]
+            labels = range(len(self.manifest.labels)) if part.split != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
+            if not block.is_valid(self.manifest.vocabulary_size, labels if part.labels else None):
                 raise DataError(f"{path}: it holds a length, a label or an id out of range; {REBUILD}")
             self._is_checked[number] = True
         return block

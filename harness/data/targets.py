@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a teacher says of the rows of a dataset: a target for each training row, with a label or without.
+
+A lesson is a folder, for one dataset, one teacher and one fold that is held out::
+
+    targets.arrow     one line a row, ascending by its number in the source: row int64, target float16[classes]
+    teacher.json      who teaches, what came of it, and the sha256 of the targets (sealed, written last)
+
+A target holds a share for each class; their sum is the weight of the row's loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from harness.rundir.json_files import read_sealed, write_sealed
+from harness.rundir.layout import storage, writable_path
+from preprocessing.base import arrays, atomic
+from preprocessing.base.errors import DataError
+from preprocessing.base.schema import Count, Sha256, convert_json
+from preprocessing.dataset.index import non_null_schema
+from preprocessing.dataset.views import home_of
+
+TEACHERS = "teachers"
+TARGETS, LESSON = "targets.arrow", "teacher.json"
+KIND = ("padless-lesson", 1)
+REMOVE = "remove the folder, and `padless train` makes it again"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """``teacher.json``."""
+
+    teacher: str
+    """As the user names it."""
+    what: str
+    """What kind of teacher, in words."""
+    source_sha256: Sha256
+    """Of the files of an encoder, or of the file of predictions."""
+    is_used: bool
+    """Whether the network learns from the targets."""
+    summary: str
+    """What came of it, and why, in words."""
+    rows: Count
+    """Training rows without a label that have a target."""
+    targets_sha256: Sha256
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Figures of the teacher."""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The entry in checkpoints and bundles."""
+        facts = {"source": self.teacher, "what": self.what, "sha256": self.targets_sha256}
+        return {**facts, "rows": self.rows, "summary": self.summary}
+
+
+class SoftTargets:
+    """The targets of a lesson, mapped."""
+
+    def __init__(self, rows: np.ndarray, values: np.ndarray) -> None:
+        """``rows`` int64 ``[rows]``, ascending; ``values`` float16 ``[rows, classes]``."""
+        self.rows, self.values = rows, values
+
+    @classmethod
+    def open(cls, folder: Path, lesson: Lesson) -> SoftTargets:
+        """Map the file of a lesson. Raises ``DataError`` if it is missing, or not the one of the lesson."""
+        path = folder / TARGETS
+        try:
+            with arrays.map_file(path) as file:
+                content = file.read_buffer()
+            if hashlib.sha256(content).hexdigest() != lesson.targets_sha256:
+                raise ValueError("its sha256 is another")
+            _, (batch,) = arrays.record_batches(pa.BufferReader(content))
+            values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
+            return cls(batch["row"].to_numpy(), values)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise DataError(f"{path}: not the targets that {LESSON} names ({error}); {REMOVE}") from None
+
+    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+        """float32 ``[rows, classes]``: the targets of rows by their number in the source. Raises ``DataError`` for a
+        row without one.
+        """
+        places = np.minimum(self.rows.searchsorted(rows), len(self.rows) - 1)
+        is_missing = self.rows[places] != rows
+        if is_missing.any():
+            raise DataError(f"{TARGETS}: no target for row {int(rows[is_missing.argmax()])}; {REMOVE}")
+        return self.values[places].astype(np.float32)
+
+
+def folder_of_teachers(data: str, run: str) -> Path:
+    """The folder of lessons and embeddings, beside the dataset, or in the run if nothing can be written there."""
+    return writable_path(str(home_of(data)), run, TEACHERS)
+
+
+def folder_of_lesson(config: Mapping[str, Any], fingerprint: str) -> Path:
+    """The folder of the lesson for the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
+    teacher = str(config["teacher"])
+    key = hashlib.sha256(atomic.canonical_json([fingerprint, config["fold"], teacher])).hexdigest()[:12]
+    return folder_of_teachers(config["data"], config["run"]) / f"{Path(teacher).name}-{key}"
+
+
+def find_lesson(config: Mapping[str, Any], fingerprint: str) -> Lesson | None:
+    """The lesson of a run, as for ``folder_of_lesson``; None without a teacher, and before it has taught. Raises
+    ``DataError`` for a damaged one.
+    """
+    if config.get("teacher") is None:
+        return None
+    path = folder_of_lesson(config, fingerprint) / LESSON
+    content = read_sealed(path, KIND, REMOVE)
+    return None if content is None else convert_json(Lesson, content, str(path), REMOVE)
+
+
+def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:
+    """Write the targets of a lesson, float ``[rows, classes]`` in any order of rows; returns the sha256 of the file.
+
+    Raises ``StorageError``.
+    """
+    order, classes = np.argsort(rows), values.shape[1]
+    flat = pa.array(values[order].astype(np.float16).reshape(-1))
+    schema = non_null_schema({"row": pa.int64(), "target": pa.list_(pa.field("item", pa.float16(), False), classes)})
+    columns = [pa.array(rows[order]), pa.FixedSizeListArray.from_arrays(flat, type=schema.field("target").type)]
+    with storage(folder / TARGETS):
+        arrays.write_batch(folder / TARGETS, columns, schema)
+    return atomic.sha256_file(folder / TARGETS)
+
+
+def write_lesson(folder: Path, lesson: Lesson) -> None:
+    """Write ``teacher.json``, the last file of a lesson. Raises ``StorageError``."""
+    with storage(folder / LESSON):
+        write_sealed(folder / LESSON, KIND, asdict(lesson))
