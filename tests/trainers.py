@@ -17,7 +17,8 @@ from accelerate.state import AcceleratorState, GradientState
 from harness.batch import StepBatch
 from harness.config import Choice, RunConfig
 from harness.data.placement import open_data
-from harness.data.views import rows_of_task
+from harness.data.targets import open_targets
+from harness.data.views import rows_of_run
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
 from harness.ranks.session import Session, open_session
@@ -25,7 +26,7 @@ from harness.training import assembly
 from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
 from harness.training.trainer import Trainer
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import Manifest
 
 Weights = dict[str, np.ndarray]
 Case = tuple[str, str, int]
@@ -46,9 +47,10 @@ def session_for(config: RunConfig) -> Iterator[Session]:
 
 def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
-    manifest, world = rows_of_task(config.task, read_manifest(config.data), config.data), session.world
+    manifest, world = rows_of_run(config), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
+    data.targets = open_targets(vars(config), manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     assembly.learn_linear_part(config, trainer, data, {})
     trainer.model.train()

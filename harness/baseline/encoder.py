@@ -44,6 +44,8 @@ PART_TEXTS = 2048
 """Texts of a part: at most so many are embedded again after a kill."""
 BATCH_TEXTS = 32
 HASH_BYTES = 16
+SECONDS = b"seconds"
+"""In the metadata of a part: how long it took."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,8 @@ class Embeddings:
         """``folder``: in which that of the embeddings is."""
         self.encoder, self.device, self.screen = encoder, device, screen
         self.folder = folder / f"embeddings-{encoder.sha256[:12]}"
-        self.seconds, self.num_embedded = 0.0, 0
-        """Of the texts that were embedded now."""
+        self.texts_per_s = 0.0
+        """In the mean of the parts that were read."""
 
     def of_texts(self, hashes: pa.Array, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; those that are missing are computed and written. ``hashes``: of the texts.
@@ -172,41 +174,47 @@ class Embeddings:
 
     def read(self) -> pa.Table | None:
         """All parts; None without one. Raises ``DataError`` for a damaged one."""
-        batches = []
+        batches, seconds = list[pa.RecordBatch](), 0.0
         for path in sorted(self.folder.glob("*.arrow")):
             try:
                 with arrays.map_file(path) as file:
-                    batches += arrays.record_batches(file)[1]
-            except (OSError, ValueError, pa.ArrowException) as error:
+                    layout, (batch,) = arrays.record_batches(file)
+                batches.append(batch.replace_schema_metadata())
+                seconds += float(layout.metadata[SECONDS])
+            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
                 problem = f"not embeddings ({one_line(error)})"
                 raise DataError(f"{path}: {problem}; remove it, and the same command makes it again") from None
-        return pa.Table.from_batches(batches) if batches else None
+        if not batches:
+            return None
+        table = pa.Table.from_batches(batches)
+        self.texts_per_s = len(table) / max(seconds, 1e-9)
+        return table
 
     def embed(self, texts: Sequence[str]) -> None:
         """Embed texts and write them, part by part."""
         self.screen.show_work(f"loading {self.encoder.name}")
-        model, begun_s = self.encoder.load(self.device), time.monotonic()
+        model, seconds = self.encoder.load(self.device), 0.0
         number = len(list(self.folder.glob("*.arrow")))
         for start in range(0, len(texts), PART_TEXTS):
             part = list(texts[start : start + PART_TEXTS])
+            started = time.monotonic()
             vectors = compute_embeddings(model, part)
-            self.write(f"{number:06d}.arrow", part, vectors)
-            number += 1
-            self.num_embedded, self.seconds = start + len(part), time.monotonic() - begun_s
-            left_s = self.seconds / self.num_embedded * (len(texts) - self.num_embedded)
-            rate = f"{self.num_embedded / self.seconds:,.0f} texts/s"
+            part_s = time.monotonic() - started
+            self.write(f"{number:06d}.arrow", part, vectors, part_s)
+            number, seconds, num_texts = number + 1, seconds + part_s, start + len(part)
+            rate, left_s = num_texts / seconds, seconds / num_texts * (len(texts) - num_texts)
             self.screen.show_work(
-                f"embedding: {self.num_embedded:,} of {len(texts):,} texts, {rate}, {duration(left_s)} left"
+                f"embedding: {num_texts:,} of {len(texts):,} texts, {rate:,.0f} texts/s, {duration(left_s)} left"
             )
 
-    def write(self, name: str, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Write a part. Raises ``StorageError``."""
+    def write(self, name: str, texts: Sequence[str], vectors: np.ndarray, seconds: float) -> None:
+        """Write a part that took so many seconds. Raises ``StorageError``."""
         vector_type = pa.list_(pa.field("item", pa.float16(), False), vectors.shape[1])
         schema = non_null_schema({"text": pa.binary(HASH_BYTES), "vector": vector_type})
         flat = pa.array(vectors.astype(np.float16).reshape(-1))
         columns = [hashes_of(texts), pa.FixedSizeListArray.from_arrays(flat, type=vector_type)]
         with atomic.storage_errors(self.folder / name):
-            arrays.write_batch(self.folder / name, columns, schema)
+            arrays.write_batch(self.folder / name, columns, schema.with_metadata({SECONDS: str(seconds)}))
 
 
 def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:

@@ -171,6 +171,5 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> Me
     facts: dict[str, Any] = {"dataset": manifest.fingerprint, "recipe": recipe_of(embeddings.encoder)}
     facts |= {"encoder": embeddings.encoder.name, "features": train.vectors.shape[1], "train_rows": len(train.rows)}
     facts |= {"C": regression.strength, "seconds": time.process_time() - start_s}
-    if embeddings.num_embedded:
-        facts["texts_per_s"] = embeddings.num_embedded / embeddings.seconds
+    facts["texts_per_s"] = embeddings.texts_per_s
     return MeasuredEncoder(train, regression, describe_scores(measured, facts, manifest))

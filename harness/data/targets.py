@@ -25,6 +25,7 @@ from harness.rundir.layout import storage, writable_path
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Sha256, convert_json
+from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.index import non_null_schema
 from preprocessing.dataset.views import home_of
 
@@ -68,21 +69,6 @@ class SoftTargets:
         """``rows`` int64 ``[rows]``, ascending; ``values`` float16 ``[rows, classes]``."""
         self.rows, self.values = rows, values
 
-    @classmethod
-    def open(cls, folder: Path, lesson: Lesson) -> SoftTargets:
-        """Map the file of a lesson. Raises ``DataError`` if it is missing, or not the one of the lesson."""
-        path = folder / TARGETS
-        try:
-            with arrays.map_file(path) as file:
-                content = file.read_buffer()
-            if hashlib.sha256(content).hexdigest() != lesson.targets_sha256:
-                raise ValueError("its sha256 is another")
-            _, (batch,) = arrays.record_batches(pa.BufferReader(content))
-            values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
-            return cls(batch["row"].to_numpy(), values)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise DataError(f"{path}: not the targets that {LESSON} names ({error}); {REMOVE}") from None
-
     def of_rows(self, rows: np.ndarray) -> np.ndarray:
         """float32 ``[rows, classes]``: the targets of rows by their number in the source. Raises ``DataError`` for a
         row without one.
@@ -115,6 +101,27 @@ def find_lesson(config: Mapping[str, Any], fingerprint: str) -> Lesson | None:
     path = folder_of_lesson(config, fingerprint) / LESSON
     content = read_sealed(path, KIND, REMOVE)
     return None if content is None else convert_json(Lesson, content, str(path), REMOVE)
+
+
+def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | None:
+    """The targets of a run's lesson, as for ``find_lesson``; None if it does not learn from them.
+
+    Raises ``DataError`` if the file is missing, or not the one of the lesson.
+    """
+    lesson = find_lesson(config, fingerprint)
+    if lesson is None or not lesson.is_used:
+        return None
+    path = folder_of_lesson(config, fingerprint) / TARGETS
+    try:
+        with arrays.map_file(path) as file:
+            content = file.read_buffer()
+        if hashlib.sha256(content).hexdigest() != lesson.targets_sha256:
+            raise ValueError("its sha256 is another")
+        _, (batch,) = arrays.record_batches(pa.BufferReader(content))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: not the targets that {LESSON} names ({one_line(error)}); {REMOVE}") from None
+    values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
+    return SoftTargets(batch["row"].to_numpy(), values)
 
 
 def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.baseline.results import Comparison, compare_with_run, find_results
-from harness.config import LANGUAGE_MODEL, flat
+from harness.config import LANGUAGE_MODEL, RunConfig, flat
+from harness.data.targets import Lesson, find_lesson
 from harness.data.views import hold_out
 from harness.rundir.bundle_files import find_info, read_info
 from harness.rundir.json_files import Line
@@ -34,6 +35,7 @@ from harness.rundir.results import (
     read_measured,
     read_predictions,
     read_summary,
+    read_teacher,
 )
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals
@@ -88,6 +90,8 @@ class RunFacts:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
+        self.teacher = read_teacher(self.directory)
+        """What taught the run; an encoder also with its figures and the comparison of the run with it."""
 
     @property
     def labels(self) -> list[str]:
@@ -143,6 +147,19 @@ def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
     return linear, compare_with_run(read_measured(run), folder, linear)
+
+
+def compare_encoder(config: RunConfig) -> tuple[Lesson | None, Comparison | None]:
+    """What the teacher of a run taught, and the comparison of the run with it, if it is an encoder. Raises
+    ``DataError`` for damaged figures.
+    """
+    fingerprint = read_data(config.data).fingerprint
+    lesson = find_lesson(vars(config), fingerprint)
+    if lesson is None or not lesson.facts or config.fold is not None:
+        return lesson, None
+    recipe, name = lesson.facts["recipe"], lesson.facts["folder"]
+    folder, encoder = find_results(Path(config.run), config.data, fingerprint, recipe, name)
+    return lesson, compare_with_run(read_measured(Path(config.run)), folder, encoder)
 
 
 def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:

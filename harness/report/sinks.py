@@ -8,24 +8,35 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from harness.baseline.encoder import read_texts
 from harness.baseline.linear import estimate_seconds, names_of
 from harness.baseline.results import FOLDER, find_results
 from harness.config import CLASSIFIER, RunConfig
+from harness.inference.model import load
 from harness.report.page import write_report_quietly
-from harness.report.runs import compare_linear
+from harness.report.runs import compare_encoder, compare_linear
 from harness.rundir.layout import writable_path
 from harness.rundir.records import Ending
+from harness.rundir.results import write_teacher
 from harness.scores.figures import scalar_figures
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import start_child
 from preprocessing.base.signals import STOP
+from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import print_stderr
-from preprocessing.dataset.views import read_data
+from preprocessing.dataset.views import open_split, read_data
 
 SUMMARY = "baseline"
 """Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
+ENCODER = "encoder"
+"""The same of an encoder that taught."""
+SPEED_TEXTS = 500
+"""Texts by which the speed of the network is measured."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -77,6 +88,8 @@ class ReportSink(Sink):
                 self.fit.wait(KILLED_S)
         if is_finished:
             self.compare()
+            if self.config.teacher is not None:
+                self.compare_teacher()
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
@@ -91,3 +104,41 @@ class ReportSink(Sink):
             self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
             bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
             self.target.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})
+
+    def compare_teacher(self) -> None:
+        """Write what taught the run; and of an encoder the comparison with it, which goes to console and trackers too,
+        and how many texts each of the two reads in a second.
+        """
+        config = self.config
+        try:
+            lesson, comparison = compare_encoder(config)
+            if lesson is None:
+                return
+            values: dict[str, Any] = lesson.origin
+            if comparison is not None:
+                encoder = comparison.linear
+                figures = {**scalar_figures(encoder), "difference": comparison.difference}
+                figures |= {"difference_low": comparison.low, "difference_high": comparison.high}
+                figures |= {"network_texts_per_s": time_network(config), "texts_per_s": encoder["texts_per_s"]}
+                values["encoder"] = {"split": comparison.split, "features": encoder["features"], "C": encoder["C"]}
+                values["encoder"] |= {**figures, "conclusion": f"{comparison.verdict}: {comparison.points}"}
+                self.target.print_text(f"{values['encoder']['conclusion']} (accuracy {encoder['accuracy']:.4f})")
+                rates = f"network {figures['network_texts_per_s']:,.0f}, encoder {figures['texts_per_s']:,.0f}"
+                self.target.print_text(f"texts/s at prediction: {rates}")
+                self.target.log(ENCODER, figures)
+            write_teacher(Path(config.run), values)
+        except (UserError, OSError) as error:
+            print_stderr(f"warning: no comparison with the teacher ({error})")
+
+
+def time_network(config: RunConfig) -> float:
+    """Texts that the best weights of a run read in a second, of the first of validation. Raises ``UserError``."""
+    manifest = read_data(config.data)
+    rows = np.sort(open_split(config.data, manifest, VALIDATION).column("row"))
+    texts = read_texts(config.data, manifest, rows[:SPEED_TEXTS])
+    model = load(config.run, device=config.device)
+    model.predict_proba(texts[:1])
+    started, passes = time.perf_counter(), -(-SPEED_TEXTS // len(texts))
+    for _ in range(passes):
+        model.predict_proba(texts)
+    return passes * len(texts) / (time.perf_counter() - started)

@@ -16,10 +16,11 @@
     test-predictions.parquet   one line for each row of the test split
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
+    teacher.json               what taught it, and an encoder's figures beside its own
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
-    baseline/                  linear model of a dataset whose directory cannot be written to
+    baseline/, teachers/       linear model, and what teachers say, of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
@@ -58,6 +59,7 @@ CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
+TEACHER = "teacher.json"
 TRACKING = "tracking"
 STOP = "STOP"
 LOCK = ".lock"

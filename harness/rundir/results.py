@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import read_sealed, write_sealed
-from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
+from harness.rundir.layout import BUNDLE, EVALUATION, TEACHER, Kind, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
@@ -28,6 +28,7 @@ from preprocessing.labels import LabelType, convert_names
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
+TEACHER_KIND = ("padless-teacher", 1)
 
 
 def figures_name(split: str) -> str:
@@ -94,6 +95,16 @@ def write_summary(folder: str | Path, kind: Kind, values: dict[str, Any]) -> Non
 def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
     """The figures of many runs; None where there are none yet. Raises ``DataError`` for damaged ones."""
     return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again, which rewrites it")
+
+
+def write_teacher(run: Path, values: dict[str, Any]) -> None:
+    """Write what taught a run; ``values`` are plain and finite. Raises ``OSError``."""
+    write_sealed(run / TEACHER, TEACHER_KIND, values)
+
+
+def read_teacher(run: Path) -> dict[str, Any] | None:
+    """What taught a run that has finished; None without a teacher. Raises ``DataError`` for a damaged file."""
+    return read_sealed(run / TEACHER, TEACHER_KIND, "train again in another run directory")
 
 
 @dataclass(frozen=True)

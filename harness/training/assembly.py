@@ -24,7 +24,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.targets import Lesson, SoftTargets, find_lesson, folder_of_lesson
+from harness.data.targets import Lesson, find_lesson, open_targets
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -86,9 +86,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     manifest, start, lesson = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
-    if lesson is not None and lesson.is_used:
-        with world.raise_together("reading the targets of the teacher"):
-            data.targets = SoftTargets.open(folder_of_lesson(vars(config), manifest.fingerprint), lesson)
+    with world.raise_together("reading the targets of the teacher"):
+        data.targets = open_targets(vars(config), manifest.fingerprint)
     starts = begin(config, manifest, world) if start is None else {}
     origins = {name: weights.facts for name, weights in starts.items()}
     if start is not None:

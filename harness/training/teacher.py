@@ -27,6 +27,7 @@ from harness.data.targets import (
 )
 from harness.data.views import rows_of_task
 from harness.rundir.layout import holds_run, storage, writable_path
+from harness.scores.intervals import difference_interval
 from harness.training.answers import is_answers, read_answers
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -37,8 +38,7 @@ from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import home_of, open_split, parts_of, read_data
 
 MIN_LEAD = 0.02
-"""The least by which an encoder's accuracy, out of fold, must be above the linear model's for it to teach: about the
-lead of the network itself."""
+"""By how much the network's accuracy is above the linear model's, about."""
 MAX_WAIT_S = 24 * 3600.0
 """Longest wait for another process that lets the same teacher teach."""
 
@@ -120,19 +120,21 @@ def make_lesson_of_encoder(config: RunConfig, manifest: Manifest, folder: Path) 
 
 
 def judge(config: RunConfig, manifest: Manifest, measured: MeasuredEncoder) -> tuple[bool, str]:
-    """Whether an encoder teaches, and why: it has to be better than the linear model, on training rows that neither
-    learned from.
+    """Whether an encoder teaches, and why: it does unless training rows that neither learned from show that it is not
+    better than the linear model by as much as the network is; few rows show little.
     """
     if not manifest.rows(UNLABELLED):
         return False, "left out: there are no rows without labels for it to teach"
     regression = measured.regression
     is_judged = np.isin(regression.folds, regression.judged)
     is_linear_right = is_right_out_of_fold(config.data, manifest, regression.folds, regression.judged)
-    encoder, linear = float(regression.is_right[is_judged].mean()), float(is_linear_right[is_judged].mean())
-    figures = f"right on {percent(encoder)} of {int(is_judged.sum()):,} labelled rows out of fold"
-    if encoder < linear + MIN_LEAD:
-        return False, f"left out: {figures}, a linear model on {percent(linear)}: the network alone is as good"
-    return True, f"{figures}, a linear model on {percent(linear)}"
+    encoder, linear = regression.is_right[is_judged], is_linear_right[is_judged]
+    share, linear_share = percent(float(encoder.mean())), percent(float(linear.mean()))
+    figures = f"right on {share} of {len(encoder):,} labelled rows out of fold, a linear model on {linear_share}"
+    _, high = difference_interval(encoder, linear)
+    if high < MIN_LEAD:
+        return False, f"left out: {figures}: the network alone is as good"
+    return True, figures
 
 
 def describe_share(manifest: Manifest) -> str:

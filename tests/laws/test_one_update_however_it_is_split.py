@@ -20,12 +20,14 @@ from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
+from harness.data.targets import open_targets
 from harness.model.classifier import Classifier
 from harness.training.wide import fit_wide
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.datasets import texts_in, write_dataset
 from tests.ranks import run_ranks
+from tests.teachers import write_taught
 from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
@@ -42,6 +44,8 @@ OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
     "triples": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
     "frozen for one step": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
+    "taught, two classes": (2, {**DEEP, "wide": 512}, SMOOTHED),
+    "taught": (3, {**SMALL, "wide": 512, "dropout": 0.4}, SMOOTHED),
 }
 """Number of classes, model, optimizer."""
 CASES: list[Case] = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
@@ -57,6 +61,7 @@ def make_config(root: str, options: str) -> RunConfig:
         global_batch=GLOBAL_BATCH,
         epochs=1,
         seed=3,
+        teacher="oracle" if options.startswith("taught") else None,
         precision="fp32",
         model=ModelConfig(**model),
         optim=OptimConfig(lr=0.01, **{**optim, "class_weights": weights}),
@@ -77,13 +82,16 @@ def reference_weights(root: str, options: str) -> Weights:
     assert isinstance(model, Classifier)
     vocabulary = Vocabulary.read(Path(config.data, VOCABULARY))
     factors = np.array([optim.class_weights.get(label, 1.0) for label in manifest.labels])
+    taught = open_targets(vars(config), manifest.fingerprint)
     if model.wide is not None:
-        fit_wide(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]])
+        fit_wide(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]], taught)
 
-    def target_of(label: int) -> np.ndarray:
-        """The target of each class: the smoothed label."""
+    def target_of(label: int, row: np.ndarray) -> np.ndarray:
+        """The target of each class, smoothed: the label, or what a teacher says, whose sum is the weight of the row."""
         smoothing = optim.label_smoothing
-        return factors[label] * (smoothing / len(factors) + (1 - smoothing) * np.eye(len(factors))[label])
+        shares = np.eye(len(factors))[label] if taught is None else taught.of_rows(row)[0].astype(float)
+        weight = shares.sum()
+        return (shares @ factors) / weight * (smoothing / len(factors) * weight + (1 - smoothing) * shares)
 
     def loss_of(step: int) -> torch.Tensor:
         picked, total = order.batch_rows(*divmod(step, order.steps_per_epoch)), torch.zeros((), dtype=torch.float64)
@@ -91,7 +99,7 @@ def reference_weights(root: str, options: str) -> Weights:
             ids, label, row = row_of(split, number)
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
             masks = model.masks(config.seed, step, batch)
-            loss = cross_entropy(target_of(label), model.read(batch, masks)[0])
+            loss = cross_entropy(target_of(label, row), model.read(batch, masks)[0])
             total = total + loss / len(picked)
         return total
 
@@ -114,7 +122,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A dataset with two classes, one with three."""
     root = tmp_path_factory.mktemp("data")
     for classes in (2, 3):
-        write_dataset(root / f"data-{classes}", ROWS, num_classes=classes, longest=14)
+        data = root / f"data-{classes}"
+        write_dataset(data, ROWS, num_classes=classes, longest=14)
+        shares = np.random.default_rng(classes).dirichlet(np.ones(classes), ROWS["train"])
+        shares[::5] *= 0.5
+        write_taught(data, np.arange(ROWS["train"]), shares)
     return str(root)
 
 
