@@ -314,6 +314,8 @@ class RunConfig:
         epochs, patience = self.epochs, self.patience
         is_in_range = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
         require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
+        is_classifier = self.task == CLASSIFIER or self.teacher is None
+        require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
         is_time = parse_seconds(self.max_time) is not None
         require(is_time, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 

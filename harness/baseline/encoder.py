@@ -3,20 +3,21 @@
 
 Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
 
-    embeddings-0123456789ab/000000.arrow     text fixed_size_binary[16], vector fixed_size_list<float16>[features]
+    embeddings-0123456789ab/FIRST.arrow     text fixed_size_binary[16], vector fixed_size_list<float16>[features]
 
-``text`` is the beginning of the sha256 of a text. So an interrupted job goes on with the texts that are missing, and a
-dataset of the same texts, built with other options, finds them all.
+``text`` is the beginning of the sha256 of a text; a part has the name of its first. So an interrupted job goes on with
+the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,15 +63,17 @@ class Encoder:
         hashes = {str(path.relative_to(self.folder)): atomic.sha256_file(path) for path in files_of(self.folder)}
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
 
+    def check_package(self) -> None:
+        """Raise ``ConfigError`` if sentence-transformers is not installed."""
+        require_package("sentence_transformers", f"teacher: {self.name}", "teacher")
+
     def load(self, device: str) -> Any:
         """The model, by sentence-transformers. Raises ``DataError`` if it cannot be loaded."""
-        require_package("sentence_transformers", f"teacher: {self.name}", "teacher")
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
         try:
-            return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+            with redirect_stderr(io.StringIO()):  # it draws a bar
+                return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load {self.folder} ({one_line(error)})"
             raise DataError(f"teacher: {problem}; name another encoder, or copy this one again") from None
@@ -194,27 +197,27 @@ class Embeddings:
         """Embed texts and write them, part by part."""
         self.screen.show_work(f"loading {self.encoder.name}")
         model, seconds = self.encoder.load(self.device), 0.0
-        number = len(list(self.folder.glob("*.arrow")))
         for start in range(0, len(texts), PART_TEXTS):
             part = list(texts[start : start + PART_TEXTS])
             started = time.monotonic()
             vectors = compute_embeddings(model, part)
             part_s = time.monotonic() - started
-            self.write(f"{number:06d}.arrow", part, vectors, part_s)
-            number, seconds, num_texts = number + 1, seconds + part_s, start + len(part)
+            self.write(part, vectors, part_s)
+            seconds, num_texts = seconds + part_s, start + len(part)
             rate, left_s = num_texts / seconds, seconds / num_texts * (len(texts) - num_texts)
             self.screen.show_work(
                 f"embedding: {num_texts:,} of {len(texts):,} texts, {rate:,.0f} texts/s, {duration(left_s)} left"
             )
 
-    def write(self, name: str, texts: Sequence[str], vectors: np.ndarray, seconds: float) -> None:
-        """Write a part that took so many seconds. Raises ``StorageError``."""
+    def write(self, texts: Sequence[str], vectors: np.ndarray, seconds: float) -> None:
+        """Write a part that took so many seconds, under the hash of its first text. Raises ``StorageError``."""
+        path = self.folder / f"{text_hash(texts[0]).hex()}.arrow"
         vector_type = pa.list_(pa.field("item", pa.float16(), False), vectors.shape[1])
         schema = non_null_schema({"text": pa.binary(HASH_BYTES), "vector": vector_type})
         flat = pa.array(vectors.astype(np.float16).reshape(-1))
         columns = [hashes_of(texts), pa.FixedSizeListArray.from_arrays(flat, type=vector_type)]
-        with atomic.storage_errors(self.folder / name):
-            arrays.write_batch(self.folder / name, columns, schema.with_metadata({SECONDS: str(seconds)}))
+        with atomic.storage_errors(path):
+            arrays.write_batch(path, columns, schema.with_metadata({SECONDS: str(seconds)}))
 
 
 def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:

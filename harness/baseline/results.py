@@ -72,6 +72,7 @@ def main(config: BaselineConfig) -> None:
     recipe, measure = RECIPE, measure_linear
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
+        encoder.check_package()
         kept_in = Path(config.output or config.data, TEACHERS)
         embeddings = Embeddings(kept_in, encoder, find_device(config.device), Screen(quiet=config.json))
         recipe, folder = recipe_of(encoder), folder / name_of_folder(encoder)

@@ -33,7 +33,7 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_environment, read_run_config
-from harness.rundir.results import read_measured
+from harness.rundir.results import read_measured, read_teacher
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base import atomic
@@ -136,13 +136,16 @@ CLASSES = 30
 
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
-    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
-    ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
+    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; ``linear``,
+    those of the linear model on the same split; and ``teacher``, what taught it. Raises ``DataError`` for a damaged
+    file of the run.
     """
-    records: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
+    names = ("run_config", "environment", "figures", "linear", "teacher")
+    records: dict[str, Any] = {**{name: {} for name in names}, "splits": info.splits}
     if (run := run_of(bundle)) is None:
         return records
     records |= {"run_config": read_run_config(run), "environment": read_environment(run)}
+    records["teacher"] = read_teacher(run) or {}
     if measured := read_measured(run):
         records["figures"] = measured.figures
         with suppress(DataError):

@@ -131,6 +131,9 @@ def train(
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
         prepare_options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
+        if keys.get("teacher") is not None and not isinstance(source, str | Path | list | tuple):
+            Path(f"{run}-texts").mkdir(parents=True, exist_ok=True)
+            source = write_frame(source, Path(f"{run}-texts"))  # which an encoder reads again
         source = prepare(source, text=text, label=label, output=f"{run}-data", options=prepare_options).path
     words = words_of({"config": config, "data": source, "run": run}, keys)
     launch_config = cli.parse(LaunchRecipe, words, prog="padless.train")

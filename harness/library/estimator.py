@@ -18,8 +18,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
-from harness.inference.model import Texts, load
+from harness.inference.model import Texts, chunks, load
 from harness.library.commands import check_options, pair_labels, pop_dataset_options, prepare, train_alone, words_of
+from harness.library.frames import write_frame
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import DataError, UserError, require
@@ -48,13 +49,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     random_state: int | None = None
     """The seed; None is 0."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    teacher: str | None = None
+    """A sentence encoder, or a file of predictions, that teaches the texts without labels of ``fit``."""
     config: str | Path | None = None
     options: Mapping[str, Any] | None = None
     """Other keys of ``padless prepare`` and ``padless train``, as in ``{"text.max_tokens": 100}``."""
     verbose: bool = False
 
-    def fit(self, X: Texts, y: Any) -> TextClassifier:  # noqa: N803 - scikit-learn's name
-        """Train on texts and their labels: strings, whole numbers or booleans. Raises ``UserError``."""
+    def fit(self, X: Texts, y: Any, unlabelled: Texts = ()) -> TextClassifier:  # noqa: N803 - scikit-learn's name
+        """Train on texts and their labels: strings, whole numbers or booleans; word vectors, and a teacher's pupil,
+        learn from the ``unlabelled`` texts too. Raises ``UserError``.
+        """
         labels = column_or_1d(np.asarray(y), warn=True)
         options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
         split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
@@ -67,6 +72,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             "model.hidden_size": self.hidden_size,
             "model.dropout": self.dropout,
             "device": self.device,
+            "teacher": self.teacher,
             "baseline": "none",
             **common,
         }
@@ -78,7 +84,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             check_classification_targets(labels)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
-                prepare(frame, text="text", label="label", output=folder / "data", options=of_data)
+                if others := [text for chunk in chunks(unlabelled) for text in chunk]:
+                    (folder / "others").mkdir()
+                    of_data["source.unlabelled_path"] = write_frame(pd.DataFrame({"text": others}), folder / "others")
+                source = frame if self.teacher is None else write_frame(frame, folder)  # for a teacher to read again
+                prepare(source, text="text", label="label", output=folder / "data", options=of_data)
                 words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, options)
                 train_alone(cli.parse(RunConfig, words, prog="TextClassifier"), words, reports=False)
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory

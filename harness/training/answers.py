@@ -6,7 +6,7 @@ or a label alone, as ``padless predict`` writes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,12 @@ class Columns:
     label: str
     """The column of the label; empty where there are probabilities."""
 
+    @property
+    def names(self) -> list[str]:
+        """All of them."""
+        rows = [self.rows] if isinstance(self.rows, str) else self.rows
+        return [*rows, *(self.classes or [self.label])]
+
 
 def read_answers(name: str, data: str, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of all rows without labels, int64 ascending, and what the file says of them: probabilities, float64
@@ -59,14 +65,14 @@ def read_answers(name: str, data: str, manifest: Manifest) -> tuple[np.ndarray, 
 
     Raises ``DataError`` for a file that cannot be read or used, and if it says nothing of a row.
     """
-    (file,) = list_files(SourceConfig(path=[name]), SplitConfig(column=None))
-    reader = open_reader(file)
-    columns = find_columns(reader, manifest)
+    (file,) = list_files(SourceConfig(unlabelled_path=[name]), SplitConfig(column=None))
+    columns = find_columns(open_reader(file), manifest)
+    source = replace(file.source, text_column=columns.names)  # the columns that are read
     encoder = None
     if columns.rows != ROW:
         encoder = Encoder(TextPipeline.from_json(manifest.text), Vocabulary.read(home_of(data) / VOCABULARY))
     keys, answers = [np.empty(0, np.uint64)], [np.empty((0, len(manifest.labels)))]
-    for batch in reader.batches(keep_columns=True):
+    for batch in open_reader(replace(file, source=source)).batches():
         keys.append(read_keys(batch, columns, encoder))
         answers.append(read_chances(batch, columns, manifest.labels))
     split = open_split(data, manifest, UNLABELLED)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, find_device, find_encoder, name_of_folder
+from harness.baseline.encoder import Embeddings, Encoder, find_device, find_encoder, name_of_folder
 from harness.baseline.linear import is_right_out_of_fold
 from harness.baseline.regression import MeasuredEncoder, measure_encoder, read_rows, recipe_of
 from harness.baseline.results import FOLDER, write_baseline
@@ -54,15 +54,18 @@ def teach(config: RunConfig) -> None:
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if len(parts_of(config.data, manifest)) > 1:
         raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
+    lesson = find_lesson(vars(config), manifest.fingerprint)
+    if lesson is not None and (holds_run(config.run) or lesson.source_sha256 == hash_source(config.teacher)):
+        return
     folder = folder_of_lesson(vars(config), manifest.fingerprint)
-    lock = folder.with_name(f".{folder.name}.lock")
-    refusal = ConfigError(f"teacher: another process still lets {config.teacher} teach; wait for it")
-    with storage(folder), lock_file(lock, MAX_WAIT_S, refusal):
-        lesson = find_lesson(vars(config), manifest.fingerprint)
-        if lesson is not None and (holds_run(config.run) or lesson.source_sha256 == hash_source(config.teacher)):
-            return
-        make = make_lesson_of_answers if is_answers(config.teacher) else make_lesson_of_encoder
-        write_lesson(folder, make(config, manifest, folder))
+    if is_answers(config.teacher):
+        write_lesson(folder, make_lesson_of_answers(config, manifest, folder))
+        return
+    encoder = find_encoder(config.teacher)
+    encoder.check_package()
+    refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
+    with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
+        write_lesson(folder, make_lesson_of_encoder(config, manifest, folder, encoder))
 
 
 def hash_source(teacher: str) -> str:
@@ -90,11 +93,10 @@ def make_lesson_of_answers(config: RunConfig, manifest: Manifest, folder: Path) 
     )
 
 
-def make_lesson_of_encoder(config: RunConfig, manifest: Manifest, folder: Path) -> Lesson:
+def make_lesson_of_encoder(config: RunConfig, manifest: Manifest, folder: Path, encoder: Encoder) -> Lesson:
     """Embed all texts, fit and measure the regression, and take the targets from it."""
     assert config.teacher is not None
     screen = Screen(quiet=config.quiet)
-    encoder = find_encoder(config.teacher)
     folder_of_embeddings = folder_of_teachers(config.data, config.run)
     embeddings = Embeddings(folder_of_embeddings, encoder, find_device(config.device), screen)
     measured = measure_encoder(config.data, manifest, embeddings)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher: what it says becomes the targets of the rows without labels, and is checked; an encoder embeds once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.baseline import encoder as encoders
+from harness.baseline.encoder import Embeddings, find_encoder, hashes_of
+from harness.baseline.results import BaselineConfig
+from harness.baseline.results import main as show_baseline
+from harness.data.targets import find_lesson, folder_of_lesson, open_targets
+from harness.data.views import rows_of_run
+from harness.training import teacher
+from harness.training.teacher import teach
+from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.terminal import Screen
+from preprocessing.dataset.shards import read_manifest
+from preprocessing.dataset.views import open_split
+from tests.commands import read_json
+from tests.runs import small
+from tests.teachers import prepare_corpus, write_encoder
+
+pytestmark = pytest.mark.thorough
+CLASSES = ["mood0", "mood1", "mood2"]
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> pd.DataFrame:
+    return prepare_corpus(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus, its dataset and an encoder."""
+    pytest.importorskip("sentence_transformers", reason="padless[teacher] is not installed")
+    folder = tmp_path_factory.mktemp("tiny")
+    write_encoder(folder / "encoder", prepare_corpus(folder)["text"])
+    return folder
+
+
+def write_answers(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Predictions for the rows without labels, as ``padless predict`` writes them; returns the probabilities."""
+    rows = frame.index[120:]
+    chances = np.random.default_rng(0).dirichlet(np.ones(3), len(rows))
+    answers = pd.DataFrame(chances, columns=[f"probability_{name}" for name in CLASSES], index=rows + 1)
+    table = answers.assign(text=frame["text"][120:].to_numpy(), predicted=np.array(CLASSES)[chances.argmax(1)])
+    {".csv": table.to_csv, ".parquet": table.to_parquet}[path.suffix](path, index=False)
+    return answers
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
+    tmp_path: Path, corpus: pd.DataFrame, suffix: str
+) -> None:
+    answers = write_answers(tmp_path / f"said{suffix}", corpus)
+    config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / f"said{suffix}"))
+    alone = rows_of_run(config)
+    teach(config)
+    manifest = rows_of_run(config)
+    assert manifest.fingerprint == alone.fingerprint
+    assert manifest.rows("train") == alone.rows("train") + 60
+    train = open_split(config.data, manifest, "train")
+    rows = train.column("row")
+    targets = open_targets(vars(config), manifest.fingerprint).of_rows(rows)
+    for row, target in zip(rows.tolist(), targets, strict=True):
+        said = np.eye(3)[CLASSES.index(corpus["label"][row - 1])] if row <= 120 else answers.loc[row]
+        np.testing.assert_allclose(target, said, atol=1e-3)
+    lesson = find_lesson(vars(config), manifest.fingerprint)
+    labelled = alone.rows("train")
+    assert lesson.summary == f"teaches 60 of {labelled + 60} training rows ({60 / (labelled + 60):.0%})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"drop": 3}, r"says nothing of 1 of the 60 rows without labels, such as row 124 \(it has texts\)"),
+        ({"probability_mood1": 3.5}, r"row 1: a probability is 3.5: are these logits\? A softmax makes"),
+        ({"probability_mood1": 0.0}, r"row 1: its probabilities add up to 0\.\d+, not to 1"),
+        ({"probability_mood1": "high"}, "row 1: 'probability_mood1' is 'high', expected a probability; correct it"),
+        ({"rename": {"probability_mood1": "probability_joy"}}, r"has '.*', and the dataset the classes 'mood0'"),
+        ({"only": ["text"]}, "has no predictions: a column probability_CLASS for each of 'mood0', 'mood1', 'mood2'"),
+        ({"only": ["predicted"]}, "has neither a column 'row' of row numbers nor the texts in 'text'"),
+        ({"only": ["text", "predicted"], "predicted": "joy"}, "row 1: 'predicted' is 'joy', and the dataset has the"),
+    ],
+)
+def test_predictions_that_cannot_teach_are_refused(
+    tmp_path: Path, corpus: pd.DataFrame, changes: dict[str, Any], expected: str
+) -> None:
+    path = tmp_path / "said.csv"
+    write_answers(path, corpus)
+    table = pd.read_csv(path).rename(columns=changes.get("rename", {})).drop(index=changes.get("drop", []))
+    table = table[changes.get("only", list(table))].astype(object)
+    for column in {*changes} & {*table}:
+        table.loc[0, column] = changes[column]
+    table.to_csv(path, index=False)
+    with pytest.raises(DataError, match=expected):
+        teach(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
+
+
+def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> None:
+    rows = corpus.index[120:] + 1
+    labels = corpus["label"][120:].str.upper()
+    pd.DataFrame({"row": rows[::-1], "label": labels[::-1]}).to_json(
+        tmp_path / "said.jsonl", orient="records", lines=True
+    )
+    config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.jsonl"))
+    teach(config)
+    targets = open_targets(vars(config), read_manifest(config.data).fingerprint).of_rows(rows.to_numpy())
+    assert [CLASSES[number].upper() for number in targets.argmax(axis=1)] == labels.tolist()
+    assert targets.max(axis=1).tolist() == [1.0] * 60
+
+
+def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"great w{number % 7}" for number in range(40)]
+    encoder, counts = find_encoder(str(tiny / "encoder")), list[int]()
+
+    def count_texts(model: Any, part: list[str]) -> np.ndarray:
+        if len(counts) == 1:
+            counts.append(0)
+            raise KeyboardInterrupt
+        counts.append(len(part))
+        return original(model, part)
+
+    original = encoders.compute_embeddings
+    monkeypatch.setattr(encoders, "PART_TEXTS", 3)
+    monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
+    embeddings = Embeddings(tmp_path, encoder, "cpu", Screen(quiet=True))
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.of_texts(hashes_of(texts), texts)
+    vectors = embeddings.of_texts(hashes_of(texts), texts)
+    assert counts == [3, 0, 3, 1]
+    np.testing.assert_allclose(vectors, original(encoder.load("cpu"), texts), atol=2e-3)
+    assert embeddings.texts_per_s > 0
+    path = next(embeddings.folder.iterdir())
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"\.arrow: not embeddings .* the same command makes it again"):
+        embeddings.of_texts(hashes_of(texts), texts)
+
+
+def test_an_encoder_teaches_and_stands_beside_the_network(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_baseline(BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True))
+    test = read_json(next((tiny / "data/baseline").glob("encoder-*/test.json")))
+    assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
+    assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
+    config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
+    monkeypatch.setattr(teacher, "is_right_out_of_fold", lambda data, manifest, folds, judged: folds < 0)
+    teach(config)
+    manifest = rows_of_run(config)
+    lesson = find_lesson(vars(config), manifest.fingerprint)
+    assert (lesson.is_used, lesson.rows) == (True, 60)
+    targets = open_targets(vars(config), manifest.fingerprint)
+    sums = targets.of_rows(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
+    np.testing.assert_allclose(sums, 1, atol=2e-3)
+
+
+def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "is_right_out_of_fold", lambda data, manifest, folds, judged: folds >= 0)
+    config = small(tiny / "data", tiny / "another", teacher=str(tiny / "encoder"), fold=None)
+    folder = folder_of_lesson(vars(config), read_manifest(config.data).fingerprint)
+    for file in folder.glob("*"):
+        file.unlink()
+    teach(config)
+    lesson = find_lesson(vars(config), read_manifest(config.data).fingerprint)
+    assert not lesson.is_used
+    assert lesson.summary.startswith("left out: right on ")
+    assert rows_of_run(config).rows("train") == read_manifest(config.data).rows("train")
+
+
+def test_names_that_are_no_encoder(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    sentence_by_name = {
+        str(tmp_path / "notes"): r"notes holds no encoder \(modules\.json or config\.json",
+        "pytest": "the package pytest ships no encoder; name another, or a folder",
+        "no-such-thing": "is no file, no folder, no installed package and no name of the hub",
+    }
+    for name, expected in sentence_by_name.items():
+        with pytest.raises(UserError, match=expected):
+            find_encoder(name)
