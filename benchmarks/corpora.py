@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``corpora FILE …``: a linear model and recipes on labelled files, for several seeds, with all labels or few.
 
-A random part of the training rows keeps its labels. A linear model and the default recipe train on these rows; another
-recipe trains on all texts, including those whose label was removed or that never had one. Every finished figure is
-appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an interruption,
-and so does a training that it started.
+A random part of the training rows keeps its labels. A linear model and the default recipe train on these rows, and with
+``--teacher`` a logistic regression on the embeddings of a sentence encoder. Another recipe, or a network that the
+encoder teaches, trains on all texts, including those whose label was removed or that never had one. Every finished
+figure is appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an
+interruption, and so does a training that it started.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import read_frame
+from harness.baseline.encoder import Embeddings, find_device, find_encoder, hashes_of
 from harness.baseline.linear import RECIPE
+from harness.baseline.regression import LabelledRows, Regression
 from harness.config import RunConfig
+from harness.data.targets import TEACHERS
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
@@ -35,9 +39,14 @@ from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
+from preprocessing.base.terminal import Screen
 
 LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
 """The methods: a linear model, the default recipe on labelled texts, another recipe on all texts."""
+ENCODER, TAUGHT = "encoder", "taught"
+"""With a teacher: the encoder with a logistic regression, the default recipe taught by it on all texts."""
+TAUGHT_VALIDATION = 0.2
+"""With a teacher: share of few labelled rows that are validation."""
 LABEL_STREAM = 0x64726177
 """A separate random stream for the choice of rows that keep their label."""
 
@@ -63,6 +72,8 @@ class CorporaConfig:
     """File of more texts without labels."""
     weights: str | None = None
     """Pretrained run or bundle with the initial weights of trainings on all texts; null: the recipe's."""
+    teacher: str | None = None
+    """Sentence encoder, as for padless train --teacher; null: none."""
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     split_column: str = "split"
@@ -89,6 +100,9 @@ def main(config: CorporaConfig) -> None:
             raise ConfigError(f"{file}: no such file")
     weights = read_info(bundle_directory(config.weights)).weights_sha256 if config.weights else None
     facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
+    if config.teacher:
+        facts[LABELLED] += (TAUGHT_VALIDATION,)
+        facts |= {ENCODER: (config.teacher,), TAUGHT: (*facts[LABELLED], config.teacher, config.unlabelled)}
     if config.recipe:
         facts[ALL_TEXTS] = (config.text, config.recipe, config.unlabelled, weights)
     path, lines = Path(config.output, "figures.jsonl"), []
@@ -156,20 +170,26 @@ def measure_figure(
     labelled, start_s = draw_labelled(corpus, labels, seed), time.monotonic()
     if labels and config.measure == TEST:  # who has few labels has no others for validation
         corpus = corpus.assign(split=corpus["split"].where(corpus["split"] != VALIDATION))
-    if method == LINEAR:
+    if method in (LINEAR, ENCODER):
         is_added = corpus["split"].isin([VALIDATION] if config.measure == TEST else [])
-        accuracy = linear_accuracy(
-            pd.concat([corpus.iloc[labelled], corpus[is_added]]), corpus[corpus["split"] == config.measure]
+        learned = pd.concat([corpus.iloc[labelled], corpus[is_added]])
+        measured = corpus[corpus["split"] == config.measure]
+        accuracy = (
+            linear_accuracy(learned, measured) if method == LINEAR else encoder_accuracy(config, learned, measured)
         )
     else:
-        data, with_others = folder / "data", method == ALL_TEXTS
+        data, with_others = folder / "data", method in (ALL_TEXTS, TAUGHT)
         if not (data / "dataset.json").exists():
             words = sources(config, corpus, labelled, folder, with_others)
             words += ["--config", config.text] if config.text else []
+            words += ["--splits.validation", str(TAUGHT_VALIDATION)] if labels and config.teacher else []
             run_module("preprocessing", "prepare", *words, "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
-        options += ["--config", config.recipe] if with_others else []
-        options += ["--init.weights", Path(config.weights).resolve()] if with_others and config.weights else []
+        options += ["--config", config.recipe] if method == ALL_TEXTS else []
+        options += ["--init.weights", Path(config.weights).resolve()] if method == ALL_TEXTS and config.weights else []
+        if method == TAUGHT:
+            options += ["--teacher", config.teacher]
+            share_embeddings(config, data)
         run_module("harness", "train", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
     return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}
@@ -214,6 +234,36 @@ def linear_model() -> Any:
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     return make_pipeline(vectorizer, LogisticRegression(C=RECIPE["C"], max_iter=1000))
+
+
+def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.DataFrame) -> float:
+    """Accuracy of a logistic regression on the embeddings of the teacher, whose strength folds have chosen."""
+    names, labels = np.unique(learned["label"], return_inverse=True)
+    vectors = embed_texts(config, [*learned["text"], *measured["text"]])
+    train = LabelledRows(np.arange(len(learned)), labels, vectors[: len(learned)])
+    predicted = Regression.learn(train, len(names)).chances(vectors[len(learned) :]).argmax(axis=1)
+    return float((names[predicted] == measured["label"].to_numpy()).mean())
+
+
+def open_embeddings(config: CorporaConfig) -> Embeddings:
+    """The embeddings of all corpora, in OUTPUT."""
+    encoder = find_encoder(str(config.teacher))
+    return Embeddings(Path(config.output), encoder, find_device("auto"), Screen())
+
+
+def embed_texts(config: CorporaConfig, texts: list[str]) -> np.ndarray:
+    """The embeddings of texts, float32 ``[texts, features]``."""
+    return open_embeddings(config).of_texts(hashes_of(texts), texts)
+
+
+def share_embeddings(config: CorporaConfig, data: Path) -> None:
+    """Let a training on a dataset find the embeddings in OUTPUT, and add to them."""
+    shared = open_embeddings(config).folder
+    link = data / TEACHERS / shared.name
+    shared.mkdir(parents=True, exist_ok=True)
+    link.parent.mkdir(exist_ok=True)
+    if not link.exists():
+        link.symlink_to(shared.resolve())
 
 
 def accuracy_of(directory: Path, split: str) -> float:

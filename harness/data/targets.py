@@ -58,7 +58,7 @@ class Lesson:
     @property
     def origin(self) -> dict[str, Any]:
         """The entry in checkpoints and bundles."""
-        facts = {"source": self.teacher, "what": self.what, "sha256": self.targets_sha256}
+        facts = {"source": self.teacher, "what": self.what, "targets_sha256": self.targets_sha256}
         return {**facts, "rows": self.rows, "summary": self.summary}
 
 

@@ -65,6 +65,8 @@ def read_answers(name: str, data: str, manifest: Manifest) -> tuple[np.ndarray, 
 
     Raises ``DataError`` for a file that cannot be read or used, and if it says nothing of a row.
     """
+    if not Path(name).is_file():
+        raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
     (file,) = list_files(SourceConfig(unlabelled_path=[name]), SplitConfig(column=None))
     columns = find_columns(open_reader(file), manifest)
     source = replace(file.source, text_column=columns.names)  # the columns that are read

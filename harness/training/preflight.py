@@ -119,10 +119,11 @@ def check_lesson(config: RunConfig, checkpoint: Checkpoint) -> None:
     earlier = checkpoint.state.get("teacher") or {}
     lesson = find_lesson(vars(config), views.read_data(config.data).fingerprint)
     is_same = earlier.get("source") == config.teacher
-    if lesson and is_same and earlier["sha256"] != lesson.targets_sha256:
+    if lesson and is_same and earlier["targets_sha256"] != lesson.targets_sha256:
+        hashes = f"targets {lesson.targets_sha256[:12]}, then {earlier['targets_sha256'][:12]}"
         raise DataError(
-            f"teacher: {config.teacher} says something else than when {config.run} began (targets "
-            f"{lesson.targets_sha256[:12]}, then {earlier['sha256'][:12]}); restore it, or name another run directory"
+            f"teacher: {config.teacher} says something else than when {config.run} began ({hashes}); restore it, or "
+            "name another run directory"
         )
 
 

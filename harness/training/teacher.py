@@ -70,7 +70,9 @@ def teach(config: RunConfig) -> None:
 
 def hash_source(teacher: str) -> str:
     """The sha256 of a file of predictions, or of the files of an encoder."""
-    return atomic.sha256_file(teacher) if is_answers(teacher) else find_encoder(teacher).sha256
+    if Path(teacher).is_file():
+        return atomic.sha256_file(teacher)
+    return "" if is_answers(teacher) else find_encoder(teacher).sha256
 
 
 def make_lesson_of_answers(config: RunConfig, manifest: Manifest, folder: Path) -> Lesson:

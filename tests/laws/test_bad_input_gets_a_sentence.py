@@ -76,6 +76,8 @@ FILES = {
     "many/seed-1/config.yaml": b"{}",
     "mine/train/00000-w0064.arrow": b"mine",
     "more.csv": b"text\nnew one\nnew two\n",
+    "said.csv": b"text,predicted\nnew one,good\n",
+    "logits.csv": b"text,probability_good,probability_bad\nnew one,3.1,-2\nnew two,1,0\n",
     "three.csv": small.table(small.STARS),
     "mixed.yaml": b"data: {data: 3, three: 1}\n",
     "rare.csv": small.table([*[(text, "good") for text, _ in small.ROWS], *[("the same", "bad")] * 2]),
@@ -130,6 +132,7 @@ def prepare(folder: Path) -> Path:
         small.bundle_and_data(folder)
         small.prepare("in.csv --splits.folds 3", "folded")
         small.prepare("in.csv --splits.validation 0", "unmeasured")
+        small.prepare("in.csv --source.unlabelled_path more.csv", "taught")
         small.prepare("in.csv --seed 1", "foreign")
         Path("loop").symlink_to("loop")
         Path("gone.html").symlink_to("nowhere")

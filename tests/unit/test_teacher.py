@@ -181,9 +181,9 @@ def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
 def test_names_that_are_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     sentence_by_name = {
-        str(tmp_path / "notes"): r"notes holds no encoder \(modules\.json or config\.json",
-        "pytest": "the package pytest ships no encoder; name another, or a folder",
-        "no-such-thing": "is no file, no folder, no installed package and no name of the hub",
+        str(tmp_path / "notes"): r"notes: holds no encoder \(modules\.json or config\.json",
+        "pytest": "pytest: this package ships no encoder; name another, or a folder",
+        "no-such-thing": "no-such-thing: is no file, no folder, no installed package and no name of the hub",
     }
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
