@@ -17,9 +17,10 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from harness.config import ModelConfig
+from harness.config import ModelConfig, RunConfig
 from harness.data.order import OrderSpec, order_over
-from harness.data.views import hold_out
+from harness.data.targets import open_targets
+from harness.data.views import hold_out, rows_of_run
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
@@ -29,6 +30,7 @@ from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_d
 from tests.batches import loader_of
 from tests.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
+from tests.teachers import ORACLE, prepare_corpus, write_taught
 
 TEST_ROWS = 203
 
@@ -120,6 +122,26 @@ def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path)
         assert label_by_row == dict(
             zip((rows[is_of_source] % ROW_STRIDE).tolist(), labels[is_of_source].tolist(), strict=True)
         )
+
+
+def test_every_row_with_a_label_or_without_is_learned_once_with_what_the_teacher_says(tmp_path: Path) -> None:
+    prepare_corpus(tmp_path, labelled=100, unlabelled=150)
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 250)
+    write_taught(tmp_path / "data", np.arange(1, 251), shares)
+    config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "run"), teacher=ORACLE)
+    manifest = rows_of_run(config)
+    train, targets = open_split(config.data, manifest, "train"), open_targets(vars(config), manifest.fingerprint)
+    target_by_row: dict[int, list[float]] = {}
+    for rank in range(3):
+        order = order_over(train, OrderSpec(seed=0, global_batch=21))
+        for step in loader_of(train, order, rank=rank, world_size=3, targets=targets).steps(0):
+            for batch in step.micro_batches:
+                assert not target_by_row.keys() & {*batch.rows.tolist()}
+                target_by_row |= dict(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True))
+    expected = {int(row) for name in ("train", "unlabelled") for row in rows_by_number(tmp_path / "data", name)}
+    assert target_by_row.keys() == expected
+    for row, target in target_by_row.items():
+        np.testing.assert_allclose(target, shares[row - 1], atol=1e-3)
 
 
 def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.rundir.records import read_attempts
 from tests.commands import read_metrics, run_module, status_of, succeed, values_in_log
 from tests.datasets import shared_dataset, write_dataset
 from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
+from tests.teachers import ORACLE, prepare_corpus, write_taught
 
 pytestmark = pytest.mark.processes
 
@@ -67,6 +69,27 @@ def test_killed_at_every_change_of_the_disk(tmp_path: Path, exchange: str, insta
     assert report["wrong"] == []
     assert report["kills"] > least
     assert {"exchange_names", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
+    """It goes on with the same targets, and with no others."""
+    data = tmp_path / "data"
+    prepare_corpus(tmp_path, labelled=300, unlabelled=500)
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 800)
+    write_taught(data, np.arange(1, 801), shares)
+    run, reference, words = tmp_path / "killed" / "run", tmp_path / "whole" / "run", ("--teacher", ORACLE)
+    finish(start(data, reference, *words), reference)
+    assert read_metrics(reference, "train")[-1]["step"] == 3 * -(-(240 + 500) // 16)
+    process = start(data, run, *words)
+    wait_for_step(process, run, 60)
+    process.kill()
+    write_taught(data, np.arange(1, 801), shares[::-1])
+    finish(start(data, run, *words), run, code=3)
+    assert "teacher: oracle says something else than when" in status_of(run)["reason"]
+    write_taught(data, np.arange(1, 801), shares)
+    finish(start(data, run, *words), run)
+    assert final(run) == final(reference)
 
 
 @pytest.mark.timeout(280, func_only=True)
