@@ -28,7 +28,7 @@ import pandas as pd
 from benchmarks.measuring import read_frame
 from harness.baseline.encoder import Embeddings, find_device, find_encoder, hashes_of
 from harness.baseline.linear import RECIPE
-from harness.baseline.regression import LabelledRows, Regression
+from harness.baseline.regression import Regression
 from harness.config import RunConfig
 from harness.data.targets import TEACHERS
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -240,8 +240,8 @@ def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.
     """Accuracy of a logistic regression on the embeddings of the teacher, whose strength folds have chosen."""
     names, labels = np.unique(learned["label"], return_inverse=True)
     vectors = embed_texts(config, [*learned["text"], *measured["text"]])
-    train = LabelledRows(np.arange(len(learned)), labels, vectors[: len(learned)])
-    predicted = Regression.learn(train, len(names)).chances(vectors[len(learned) :]).argmax(axis=1)
+    regression = Regression.learn(vectors[: len(learned)], labels, len(names))
+    predicted = regression.chances(vectors[len(learned) :]).argmax(axis=1)
     return float((names[predicted] == measured["label"].to_numpy()).mean())
 
 

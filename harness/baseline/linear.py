@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from harness.rundir.results import Predictions
 from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
+from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
@@ -45,6 +47,8 @@ The last steps change few predictions: on banking77, with 77 classes, 40 of 70 s
 """
 MAX_WEIGHTS = 5_000_000
 """Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
+NUM_FOLDS, FOLDS_STREAM = 5, 0x666F6C64
+"""Folds of the training rows, which a separate random stream deals out."""
 NEVER_SEEN = 10.0
 """The logit of a class without training rows is this far below all others."""
 OnSplit = tuple[dict[str, Any], Predictions]
@@ -116,8 +120,8 @@ def count_features(data: str | Path, train: Split) -> tuple[csr_matrix, np.ndarr
     return matrix[:, features], ngrams[features]
 
 
-def fit_counts(matrix: csr_matrix, labels: np.ndarray, outputs: int) -> tuple[Any, int]:
-    """The model of rows with these counts and labels, and the most steps that its solver may take."""
+def fit_counts(matrix: csr_matrix, labels: np.ndarray, outputs: int) -> Any:
+    """The model of rows with these counts and labels: scikit-learn's pipeline from counts of features to logits."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfTransformer
     from sklearn.linear_model import LogisticRegression
@@ -125,29 +129,51 @@ def fit_counts(matrix: csr_matrix, labels: np.ndarray, outputs: int) -> tuple[An
 
     limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), MIN_STEPS, MAX_STEPS))
     classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-    model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
     # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
     # times slower on a busy machine.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-        model.fit(matrix, labels)
-    return model, limit
+        return make_pipeline(TfidfTransformer(sublinear_tf=True), classifier).fit(matrix, labels)
 
 
-def is_right_out_of_fold(data: str | Path, manifest: Manifest, folds: np.ndarray, judged: Sequence[int]) -> np.ndarray:
-    """Bool ``[rows]``: whether models of the other folds give each training row its label; False for rows of folds
-    that are not ``judged``. ``folds`` int64 ``[rows]``: of the rows, ascending by their number in the source.
+def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
+    """Logits by a model of scikit-learn, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; classes that
+    it has not seen have the lowest.
     """
+    scores = np.asarray(model.decision_function(features), np.float64)
+    if num_classes == 2:
+        return scores
+    if scores.ndim == 1:
+        scores = np.stack((np.zeros_like(scores), scores), axis=1)
+    result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, num_classes, axis=1)
+    result[:, model.classes_] = scores
+    return result
+
+
+def predict_held_out(
+    fit: Callable[[Any, np.ndarray], Any], features: Any, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """Logits of rows by models that did not learn from them, as ``logits_of``: each fold by one of the other folds, to
+    which the rows of each class are dealt. ``fit``: from features and labels to a model.
+    """
+    order = permutation(len(labels), FOLDS_STREAM)
+    folds = np.empty(len(labels), np.int64)
+    folds[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % NUM_FOLDS
+    logits = np.zeros((len(labels), num_classes)[: 1 if num_classes == 2 else 2])
+    for fold in range(NUM_FOLDS):
+        is_held_out = folds == fold
+        if is_held_out.any() and len(np.unique(labels[~is_held_out])) > 1:
+            model = fit(features[~is_held_out], labels[~is_held_out])
+            logits[is_held_out] = logits_of(model, features[is_held_out], num_classes)
+    return logits
+
+
+def predict_held_out_rows(data: str | Path, manifest: Manifest) -> np.ndarray:
+    """``predict_held_out`` of the linear model for the training rows, in the order of the source."""
     train = open_split(data, manifest, TRAIN)
     order = np.argsort(train.column("row"))
     matrix, labels = count_features(data, train)[0][order], train.column("label")[order]
-    is_right = np.zeros(len(labels), bool)
-    for fold in judged:
-        is_held_out = folds == fold
-        if len({*labels[~is_held_out].tolist()}) > 1:
-            model, _ = fit_counts(matrix[~is_held_out], labels[~is_held_out], num_outputs(manifest))
-            is_right[is_held_out] = model.predict(matrix[is_held_out]) == labels[is_held_out]
-    return is_right
+    return predict_held_out(partial(fit_counts, outputs=num_outputs(manifest)), matrix, labels, len(manifest.labels))
 
 
 @dataclass(frozen=True)
@@ -167,24 +193,16 @@ class Linear:
         """Fit it, after ``check``. More than two classes share one softmax."""
         train = open_split(data, manifest, TRAIN)
         matrix, ngrams = count_features(data, train)
-        model, limit = fit_counts(matrix, train.column("label"), num_outputs(manifest))
+        model = fit_counts(matrix, train.column("label"), num_outputs(manifest))
         steps = int(np.max(model[-1].n_iter_))
-        facts = {"features": len(ngrams), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        facts = {"features": len(ngrams), "train_rows": len(train), "steps": steps}
+        facts["converged"] = steps < model[-1].max_iter
         return cls(len(manifest.labels), ngrams, model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
-        """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
-        classes without training rows have the lowest.
-        """
+        """``logits_of`` a split's rows, in shard order."""
         counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
-        scores = np.concatenate([self.model.decision_function(count) for count in counts])
-        if self.num_classes == 2:
-            return scores
-        if scores.ndim == 1:
-            scores = np.stack((np.zeros_like(scores), scores), axis=1)
-        result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, self.num_classes, axis=1)
-        result[:, self.model.classes_] = scores
-        return result
+        return np.concatenate([logits_of(self.model, count, self.num_classes) for count in counts])
 
     def scores(self, split: Split) -> Scores:
         """Rows, labels and logits of a split, in the order of the source."""

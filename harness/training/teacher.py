@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.baseline.encoder import Embeddings, Encoder, find_device, find_encoder, name_of_folder
-from harness.baseline.linear import is_right_out_of_fold
+from harness.baseline.linear import predict_held_out_rows
 from harness.baseline.regression import MeasuredEncoder, measure_encoder, read_rows, recipe_of
 from harness.baseline.results import FOLDER, write_baseline
 from harness.config import RunConfig
@@ -28,6 +28,7 @@ from harness.data.targets import (
 from harness.data.views import rows_of_task
 from harness.rundir.layout import holds_run, storage, writable_path
 from harness.scores.intervals import difference_interval
+from harness.scores.metrics import probabilities
 from harness.training.answers import is_answers, read_answers
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -129,10 +130,9 @@ def judge(config: RunConfig, manifest: Manifest, measured: MeasuredEncoder) -> t
     """
     if not manifest.rows(UNLABELLED):
         return False, "left out: there are no rows without labels for it to teach"
-    regression = measured.regression
-    is_judged = np.isin(regression.folds, regression.judged)
-    is_linear_right = is_right_out_of_fold(config.data, manifest, regression.folds, regression.judged)
-    encoder, linear = regression.is_right[is_judged], is_linear_right[is_judged]
+    labels = measured.train.labels
+    logits = measured.regression.held_out, predict_held_out_rows(config.data, manifest)
+    encoder, linear = (probabilities(values).argmax(axis=1) == labels for values in logits)
     share, linear_share = percent(float(encoder.mean())), percent(float(linear.mean()))
     figures = f"right on {share} of {len(encoder):,} labelled rows out of fold, a linear model on {linear_share}"
     _, high = difference_interval(encoder, linear)
@@ -156,9 +156,4 @@ def write_all_targets(
     """
     train = open_split(config.data, manifest, TRAIN)
     labels = np.eye(len(manifest.labels))[train.column("label")]
-    return write_targets(folder, np.concatenate((train.column("row"), rows)), np.concatenate((labels, soften(chances))))
-
-
-def soften(chances: np.ndarray) -> np.ndarray:
-    """The target of each row from its calibrated probabilities, float ``[rows, classes]``."""
-    return chances
+    return write_targets(folder, np.concatenate((train.column("row"), rows)), np.concatenate((labels, chances)))
