@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import read_frame
-from harness.baseline.encoder import Embeddings, find_device, find_encoder, hashes_of
+from harness.baseline.encoder import Embeddings, find_encoder, hashes_of
 from harness.baseline.linear import RECIPE
 from harness.baseline.regression import Regression
 from harness.config import RunConfig
@@ -248,7 +248,7 @@ def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.
 def open_embeddings(config: CorporaConfig) -> Embeddings:
     """The embeddings of all corpora, in OUTPUT."""
     encoder = find_encoder(str(config.teacher))
-    return Embeddings(Path(config.output), encoder, find_device("auto"), Screen())
+    return Embeddings(Path(config.output), encoder, "auto", Screen())
 
 
 def embed_texts(config: CorporaConfig, texts: list[str]) -> np.ndarray:

@@ -68,12 +68,16 @@ class Encoder:
         require_package("sentence_transformers", self.name, "teacher")
 
     def load(self, device: str) -> Any:
-        """The model, by sentence-transformers. Raises ``DataError`` if it cannot be loaded."""
+        """The model, by sentence-transformers; auto: on a GPU if there is one. Raises ``DataError`` if it cannot be
+        loaded.
+        """
         from sentence_transformers import SentenceTransformer
 
         try:
             with redirect_stderr(io.StringIO()):  # it draws a bar
-                return SentenceTransformer(str(self.folder), device=device, local_files_only=True)
+                return SentenceTransformer(
+                    str(self.folder), device=None if device == "auto" else device, local_files_only=True
+                )
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.folder}: {problem}; name another encoder, or copy this one again") from None
@@ -128,18 +132,12 @@ def fetch_encoder(name: str) -> Path:
     require_package("huggingface_hub", name, "teacher")
     from huggingface_hub import snapshot_download
 
-    problem = ""
-    for is_offline in (True, False):
-        try:
-            folder = snapshot_download(name, allow_patterns=[*FILES], local_files_only=is_offline)
-        except Exception as error:  # of every kind: network, names, permissions
-            problem = one_line(error.__cause__ or error)
-        else:
-            return Path(folder)
-    raise ConfigError(
-        f"{name}: is not on this machine, and the hub does not give it ({problem}); check the name and the "
-        "network, or copy its folder here and name that"
-    )
+    try:
+        return Path(snapshot_download(name, allow_patterns=[*FILES]))
+    except Exception as error:  # of every kind: network, names, permissions
+        problem = f"is not on this machine, and the hub does not give it ({one_line(error.__cause__ or error)})"
+        advice = "check the name and the network, or copy its folder here and name that"
+        raise ConfigError(f"{name}: {problem}; {advice}") from None
 
 
 def text_hash(text: str) -> bytes:
@@ -267,12 +265,3 @@ def read_texts(data: str, manifest: Manifest, rows: np.ndarray) -> list[str]:
     if None in texts:
         raise DataError(f"{path}: does not say where all of its texts came from; build the dataset again")
     return [text for text in texts if text is not None]
-
-
-def find_device(device: str) -> str:
-    """Where an encoder computes: ``device`` of the configuration, or for auto a GPU if there is one."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device

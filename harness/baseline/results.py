@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, find_device, find_encoder, name_of_folder
+from harness.baseline.encoder import Embeddings, find_encoder, name_of_folder
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
 from harness.baseline.regression import measure_encoder, recipe_of
 from harness.data.targets import TEACHERS
@@ -74,7 +74,7 @@ def main(config: BaselineConfig) -> None:
         encoder = find_encoder(config.encoder)
         encoder.check_package()
         kept_in = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(kept_in, encoder, find_device(config.device), Screen(quiet=config.json))
+        embeddings = Embeddings(kept_in, encoder, config.device, Screen(quiet=config.json))
         recipe, folder = recipe_of(encoder), folder / name_of_folder(encoder)
         measure = partial(measure_encoder_alone, embeddings)
     names = names_of(manifest)

@@ -112,19 +112,16 @@ class ReportSink(Sink):
         config = self.config
         try:
             lesson, comparison = compare_encoder(config)
-            if lesson is None:
-                return
-            values: dict[str, Any] = lesson.origin
+            values: dict[str, Any] = {} if lesson is None else lesson.origin
             if comparison is not None:
                 encoder = comparison.linear
-                figures = {**scalar_figures(encoder), "difference": comparison.difference}
-                figures |= {"difference_low": comparison.low, "difference_high": comparison.high}
-                figures |= {"network_texts_per_s": time_network(config), "texts_per_s": encoder["texts_per_s"]}
-                values["encoder"] = {"split": comparison.split, "features": encoder["features"], "C": encoder["C"]}
-                values["encoder"] |= {**figures, "conclusion": f"{comparison.verdict}: {comparison.points}"}
-                self.target.print_text(f"{values['encoder']['conclusion']} (accuracy {encoder['accuracy']:.4f})")
-                rates = f"network {figures['network_texts_per_s']:,.0f}, encoder {figures['texts_per_s']:,.0f}"
-                self.target.print_text(f"texts/s at prediction: {rates}")
+                names = "texts_per_s", "network_texts_per_s"
+                rates = dict(zip(names, (encoder["texts_per_s"], time_network(config)), strict=True))
+                figures = {**scalar_figures(encoder), **rates, "difference": comparison.difference}
+                conclusion = f"{comparison.verdict}: {comparison.points}"
+                values["encoder"] = {**figures, "split": comparison.split, "conclusion": conclusion}
+                speeds = "encoder {:,.0f}, network {:,.0f} texts/s".format(*rates.values())
+                self.target.print_text(f"{conclusion}; at prediction: {speeds}")
                 self.target.log(ENCODER, figures)
             write_teacher(Path(config.run), values)
         except (UserError, OSError) as error:
@@ -133,12 +130,10 @@ class ReportSink(Sink):
 
 def time_network(config: RunConfig) -> float:
     """Texts that the best weights of a run read in a second, of the first of validation. Raises ``UserError``."""
-    manifest = read_data(config.data)
-    rows = np.sort(open_split(config.data, manifest, VALIDATION).column("row"))
-    texts = read_texts(config.data, manifest, rows[:SPEED_TEXTS])
-    model = load(config.run, device=config.device)
+    manifest, model = read_data(config.data), load(config.run, device=config.device)
+    rows = np.sort(open_split(config.data, manifest, VALIDATION).column("row"))[:SPEED_TEXTS]
+    texts = read_texts(config.data, manifest, np.sort(rows)) * -(-SPEED_TEXTS // len(rows))
     model.predict_proba(texts[:1])
-    started, passes = time.perf_counter(), -(-SPEED_TEXTS // len(texts))
-    for _ in range(passes):
-        model.predict_proba(texts)
-    return passes * len(texts) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    model.predict_proba(texts)
+    return len(texts) / (time.perf_counter() - started)

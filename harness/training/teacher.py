@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, Encoder, find_device, find_encoder, name_of_folder
+from harness.baseline.encoder import Embeddings, Encoder, find_encoder, name_of_folder
 from harness.baseline.linear import predict_held_out_rows
 from harness.baseline.regression import MeasuredEncoder, measure_encoder, read_rows, recipe_of
 from harness.baseline.results import FOLDER, write_baseline
@@ -101,7 +101,7 @@ def make_lesson_of_encoder(config: RunConfig, manifest: Manifest, folder: Path, 
     assert config.teacher is not None
     screen = Screen(quiet=config.quiet)
     folder_of_embeddings = folder_of_teachers(config.data, config.run)
-    embeddings = Embeddings(folder_of_embeddings, encoder, find_device(config.device), screen)
+    embeddings = Embeddings(folder_of_embeddings, encoder, config.device, screen)
     measured = measure_encoder(config.data, manifest, embeddings)
     if config.fold is None:
         baselines = writable_path(str(home_of(config.data)), config.run, FOLDER)

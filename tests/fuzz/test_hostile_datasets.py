@@ -81,7 +81,7 @@ def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     config = RunConfig(
         data=str(root), model=ModelConfig(embedding_dim=2, hidden_size=2), order=OrderConfig(), global_batch=16
     )
-    manifest = check_dataset(root, hashes=hashes)
+    manifest = check_dataset(config, hashes=hashes)
     check_fit(config, manifest, 1)
     inspect.render_description(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)

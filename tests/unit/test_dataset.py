@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.config import RunConfig
 from harness.data.checks import check_dataset
 from harness.data.placement import open_data, stage, staging_path
 from harness.ranks.distributed import World
@@ -97,7 +98,7 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
     content["text"]["spec"]["lowercase"] = not content["text"]["spec"]["lowercase"]
     (root / MANIFEST).write_bytes(manifest_bytes(content))
     with pytest.raises(DataError, match=r"dataset\.json: its text does not match its text_hash"):
-        check_dataset(root)
+        check_dataset(RunConfig(data=str(root)))
 
 
 def shards(root: Path) -> dict[str, bytes]:

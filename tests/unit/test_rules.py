@@ -76,8 +76,7 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
     manifest = SimpleNamespace(
         rows=lambda split: rows, tokens=lambda split: tokens, vocabulary_size=words, labels=["a", "b"]
     )
-    monkeypatch.setattr(rules, "read_data", lambda data: manifest)
-    monkeypatch.setattr(rules, "rows_of_task", lambda task, data_views, data, fold: data_views)
+    monkeypatch.setattr(rules, "rows_of_run", lambda config: manifest)
     memory = SimpleNamespace(available=keys.get("free", 64) << 30)
     monkeypatch.setattr(rules.psutil, "virtual_memory", lambda: memory)
     keys = {name: value for name, value in keys.items() if name != "free"}
@@ -98,8 +97,7 @@ def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
     began = flat(to_dict(apply_rules(recipe(), IMDB, 8).config)) | {"global_batch": 512}
     rows = SimpleNamespace(rows=lambda split: 9, tokens=lambda split: 9, labels=["a", "b"], splits={})
-    monkeypatch.setattr(rules, "read_data", lambda data: None)
-    monkeypatch.setattr(rules, "rows_of_task", lambda *_: rows)
+    monkeypatch.setattr(rules, "rows_of_run", lambda config: rows)
     monkeypatch.setattr(rules, "newest", lambda run, report: SimpleNamespace(state={"config": began}))
     assert resolve_config(recipe(), lambda: 2).config.global_batch == 512
 

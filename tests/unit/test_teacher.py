@@ -16,6 +16,8 @@ from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
 from harness.data.targets import find_lesson, folder_of_lesson, open_targets
 from harness.data.views import rows_of_run
+from harness.library.commands import train
+from harness.library.estimator import TextClassifier
 from harness.training import teacher
 from harness.training.teacher import teach
 from preprocessing.base.errors import DataError, UserError
@@ -24,7 +26,7 @@ from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
 from tests.commands import read_json
 from tests.runs import small
-from tests.teachers import prepare_corpus, write_encoder
+from tests.teachers import prepare_corpus, write_corpus, write_encoder
 
 pytestmark = pytest.mark.thorough
 CLASSES = ["mood0", "mood1", "mood2"]
@@ -79,11 +81,11 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"drop": 3}, r"says nothing of 1 of the 60 rows without labels, such as row 124 \(it has texts\)"),
-        ({"probability_mood1": 3.5}, r"row 1: a probability is 3.5: are these logits\? A softmax makes"),
-        ({"probability_mood1": 0.0}, r"row 1: its probabilities add up to 0\.\d+, not to 1"),
-        ({"probability_mood1": "high"}, "row 1: 'probability_mood1' is 'high', expected a probability; correct it"),
-        ({"rename": {"probability_mood1": "probability_joy"}}, r"has '.*', and the dataset the classes 'mood0'"),
+        ({"drop": 3}, r"says nothing of 1 of the 60 rows without labels, such as row 124 \(by 'text'\); add them"),
+        ({"probability_mood1": 3.5}, r"row 1: its probabilities are 0\.\d+, 3.5, 0\.\d+: logits\? A softmax makes"),
+        ({"probability_mood1": 0.0}, r"row 1: its probabilities are 0\.\d+, 0, 0\.\d+: they do not add up to 1"),
+        ({"probability_mood1": "high"}, "row 1: 'probability_mood1' is 'high', expected a number; correct it"),
+        ({"rename": {"probability_mood1": "probability_joy", "predicted": "p"}}, r"for each of 'mood0', 'mood1'"),
         ({"only": ["text"]}, "has no predictions: a column probability_CLASS for each of 'mood0', 'mood1', 'mood2'"),
         ({"only": ["predicted"]}, "has neither a column 'row' of row numbers nor the texts in 'text'"),
         ({"only": ["text", "predicted"], "predicted": "joy"}, "row 1: 'predicted' is 'joy', and the dataset has the"),
@@ -173,6 +175,38 @@ def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(tiny: Pa
     assert not lesson.is_used
     assert lesson.summary.startswith("left out: right on ")
     assert rows_of_run(config).rows("train") == read_manifest(config.data).rows("train")
+
+
+SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epochs": 2, "device": "cpu", "quiet": True}
+
+
+@pytest.mark.processes
+def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
+    frame.loc[120:, "label"] = None
+    monkeypatch.setattr(teacher, "predict_held_out_rows", lambda data, manifest: np.zeros((96, 3)))
+    options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
+    run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), options=options, num_processes=1)
+    taught = read_json(run.directory / "teacher.json")
+    assert (taught["rows"], taught["encoder"]["split"]) == (60, "test")
+    assert taught["summary"].startswith("teaches 60 of 156 training rows (38%): right on ")
+    page = run.report.read_text()
+    assert f"{taught['encoder']['accuracy']:.4f}" in page.partition("encoder with logistic regression")[2]
+    settings = read_json(run.directory / "environment.json")["effective"]
+    assert settings["teacher"].startswith(f"{tiny / 'encoder'}: teaches 60 of 156")
+
+
+@pytest.mark.processes
+def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Path) -> None:
+    frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
+    model = TextClassifier(teacher=str(tiny / "encoder"), epochs=1, hidden_size=8, options={"model.embedding_dim": 8})
+    model.fit(frame["text"][:120], frame["label"][:120], unlabelled=frame["text"][120:])
+    assert model.classes_.tolist() == CLASSES
+    (tmp_path / "said.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match=r"no rows without labels, which .*said\.csv could teach"):
+        TextClassifier(teacher=str(tmp_path / "said.csv")).fit(frame["text"], frame["label"])
 
 
 def test_names_that_are_no_encoder(tmp_path: Path) -> None:
