@@ -253,7 +253,7 @@ def open_embeddings(config: CorporaConfig) -> Embeddings:
 
 def embed_texts(config: CorporaConfig, texts: list[str]) -> np.ndarray:
     """The embeddings of texts, float32 ``[texts, features]``."""
-    return open_embeddings(config).of_texts(hashes_of(texts), texts)
+    return open_embeddings(config).look_up(hashes_of(texts), texts)
 
 
 def share_embeddings(config: CorporaConfig, data: Path) -> None:

@@ -155,7 +155,7 @@ class Embeddings:
         self.texts_per_s = 0.0
         """In the mean of the parts that were read."""
 
-    def of_texts(self, hashes: pa.Array, texts: Sequence[str]) -> np.ndarray:
+    def look_up(self, hashes: pa.Array, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; those that are missing are computed and written. ``hashes``: of the texts.
 
         Raises ``DataError`` for an encoder that cannot be loaded and for damaged parts, ``StorageError`` if writing
@@ -239,10 +239,10 @@ def find_missing(hashes: pa.Array, table: pa.Table) -> np.ndarray:
 def embed_rows(embeddings: Embeddings, data: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
     """The embeddings of rows of a dataset, float32 ``[rows, features]``; ``rows`` are ascending numbers in the source.
 
-    Raises ``DataError`` if their original texts are no longer to be had, and as ``Embeddings.of_texts`` does.
+    Raises ``DataError`` if their original texts are no longer to be had, and as ``Embeddings.look_up`` does.
     """
     texts = read_texts(data, manifest, rows)
-    return embeddings.of_texts(hashes_of(texts), texts)
+    return embeddings.look_up(hashes_of(texts), texts)
 
 
 def read_texts(data: str, manifest: Manifest, rows: np.ndarray) -> list[str]:

@@ -139,7 +139,7 @@ class Assembler:
             offset += ids.numel()
             targets = None
             if self.targets is not None:
-                targets = send(torch.from_numpy(self.targets.of_rows(self.rows[number])), self.device)
+                targets = send(torch.from_numpy(self.targets.look_up(self.rows[number])), self.device)
             yield Batch(
                 ids,
                 lengths,

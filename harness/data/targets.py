@@ -69,7 +69,7 @@ class SoftTargets:
         """``rows`` int64 ``[rows]``, ascending; ``values`` float16 ``[rows, classes]``."""
         self.rows, self.values = rows, values
 
-    def of_rows(self, rows: np.ndarray) -> np.ndarray:
+    def look_up(self, rows: np.ndarray) -> np.ndarray:
         """float32 ``[rows, classes]``: the targets of rows by their number in the source. Raises ``DataError`` for a
         row without one.
         """

@@ -81,7 +81,8 @@ def find_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[st
     """
     names, file, labels = reader.columns, reader.file.name, manifest.labels
     texts = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
-    keys = [ROW] if ROW in names else [texts] if isinstance(texts, str) else list(texts)
+    text_columns = [texts] if isinstance(texts, str) else list(texts)
+    keys = [ROW] if ROW in names else text_columns
     if not {*keys} <= {*names}:
         problem = f"has neither a column {ROW!r} of row numbers nor the texts in {join_names(keys)}"
         raise DataError(f"{file}: {problem}; it has {join_names(names)}; add one of them")

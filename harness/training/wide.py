@@ -89,7 +89,7 @@ def fit_wide(
     if wide.owners is not None:
         wide.owners.copy_(choose_owners(wide, split, stride))
     features, labels = read_features(wide, split, stride), split.column("label")[::stride]
-    shares = None if taught is None else taught.of_rows(split.column("row")[::stride]).astype(np.float64)
+    shares = None if taught is None else taught.look_up(split.column("row")[::stride]).astype(np.float64)
     if shares is not None:
         labels = shares.argmax(axis=1)
     buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())

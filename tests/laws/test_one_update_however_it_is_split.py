@@ -89,7 +89,7 @@ def reference_weights(root: str, options: str) -> Weights:
     def target_of(label: int, row: np.ndarray) -> np.ndarray:
         """The target of each class, smoothed: the label, or what a teacher says, whose sum is the weight of the row."""
         smoothing = optim.label_smoothing
-        shares = np.eye(len(factors))[label] if taught is None else taught.of_rows(row)[0].astype(float)
+        shares = np.eye(len(factors))[label] if taught is None else taught.look_up(row)[0].astype(float)
         weight = shares.sum()
         return (shares @ factors) / weight * (smoothing / len(factors) * weight + (1 - smoothing) * shares)
 

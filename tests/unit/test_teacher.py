@@ -69,7 +69,7 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     assert manifest.rows("train") == alone.rows("train") + 60
     train = open_split(config.data, manifest, "train")
     rows = train.column("row")
-    targets = open_targets(vars(config), manifest.fingerprint).of_rows(rows)
+    targets = open_targets(vars(config), manifest.fingerprint).look_up(rows)
     for row, target in zip(rows.tolist(), targets, strict=True):
         said = np.eye(3)[CLASSES.index(corpus["label"][row - 1])] if row <= 120 else answers.loc[row]
         np.testing.assert_allclose(target, said, atol=1e-3)
@@ -113,7 +113,7 @@ def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> Non
     )
     config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.jsonl"))
     teach(config)
-    targets = open_targets(vars(config), read_manifest(config.data).fingerprint).of_rows(rows.to_numpy())
+    targets = open_targets(vars(config), read_manifest(config.data).fingerprint).look_up(rows.to_numpy())
     assert [CLASSES[number].upper() for number in targets.argmax(axis=1)] == labels.tolist()
     assert targets.max(axis=1).tolist() == [1.0] * 60
 
@@ -136,15 +136,15 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
     embeddings = Embeddings(tmp_path, encoder, "cpu", Screen(quiet=True))
     with pytest.raises(KeyboardInterrupt):
-        embeddings.of_texts(hashes_of(texts), texts)
-    vectors = embeddings.of_texts(hashes_of(texts), texts)
+        embeddings.look_up(hashes_of(texts), texts)
+    vectors = embeddings.look_up(hashes_of(texts), texts)
     assert counts == [3, 0, 3, 1]
     np.testing.assert_allclose(vectors, original(encoder.load("cpu"), texts), atol=2e-3)
     assert embeddings.texts_per_s > 0
     path = next(embeddings.folder.iterdir())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"\.arrow: not embeddings .* the same command makes it again"):
-        embeddings.of_texts(hashes_of(texts), texts)
+        embeddings.look_up(hashes_of(texts), texts)
 
 
 def test_an_encoder_teaches_and_stands_beside_the_network(
@@ -161,7 +161,7 @@ def test_an_encoder_teaches_and_stands_beside_the_network(
     lesson = find_lesson(vars(config), manifest.fingerprint)
     assert (lesson.is_used, lesson.rows) == (True, 60)
     targets = open_targets(vars(config), manifest.fingerprint)
-    sums = targets.of_rows(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
+    sums = targets.look_up(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=2e-3)
 
 
