@@ -21,6 +21,7 @@ BENCHMARKS = (
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
     "train": ("data", "batch", "steps", "rounds", "precision", "json"),
+    "corpora": ("files", "labels", "seeds", "teacher", "recipe", "output", "json"),
 }
 """Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(
