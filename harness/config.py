@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
-Recurrence = Literal["auto", "fused", "packed", "padded"]
+Recurrence = Literal["auto", "packed", "padded"]
 Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
@@ -258,9 +258,8 @@ class RunConfig:
     """CPU threads of each process; take fewer on a shared machine. null: OMP_NUM_THREADS if set, else this process's
     share of the cores."""
     recurrence: Recurrence = "auto"
-    """How the recurrent layers compute: packed (real tokens only), padded to the longest row of the batch, or fused
-    (packed, in a Triton kernel, on CUDA, which is tried first); results are equal within rounding. auto: packed or
-    padded, the faster one on the device, on CUDA measured at the start of a run."""
+    """How the recurrent layers compute: packed (real tokens only), or padded to the longest row of the batch; results
+    are equal within rounding. auto: the faster one on the device, on CUDA measured at the start of a run."""
     seed: AtLeast0 = 0
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None

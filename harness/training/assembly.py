@@ -27,10 +27,9 @@ from harness.data.placement import OpenData, open_data
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
-from harness.model.recurrent import try_recurrence
 from harness.model.starts import Start, find_donor, learn_start, read_donor_weights, read_start
 from harness.ranks.distributed import World, count_machines, read_local_rank
-from harness.ranks.precision import DTYPES, layout_of, recurrent_dtype
+from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
@@ -40,7 +39,7 @@ from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.recurrence import choose_path
+from harness.training.recurrence import choose_layout, try_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
@@ -225,14 +224,12 @@ def build_trainer(
         device=device,
         micro_batch=config.micro_batch,
     )
-    first_path = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
-    path = choose_path(config, session, network.recurrent, loader, first_path)
-    loader.layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
-    dtype = recurrent_dtype(session.arithmetic, device.type, path.value)
-    if not network.recurrent.fused:  # which has been tried
-        with world.raise_together("trying the recurrent layers"):
-            try_recurrence(network.recurrent, loader.layout, dtype)
-    choices["recurrence"] = Choice(f"{path.value} {dtype.value}", f"{path.reason}; {dtype.reason}")
+    first_layout = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
+    loader.layout, reason = choose_layout(config, session, network.recurrent, loader, first_layout)
+    dtype = recurrent_dtype(session.arithmetic, device.type, loader.layout)
+    with world.raise_together("trying the recurrent layers"):
+        try_recurrence(network.recurrent, loader.layout, dtype)
+    choices["recurrence"] = Choice(f"{loader.layout} {dtype.value}", f"{reason}; {dtype.reason}")
     objective = build_objective(config, network, data.manifest.labels, DTYPES[dtype.value], device)
     loader.prepare = objective.prepare
     return Trainer(config, objective, loader, session)

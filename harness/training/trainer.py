@@ -180,7 +180,7 @@ class Trainer:
             "step": self.step,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
-            "recurrence": "fused" if classifier.recurrent.fused else self.loader.layout,
+            "recurrence": self.loader.layout,
             "scaler": scale,
             "counted": counts,
         }
