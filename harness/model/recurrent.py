@@ -57,16 +57,9 @@ def lstm_packed(
 def first_states(
     inputs: torch.Tensor, rows: int, weights: Weights, directions: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The initial states, zeros; never modified."""
-    shape = (directions, rows, weights[1].shape[1])
-    state = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
+    """The initial states, zeros."""
+    state = inputs.new_zeros(directions, rows, weights[1].shape[1])
     return state, state
-
-
-@lru_cache(maxsize=64)
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_inference: bool) -> torch.Tensor:
-    """Cached; autograd cannot save a tensor that was made ``for_inference``."""
-    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 class VariableLengthLSTM(nn.Module):
