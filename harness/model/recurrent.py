@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from harness.batch import Batch, Masks, PackedIndex
 from harness.config import ModelConfig, Task
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, draw_masks, drop
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, DropoutRates, draw_masks, drop
 from preprocessing.text.vocabulary import PAD
 
 Weights = list[torch.Tensor]
@@ -258,7 +258,5 @@ class Network(nn.Module):
         """Dropout masks of a batch in optimizer ``step``: those that the loader has computed, or the same; None without
         dropout.
         """
-        dropout, word_dropout = self.config.dropout, self.config.word_dropout
-        if batch.masks is not None or not (dropout or word_dropout):
-            return batch.masks
-        return draw_masks(seed, step, batch, self.size_by_site, dropout, word_dropout, self.embedding.weight.dtype)
+        rates = DropoutRates(self.size_by_site, self.config.dropout, self.config.word_dropout)
+        return batch.masks or draw_masks(seed, step, batch, rates, self.embedding.weight.dtype)

@@ -19,7 +19,7 @@ from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import EMBEDDING, HEAD, draw_masks
+from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
@@ -79,7 +79,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
     arrived, largest = [], []
 
     def prepare(step: int, batch: Batch) -> None:
-        batch.masks = draw_masks(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
+        batch.masks = draw_masks(2, step, batch, DropoutRates({EMBEDDING: 3, HEAD: 5}, 0.3, 0.1))
 
     for device in (CPU, TORCH_DEVICE):
         rows = {}
