@@ -107,8 +107,7 @@ class Trainer:
             if classifier.holds_embedding(self.step):
                 classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
             self.accelerator.unscale_gradients()
-            is_scaled = self.accelerator.scaler is not None
-            self.grad_norm = clip(self.optimizer, self.parameters, self.config.optim.clip_norm, is_scaled=is_scaled)
+            self.grad_norm = clip(self.parameters, self.config.optim.clip_norm)
             self.take_step(self.grad_norm)
         self.meter.add(batch, self.step, loss)
         self.step += 1
