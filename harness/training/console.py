@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.data.checks import class_rows, imbalance
 from harness.model.registry import parameters_of
 from harness.rundir import layout
 from harness.rundir.records import Ending
@@ -24,7 +23,7 @@ from harness.scores.intervals import wilson
 from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_found, show_figures, still_improving
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, table
 from preprocessing.dataset.shards import Manifest
 
@@ -84,18 +83,12 @@ class Console(Sink):
         self.screen.print_text(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
-        """Print what is trained on what, warnings, and as details all settings with their reasons."""
-        config = self.config
+        """Print what is trained on what, and as details all settings with their reasons."""
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in self.outline(choices).items():
             self.screen.fact(name, text)
         for name, choice in choices.items():
             (self.screen if name == "resume" else self.details).fact(name, str(choice))
-        if config.task == CLASSIFIER:
-            rows_by_class = class_rows(self.manifest, TRAIN)
-            warning = imbalance(rows_by_class, config.optim.class_weights, config.evaluation.threshold)
-            if warning:
-                self.screen.fact("imbalance", warning, "warn")
 
     def outline(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """What is trained on what, with what, for how long, and where to look: five lines by title."""
