@@ -284,7 +284,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
-    "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }

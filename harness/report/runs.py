@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,6 @@ from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.labels import convert_names
 
-TIMED = ("tokens_per_s", "data_wait")
-"""Figures of log lines that are averaged with their durations as weights."""
-
 
 class RunFacts:
     """A run directory in memory. Missing files are empty or None."""
@@ -66,7 +62,9 @@ class RunFacts:
             )
         self.train = [line for line in lines if line["kind"] == "train"]
         self.validation = [line for line in lines if line["kind"] == VALIDATION]
-        self.speed = [line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"]
+        seconds = [line["seconds"] for line in read_log(directory, THROUGHPUT) if "seconds" in line]
+        self.training_s = seconds[-1] if seconds else None
+        """Time to the last validation."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
@@ -112,25 +110,6 @@ class RunFacts:
         """Whether a finished run should have had more epochs."""
         is_finished = self.status.get("state") == "finished"
         return still_improving(self.validation, self.deciding_figure, self.config["epochs"]) if is_finished else None
-
-    @cached_property
-    def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and means of the log lines' figures over it; empty without lines. Raises
-        ``DataError`` for a line without one of them.
-        """
-        rows_by_step = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
-        try:
-            lines = [line for line in self.speed if line["step"] in rows_by_step and line["rows_per_s"]]
-            if not lines:
-                return {}
-            seconds = [rows_by_step[line["step"]] / line["rows_per_s"] for line in lines]
-            means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in TIMED}
-            padding = float(np.mean([line["padding"] for line in self.train]))
-            memory = float(max(line["memory_bytes"] for line in lines))
-        except (KeyError, TypeError) as error:
-            problem = f"a line has no number for {error}; remove it, or restore the file"
-            raise DataError(f"{self.directory}: {METRICS} or {THROUGHPUT}: {problem}") from None
-        return {"seconds": sum(seconds), **means, "padding": padding, "memory_bytes": memory}
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:

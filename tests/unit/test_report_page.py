@@ -148,7 +148,7 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     start = (
         f"Right on {figures['accuracy']:.1%} of {rows} test rows (95 %: {low:.1%} to {high:.1%}), the linear model on"
     )
-    assert ", 2 classes), 200 steps; the weights of step 150 were best on validation" in page
+    assert ", 2 classes), 200 steps in 1m40s; the weights of step 150 were best on validation" in page
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page
