@@ -24,6 +24,7 @@ from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_in
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.schema import Name
+from preprocessing.base.signals import end_process
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 60.0
@@ -160,7 +161,7 @@ def main(config: SyncConfig) -> None:
 def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
 
-    Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
+    Ends the process if W&B does not accept all. Raises ``UserError`` for no run or one that still runs, and without W&B.
     """
     read_run_config(run)
     if not is_installed("wandb"):
@@ -174,9 +175,9 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tracker.start()
             tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
-            tracker.abandon()  # else Python's exit waits for it
-            problem = f"W&B did not accept all ({one_line(error)})"
-            raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
+            tracker.abandon()
+            failure = UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again")
+            end_process(failure.exit_code, str(failure))  # Python's own exit would wait for W&B's service
     num_rows = len(tracker.earlier_rows)
     if not quiet:
         print(f"W&B has all {num_rows} rows of {run / METRICS} in run {tracker.run_id}")
