@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writes: a file has its final name only when it is complete (law 2); a failure becomes one sentence.
 
-Leftovers of killed processes are removed only if padless made them: an unfinished file or folder has a signature in its
-name, which is there from the first instant, and a work folder a mark inside. ``storage_errors`` turns a failed write
+Leftovers of killed processes are removed only if padless made them: the temporary name of a file or folder says so from
+the first instant, and a work folder has a mark inside. ``storage_errors`` turns a failed write
 into a sentence that names the file and an alternative; ``as_storage_error`` does so for errors that reach the end of a
 command or rank.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -26,9 +25,9 @@ from typing import Any
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
-TEMPORARY_MARK = ".tmp-"
-"""An unfinished file is called ``NAME.tmp-HOST-PROCESS-SIGNATURE``."""
-UNFINISHED = re.compile(rf"(.+?)({re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})-[0-9a-f]{{8}})(?=/|\Z)")
+TEMPORARY_MARK = ".tmp-padless-"
+"""An unfinished file is called ``NAME.tmp-padless-HOST-PROCESS``."""
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
@@ -36,9 +35,8 @@ ENDS = 1 << 16
 
 
 def temporary_suffix(host: str, process: int) -> str:
-    """The end of the names of a process's unfinished files, with a hash that other programs do not write."""
-    signature = hashlib.sha256(f"padless {host} {process}".encode()).hexdigest()[:8]
-    return f"{TEMPORARY_MARK}{host}-{process}-{signature}"
+    """The end of the names of a process's unfinished files."""
+    return f"{TEMPORARY_MARK}{host}-{process}"
 
 
 def own_suffix() -> str:
@@ -53,17 +51,7 @@ def temporary_path(path: Path) -> Path:
 
 def final_of(name: str) -> str:
     """A path with the final name in place of a temporary one."""
-    return UNFINISHED.sub(final_name, name)
-
-
-def final_name(match: re.Match[str]) -> str:
-    """The final name of a path that looks like a temporary one; unchanged if its signature is wrong."""
-    return match[1] if is_temporary(match) else match[0]
-
-
-def is_temporary(match: re.Match[str]) -> bool:
-    """Whether the signature of a name like a temporary one is right."""
-    return match[2] == temporary_suffix(match[3], int(match[4]))
+    return UNFINISHED.sub(r"\1", name)
 
 
 def sign(folder: Path, target: Path) -> None:
@@ -110,9 +98,9 @@ def is_abandoned(name: str) -> bool:
     import psutil
 
     match = UNFINISHED.fullmatch(name)
-    if match is None or not is_temporary(match) or match[3] != os.uname().nodename:
+    if match is None or match[2] != os.uname().nodename:
         return False
-    return not psutil.pid_exists(int(match[4]))
+    return not psutil.pid_exists(int(match[3]))
 
 
 def sweep(path: str | Path) -> None:
