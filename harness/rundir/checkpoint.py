@@ -10,8 +10,8 @@
         manifest.json            written last: bytes and sha256 of the others
 
 The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed: a
-name means completeness (law 2). A second checkpoint of the same step replaces the first with one rename, or with two
-between which a kill leaves one readable (``preprocessing.base.atomic``). Reading checks every hash before parsing.
+name means completeness (law 2). A second checkpoint of the same step replaces the first with two renames, between which
+a kill leaves the first one readable. Reading checks every hash before parsing.
 ``harness.training.writer`` decides when to write and which to keep.
 """
 

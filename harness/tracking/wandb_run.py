@@ -161,7 +161,7 @@ def main(config: SyncConfig) -> None:
 def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
     """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
 
-    Ends the process if W&B does not accept all. Raises ``UserError`` for no run or one that still runs, and without W&B.
+    Ends the process if W&B does not accept all. Raises ``UserError`` for no run, one that still runs, and without W&B.
     """
     read_run_config(run)
     if not is_installed("wandb"):

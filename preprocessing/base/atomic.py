@@ -9,7 +9,6 @@ command or rank.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import glob
 import json
@@ -212,17 +211,12 @@ def fsync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-AT_FDCWD = -100
-EXCHANGE = 2
-"""``RENAME_EXCHANGE`` of Linux."""
 ASIDE = ".before"
 """Suffix of an old directory until it is removed."""
-NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Errors of a file system that cannot exchange names."""
 
 
 def aside(target: Path) -> Path:
-    """The name of the old directory where two renames replace an exchange."""
+    """The name of the old directory while a new one takes its place."""
     return target.with_name(f"{target.name}{ASIDE}")
 
 
@@ -231,9 +225,6 @@ def take_place(new: Path, target: Path) -> Path:
 
     Both must be in the same folder, which is fsynced. Raises ``OSError``.
     """
-    if exchange_names(new, target):
-        fsync(target.parent)
-        return new
     os.rename(target, aside(target))
     os.rename(new, target)
     fsync(target.parent)
@@ -245,17 +236,6 @@ def recover(target: Path) -> None:
     if aside(target).is_dir() and not target.exists():
         os.rename(aside(target), target)
         fsync(target.parent)
-
-
-def exchange_names(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot. Raises ``OSError``."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):
-        return False
-    failed = library.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), EXCHANGE)
-    if failed and (number := ctypes.get_errno()) not in NOT_HERE:
-        raise OSError(number, os.strerror(number), str(first), None, str(second))
-    return not failed
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
