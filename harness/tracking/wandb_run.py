@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
 from harness.rundir.lock import open_locked
@@ -126,8 +128,6 @@ class WandbTracker(AccelerateTracker):
 
     def abandon(self) -> None:
         """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run."""
-        import psutil
-
         if self.module.run is None:
             for child in psutil.Process().children():
                 if SERVICE in child.name():

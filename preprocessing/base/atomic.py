@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
@@ -94,8 +96,6 @@ def vanish(folder: Path) -> None:
 
 def is_abandoned(name: str) -> bool:
     """Whether this is the temporary name of a process of this machine that has ended."""
-    import psutil
-
     match = UNFINISHED.fullmatch(name)
     if match is None or match[2] != os.uname().nodename:
         return False

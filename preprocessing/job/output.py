@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output directory: locks it, checks what it holds, and replaces an older dataset.
 
-A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, two renames put
-the old directory aside as ``NAME.before`` and the new one in its place; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
-directory of such a name is the user's and is left unchanged.
+A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, two renames
+put the old directory aside as ``NAME.before`` and the new one in its place; then the old one is removed. Both are
+signed (``atomic.sign``); an unsigned directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
