@@ -220,15 +220,14 @@ def aside(target: Path) -> Path:
     return target.with_name(f"{target.name}{ASIDE}")
 
 
-def take_place(new: Path, target: Path) -> Path:
-    """Rename the directory ``new`` to ``target``, the name of another directory; returns the new path of that one.
+def take_place(new: Path, target: Path) -> None:
+    """Rename the directory ``new`` to ``target``, the name of another directory, which is put ``aside``.
 
     Both must be in the same folder, which is fsynced. Raises ``OSError``.
     """
     os.rename(target, aside(target))
     os.rename(new, target)
     fsync(target.parent)
-    return aside(target)
 
 
 def recover(target: Path) -> None:
