@@ -8,7 +8,6 @@ so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from dataclasses import dataclass
@@ -144,22 +143,19 @@ class SyncConfig:
     SUBJECT = ("run",)
     run: Name
     """Run directory, or a folder of many."""
-    json: bool = False
-    """Print the result as one JSON object."""
 
 
 def main(config: SyncConfig) -> None:
-    """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
+    """Sync one run directory, or every run in a folder of many."""
     runs = [member.path.absolute() for member in members(config.run)]
     for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
-    reports = [sync(run, quiet=config.json) for run in runs or [Path(config.run).absolute()]]
-    if config.json:
-        print(json.dumps(reports if runs else reports[0]))
+    for run in runs or [Path(config.run).absolute()]:
+        sync(run)
 
 
-def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
+def sync(run: Path) -> None:
+    """Send the rows of ``metrics.jsonl`` that W&B does not have, and print how many.
 
     Ends the process if W&B does not accept all. Raises ``UserError`` for no run, one that still runs, and without W&B.
     """
@@ -178,7 +174,5 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tracker.abandon()
             failure = UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again")
             end_process(failure.exit_code, str(failure))  # Python's own exit would wait for W&B's service
-    num_rows = len(tracker.earlier_rows)
-    if not quiet:
-        print(f"W&B has all {num_rows} rows of {run / METRICS} in run {tracker.run_id}")
-    return {"run_id": tracker.run_id, "rows": num_rows, "filled": tracker.num_sent}
+    rows = f"all {len(tracker.earlier_rows)} rows of {run / METRICS}, {tracker.num_sent} of them new"
+    print(f"W&B has {rows}, in run {tracker.run_id}")
