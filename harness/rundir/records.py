@@ -180,7 +180,7 @@ def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:
     """Append a line to ``attempts.jsonl``, with the attempt's number, from 1. Raises ``StorageError``."""
     path = Path(run, ATTEMPTS)
     with storage(path):
-        number = 1 + len(read_lines(path, several_writers=True))
+        number = 1 + len(read_attempts(run))
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
         atomic.append_line(path, json.dumps(line))
 

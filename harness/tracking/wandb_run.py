@@ -8,12 +8,13 @@ so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
@@ -24,6 +25,7 @@ from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_in
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.schema import Name
+from preprocessing.base.signals import end_process
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 60.0
@@ -125,8 +127,6 @@ class WandbTracker(AccelerateTracker):
 
     def abandon(self) -> None:
         """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run."""
-        import psutil
-
         if self.module.run is None:
             for child in psutil.Process().children():
                 if SERVICE in child.name():
@@ -143,24 +143,21 @@ class SyncConfig:
     SUBJECT = ("run",)
     run: Name
     """Run directory, or a folder of many."""
-    json: bool = False
-    """Print the result as one JSON object."""
 
 
 def main(config: SyncConfig) -> None:
-    """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
+    """Sync one run directory, or every run in a folder of many."""
     runs = [member.path.absolute() for member in members(config.run)]
     for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
-    reports = [sync(run, quiet=config.json) for run in runs or [Path(config.run).absolute()]]
-    if config.json:
-        print(json.dumps(reports if runs else reports[0]))
+    for run in runs or [Path(config.run).absolute()]:
+        sync(run)
 
 
-def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
+def sync(run: Path) -> None:
+    """Send the rows of ``metrics.jsonl`` that W&B does not have, and print how many.
 
-    Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
+    Ends the process if W&B does not accept all. Raises ``UserError`` for no run, one that still runs, and without W&B.
     """
     read_run_config(run)
     if not is_installed("wandb"):
@@ -174,10 +171,8 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tracker.start()
             tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
-            tracker.abandon()  # else Python's exit waits for it
-            problem = f"W&B did not accept all ({one_line(error)})"
-            raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
-    num_rows = len(tracker.earlier_rows)
-    if not quiet:
-        print(f"W&B has all {num_rows} rows of {run / METRICS} in run {tracker.run_id}")
-    return {"run_id": tracker.run_id, "rows": num_rows, "filled": tracker.num_sent}
+            tracker.abandon()
+            failure = UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again")
+            end_process(failure.exit_code, str(failure))  # Python's own exit would wait for W&B's service
+    rows = f"all {len(tracker.earlier_rows)} rows of {run / METRICS}, {tracker.num_sent} of them new"
+    print(f"W&B has {rows}, in run {tracker.run_id}")

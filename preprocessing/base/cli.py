@@ -99,8 +99,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         )
         raise ConfigError(f"{word}: no such command; {hint}")
     command = command_by_name[word]
-    usage = " ".join(filter(None, (prog, word, command.words, "[--key value …]")))
-    config = parse_command(load_object(command.config), arguments_after, usage, command)
+    usage = " ".join(filter(None, (prog, word, command.words)))
+    config = parse(load_object(command.config), arguments_after, prog=usage, command=command)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
@@ -117,20 +117,15 @@ def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_op
     return app
 
 
-def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
-    """Read ``argv`` into an instance of ``config_class``.
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command: Command | None = None) -> Config:
+    """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
-    config: Config = parse_command(config_class, argv, f"{prog} [--key value …]")
-    return config
-
-
-def parse_command(config_class: type, argv: Sequence[str], usage: str, command: Command | None = None) -> Any:
-    """``parse`` for a ``command``, whose help has an example."""
+    usage = f"{prog} [--key value …]"
     default = getattr(config_class, "DEFAULT", None)
     values = read_values(config_class, default) if default else {}
     help_positions = [position for position, argument in enumerate(argv) if argument in ("-h", "--help")]
@@ -147,7 +142,7 @@ def parse_command(config_class: type, argv: Sequence[str], usage: str, command: 
     for key, option in options_of(config_class).items():
         if option.default is MISSING and key not in values:
             raise ConfigError(f"--{key} is missing, as in {(command and command.example) or usage}")
-    config = build_config(config_class, values)
+    config: Any = build_config(config_class, values)
     if extra_words:
         raise ConfigError(
             f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output directory: locks it, checks what it holds, and replaces an older dataset.
 
-A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, the two
-directories exchange names in one step; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
-directory of such a name is the user's and is left unchanged.
+A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, two renames
+put the old directory aside as ``NAME.before`` and the new one in its place; then the old one is removed. Both are
+signed (``atomic.sign``); an unsigned directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             yield target, target
             return
         make_building(target)
-        with lock_directory(building_path(target), share):  # after the exchange of names this lock is on the output
+        with lock_directory(building_path(target), share):  # after the renames this lock is on the output
             yield building_path(target), target
 
 
