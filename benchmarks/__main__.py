@@ -15,8 +15,8 @@ BENCHMARKS = (
     ("train", "TrainBenchmark", "A training step, and plain PyTorch loops."),
     ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
     ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
-    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
-    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a linear model, NB-SVM, fastText."),
+    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
+    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline, NB-SVM, fastText."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),

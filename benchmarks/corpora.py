@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``corpora FILE …``: a linear model and recipes on labelled files, for several seeds, with all labels or few.
+"""``corpora FILE …``: a TF-IDF baseline and recipes on labelled files, for several seeds, with all labels or few.
 
-A random part of the training rows keeps its labels. A linear model and the default recipe train on these rows; another
-recipe trains on all texts, including those whose label was removed or that never had one. Every finished figure is
-appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an interruption,
-and so does a training that it started.
+A random part of the training rows keeps its labels. A TF-IDF baseline and the default recipe train on these rows;
+another recipe trains on all texts, including those whose label was removed or that never had one. Every finished figure
+is appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an
+interruption, and so does a training that it started.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
 LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
-"""The methods: a linear model, the default recipe on labelled texts, another recipe on all texts."""
+"""The methods: a TF-IDF baseline, the default recipe on labelled texts, another recipe on all texts."""
 LABEL_STREAM = 0x64726177
 """A separate random stream for the choice of rows that keep their label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorporaConfig:
-    """Train on labelled files with several seeds, and a linear model; the columns are text, label and split."""
+    """Train on labelled files with several seeds, and a TF-IDF baseline; the columns are text, label and split."""
 
     SUBJECT = ("files",)
     files: list[str]
@@ -52,7 +52,7 @@ class CorporaConfig:
     output: str = "corpora"
     """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
     measure: Literal["test", "validation"] = "test"
-    """Split whose accuracy is shown. With test, the linear model trains on the rows of validation too."""
+    """Split whose accuracy is shown. With test, the TF-IDF baseline trains on the rows of validation too."""
     labels: list[int] = field(default_factory=lambda: [0])
     """Number of training rows that keep their label; 0: all."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -201,7 +201,7 @@ def run_module(*arguments: object) -> None:
 
 
 def linear_accuracy(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
-    """Accuracy of the linear model."""
+    """Accuracy of the TF-IDF baseline."""
     model = linear_model().fit(learned["text"], learned["label"])
     return float(model.score(measured["text"], measured["label"]))
 

@@ -65,7 +65,7 @@ COMMANDS = (
     Command(
         "baseline",
         "DATA",
-        "Scores of a linear model, in seconds.",
+        "Scores of a TF-IDF baseline, in seconds.",
         "harness.baseline.results:main",
         "harness.baseline.results:BaselineConfig",
         example="padless baseline data/mine",

@@ -274,8 +274,8 @@ class RunConfig:
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
     baseline: Literal["auto", "none"] = "auto"
-    """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
-    done before, and compare the run with it at the end."""
+    """auto: fit the TF-IDF baseline of `padless baseline` in the background, if that takes less than a minute and was
+    not done before, and compare the run with it at the end."""
     allow: list[str] = field(default_factory=list)
     """Keys, with commas, that may differ from those of the checkpoint although this changes the result."""
     quiet: bool = False

@@ -45,7 +45,7 @@ def count_cards_here(config: RunConfig) -> int | None:
 
 
 def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
-    """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
+    """Build, fit and close on this rank; with ``reports`` also the report and the comparison with the baseline."""
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import ReportSink

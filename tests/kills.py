@@ -117,7 +117,7 @@ def check(source: Path, folder: Path) -> int:
 
 
 def train(source: Path, run: Path) -> int:
-    """Train on a small dataset, without report, linear model and trackers."""
+    """Train on a small dataset, without report, TF-IDF baseline and trackers."""
     parts = {"checkpoint": CheckpointConfig(every_steps=1, keep_last=1), "tracking": TrackingConfig(log_every=1)}
     parts |= {"optim": OptimConfig(ema=0.9, lr=0.1)}
     config = small(source, run, wide=64, epochs=2, global_batch=20, **parts)

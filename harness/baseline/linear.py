@@ -70,7 +70,7 @@ def check(data: str | Path, manifest: Manifest) -> None:
     path = Path(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
-            raise DataError(f"{path}: has no {name} split, which the linear model needs; build the dataset with one")
+            raise DataError(f"{path}: has no {name} split, which the TF-IDF baseline needs; build the dataset with one")
     classes = manifest.rows_by("labels", TRAIN)
     if len(classes) < 2:
         only = manifest.labels[min(classes)]
@@ -100,7 +100,7 @@ def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
 
 @dataclass(frozen=True)
 class Linear:
-    """The linear model, trained on a dataset's training rows."""
+    """The TF-IDF baseline, trained on a dataset's training rows."""
 
     num_classes: int
     ngrams: np.ndarray

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
+"""``padless baseline``: figures of a TF-IDF baseline of scikit-learn on a dataset, in seconds; their files in
 ``DATA/baseline/``, or ``RUN/baseline/`` if a training cannot write there; and the comparison of a network with it.
 
 The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, in the format of an evaluation. Each file
@@ -58,7 +58,7 @@ class BaselineConfig:
 
 
 def main(config: BaselineConfig) -> None:
-    """Show the figures of the linear model; compute them if they are missing."""
+    """Show the figures of the TF-IDF baseline; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
     names = names_of(manifest)
     for name in names:
@@ -129,20 +129,20 @@ def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSpl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Network and linear model on one split, ``test`` if it exists, else ``validation``; both calibrated."""
+    """Network and TF-IDF baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]
     """The network's figures: those of ``SPLIT.json``."""
     linear: Mapping[str, Any]
-    """The linear model's figures."""
+    """The TF-IDF baseline's figures."""
     low: float
     high: float
-    """95 % interval of the network's accuracy minus the linear model's, over the rows that both predicted."""
+    """95 % interval of the network's accuracy minus the TF-IDF baseline's, over the rows that both predicted."""
 
     @property
     def difference(self) -> float:
-        """The network's accuracy minus the linear model's."""
+        """The network's accuracy minus the TF-IDF baseline's."""
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
@@ -155,7 +155,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, linear model "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, TF-IDF baseline "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -163,19 +163,19 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return "the network is above the linear model"
+            return "the network is above the TF-IDF baseline"
         time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the linear model, {time}"
-        return f"no difference that these rows could show between the network and the linear model, {time}"
+            return f"the network is below the TF-IDF baseline, {time}"
+        return f"no difference that these rows could show between the network and the TF-IDF baseline, {time}"
 
 
 def compare_with_run(
     measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]
 ) -> Comparison | None:
-    """Compare a run with the linear model; None if figures of either are missing.
+    """Compare a run with the TF-IDF baseline; None if figures of either are missing.
 
-    ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset, by
+    ``measured``: figures of the run's best weights; ``linear``: figures of the TF-IDF baseline on the same dataset, by
     split, in ``folder``. Raises ``DataError`` for predictions that cannot be read.
     """
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:

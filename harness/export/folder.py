@@ -137,7 +137,7 @@ CLASSES = 30
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
     their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
-    ``linear``, those of the linear model on the same split. Raises ``DataError`` for a damaged file of the run.
+    ``linear``, those of the TF-IDF baseline on the same split. Raises ``DataError`` for a damaged file of the run.
     """
     records: dict[str, Any] = {"run_config": {}, "environment": {}, "figures": {}, "linear": {}, "splits": info.splits}
     if (run := run_of(bundle)) is None:

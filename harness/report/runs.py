@@ -77,11 +77,11 @@ class RunFacts:
         if self.fingerprint is None and self.manifest is not None:
             self.fingerprint = self.manifest.fingerprint
         self.linear: dict[str, dict[str, Any]] = {}
-        """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
+        """Figures of the TF-IDF baseline on the same dataset, by split, from ``DATA/baseline``."""
         self.comparison: Comparison | None = None
-        """The comparison of the run with the linear model, if possible."""
+        """The comparison of the run with the TF-IDF baseline, if possible."""
         self.linear_note: str | None = None
-        """Why there is no comparison, although the linear model was measured."""
+        """Why there is no comparison, although the TF-IDF baseline was measured."""
         try:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
@@ -113,7 +113,7 @@ class RunFacts:
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
-    """The linear model's figures on the dataset of a run, by split, and the comparison of the run with it.
+    """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it.
 
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
@@ -157,7 +157,7 @@ def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
     """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
-    linear model's.
+    TF-IDF baseline's.
     """
     first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
     for run, name in zip(runs[1:], names[1:], strict=True):

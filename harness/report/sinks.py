@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event sink around a run: the linear model beside it, fitted in the background, and its report at the end."""
+"""The event sink around a run: the TF-IDF baseline beside it, fitted in the background, and its report at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from preprocessing.base.terminal import print_stderr
 from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
-"""Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
+"""Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -36,8 +36,8 @@ FIRST_VICTIM = "1000"
 
 
 class ReportSink(Sink):
-    """Fits the linear model in the background of a run; at its end, sends the comparison to console and trackers, and
-    writes ``report.html``.
+    """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
+    and writes ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
@@ -67,7 +67,7 @@ class ReportSink(Sink):
         if self.fit is not None:
             if is_finished and self.fit.poll() is None:
                 self.target.print_text(
-                    f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)"
+                    f"waiting up to {END_S:.0f} s for the TF-IDF baseline (--baseline none leaves it out)"
                 )
                 until = time.monotonic() + END_S
                 while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
@@ -80,11 +80,11 @@ class ReportSink(Sink):
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
-        """Send the comparison with the linear model, if there is one."""
+        """Send the comparison with the TF-IDF baseline, if there is one."""
         try:
             comparison = compare_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
-            print_stderr(f"warning: no comparison with the linear model ({error})")
+            print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
             return
         if comparison is not None:
             accuracy, difference = comparison.linear["accuracy"], comparison.difference

@@ -19,7 +19,7 @@
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
-    baseline/                  linear model of a dataset whose directory cannot be written to
+    baseline/                  TF-IDF baseline of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 

@@ -3,7 +3,7 @@
 
 Rank 0 does it on one thread and sends the result, so it is the same however many ranks there are, and it has no
 learning rate. Two models trained separately make different errors, and their sum is better than a model trained
-jointly: once the linear model fits the training rows, the network would have nothing left to learn.
+jointly: once the linear part fits the training rows, the network would have nothing left to learn.
 
 Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
 *pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the

@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> Path:
-    """A dataset of two classes, on which a linear model was measured."""
+    """A dataset of two classes, on which a TF-IDF baseline was measured."""
     data = write_data(folder / "pair", 2, 200)
     baseline(BaselineConfig(data=str(data), json=True))
     return data
@@ -110,7 +110,7 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
     figures = figures_of(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
     linear = read_json(pair / "baseline" / "test.json")
-    sentence = f"Accuracy on test: network {figures['accuracy']:.4f}, linear model {linear['accuracy']:.4f}: "
+    sentence = f"Accuracy on test: network {figures['accuracy']:.4f}, TF-IDF baseline {linear['accuracy']:.4f}: "
     assert sentence in page
 
 
@@ -145,9 +145,8 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     page = words(write_report([run]))
     figures, linear = figures_of(run, "test"), read_json(pair / "baseline" / "test.json")
     (low, high), rows = figures["intervals"]["accuracy"], figures["rows"]
-    start = (
-        f"Right on {figures['accuracy']:.1%} of {rows} test rows (95 %: {low:.1%} to {high:.1%}), the linear model on"
-    )
+    interval = f"(95 %: {low:.1%} to {high:.1%})"
+    start = f"Right on {figures['accuracy']:.1%} of {rows} test rows {interval}, the TF-IDF baseline on"
     assert ", 2 classes), 200 steps in 1m40s; the weights of step 150 were best on validation" in page
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"

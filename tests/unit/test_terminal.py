@@ -24,8 +24,8 @@ from tests.report_runs import write_data, write_run
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:
-    text = "accuracy on test: network 0.5000, linear model 0.4000"
-    assert wrap_text(text, 30) == ["accuracy on test: network", "  0.5000, linear model 0.4000"]
+    text = "accuracy on test: network 0.5000, TF-IDF baseline 0.4000"
+    assert wrap_text(text, 32) == ["accuracy on test: network", "  0.5000, TF-IDF baseline 0.4000"]
     assert wrap_text("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
     assert wrap_text("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
 
