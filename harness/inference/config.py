@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
 import re
 import stat
@@ -98,7 +99,7 @@ class EvaluateConfig(RunningConfig):
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word) or word[1:3] == ":\\":
+    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)) or word[1:3] == ":\\":
         return True
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
 
@@ -143,8 +144,11 @@ class ReadingConfig(RunningConfig):
     def __post_init__(self) -> None:
         """Take ``texts`` that are names of files for ``input``. Raise ``ConfigError`` for neither or both."""
         super().__post_init__()
-        if self.input is None and self.texts and all(map(names_file, self.texts)):
-            vars(self).update(input=self.texts, texts=[])
+        file_names = list(filter(names_file, self.texts))
+        if file_names and len(file_names) < len(self.texts):
+            raise ConfigError(f"texts: {file_names[0]!r} names a file, others are texts; give files, or texts, alone")
+        if self.input is None and file_names:
+            vars(self).update(input=file_names, texts=[])
         if not (self.texts or self.inputs) and (piped := piped_format()):
             is_auto = self.source.format == AUTO
             vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
@@ -180,8 +184,7 @@ class PredictConfig(ReadingConfig):
     """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
     n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 3600.0
-    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself, as it does
-    after half a minute for those that do not run."""
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
     json: bool = False

@@ -173,7 +173,7 @@ class StopHandler:
     def stop_sentence(self) -> str:
         """Why the command ends, and what is kept."""
         is_interrupt = STOP.name == "SIGINT"
-        reason = "interrupted from the keyboard" if is_interrupt else f"told to stop by {STOP.name}"
+        reason = "interrupted from the keyboard" if is_interrupt else f"stopped by {STOP.name}"
         return f"{reason}: {self.advice}"
 
     @property
@@ -297,7 +297,7 @@ class Launcher:
             while True:
                 STOP.note(signal.sigwait(numbers))
                 if self.is_idle:
-                    sentence = f"told to stop by {STOP.name} before any process was started; the same command goes on"
+                    sentence = f"stopped by {STOP.name} before any process was started; the same command goes on"
                     end_process(PREEMPTED, sentence)
 
         start_thread(take_signals)

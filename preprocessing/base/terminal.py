@@ -350,7 +350,8 @@ class Live:
             bar = [f"{'#' * round(share * length):-<{length}}"] if length >= MIN_BAR_CELLS else []
             self.screen.draw(GAP.join([first, *bar, *details]))
             return
-        line, now_s = GAP.join([first, f"{share:.0%}", *details]), time.monotonic()
+        percentage = [f"{share:.0%}"] if share else []  # none while the total is not known
+        line, now_s = GAP.join([first, *percentage, *details]), time.monotonic()
         if line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
             self.printed_line, self.printed_at = line, now_s
             self.screen.write([line])
