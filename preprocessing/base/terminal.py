@@ -287,6 +287,13 @@ class Screen:
         """Print a sentence, wrap_text."""
         self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 
+    def print_lines(self, text: str) -> None:
+        """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
+        lines = text.split("\n")
+        if self.is_live:
+            lines = wrap_text(text, self.width)
+        self.write(lines)
+
     def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
         """Print ``name       text`` with a hanging indent."""
         lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), indent, f"{name} ".ljust(indent))

@@ -34,7 +34,7 @@ LABEL_NAME = re.compile(
 )
 NEVER_LABEL_NAME = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
-    r"product|item|length|len|count|num|number|unnamed_0)"
+    r"product|item|length|len|count|num|number|unnamed_0|predicted)"
 )
 """Columns that are never taken for the label unless they are named."""
 MAX_CLASSES = 200
