@@ -194,7 +194,7 @@ class PredictConfig(ReadingConfig):
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
         super().__post_init__()
         if self.texts and self.output is not None:
-            raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
+            raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
             raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
         are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
@@ -203,7 +203,7 @@ class PredictConfig(ReadingConfig):
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
-            raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
+            raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
 
     def executor(self, default_processes: int) -> ExecutorConfig:

@@ -112,7 +112,7 @@ def test_a_second_press_of_ctrl_c_means_now() -> None:
     process.send_signal(signal.SIGINT)
     code, lines, seconds = wait_for_end(process)
     assert (code, len(lines)) == (130, 1)
-    assert lines[0].startswith("error: interrupted again: left at once")
+    assert lines[0].startswith("error: interrupted again: ended at once")
     assert seconds < 15, "it did not sleep to its end"
 
 
@@ -176,7 +176,7 @@ while signals.STOP.signal is None:
 time.sleep({seconds})
 sys.exit(5)
 """
-KILLED = "(1, 'the ranks had not left 3 s after SIGTERM, and were killed; "
+KILLED = "(1, 'the ranks had not ended 3 s after SIGTERM, and were killed; "
 TWICE = "(130, 'interrupted twice from the keyboard: ended at once; "
 
 
