@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
 import re
 import stat
@@ -98,7 +99,7 @@ class EvaluateConfig(RunningConfig):
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word) or word[1:3] == ":\\":
+    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)) or word[1:3] == ":\\":
         return True
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
 
@@ -143,8 +144,11 @@ class ReadingConfig(RunningConfig):
     def __post_init__(self) -> None:
         """Take ``texts`` that are names of files for ``input``. Raise ``ConfigError`` for neither or both."""
         super().__post_init__()
-        if self.input is None and self.texts and all(map(names_file, self.texts)):
-            vars(self).update(input=self.texts, texts=[])
+        file_names = list(filter(names_file, self.texts))
+        if file_names and len(file_names) < len(self.texts):
+            raise ConfigError(f"texts: {file_names[0]!r} names a file, others are texts; give files, or texts, alone")
+        if self.input is None and file_names:
+            vars(self).update(input=file_names, texts=[])
         if not (self.texts or self.inputs) and (piped := piped_format()):
             is_auto = self.source.format == AUTO
             vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
@@ -180,8 +184,7 @@ class PredictConfig(ReadingConfig):
     """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
     n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 3600.0
-    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself, as it does
-    after half a minute for those that do not run."""
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
     json: bool = False
@@ -191,7 +194,7 @@ class PredictConfig(ReadingConfig):
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
         super().__post_init__()
         if self.texts and self.output is not None:
-            raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
+            raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
             raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
         are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
@@ -200,7 +203,7 @@ class PredictConfig(ReadingConfig):
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
-            raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
+            raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
 
     def executor(self, default_processes: int) -> ExecutorConfig:

@@ -24,7 +24,7 @@ from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import printable, shorten_line
+from preprocessing.base.terminal import Screen, printable, shorten_line
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -140,7 +140,7 @@ def main(config: ExplainConfig) -> None:
         texts = list(itertools.islice(itertools.chain.from_iterable(batches), config.rows))
     from harness.inference.bundle import Bundle
 
-    bundle = Bundle(directory, device=config.device)
+    bundle, screen = Bundle(directory, device=config.device), Screen()
     for start in range(0, len(texts), config.batch):
         explanations = explain(bundle, texts[start : start + config.batch], config.label)
         for row, explanation in enumerate(explanations, start + 1):
@@ -148,7 +148,7 @@ def main(config: ExplainConfig) -> None:
                 values = ({"row": row} if config.inputs else {}) | explanation.to_dict()
                 print(encode(json.dumps(values, ensure_ascii=False)).decode())
             else:
-                print(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
+                screen.print_lines(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
         sys.stdout.flush()
 
 

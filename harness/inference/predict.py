@@ -176,9 +176,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         screen.print_text(f"{num_rows:,} predictions written to {target}")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
-            print_stderr(
-                f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows"
-            )
+            print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:

@@ -205,7 +205,7 @@ def download(address: str | Path) -> Path:
         huggingface_hub.utils.disable_progress_bars()  # whose cursor movements a command would escape
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
-        raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
+        raise DataError(f"{text}: cannot be fetched ({' '.join(str(error).split())[:300]})") from None
 
 
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:

@@ -138,7 +138,7 @@ def learn_start(
     report(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
     learned = learn_vectors(blocks, len(vocabulary), dim)
     if not learned.any():
-        report("vectors    are random: words have no neighbours that differ")
+        report("vectors    are random: all words have the same neighbours")
         return None
     facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
     return start_with(learned, facts, vocabulary)

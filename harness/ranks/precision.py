@@ -169,9 +169,9 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
         return Choice("fp16", "with loss scaling")
     if device_type == "cuda":
         if cudnn_takes_bf16():
-            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} asks it")
-        wants = f"it takes torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
-        return Choice("fp32", f"torch {torch.__version__} does not ask cuDNN for bf16: {wants}")
+            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} uses it")
+        needed = f"that needs torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
+        return Choice("fp32", f"torch {torch.__version__} does not use cuDNN for bf16: {needed}")
     if layout == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     return Choice("bf16", "oneDNN takes padded bf16 input")

@@ -104,7 +104,7 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     unread = values["texts"]["without_known_word"]
     if unread:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
-        screen.print_text(f"note: {share} hold no word that the model knows", "warn")
+        screen.print_text(f"note: {share} hold no known word", "warn")
     screen.write([""])
     show_figures(screen, {values["split"]: values})
     screen.write([""])

@@ -85,7 +85,7 @@ class SubmitConfig(Resources):
     """
 
     SUBJECT = ("jobs",)
-    HINT: ClassVar[str] = " (a job's options stand in its quotes)"
+    HINT: ClassVar[str] = " (a job's options belong in its quotes)"
 
     jobs: Names
     """Commands with their options, each in quotes."""

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 PROG = "padless"
 NOTE = (
-    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
+    "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
 ALL_KEYS = "all"

@@ -34,7 +34,7 @@ LABEL_NAME = re.compile(
 )
 NEVER_LABEL_NAME = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
-    r"product|item|length|len|count|num|number|unnamed_0)"
+    r"product|item|length|len|count|num|number|unnamed_0|predicted)"
 )
 """Columns that are never taken for the label unless they are named."""
 MAX_CLASSES = 200
@@ -77,10 +77,15 @@ def resolve_source(files: Sequence[File]) -> ResolvedSource:
     texts = find_columns(reader, sample, "text", {label}, lines) if AUTO in source.text_columns else source.text_columns
     if label == AUTO:
         (label,) = find_columns(reader, sample, "label", {*texts}, lines)
+    if label in texts:
+        problem = f"{label!r} is the label and a part of the text, which would hold its own answer"
+        raise DataError(f"{file.name}: {problem}; change source.text_column or source.label_column")
     chosen = {"text_column": texts if len(texts) > 1 else texts[0], "label_column": label}
     split_column = file.splits.column
     if split_column == AUTO:
         split_column = find_split_column(file, sample, {*texts, label}, lines)
+    if file.splits.names and split_column is None and file.format != "folder":
+        raise DataError(f"{file.name}: no column names splits, as splits.names expects; name it with splits.column")
     check_names(apply_columns(file, chosen, split_column), reader.columns)
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
     unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)

@@ -71,7 +71,8 @@ def read_footer(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sc
             footer = pa.parquet.read_metadata(opened)
             schema, size = footer.schema.to_arrow_schema(), opened.size()
         except addresses.FAILURES as error:
-            raise DataError(f"{name}: not a Parquet file ({one_line(error)})") from None
+            problem = f"not a Parquet file ({one_line(error)})"
+            raise DataError(f"{name}: {problem}; end its name as what it is, or write it again") from None
     check_width(name, footer.num_columns)
     repeated = [column for column, times in Counter(schema.names).items() if times > 1]
     if repeated:

@@ -21,7 +21,7 @@ from preprocessing.base.arrays import unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0, Name
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import count_noun, plain_line, print_stderr, printable, public, shorten_line
+from preprocessing.base.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -88,7 +88,7 @@ def main(config: InspectConfig) -> int:
     if config.json:
         print(json.dumps(description, indent=2, ensure_ascii=False))
     else:
-        print(render_description(description, read_manifest(root)))
+        Screen().print_lines(render_description(description, read_manifest(root)))
     return 0
 
 

@@ -179,7 +179,7 @@ class Assigner:
         if not num_labelled:
             problem = f"no row has a label in {column!r}, and a classifier needs some; check source.label_column"
         elif num_empty == num_labelled:
-            problem = "no token is left of any text; check text.stop_words"
+            problem = "no token is left of any text; check source.text_column and text.stop_words"
         elif self.num_labels > max(MANY_CLASSES, num_labelled // 2):
             problem = (
                 f"{column!r} has {self.num_labels:,} different labels in {num_labelled:,} rows, and a classifier needs "
@@ -346,7 +346,10 @@ def check_splits(observed: dict[str, Any], num_rows: int, class_names: list[str]
             )
         elif len(present_names) == 1:
             only = f"all {sum(label_rows)} rows have the label {present_names[0]!r}"
-            problem = f"{only}; a classifier needs two classes: check the source and its labels"
+            hint = "give more rows of the others, or change splits"
+            if name == TRAIN:
+                hint = "check the source and its labels"
+            problem = f"{only}; a classifier needs two classes: {hint}"
         elif name == TRAIN and absent_names:
             hint = "add some, or leave it out with source.labels or source.neutral"
             problem = f"no row has the label {absent_names[0]!r}; {hint}"

@@ -195,7 +195,7 @@ class Progress(Live):
         elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
         texts = [self.step, duration(elapsed_s)]
         if num_rows:
-            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} docs/s")
+            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} rows/s")
         if not num_rows or self.total <= 0:
             return 0.0, texts
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
@@ -213,8 +213,8 @@ class Progress(Live):
         if elapsed_s < LINE_EVERY_S and not self.skipped:
             return
         skipped = f", {count_noun(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.finished / max(elapsed_s, 1e-9):,.0f} docs/s"
-        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s, {rate}{skipped}"])
+        rate = f", {self.finished / max(elapsed_s, 1e-9):,.0f} rows/s" if self.finished else ""
+        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s{rate}{skipped}"])
 
 
 def show_progress(step: str, total: int, quiet: bool) -> closing[Progress]:

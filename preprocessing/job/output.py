@@ -54,6 +54,8 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     target, share = Path(config.output), Share.parse(config.executor.share)
     if target.is_symlink() or target.name in ("", ".."):
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
+    if not target.name:
+        raise ConfigError(f"output: {target}: the root of the file system is no dataset; name a directory below it")
     if re.search(r"[?\\]", os.path.abspath(target)):
         raise ConfigError(f"output: {target}: DuckDB, which assigns rows, takes no ? and no \\ in a path; name another")
     with storing_output(target):
