@@ -94,7 +94,7 @@ class CheckpointConfig:
 class EvaluationConfig:
     """How probabilities become labels: chosen on the validation split, kept in the bundle, used by predict."""
 
-    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
+    threshold: Literal["auto", "fixed", "accuracy", "f1", "recall"] = "auto"
     """Least probability to predict class 1, for two classes. fixed: 0.5, so the more probable class; accuracy, f1: the
     best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
     recall: Annotated[float, Meta(gt=0, le=1)] = 0.95

@@ -76,26 +76,25 @@ def check_useful(config: RunConfig, manifest: Manifest) -> None:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
-    if threshold != "fixed" and len(labels) > 2:
+    if threshold not in ("auto", "fixed") and len(labels) > 2 and manifest.label_sets is None:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
-            "one is predicted; leave it at fixed"
+            "one is predicted; leave it at auto"
         )
 
 
 def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
     """Rows of each class in a split, in the order of the labels; all 0 if there is no such split."""
-    rows = manifest.rows_by("labels", split)
-    return {name: rows.get(number, 0) for number, name in enumerate(manifest.labels)}
+    return dict(zip(manifest.labels, manifest.class_rows(split), strict=True))
 
 
-def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
+def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], threshold: str = "auto") -> str | None:
     """Advice for classes of very different size; None if sizes are similar, or weights or threshold are set.
 
     ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
     """
     rows = {name: count for name, count in rows_by_class.items() if count}
-    if len(rows) < 2 or weights or threshold != "fixed":
+    if len(rows) < 2 or weights or threshold not in ("auto", "fixed"):
         return None
     smallest = min(rows, key=lambda name: rows[name])
     largest = max(rows, key=lambda name: rows[name])

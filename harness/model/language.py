@@ -159,7 +159,7 @@ class LanguageModel(Network):
         """
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
-        self.num_classes, self.predictions = vocabulary_size, len(self.language_model.projection)
+        self.guessing_loss, self.predictions = math.log(vocabulary_size), len(self.language_model.projection)
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:

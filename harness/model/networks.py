@@ -25,14 +25,17 @@ RESTORE = "restore the bundle, or train again"
 
 def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network of a configuration for a dataset; weights are drawn from torch's global generator."""
-    return network_of(config.task, config.model, manifest.vocabulary_size, len(manifest.labels))
+    sizes = manifest.vocabulary_size, len(manifest.labels)
+    return network_of(config.task, config.model, *sizes, has_label_sets=manifest.label_sets is not None)
 
 
-def network_of(task: Task, config: ModelConfig, vocabulary_size: int, num_classes: int) -> AnyNetwork:
+def network_of(
+    task: Task, config: ModelConfig, vocabulary_size: int, num_classes: int, *, has_label_sets: bool
+) -> AnyNetwork:
     """The network of a task; see ``build_network``."""
     if task == LANGUAGE_MODEL:
         return LanguageModel(config, vocabulary_size)
-    return Classifier(config, vocabulary_size, num_classes)
+    return Classifier(config, vocabulary_size, num_classes, has_label_sets=has_label_sets)
 
 
 def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
@@ -43,7 +46,7 @@ def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
     """
     path, sizes = directory / info.weights, (info.vocabulary_size, len(info.labels))
     try:
-        parameters = num_parameters(info.model, *sizes, info.task)
+        parameters = num_parameters(info.model, *sizes, info.task, has_label_sets=info.has_label_sets)
     except ConfigError as error:
         raise DataError(f"{directory / INDEX}: {error}; {RESTORE}") from None
     data = read_named(path, info.weights_sha256, INDEX)
@@ -54,7 +57,7 @@ def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
     if parameters > sum(tensor.numel() for tensor in weights.values()):
         raise DataError(f"{path}: not the weights of the model in {INDEX}; {RESTORE}")
     with torch.random.fork_rng(devices=[]):
-        network = network_of(info.task, info.model, *sizes)
+        network = network_of(info.task, info.model, *sizes, has_label_sets=info.has_label_sets)
     load_weights(network, weights, path)
     return network
 
