@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
+from harness.model.registry import num_outputs
 from harness.rundir.results import Predictions
 from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
@@ -57,12 +58,12 @@ def names_of(manifest: Manifest) -> list[str]:
 
 def estimate_seconds(manifest: Manifest) -> float:
     """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
-    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * outputs_of(manifest))
 
 
-def num_outputs(manifest: Manifest) -> int:
-    """Numbers that the model computes for a row: one for two classes, else one for each class."""
-    return len(manifest.labels) if len(manifest.labels) != 2 else 1
+def outputs_of(manifest: Manifest) -> int:
+    """Numbers that the model computes for a row."""
+    return num_outputs(len(manifest.labels), has_label_sets=manifest.label_sets is not None)
 
 
 def check(data: str | Path, manifest: Manifest) -> None:
@@ -71,9 +72,9 @@ def check(data: str | Path, manifest: Manifest) -> None:
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
             raise DataError(f"{path}: has no {name} split, which the linear model needs; build the dataset with one")
-    classes = manifest.rows_by("labels", TRAIN)
+    classes = np.flatnonzero(manifest.class_rows(TRAIN))
     if len(classes) < 2:
-        only = manifest.labels[min(classes)]
+        only = manifest.labels[classes.min(initial=0)]
         raise DataError(
             f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
         )
@@ -103,6 +104,9 @@ class Linear:
     """The linear model, trained on a dataset's training rows."""
 
     num_classes: int
+    offsets: np.ndarray | None
+    """With several labels to a text, float64 ``[classes]``: added to the logits, for classes that no training row has,
+    or every one."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -112,33 +116,42 @@ class Linear:
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it, after ``check``. More than two classes share one softmax."""
+        """Fit it, after ``check``. More than two classes share one softmax; each has its own model, against the rest,
+        where a text may have several labels.
+        """
         from scipy.sparse import vstack
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
 
         train = open_split(data, manifest, TRAIN)
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
-        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
+        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // outputs_of(manifest)])
         features = features[times[features] > 0]
         if not len(features):
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
         matrix = matrix[:, features]
-        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
+        limit = int(np.clip(WORK // max(matrix.nnz * outputs_of(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        members, labels, offsets = manifest.members, train.column("label"), None
+        if members is not None:
+            classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
+            offsets = NEVER_SEEN * (labels.all(axis=0) - 1.0 * ~labels.any(axis=0))
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, train.column("label"))
-        steps = int(np.max(classifier.n_iter_))
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
+            model.fit(matrix, labels)
+        models = [classifier] if members is None else classifier.estimators_
+        steps = max(int(np.max(getattr(each, "n_iter_", 0))) for each in models)
         facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), ngrams[features], model, facts)
+        return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
@@ -146,6 +159,8 @@ class Linear:
         """
         counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
         scores = np.concatenate([self.model.decision_function(count) for count in counts])
+        if self.offsets is not None:
+            return np.asarray(scores + self.offsets)
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:
@@ -158,7 +173,8 @@ class Linear:
         """Rows, labels and logits of a split, in the order of the source."""
         order = np.argsort(split.column("row"), kind="stable")
         rows, labels = (split.column(name)[order] for name in ("row", "label"))
-        return Scores(rows, labels, self.logits(split)[order])
+        members = split.manifest.members
+        return Scores(rows, labels if members is None else members[labels], self.logits(split)[order])
 
 
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:

@@ -79,7 +79,8 @@ def main(config: ExportConfig) -> None:
         write_info(temporary, info)
         parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(source) or source).resolve().name
-        parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
+        sizes = info.vocabulary_size, len(info.labels)
+        parameters = num_parameters(bundle.model.config, *sizes, has_label_sets=info.has_label_sets)
         atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
     screen.print_text(f"written to {folder}")
 
@@ -184,7 +185,7 @@ def render_model_card(
         "spec": spec,
         "most": CLASSES,
         "measured": [
-            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            (title_of(key, info.labels, has_label_sets=info.has_label_sets), figures[key], interval(bounds.get(key)))
             for key in FIGURES
             if figures.get(key) is not None
         ],

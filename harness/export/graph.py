@@ -97,9 +97,9 @@ class ExportedClassifier(nn.Module):
         if model.prior is not None:
             logits = torch.where((ids > UNK).any(1, keepdim=True), logits, model.prior.float())
         calibrated = logits / self.temperature
-        if model.num_classes == 2:
+        if model.outputs == 1:
             return logits.squeeze(1), torch.sigmoid(torch.cat((-calibrated, calibrated), dim=1))
-        return logits, calibrated.softmax(1)
+        return logits, torch.sigmoid(calibrated) if model.has_label_sets else calibrated.softmax(1)
 
     def pool(self, values: torch.Tensor, lengths: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """The pooled vector of each row, of token vectors ``[time, rows, features]``."""

@@ -49,7 +49,8 @@ def intervals_of_sets(logits: np.ndarray, labels: np.ndarray, predicted: np.ndar
     """
     hits, sizes = 2.0 * (labels & predicted), 1.0 * labels + predicted
     is_used = sizes.any(axis=0)
-    precisions = [areas(scores[:, None], column[:, None])["pr_auc"] for scores, column in zip(logits.T, labels.T, strict=True)]
+    columns = ((logits[:, [number]], labels[:, [number]]) for number in range(labels.shape[1]))
+    precisions = [areas(*column)["pr_auc"] for column in columns]
     is_ranked = np.array([precision is not None for precision in precisions])
     rows = labels.sum(axis=0)[is_ranked]
     return {

@@ -133,22 +133,41 @@ def largest_confusions(confusion: Sequence[Sequence[int]], number: int) -> list[
     return sorted(wrong, key=lambda cell: -cell[2])[:number]
 
 
-def mistakes_to_show(labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, number: int) -> np.ndarray:
-    """Positions of wrong predictions, int64: those of each class in turn, each time the most confident one that is
-    left, and with them the next two of each of the ``LISTED_CONFUSIONS`` largest confusions.
+def find_wrong(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of rows, and a class that is wrongly predicted for each, both int64; a row with several labels is there
+    once for each such class.
+    """
+    if labels.ndim > 1:
+        rows, classes = np.nonzero(predicted & ~labels)
+        return rows, classes
+    rows = np.flatnonzero(predicted != labels)
+    return rows, predicted[rows]
+
+
+def mistakes_to_show(
+    labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, number: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Some of ``find_wrong``: those of each class in turn, each time the most confident one that is left, and with them
+    the next two of each of the ``LISTED_CONFUSIONS`` largest confusions.
 
     ``labels`` and ``predicted`` are ``[rows]``, ``chances`` is ``[rows, classes]``. There are at most ``number``
-    positions, or up to ten times as many if the first turn needs them.
+    positions, or up to ten times as many if the first turn needs them. With several labels to a text, all are ``[rows,
+    classes]``, and the turns are those of the wrong classes.
     """
-    wrong = np.flatnonzero(predicted != labels)
-    wrong = wrong[np.argsort(-chances[wrong, predicted[wrong]], kind="stable")]
-    pairs = labels[wrong] * (predicted.max(initial=0) + 1) + predicted[wrong]
-    _, cells, rows = np.unique(pairs, return_inverse=True, return_counts=True)
-    is_large = np.isin(cells, np.argsort(-rows, kind="stable")[:LISTED_CONFUSIONS])
-    turns = rank_within(labels[wrong])
-    turns = np.where(is_large, np.minimum(turns, rank_within(cells) // 2), turns)
+    wrong, classes = find_wrong(labels, predicted)
+    order = np.argsort(-chances[wrong, classes], kind="stable")
+    wrong, classes = wrong[order], classes[order]
+    if labels.ndim > 1:
+        turns = rank_within(classes)
+    else:
+        pairs = labels[wrong] * (predicted.max(initial=0) + 1) + classes
+        _, cells, rows = np.unique(pairs, return_inverse=True, return_counts=True)
+        is_large = np.isin(cells, np.argsort(-rows, kind="stable")[:LISTED_CONFUSIONS])
+        turns = rank_within(labels[wrong])
+        turns = np.where(is_large, np.minimum(turns, rank_within(cells) // 2), turns)
     number = int(np.clip((turns == 0).sum(), number, 10 * number))
-    return wrong[np.argsort(turns, kind="stable")][:number]
+    order = np.argsort(turns, kind="stable")[:number]
+    return wrong[order], classes[order]
 
 
 def rank_within(groups: np.ndarray) -> np.ndarray:
@@ -157,20 +176,6 @@ def rank_within(groups: np.ndarray) -> np.ndarray:
     ranks = np.empty(len(groups), np.int64)
     ranks[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return ranks
-
-
-def wrong_labels_to_show(
-    labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, number: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of rows with several labels, and a class that each wrongly gets, both int64: those of each class in
-    turn, each time the most probable one that is left, at most ``number``.
-
-    All arguments are ``[rows, classes]``.
-    """
-    rows, classes = np.nonzero(predicted & ~labels)
-    order = np.argsort(-chances[rows, classes], kind="stable")
-    order = order[np.argsort(rank_within(classes[order]), kind="stable")][:number]
-    return rows[order], classes[order]
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ from preprocessing.dataset.shards import Manifest
 
 TITLES = {
     "accuracy": "accuracy",
+    "f1_micro": "F1 (micro)",
     "log_loss": "log loss",
     "calibrated_log_loss": "calibrated",
     "perplexity": "perplexity",
@@ -93,7 +94,8 @@ class Console(Sink):
             (self.screen if name == "resume" else self.details).fact(name, str(choice))
         if config.task == CLASSIFIER:
             rows_by_class = class_rows(self.manifest, TRAIN)
-            warning = imbalance(rows_by_class, config.optim.class_weights, config.evaluation.threshold)
+            threshold = "f1" if self.manifest.label_sets is not None else config.evaluation.threshold
+            warning = imbalance(rows_by_class, config.optim.class_weights, threshold)
             if warning:
                 self.screen.fact("imbalance", warning, "warn")
 
@@ -174,6 +176,8 @@ class Console(Sink):
         for split, values in figures_by_split.items():
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
+            if "f1_micro" in values:
+                accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
         for sentence in filter(None, [majority(values), never_found(values["per_class"])]):
             self.screen.fact("note", sentence, "warn")

@@ -176,8 +176,8 @@ def weigh_features(
     ``(FLOOR + r) ** power``, where r is the largest absolute log-count ratio of a class against all others. For a
     feature that a single row has, r is 0.
 
-    ``members``, bool ``[labels, classes]``, has the classes of each label. ``parts`` ``[features, columns]``: a feature is these columns of ``features`` ``[rows, columns]`` together; None:
-    each column is one.
+    ``members``, bool ``[labels, classes]``, has the classes of each label. ``parts`` ``[features, columns]``: a feature
+    is these columns of ``features`` ``[rows, columns]`` together; None: each column is one.
     """
     num_rows, num_columns = features.shape
     label_by_entry = np.repeat(labels, np.diff(features.indptr))
