@@ -45,7 +45,7 @@ from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import AUTO, NAME_END, normalize_label, split_label_set
+from preprocessing.labels import AUTO, distinct, normalize_label, split_label_set
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
@@ -163,18 +163,12 @@ def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndar
     """The labels of converted rows as for ``Scores``, and whether a row has one that is no class of the run, bool
     ``[rows]``.
     """
-    classes = pa.array(info.labels, pa.string())
-    if not info.has_label_sets:
-        numbers = pc.index_in(cells, value_set=classes)
-        return pc.fill_null(numbers, 0).to_numpy(), numbers.is_null().to_numpy(zero_copy_only=False)
-    lists = pc.split_pattern(cells, NAME_END)
-    rows, names = pc.list_parent_indices(lists).to_numpy(), pc.list_flatten(lists)
-    numbers = pc.index_in(names, value_set=classes)
-    is_known = numbers.is_valid().to_numpy(zero_copy_only=False)
-    is_unknown, members = np.zeros(len(cells), bool), np.zeros((len(cells), len(classes)), bool)
-    is_unknown[rows[~is_known & pc.not_equal(names, "").to_numpy(zero_copy_only=False)]] = True
-    members[rows[is_known], numbers.drop_null().to_numpy()] = True
-    return members, is_unknown
+    texts, index = distinct(cells)
+    classes, names_by_text = np.array(info.labels, object), list(map(split_label_set, texts))
+    members = np.array([np.isin(classes, names) for names in names_by_text])
+    num_names = np.array(list(map(len, names_by_text))) if info.has_label_sets else 1
+    labels = members if info.has_label_sets else members.argmax(axis=1)
+    return labels[index], (members.sum(axis=1) < num_names)[index]
 
 
 def read_excerpts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:

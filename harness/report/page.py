@@ -45,7 +45,7 @@ from harness.rundir.results import Measured, probability_column, read_prediction
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.scores.tables import LOG_LOSS, majority, never_found
+from harness.scores.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
@@ -225,7 +225,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": titles(labels, has_label_sets=has_label_sets),
         "has_label_sets": has_label_sets,
-        "log_loss": LOG_LOSS,
+        "log_loss": LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),

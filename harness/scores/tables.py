@@ -19,6 +19,7 @@ MAX_CONFUSIONS = 8
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
 LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
+LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
 CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
@@ -92,7 +93,7 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
     )
     has_threshold = "threshold" in last and len(last["labels"]) == 2
     screen.print_text(f"{line}; threshold {last['threshold']:.4f}" if has_threshold else line)
-    screen.print_text(f"log loss: {LOG_LOSS}")
+    screen.print_text(f"log loss: {LOG_LOSS_OF_SETS if 'thresholds' in last else LOG_LOSS}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 

@@ -21,7 +21,16 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_found, show_figures, still_improving
+from harness.scores.tables import (
+    CALIBRATED,
+    LOG_LOSS,
+    LOG_LOSS_OF_SETS,
+    MARK,
+    majority,
+    never_found,
+    show_figures,
+    still_improving,
+)
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
@@ -146,7 +155,7 @@ class Console(Sink):
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
                 if self.config.task == CLASSIFIER:
-                    self.screen.fact("log loss", LOG_LOSS)
+                    self.screen.fact("log loss", LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS)
                 if self.selecting_figure == "calibrated_log_loss":
                     self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
                 self.screen.write([head], "head")
