@@ -101,7 +101,7 @@ def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence
         table, bias = solve_classes(values, pieces, members[labels], factors)
     else:
         targets = (np.diag(factors) * (1 / len(labels)))[labels]
-        table, bias = solve(values, pieces, targets, penalty=1 / (C * len(labels)))
+        table, bias = solve(values, pieces, targets, 1 / (C * len(labels)), TOLERANCE)
     wide.table[torch.from_numpy(columns)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     rows = f"one row in {stride}" if stride > 1 else f"{values.shape[0]:,} rows"
@@ -209,17 +209,13 @@ def scale_pieces(
 
 
 def solve(
-    values: sparse.csr_matrix,
-    pieces: sparse.csr_matrix,
-    targets: np.ndarray,
-    penalty: float,
-    tolerance: float = TOLERANCE,
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, targets: np.ndarray, penalty: float, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
     table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
     its row, plus ``penalty / 2`` times the sum of the weights' squares. The table is a weight of each feature plus
     ``pieces`` (CSR ``[features, pieces]``) times a weight of each piece. Two classes have one output, the logit of
-    class 1.
+    class 1. ``tolerance`` is as ``TOLERANCE``.
     """
     outputs = targets.shape[1] if targets.shape[1] > 2 else 1
     values_by_feature, features_by_piece = values.T.tocsr(), pieces.T.tocsr()
