@@ -149,7 +149,7 @@ class Linear:
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
             model.fit(matrix, labels)
         models = [classifier] if members is None else classifier.estimators_
-        steps = max(int(np.max(getattr(each, "n_iter_", 0))) for each in models)
+        steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
         facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
         return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
 

@@ -166,9 +166,9 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             "one built with its vocabulary (vocabulary.base)"
         )
     if info.has_label_sets != (manifest.label_sets is not None):
-        here, trained = ("one label", "several") if info.has_label_sets else ("several labels", "one")
+        stored, trained = ("one label", "several") if info.has_label_sets else ("several labels", "one")
         raise DataError(
-            f"{data}: a text has {here}, where the weights were trained with {trained}; build it again with "
+            f"{data}: a text has {stored}, where the weights were trained with {trained}; build it again with "
             "source.labels_separator as in the training"
         )
     if info.labels != manifest.labels:

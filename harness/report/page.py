@@ -215,9 +215,10 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-            "thresholds": threshold_table(run.measured, labels) if "threshold" in figures and len(labels) == 2 else [],
-            "class_curves": class_curves(run.measured, labels) if has_label_sets else [],
+            "thresholds": threshold_table(run.measured, labels),
+            "class_curves": class_curves(run.measured, labels),
         }
+    log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
         "name": name,
         "facts": run,
@@ -225,7 +226,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "metrics": titles(labels, has_label_sets=has_label_sets),
         "has_label_sets": has_label_sets,
-        "log_loss": LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS,
+        "log_loss": log_loss,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
@@ -245,10 +246,12 @@ def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any
     for mistake in mistakes:
         label = None if has_label_sets else mistake["label"]
         by_confusion.setdefault((label, mistake["predicted"]), []).append(mistake)
-    groups = [] if has_label_sets else confusions(figures)
-    for entry in worst_first(figures["per_class"]) if has_label_sets else ():
-        group = {"label": None, "predicted": entry["label"], "rows": entry["predicted"], "share": entry["precision"]}
-        groups.append(group)
+    groups = confusions(figures)
+    if has_label_sets:
+        groups = [
+            {"label": None, "predicted": entry["label"], "rows": entry["predicted"], "share": entry["precision"]}
+            for entry in worst_first(figures["per_class"])
+        ]
     for group in groups:
         group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
     return [group for group in groups if group["mistakes"]]
@@ -265,9 +268,12 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision and recall if the second class is predicted from each of ``THRESHOLDS`` and from the one in use on;
-    empty without predictions.
+    empty without predictions, and unless there are two classes of which a text has one.
     """
-    column, table = probability_column(labels[1]), list[dict[str, Any]]()
+    table = list[dict[str, Any]]()
+    if len(labels) != 2 or "thresholds" in measured.figures:
+        return table
+    column = probability_column(labels[1])
     with suppress(DataError):
         predictions = read_predictions(measured.directory, measured.split, ["label", column])
         is_second = np.array([name_label_value(label) == labels[1] for label in predictions["label"].to_pylist()])
@@ -281,10 +287,14 @@ def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str,
 
 
 def class_curves(measured: Measured, labels: Sequence[str]) -> list[tuple[str, Curve]]:
-    """The precision-recall curve of each class that a row has, where it may have several; empty without predictions."""
+    """The precision-recall curve of each class that a row has, where it may have several; empty without predictions,
+    and where a row has one.
+    """
     from sklearn.metrics import precision_recall_curve
 
     curves = list[tuple[str, Curve]]()
+    if "thresholds" not in measured.figures:
+        return curves
     with suppress(DataError):
         table = read_predictions(measured.directory, measured.split, ["label", *map(probability_column, labels)])
         names_by_row = [set(map(name_label_value, values)) for values in table["label"].to_pylist()]

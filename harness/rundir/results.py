@@ -69,7 +69,8 @@ def label_column(labels: np.ndarray, names: Sequence[str], label_type: LabelType
 
 def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
     """The labels of each row, as for ``label_column``, as one text."""
-    return [value if isinstance(value, str) else ", ".join(value) for value in label_column(labels, names, "text")]
+    values: list[Any] = label_column(labels, names, "text").tolist()
+    return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
 def check_replaceable(directory: Path, split: str) -> None:

@@ -251,7 +251,9 @@ def build_objective(
             recurrent_dtype=dtype,
             targets=Targets.build(config.language_model, vocabulary_of(config).counts, device),
         )
-    optim, members = config.optim, manifest.members
+    optim, members = config.optim, None
+    if manifest.members is not None:
+        members = torch.from_numpy(manifest.members).to(device)
     weights = torch.from_numpy(class_factors(optim, manifest.labels)).to(device, torch.float32)
     return Objective(
         network,
@@ -259,7 +261,7 @@ def build_objective(
         seed=config.seed,
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
-        members=None if members is None else torch.from_numpy(members).to(device),
+        members=members,
     )
 
 
