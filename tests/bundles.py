@@ -14,6 +14,7 @@ from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
+from harness.model.registry import num_outputs
 from harness.model.wide import NONE, WidePart
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.json_files import SEAL, seal_of
@@ -51,13 +52,12 @@ def write_drawn(
     manifest = read_manifest(data)
     manifest = replace(manifest, labels=labels or manifest.labels)
     decision = Decision(0.5, 0.4 if len(manifest.labels) == 2 else 0.5)
-    has_label_sets = manifest.label_sets is not None
-    decision = Decision(0.5, thresholds=(0.4, 0.55)) if has_label_sets else decision
+    decision = Decision(0.5, thresholds=(0.4, 0.55)) if manifest.has_label_sets else decision
     more = {"decision": shape.pop("decision", decision), **shape.pop("facts", {})}
     torch.manual_seed(seed)
     config = ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **shape})
     model = LanguageModel(config, manifest.vocabulary_size) if language else None
-    model = model or Classifier(config, manifest.vocabulary_size, len(manifest.labels), has_label_sets=has_label_sets)
+    model = model or Classifier(config, manifest.vocabulary_size, num_outputs(manifest))
     if config.wide and not language:
         model.wide.table.normal_()
         model.wide.weights.uniform_(0, 2)

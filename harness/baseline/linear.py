@@ -58,12 +58,7 @@ def names_of(manifest: Manifest) -> list[str]:
 
 def estimate_seconds(manifest: Manifest) -> float:
     """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
-    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * outputs_of(manifest))
-
-
-def outputs_of(manifest: Manifest) -> int:
-    """Numbers that the model computes for a row."""
-    return num_outputs(len(manifest.labels), has_label_sets=manifest.label_sets is not None)
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
 
 
 def check(data: str | Path, manifest: Manifest) -> None:
@@ -130,12 +125,12 @@ class Linear:
         ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
         matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
-        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // outputs_of(manifest)])
+        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
         features = features[times[features] > 0]
         if not len(features):
             raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
         matrix = matrix[:, features]
-        limit = int(np.clip(WORK // max(matrix.nnz * outputs_of(manifest), 1), MIN_STEPS, MAX_STEPS))
+        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
         members, labels, offsets = manifest.members, train.column("label"), None
         if members is not None:

@@ -165,7 +165,7 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
             "one built with its vocabulary (vocabulary.base)"
         )
-    if info.has_label_sets != (manifest.label_sets is not None):
+    if info.has_label_sets != manifest.has_label_sets:
         stored, trained = ("one label", "several") if info.has_label_sets else ("several labels", "one")
         raise DataError(
             f"{data}: a text has {stored}, where the weights were trained with {trained}; build it again with "

@@ -99,7 +99,7 @@ class Model:
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""
         parts = [self._scorer.score(self._scorer.encode(chunk)) for chunk in chunks(texts)]
-        outputs = num_outputs(len(self.classes_), has_label_sets=self._scorer.info.has_label_sets)
+        outputs = num_outputs(self._scorer.info)
         return np.concatenate([np.empty((0, outputs) if outputs > 1 else 0), *parts])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from harness.batch import Batch, Masks, StepBatch, send
 from harness.config import CLASSIFIER, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network
-from harness.model.registry import POOLINGS, num_outputs
+from harness.model.registry import POOLINGS
 from harness.model.wide import WidePart
 from preprocessing.base.installed import load_object
 from preprocessing.text.vocabulary import UNK
@@ -28,21 +28,17 @@ class Classifier(Network):
 
     task, predictions = CLASSIFIER, 0
 
-    def __init__(
-        self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2, *, has_label_sets: bool = False
-    ) -> None:
-        """Weights are drawn from torch's global generator: seed it first."""
+    def __init__(self, config: ModelConfig, vocabulary_size: int, outputs: int = 1) -> None:
+        """``outputs``: number of logits. Weights are drawn from torch's global generator: seed it first."""
         super().__init__(config, vocabulary_size, config.num_layers)
-        self.num_classes, self.has_label_sets = num_classes, has_label_sets
-        self.outputs = num_outputs(num_classes, has_label_sets=has_label_sets)
-        self.guessing_loss = num_classes * math.log(2) if has_label_sets else math.log(num_classes)
+        self.outputs = outputs
         pooling = POOLINGS[config.pooling]
         self.pooling = load_object(pooling.code)(self.recurrent.output_size)
         self.size_by_site[HEAD] = self.recurrent.output_size * pooling.vectors
-        self.head = nn.Linear(self.size_by_site[HEAD], self.outputs)
+        self.head = nn.Linear(self.size_by_site[HEAD], outputs)
         self.wide = None
         if config.wide:
-            self.wide = WidePart(config.wide, self.outputs, config.wide_ngrams)
+            self.wide = WidePart(config.wide, outputs, config.wide_ngrams)
         self.prior: torch.Tensor | None
         self.register_buffer("prior", None, persistent=False)
         """The logits of a text without a known word, ``[]`` for two classes, else ``[classes]``; None, as in training:
@@ -181,6 +177,10 @@ class Objective(nn.Module):
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
         self.members = members
+        self.guessing_loss = math.log(max(2, classifier.outputs))
+        """Of a row for which all classes are equally probable."""
+        if members is not None:
+            self.guessing_loss = classifier.outputs * math.log(2)
 
     def prepare(self, step: int, batch: Batch) -> None:
         """Add dropout masks to a batch of optimizer ``step``."""

@@ -258,8 +258,6 @@ class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
     task: Task
-    guessing_loss: float
-    """The loss of predicting all labels, or all tokens, with the same probability."""
     predictions: int
     """Per token, for all tokens of a text but one; 0 for a classifier."""
 

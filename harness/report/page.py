@@ -200,7 +200,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    has_label_sets = manifest is not None and manifest.label_sets is not None
+    has_label_sets = manifest is not None and manifest.has_label_sets
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures

@@ -133,7 +133,7 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     summary = learn_wide(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
-    strength = C if data.manifest.label_sets is None else C_OF_SETS
+    strength = C_OF_SETS if data.manifest.has_label_sets else C
     choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
 
 

@@ -103,7 +103,7 @@ class Console(Sink):
             (self.screen if name == "resume" else self.details).fact(name, str(choice))
         if config.task == CLASSIFIER:
             rows_by_class = class_rows(self.manifest, TRAIN)
-            threshold = "f1" if self.manifest.label_sets is not None else config.evaluation.threshold
+            threshold = "f1" if self.manifest.has_label_sets else config.evaluation.threshold
             warning = imbalance(rows_by_class, config.optim.class_weights, threshold)
             if warning:
                 self.screen.fact("imbalance", warning, "warn")

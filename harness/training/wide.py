@@ -84,7 +84,6 @@ def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence
     buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power, members = POWER if wide.owners is None else POWER_OWNED, split.manifest.members
-    has_label_sets = members is not None
     members = np.eye(len(factors), dtype=bool) if members is None else members
     weights = weigh_features(features, labels, members, power)[columns]
     wide.weights[torch.from_numpy(columns)] = torch.from_numpy(weights).to(wide.weights.dtype)
@@ -97,7 +96,7 @@ def fit_wide(wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence
     pieces = pieces[:, frequent[num_buckets[frequent] > 1]]
     piece_weights = weigh_features(values, labels, members, power, pieces.T)
     pieces = scale_pieces(values, sparse.diags(1 / weights) @ pieces @ sparse.diags(piece_weights), pieces)
-    if has_label_sets:
+    if split.manifest.has_label_sets:
         table, bias = solve_classes(values, pieces, members[labels], factors)
     else:
         targets = (np.diag(factors) * (1 / len(labels)))[labels]

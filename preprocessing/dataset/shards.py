@@ -84,6 +84,11 @@ class Manifest:
         return content
 
     @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return self.label_sets is not None
+
+    @property
     def members(self) -> np.ndarray | None:
         """Bool ``[sets, classes]``: the classes of each set of labels; None if a text has one label."""
         return None if self.label_sets is None else label_set_members(self.label_sets, len(self.labels))

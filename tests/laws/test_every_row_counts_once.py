@@ -89,12 +89,7 @@ def evaluate_sets_on_a_rank(data: str) -> dict[str, Any]:
     split = Split(data, manifest, "test")
     with open_session("cpu", "fp32", 60) as session:
         torch.manual_seed(3)
-        model = Classifier(
-            ModelConfig(embedding_dim=8, hidden_size=8),
-            manifest.vocabulary_size,
-            len(manifest.labels),
-            has_label_sets=True,
-        )
+        model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
         scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
     return {**figures(scores, manifest.labels, Decision(thresholds=(0.5, 0.52))), "scores": scores}
 
