@@ -38,7 +38,7 @@ from preprocessing.job.parts import Classes
 from preprocessing.job.tokenize import mix_hash
 from preprocessing.labels import convert_names, find_separator
 from tests.corpora import Command, reviews, write_csv, write_jsonl
-from tests.datasets import rows_by_number
+from tests.datasets import rows_by_number, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -208,6 +208,12 @@ def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Comman
     lists = [(text, None if at == 30 else cell.split(";")) for at, (text, cell) in enumerate(rows)]
     refused = command.refused(3, write_jsonl(tmp_path / "a.jsonl", lists), tmp_path / "lists", *listed)
     assert "a.jsonl: row 31: there is no label" in refused
+
+
+def test_a_manifest_whose_sets_name_an_unknown_class_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 20}, label_sets=[[0], [0, 5]])
+    with pytest.raises(DataError, match=r"dataset\.json: its totals or labels contradict each other"):
+        Dataset(tmp_path)
 
 
 REVIEWS = reviews(120)
