@@ -112,23 +112,22 @@ def target_rows(rows: np.ndarray, validation: float, test: float) -> np.ndarray:
 def target_set_rows(set_rows: np.ndarray, members: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int64 ``[splits, sets]``: the wanted rows of each label set, so that each class has its share in every split.
 
-    Each split gets its share of each set, rounded down. What is left, two rows of a set at most, follows Sechidis et
-    al. (2011), On the Stratification of Multi-Label Data: the rows of the rarest class are assigned first, each to the
-    split that lacks the most rows of it, of equals to the one that lacks the most rows. Rows without a class come last.
+    Each split gets its share of each set of several classes, rounded down. Other rows are dealt as in Sechidis et al.
+    (2011), On the Stratification of Multi-Label Data: those of the rarest class first, each to the split that lacks the
+    most rows of it, of equals to the one that lacks the most rows. Rows of one class or none even out the others.
     """
-    fractions = np.array([[1 - validation - test], [validation], [test]])
-    target = np.floor(fractions * set_rows + 1e-9).astype(np.int64)
-    columns = add_total(members)
-    total = set_rows @ columns
-    lacking = target_rows(total, validation, test) - target @ columns
-    remainder = set_rows - target.sum(axis=0)
-    for column in np.argsort(total, kind="stable"):
-        for label_set in np.flatnonzero(remainder * columns[:, column]):
-            for _ in range(remainder[label_set]):
-                split = np.lexsort((lacking[:, -1], lacking[:, column]))[-1]
-                target[split, label_set] += 1
-                lacking[split] -= columns[label_set]
-            remainder[label_set] = 0
+    fractions, num_classes = np.array([[1 - validation - test], [validation], [test]]), members.sum(axis=1)
+    target = np.floor(fractions * np.where(num_classes > 1, set_rows, 0) + 1e-9).astype(np.int64)
+    splits, columns = np.flatnonzero([1, validation, test]), add_total(members)
+    for rows in (np.where(num_classes > 1, set_rows, 0), set_rows):
+        total, remainder = rows @ columns, rows - target.sum(axis=0)
+        surplus = (target @ columns - target_rows(total, validation, test))[splits]
+        for column in np.argsort(total, kind="stable"):  # the last is that of all rows, for those without a class
+            for label_set in np.flatnonzero(remainder * columns[:, column]):
+                rows_per_split = level_bins(surplus[:, column], remainder[label_set], surplus[:, -1])
+                target[splits, label_set] += rows_per_split
+                surplus += np.outer(rows_per_split, columns[label_set])
+                remainder[label_set] = 0
     return target
 
 
