@@ -29,7 +29,7 @@ LIST: Final = "list"
 SEPARATORS = ",;|"
 """Those that ``auto`` looks for."""
 NAME_END = "\x1f"
-"""Between the names of a label set where it is one text (ASCII's unit separator)."""
+"""After each name of a label set that is one text (ASCII's unit separator)."""
 MAX_LABEL_SETS = 1 << 16
 NEUTRAL = -1
 """In place of a class number for a value whose rows are left out."""
@@ -77,8 +77,8 @@ def type_of(kind: pa.DataType) -> LabelType | None:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type are lists of any length."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    """Whether values of an Arrow type are lists, of any length, of texts or numbers."""
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type)
 
 
 def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> LabelType:
@@ -167,17 +167,17 @@ def sort_key(name: str) -> tuple[bool, float, str]:
 
 
 def find_separator(values: Collection[Any]) -> str | None:
-    """What separates the labels in the cells of a column: ``LIST``, one of ``SEPARATORS``, or None for one label to a
-    cell.
+    """What separates the labels in the cells of a column: ``LIST`` if one is a label set, one of ``SEPARATORS``, or
+    None for one label to a cell.
 
     Cells look like several labels where ``comedy,drama`` stands next to ``drama`` and ``drama,war``: most of their
     parts occur in other cells too. Those of a name such as ``Arts, Crafts and Sewing`` do not.
     """
-    if any(isinstance(value, list) for value in values):
-        return LIST
     cells = {name_label_value(value) or "" for value in values}
+    if any(cell.endswith(NAME_END) for cell in cells):
+        return LIST
     for separator in SEPARATORS:
-        parts_of_cells = [{part.strip() for part in cell.split(separator)} for cell in cells]
+        parts_of_cells = [{*split_labels(cell, separator)} for cell in cells]
         lists = [parts for parts in parts_of_cells if len(parts) > 1]
         num_cells = Counter(part for parts in parts_of_cells for part in parts)
         num_repeated = sum(num_cells[part] > 1 for parts in lists for part in parts)
@@ -186,19 +186,26 @@ def find_separator(values: Collection[Any]) -> str | None:
     return None
 
 
-def join_label_set(names: Iterable[str]) -> str:
-    """A label set as one text, the same for any order; inverse of ``split_label_set``."""
-    return NAME_END.join(sorted(set(names)))
+def join_label_set(labels: Iterable[Any]) -> str:
+    """Raw labels, or names, as one text, the same for any order; inverse of ``split_label_set``."""
+    names = {name_label_value(label) or "" for label in labels} - {""}
+    return "".join(name + NAME_END for name in sorted(names))
 
 
-def join_lists(lists: Iterable[Iterable[Any] | None]) -> list[str | None]:
-    """``join_label_set`` of the labels in each list; None for a missing one."""
-    return [None if labels is None else join_label_set(filter(None, map(name_label_value, labels))) for labels in lists]
+def join_lists(values: Iterable[Any]) -> list[Any]:
+    """Values with lists as label sets (``join_label_set``), others unchanged."""
+    return [join_label_set(value) if isinstance(value, list) else value for value in values]
+
+
+def split_labels(cell: str, separator: str) -> list[str]:
+    """The labels in a cell; ``separator`` as ``find_separator`` returns it."""
+    labels = cell.split(NAME_END if separator == LIST else separator)
+    return [label.strip() for label in labels if label.strip()]
 
 
 def split_label_set(text: str) -> list[str]:
     """The names in a result of ``join_label_set``."""
-    return text.split(NAME_END) if text else []
+    return text.split(NAME_END)[:-1]
 
 
 def label_set_members(label_sets: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
