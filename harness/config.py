@@ -94,11 +94,12 @@ class CheckpointConfig:
 class EvaluationConfig:
     """How probabilities become labels: chosen on the validation split, kept in the bundle, used by predict."""
 
-    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
-    """Least probability to predict class 1, for two classes. fixed: 0.5, so the more probable class; accuracy, f1: the
-    best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
+    threshold: Literal["auto", "fixed", "accuracy", "f1", "recall"] = "auto"
+    """Least probability to predict class 1 of two classes, or each class where a text may have several labels. fixed:
+    0.5; accuracy, f1: the best one on validation; recall: the highest that finds ``recall`` of the class there; auto:
+    f1 for several labels, else fixed."""
     recall: Annotated[float, Meta(gt=0, le=1)] = 0.95
-    """Share of the validation rows of class 1 that `threshold: recall` must find."""
+    """Share of the validation rows of a class that `threshold: recall` must find."""
 
 
 @dataclass(frozen=True, kw_only=True)

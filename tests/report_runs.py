@@ -97,7 +97,7 @@ def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, s
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
     calibrated = decision.calibrate(logits)
     predictions, chances = predict_labels(calibrated), probabilities(calibrated)
-    mistake_positions = mistakes_to_show(labels, predictions, chances, 10)
+    mistake_positions, _ = mistakes_to_show(labels, predictions, chances, 10)
     worst = mistake_positions[np.argsort(-chances[mistake_positions, predictions[mistake_positions]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
     mistakes = [

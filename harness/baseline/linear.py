@@ -21,6 +21,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
+from harness.model.registry import num_outputs
 from harness.rundir.results import Predictions
 from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
@@ -60,20 +61,15 @@ def estimate_seconds(manifest: Manifest) -> float:
     return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
 
 
-def num_outputs(manifest: Manifest) -> int:
-    """Numbers that the model computes for a row: one for two classes, else one for each class."""
-    return len(manifest.labels) if len(manifest.labels) != 2 else 1
-
-
 def check(data: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
     path = Path(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
             raise DataError(f"{path}: has no {name} split, which the TF-IDF baseline needs; build the dataset with one")
-    classes = manifest.rows_by("labels", TRAIN)
+    classes = np.flatnonzero(manifest.class_rows(TRAIN))
     if len(classes) < 2:
-        only = manifest.labels[min(classes)]
+        only = manifest.labels[classes.min(initial=0)]
         raise DataError(
             f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
         )
@@ -103,6 +99,9 @@ class Linear:
     """The TF-IDF baseline, trained on a dataset's training rows."""
 
     num_classes: int
+    offsets: np.ndarray | None
+    """With several labels to a text, float64 ``[classes]``: added to the logits, for classes that no training row has,
+    or every one."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -112,11 +111,14 @@ class Linear:
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it, after ``check``. More than two classes share one softmax."""
+        """Fit it, after ``check``. More than two classes share one softmax; each has its own model, against the rest,
+        where a text may have several labels.
+        """
         from scipy.sparse import vstack
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
 
         train = open_split(data, manifest, TRAIN)
@@ -130,15 +132,21 @@ class Linear:
         matrix = matrix[:, features]
         limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        members, labels, offsets = manifest.members, train.column("label"), None
+        if members is not None:
+            classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
+            offsets = NEVER_SEEN * (labels.all(axis=0) - 1.0 * ~labels.any(axis=0))
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, train.column("label"))
-        steps = int(np.max(classifier.n_iter_))
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
+            model.fit(matrix, labels)
+        models = [classifier] if members is None else classifier.estimators_
+        steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
         facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), ngrams[features], model, facts)
+        return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
@@ -146,6 +154,8 @@ class Linear:
         """
         counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
         scores = np.concatenate([self.model.decision_function(count) for count in counts])
+        if self.offsets is not None:
+            return np.asarray(scores + self.offsets)
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:
@@ -158,7 +168,8 @@ class Linear:
         """Rows, labels and logits of a split, in the order of the source."""
         order = np.argsort(split.column("row"), kind="stable")
         rows, labels = (split.column(name)[order] for name in ("row", "label"))
-        return Scores(rows, labels, self.logits(split)[order])
+        members = split.manifest.members
+        return Scores(rows, labels if members is None else members[labels], self.logits(split)[order])
 
 
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:

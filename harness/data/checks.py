@@ -72,8 +72,8 @@ def check_useful(config: RunConfig, manifest: Manifest) -> None:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
-    if threshold != "fixed" and len(labels) > 2:
+    if threshold not in ("auto", "fixed") and len(labels) > 2 and not manifest.has_label_sets:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
-            "one is predicted; leave it at fixed"
+            "one is predicted; leave it at auto"
         )

@@ -20,7 +20,7 @@ from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
-from harness.model.registry import num_parameters
+from harness.model.registry import num_outputs, num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,
@@ -79,7 +79,7 @@ def main(config: ExportConfig) -> None:
         write_info(temporary, info)
         parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(source) or source).resolve().name
-        parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
+        parameters = num_parameters(bundle.model.config, info.vocabulary_size, num_outputs(info))
         atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
     screen.print_text(f"written to {folder}")
 
@@ -184,7 +184,7 @@ def render_model_card(
         "spec": spec,
         "most": CLASSES,
         "measured": [
-            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            (title_of(key, info.labels, has_label_sets=info.has_label_sets), figures[key], interval(bounds.get(key)))
             for key in FIGURES
             if figures.get(key) is not None
         ],

@@ -77,6 +77,7 @@ def write_bundle(
         label_type=manifest.label_type,
         source=source_of(manifest),
         splits=split_facts(manifest),
+        thresholds=list(decision.thresholds),
     )
     write_info(directory, info)
 
@@ -144,10 +145,14 @@ class Bundle(Scorer):
 
 def prior_logits(info: BundleInfo) -> np.ndarray:
     """Logits whose calibrated probabilities are the shares of the classes among the training rows and one row more of
-    each class: float64 ``[]`` for two classes, else ``[classes]``.
+    each class: float64 ``[]`` for two classes, else ``[classes]``; with several labels to a text, and one row more
+    without each class.
     """
     rows = info.splits[TRAIN]["labels"] if TRAIN in info.splits else {}
     counts = np.array([1 + rows.get(label, 0) for label in info.labels])
+    if info.has_label_sets:
+        total = 2 + (info.splits[TRAIN]["rows"] if TRAIN in info.splits else 0)
+        return np.asarray(info.temperature * np.log(counts / (total - counts)))
     logits = info.temperature * np.log(counts / counts.sum())
     return logits[1] - logits[0] if len(logits) == 2 else logits
 
@@ -159,6 +164,12 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
         raise DataError(
             f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
             "one built with its vocabulary (vocabulary.base)"
+        )
+    if info.has_label_sets != manifest.has_label_sets:
+        stored, trained = ("one label", "several") if info.has_label_sets else ("several labels", "one")
+        raise DataError(
+            f"{data}: a text has {stored}, where the weights were trained with {trained}; build it again with "
+            "source.labels_separator as in the training"
         )
     if info.labels != manifest.labels:
         of_data, of_weights = (

@@ -22,6 +22,7 @@ from harness.inference.config import ExplainConfig
 from harness.inference.rows import find_texts, iter_texts
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.rundir.results import label_texts
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import Screen, printable, shorten_line
@@ -153,7 +154,8 @@ def main(config: ExplainConfig) -> None:
 
 
 def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
-    """Explain each text for ``label``, or for its predicted class, on the model's device.
+    """Explain each text for ``label``, or for its predicted class (of several, the most probable one), on the model's
+    device.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
@@ -164,14 +166,16 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     encoded = bundle.encoder(texts)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
     predicted, chances = bundle.decision.predictions(bundle.score(ids))
-    classes = predicted if label is None else np.full(len(texts), labels.index(label))
+    predicted_names = label_texts(predicted, labels)
+    most_probable = chances.argmax(axis=1) if bundle.info.has_label_sets else predicted
+    classes = most_probable if label is None else np.full(len(texts), labels.index(label))
     explanations = []
     for row, attribution in enumerate(bundle.attribute(ids, classes.tolist())):
         tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
         explanation = Explanation(
             text=texts[row],
             label=labels[classes[row]],
-            predicted=labels[predicted[row]],
+            predicted=predicted_names[row],
             probability=float(chances[row, classes[row]]),
             tokens=tuple(tokens),
             spans=tuple(spans_of(texts[row], tokens, bundle.encoder.tokenizer)),

@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,11 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.rows import iter_parts
+from harness.rundir.results import join_lists
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
 from preprocessing.corpus.text_files import BYTE_ORDER_MARK
 from preprocessing.job.parts import Source
+from preprocessing.labels import LIST, NAME_END, SEPARATORS
 from preprocessing.text.cleaning import encode
 
 FOLDER_POSITIONS = (3, 0)
@@ -40,9 +42,11 @@ class Output:
     """Of the columns of all sources; of none for JSON, whose objects need not be alike."""
     names: Sequence[str]
     """The new columns."""
+    labels_separator: str
+    """Between the labels of a text in a CSV file."""
 
     @classmethod
-    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str]) -> Output:
+    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str) -> Output:
         """Raises ``DataError`` for files with other columns than the first, and for columns named like the new ones,
         ``ConfigError`` for a format that the rows do not fit.
         """
@@ -56,7 +60,7 @@ class Output:
                 raise DataError(f"{first.file.name}: already has a column {name!r}; rename or remove it")
         if first.file.format == "jsonl" != FORMAT_BY_SUFFIX[path.suffix.lower()]:
             raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
-        return cls(path, sources, schema, names)
+        return cls(path, sources, schema, names, labels_separator)
 
     def write(self, output: BinaryIO, predictions: Iterable[pa.Table]) -> None:
         """Write all rows, with the new columns of each part."""
@@ -81,8 +85,9 @@ class Output:
         positions = FOLDER_POSITIONS if source.file.format == "folder" else range(len(self.schema))
         table = pa.table([rows[f"column_{position}"] for position in positions], names=self.schema.names)
         table = table.replace_schema_metadata(self.schema.metadata)
+        is_csv = FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
         for name, column in zip(self.names, columns.columns, strict=True):
-            table = table.append_column(name, column)
+            table = table.append_column(name, join_lists(column, self.labels_separator) if is_csv else column)
         return table
 
     def write_csv(self, output: BinaryIO, tables: Iterator[pa.Table]) -> None:
@@ -95,6 +100,16 @@ class Output:
         writer.writerow([*self.schema.names, *self.names])
         for row in iter_rows(tables):
             writer.writerow(map(field_of, row))
+
+
+def choose_separator(trained: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What separates several labels in a file: as in the training corpus, whose options are ``trained``, else a
+    character that no label has.
+    """
+    separator = trained.get("labels_separator")
+    if separator in (None, LIST):
+        separator = next((sign for sign in SEPARATORS if sign not in "".join(names)), NAME_END)
+    return str(separator)
 
 
 class CsvLines:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output
+from harness.inference.output import BLOCK_ROWS, Output, choose_separator
 from harness.inference.rows import find_texts, iter_texts, refuse_input
 from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
 from harness.ranks.devices import check_device
@@ -127,8 +127,10 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        label = name_label_value(values["predicted"]) or ""
-        head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
+        labels = values["predicted"] if isinstance(values["predicted"], list) else [values["predicted"]]
+        names = [name_label_value(label) or "" for label in labels]
+        answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
+        head = "".join(answers) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
         screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
@@ -158,7 +160,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
+        names = ["predicted", *map(probability_column, info.labels)]
+        output = Output.plan(target, sources, names, choose_separator(info.source, info.labels))
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]

@@ -76,7 +76,7 @@ class Scorer(ABC):
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = Decision(self.info.temperature, self.info.threshold)
+        self.decision = Decision(self.info.temperature, self.info.threshold, self.info.thresholds)
         self.load()
 
     @cached_property

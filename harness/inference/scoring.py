@@ -102,7 +102,9 @@ def score(
     def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
         return batch.labels, (read or model)(batch).double()
 
-    return Scores(*gather_rows(model, loader, world, pause, values_of))
+    rows, labels, logits = gather_rows(model, loader, world, pause, values_of)
+    members = loader.split.manifest.members
+    return Scores(rows, labels if members is None else members[labels], logits)
 
 
 def measure_language_model(

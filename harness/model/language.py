@@ -159,7 +159,7 @@ class LanguageModel(Network):
         """
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
-        self.num_classes, self.predictions = vocabulary_size, len(self.language_model.projection)
+        self.predictions = len(self.language_model.projection)
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
@@ -265,6 +265,8 @@ class LanguageObjective(nn.Module):
         # The probability of a rare token underflows in fp16.
         self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else weight_dtype
         self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
+        self.guessing_loss = math.log(len(model.embedding.weight))
+        """Of a prediction for which all tokens are equally probable."""
         self.log_missed: torch.Tensor
         self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(weight_dtype), persistent=False)
 

@@ -230,8 +230,6 @@ class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
     task: Task
-    num_classes: int
-    """Possible predictions: labels, or tokens."""
     predictions: int
     """Per token, for all tokens of a text but one; 0 for a classifier."""
 

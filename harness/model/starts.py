@@ -272,7 +272,8 @@ def find_common_parts(donor: Donor, model: ModelConfig, manifest: Manifest) -> d
     theirs, is_classifier = donor.info.model, donor.info.task == CLASSIFIER
     layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
     names_by_prefix = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
-    head = (theirs.num_layers, theirs.pooling, donor.info.labels)
-    if is_classifier and head == (model.num_layers, model.pooling, manifest.labels):
+    their_head = (theirs.num_layers, theirs.pooling, donor.info.labels, donor.info.has_label_sets)
+    head = (model.num_layers, model.pooling, manifest.labels, manifest.has_label_sets)
+    if is_classifier and their_head == head:
         names_by_prefix |= {"pooling.": "head", "head.": "head"}
     return names_by_prefix

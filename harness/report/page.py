@@ -45,7 +45,7 @@ from harness.rundir.results import Measured, probability_column, read_prediction
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.scores.tables import LOG_LOSS, majority, never_found
+from harness.scores.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
@@ -185,12 +185,13 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
-def titles(labels: Sequence[str]) -> dict[str, str]:
+def titles(labels: Sequence[str], *, has_label_sets: bool = False) -> dict[str, str]:
     """Key -> title of the figures of a classifier with these classes."""
+    hidden = {"calibrated_log_loss", "perplexity", "balanced_accuracy" if has_label_sets else "f1_micro"}
     return {
-        name: capitalize(title_of(name, labels))
+        name: capitalize(title_of(name, labels, has_label_sets=has_label_sets))
         for name in FIGURES
-        if name not in ("calibrated_log_loss", "perplexity")
+        if name not in hidden
     }
 
 
@@ -199,9 +200,11 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
+    has_label_sets = manifest is not None and manifest.has_label_sets
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures = run.measured.figures
+        has_label_sets = "thresholds" in figures
         mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
         quality = {
             "split": run.measured.split,
@@ -212,15 +215,18 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-            "thresholds": threshold_table(run.measured, labels) if len(labels) == 2 else [],
+            "thresholds": threshold_table(run.measured, labels),
+            "class_curves": class_curves(run.measured, labels),
         }
+    log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
         "name": name,
         "facts": run,
         "labels": labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
-        "metrics": titles(labels),
-        "log_loss": LOG_LOSS,
+        "metrics": titles(labels, has_label_sets=has_label_sets),
+        "has_label_sets": has_label_sets,
+        "log_loss": log_loss,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
@@ -231,11 +237,21 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
 
 
 def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first."""
-    by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first; with several
+    labels to a text, the classes that rows wrongly get, those with the lowest F1 first, with the share of rows that
+    have them.
+    """
+    has_label_sets = "thresholds" in figures
+    by_confusion: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
     for mistake in mistakes:
-        by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
+        label = None if has_label_sets else mistake["label"]
+        by_confusion.setdefault((label, mistake["predicted"]), []).append(mistake)
     groups = confusions(figures)
+    if has_label_sets:
+        groups = [
+            {"label": None, "predicted": entry["label"], "rows": entry["predicted"], "share": entry["precision"]}
+            for entry in worst_first(figures["per_class"])
+        ]
     for group in groups:
         group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
     return [group for group in groups if group["mistakes"]]
@@ -252,9 +268,12 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision and recall if the second class is predicted from each of ``THRESHOLDS`` and from the one in use on;
-    empty without predictions.
+    empty without predictions, and unless there are two classes of which a text has one.
     """
-    column, table = probability_column(labels[1]), list[dict[str, Any]]()
+    table = list[dict[str, Any]]()
+    if len(labels) != 2 or "thresholds" in measured.figures:
+        return table
+    column = probability_column(labels[1])
     with suppress(DataError):
         predictions = read_predictions(measured.directory, measured.split, ["label", column])
         is_second = np.array([name_label_value(label) == labels[1] for label in predictions["label"].to_pylist()])
@@ -267,10 +286,33 @@ def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str,
     return table
 
 
+def class_curves(measured: Measured, labels: Sequence[str]) -> list[tuple[str, Curve]]:
+    """The precision-recall curve of each class that a row has, where it may have several; empty without predictions,
+    and where a row has one.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    curves = list[tuple[str, Curve]]()
+    if "thresholds" not in measured.figures:
+        return curves
+    with suppress(DataError):
+        table = read_predictions(measured.directory, measured.split, ["label", *map(probability_column, labels)])
+        names_by_row = [set(map(name_label_value, values)) for values in table["label"].to_pylist()]
+        for label in labels:
+            is_labelled = [label in names for names in names_by_row]
+            if any(is_labelled):
+                chances = table[probability_column(label)].to_numpy()
+                precision, recall, _ = precision_recall_curve(is_labelled, chances, drop_intermediate=True)
+                curves.append((label, (recall, precision)))
+    return curves
+
+
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
-    """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes."""
+    """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
+    several labels to a text.
+    """
     number = len(figures["labels"])
-    if number > MAX_MATRIX_CLASSES:
+    if number > MAX_MATRIX_CLASSES or "thresholds" in figures:
         return np.empty((0, 0))
     matrix, (true, predicted, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
     matrix[true, predicted] = rows
@@ -359,10 +401,13 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """Calibration on one split, runs overlaid."""
+    """Calibration on one split, runs overlaid; of one run with several labels to a text also its classes."""
     bins = [run["figures"]["calibration"]["after"] if run["split"] == split else [] for run in views]
     curves = zip((run["name"] for run in views), map(calibration_curve, bins), strict=True)
-    return draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)
+    class_charts = list[Chart]()
+    if len(views) == 1 and views[0]["figures"] is not None:
+        class_charts = draw("Precision and recall of each class", views[0]["class_curves"], "recall", "precision")
+    return class_charts + draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)
 
 
 def calibration_curve(bins: Sequence[Mapping[str, float]]) -> Curve:

@@ -44,7 +44,7 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import convert_names
+from preprocessing.labels import convert_names, is_list
 
 
 class RunFacts:
@@ -249,13 +249,26 @@ def score_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -
     with storage(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(table, file)
     classes = pa.array(convert_names(names, manifest.label_type))
-    labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
+    labels, predicted = (numbers_of_labels(table[name], classes) for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, MIN_CHANCE))
-    logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
+    if labels.ndim > 1:
+        logits -= np.log(np.maximum(1 - chances, MIN_CHANCE))
+    elif len(names) == 2:
+        logits = logits[:, 1] - logits[:, 0]
     values = classification_metrics(logits, labels, predicted)
-    by_class = per_class(values["confusion"], names)
+    by_class = per_class(labels, predicted, names)
     return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
+
+
+def numbers_of_labels(column: pa.ChunkedArray, classes: pa.Array) -> np.ndarray:
+    """The class numbers of a column of labels, int64 ``[rows]``; of one of lists bool ``[rows, classes]``."""
+    if not is_list(column.type):
+        return np.asarray(pc.index_in(column, value_set=classes).to_numpy())
+    rows = pc.list_parent_indices(column).to_numpy()
+    members = np.zeros((len(column), len(classes)), bool)
+    members[rows, pc.index_in(pc.list_flatten(column), value_set=classes).to_numpy()] = True
+    return members
 
 
 def summarize_runs(folder: Path, started: Sequence[Member]) -> dict[str, Any]:

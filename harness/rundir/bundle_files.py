@@ -60,7 +60,7 @@ OF_WEIGHTS = "weights_sha256"
 
 
 SHARED_OPTIONS = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
-READ_WITH = (*SHARED_OPTIONS, "labels")
+READ_WITH = (*SHARED_OPTIONS, "labels", "labels_separator")
 """Options of ``source`` for reading files like the corpus."""
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
@@ -111,11 +111,25 @@ class BundleInfo:
     """Of the dataset, for a model card."""
     onnx_sha256: Sha256 | None = None
     """Of ``model.onnx``; None without one."""
+    thresholds: list[Share] = field(default_factory=list)
+    """With several labels to a text: each class is predicted from its probability on; else none."""
 
     def __post_init__(self) -> None:
         """Check that the model has numbers."""
         if is_auto(self.model.wide) or is_auto(self.model.wide_ngrams):
             raise ConfigError("model.wide, wide_ngrams: auto, expected numbers")
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return bool(self.thresholds)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values; without ``thresholds`` where a text has one label."""
+        content = asdict(self)
+        if not self.thresholds:
+            del content["thresholds"]
+        return content
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -147,7 +161,7 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
 
 def write_info(directory: Path, info: BundleInfo) -> None:
     """Replace ``bundle.json``, then delete all other weights files."""
-    write_sealed(directory / INDEX, KIND, asdict(info))
+    write_sealed(directory / INDEX, KIND, info.to_json())
     for old in directory.glob("weights-*.safetensors"):
         if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
             old.unlink()
@@ -163,6 +177,8 @@ def find_info(directory: Path) -> BundleInfo | None:
     convert_json(SourceConfig, info.source, f"{path}: source", DAMAGED)
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
         raise DataError(f"{path}: labels is {quote_value(info.labels)}, expected two or more different ones; {DAMAGED}")
+    if len(info.thresholds) not in (0, len(info.labels)):
+        raise DataError(f"{path}: thresholds has {len(info.thresholds)} numbers, not one for each label; {DAMAGED}")
     if not fits_label_type(info.labels, info.label_type):
         raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
     return info
@@ -200,7 +216,7 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
 
 def bundle_hash(info: BundleInfo) -> str:
     """A sha256 over the content of ``bundle.json``, which an unfinished prediction compares with that of its bundle."""
-    return seal_of(asdict(info))
+    return seal_of(info.to_json())
 
 
 def source_of(manifest: Manifest) -> dict[str, Any]:
@@ -217,12 +233,10 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     """
     splits = dict[str, SplitFacts]()
     for name in manifest.splits:
-        labels = manifest.rows_by("labels", name)
         lengths = manifest.rows_by("lengths", name)
-        rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": rows_by_label,
+            "labels": dict(zip(manifest.labels, manifest.class_rows(name), strict=True)),
             "lengths": {str(length): rows for length, rows in lengths.items()},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
@@ -239,7 +253,7 @@ def detected_options(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> SourceConfig:
     """How to read new files: by ``config``, and where it has defaults, like the training corpus.
 
-    Labels are read unchanged.
+    Labels are read unchanged; a text has several if one of the training corpus may have.
     """
     defaults = SourceConfig()
     options = {}
@@ -248,4 +262,6 @@ def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> Sourc
             options[name] = corpus_options[name]
     if "neutral" in options:
         options["neutral"] = [str(value) for value in options["neutral"]]
+    if config.labels_separator == AUTO:
+        options["labels_separator"] = corpus_options.get("labels_separator")
     return replace(config, labels=AUTO, **options)

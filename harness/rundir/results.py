@@ -24,7 +24,7 @@ from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line, open_regular
-from preprocessing.labels import LabelType, convert_names
+from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
@@ -50,11 +50,27 @@ def prediction_columns(
 ) -> dict[str, Any]:
     """The columns of every table of predictions: the predicted label, and the probability of each label.
 
-    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
-    are converted to ``label_type``.
+    ``predicted`` is as for ``label_column`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels'
+    names, which are converted to ``label_type``.
     """
-    columns: dict[str, Any] = {"predicted": convert_names(names, label_type)[predicted]}
+    columns: dict[str, Any] = {"predicted": label_column(predicted, names, label_type)}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
+
+
+def label_column(labels: np.ndarray, names: Sequence[str], label_type: LabelType) -> np.ndarray:
+    """The labels of rows as values of their type, of int64 ``[rows]``; as lists of them, of bool ``[rows, labels]``."""
+    values = convert_names(names, label_type)
+    if labels.ndim == 1:
+        return values[labels]
+    lists = np.empty(len(labels), object)
+    lists[:] = [values[is_member].tolist() for is_member in labels]
+    return lists
+
+
+def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The labels of each row, as for ``label_column``, as one text."""
+    values: list[Any] = label_column(labels, names, "text").tolist()
+    return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
 def check_replaceable(directory: Path, split: str) -> None:
@@ -128,9 +144,9 @@ class Predictions:
     rows: np.ndarray
     """int64 ``[rows]``: their numbers in the source."""
     labels: np.ndarray
-    """int64 ``[rows]``: the true classes."""
+    """int64 ``[rows]``: the true classes; bool ``[rows, labels]`` with several labels to a text."""
     predicted: np.ndarray
-    """int64 ``[rows]``."""
+    """As ``labels``."""
     chances: np.ndarray
     """float64 ``[rows, labels]``."""
 
@@ -141,8 +157,7 @@ def write_predictions(
     """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
     Raises ``OSError``.
     """
-    label_values = convert_names(names, label_type)[predictions.labels]
-    columns = {"row": predictions.rows, "label": label_values}
+    columns = {"row": predictions.rows, "label": label_column(predictions.labels, names, label_type)}
     columns |= prediction_columns(predictions.predicted, predictions.chances, names, label_type)
     with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
         pq.write_table(pa.table(columns), file)
@@ -173,4 +188,10 @@ def read_hits(directory: Path, split: str, advice: str | None = None) -> tuple[n
     Raises ``DataError`` as ``read_predictions``.
     """
     table = read_predictions(directory, split, ["label", "predicted"], advice)
-    return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)
+    labels, predicted = (join_lists(table[name], NAME_END) for name in ("label", "predicted"))
+    return table["row"].to_numpy(), np.asarray(pc.equal(labels, predicted).to_numpy(), bool)
+
+
+def join_lists(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+    """A column of labels, where they are lists as texts with a separator between the labels."""
+    return pc.binary_join(column.cast(pa.list_(pa.string())), separator) if is_list(column.type) else column

@@ -9,12 +9,13 @@ calibrated probability.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities
+from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities, set_probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 """Range of temperatures."""
@@ -25,6 +26,10 @@ SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
 USUAL_SHARE, MIN_SHARE = 2.0, 1 / 16
 """The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
 MAX_SHARE_ROWS = 10_000
+PRIOR_ROWS = 20.0
+"""Where a threshold of one of several labels is chosen, probabilities count as much as so many labelled rows do."""
+FLAT_SHARE = 0.08
+"""Thresholds whose F1 is within this share of the best one: which of them is the best is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +39,30 @@ class Decision:
     temperature: float = 1.0
     threshold: float = 0.5
     """Class 1 is predicted from this probability on; two classes only."""
+    thresholds: Sequence[float] = ()
+    """With several labels to a text: each class is predicted from its probability on."""
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
 
     def predictions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of logits before calibration: the predicted classes, int64 ``[rows]``, and calibrated probabilities, float64
-        ``[rows, classes]``.
+        """Of logits before calibration: the predicted classes, int64 ``[rows]``, or bool ``[rows, classes]`` with
+        several labels to a text, and calibrated probabilities, float64 ``[rows, classes]``.
         """
         calibrated = self.calibrate(logits)
+        if self.thresholds:
+            chances = set_probabilities(calibrated)
+            return chances >= np.array(self.thresholds), chances
         return predict_labels(calibrated, self.threshold), probabilities(calibrated)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
     """Fit temperature and threshold to the scores of the validation split."""
     temperature = fit_temperature(logits, labels)
-    if config.threshold == "fixed" or logits.ndim > 1:
+    if labels.ndim > 1:
+        return Decision(temperature, thresholds=choose_thresholds(logits / temperature, labels, config))
+    if config.threshold in ("auto", "fixed") or logits.ndim > 1:
         return Decision(temperature)
     return Decision(temperature, choose_threshold(logits / temperature, labels, config))
 
@@ -95,6 +107,34 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
         return log_loss_at_best_temperature(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)
+
+
+def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> list[float]:
+    """The threshold of each class of texts with several labels, by the criterion of ``config``."""
+    if config.threshold == "fixed":
+        return [0.5] * labels.shape[1]
+    if config.threshold in ("auto", "f1"):
+        return list(map(choose_f1_threshold, set_probabilities(logits).T, labels.T))
+    columns = zip(logits.T, labels.T.astype(np.int64), strict=True)
+    return [choose_threshold(scores, is_labelled, config) for scores, is_labelled in columns]
+
+
+def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
+    """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
+    highest one in ``FLAT_SHARE``. 0.5 if a probability is no number.
+
+    Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
+    (``PRIOR_ROWS``).
+    """
+    if not np.isfinite(chances).all():
+        return 0.5
+    order = np.argsort(-chances, kind="stable")
+    chances, num_labelled = chances[order], is_labelled.sum()
+    share = num_labelled / (num_labelled + PRIOR_ROWS)
+    hits = share * is_labelled[order] + (1 - share) * chances
+    f1 = 2 * hits.cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
+    near_best = chances[f1 >= (1 - FLAT_SHARE) * f1.max()]
+    return float(np.sqrt(near_best[0] * near_best[-1]))
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

@@ -16,7 +16,6 @@ from harness.scores.metrics import (
     classification_metrics,
     log_loss_per_row,
     per_class,
-    predict_labels,
     reliability,
 )
 from preprocessing.base.terminal import shorten_line
@@ -38,6 +37,7 @@ FIGURES = {
     "accuracy": Figure(title="accuracy"),
     "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
     "f1": Figure(title="F1"),
+    "f1_micro": Figure(title="F1 (micro)"),
     "roc_auc": Figure(title="ROC AUC", weight=2),
     "pr_auc": Figure(title="PR AUC", weight=4),
     "log_loss": Figure(title="log loss", lower_is_better=True),
@@ -50,8 +50,12 @@ CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrat
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
-def title_of(key: str, labels: Sequence[str]) -> str:
-    """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
+def title_of(key: str, labels: Sequence[str], *, has_label_sets: bool = False) -> str:
+    """A figure's title; that of F1 names class 1 of two classes, or the mean over more. With several labels to a text,
+    accuracy is that of whole label sets.
+    """
+    if has_label_sets and key in ("accuracy", "f1"):
+        return "subset accuracy" if key == "accuracy" else "F1 (macro)"
     if key != "f1" or not labels:
         return FIGURES[key].title
     return f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
@@ -64,7 +68,7 @@ class Scores:
     rows: np.ndarray
     """int64 ``[rows]``: row numbers in the source, ascending."""
     labels: np.ndarray
-    """int64 ``[rows]``."""
+    """int64 ``[rows]``; bool ``[rows, classes]`` with several labels to a text."""
     logits: np.ndarray
     """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
 
@@ -73,15 +77,17 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
     labels, logits = scores.labels, decision.calibrate(scores.logits)
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
-    predicted = predict_labels(logits, decision.threshold)
-    metrics = classification_metrics(logits, labels, predicted)
+    predicted, _ = decision.predictions(scores.logits)
+    threshold: dict[str, Any] = {"threshold": decision.threshold}
+    if labels.ndim > 1:
+        threshold = {"thresholds": dict(zip(names, decision.thresholds, strict=True))}
     return {
         "temperature": decision.temperature,
-        "threshold": decision.threshold,
-        **metrics,
+        **threshold,
+        **classification_metrics(logits, labels, predicted),
         "labels": list(names),
         "intervals": intervals(logits, labels, predicted),
-        "per_class": per_class(metrics["confusion"], names),
+        "per_class": per_class(labels, predicted, names),
         "calibration": {
             "bins": bins.shape[1],
             "ece_before": calibration_error(raw_bins),

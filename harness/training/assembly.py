@@ -43,7 +43,7 @@ from harness.training.recurrence import choose_layout, try_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
-from harness.training.wide import C, learn_wide
+from harness.training.wide import C_OF_SETS, C, learn_wide
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
@@ -132,7 +132,8 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     summary = learn_wide(wide, data.splits[TRAIN], class_factors(config.optim, labels), tokens, trainer.world)
-    choices["linear part"] = Choice(summary, f"logistic regression, C = {C:g}")
+    strength = C_OF_SETS if data.manifest.has_label_sets else C
+    choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None]:
@@ -230,13 +231,13 @@ def build_trainer(
     with world.raise_together("trying the recurrent layers"):
         try_recurrence(network.recurrent, loader.layout, dtype)
     choices["recurrence"] = Choice(f"{loader.layout} {dtype.value}", f"{reason}; {dtype.reason}")
-    objective = build_objective(config, network, data.manifest.labels, DTYPES[dtype.value], device)
+    objective = build_objective(config, network, data.manifest, DTYPES[dtype.value], device)
     loader.prepare = objective.prepare
     return Trainer(config, objective, loader, session)
 
 
 def build_objective(
-    config: RunConfig, network: AnyNetwork, labels: Sequence[str], dtype: torch.dtype, device: torch.device
+    config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
 ) -> AnyObjective:
     """The loss of a network that is on its device already; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
@@ -247,14 +248,17 @@ def build_objective(
             recurrent_dtype=dtype,
             targets=Targets.build(config.language_model, vocabulary_of(config).counts, device),
         )
-    optim = config.optim
-    weights = torch.from_numpy(class_factors(optim, labels)).to(device, torch.float32)
+    optim, members = config.optim, None
+    if manifest.members is not None:
+        members = torch.from_numpy(manifest.members).to(device)
+    weights = torch.from_numpy(class_factors(optim, manifest.labels)).to(device, torch.float32)
     return Objective(
         network,
         label_smoothing=optim.label_smoothing,
         seed=config.seed,
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
+        members=members,
     )
 
 

@@ -28,10 +28,27 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, SourceBatch
+from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, distinct, name_label_value, normalize_label, type_of
+from preprocessing.labels import (
+    AUTO,
+    LIST,
+    MAX_CLASSES,
+    MAX_LABEL_SETS,
+    NAME_END,
+    NEUTRAL,
+    LabelType,
+    distinct,
+    is_list,
+    join_label_set,
+    join_lists,
+    name_label_value,
+    normalize_label,
+    split_label_set,
+    split_labels,
+    type_of,
+)
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
@@ -78,7 +95,8 @@ class Converted(msgspec.Struct):
     first_without_text: int | None = None
     """The number of the first row whose text is missing or empty."""
     classes: list[str] = []
-    """The class names that occur, sorted; those of ``source.labels``, if it is a map."""
+    """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
+    the label sets that occur (``join_label_set``)."""
     label_types: list[LabelType] = []
     """Of the label column; several if batches differ."""
 
@@ -129,7 +147,8 @@ def convert_parts(
     yield from converted.parts[num_yielded:]
     if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
-    if labels := file.source.label_map():
+    labels = file.source.label_map()
+    if labels and not file.source.has_label_sets:
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
@@ -246,13 +265,16 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     column = batch.values(source.label_column)
     if column.type in (pa.binary(), BYTES):
         column = batch.column(source.label_column)
+    kind = type_of(column.type)
+    if is_list(column.type):
+        column = pa.array(join_lists(column.to_pylist()), TEXT)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
-    names, indices = map_values(batch, column, partial(name_label, source=source))
+    names, indices = map_values(batch, column, partial(name_labels, source=source))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
     classes = pa.array(names, pa.string(), mask=is_neutral)
     converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
-    if kind := type_of(column.type):
+    if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
     return classes.take(pa.array(indices)), is_neutral[indices]
 
@@ -288,8 +310,36 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     return NEUTRAL_NAME if number == NEUTRAL else labels.names[number]
 
 
+def name_labels(value: Any, source: SourceConfig) -> str | None:
+    """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text, or
+    ``NEUTRAL_NAME`` if one of them is. Raises ``ValueError`` as ``name_label`` does, and for a list where a name is
+    expected, or the reverse.
+    """
+    name, separator = name_label_value(value), source.labels_separator or AUTO
+    text = name or ""
+    is_listed = text.endswith(NAME_END)
+    if text and is_listed != (separator == LIST):
+        labels = join_names(split_label_set(text))
+        problem = f"the label is a list of {labels}, where source.labels_separator expects a text"
+        if not is_listed:
+            problem = f"the label {text[:60]!r} is no list, as source.labels_separator expects"
+        raise ValueError(f"{problem}; write all labels as lists, or none")
+    is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
+    if is_missing or not source.has_label_sets:
+        return name_label(value, source)
+    names = {name_label(label, source) for label in split_labels(text, separator)}
+    return NEUTRAL_NAME if NEUTRAL_NAME in names else join_label_set(names)
+
+
 def check_number(classes: Collection[str], file: File) -> None:
-    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
+    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values, or ``MAX_LABEL_SETS``
+    sets of them.
+    """
+    if file.source.has_label_sets:
+        if len(classes) > MAX_LABEL_SETS:
+            problem = f"column {file.source.label_column!r} has more than {MAX_LABEL_SETS:,} different sets of labels"
+            raise DataError(f"{file.name}: {problem}; leave rare labels out")
+        classes = {name for label_set in classes for name in split_label_set(label_set)}
     if len(classes) > MAX_CLASSES:
         problem = (
             f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"

@@ -167,6 +167,7 @@ class DatasetJob:
             statistics=statistics(config, report, sources, assigned.num_rows, shards),
             provenance=provenance(config, sources) | base_provenance | {"inputs": inputs},
             label_type=classes.type,
+            label_sets=classes.label_sets,
         )
         output.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
@@ -179,14 +180,15 @@ class DatasetJob:
         splits, rows_per_part = self.config.splits, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
         settings = [asdict(splits), asdict(self.config.quality), self.config.seed, classes.numbers]
+        settings += [] if classes.label_sets is None else [classes.label_sets]
         key = hash_of(([task.key for task in tasks], json.dumps(settings, sort_keys=True)))
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
         marker = folder / "assigned.json"
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
-        task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names, threads)
+        task = Assignment(key, folder, marker, num_rows, self.config, classes, rows_per_part, names, threads)
         with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
             ((_, observed),) = engine.run_parts([task], self.workers, progress)
-        check_splits(observed, num_rows, classes.names, splits)
+        check_splits(observed, num_rows, classes, splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
 

@@ -20,7 +20,10 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness import __main__ as harness
@@ -40,6 +43,13 @@ def zip_of(name: str, content: bytes) -> bytes:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(name, content)
     return archive.getvalue()
+
+
+def parquet_of(labels: list[Any]) -> bytes:
+    """A Parquet file of texts with these labels."""
+    content = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), content)
+    return content.getvalue()
 
 
 def table_with_times(times: Iterable[object]) -> bytes:
@@ -108,6 +118,12 @@ FILES = {
     "keys.jsonl": small.objects() + b'{"review": "a", "label": 1}',
     "lists.json": b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]',
     "texts.json": b'[{"text": "a", "label": 1}, "b"]',
+    "half.jsonl": b'{"text": "a", "label": ["joy", "love"]}\n' * 9 + b'{"text": "b", "label": "joy"}\n',
+    "late.jsonl": b'{"text": "a", "label": "joy"}\n{"text": "b", "label": "love"}\n' * 4000
+    + b'{"text": "c", "label": ["joy", "love"]}\n',
+    "half/a.parquet": parquet_of([["joy", "love"], ["love"]]),
+    "half/b.parquet": parquet_of(["joy", "love"]),
+    "half/c.parquet": parquet_of([[{"name": "joy"}], []]),
     "bytes.csv": small.table() + b"caf\xe9,good\n",
     "leaks.csv": small.table(
         [(*row, part) for part in ("train", "test") for row in small.ROWS], ("text", "label", "part")

@@ -32,7 +32,7 @@ def make_model(num_classes: int, wide: bool = False, **changes: object) -> Class
     """A random network with large weights: its gates saturate and its maxima switch on the path from the baseline."""
     torch.manual_seed(3)
     config = ModelConfig(**{"embedding_dim": 6, "hidden_size": 5, "wide": 1 << 10 if wide else 0, **changes})  # type: ignore[arg-type]
-    model = Classifier(config, WORDS, num_classes).eval()
+    model = Classifier(config, WORDS, 1 if num_classes == 2 else num_classes).eval()
     with torch.no_grad():
         model.embedding.weight *= 3
         for weight in (*model.recurrent.parameters(), *model.head.parameters()):

@@ -74,7 +74,11 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
 ) -> None:
     rows, tokens, words = corpus
     manifest = SimpleNamespace(
-        rows=lambda split: rows, tokens=lambda split: tokens, vocabulary_size=words, labels=["a", "b"]
+        rows=lambda split: rows,
+        tokens=lambda split: tokens,
+        vocabulary_size=words,
+        labels=["a", "b"],
+        has_label_sets=False,
     )
     monkeypatch.setattr(rules, "read_data", lambda data: manifest)
     monkeypatch.setattr(rules, "rows_of_task", lambda task, data_views, data, fold: data_views)
