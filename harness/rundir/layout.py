@@ -80,11 +80,6 @@ def writable_path(data: str, run: str, name: str) -> Path:
     return path if can_write else Path(run, name)
 
 
-def nearest_existing(path: str) -> Path:
-    """``path``, or the nearest directory above it that is there."""
-    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-
-
 def holds_run(run: str | Path) -> bool:
     """Whether a run began in this directory."""
     return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import TextIO, cast
 
-from harness.rundir.layout import LOCK, check_directory, nearest_existing
-from preprocessing.base.atomic import storage_errors
+from harness.rundir.layout import LOCK, check_directory
+from preprocessing.base.atomic import nearest_existing, storage_errors
 from preprocessing.base.errors import ConfigError, StorageError
 from preprocessing.base.processes import acquire
 

@@ -127,8 +127,8 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
         atomic.write_json(Path(run, ENVIRONMENT), content)
 
 
-def read_environment(run: str | Path) -> dict[str, Any]:
-    """``environment.json`` of the last start; empty if there is none. Raises ``DataError``."""
+def read_environment(run: str | Path) -> StoredEnvironment:
+    """What padless reads of ``environment.json``, of the last start; empty if there is none. Raises ``DataError``."""
     advice = "start the run again, which writes it again, or remove it"
     return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), advice) or {}
 
@@ -172,8 +172,8 @@ def write_status(run: str | Path, ending: Ending) -> None:
 def read_status(run: str | Path) -> dict[str, Any]:
     """The status of a run; empty where there is none. Raises ``DataError`` for a damaged one."""
     advice = "remove it, and the run goes on from its newest checkpoint"
-    content = read_typed(Ending, Path(run, STATUS), advice)
-    return {} if content is None else asdict(Ending(**content))
+    ending = read_typed(Ending, Path(run, STATUS), advice)
+    return {} if ending is None else asdict(ending)
 
 
 def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:

@@ -269,8 +269,13 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) 
 
 def is_readable(path: str) -> bool:
     """Whether this user may read a path, or the nearest folder above it that can be seen."""
-    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if os.path.lexists(folder))
-    return os.access(nearest, os.R_OK | os.X_OK if os.path.isdir(nearest) else os.R_OK)
+    nearest = nearest_existing(path)
+    return os.access(nearest, os.R_OK | os.X_OK if nearest.is_dir() else os.R_OK)
+
+
+def nearest_existing(path: str) -> Path:
+    """``path``, or the nearest directory above it that is there."""
+    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if os.path.exists(folder))
 
 
 @contextmanager

@@ -139,9 +139,7 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     for file in files:
         values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
     values |= text_by_key
-    for key, option in options_of(config_class).items():
-        if option.default is MISSING and key not in values:
-            raise ConfigError(f"--{key} is missing, as in {(command and command.example) or usage}")
+    check_required(config_class, values, (command and command.example) or usage)
     config: Any = build_config(config_class, values)
     if extra_words:
         raise ConfigError(
@@ -153,6 +151,13 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
     return config
+
+
+def check_required(config_class: type, values: Mapping[str, Any], example: str) -> None:
+    """Raise ``ConfigError`` for a key without a default that has no value; ``example`` is a command that has it."""
+    for key, option in options_of(config_class).items():
+        if option.default is MISSING and key not in values:
+            raise ConfigError(f"--{key} is missing, as in {example}")
 
 
 def print_topic(topic: str, config_class: type, usage: str, command: Command | None, values: Mapping[str, Any]) -> None:

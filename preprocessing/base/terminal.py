@@ -294,9 +294,9 @@ class Screen:
             lines = wrap_text(text, self.width)
         self.write(lines)
 
-    def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
+    def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
-        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), indent, f"{name} ".ljust(indent))
+        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), FACT_INDENT, f"{name} ".ljust(FACT_INDENT))
         self.write(lines, tone, head=0 if tone else len(name))
 
     def table(self, lines: Sequence[str]) -> None:
