@@ -93,7 +93,7 @@ class SourceConfig:
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         label_map, separator = self.label_map(), self.labels_separator or ""
-        for value in label_map.numbers if label_map and self.has_label_sets else ():
+        for value in label_map.name_by_value if label_map and self.has_label_sets else ():
             if separator.casefold() in value:
                 problem = f"{separator!r} is in the value {value!r} of source.labels, so it cannot separate labels"
                 raise ConfigError(f"source.labels_separator: {problem}; separate them by another one, or set null")

@@ -31,8 +31,8 @@ SEPARATORS = ",;|"
 NAME_END = "\x1f"
 """After each name of a label set that is one text (ASCII's unit separator)."""
 MAX_LABEL_SETS = 1 << 16
-NEUTRAL = -1
-"""In place of a class number for a value whose rows are left out."""
+NEUTRAL_NAME = "\0neutral"
+"""In place of a class name for a label whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
@@ -125,16 +125,15 @@ class LabelMap:
         if len(labels) < 2:
             raise ConfigError(f"source.labels: {list(labels)} is too few: a classifier needs two classes or more")
         self.names = list(labels)
-        self.numbers: dict[str, int] = {}
-        meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
-        for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
+        self.name_by_value: dict[str, str] = {}
+        """Class name, or ``NEUTRAL_NAME``, by normalized value."""
+        for name, values in [*labels.items(), (NEUTRAL_NAME, neutral)]:
             for value in values:
                 key = normalize_label(value)
-                if key is None or key in self.numbers:
-                    raise ConfigError(
-                        f"source.labels.{name}: {value!r} is null, or has a meaning already; name each value once"
-                    )
-                self.numbers[key] = number
+                if key is None or key in self.name_by_value:
+                    problem = f"{value!r} is null, or has a meaning already; name each value once"
+                    raise ConfigError(f"source.labels.{name.strip(NEUTRAL_NAME[0])}: {problem}")
+                self.name_by_value[key] = name
 
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:

@@ -11,7 +11,7 @@ other kind or missing).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from preprocessing.labels import (
     MAX_CLASSES,
     MAX_LABEL_SETS,
     NAME_END,
-    NEUTRAL,
+    NEUTRAL_NAME,
     LabelType,
     distinct,
     is_list,
@@ -52,8 +52,6 @@ from preprocessing.labels import (
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
-NEUTRAL_NAME = "\0neutral"
-"""In place of a class name for a label whose rows are left out."""
 ROW_BYTES = 16
 """What a row counts for beside its text, where a part is cut."""
 
@@ -63,9 +61,7 @@ class ConvertedPart(msgspec.Struct, frozen=True):
 
     path: str
     """The name of the Parquet file in its folder."""
-    first_row: int
     rows: int
-    text_bytes: int
     sha256: str
 
 
@@ -92,8 +88,6 @@ class Converted(msgspec.Struct):
     """Rows left out by ``source.where``."""
     without_label: int = 0
     """Rows left out because they have no label."""
-    first_without_text: int | None = None
-    """The number of the first row whose text is missing or empty."""
     classes: list[str] = []
     """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
     the label sets that occur (``join_label_set``)."""
@@ -101,19 +95,12 @@ class Converted(msgspec.Struct):
     """Of the label column; several if batches differ."""
 
 
-def convert(
-    file: File,
-    folder: Path,
-    prefix: str = "",
-    *,
-    keep_columns: bool = False,
-    on_rows: Callable[[int], object] = int,
-) -> Converted:
-    """Write the rows of a source as ``convert_parts``; ``on_rows`` is called with the number of rows of each part."""
+def convert(file: File, folder: Path, prefix: str = "", *, keep_columns: bool = False) -> Converted:
+    """All of ``convert_parts``."""
     steps = convert_parts(file, folder, prefix, keep_columns=keep_columns)
     while True:
         try:
-            on_rows(next(steps).rows)
+            next(steps)
         except StopIteration as end:
             converted: Converted = end.value
             return converted
@@ -137,14 +124,11 @@ def convert_parts(
         check_names(file, reader.columns)
     converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark, list(reader.class_names))
     writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
-    num_yielded = 0
     for batch in reader.batches(keep_columns):
         converted.rows_read += len(batch)
-        writer.write(check_rows(batch, converted, keep_columns))
-        yield from writer.parts[num_yielded:]
-        num_yielded = len(writer.parts)
-    converted.parts = writer.finish()
-    yield from converted.parts[num_yielded:]
+        yield from writer.write(check_rows(batch, converted, keep_columns))
+    yield from writer.finish()
+    converted.parts = writer.parts
     if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     labels = file.source.label_map()
@@ -171,8 +155,10 @@ class PartWriter:
         self.num_bytes = 0
         """Of all rows."""
 
-    def write(self, table: pa.Table) -> None:
-        """Add rows; complete parts are written. If all columns are kept, a row counts for its share of their bytes."""
+    def write(self, table: pa.Table) -> Iterator[ConvertedPart]:
+        """Add rows, and yield the parts that are complete. If all columns are kept, a row counts for its share of their
+        bytes.
+        """
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
         originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
         lengths += originals.nbytes // max(1, len(table))
@@ -180,12 +166,12 @@ class PartWriter:
         self.num_bytes, start = int(ends[-1]), 0
         for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():
             self.tables.append(table.slice(start, stop - start))
-            self.finish()
+            yield from self.finish()
             start = stop
         self.tables.append(table.slice(start))
 
-    def finish(self) -> list[ConvertedPart]:
-        """Write the rows that are held as a part; returns all parts."""
+    def finish(self) -> Iterator[ConvertedPart]:
+        """Write the rows that are held as a part, which is yielded."""
         tables, self.tables = self.tables, []
         if any(map(len, tables)):
             table = pa.concat_tables(tables)
@@ -194,11 +180,9 @@ class PartWriter:
             path = f"{self.prefix}{len(self.parts):06d}.parquet"
             data = sink.getvalue()
             atomic.write_bytes(self.folder / path, data, lasting=False)
-            first_row, text_bytes = table["row"][0].as_py(), pc.sum(pc.binary_length(table["text"])).as_py()
-            sha256 = hashlib.sha256(data).hexdigest()
-            self.parts.append(ConvertedPart(path, first_row, len(table), text_bytes or 0, sha256))
+            self.parts.append(ConvertedPart(path, len(table), hashlib.sha256(data).hexdigest()))
             pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-        return self.parts
+            yield self.parts[-1]
 
 
 def check_names(file: File, names: Collection[str]) -> None:
@@ -233,7 +217,7 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
         problem = "there is no label, which rows of validation and test need; take the row out of its split"
         raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
-    columns: dict[str, Any] = {"row": batch.numbers, "text": read_texts(batch, converted)}
+    columns: dict[str, Any] = {"row": batch.numbers, "text": batch.texts()}
     columns |= {"label": labels.filter(pa.array(is_used)), "split": split}
     if splits.group_column is not None:
         hashes, indices = map_values(batch, batch.column(splits.group_column), hash_group)
@@ -241,15 +225,6 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
     if splits.time_column is not None:
         columns |= read_times(batch, splits.time_column)
     return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
-
-
-def read_texts(batch: SourceBatch, converted: Converted) -> pa.Array:
-    """The texts, large_string, null where they are missing."""
-    texts = batch.texts()
-    empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
-    if converted.first_without_text is None and empty >= 0:
-        converted.first_without_text = int(batch.numbers[empty])
-    return texts
 
 
 def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
@@ -302,12 +277,11 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
-    if text not in labels.numbers:
-        spellings = ", ".join(labels.numbers)
+    if text not in labels.name_by_value:
+        spellings = ", ".join(labels.name_by_value)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
         raise ValueError(f"{problem}; correct the row, or set source.labels")
-    number = labels.numbers[text]
-    return NEUTRAL_NAME if number == NEUTRAL else labels.names[number]
+    return labels.name_by_value[text]
 
 
 def name_labels(value: Any, source: SourceConfig) -> str | None:

@@ -185,7 +185,7 @@ class DatasetJob:
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
         marker = folder / "assigned.json"
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
-        task = Assignment(key, folder, marker, num_rows, self.config, classes, rows_per_part, names, threads)
+        task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
         with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
             ((_, observed),) = engine.run_parts([task], self.workers, progress)
         check_splits(observed, num_rows, classes, splits)

@@ -49,21 +49,17 @@ class Units:
     """Sparse int64 ``[units, classes + 1]``: the rows of each class, and in the last column all of them."""
 
     @classmethod
-    def sum_counts(cls, unit: np.ndarray, label: np.ndarray, rows: np.ndarray, members: np.ndarray) -> Units:
+    def sum_counts(cls, unit: np.ndarray, label: np.ndarray, num_rows: np.ndarray, members: np.ndarray) -> Units:
         """From the number of rows of each label in each unit. ``members``, int64 ``[labels, classes]``, has the classes
         of each label.
         """
         from scipy.sparse import coo_array, csr_array
 
         hashes, number = np.unique(unit, return_inverse=True)
-        label_rows = coo_array((rows, (number, label)), shape=(len(hashes), len(members))).tocsr()
+        label_rows = coo_array((num_rows, (number, label)), shape=(len(hashes), len(members))).tocsr()
         counts = (label_rows @ csr_array(add_total(members))).tocsr()
         counts.sort_indices()
         return cls(hashes, counts)
-
-    def select(self, chosen: np.ndarray) -> Units:
-        """The units at some indices."""
-        return Units(self.hash[chosen], self.counts[chosen])
 
 
 def assign_splits(units: Units, *, seed: int, validation: float, test: float) -> np.ndarray:
@@ -78,15 +74,14 @@ def assign_splits(units: Units, *, seed: int, validation: float, test: float) ->
     surplus = -target_rows(units.counts.sum(axis=0), validation, test)[splits]
     surplus[TRAIN_NUMBER] += units.counts[is_only_one].sum(axis=0)
     free, split = np.flatnonzero(~is_only_one), np.full(len(units.hash), TRAIN_NUMBER, np.int8)
-    chosen = units.select(free)
-    split[free] = splits[pack_units(chosen, mix_hash(seed, "split", chosen.hash), surplus)]
+    split[free] = splits[pack_units(units.counts[free], mix_hash(seed, "split", units.hash[free]), surplus)]
     return split
 
 
 def assign_folds(units: Units, *, seed: int, folds: int) -> np.ndarray:
     """int16 ``[units]``: the fold of each unit."""
     surplus = np.zeros((folds, units.counts.shape[1]), np.int64)
-    return pack_units(units, mix_hash(seed, "fold", units.hash), surplus).astype(np.int16)
+    return pack_units(units.counts, mix_hash(seed, "fold", units.hash), surplus).astype(np.int16)
 
 
 def add_total(members: np.ndarray) -> np.ndarray:
@@ -109,34 +104,34 @@ def target_rows(rows: np.ndarray, validation: float, test: float) -> np.ndarray:
     return target
 
 
-def target_set_rows(set_rows: np.ndarray, members: np.ndarray, validation: float, test: float) -> np.ndarray:
-    """int64 ``[splits, sets]``: the wanted rows of each label set, so that each class has its share in every split.
+def target_label_rows(label_rows: np.ndarray, members: np.ndarray, validation: float, test: float) -> np.ndarray:
+    """int64 ``[splits, labels]``: the wanted rows of each label, so that each class has its share in every split.
 
     Each split gets its share of each set of several classes, rounded down. Other rows are dealt as in Sechidis et al.
     (2011), On the Stratification of Multi-Label Data: those of the rarest class first, each to the split that lacks the
     most rows of it, of equals to the one that lacks the most rows. Rows of one class or none even out the others.
     """
     fractions, num_classes = np.array([[1 - validation - test], [validation], [test]]), members.sum(axis=1)
-    target = np.floor(fractions * np.where(num_classes > 1, set_rows, 0) + 1e-9).astype(np.int64)
+    target = np.floor(fractions * np.where(num_classes > 1, label_rows, 0) + 1e-9).astype(np.int64)
     splits, columns = np.flatnonzero([1, validation, test]), add_total(members)
-    for rows in (np.where(num_classes > 1, set_rows, 0), set_rows):
+    for rows in (np.where(num_classes > 1, label_rows, 0), label_rows):
         total, remainder = rows @ columns, rows - target.sum(axis=0)
         surplus = (target @ columns - target_rows(total, validation, test))[splits]
         for column in np.argsort(total, kind="stable"):  # the last is that of all rows, for those without a class
-            for label_set in np.flatnonzero(remainder * columns[:, column]):
-                rows_per_split = level_bins(surplus[:, column], remainder[label_set], surplus[:, -1])
-                target[splits, label_set] += rows_per_split
-                surplus += np.outer(rows_per_split, columns[label_set])
-                remainder[label_set] = 0
+            for label in np.flatnonzero(remainder * columns[:, column]):
+                rows_per_split = level_bins(surplus[:, column], remainder[label], surplus[:, -1])
+                target[splits, label] += rows_per_split
+                surplus += np.outer(rows_per_split, columns[label])
+                remainder[label] = 0
     return target
 
 
-def pack_units(units: Units, priority: np.ndarray, surplus: np.ndarray) -> np.ndarray:
+def pack_units(counts: Any, priority: np.ndarray, surplus: np.ndarray) -> np.ndarray:
     """int64 ``[units]``: the bin of each unit, so that all bins have about the same surplus of rows.
 
-    ``surplus``, int64 ``[bins, classes + 1]``, is how many rows more than it should each bin has; it is changed.
+    ``counts`` are those of ``Units``. ``surplus``, int64 ``[bins, classes + 1]``, is how many rows more than it should
+    each bin has; it is changed.
     """
-    counts = units.counts
     sizes = counts[:, [-1]].toarray()[:, 0]
     bins = np.zeros(len(sizes), np.int64)
     is_single = (sizes == 1) & (np.diff(counts.indptr) == 2)  # one row of one class

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
@@ -16,10 +17,10 @@ from preprocessing.config import SourceConfig
 from preprocessing.corpus.convert import Converted, ConvertedPart, check_number, convert, convert_parts
 from preprocessing.corpus.sources import File, identity_of
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, Workers
+from preprocessing.job.executors import Workers
 from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
 
-VERSION = 6
+VERSION = 7
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
     "source": {"path", "validation_path", "test_path", "unlabelled_path"},
@@ -48,7 +49,7 @@ class ConvertedFile(engine.Part[Converted]):
 
     def make(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
-        converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns, on_rows=ROWS.add)
+        converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
         return converted, hashes_of(converted)
 
     @property
@@ -148,7 +149,7 @@ class Classes:
         set_numbers = map(number_by_set.__getitem__, classes)
         return cls(names, dict(zip(values, set_numbers, strict=True)), kind, [*map(list, label_sets)])
 
-    @property
+    @cached_property
     def members(self) -> np.ndarray:
         """int64 ``[labels, classes]``: 1 for the classes of each label that a row may have."""
         if self.label_sets is None:
