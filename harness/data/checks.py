@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_task
+from harness.scores.decisions import cost_matrix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.base.terminal import percent
@@ -68,7 +69,7 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def check_useful(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
+    """Raise ``ConfigError`` for an option without effect, or weights or costs that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
     if config.task == LANGUAGE_MODEL:
         return
@@ -76,6 +77,8 @@ def check_useful(config: RunConfig, manifest: Manifest) -> None:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
+    if config.evaluation.costs:
+        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if threshold != "fixed" and len(labels) > 2:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
@@ -92,7 +95,7 @@ def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
 def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
     """Advice for classes of very different size; None if sizes are similar, or weights or threshold are set.
 
-    ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
+    ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``, or another rule than ``fixed``.
     """
     rows = {name: count for name, count in rows_by_class.items() if count}
     if len(rows) < 2 or weights or threshold != "fixed":

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from harness.config import Costs
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
@@ -33,6 +36,7 @@ FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls"
 OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
+Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +81,8 @@ class EvaluateConfig(RunningConfig):
     """Rows per batch and process."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
+    costs: Costs = field(default_factory=dict)
+    """What errors cost, in place of evaluation.costs of the training, or of its threshold."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -184,6 +190,13 @@ class PredictConfig(ReadingConfig):
     after half a minute for those that do not run."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
+    costs: Costs = field(default_factory=dict)
+    """As in `padless evaluate`."""
+    abstain: Level | None = None
+    """Give no label to a text whose most probable class has less than this calibrated probability."""
+    set: Level | None = None
+    """Add the smallest set of labels that holds the true one in this share of cases, if the texts are like those of
+    validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
 
@@ -199,9 +212,16 @@ class PredictConfig(ReadingConfig):
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
+        if self.set and self.abstain:
+            raise ConfigError("set, abstain: each says in its way what is not certain; leave one out")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
         self.executor(1)
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What decides, and what is given beside labels; the arguments of ``read_decision``."""
+        return {"costs": self.costs, "abstain": self.abstain, "set": self.set}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

@@ -26,15 +26,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
 from harness.inference.output import BLOCK_ROWS, Output
 from harness.inference.rows import find_texts, iter_texts, refuse_input
-from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
+from harness.inference.scorer import (
+    Scorer,
+    download,
+    open_scorer,
+    read_decision,
+    resolve_engine,
+    scorer_class,
+    unknown_shares,
+)
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column
+from harness.rundir.results import SET_COLUMN, probability_column
+from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -64,6 +74,8 @@ class PartFacts:
     rows: int
     without_known_word: int
     """Number of texts without a token in the vocabulary."""
+    labels: int = 0
+    """Number of labels given: those of all sets, else of texts that have one."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +95,21 @@ class ScoredPart(engine.Part[PartFacts]):
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = engine.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
-        num_unknown = 0
+        num_unknown = num_labels = 0
         tables: list[pa.Table] = []
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
+            num_labels += count_labels(tables[-1])
         with atomic.replacing(self.path) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
-        return PartFacts(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
+        return PartFacts(len(texts), num_unknown, num_labels), {self.path.name: atomic.sha256_file(self.path)}
+
+
+def count_labels(predictions: pa.Table) -> int:
+    """The number of labels in the sets of predictions; without sets, that of texts with a label."""
+    has_sets = SET_COLUMN in predictions.column_names
+    return int(pc.count(pc.list_flatten(predictions[SET_COLUMN]) if has_sets else predictions["predicted"]).as_py())
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -112,7 +131,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision}
+    scorer = open_scorer(config.run, config.engine, config.batch, choose_decision(config), **options)
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
@@ -127,8 +147,10 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        label = name_label_value(values["predicted"]) or ""
-        head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
+        labels = values.get(SET_COLUMN, [values["predicted"]])
+        names = [name_label_value(label) or "" for label in labels if label is not None]
+        chances = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
+        head = "".join(chances) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
         screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
@@ -158,7 +180,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
+        names = ["predicted", *([SET_COLUMN] if config.set else []), *map(probability_column, info.labels)]
+        output = Output.plan(target, sources, names)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
@@ -173,12 +196,20 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             output.write(file, (pq.read_table(part.path) for part in parts))
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
-        screen.print_text(f"{num_rows:,} predictions written to {target}")
+        num_labels = sum(part.labels for part in facts)
+        labels = f" with {num_labels:,} labels" if config.set or config.abstain else ""
+        screen.print_text(f"{num_rows:,} predictions{labels} written to {target}")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
             print_stderr(
                 f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows"
             )
+
+
+def choose_decision(config: PredictConfig) -> Decision:
+    """How the model decides, as the user asks. Raises ``UserError``."""
+    directory = bundle_directory(config.run)
+    return read_decision(directory, read_classifier(directory), *config.rule.values())
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
@@ -187,7 +218,12 @@ def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any
     name = resolve_engine(directory, config.engine)
     arithmetic = scorer_class(name).choose(read_classifier(directory), config.device, config.precision)
     settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic}
-    options = {**arithmetic, "threads": 1}  # so that nothing depends on their number
+    settings |= {key: value for key, value in config.rule.items() if value}
+    options = {
+        **arithmetic,
+        "decision": choose_decision(config),
+        "threads": 1,
+    }  # so that nothing depends on their number
     return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 

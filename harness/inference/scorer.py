@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from harness.rundir.bundle_files import (
     IDS,
@@ -29,10 +30,12 @@ from harness.rundir.bundle_files import (
     read_classifier,
     read_info,
     read_named,
+    read_scores,
     read_vocabulary,
 )
-from harness.rundir.results import prediction_columns
+from harness.rundir.results import SET_COLUMN, list_labels, prediction_columns
 from harness.scores.calibration import Decision
+from harness.scores.decisions import choose_bound, choose_sets
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load_object, require_package
 from preprocessing.base.processes import available_cores
@@ -76,7 +79,7 @@ class Scorer(ABC):
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = Decision(self.info.temperature, self.info.threshold)
+        self.decision = read_decision(directory, self.info)
         self.load()
 
     @cached_property
@@ -109,10 +112,35 @@ class Scorer(ABC):
         return self.encoder.encode_each(texts)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by the bundle's temperature and
-        threshold.
+        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``; where sets
+        are asked for, ``predicted_set``.
         """
-        return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
+        predicted, chances = self.decision.predictions(logits)
+        columns, level = prediction_columns(predicted, chances, self.labels, self.label_type), self.decision.set_level
+        sets = {} if level is None else {SET_COLUMN: self.list_sets(chances, level)}
+        return {"predicted": columns.pop("predicted"), **sets, **columns}
+
+    def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
+        """The labels of each text's conformal set, the most probable first."""
+        members = choose_sets(chances, choose_bound(self.decision.scores, level))
+        return list_labels(members, chances, self.labels, self.label_type)
+
+
+def read_decision(
+    directory: Path,
+    info: BundleInfo,
+    costs: Mapping[str, Any] | None = None,
+    abstain: float | None = None,
+    set_level: float | None = None,
+) -> Decision:
+    """How a bundle decides, with ``costs`` in place of its rule; the others as in ``PredictConfig``. Raises
+    ``UserError``.
+    """
+    scores = read_scores(directory, info.weights)
+    if set_level is not None:
+        choose_bound(scores, set_level)
+    decision = Decision(info.temperature, info.threshold, scores, None, abstain or 0.0, set_level)
+    return decision.with_costs(costs or info.costs, info.labels)
 
 
 def require_onnxruntime(purpose: str) -> None:
@@ -158,13 +186,21 @@ class OnnxScorer(Scorer):
         return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
-def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
+def open_scorer(
+    path: str | Path,
+    engine: str = "auto",
+    batch_rows: int = BATCH_ROWS,
+    decision: Decision | None = None,
+    **options: Any,
+) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``options``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
+    ``decision``: in place of the bundle's. ``options``: device, precision and threads, as for a ``Scorer``. Raises
+    ``UserError``.
     """
     directory = bundle_directory(download(path))
     scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
+    scorer.decision = decision or scorer.decision
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 

@@ -190,7 +190,7 @@ def titles(labels: Sequence[str]) -> dict[str, str]:
     return {
         name: capitalize(title_of(name, labels))
         for name in FIGURES
-        if name not in ("calibrated_log_loss", "perplexity")
+        if name not in ("calibrated_log_loss", "perplexity", "cost", "cost_of_most_probable")
     }
 
 

@@ -28,6 +28,8 @@ from preprocessing.labels import LabelType, convert_names
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
+SET_COLUMN = "predicted_set"
+"""Name of the column of conformal sets."""
 
 
 def figures_name(split: str) -> str:
@@ -50,11 +52,21 @@ def prediction_columns(
 ) -> dict[str, Any]:
     """The columns of every table of predictions: the predicted label, and the probability of each label.
 
-    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
-    are converted to ``label_type``.
+    ``predicted`` is int64 ``[rows]``, -1 for none, and ``chances`` float64 ``[rows, labels]``; ``names`` are the
+    labels' names, which are converted to ``label_type``.
     """
     columns: dict[str, Any] = {"predicted": convert_names(names, label_type)[predicted]}
+    if (predicted < 0).any():
+        values = pa.array(convert_names(names, label_type))
+        columns["predicted"] = values.take(pa.array(predicted, mask=predicted < 0))
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
+
+
+def list_labels(members: np.ndarray, chances: np.ndarray, names: Sequence[str], label_type: LabelType) -> pa.Array:
+    """A list of labels for each row, the most probable first, from bool ``[rows, labels]``."""
+    order = np.argsort(-chances, axis=1, kind="stable")
+    labels = pa.array(convert_names(names, label_type)).take(order[np.take_along_axis(members, order, axis=1)])
+    return pa.ListArray.from_arrays(np.append(0, members.sum(axis=1).cumsum()).astype(np.int32), labels)
 
 
 def check_replaceable(directory: Path, split: str) -> None:

@@ -93,7 +93,8 @@ class Console(Sink):
             (self.screen if name == "resume" else self.details).fact(name, str(choice))
         if config.task == CLASSIFIER:
             rows_by_class = class_rows(self.manifest, TRAIN)
-            warning = imbalance(rows_by_class, config.optim.class_weights, config.evaluation.threshold)
+            rule = "costs" if config.evaluation.costs else config.evaluation.threshold
+            warning = imbalance(rows_by_class, config.optim.class_weights, rule)
             if warning:
                 self.screen.fact("imbalance", warning, "warn")
 
