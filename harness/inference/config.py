@@ -220,8 +220,9 @@ class PredictConfig(ReadingConfig):
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What decides, and what is given beside labels; the arguments of ``read_decision``."""
-        return {"costs": self.costs, "abstain": self.abstain, "set": self.set}
+        """What replaces the bundle's decision, as arguments of ``read_decision``."""
+        arguments = {"costs": self.costs, "abstain": self.abstain, "level": self.set}
+        return {name: value for name, value in arguments.items() if value}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

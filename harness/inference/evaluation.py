@@ -18,7 +18,7 @@ from harness.data.views import read_row_hashes, row_hashes, training_texts
 from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.rows import find_labelled, iter_parts
-from harness.inference.scorer import read_decision, unknown_shares
+from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
@@ -82,8 +82,8 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     assert config.input is not None
     name = result_name(config.input)
     check_replaceable(output_of(config), name)
-    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
-    bundle.decision = read_decision(bundle.directory, bundle.info, config.costs)
+    directory = bundle_directory(config.run)
+    bundle = Bundle(directory, config.batch, config.device, config.precision, costs=config.costs)
     configure_threads(bundle.arithmetic["device"])
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
     with temporary_folder() as folder:

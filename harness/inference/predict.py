@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
@@ -44,7 +43,6 @@ from harness.inference.scorer import (
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import SET_COLUMN, probability_column
-from harness.scores.calibration import Decision
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -74,8 +72,8 @@ class PartFacts:
     rows: int
     without_known_word: int
     """Number of texts without a token in the vocabulary."""
-    labels: int = 0
-    """Number of labels given: those of all sets, else of texts that have one."""
+    without_label: int = 0
+    """Number of texts whose label is left out."""
 
 
 @dataclass(frozen=True)
@@ -95,21 +93,15 @@ class ScoredPart(engine.Part[PartFacts]):
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = engine.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
-        num_unknown = num_labels = 0
+        num_unknown = num_unlabelled = 0
         tables: list[pa.Table] = []
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
-            num_labels += count_labels(tables[-1])
+            num_unlabelled += tables[-1]["predicted"].null_count
         with atomic.replacing(self.path) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
-        return PartFacts(len(texts), num_unknown, num_labels), {self.path.name: atomic.sha256_file(self.path)}
-
-
-def count_labels(predictions: pa.Table) -> int:
-    """The number of labels in the sets of predictions; without sets, that of texts with a label."""
-    has_sets = SET_COLUMN in predictions.column_names
-    return int(pc.count(pc.list_flatten(predictions[SET_COLUMN]) if has_sets else predictions["predicted"]).as_py())
+        return PartFacts(len(texts), num_unknown, num_unlabelled), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -131,8 +123,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    options: dict[str, Any] = {"device": config.device, "precision": config.precision}
-    scorer = open_scorer(config.run, config.engine, config.batch, choose_decision(config), **options)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision, **config.rule}
+    scorer = open_scorer(config.run, config.engine, config.batch, **options)
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
@@ -180,7 +172,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        names = ["predicted", *([SET_COLUMN] if config.set else []), *map(probability_column, info.labels)]
+        names = ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
         output = Output.plan(target, sources, names)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
@@ -196,9 +188,10 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             output.write(file, (pq.read_table(part.path) for part in parts))
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
-        num_labels = sum(part.labels for part in facts)
-        labels = f" with {num_labels:,} labels" if config.set or config.abstain else ""
-        screen.print_text(f"{num_rows:,} predictions{labels} written to {target}")
+        screen.print_text(f"{num_rows:,} predictions written to {target}")
+        if config.abstain:
+            num_unlabelled = sum(part.without_label for part in facts)
+            screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
             print_stderr(
@@ -206,24 +199,15 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             )
 
 
-def choose_decision(config: PredictConfig) -> Decision:
-    """How the model decides, as the user asks. Raises ``UserError``."""
-    directory = bundle_directory(config.run)
-    return read_decision(directory, read_classifier(directory), *config.rule.values())
-
-
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
     directory = bundle_directory(config.run)
     name = resolve_engine(directory, config.engine)
-    arithmetic = scorer_class(name).choose(read_classifier(directory), config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic}
-    settings |= {key: value for key, value in config.rule.items() if value}
-    options = {
-        **arithmetic,
-        "decision": choose_decision(config),
-        "threads": 1,
-    }  # so that nothing depends on their number
+    info = read_classifier(directory)
+    read_decision(directory, info, **config.rule)  # refuses it before the input is read
+    arithmetic = scorer_class(name).choose(info, config.device, config.precision)
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic, **config.rule}
+    options = {**arithmetic, **config.rule, "threads": 1}  # so that nothing depends on their number
     return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 

@@ -67,19 +67,20 @@ class Scorer(ABC):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        **rule: Any,
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
         ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
-        once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
-        or of another bundle, ``ConfigError`` for a language model.
+        once, each by one thread; None: as many as there are cores. ``rule``: arguments of ``read_decision``. Raises
+        ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = read_decision(directory, self.info)
+        self.decision = read_decision(directory, self.info, **rule)
         self.load()
 
     @cached_property
@@ -117,12 +118,11 @@ class Scorer(ABC):
         """
         predicted, chances = self.decision.predictions(logits)
         columns, level = prediction_columns(predicted, chances, self.labels, self.label_type), self.decision.set_level
-        sets = {} if level is None else {SET_COLUMN: self.list_sets(chances, level)}
-        return {"predicted": columns.pop("predicted"), **sets, **columns}
+        return columns if level is None else columns | {SET_COLUMN: self.list_sets(chances, level)}
 
     def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
         """The labels of each text's conformal set, the most probable first."""
-        members = choose_sets(chances, choose_bound(self.decision.scores, level))
+        members = choose_sets(chances, self.decision.scores, level)
         return list_labels(members, chances, self.labels, self.label_type)
 
 
@@ -130,16 +130,16 @@ def read_decision(
     directory: Path,
     info: BundleInfo,
     costs: Mapping[str, Any] | None = None,
-    abstain: float | None = None,
-    set_level: float | None = None,
+    abstain: float = 0.0,
+    level: float | None = None,
 ) -> Decision:
-    """How a bundle decides, with ``costs`` in place of its rule; the others as in ``PredictConfig``. Raises
-    ``UserError``.
+    """How a bundle decides, with ``costs`` in place of its rule; ``abstain`` and the ``level`` of sets are as in
+    ``PredictConfig``. Raises ``UserError``.
     """
     scores = read_scores(directory, info.weights)
-    if set_level is not None:
-        choose_bound(scores, set_level)
-    decision = Decision(info.temperature, info.threshold, scores, None, abstain or 0.0, set_level)
+    if level is not None:
+        choose_bound(scores, level)
+    decision = Decision(info.temperature, info.threshold, scores, None, abstain, level)
     return decision.with_costs(costs or info.costs, info.labels)
 
 
@@ -190,17 +190,14 @@ def open_scorer(
     path: str | Path,
     engine: str = "auto",
     batch_rows: int = BATCH_ROWS,
-    decision: Decision | None = None,
     **options: Any,
 ) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``decision``: in place of the bundle's. ``options``: device, precision and threads, as for a ``Scorer``. Raises
-    ``UserError``.
+    ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(download(path))
     scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
-    scorer.decision = decision or scorer.decision
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
 

@@ -23,7 +23,6 @@ from harness.data.placement import open_data
 from harness.data.views import hold_out
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
-from harness.inference.scorer import read_decision
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.ranks.distributed import World
@@ -55,8 +54,8 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     world, device = session.world, session.device
     with world.raise_together("loading weights and dataset"):
         data = config.data or dataset_of(config.run)
-        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
-        bundle.decision = read_decision(bundle.directory, bundle.info, config.costs)
+        directory, precision = bundle_directory(config.run), config.precision
+        bundle = Bundle(directory, device=device.type, precision=precision, costs=config.costs)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = hold_out(manifest, bundle.info.fold, data)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.decisions import conformal_scores, cost_matrix, cost_threshold
+from harness.scores.decisions import conformal_scores, cost_matrix
 from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
@@ -67,7 +67,8 @@ class Decision:
         if not costs:
             return self
         matrix = cost_matrix(costs, names)
-        return replace(self, costs=matrix, threshold=cost_threshold(matrix) if len(names) == 2 else self.threshold)
+        two_classes_threshold = float(matrix[0, 1] / matrix.sum())
+        return replace(self, costs=matrix, threshold=two_classes_threshold if len(names) == 2 else 0.5)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:

@@ -37,21 +37,16 @@ def cost_matrix(costs: Mapping[str, Any], names: Sequence[str], key: str = "cost
     """
     for name in costs:
         if name not in names:
-            raise ConfigError(f"{key}.{name}: there is no such label; there are {', '.join(names)}")
+            raise ConfigError(f"{key}.{name}: no such label; the labels are {', '.join(names)}")
     default: Any = {} if any(isinstance(cost, Mapping) for cost in costs.values()) else 1.0
     matrix = np.zeros((len(names), len(names)))
     for row, name in zip(matrix, names, strict=True):
         wrong_names, cost = [other for other in names if other != name], costs.get(name, default)
         cost_by_name = cost if isinstance(cost, Mapping) else dict.fromkeys(wrong_names, cost)
         if set(cost_by_name) != set(wrong_names):
-            raise ConfigError(f"{key}.{name}: expected a cost of each wrong label: {', '.join(wrong_names)}")
+            raise ConfigError(f"{key}.{name}: expected the cost of each wrong label: {', '.join(wrong_names)}")
         row[:] = [cost_by_name.get(other, 0.0) for other in names]
     return matrix
-
-
-def cost_threshold(matrix: np.ndarray) -> float:
-    """The probability from which predicting class 1 of two has the lower expected cost."""
-    return float(matrix[0, 1] / matrix.sum())
 
 
 def conformal_scores(chances: np.ndarray, labels: np.ndarray) -> list[float]:
@@ -75,14 +70,16 @@ def choose_bound(scores: Sequence[float], level: float) -> float:
     number = len(scores)
     rank = math.ceil(level * (number + 1) - 1e-9)
     if rank > number:
-        problem = f"needs more scores of validation rows than the {number:,} that the bundle has"
-        raise ConfigError(f"set: {level:g} {problem}; ask for {number / (number + 1):.3f} or less, or train again")
+        raise ConfigError(
+            f"set: {level:g} is above {number / (number + 1):.3g}, the most that the scores of {number:,} validation "
+            "rows in the bundle allow; ask for less, or train again with more"
+        )
     return scores[rank - 1]
 
 
-def choose_sets(chances: np.ndarray, bound: float) -> np.ndarray:
-    """The labels of each row's set, bool of the shape of ``chances``."""
-    return 1 - chances <= bound
+def choose_sets(chances: np.ndarray, scores: Sequence[float], level: float) -> np.ndarray:
+    """The labels of each row's set, bool of the shape of ``chances``. Raises as ``choose_bound``."""
+    return 1 - chances <= choose_bound(scores, level)
 
 
 def set_figures(labels: np.ndarray, chances: np.ndarray, scores: Sequence[float]) -> list[dict[str, Any]]:
@@ -90,7 +87,7 @@ def set_figures(labels: np.ndarray, chances: np.ndarray, scores: Sequence[float]
     entries = []
     for level in SET_LEVELS:
         if level <= len(scores) / (len(scores) + 1):
-            sets = choose_sets(chances, choose_bound(scores, level))
+            sets = choose_sets(chances, scores, level)
             rows, hits = len(labels), int(sets[np.arange(len(labels)), labels].sum())
             sizes = {"coverage": hits / rows, "interval": wilson(hits, rows), "size": float(sets.sum() / rows)}
             entries.append({"level": level, **sizes})
