@@ -82,7 +82,7 @@ class EvaluateConfig(RunningConfig):
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
     costs: Costs = field(default_factory=dict)
-    """What errors cost, in place of evaluation.costs of the training, or of its threshold."""
+    """As in `padless predict`."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -191,7 +191,7 @@ class PredictConfig(ReadingConfig):
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
     costs: Costs = field(default_factory=dict)
-    """As in `padless evaluate`."""
+    """What errors cost, as in {ham: 10}, in place of evaluation.costs, or the threshold, of the training."""
     abstain: Level | None = None
     """Give no label to a text whose most probable class has less than this calibrated probability."""
     set: Level | None = None
