@@ -20,7 +20,8 @@ from harness.scores.decisions import MAX_SCORES, choose_bound, choose_sets, conf
 from harness.scores.figures import Scores, figures
 from harness.scores.metrics import probabilities
 from preprocessing.base.errors import ConfigError, DataError
-from tests.bundles import write_drawn, write_run
+from tests.bundles import reseal, write_drawn, write_run
+from tests.report_runs import export
 
 NAMES = ["a", "b", "c"]
 MATRIX = {"a": {"b": 1, "c": 4}, "b": {"a": 9, "c": 2}, "c": {"a": 1, "b": 0.5}}
@@ -123,7 +124,11 @@ def test_a_bundle_keeps_costs_and_scores(tmp_path: Path) -> None:
     assert (newer.costs, newer.threshold, read_scores(bundle, newer.weights)) == ({}, 0.5, [0.5])
     path = scores_path(bundle, newer.weights)
     assert [file.name for file in bundle.glob("*.conformal.json")] == [path.name]
-    path.write_text(path.read_text().replace("0.5", "0.4"))
+    for scores in ([], [2.0], ["0.5"], None):
+        reseal(path, scores=scores)
+        with pytest.raises(DataError, match="another version of padless"):
+            padless.load(run)
+    path.write_text(path.read_text().replace("null", "[0.5]"))
     with pytest.raises(DataError, match="does not match its sha256"):
         padless.load(run)
 
@@ -181,3 +186,15 @@ def test_texts_are_answered_with_sets_or_not_at_all(tmp_path: Path, capsys: pyte
     order = np.argsort(-chances)
     assert by_abstaining == "(no label)  w1"
     assert by_sets.split() == [word for k in order for word in (names[k], f"{chances[k]:.4f}")] + ["w1"]
+
+
+@pytest.mark.thorough
+def test_an_export_decides_as_the_run_does(tmp_path: Path) -> None:
+    facts = {"costs": {"class0": 1000.0}}
+    run, folder = write_run(tmp_path, 3, decision=Decision(scores=SCORES), facts=facts), tmp_path / "out"
+    texts = ["w1", "w2"]
+    assert export(run, "--output", folder, "--onnx", "--quiet", "--license", "mit") == 0
+    model, exported = padless.load(run), padless.load(folder, engine="onnx")
+    assert exported.predict(texts).tolist() == model.predict(texts).tolist() == ["class0"] * 2
+    assert model.predict_proba(texts).argmax(axis=1).tolist() != [0, 0]
+    assert exported.predict_sets(texts, 0.8) == model.predict_sets(texts, 0.8)
