@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, Task
 from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_task
+from harness.scores.decisions import cost_matrix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import verify_dataset
@@ -64,7 +65,7 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def check_useful(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
+    """Raise ``ConfigError`` for an option without effect, or weights or costs that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
     if config.task == LANGUAGE_MODEL:
         return
@@ -72,6 +73,11 @@ def check_useful(config: RunConfig, manifest: Manifest) -> None:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
+    if config.evaluation.costs and manifest.has_label_sets:
+        problem = "a text of this dataset may have several labels, each predicted by a threshold of its own"
+        raise ConfigError(f"evaluation.costs: {problem}; leave this out")
+    if config.evaluation.costs:
+        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if threshold not in ("auto", "fixed") and len(labels) > 2 and not manifest.has_label_sets:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "

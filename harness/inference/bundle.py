@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch
+from harness.config import CLASSIFIER
 from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
 from harness.model.attribution import Attribution, attributions
 from harness.model.classifier import Classifier
@@ -27,7 +28,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
+from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_scores, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
@@ -58,6 +59,9 @@ def write_bundle(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
+    write_scores(directory, name, decision.scores)
+    costs = facts.get("costs", {}) if model.task == CLASSIFIER else {}
+    decision = decision.with_costs(costs, manifest.labels)
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
@@ -69,6 +73,7 @@ def write_bundle(
         labels=manifest.labels,
         temperature=decision.temperature,
         threshold=decision.threshold,
+        costs=costs,
         step=step,
         dataset=manifest.fingerprint,
         task=model.task,

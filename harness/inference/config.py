@@ -13,8 +13,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from harness.config import Costs
 from harness.inference.scorer import Engine
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
@@ -34,6 +37,7 @@ FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls"
 OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
+Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,8 @@ class EvaluateConfig(RunningConfig):
     """Rows per batch and process."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
+    costs: Costs = field(default_factory=dict)
+    """As in `padless predict`."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -187,6 +193,13 @@ class PredictConfig(ReadingConfig):
     """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
+    costs: Costs = field(default_factory=dict)
+    """What errors cost, as in {ham: 10}, in place of evaluation.costs, or the threshold, of the training."""
+    abstain: Level | None = None
+    """Give no label to a text whose most probable class has less than this calibrated probability."""
+    set: Level | None = None
+    """Add the smallest set of labels that holds the true one in this share of cases, if the texts are like those of
+    validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
 
@@ -202,9 +215,17 @@ class PredictConfig(ReadingConfig):
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
+        if self.set and self.abstain:
+            raise ConfigError("set, abstain: each says in its way what is not certain; leave one out")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What replaces the bundle's decision, as arguments of ``read_decision``."""
+        arguments = {"costs": self.costs, "abstain": self.abstain, "level": self.set}
+        return {name: value for name, value in arguments.items() if value}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

@@ -83,7 +83,8 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     assert config.input is not None
     name = result_name(config.input)
     check_replaceable(output_of(config), name)
-    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
+    directory = bundle_directory(config.run)
+    bundle = Bundle(directory, config.batch, config.device, config.precision, costs=config.costs)
     configure_threads(bundle.arithmetic["device"])
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
     with temporary_folder() as folder:

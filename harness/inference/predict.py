@@ -31,10 +31,18 @@ import pyarrow.parquet as pq
 from harness.inference.config import PredictConfig
 from harness.inference.output import BLOCK_ROWS, Output, choose_separator
 from harness.inference.rows import find_texts, iter_texts, refuse_input
-from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
+from harness.inference.scorer import (
+    Scorer,
+    download,
+    open_scorer,
+    read_decision,
+    resolve_engine,
+    scorer_class,
+    unknown_shares,
+)
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column
+from harness.rundir.results import SET_COLUMN, probability_column
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -64,6 +72,8 @@ class PartFacts:
     rows: int
     without_known_word: int
     """Number of texts without a token in the vocabulary."""
+    without_label: int = 0
+    """Number of texts whose label is left out."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +93,15 @@ class ScoredPart(engine.Part[PartFacts]):
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = engine.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
-        num_unknown = 0
+        num_unknown = num_unlabelled = 0
         tables: list[pa.Table] = []
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
+            num_unlabelled += tables[-1]["predicted"].null_count
         with atomic.replacing(self.path) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
-        return PartFacts(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
+        return PartFacts(len(texts), num_unknown, num_unlabelled), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -112,7 +123,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision, **config.rule}
+    scorer = open_scorer(config.run, config.engine, config.batch, **options)
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
@@ -127,8 +139,9 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        labels = values["predicted"] if isinstance(values["predicted"], list) else [values["predicted"]]
-        names = [name_label_value(label) or "" for label in labels]
+        labels = values.get(SET_COLUMN, values["predicted"])
+        labels = labels if isinstance(labels, list) else [labels]
+        names = [name_label_value(label) or "" for label in labels if label is not None]
         answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
         head = "".join(answers) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
@@ -160,7 +173,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        names = ["predicted", *map(probability_column, info.labels)]
+        names = ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
         output = Output.plan(target, sources, names, choose_separator(info.source, info.labels))
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
@@ -177,6 +190,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
         screen.print_text(f"{num_rows:,} predictions written to {target}")
+        if config.abstain:
+            num_unlabelled = sum(part.without_label for part in facts)
+            screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
             print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
@@ -186,9 +202,11 @@ def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
     directory = bundle_directory(config.run)
     name = resolve_engine(directory, config.engine)
-    arithmetic = scorer_class(name).choose(read_classifier(directory), config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic}
-    options = {**arithmetic, "threads": 1}  # so that nothing depends on their number
+    info = read_classifier(directory)
+    read_decision(directory, info, **config.rule)  # refuses it before the input is read
+    arithmetic = scorer_class(name).choose(info, config.device, config.precision)
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic, **config.rule}
+    options = {**arithmetic, **config.rule, "threads": 1}  # so that nothing depends on their number
     return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 

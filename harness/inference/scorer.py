@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from harness.rundir.bundle_files import (
     IDS,
@@ -29,10 +30,12 @@ from harness.rundir.bundle_files import (
     read_classifier,
     read_info,
     read_named,
+    read_scores,
     read_vocabulary,
 )
-from harness.rundir.results import prediction_columns
+from harness.rundir.results import SET_COLUMN, list_labels, prediction_columns
 from harness.scores.calibration import Decision
+from harness.scores.decisions import choose_bound, choose_sets
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load_object, require_package
 from preprocessing.base.processes import available_cores
@@ -64,19 +67,20 @@ class Scorer(ABC):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        **rule: Any,
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
         ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
-        once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
-        or of another bundle, ``ConfigError`` for a language model.
+        once, each by one thread; None: as many as there are cores. ``rule``: arguments of ``read_decision``. Raises
+        ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = Decision(self.info.temperature, self.info.threshold, self.info.thresholds)
+        self.decision = read_decision(directory, self.info, **rule)
         self.load()
 
     @cached_property
@@ -109,10 +113,39 @@ class Scorer(ABC):
         return self.encoder.encode_each(texts)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by the bundle's temperature and
-        threshold.
+        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``; where sets
+        are asked for, ``predicted_set``.
         """
-        return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
+        predicted, chances = self.decision.predictions(logits)
+        columns, level = prediction_columns(predicted, chances, self.labels, self.label_type), self.decision.set_level
+        return columns if level is None else columns | {SET_COLUMN: self.list_sets(chances, level)}
+
+    def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
+        """The labels of each text's conformal set, the most probable first."""
+        members = choose_sets(chances, self.decision.scores, level)
+        return list_labels(members, chances, self.labels, self.label_type)
+
+
+def read_decision(
+    directory: Path,
+    info: BundleInfo,
+    costs: Mapping[str, Any] | None = None,
+    abstain: float = 0.0,
+    level: float | None = None,
+) -> Decision:
+    """How a bundle decides, with ``costs`` in place of its rule; ``abstain`` and the ``level`` of sets are as in
+    ``PredictConfig``. Raises ``UserError``.
+    """
+    if info.has_label_sets and (costs or abstain or level is not None):
+        problem = "its texts may have several labels, each predicted by a threshold of its own"
+        raise ConfigError(f"{directory}: {problem}; costs, abstain and set are for one label to a text: leave them out")
+    scores = read_scores(directory, info.weights)
+    if level is not None:
+        choose_bound(scores, level)
+    decision = Decision(
+        info.temperature, info.threshold, info.thresholds, scores, min_confidence=abstain, set_level=level
+    )
+    return decision.with_costs(costs or info.costs, info.labels)
 
 
 def require_onnxruntime(purpose: str) -> None:
@@ -158,10 +191,15 @@ class OnnxScorer(Scorer):
         return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
-def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
+def open_scorer(
+    path: str | Path,
+    engine: str = "auto",
+    batch_rows: int = BATCH_ROWS,
+    **options: Any,
+) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``options``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
+    ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(download(path))
     scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)

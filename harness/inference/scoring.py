@@ -54,7 +54,8 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     world, device = session.world, session.device
     with world.raise_together("loading weights and dataset"):
         data = config.data or dataset_of(config.run)
-        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
+        directory, precision = bundle_directory(config.run), config.precision
+        bundle = Bundle(directory, device=device.type, precision=precision, costs=config.costs)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = hold_out(manifest, bundle.info.fold, data)

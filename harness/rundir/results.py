@@ -28,6 +28,8 @@ from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
+SET_COLUMN = "predicted_set"
+"""Name of the column of conformal sets."""
 
 
 def figures_name(split: str) -> str:
@@ -57,11 +59,14 @@ def prediction_columns(
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
 
 
-def label_column(labels: np.ndarray, names: Sequence[str], label_type: LabelType) -> np.ndarray:
-    """The labels of rows as values of their type, of int64 ``[rows]``; as lists of them, of bool ``[rows, labels]``."""
+def label_column(labels: np.ndarray, names: Sequence[str], label_type: LabelType) -> Any:
+    """The labels of rows as values of their type, of int64 ``[rows]``, -1 for none; as lists of them, of bool
+    ``[rows, labels]``.
+    """
     values = convert_names(names, label_type)
     if labels.ndim == 1:
-        return values[labels]
+        is_missing = labels < 0
+        return pa.array(values).take(pa.array(labels, mask=is_missing)) if is_missing.any() else values[labels]
     lists = np.empty(len(labels), object)
     lists[:] = [values[is_member].tolist() for is_member in labels]
     return lists
@@ -71,6 +76,13 @@ def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
     """The labels of each row, as for ``label_column``, as one text."""
     values: list[Any] = label_column(labels, names, "text").tolist()
     return values if labels.ndim == 1 else list(map(", ".join, values))
+
+
+def list_labels(members: np.ndarray, chances: np.ndarray, names: Sequence[str], label_type: LabelType) -> pa.Array:
+    """A list of labels for each row, the most probable first, from bool ``[rows, labels]``."""
+    order = np.argsort(-chances, axis=1, kind="stable")
+    labels = pa.array(convert_names(names, label_type)).take(order[np.take_along_axis(members, order, axis=1)])
+    return pa.ListArray.from_arrays(np.append(0, members.sum(axis=1).cumsum()).astype(np.int32), labels)
 
 
 def check_replaceable(directory: Path, split: str) -> None:

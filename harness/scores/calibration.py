@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits temperature and threshold on the validation split; the bundle stores them.
+"""Fits temperature, threshold and conformal scores on the validation split; the bundle stores them.
 
 The temperature divides the logits so that probabilities match frequencies (Guo et al., 2017, On Calibration of Modern
 Neural Networks). It changes neither the order of rows for two classes nor the most probable class. The threshold is a
@@ -9,12 +9,14 @@ calibrated probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from harness.config import EvaluationConfig
+from harness.scores.decisions import conformal_scores, cost_matrix
 from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities, set_probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
@@ -41,30 +43,52 @@ class Decision:
     """Class 1 is predicted from this probability on; two classes only."""
     thresholds: Sequence[float] = ()
     """With several labels to a text: each class is predicted from its probability on."""
+    scores: list[float] = field(default_factory=list)
+    """``conformal_scores`` of validation rows."""
+    costs: np.ndarray | None = None
+    """``cost_matrix``; None: the most probable class, or that of the threshold, is predicted."""
+    min_confidence: float = 0.0
+    """Least probability of the most probable class; below, none is predicted."""
+    set_level: float | None = None
+    """Share of the sets of labels that are to hold the true one; None: no sets."""
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
 
     def predictions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of logits before calibration: the predicted classes, int64 ``[rows]``, or bool ``[rows, classes]`` with
-        several labels to a text, and calibrated probabilities, float64 ``[rows, classes]``.
+        """Of logits before calibration: the predicted classes, int64 ``[rows]``, -1 for none, or bool
+        ``[rows, classes]`` with several labels to a text, and calibrated probabilities, float64 ``[rows, classes]``.
         """
         calibrated = self.calibrate(logits)
         if self.thresholds:
             chances = set_probabilities(calibrated)
             return chances >= np.array(self.thresholds), chances
-        return predict_labels(calibrated, self.threshold), probabilities(calibrated)
+        predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
+        if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
+            predicted = (chances @ self.costs).argmin(axis=1)
+        return np.where(chances.max(axis=1, initial=0) < self.min_confidence, -1, predicted), chances
+
+    def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
+        """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
+        ``cost_matrix``.
+        """
+        if not costs:
+            return self
+        matrix = cost_matrix(costs, names)
+        two_classes_threshold = float(matrix[0, 1] / matrix.sum())
+        return replace(self, costs=matrix, threshold=two_classes_threshold if len(names) == 2 else 0.5)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
-    """Fit temperature and threshold to the scores of the validation split."""
+    """Fit temperature, threshold and conformal scores to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
     if labels.ndim > 1:
         return Decision(temperature, thresholds=choose_thresholds(logits / temperature, labels, config))
+    scores = conformal_scores(probabilities(logits / temperature), labels)
     if config.threshold in ("auto", "fixed") or logits.ndim > 1:
-        return Decision(temperature)
-    return Decision(temperature, choose_threshold(logits / temperature, labels, config))
+        return Decision(temperature, scores=scores)
+    return Decision(temperature, choose_threshold(logits / temperature, labels, config), scores=scores)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -112,6 +112,9 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
+    for entry in values["sets"]:
+        coverage = f"{percent(entry['coverage'])} hold the label (95 %: {interval(entry['interval'])})"
+        screen.print_text(f"sets for {entry['level']:.0%}: {coverage}, {entry['size']:.2f} labels on average")
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:

@@ -100,7 +100,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
-    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest)}
+    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest), "costs": config.evaluation.costs}
     settings = {name: str(choice) for name, choice in choices.items()}
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)

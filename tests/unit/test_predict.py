@@ -72,7 +72,9 @@ class Stub(scorer.Scorer):
 
 def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
-    info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
+    rule = {"temperature": 1.0, "threshold": 0.5, "costs": {}}
+    facts = {"source": {}, "task": "classifier", "weights": "weights-w.safetensors", "weights_sha256": "w"}
+    info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
