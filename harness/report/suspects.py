@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``padless suspects``: the rows of a dataset whose label is probably wrong, as a table to fill in; and the dataset
+made anew with what was filled in.
+
+First come equal texts with different labels, then rows that confident learning finds (``harness.scores.label_errors``),
+by predictions of models that have not learned from them: a linear model, or the networks of ``train --folds``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from harness.baseline.out_of_fold import LabelledRows
+from harness.inference.config import OUTPUT_SUFFIXES
+from harness.inference.output import write_table
+from harness.report.mistakes import find_originals
+from harness.rundir.layout import OUT_OF_FOLD
+from harness.rundir.results import probability_column, read_prediction_file, read_summary
+from harness.scores.label_errors import find_label_errors
+from preprocessing.base.configuration import build_config, shares_of
+from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.schema import LocalPath, Name
+from preprocessing.base.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
+from preprocessing.config import PreprocessConfig
+from preprocessing.corpus.corrections import (
+    CORRECTION,
+    LABEL,
+    REMOVE,
+    ROW,
+    TEXT_ID,
+    merge_corrections,
+    read_corrections,
+    text_id,
+)
+from preprocessing.corpus.sources import FRAME
+from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import read_data
+from preprocessing.job.build import prepare_dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUM_PRINTED = 20
+MIN_TEXT_CELLS = 20
+"""Least width of a text in a printed line."""
+EQUAL_TEXT, CONFIDENT = "equal text has another label", "another label is more probable"
+COLUMNS = [ROW, "split", "why", LABEL, "predicted", "probability", CORRECTION, "text", TEXT_ID]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsConfig:
+    """Find rows whose label is probably wrong, or make the dataset anew with corrected labels."""
+
+    SUBJECT = ("data",)
+    data: Name
+    """Dataset directory."""
+    run: Name | None = None
+    """Folder of train --folds on this dataset: judge its rows by its networks. null: by a linear model, in seconds."""
+    output: LocalPath | None = None
+    """New file for all suspects (.csv, .tsv, .jsonl, .parquet), with an empty column correction; with --apply, the
+    directory of the new dataset."""
+    apply: LocalPath | None = None
+    """A table of suspects: make the dataset anew, with each label in its column correction in place of the row's, and
+    without the rows where it says remove. Rows without a correction stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Check that the output fits."""
+        if self.apply is not None and (self.output is None or self.run is not None):
+            raise ConfigError("apply: makes a new dataset; name its directory with -o, and leave out --run")
+        if len(shares_of(self.data)) > 1:
+            raise ConfigError(f"data: {self.data} is a mixture; name one of its datasets")
+        if self.apply is None and self.output is not None:
+            if Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
+                raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+            if os.path.lexists(self.output):
+                raise ConfigError(f"output: {self.output} is there already, perhaps filled in; name a new file")
+
+
+def main(config: SuspectsConfig) -> None:
+    """List the suspects, or make the dataset anew."""
+    manifest = read_data(config.data)
+    if getattr(manifest, "label_sets", None):
+        raise DataError(f"{config.data}: its texts have several labels each; suspects are found where each has one")
+    if config.apply is not None:
+        prepare_dataset(corrected_config(config, manifest))
+        return
+    suspects, screen = find_suspects(config, manifest), Screen()
+    num_equal = int((suspects["why"] == EQUAL_TEXT).sum())
+    num_others = len(suspects) - num_equal
+    counts = f"{count_noun(num_equal, 'row')} with the text of a row of another label, {num_others:,} more"
+    screen.print_text(f"{public(config.data)}: {count_noun(len(suspects), 'label')} probably wrong: {counts}")
+    for suspect in suspects[:NUM_PRINTED].itertuples():
+        answer = f"{plain_line(suspect.label)} → {plain_line(suspect.predicted)} {suspect.probability:.2f}"
+        head = f"{suspect.split} row {suspect.row}: {answer}  "
+        screen.write([head + shorten_line(suspect.text, max(screen.width - cells(head), MIN_TEXT_CELLS))])
+    if config.output is not None:
+        write_table(Path(config.output), pa.Table.from_pandas(suspects, preserve_index=False))
+        screen.print_text(f"written to {config.output}: write the right label, or {REMOVE}, into column {CORRECTION}")
+        names = (config.data, config.output, f"{config.data}-corrected")
+        screen.print_text("then: padless suspects {} --apply {} -o {}".format(*map(shlex.quote, names)))
+
+
+def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
+    """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset or run that cannot be used."""
+    import pandas as pd
+
+    rows = LabelledRows.read(config.data, manifest)
+    if config.run is None:
+        chances = rows.predict_out_of_fold(config.data, manifest)
+    else:
+        chances = read_out_of_fold(Path(config.run), manifest, rows)
+    has_chances, positions = np.isfinite(chances[:, 0]), np.arange(len(chances))
+    is_error = np.zeros(len(chances), bool)
+    is_error[has_chances] = find_label_errors(rows.labels[has_chances], chances[has_chances])
+    predicted = np.where(has_chances, chances.argmax(axis=1), rows.labels)
+    names = np.array(manifest.labels, object)
+    columns = {
+        ROW: rows.numbers,
+        "split": rows.splits,
+        LABEL: names[rows.labels],
+        "predicted": names[predicted],
+        "probability": chances[positions, predicted],
+        CORRECTION: "",
+        "label_chance": chances[positions, rows.labels],
+        "text": rows.text_hashes,
+    }
+    table = pd.DataFrame(columns)
+    texts = table.groupby("text")
+    has_other_label = texts[LABEL].transform("nunique") > 1
+    table["why"] = np.where(has_other_label, EQUAL_TEXT, CONFIDENT)
+    table["text_chance"] = texts["label_chance"].transform("min")
+    order = ["why", "text_chance", "text", ROW]
+    table = table[is_error | has_other_label].sort_values(order, ascending=[False, True, True, True])
+    text_by_row, reason = find_originals(manifest, table[ROW], math.inf)
+    if reason:
+        Screen(errors=True).print_text(f"warning: texts are missing, and cannot be corrected: {reason}")
+    table["text"] = table[ROW].map(text_by_row)
+    table[TEXT_ID] = table["text"].map(text_id, na_action="ignore")
+    return table[COLUMNS].fillna("").reset_index(drop=True)
+
+
+def read_out_of_fold(folder: Path, manifest: Manifest, rows: LabelledRows) -> np.ndarray:
+    """The probabilities of the networks of ``train --folds``, float64 ``[rows, classes]``; NaN for rows in no fold.
+
+    Raises ``DataError`` for a folder without those of this dataset.
+    """
+    summary, columns = read_summary(folder, "fold"), [*map(probability_column, manifest.labels)]
+    if summary is None or summary.get("dataset") != manifest.fingerprint:
+        problem = "holds no finished `padless train --folds all` on this dataset"
+        raise DataError(f"{folder}: {problem}; name another --run, or leave it out")
+    table = read_prediction_file(folder / OUT_OF_FOLD, columns, "run the same launch again, which rewrites it")
+    frame = table.to_pandas().drop_duplicates("row").set_index("row")
+    chances: np.ndarray = frame.reindex(rows.numbers)[columns].to_numpy(float)
+    return chances
+
+
+def corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessConfig:
+    """The configuration of a dataset with the corrections of a table, and those that it has already.
+
+    Raises ``DataError`` for a table that does not fit, or a dataset that cannot be made again.
+    """
+    assert config.apply is not None
+    rows, recorded = LabelledRows.read(config.data, manifest), manifest.provenance["config"]
+    labels = [manifest.labels[label] for label in rows.labels]
+    corrections = read_corrections(
+        config.apply, dict(zip(map(str, rows.numbers), labels, strict=True)), manifest.labels
+    )
+    values = {"seed": recorded.pop("seed"), "output": config.output}
+    for part, keys in recorded.items():
+        values |= {f"{part}.{key}": value for key, value in keys.items()}
+    if values.get("source.path") in ([FRAME], None):
+        raise DataError(f"{config.data}: was made of a data frame, not of files; correct its labels there")
+    values["source.corrections"] = merge_corrections(values.get("source.corrections", {}), corrections)
+    prepare_config: PreprocessConfig = build_config(PreprocessConfig, values)
+    return prepare_config
