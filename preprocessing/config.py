@@ -93,8 +93,8 @@ class SourceConfig:
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
         labels = self.label_map()
-        for label in filter(None, self.corrections.values() if labels else ()):
-            require(label in labels.names, "source.corrections", label, "a class of source.labels")
+        for label in filter(None, self.corrections.values()):
+            require(not labels or label in labels.names, "source.corrections", label, "a class of source.labels")
 
     @property
     def text_columns(self) -> list[str]:

@@ -186,6 +186,9 @@ class PredictConfig(ReadingConfig):
     """Maximum rows of a batch; fewer for long texts."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
+    rank: AtLeast1 | None = None
+    """Write only so many rows, with an empty column for the label: those to label next, uncertain ones that differ from
+    each other."""
 
     def __post_init__(self) -> None:
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
@@ -199,6 +202,8 @@ class PredictConfig(ReadingConfig):
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
+        if self.rank and (self.output is None or STDIN in self.inputs):
+            raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
         self.executor(1)

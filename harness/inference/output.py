@@ -10,14 +10,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.rows import iter_parts
-from preprocessing.base import atomic
-from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
@@ -29,6 +26,8 @@ FOLDER_POSITIONS = (3, 0)
 """The file and the text of a folder's row among the columns that the reader gives."""
 BLOCK_ROWS = 2048
 """Maximum rows that are written at once."""
+Part: TypeAlias = tuple[tuple[Source, pa.Table], pa.Table]
+"""The file and the rows of a converted part, and the new columns."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,8 @@ class Output:
             raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
         return cls(path, sources, schema, names)
 
-    def write(self, output: BinaryIO, predictions: Iterable[pa.Table]) -> None:
-        """Write all rows, with the new columns of each part."""
-        parts = zip(iter_parts(self.sources), predictions, strict=True)
+    def write(self, output: BinaryIO, parts: Iterable[Part]) -> None:
+        """Write all rows of some parts, with their new columns."""
         if self.sources[0].file.format == "jsonl":
             for (_, rows), columns in parts:
                 additions = columns.rename_columns(self.names).to_pylist()
@@ -70,13 +68,9 @@ class Output:
                     output.write(extend_object(line, members))
             return
         tables = (self.join_columns(source, rows, columns) for (source, rows), columns in parts)
-        match FORMAT_BY_SUFFIX[self.path.suffix.lower()]:
-            case "parquet":
-                write_parquet(output, tables)
-            case "jsonl":
-                write_objects(output, tables)
-            case _:
-                self.write_csv(output, tables)
+        converted = self.sources[0].converted
+        mark = BYTE_ORDER_MARK if converted.has_mark else b""
+        write_tables(output, self.path, tables, [*self.schema.names, *self.names], converted.delimiter, mark)
 
     def join_columns(self, source: Source, rows: pa.Table, columns: pa.Table) -> pa.Table:
         """The rows of a converted part as they were in its file, and the new columns."""
@@ -87,38 +81,29 @@ class Output:
             table = table.append_column(name, column)
         return table
 
-    def write_csv(self, output: BinaryIO, tables: Iterator[pa.Table]) -> None:
-        """Write with the delimiter and the byte order mark of the first source."""
-        converted = self.sources[0].converted
-        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
-        is_tsv = self.path.suffix.lower() == ".tsv"
-        delimiter = "\t" if is_tsv else converted.delimiter.replace("\t", ",")
-        write_lines(output, [*self.schema.names, *self.names], tables, delimiter)
 
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table in the format that the suffix of ``path`` says. Raises ``StorageError``."""
+def write_tables(
+    output: BinaryIO,
+    path: Path,
+    tables: Iterator[pa.Table],
+    names: Sequence[str],
+    delimiter: str = ",",
+    mark: bytes = b"",
+) -> None:
+    """Write at least one table with these columns in the format of ``path``; CSV with a delimiter, after a mark."""
     suffix = path.suffix.lower()
-    with (
-        storage_errors(path, otherwise="name another --output"),
-        atomic.replacing(path) as temporary,
-        open(temporary, "wb") as file,
-    ):
-        match FORMAT_BY_SUFFIX[suffix]:
-            case "parquet":
-                write_parquet(file, iter([table]))
-            case "jsonl":
-                write_objects(file, iter([table]))
-            case _:
-                write_lines(file, table.column_names, [table], "\t" if suffix == ".tsv" else ",")
-
-
-def write_lines(output: BinaryIO, names: Sequence[str], tables: Iterable[pa.Table], delimiter: str) -> None:
-    """Write tables as CSV, with a first line of ``names``."""
-    writer = csv.writer(CsvLines(output), delimiter=delimiter)
-    writer.writerow(names)
-    for row in iter_rows(tables):
-        writer.writerow(map(field_of, row))
+    match FORMAT_BY_SUFFIX[suffix]:
+        case "parquet":
+            write_parquet(output, tables)
+        case "jsonl":
+            write_objects(output, tables)
+        case _:
+            output.write(mark)
+            delimiter = "\t" if suffix == ".tsv" else delimiter.replace("\t", ",")
+            writer = csv.writer(CsvLines(output), delimiter=delimiter)
+            writer.writerow(names)
+            for row in iter_rows(tables):
+                writer.writerow(map(field_of, row))
 
 
 class CsvLines:

@@ -29,8 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output
-from harness.inference.rows import find_texts, iter_texts, refuse_input
+from harness.inference.output import BLOCK_ROWS, Output, Part
+from harness.inference.ranking import choose_rows
+from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
@@ -150,6 +151,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         info = read_classifier(bundle_directory(config.run))
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
+        if config.rank and target.exists() and not config.overwrite:
+            raise ConfigError(f"--output {target}: is there already, perhaps with labels; {OTHERWISE}")
         check_replaced(target, config.overwrite, ["predicted", probability_column("")])
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         num_processes = 1
@@ -158,19 +161,27 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
+        names = [info.source.get("label_column", "label")] if config.rank else []
+        output = Output.plan(target, sources, [*names, "predicted", *map(probability_column, info.labels)])
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
             screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
             return
+
+        def read_parts() -> Iterator[Part]:
+            return zip(iter_parts(sources), (pq.read_table(part.path) for part in parts), strict=True)
+
         with (
             storage_errors(target, otherwise=OTHERWISE),
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            output.write(file, (pq.read_table(part.path) for part in parts))
+            output.write(file, choose_rows(config.rank, read_parts, open_model()) if config.rank else read_parts())
+        if config.rank:
+            screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
+            return
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
         screen.print_text(f"{num_rows:,} predictions written to {target}")

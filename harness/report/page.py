@@ -27,7 +27,7 @@ import yaml
 
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.report.mistakes import mistakes_of
+from harness.report.mistakes import describe_suspects, mistakes_of
 from harness.report.runs import (
     RunFacts,
     capitalize,
@@ -201,14 +201,19 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
-        figures = run.measured.figures
-        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+        figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
+        with suppress(DataError):  # no predictions
+            mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
+        for mistake in figures["mistakes"]:
+            mistake_by_row[mistake["row"]] = {"is_suspect": False, **mistake_by_row.get(mistake["row"], {}), **mistake}
+        mistakes, no_texts = mistakes_of([*mistake_by_row.values()], manifest, str(run.config["data"]))
         quality = {
             "split": run.measured.split,
             "figures": figures,
             "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
+            "examples": {mistake["label"]: mistake for mistake in mistakes if mistake["label"] == mistake["predicted"]},
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
@@ -233,7 +238,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
 def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first."""
     by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for mistake in mistakes:
+    for mistake in sorted(mistakes, key=lambda mistake: -mistake["probability"]):
         by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
     groups = confusions(figures)
     for group in groups:

@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from harness.baseline.out_of_fold import LabelledRows
+from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
 from harness.inference.config import OUTPUT_SUFFIXES
-from harness.inference.output import write_table
+from harness.inference.output import write_tables
 from harness.report.mistakes import find_originals
 from harness.rundir.layout import OUT_OF_FOLD
 from harness.rundir.results import probability_column, read_prediction_file, read_summary
 from harness.scores.label_errors import find_label_errors
+from preprocessing.base import atomic
+from preprocessing.base.atomic import storage_errors
 from preprocessing.base.configuration import build_config, shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import LocalPath, Name
@@ -93,16 +95,17 @@ def main(config: SuspectsConfig) -> None:
         prepare_dataset(corrected_config(config, manifest))
         return
     suspects, screen = find_suspects(config, manifest), Screen()
-    num_equal = int((suspects["why"] == EQUAL_TEXT).sum())
-    num_others = len(suspects) - num_equal
-    counts = f"{count_noun(num_equal, 'row')} with the text of a row of another label, {num_others:,} more"
-    screen.print_text(f"{public(config.data)}: {count_noun(len(suspects), 'label')} probably wrong: {counts}")
+    num_equal = (suspects["why"] == EQUAL_TEXT).sum()
+    counts = f"{count_noun(len(suspects), 'label')} probably wrong, {num_equal:,} of equal texts with several labels"
+    screen.print_text(f"{public(config.data)}: {counts}")
     for suspect in suspects[:NUM_PRINTED].itertuples():
         answer = f"{plain_line(suspect.label)} → {plain_line(suspect.predicted)} {suspect.probability:.2f}"
         head = f"{suspect.split} row {suspect.row}: {answer}  "
         screen.write([head + shorten_line(suspect.text, max(screen.width - cells(head), MIN_TEXT_CELLS))])
     if config.output is not None:
-        write_table(Path(config.output), pa.Table.from_pandas(suspects, preserve_index=False))
+        path = Path(config.output)
+        with storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+            write_tables(file, path, iter([pa.Table.from_pandas(suspects, preserve_index=False)]), COLUMNS)
         screen.print_text(f"written to {config.output}: write the right label, or {REMOVE}, into column {CORRECTION}")
         names = (config.data, config.output, f"{config.data}-corrected")
         screen.print_text("then: padless suspects {} --apply {} -o {}".format(*map(shlex.quote, names)))
@@ -110,33 +113,25 @@ def main(config: SuspectsConfig) -> None:
 
 def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset or run that cannot be used."""
-    import pandas as pd
-
-    rows = LabelledRows.read(config.data, manifest)
+    table, blocks = read_labelled(config.data, manifest)
     if config.run is None:
-        chances = rows.predict_out_of_fold(config.data, manifest)
+        chances = predict_out_of_fold(config.data, manifest, table, blocks)
     else:
-        chances = read_out_of_fold(Path(config.run), manifest, rows)
-    has_chances, positions = np.isfinite(chances[:, 0]), np.arange(len(chances))
-    is_error = np.zeros(len(chances), bool)
-    is_error[has_chances] = find_label_errors(rows.labels[has_chances], chances[has_chances])
-    predicted = np.where(has_chances, chances.argmax(axis=1), rows.labels)
-    names = np.array(manifest.labels, object)
-    columns = {
-        ROW: rows.numbers,
-        "split": rows.splits,
-        LABEL: names[rows.labels],
-        "predicted": names[predicted],
-        "probability": chances[positions, predicted],
-        CORRECTION: "",
-        "label_chance": chances[positions, rows.labels],
-        "text": rows.text_hashes,
-    }
-    table = pd.DataFrame(columns)
-    texts = table.groupby("text")
-    has_other_label = texts[LABEL].transform("nunique") > 1
-    table["why"] = np.where(has_other_label, EQUAL_TEXT, CONFIDENT)
-    table["text_chance"] = texts["label_chance"].transform("min")
+        chances = read_out_of_fold(Path(config.run), manifest, table[ROW])
+    is_predicted, labels, positions = ~np.isnan(chances[:, 0]), table[LABEL].to_numpy(), np.arange(len(table))
+    is_error = np.zeros(len(table), bool)
+    is_error[is_predicted] = find_label_errors(labels[is_predicted], chances[is_predicted])
+    predicted, names = chances.argmax(axis=1), np.array(manifest.labels, object)
+    has_other_label = table.groupby("text")[LABEL].transform("nunique") > 1
+    table = table.assign(
+        why=np.where(has_other_label, EQUAL_TEXT, CONFIDENT),
+        label=names[labels],
+        predicted=np.where(is_predicted, names[predicted], ""),
+        probability=chances[positions, predicted],
+        correction="",
+        chance=chances[positions, labels],
+    )
+    table["text_chance"] = table.groupby("text")["chance"].transform("min")
     order = ["why", "text_chance", "text", ROW]
     table = table[is_error | has_other_label].sort_values(order, ascending=[False, True, True, True])
     text_by_row, reason = find_originals(manifest, table[ROW], math.inf)
@@ -147,7 +142,7 @@ def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     return table[COLUMNS].fillna("").reset_index(drop=True)
 
 
-def read_out_of_fold(folder: Path, manifest: Manifest, rows: LabelledRows) -> np.ndarray:
+def read_out_of_fold(folder: Path, manifest: Manifest, rows: pd.Series) -> np.ndarray:
     """The probabilities of the networks of ``train --folds``, float64 ``[rows, classes]``; NaN for rows in no fold.
 
     Raises ``DataError`` for a folder without those of this dataset.
@@ -158,7 +153,7 @@ def read_out_of_fold(folder: Path, manifest: Manifest, rows: LabelledRows) -> np
         raise DataError(f"{folder}: {problem}; name another --run, or leave it out")
     table = read_prediction_file(folder / OUT_OF_FOLD, columns, "run the same launch again, which rewrites it")
     frame = table.to_pandas().drop_duplicates("row").set_index("row")
-    chances: np.ndarray = frame.reindex(rows.numbers)[columns].to_numpy(float)
+    chances: np.ndarray = frame.reindex(rows)[columns].to_numpy(float)
     return chances
 
 
@@ -168,11 +163,9 @@ def corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessCo
     Raises ``DataError`` for a table that does not fit, or a dataset that cannot be made again.
     """
     assert config.apply is not None
-    rows, recorded = LabelledRows.read(config.data, manifest), manifest.provenance["config"]
-    labels = [manifest.labels[label] for label in rows.labels]
-    corrections = read_corrections(
-        config.apply, dict(zip(map(str, rows.numbers), labels, strict=True)), manifest.labels
-    )
+    (rows, _), recorded = read_labelled(config.data, manifest), manifest.provenance["config"]
+    label_by_row = {str(row): manifest.labels[label] for row, label in zip(rows[ROW], rows[LABEL], strict=True)}
+    corrections = read_corrections(config.apply, label_by_row, manifest.labels)
     values = {"seed": recorded.pop("seed"), "output": config.output}
     for part, keys in recorded.items():
         values |= {f"{part}.{key}": value for key, value in keys.items()}
