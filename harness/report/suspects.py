@@ -3,7 +3,7 @@
 made anew with what was filled in.
 
 First come equal texts with different labels, then rows that confident learning finds (``harness.scores.label_errors``),
-by predictions of models that have not learned from them: a linear model, or the networks of ``train --folds``.
+by predictions of a linear model that has not learned from them. Networks of ``train --folds`` found about as many.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +22,10 @@ from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
 from harness.inference.config import OUTPUT_SUFFIXES
 from harness.inference.output import write_tables
 from harness.report.mistakes import find_originals
-from harness.rundir.layout import OUT_OF_FOLD
-from harness.rundir.results import probability_column, read_prediction_file, read_summary
 from harness.scores.label_errors import find_label_errors
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
-from preprocessing.base.configuration import build_config, shares_of
+from preprocessing.base.configuration import build_config, options_of, shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
@@ -64,8 +62,6 @@ class SuspectsConfig:
     SUBJECT = ("data",)
     data: Name
     """Dataset directory."""
-    run: Name | None = None
-    """Folder of train --folds on this dataset: judge its rows by its networks. null: by a linear model, in seconds."""
     output: LocalPath | None = None
     """New file for all suspects (.csv, .tsv, .jsonl, .parquet), with an empty column correction; with --apply, the
     directory of the new dataset."""
@@ -75,8 +71,8 @@ class SuspectsConfig:
 
     def __post_init__(self) -> None:
         """Check that the output fits."""
-        if self.apply is not None and (self.output is None or self.run is not None):
-            raise ConfigError("apply: makes a new dataset; name its directory with -o, and leave out --run")
+        if self.apply is not None and self.output is None:
+            raise ConfigError("apply: makes a new dataset; name its directory with -o")
         if len(shares_of(self.data)) > 1:
             raise ConfigError(f"data: {self.data} is a mixture; name one of its datasets")
         if self.apply is None and self.output is not None:
@@ -112,21 +108,16 @@ def main(config: SuspectsConfig) -> None:
 
 
 def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
-    """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset or run that cannot be used."""
+    """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset that cannot be used."""
     table, blocks = read_labelled(config.data, manifest)
-    if config.run is None:
-        chances = predict_out_of_fold(config.data, manifest, table, blocks)
-    else:
-        chances = read_out_of_fold(Path(config.run), manifest, table[ROW])
-    is_predicted, labels, positions = ~np.isnan(chances[:, 0]), table[LABEL].to_numpy(), np.arange(len(table))
-    is_error = np.zeros(len(table), bool)
-    is_error[is_predicted] = find_label_errors(labels[is_predicted], chances[is_predicted])
-    predicted, names = chances.argmax(axis=1), np.array(manifest.labels, object)
+    chances = predict_out_of_fold(config.data, manifest, table, blocks)
+    labels, predicted, positions = table[LABEL].to_numpy(), chances.argmax(axis=1), np.arange(len(table))
+    names, is_error = np.array(manifest.labels, object), find_label_errors(labels, chances)
     has_other_label = table.groupby("text")[LABEL].transform("nunique") > 1
     table = table.assign(
         why=np.where(has_other_label, EQUAL_TEXT, CONFIDENT),
         label=names[labels],
-        predicted=np.where(is_predicted, names[predicted], ""),
+        predicted=names[predicted],
         probability=chances[positions, predicted],
         correction="",
         chance=chances[positions, labels],
@@ -142,35 +133,21 @@ def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     return table[COLUMNS].fillna("").reset_index(drop=True)
 
 
-def read_out_of_fold(folder: Path, manifest: Manifest, rows: pd.Series) -> np.ndarray:
-    """The probabilities of the networks of ``train --folds``, float64 ``[rows, classes]``; NaN for rows in no fold.
-
-    Raises ``DataError`` for a folder without those of this dataset.
-    """
-    summary, columns = read_summary(folder, "fold"), [*map(probability_column, manifest.labels)]
-    if summary is None or summary.get("dataset") != manifest.fingerprint:
-        problem = "holds no finished `padless train --folds all` on this dataset"
-        raise DataError(f"{folder}: {problem}; name another --run, or leave it out")
-    table = read_prediction_file(folder / OUT_OF_FOLD, columns, "run the same launch again, which rewrites it")
-    frame = table.to_pandas().drop_duplicates("row").set_index("row")
-    chances: np.ndarray = frame.reindex(rows)[columns].to_numpy(float)
-    return chances
-
-
 def corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessConfig:
     """The configuration of a dataset with the corrections of a table, and those that it has already.
 
     Raises ``DataError`` for a table that does not fit, or a dataset that cannot be made again.
     """
     assert config.apply is not None
-    (rows, _), recorded = read_labelled(config.data, manifest), manifest.provenance["config"]
+    rows, _ = read_labelled(config.data, manifest)
     label_by_row = {str(row): manifest.labels[label] for row, label in zip(rows[ROW], rows[LABEL], strict=True)}
     corrections = read_corrections(config.apply, label_by_row, manifest.labels)
-    values = {"seed": recorded.pop("seed"), "output": config.output}
-    for part, keys in recorded.items():
-        values |= {f"{part}.{key}": value for key, value in keys.items()}
-    if values.get("source.path") in ([FRAME], None):
-        raise DataError(f"{config.data}: was made of a data frame, not of files; correct its labels there")
+    values: dict[str, Any] = {"output": config.output}
+    for part, keys in manifest.provenance.get("config", {}).items():
+        values |= {f"{part}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {part: keys}
+    if values.get("source.path") in ([FRAME], None) or not {*values} <= {*options_of(PreprocessConfig)}:
+        problem = "was made of a data frame, or by another version of padless, and cannot be made again"
+        raise DataError(f"{config.data}: {problem}; correct the labels where its texts come from")
     values["source.corrections"] = merge_corrections(values.get("source.corrections", {}), corrections)
     prepare_config: PreprocessConfig = build_config(PreprocessConfig, values)
     return prepare_config

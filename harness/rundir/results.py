@@ -152,11 +152,7 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], advice
     """Columns of ``SPLIT-predictions.parquet``, in the order of the source. Raises ``DataError``, which ends with
     ``advice``, if the file is missing or damaged.
     """
-    return read_prediction_file(directory / predictions_name(split), columns, advice or rerun_command(directory, split))
-
-
-def read_prediction_file(path: Path, columns: Sequence[str], advice: str) -> pa.Table:
-    """As ``read_predictions``, of a file of this form."""
+    path = directory / predictions_name(split)
     try:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
@@ -166,7 +162,9 @@ def read_prediction_file(path: Path, columns: Sequence[str], advice: str) -> pa.
                 raise ValueError("a probability is not a number")
         return table
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({one_line(error)}); {advice}") from None
+        raise DataError(
+            f"{path}: not readable ({one_line(error)}); {advice or rerun_command(directory, split)}"
+        ) from None
 
 
 def read_hits(directory: Path, split: str, advice: str | None = None) -> tuple[np.ndarray, np.ndarray]:
