@@ -71,6 +71,14 @@ COMMANDS = (
         example="padless baseline data/mine",
     ),
     Command(
+        "suspects",
+        "DATA",
+        "Rows whose label is probably wrong.",
+        "harness.report.suspects:main",
+        "harness.report.suspects:SuspectsConfig",
+        example="padless suspects data/mine -o suspects.csv",
+    ),
+    Command(
         "tutorial",
         "",
         "Write the tutorial's files here.",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,14 +95,22 @@ def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
 
 
+def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
+    """All n-grams of some blocks, int64, ascending, and how often each row has each."""
+    from scipy.sparse import vstack
+
+    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in blocks]))
+    return ngrams, vstack([count_ngrams(block, ngrams) for block in blocks], "csr")
+
+
 @dataclass(frozen=True)
 class Linear:
     """The TF-IDF baseline, trained on a dataset's training rows."""
 
     num_classes: int
-    offsets: np.ndarray | None
-    """With several labels to a text, float64 ``[classes]``: added to the logits, for classes that no training row has,
-    or every one."""
+    offsets: np.ndarray
+    """float64, of no elements, or with several labels to a text ``[classes]``: added to the logits, for classes that no
+    training row has, or every one."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -111,19 +120,24 @@ class Linear:
 
     @classmethod
     def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it, after ``check``. More than two classes share one softmax; each has its own model, against the rest,
-        where a text may have several labels.
+        """Fit it to the training split, after ``check``."""
+        train = open_split(data, manifest, TRAIN)
+        return cls.fit(*count_all_ngrams([*train.blocks]), train.column("label"), data, manifest)
+
+    @classmethod
+    def fit(
+        cls, ngrams: np.ndarray, matrix: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest
+    ) -> Linear:
+        """Fit it to rows of a dataset: their counts, as ``count_all_ngrams`` gives them, and their label numbers. More
+        than two classes share one softmax; each has its own model, against the rest, where a text may have several
+        labels. Raises ``DataError`` if no n-gram is in two rows.
         """
-        from scipy.sparse import vstack
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
 
-        train = open_split(data, manifest, TRAIN)
-        ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
-        matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
         times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
         features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
         features = features[times[features] > 0]
@@ -132,7 +146,7 @@ class Linear:
         matrix = matrix[:, features]
         limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-        members, labels, offsets = manifest.members, train.column("label"), None
+        members, offsets = manifest.members, np.zeros(0)
         if members is not None:
             classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
             offsets = NEVER_SEEN * (labels.all(axis=0) - 1.0 * ~labels.any(axis=0))
@@ -145,16 +159,19 @@ class Linear:
             model.fit(matrix, labels)
         models = [classifier] if members is None else classifier.estimators_
         steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
-        facts = {"features": len(features), "train_rows": len(train), "steps": steps, "converged": steps < limit}
+        facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
         return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
 
     def logits(self, split: Split) -> np.ndarray:
         """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
         classes without training rows have the lowest.
         """
-        counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
-        scores = np.concatenate([self.model.decision_function(count) for count in counts])
-        if self.offsets is not None:
+        return np.concatenate([self.logits_of_counts(count_ngrams(block, self.ngrams)) for block in split.blocks])
+
+    def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
+        """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
+        scores = self.model.decision_function(counts)
+        if self.offsets.size:
             return np.asarray(scores + self.offsets)
         if self.num_classes == 2:
             return scores

@@ -202,6 +202,9 @@ class PredictConfig(ReadingConfig):
     validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
+    rank: AtLeast1 | None = None
+    """Write only so many rows, with an empty column for the label: those to label next, uncertain ones that differ from
+    each other."""
 
     def __post_init__(self) -> None:
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
@@ -217,6 +220,8 @@ class PredictConfig(ReadingConfig):
             vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.set and self.abstain:
             raise ConfigError("set, abstain: each says in its way what is not certain; leave one out")
+        if self.rank and (self.output is None or STDIN in self.inputs):
+            raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)

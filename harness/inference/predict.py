@@ -29,8 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output, choose_separator
-from harness.inference.rows import find_texts, iter_texts, refuse_input
+from harness.inference.output import BLOCK_ROWS, Output, Part, choose_separator
+from harness.inference.ranking import choose_rows
+from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
     Scorer,
     download,
@@ -165,6 +166,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         info = read_classifier(bundle_directory(config.run))
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
+        if config.rank and target.exists() and not config.overwrite:
+            raise ConfigError(f"--output {target}: is there already, perhaps with labels; {OTHERWISE}")
         check_replaced(target, config.overwrite, ["predicted", probability_column("")])
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         num_processes = 1
@@ -173,7 +176,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        names = ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
+        names = [info.source.get("label_column", "label")] if config.rank else []
+        names += ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
         output = Output.plan(target, sources, names, choose_separator(info.source, info.labels))
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
@@ -181,12 +185,19 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         if not share.is_leader:
             screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
             return
+
+        def read_parts() -> Iterator[Part]:
+            return zip(iter_parts(sources), (pq.read_table(part.path) for part in parts), strict=True)
+
         with (
             storage_errors(target, otherwise=OTHERWISE),
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            output.write(file, (pq.read_table(part.path) for part in parts))
+            output.write(file, choose_rows(config.rank, read_parts, open_model()) if config.rank else read_parts())
+        if config.rank:
+            screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
+            return
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
         screen.print_text(f"{num_rows:,} predictions written to {target}")

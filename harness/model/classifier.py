@@ -94,6 +94,13 @@ class Classifier(Network):
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The logits of the network alone for a result of ``embed``, or other vectors of its shape."""
+        pooled = drop(self.pool_embedded(vectors, batch, masks, recurrent_dtype), masks, HEAD)
+        return self.drop_single_column(self.head(pooled))
+
+    def pool_embedded(
+        self, vectors: torch.Tensor, batch: Batch, masks: Masks | None, recurrent_dtype: torch.dtype | None
+    ) -> torch.Tensor:
+        """The vectors from which the head computes the logits of ``read_embedded``, ``[rows, features]``."""
         lengths = batch.device_lengths
         if batch.batch_sizes is None:
             outputs = self.recurrent.forward_padded(vectors, lengths, masks, recurrent_dtype)
@@ -102,8 +109,7 @@ class Classifier(Network):
             index, packed = batch.build_index(), PackedSequence(vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
             pooled = self.pooling.pool_packed(packed.data, state, index, batch.lengths, lengths)
-        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
-        return self.drop_single_column(self.head(pooled))
+        return pooled.to(self.head.weight.dtype)
 
 
 def has_known_word(batch: Batch) -> torch.Tensor:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from harness.inference.explanation import as_html, split_text
+from harness.rundir.results import Measured, probability_column, read_predictions
+from harness.scores.label_errors import find_label_errors
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
@@ -22,12 +24,41 @@ from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
+from preprocessing.labels import name_label_value
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
 MAX_BYTES = 1 << 28
 """Larger files are not searched, since finding rows in a CSV file reads it from the start."""
+MAX_SUSPECTS = 100
+
+
+def describe_suspects(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a split whose label is probably wrong, the worst first, at most ``MAX_SUSPECTS``, and the most
+    probable row of each class as its example: in the form of the mistakes in ``SPLIT.json``, without marked words.
+
+    Raises ``DataError`` without predictions.
+    """
+    columns = [*map(probability_column, labels)]
+    frame = read_predictions(measured.directory, measured.split, ["label", *columns]).to_pandas()
+    numbers = frame["label"].map(name_label_value).map(labels.index).to_numpy()
+    chances = frame[columns].to_numpy()
+    is_error, predicted = find_label_errors(numbers, chances), chances.argmax(axis=1)
+    frame = frame.assign(chance=chances[np.arange(len(frame)), numbers], number=numbers)
+    examples = frame.groupby("number")["chance"].idxmax()
+    return [
+        {
+            "row": int(frame["row"][position]),
+            "label": labels[numbers[position]],
+            "predicted": labels[predicted[position]],
+            "probability": float(chances[position].max()),
+            "is_suspect": bool(is_error[position]),
+            "tokens": [],
+            "weights": [],
+        }
+        for position in (*frame["chance"][is_error].nsmallest(MAX_SUSPECTS).index, *examples)
+    ]
 
 
 def mistakes_of(
@@ -54,9 +85,11 @@ def mistakes_of(
     return described, reason
 
 
-def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:
-    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest; and the reason, one
-    clause, why some are missing.
+def find_originals(
+    manifest: Manifest | None, rows: Iterable[int], max_bytes: float = MAX_BYTES
+) -> tuple[dict[int, str], str | None]:
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest, of at most ``max_bytes``
+    each; and the reason, one clause, why some are missing.
     """
     if manifest is None:
         return {}, "there is no manifest of the dataset to say where they came from"
@@ -67,6 +100,9 @@ def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict
         if not of_entry:
             continue
         try:
+            if entry["bytes"] > max_bytes:
+                too_large = f"has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report"
+                raise DataError(f"{entry['name']} {too_large}")
             text_by_row |= read_originals(entry, manifest.provenance.get("config", {}), of_entry)
         except (UserError, OSError) as error:
             reason = " ".join(str(error).split())
@@ -81,8 +117,6 @@ def read_originals(entry: Mapping[str, Any], config: Mapping[str, Any], rows: li
     Raises ``DataError`` with a clause, and the errors of reading a corpus.
     """
     file = find_file(entry, config)
-    if entry["bytes"] > MAX_BYTES:
-        raise DataError(f"{file.name} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
     text_by_row, num_rows = dict[int, str](), 0
     for batch in open_reader(file).batches():
         numbers = entry["first_row"] - 1 + batch.numbers

@@ -27,7 +27,7 @@ import yaml
 
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.report.mistakes import mistakes_of
+from harness.report.mistakes import describe_suspects, mistakes_of
 from harness.report.runs import (
     RunFacts,
     capitalize,
@@ -204,15 +204,24 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     has_label_sets = manifest is not None and manifest.has_label_sets
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
-        figures = run.measured.figures
+        figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
         has_label_sets = "thresholds" in figures
-        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+        shown_mistakes = figures["mistakes"]
+        if not has_label_sets:
+            with suppress(DataError):  # no predictions
+                mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
+            for mistake in figures["mistakes"]:
+                suspect = mistake_by_row.get(mistake["row"], {})
+                mistake_by_row[mistake["row"]] = {"is_suspect": False, **suspect, **mistake}
+            shown_mistakes = [*mistake_by_row.values()]
+        mistakes, no_texts = mistakes_of(shown_mistakes, manifest, str(run.config["data"]))
         quality = {
             "split": run.measured.split,
             "figures": figures,
             "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
+            "examples": {mistake["label"]: mistake for mistake in mistakes if mistake["label"] == mistake["predicted"]},
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
@@ -244,7 +253,7 @@ def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any
     """
     has_label_sets = "thresholds" in figures
     by_confusion: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
-    for mistake in mistakes:
+    for mistake in sorted(mistakes, key=lambda mistake: -mistake["probability"]):
         label = None if has_label_sets else mistake["label"]
         by_confusion.setdefault((label, mistake["predicted"]), []).append(mistake)
     groups = confusions(figures)

@@ -29,6 +29,7 @@ from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALID
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
+from preprocessing.corpus.corrections import LEFT_OUT, correct_labels
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
 from preprocessing.labels import (
@@ -88,6 +89,10 @@ class Converted(msgspec.Struct):
     """Rows left out by ``source.where``."""
     without_label: int = 0
     """Rows left out because they have no label."""
+    removed: int = 0
+    """Rows left out by ``source.corrections``."""
+    corrected: list[str] = []
+    """The texts of ``source.corrections`` whose label is corrected."""
     classes: list[str] = []
     """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
     the label sets that occur (``join_label_set``)."""
@@ -205,12 +210,11 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
         converted.filtered += int((~is_equal).sum())
         batch = batch.select(is_equal)
     split = read_splits(batch)
-    labels, is_neutral = read_labels(batch, split == UNLABELLED_NUMBER, converted)
+    labels, is_left_out = read_labels(batch, split == UNLABELLED_NUMBER, converted)
     has_label = labels.is_valid().to_numpy(zero_copy_only=False)
-    is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop" and not batch.file.is_unlabelled)
-    converted.neutral += int(is_neutral.sum())
+    is_dropped = ~has_label & ~is_left_out & (source.missing_label == "drop" and not batch.file.is_unlabelled)
     converted.without_label += int(is_dropped.sum())
-    is_used = ~(is_neutral | is_dropped)
+    is_used = ~(is_left_out | is_dropped)
     batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
@@ -228,8 +232,8 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
 
 
 def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
-    """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
-    hidden rows are not read.
+    """The class name of every row (string, null without a label), corrected, and whether the row is left out for it
+    (bool): its label is neutral, or its correction says so. Values in hidden rows are not read.
 
     Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
     for too many classes.
@@ -246,12 +250,18 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
     names, indices = map_values(batch, column, partial(name_labels, source=source))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
-    classes = pa.array(names, pa.string(), mask=is_neutral)
-    converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
+    labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
+    if source.corrections:
+        labels, corrected = correct_labels(batch, labels)
+        converted.corrected = sorted(corrected.union(converted.corrected))
+    is_removed = pc.fill_null(pc.equal(labels, LEFT_OUT), False).to_numpy(zero_copy_only=False)
+    converted.neutral += int(is_neutral[indices].sum())
+    converted.removed += int(is_removed.sum())
+    converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()} - {LEFT_OUT})
     check_number(converted.classes, batch.file)
     if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
-    return classes.take(pa.array(indices)), is_neutral[indices]
+    return labels, is_neutral[indices] | is_removed
 
 
 def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
