@@ -109,8 +109,8 @@ class Linear:
 
     num_classes: int
     offsets: np.ndarray
-    """float64, of no elements, or with several labels to a text ``[classes]``: added to the logits, for classes that no
-    training row has, or every one."""
+    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has,
+    or every one; else one 0."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -146,10 +146,10 @@ class Linear:
         matrix = matrix[:, features]
         limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-        members, offsets = manifest.members, np.zeros(0)
+        members, offsets = manifest.members, np.array(0.0)
         if members is not None:
             classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
-            offsets = NEVER_SEEN * (labels.all(axis=0) - 1.0 * ~labels.any(axis=0))
+            offsets = NEVER_SEEN * np.subtract(labels.all(axis=0), ~labels.any(axis=0), dtype=np.float64)
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.
@@ -171,7 +171,7 @@ class Linear:
     def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
         """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
         scores = self.model.decision_function(counts)
-        if self.offsets.size:
+        if self.offsets.ndim:
             return np.asarray(scores + self.offsets)
         if self.num_classes == 2:
             return scores
