@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many trainings in one command: the configuration of each, stops, and the language model of each.
-"""
+"""Many trainings in one command: the configuration of each, stops, and the language model of each."""
 
 from __future__ import annotations
 
