@@ -2,7 +2,7 @@
 """Views of a dataset for training: with a fold held out, or with all rows for pretraining; and overlap of texts.
 
 A manifest lists the parts of each split, so a view is a manifest with other parts in its splits. Order, loader,
-staging, plan and checks need nothing else.
+staging and checks need nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry of poolings, and the number of parameters of a network, without torch.
 
-``plan`` and the launcher use them, and a bundle is checked before its network is built. A new pooling needs a line here
+The launcher uses them, and a bundle is checked before its network is built. A new pooling needs a line here
 and a separate file; see docs/extending.md.
 """
 

@@ -48,31 +48,27 @@ def choose_precision(wanted: Precision, device_type: str) -> Choice:
         chosen, reason = str(wanted), "asked for"
     elif launchers in ("bf16", "fp16"):
         chosen, reason = launchers, "accelerate launch asked for it"
-    elif able.get("bf16") == "native":
+    elif "bf16" in able:
         return Choice("bf16", f"the {'GPU' if device_type == 'cuda' else 'CPU'} computes it natively")
     else:
         return Choice("fp32", f"this {device_type} device has no native bf16")
     if chosen not in able:
         raise ConfigError(f"precision: {chosen} cannot run on {device_type} here; it can run {', '.join(able)}")
-    return Choice(chosen, reason if able[chosen] == "native" else f"{reason}; emulated on this device, so slow")
+    return Choice(chosen, reason)
 
 
-def runnable(device_type: str) -> dict[str, str]:
-    """Which arithmetics run on this kind of device, and whether natively or emulated."""
-    able = {"fp32": "native"}
+def runnable(device_type: str) -> list[str]:
+    """The arithmetics for which this kind of device has instructions."""
+    able = ["fp32"]
     if device_type == "cuda":
         torch.cuda.set_device(read_local_rank())  # else the check opens a context on the first device
-        able["fp16"] = "native"
+        able.append("fp16")
         if torch.cuda.get_device_capability() >= TF32_FROM:
-            able["tf32"] = "native"
+            able.append("tf32")
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            able["bf16"] = "native"
-        return able
-    if torch.backends.mkldnn.is_available():
-        if has_cpu_bf16():
-            able["bf16"] = "native"
-        elif torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-            able["bf16"] = "emulated"
+            able.append("bf16")
+    elif torch.backends.mkldnn.is_available() and has_cpu_bf16():
+        able.append("bf16")
     return able
 
 

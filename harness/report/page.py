@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from harness.baseline.results import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
 from harness.report.mistakes import describe_suspects, mistakes_of
@@ -113,12 +114,13 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     not a report, without ``overwrite``.
     """
     folders = list(map(Path, runs))
-    first, spread = folders[0], None
-    if len(folders) == 1 and (started := members(first)):
-        spread = summarize_runs(first, started)
-        directories = [run.path for run in spread["runs"]]
-    else:
-        directories = [path for folder in folders for path in [run.path for run in members(folder)] or [folder]]
+    first, spread, directories = folders[0], None, list[Path]()
+    for folder in folders:
+        started = members(folder)
+        if started and len(folders) == 1:
+            spread = summarize_runs(folder, started)
+            started = spread["runs"]
+        directories += [run.path for run in started] or [folder]
     target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
     page = render_page([RunFacts(directory) for directory in directories], spread)
@@ -157,11 +159,16 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     runs = rank(runs) if spread is None else runs
     names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
-    chart_split = VALIDATION if {run["split"] for run in views} - {None} == {VALIDATION} else TEST
+    measured_splits = {run["split"] for run in views} - {None}
+    chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
+    numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
     if spread is not None:
         title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
+        numbers = [run.number for run in spread["runs"]]
+    elif num_datasets == 1:
+        pairs = compare_with_first(runs, names)
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -176,9 +183,9 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(views, chart_split),
         "split": chart_split,
         "differing": differing_settings(runs),
-        "pairs": compare_with_first(runs, names) if num_datasets == 1 and spread is None else [],
+        "pairs": pairs,
         "apart": num_datasets > 1,
-        "numbers": range(1, len(runs) + 1) if spread is None else [run.number for run in spread["runs"]],
+        "numbers": numbers,
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": NUM_COLOURS,
     }
@@ -411,16 +418,16 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """Calibration on one split, runs overlaid; of one run with several labels to a text also its classes."""
-    bins = [run["figures"]["calibration"]["after"] if run["split"] == split else [] for run in views]
-    curves = zip((run["name"] for run in views), map(calibration_curve, bins), strict=True)
+    """Confidence and accuracy of each bin with ``MIN_BIN_ROWS`` rows, on one split, runs overlaid; of one run with
+    several labels to a text also its classes.
+    """
+    curves = []
+    for run in views:
+        bins = run["figures"]["calibration"]["after"] if run["split"] == split else []
+        points = [(entry["confidence"], entry["accuracy"]) for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
+        confidence, accuracy = np.array(points).reshape(-1, 2).T
+        curves.append((run["name"], (confidence, accuracy)))
     class_charts = list[Chart]()
     if len(views) == 1 and views[0]["figures"] is not None:
         class_charts = draw("Precision and recall of each class", views[0]["class_curves"], "recall", "precision")
     return class_charts + draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)
-
-
-def calibration_curve(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram that has ``MIN_BIN_ROWS`` rows."""
-    large = [entry for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
-    return [entry["confidence"] for entry in large], [entry["accuracy"] for entry in large]

@@ -169,9 +169,12 @@ def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[t
 
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that differ between runs, with the value of each run; the run directory is left out."""
-    configs = [flat(run.config) for run in runs]
-    table = {key: [config.get(key, "unset") for config in configs] for config in configs for key in config}
-    return {key: values for key, values in table.items() if key != "run" and values != values[:1] * len(values)}
+    configs, values_by_key = [flat(run.config) for run in runs], {}
+    for key in dict.fromkeys(key for config in configs for key in config if key != "run"):
+        values = [config.get(key, "unset") for config in configs]
+        if values != values[:1] * len(values):
+            values_by_key[key] = values
+    return values_by_key
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
