@@ -103,6 +103,8 @@ class StoredEnvironment(TypedDict, total=False):
     """The keys of ``environment.json`` that padless reads."""
 
     effective: dict[str, str]
+    python: str
+    platform: str
     versions: dict[str, str]
     git_revision: str | None
     host: str

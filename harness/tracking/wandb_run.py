@@ -8,8 +8,10 @@ so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_in
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.schema import Name
-from preprocessing.base.signals import end_process
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 60.0
@@ -36,6 +37,8 @@ SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
+TEARDOWN_S = 1.0
+"""How long it may take to forget its service after an error."""
 LOCK_S = 1.0
 """How long a sync waits for a training that ends just now."""
 
@@ -126,11 +129,22 @@ class WandbTracker(AccelerateTracker):
         self.wandb_run.finish(exit_code=int(state != "finished"))
 
     def abandon(self) -> None:
-        """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run."""
+        """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run.
+
+        Without a teardown now, W&B's own at Python's exit would print a traceback.
+        """
         if self.module.run is None:
             for child in psutil.Process().children():
                 if SERVICE in child.name():
                     child.kill()
+            thread = threading.Thread(target=self.tear_down, daemon=True)
+            thread.start()
+            thread.join(TEARDOWN_S)
+
+    def tear_down(self) -> None:
+        """Let W&B forget its service."""
+        with contextlib.suppress(Exception):  # the service is gone
+            self.module.teardown()
 
 
 # Sends rows that W&B does not have.
@@ -157,7 +171,7 @@ def main(config: SyncConfig) -> None:
 def sync(run: Path) -> None:
     """Send the rows of ``metrics.jsonl`` that W&B does not have, and print how many.
 
-    Ends the process if W&B does not accept all. Raises ``UserError`` for no run, one that still runs, and without W&B.
+    Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
     """
     read_run_config(run)
     if not is_installed("wandb"):
@@ -172,7 +186,7 @@ def sync(run: Path) -> None:
             tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
             tracker.abandon()
-            failure = UserError(f"{run}: W&B did not accept all ({one_line(error)}); nothing is lost, try again")
-            end_process(failure.exit_code, str(failure))  # Python's own exit would wait for W&B's service
+            problem = f"W&B did not accept all ({one_line(error)})"
+            raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
     rows = f"all {len(tracker.earlier_rows)} rows of {run / METRICS}, {tracker.num_sent} of them new"
     print(f"W&B has {rows}, in run {tracker.run_id}")
