@@ -8,9 +8,11 @@ so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ FINISH_S = 28.0
 """How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
+TEARDOWN_S = 1.0
+"""How long W&B may take to forget a service that was killed."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
 LOCK_S = 1.0
@@ -131,6 +135,14 @@ class WandbTracker(AccelerateTracker):
             for child in psutil.Process().children():
                 if SERVICE in child.name():
                     child.kill()
+            thread = threading.Thread(target=self.forget_service, daemon=True)
+            thread.start()
+            thread.join(TEARDOWN_S)
+
+    def forget_service(self) -> None:
+        """Take back what W&B would do with its service at Python's exit, which fails without it."""
+        with contextlib.suppress(Exception, SystemExit):
+            self.module.teardown()
 
 
 # Sends rows that W&B does not have.
