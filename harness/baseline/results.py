@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
+from harness.rundir.layout import check_figures_directory
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -61,6 +62,7 @@ def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
     names = names_of(manifest)
+    check_figures_directory(folder)
     for name in names:
         check_replaceable(folder, name)
     figures, origin = {}, f"found in {folder}"

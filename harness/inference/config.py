@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from harness.config import Costs
 from harness.inference.scorer import Engine
+from harness.rundir.layout import check_figures_directory
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.base.split_names import TEST
@@ -96,8 +97,8 @@ class EvaluateConfig(RunningConfig):
             vars(self).update(data=self.input, input=None)
         if self.input is not None and self.split != TEST:
             raise ConfigError(f"split: {self.input} has no splits, all of it is measured; leave this out")
-        if self.output is not None and os.path.isfile(self.output):
-            raise ConfigError(f"output: {self.output} is a file; name a directory")
+        if self.output is not None:
+            check_figures_directory(self.output, self.run)
         if self.source.has_unlabelled:
             problem = "an evaluation needs labelled rows"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {problem}; drop skips the others")

@@ -108,6 +108,19 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
 
 
+def check_figures_directory(output: str | Path, run: str | Path | None = None) -> None:
+    """Raise ``ConfigError`` if ``output`` is a file, a dataset, or a run other than ``run``, whose figures would be
+    replaced.
+    """
+    path = Path(os.path.realpath(output))
+    if path.is_file():
+        raise ConfigError(f"output: {output} is a file; name a directory")
+    is_of_other_run = is_own(path) and (run is None or path != Path(os.path.realpath(run)))
+    if is_of_other_run or (path / MANIFEST).is_file():
+        kind = "a run" if is_of_other_run else "a dataset"
+        raise ConfigError(f"output: {output} is the directory of {kind}; name one for these figures")
+
+
 def tracker_state(run: str | Path, name: str) -> Path:
     """What the tracker ``name`` keeps of a run between attempts: one JSON object."""
     return Path(run, TRACKING, f"{name}.json")

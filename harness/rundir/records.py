@@ -80,7 +80,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         text = read_bytes(path, MAX_CONFIG_BYTES).decode()
         parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
         content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         runs = members(run)
         if runs:
             sentence = f"{run}: holds the runs {join_runs(runs)}; name one of them, as in {runs[0].path}"

@@ -35,6 +35,8 @@ FINISH_S = 28.0
 """How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
+TEARDOWN_S = 1.0
+"""How long W&B may take to forget a service that was killed."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
 TEARDOWN_S = 1.0
@@ -137,13 +139,13 @@ class WandbTracker(AccelerateTracker):
             for child in psutil.Process().children():
                 if SERVICE in child.name():
                     child.kill()
-            thread = threading.Thread(target=self.tear_down, daemon=True)
+            thread = threading.Thread(target=self.forget_service, daemon=True)
             thread.start()
             thread.join(TEARDOWN_S)
 
-    def tear_down(self) -> None:
-        """Let W&B forget its service."""
-        with contextlib.suppress(Exception):  # the service is gone
+    def forget_service(self) -> None:
+        """Take back what W&B would do with its service at Python's exit, which fails without it."""
+        with contextlib.suppress(Exception, SystemExit):
             self.module.teardown()
 
 

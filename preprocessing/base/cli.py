@@ -236,7 +236,10 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     for name, value in content.items():
         texts = {} if value == NULL else value
         is_group = name in groups and isinstance(texts, dict)
-        values |= {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
+        values_of_name = {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
+        for key in values_of_name.keys() & values.keys():
+            raise ConfigError(f"{path}: the key {key!r} occurs twice, alone and in its group; remove one")
+        values |= values_of_name
     for key in values:
         if key not in options:
             raise ConfigError(f"{path}: unknown key {key!r}; {hint_of_key(config_class, key, dashes='')}")

@@ -151,6 +151,8 @@ def describe_kind(kind: Any) -> str:
         return " or ".join(map(describe_kind, arguments))
     if origin is list and get_origin(arguments[0]) is Literal:
         return f"a list of {', '.join(get_args(arguments[0]))}"
+    if origin is dict and get_origin(arguments[1]) is Annotated:
+        return f"a mapping, each value {describe_kind(arguments[1])}"
     if origin is Literal:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words

@@ -107,6 +107,8 @@ def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_p
         Timer(3.0, setattr, (store, "fault", fault)).start()
         environment = {"HOME": str(tmp_path), "PATIENCE_S": "6", **store.environment()}
         assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
+        refused = run_module("harness", "wandb-sync", run, timeout_s=LIMIT_S, **environment)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         store.fault = ""
         assert sync(run, store)[0] == 120
         (stored_run,) = store.runs.values()

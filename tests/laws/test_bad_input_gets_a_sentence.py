@@ -108,6 +108,7 @@ FILES = {
     "group.yaml": b"optim: 3\n",
     "colon.yaml": b"optim: lr: 0.1\n",
     "twice.yaml": b"epochs: 1\nepochs: 2\n",
+    "both.yaml": b"optim: {lr: 0.1}\noptim.lr: 0.2\n",
     "topics.csv": small.table(
         [(*row, at % 3, at) for at, row in enumerate(small.ROWS)], ("text", "topic", "stars", "id")
     ),

@@ -83,7 +83,7 @@ def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its
     assert f"{first} {second.strip()}" == LONG
     assert third == "data       [red]as it is[/red] :smile: 12"
     lines = terminal.getvalue().split("\n")[:-1]
-    assert [line for line in lines if line.startswith(f"{WIPE}\x1b[33mone sentence")]
+    assert f"{WIPE}\x1b[33mone sentence" in terminal.getvalue()
     assert all(cells(line) <= 60 + len(f"{WIPE}\x1b[33m\x1b[0m") for line in lines)
     assert lines[-1] == f"{WIPE}\x1b[1mdata\x1b[0m{third[4:]}"
 
@@ -112,8 +112,7 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
         clock_s[0], share_done[0] = at, share
         live.show()
     live.close()
-    expected = "tokenize  20%  2 workers\ntokenize  30%  2 workers\ntokenize  2 workers\n"
-    assert file.getvalue() == expected, "no percentage while the total is not known"
+    assert file.getvalue() == "tokenize  20%  2 workers\ntokenize  30%  2 workers\ntokenize  2 workers\n"
 
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
