@@ -9,7 +9,6 @@ use this engine.
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -154,17 +153,10 @@ def wait_for_shares(parts: list[AnyPart], workers: Workers, step: str) -> Iterat
         if latest != activity:
             activity, active_at = latest, time.monotonic()
         if time.monotonic() - active_at >= workers.timeout_s:
-            random.Random(workers.share.index).shuffle(parts)  # other shares make them too: each begins elsewhere
-            yield from workers.map(find_or_make, parts, step=step)
+            yield from workers.map(make, parts, step=step)
             return
         if parts:
             time.sleep(POLL_S)
-
-
-def find_or_make(part: Part[Result]) -> Result:
-    """The result of a part that another share may have made meanwhile."""
-    result = read_result(part, verify=False)
-    return make(part) if result is None else result
 
 
 Opened = TypeVar("Opened")

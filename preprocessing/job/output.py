@@ -21,7 +21,7 @@ from typing import Any
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import is_lock, lock_file
+from preprocessing.base.processes import lock_file
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
@@ -91,8 +91,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         is_new, is_shared = not root.exists(), share.count > 1
-        if is_shared:
-            make_work(root)
+        make_work(root)
         with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
             try:
                 yield
@@ -124,7 +123,7 @@ def discard_work(root: Path, is_new: bool) -> None:
 
 
 def make_work(root: Path) -> None:
-    """Make the signed work folder of shares, unless it exists: a lock that is shared names no process."""
+    """Make the signed work folder, unless it exists."""
     try:
         with atomic.new_folder(root / WORK) as folder:
             atomic.sign(folder, root)
@@ -165,14 +164,11 @@ def is_leftover(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    is_strange = os.path.lexists(work) and (
-        # a full disk leaves an empty lock
-        not work.is_dir() or any(path.name != LOCK or path.stat().st_size for path in work.iterdir())
-    )
+    has_work = os.path.lexists(work)
     has_others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     # last, since another share may begin at the same moment
-    is_begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    if not is_begun and (is_strange or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
+    is_begun = not work.is_symlink() and (work / atomic.MARK).is_file()
+    if not is_begun and (has_work or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 
@@ -206,7 +202,6 @@ def finish(root: Path, target: Path, *, is_fresh: bool) -> str | None:
     """Move a new dataset into place, then remove what the job needed; returns a message if unfinished work stays."""
     if is_fresh and root != target:
         shutil.copymode(target, root)
-        atomic.sign(target / WORK, target)
         atomic.take_place(root, target)
     clear_leftovers(target)
     atomic.vanish(target / WORK)
@@ -226,7 +221,7 @@ def clear_leftovers(target: Path) -> None:
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():
-        if path.name != LOCK:
+        if path.name not in (LOCK, atomic.MARK):
             atomic.remove(path)
     for leftover in (atomic.aside(target), building_path(target)):
         if is_leftover(leftover, target) and not holds_work(leftover):

@@ -164,7 +164,8 @@ def answer(line: str, folder: Path) -> str:
         code, _, err = small.run_and_report(harness, *shlex.split(line)[2:]).partition(" ")
         assert not Path("new", "dataset.json").exists(), f"{line}: of what is refused"
         if Path("new").exists():
-            assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
+            work_names = {path.name for path in Path("new", ".work").iterdir()}
+            assert work_names - {"lock", "job.json"}, "finished parts, or nothing"
             shutil.rmtree("new")
     sentences = [error.removeprefix("error: ") for error in err.splitlines() if error.startswith("error: ")]
     return " ".join([code, *sentences]).replace(str(folder), "HERE")
