@@ -305,7 +305,8 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     if text not in labels.numbers:
         spellings = ", ".join(labels.numbers)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
-        raise ValueError(f"{problem}; correct the row, or set source.labels")
+        key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
+        raise ValueError(f"{problem}; correct the row, or set {key}")
     number = labels.numbers[text]
     return NEUTRAL_NAME if number == NEUTRAL else labels.names[number]
 

@@ -146,7 +146,7 @@ def test_predictions_are_lists_of_labels(run: Path, tmp_path: Path, capsys: pyte
     for name in ("out.csv", "out.jsonl", "out.parquet"):
         assert harness_main(["predict", str(run), str(source), "-o", str(tmp_path / name), "--quiet"]) == 0
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert written["predicted"].tolist() == [",".join(labels) for labels in expected]
+    assert [json.loads(cell) for cell in written["predicted"]] == expected
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["predicted"] for line in lines] == expected
     assert [list(labels) for labels in pd.read_parquet(tmp_path / "out.parquet")["predicted"]] == expected
@@ -189,5 +189,5 @@ def test_a_bundle_with_other_thresholds_is_refused(run: Path, tmp_path: Path) ->
 
 def test_one_label_and_several_do_not_mix(run: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", {"train": 50, "test": 20}, base=run.parent / "data")
-    with pytest.raises(DataError, match="a text has one label, where the weights were trained with several"):
+    with pytest.raises(DataError, match="only one of this dataset and that of the weights has several labels"):
         harness_main(["evaluate", str(run), "--data", str(tmp_path / "one")])
