@@ -57,11 +57,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Train on texts and their labels: strings, whole numbers or booleans; with several labels to a text a matrix
         of 0 and 1, ``[texts, classes]``. Raises ``UserError``.
         """
-        self.multilabel_ = getattr(y, "ndim", 1) == 2 and type_of_target(y) == "multilabel-indicator"
-        targets = np.asarray(y) if self.multilabel_ else column_or_1d(np.asarray(y), warn=True)
-        labels: Any = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
+        targets = np.asarray(y)
+        self.multilabel_ = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
         if self.multilabel_:
-            labels = [np.flatnonzero(row).tolist() for row in targets]
+            labels: Any = [np.flatnonzero(row).tolist() for row in targets]
+        else:
+            targets = column_or_1d(targets, warn=True)
+            labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
         options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
         split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
         of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
