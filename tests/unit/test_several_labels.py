@@ -189,7 +189,7 @@ def test_a_file_with_labels_is_evaluated(run: Path, tmp_path: Path, capsys: pyte
 
 @pytest.mark.processes
 @pytest.mark.thorough
-def test_folds_are_trained_measured_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folds_are_trained_measured_and_reported(tmp_path: Path) -> None:
     """Through every command: the figures of all rows together are those of scikit-learn for the predictions."""
     texts, labels = [text for text, _ in reviews(240)], simulate(240)[1]
     lists = [[NAMES[number] for number in np.flatnonzero(row)] for row in labels]
@@ -218,7 +218,6 @@ def test_folds_are_trained_measured_and_reported(tmp_path: Path, capsys: pytest.
     cells = pd.read_csv(out, keep_default_na=False)["predicted"].tolist()
     assert cells == [";".join(names) for names in padless.load(tmp_path / "runs" / "fold-0").predict(words)]
     assert sum(";" in cell for cell in cells) > 10
-    assert "macro" in capsys.readouterr().out
 
 
 def test_an_export_to_onnx_gives_the_same_probabilities(run: Path, tmp_path: Path) -> None:
