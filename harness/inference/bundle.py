@@ -184,10 +184,9 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
             "one built with its vocabulary (vocabulary.base)"
         )
     if info.has_label_sets != manifest.has_label_sets:
-        stored, trained = ("one label", "several") if info.has_label_sets else ("several labels", "one")
         raise DataError(
-            f"{data}: a text has {stored}, where the weights were trained with {trained}; build it again with "
-            "source.labels_separator as in the training"
+            f"{data}: only one of this dataset and that of the weights has several labels to a text; build it again "
+            "with source.labels_separator as in the training"
         )
     if info.labels != manifest.labels:
         of_data, of_weights = (

@@ -7,7 +7,7 @@ import csv
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -21,7 +21,7 @@ from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
 from preprocessing.corpus.text_files import BYTE_ORDER_MARK
 from preprocessing.job.parts import Source
-from preprocessing.labels import LIST, NAME_END, SEPARATORS
+from preprocessing.labels import LIST
 from preprocessing.text.cleaning import encode
 
 FOLDER_POSITIONS = (3, 0)
@@ -44,10 +44,10 @@ class Output:
     names: Sequence[str]
     """The new columns."""
     labels_separator: str
-    """Between the labels of a text in a CSV file."""
+    """Between several labels in a CSV file; ``list``: they are written as JSON."""
 
     @classmethod
-    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str) -> Output:
+    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str = LIST) -> Output:
         """Raises ``DataError`` for files with other columns than the first, and for columns named like the new ones,
         ``ConfigError`` for a format that the rows do not fit.
         """
@@ -81,9 +81,9 @@ class Output:
         positions = FOLDER_POSITIONS if source.file.format == "folder" else range(len(self.schema))
         table = pa.table([rows[f"column_{position}"] for position in positions], names=self.schema.names)
         table = table.replace_schema_metadata(self.schema.metadata)
-        is_csv = FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
+        is_joined = self.labels_separator != LIST and FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
         for name, column in zip(self.names, columns.columns, strict=True):
-            table = table.append_column(name, join_lists(column, self.labels_separator) if is_csv else column)
+            table = table.append_column(name, join_lists(column, self.labels_separator) if is_joined else column)
         return table
 
 
@@ -109,16 +109,6 @@ def write_tables(
             writer.writerow(names)
             for row in iter_rows(tables):
                 writer.writerow(map(field_of, row))
-
-
-def choose_separator(trained: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What separates several labels in a file: as in the training corpus, whose options are ``trained``, else a
-    character that no label has.
-    """
-    separator = trained.get("labels_separator")
-    if separator in (None, LIST):
-        separator = next((sign for sign in SEPARATORS if sign not in "".join(names)), NAME_END)
-    return str(separator)
 
 
 class CsvLines:

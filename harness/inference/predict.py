@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output, Part, choose_separator
+from harness.inference.output import BLOCK_ROWS, Output, Part
 from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
@@ -54,7 +54,7 @@ from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import name_label_value
+from preprocessing.labels import LIST, name_label_value
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -178,7 +178,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         sources = convert_all(files, workers, work, keep_columns=True)
         names = [info.source.get("label_column", "label")] if config.rank else []
         names += ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
-        output = Output.plan(target, sources, names, choose_separator(info.source, info.labels))
+        output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]

@@ -57,11 +57,13 @@ def title_of(key: str, labels: Sequence[str], *, has_label_sets: bool = False) -
     """A figure's title; that of F1 names class 1 of two classes, or the mean over more. With several labels to a text,
     accuracy is that of whole label sets.
     """
-    if has_label_sets and key in ("accuracy", "f1"):
-        return "subset accuracy" if key == "accuracy" else "F1 (macro)"
+    if has_label_sets and key == "accuracy":
+        return "subset accuracy"
     if key != "f1" or not labels:
         return FIGURES[key].title
-    return f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
+    return (
+        f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 and not has_label_sets else "F1 (macro)"
+    )
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,9 @@ def ratios_interval(parts: np.ndarray, totals: np.ndarray) -> list[float] | None
     ratios = parts.sum(axis=0) / totals.sum(axis=0)
     mean, effective_rows = float(ratios.mean()), float(len(parts))
     deviations = ((parts - ratios * totals) / totals.mean(axis=0)).mean(axis=1)
-    if deviations.any():
-        effective_rows = mean * (1 - mean) * len(parts) / float(deviations.var())
+    variance = float(deviations.var()) / len(parts)
+    if variance > 0 and 0 < mean < 1:
+        effective_rows = min(float(totals.sum()), mean * (1 - mean) / variance)
     return wilson(mean * effective_rows, effective_rows)
 
 
@@ -82,7 +83,7 @@ def recalls_interval(hits: np.ndarray, rows: np.ndarray) -> list[float]:
     recalls = hits / rows
     mean, effective_rows = float(recalls.mean()), len(rows) ** 2 / (1 / rows).sum()
     variance = (recalls * (1 - recalls) / np.maximum(rows - 1, 1)).sum() / len(rows) ** 2
-    if variance > 0:
+    if variance > 0 and mean < 1:
         effective_rows = min(effective_rows, mean * (1 - mean) / variance)
     return wilson(mean * float(effective_rows), float(effective_rows))
 

@@ -290,7 +290,8 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     if text not in labels.name_by_value:
         spellings = ", ".join(labels.name_by_value)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
-        raise ValueError(f"{problem}; correct the row, or set source.labels")
+        key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
+        raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]
 
 

@@ -150,6 +150,9 @@ def prepare(folder: Path) -> Path:
         small.prepare("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
         small.prepare("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
+        small.prepare(
+            "three.csv --vocabulary.base data --vocabulary.min_count auto --source.labels_separator ;", "moods"
+        )
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
         shutil.copytree("data", "damaged")
         for shard in split_of("damaged", "test").shards:

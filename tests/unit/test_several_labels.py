@@ -68,6 +68,21 @@ def test_figures_are_those_of_scikit_learn() -> None:
         assert low < values[name] < high
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_intervals_where_all_or_nothing_is_right(right: bool) -> None:
+    """A mean of average precisions of 1 may be a rounding error below it."""
+    labels = simulate(97)[1]
+    logits = np.where(labels == right, 4.0, -4.0) + np.random.default_rng(0).random(labels.shape)
+    values = figures(Scores(np.arange(97), labels, logits), NAMES, Decision(thresholds=(0.5,) * 4))
+    for name in ("accuracy", "f1", "f1_micro"):
+        low, high = values["intervals"][name]
+        assert values[name] == right
+        assert low <= right <= high
+        assert 0.01 < high - low < 0.1
+    low, high = values["intervals"]["pr_auc"]
+    assert low - 1e-9 <= values["pr_auc"] <= high + 1e-9
+
+
 @pytest.mark.parametrize("name", ["f1", "f1_micro"])
 def test_intervals_of_f1_hold_the_figure_of_the_population(name: str) -> None:
     decision = Decision(thresholds=(0.3, 0.2, 0.15, 0.1))
@@ -146,7 +161,7 @@ def test_predictions_are_lists_of_labels(run: Path, tmp_path: Path, capsys: pyte
     for name in ("out.csv", "out.jsonl", "out.parquet"):
         assert harness_main(["predict", str(run), str(source), "-o", str(tmp_path / name), "--quiet"]) == 0
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
-    assert written["predicted"].tolist() == [",".join(labels) for labels in expected]
+    assert [json.loads(cell) for cell in written["predicted"]] == expected
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["predicted"] for line in lines] == expected
     assert [list(labels) for labels in pd.read_parquet(tmp_path / "out.parquet")["predicted"]] == expected
@@ -172,6 +187,39 @@ def test_a_file_with_labels_is_evaluated(run: Path, tmp_path: Path, capsys: pyte
         harness_main([*command, "--source.labels_separator", ";"])
 
 
+@pytest.mark.processes
+@pytest.mark.thorough
+def test_folds_are_trained_measured_and_reported(tmp_path: Path) -> None:
+    """Through every command: the figures of all rows together are those of scikit-learn for the predictions."""
+    texts, labels = [text for text, _ in reviews(240)], simulate(240)[1]
+    lists = [[NAMES[number] for number in np.flatnonzero(row)] for row in labels]
+    words = [" ".join([text, *names]) for text, names in zip(texts, lists, strict=True)]
+    frame = pd.DataFrame({"text": words, "label": [";".join(names) for names in lists]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    data = padless.prepare(str(tmp_path / "a.csv"), output=tmp_path / "data", options={"splits.folds": 2})
+    keys = ["--epochs", "1", "--model.hidden_size", "4", "--model.embedding_dim", "4", "--device", "cpu"]
+    command = ["train", str(tmp_path / "data"), "--run", str(tmp_path / "runs"), "--folds", "2", *keys]
+    assert harness_main(command) == 0
+    summary = json.loads((tmp_path / "runs" / "folds.json").read_text())["out_of_fold"]
+    rows = pd.read_parquet(tmp_path / "runs" / "out-of-fold.parquet")
+    truth, predicted = (
+        np.array([[name in names for name in data.labels] for names in rows[column]])
+        for column in ("label", "predicted")
+    )
+    assert [sorted(names) for names in rows["label"]] == [sorted(lists[row - 1]) for row in rows["row"]]
+    assert summary["f1"] == pytest.approx(sklearn.metrics.f1_score(truth, predicted, average="macro"))
+    assert summary["f1_micro"] == pytest.approx(sklearn.metrics.f1_score(truth, predicted, average="micro"))
+    assert summary["f1_micro"] > 0.5
+    page = (tmp_path / "runs" / "fold-0" / "report.html").read_text()
+    assert "Precision and recall of each class" in page
+    assert f"{summary['f1_micro']:.4f}" in (tmp_path / "runs" / "report.html").read_text()
+    out = tmp_path / "out.csv"
+    assert harness_main(["predict", str(tmp_path / "runs" / "fold-0"), str(tmp_path / "a.csv"), "-o", str(out)]) == 0
+    cells = pd.read_csv(out, keep_default_na=False)["predicted"].tolist()
+    assert cells == [";".join(names) for names in padless.load(tmp_path / "runs" / "fold-0").predict(words)]
+    assert sum(";" in cell for cell in cells) > 10
+
+
 def test_an_export_to_onnx_gives_the_same_probabilities(run: Path, tmp_path: Path) -> None:
     assert harness_main(["export", str(run), "--onnx", "-o", str(tmp_path / "out"), "--quiet"]) == 0
     texts = [text for text, _ in reviews(30)]
@@ -189,5 +237,5 @@ def test_a_bundle_with_other_thresholds_is_refused(run: Path, tmp_path: Path) ->
 
 def test_one_label_and_several_do_not_mix(run: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", {"train": 50, "test": 20}, base=run.parent / "data")
-    with pytest.raises(DataError, match="a text has one label, where the weights were trained with several"):
+    with pytest.raises(DataError, match="only one of this dataset and that of the weights has several labels"):
         harness_main(["evaluate", str(run), "--data", str(tmp_path / "one")])
