@@ -74,10 +74,10 @@ class Decision:
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
     """Fit temperature, threshold and conformal scores to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
-    scores = conformal_scores(probabilities(logits / temperature), labels)
-    if config.threshold == "fixed" or logits.ndim > 1:
-        return Decision(temperature, scores=scores)
-    return Decision(temperature, choose_threshold(logits / temperature, labels, config), scores=scores)
+    calibrated = logits / temperature
+    is_fixed = config.threshold == "fixed" or logits.ndim > 1
+    threshold = 0.5 if is_fixed else choose_threshold(calibrated, labels, config)
+    return Decision(temperature, threshold, conformal_scores(probabilities(calibrated), labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

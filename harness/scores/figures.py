@@ -77,10 +77,8 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
     predicted, chances = decision.predictions(scores.logits)
     metrics = classification_metrics(logits, labels, predicted)
-    costs = dict[str, np.ndarray]()
-    if decision.costs is not None:
-        costs["cost"] = decision.costs[labels, predicted]
-        costs["cost_of_most_probable"] = decision.costs[labels, chances.argmax(axis=1)]
+    matrix, choices = decision.costs, {"cost": predicted, "cost_of_most_probable": chances.argmax(axis=1)}
+    costs = {} if matrix is None else {name: matrix[labels, classes] for name, classes in choices.items()}
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
