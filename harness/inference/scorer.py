@@ -191,12 +191,7 @@ class OnnxScorer(Scorer):
         return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
-def open_scorer(
-    path: str | Path,
-    engine: str = "auto",
-    batch_rows: int = BATCH_ROWS,
-    **options: Any,
-) -> Scorer:
+def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
     ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.

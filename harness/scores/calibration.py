@@ -58,7 +58,7 @@ class Decision:
         predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
         if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
             predicted = (chances @ self.costs).argmin(axis=1)
-        return np.where(chances.max(axis=1, initial=0) < self.min_confidence, -1, predicted), chances
+        return np.where(chances.max(axis=1) < self.min_confidence, -1, predicted), chances
 
     def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
         """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
@@ -67,8 +67,8 @@ class Decision:
         if not costs:
             return self
         matrix = cost_matrix(costs, names)
-        two_classes_threshold = float(matrix[0, 1] / matrix.sum())
-        return replace(self, costs=matrix, threshold=two_classes_threshold if len(names) == 2 else 0.5)
+        threshold = float(matrix[0, 1] / matrix.sum()) if len(names) == 2 else 0.5
+        return replace(self, costs=matrix, threshold=threshold)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:

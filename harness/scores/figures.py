@@ -45,7 +45,7 @@ FIGURES = {
     "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
     "cost": Figure(title="cost of a row", lower_is_better=True),
-    "cost_of_most_probable": Figure(title="… of the most probable class", lower_is_better=True, weight=6),
+    "cost_of_most_probable": Figure(title="cost of most probable class", lower_is_better=True, weight=6),
 }
 """All figures by key, in display order; a split has those of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
@@ -77,18 +77,18 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
     predicted, chances = decision.predictions(scores.logits)
     metrics = classification_metrics(logits, labels, predicted)
-    matrix, choices = decision.costs, {"cost": predicted, "cost_of_most_probable": chances.argmax(axis=1)}
-    costs = {} if matrix is None else {name: matrix[labels, classes] for name, classes in choices.items()}
+    costs, most_probable = dict[str, np.ndarray](), chances.argmax(axis=1)
+    if decision.costs is not None:
+        costs["cost"] = decision.costs[labels, predicted]
+        costs["cost_of_most_probable"] = decision.costs[labels, most_probable]
+    cost_intervals = {name: mean_interval(values) for name, values in costs.items()}
     return {
         "temperature": decision.temperature,
         "threshold": decision.threshold,
         **metrics,
         **{name: float(values.mean()) for name, values in costs.items()},
         "labels": list(names),
-        "intervals": {
-            **intervals(logits, labels, predicted),
-            **{name: mean_interval(values) for name, values in costs.items()},
-        },
+        "intervals": intervals(logits, labels, predicted) | cost_intervals,
         "per_class": per_class(metrics["confusion"], names),
         "calibration": {
             "bins": bins.shape[1],

@@ -144,10 +144,12 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
 
 
 def majority(values: Mapping[str, Any]) -> str | None:
-    """A warning about an accuracy that, within one standard error, is that of always naming the largest class."""
+    """A warning about an accuracy that, within one standard error, is that of always naming the largest class; none
+    where costs decide.
+    """
     largest, rows, accuracy = max(values["per_class"], key=itemgetter("rows")), values["rows"], values["accuracy"]
     always = largest["rows"] / rows
-    if always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
+    if always == 1 or "cost" in values or accuracy - always > math.sqrt(always * (1 - always) / rows):
         return None
     return (
         f"no better than the majority class (accuracy {accuracy:.4f} on {values['split']}, {always:.4f} for always "
