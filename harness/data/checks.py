@@ -67,17 +67,17 @@ def order_spec(config: RunConfig) -> OrderSpec:
 def check_useful(config: RunConfig, manifest: Manifest) -> None:
     """Raise ``ConfigError`` for an option without effect, or weights or costs that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
+    if config.evaluation.costs and manifest.has_label_sets:
+        problem = "a text of this dataset may have several labels, each predicted by a threshold of its own"
+        raise ConfigError(f"evaluation.costs: {problem}; leave this out")
+    if config.evaluation.costs:
+        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if config.task == LANGUAGE_MODEL:
         return
     for label in config.optim.class_weights:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
-    if config.evaluation.costs and manifest.has_label_sets:
-        problem = "a text of this dataset may have several labels, each predicted by a threshold of its own"
-        raise ConfigError(f"evaluation.costs: {problem}; leave this out")
-    if config.evaluation.costs:
-        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if threshold not in ("auto", "fixed") and len(labels) > 2 and not manifest.has_label_sets:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch
-from harness.config import CLASSIFIER
 from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
 from harness.model.attribution import Attribution, attributions
 from harness.model.classifier import Classifier
@@ -61,7 +60,7 @@ def write_bundle(
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
     write_scores(directory, name, decision.scores)
-    costs = facts.get("costs", {}) if model.task == CLASSIFIER else {}
+    costs = facts.get("costs", {})
     decision = decision.with_costs(costs, manifest.labels)
     info = BundleInfo(
         weights=name,

@@ -220,7 +220,7 @@ class PredictConfig(ReadingConfig):
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
         if self.set and self.abstain:
-            raise ConfigError("set, abstain: each says in its way what is not certain; leave one out")
+            raise ConfigError("set, abstain: each is a way to answer uncertain texts; leave one out")
         if self.rank and (self.output is None or STDIN in self.inputs):
             raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):

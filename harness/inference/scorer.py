@@ -33,7 +33,7 @@ from harness.rundir.bundle_files import (
     read_scores,
     read_vocabulary,
 )
-from harness.rundir.results import SET_COLUMN, list_labels, prediction_columns
+from harness.rundir.results import SET_COLUMN, prediction_columns
 from harness.scores.calibration import Decision
 from harness.scores.decisions import choose_bound, choose_sets
 from preprocessing.base.errors import ConfigError, DataError, require
@@ -41,6 +41,7 @@ from preprocessing.base.installed import is_importable, load_object, require_pac
 from preprocessing.base.processes import available_cores
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
+from preprocessing.labels import convert_names
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
@@ -127,9 +128,13 @@ class Scorer(ABC):
         return columns if level is None else columns | {SET_COLUMN: self.list_sets(chances, level)}
 
     def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
-        """The labels of each text's conformal set, the most probable first."""
+        """The labels of each text's conformal set, a list, the most probable first. Raises as ``choose_bound``."""
         members = choose_sets(chances, self.decision.scores, level)
-        return list_labels(members, chances, self.labels, self.label_type)
+        order = np.argsort(-chances, axis=1, kind="stable")
+        classes = order[np.take_along_axis(members, order, axis=1)]
+        labels = pa.array(convert_names(self.labels, self.label_type)).take(classes)
+        ends = members.sum(axis=1).cumsum()
+        return pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), labels)
 
 
 def read_decision(
@@ -197,12 +202,7 @@ class OnnxScorer(Scorer):
         return score_in_batches(encoded, self.batch_rows, read, threads=self.threads or available_cores())
 
 
-def open_scorer(
-    path: str | Path,
-    engine: str = "auto",
-    batch_rows: int = BATCH_ROWS,
-    **options: Any,
-) -> Scorer:
+def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
     ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.

@@ -52,7 +52,6 @@ KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
 WEIGHTS = re.compile(r"(weights-[0-9a-f]{16})\.(safetensors|conformal\.json)")
 SCORES_KIND = ("padless-conformal", 1)
-Scores = Annotated[list[Share], Meta(min_length=1)]
 MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
@@ -178,7 +177,7 @@ def read_scores(directory: Path, weights: str) -> list[float]:
     """The conformal scores of weights; none where there is no such file. Raises ``DataError`` for a damaged one."""
     path = scores_path(directory, weights)
     content = read_sealed(path, SCORES_KIND, "delete it; only sets need it")
-    return [] if content is None else convert_json(Scores, content.get("scores"), str(path), DAMAGED)
+    return [] if content is None else convert_json(list[Share], content.get("scores"), str(path), DAMAGED)
 
 
 def write_info(directory: Path, info: BundleInfo) -> None:

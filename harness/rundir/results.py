@@ -78,13 +78,6 @@ def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
     return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
-def list_labels(members: np.ndarray, chances: np.ndarray, names: Sequence[str], label_type: LabelType) -> pa.Array:
-    """A list of labels for each row, the most probable first, from bool ``[rows, labels]``."""
-    order = np.argsort(-chances, axis=1, kind="stable")
-    labels = pa.array(convert_names(names, label_type)).take(order[np.take_along_axis(members, order, axis=1)])
-    return pa.ListArray.from_arrays(np.append(0, members.sum(axis=1).cumsum()).astype(np.int32), labels)
-
-
 def check_replaceable(directory: Path, split: str) -> None:
     """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote."""
     atomic.check_replaced(directory / figures_name(split), None, KIND[:1])

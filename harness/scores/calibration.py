@@ -67,7 +67,7 @@ class Decision:
         predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
         if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
             predicted = (chances @ self.costs).argmin(axis=1)
-        return np.where(chances.max(axis=1, initial=0) < self.min_confidence, -1, predicted), chances
+        return np.where(chances.max(axis=1) < self.min_confidence, -1, predicted), chances
 
     def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
         """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
@@ -76,19 +76,19 @@ class Decision:
         if not costs:
             return self
         matrix = cost_matrix(costs, names)
-        two_classes_threshold = float(matrix[0, 1] / matrix.sum())
-        return replace(self, costs=matrix, threshold=two_classes_threshold if len(names) == 2 else 0.5)
+        threshold = float(matrix[0, 1] / matrix.sum()) if len(names) == 2 else 0.5
+        return replace(self, costs=matrix, threshold=threshold)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
     """Fit temperature, threshold and conformal scores to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
+    calibrated = logits / temperature
     if labels.ndim > 1:
-        return Decision(temperature, thresholds=choose_thresholds(logits / temperature, labels, config))
-    scores = conformal_scores(probabilities(logits / temperature), labels)
-    if config.threshold in ("auto", "fixed") or logits.ndim > 1:
-        return Decision(temperature, scores=scores)
-    return Decision(temperature, choose_threshold(logits / temperature, labels, config), scores=scores)
+        return Decision(temperature, thresholds=choose_thresholds(calibrated, labels, config))
+    is_fixed = config.threshold in ("auto", "fixed") or logits.ndim > 1
+    threshold = 0.5 if is_fixed else choose_threshold(calibrated, labels, config)
+    return Decision(temperature, threshold, scores=conformal_scores(probabilities(calibrated), labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

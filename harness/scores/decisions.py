@@ -41,11 +41,11 @@ def cost_matrix(costs: Mapping[str, Any], names: Sequence[str], key: str = "cost
     default: Any = {} if any(isinstance(cost, Mapping) for cost in costs.values()) else 1.0
     matrix = np.zeros((len(names), len(names)))
     for row, name in zip(matrix, names, strict=True):
-        wrong_names, cost = [other for other in names if other != name], costs.get(name, default)
+        wrong_names, cost = [guess for guess in names if guess != name], costs.get(name, default)
         cost_by_name = cost if isinstance(cost, Mapping) else dict.fromkeys(wrong_names, cost)
         if set(cost_by_name) != set(wrong_names):
             raise ConfigError(f"{key}.{name}: expected the cost of each wrong label: {', '.join(wrong_names)}")
-        row[:] = [cost_by_name.get(other, 0.0) for other in names]
+        row[:] = [cost_by_name.get(guess, 0.0) for guess in names]
     return matrix
 
 
@@ -67,12 +67,11 @@ def choose_bound(scores: Sequence[float], level: float) -> float:
     """The highest score of a label in a set: the ``level`` quantile of ``scores`` and one score more, which is higher
     than all. Raises ``ConfigError`` if that is the quantile.
     """
-    number = len(scores)
-    rank = math.ceil(level * (number + 1) - 1e-9)
-    if rank > number:
+    rank = math.ceil(level * (len(scores) + 1) - 1e-9)
+    if rank > len(scores):
         raise ConfigError(
-            f"set: {level:g} is above {number / (number + 1):.3g}, the most that the scores of {number:,} validation "
-            "rows in the bundle allow; ask for less, or train again with more"
+            f"set: {level:g} is above {len(scores) / (len(scores) + 1):.3g}, the most that the scores of "
+            f"{len(scores):,} validation rows in the bundle allow; ask for less, or train again with more"
         )
     return scores[rank - 1]
 

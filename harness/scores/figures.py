@@ -46,7 +46,7 @@ FIGURES = {
     "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
     "cost": Figure(title="cost of a row", lower_is_better=True),
-    "cost_of_most_probable": Figure(title="… of the most probable class", lower_is_better=True, weight=6),
+    "cost_of_most_probable": Figure(title="cost of most probable class", lower_is_better=True, weight=6),
 }
 """All figures by key, in display order; a split has those of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
@@ -86,20 +86,18 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     threshold: dict[str, Any] = {"threshold": decision.threshold}
     if labels.ndim > 1:
         threshold = {"thresholds": dict(zip(names, decision.thresholds, strict=True))}
-    costs = dict[str, np.ndarray]()
+    costs, most_probable = dict[str, np.ndarray](), chances.argmax(axis=1)
     if decision.costs is not None:
         costs["cost"] = decision.costs[labels, predicted]
-        costs["cost_of_most_probable"] = decision.costs[labels, chances.argmax(axis=1)]
+        costs["cost_of_most_probable"] = decision.costs[labels, most_probable]
+    cost_intervals = {name: mean_interval(values) for name, values in costs.items()}
     return {
         "temperature": decision.temperature,
         **threshold,
         **classification_metrics(logits, labels, predicted),
         **{name: float(values.mean()) for name, values in costs.items()},
         "labels": list(names),
-        "intervals": {
-            **intervals(logits, labels, predicted),
-            **{name: mean_interval(values) for name, values in costs.items()},
-        },
+        "intervals": intervals(logits, labels, predicted) | cost_intervals,
         "per_class": per_class(labels, predicted, names),
         "calibration": {
             "bins": bins.shape[1],

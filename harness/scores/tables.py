@@ -147,11 +147,13 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
 
 
 def majority(values: Mapping[str, Any]) -> str | None:
-    """A warning about an accuracy that, within one standard error, is that of always naming the largest class."""
+    """A warning about an accuracy that, within one standard error, is that of always naming the largest class; none
+    where costs decide.
+    """
     largest, rows, accuracy = max(values["per_class"], key=itemgetter("rows")), values["rows"], values["accuracy"]
     always = largest["rows"] / rows
-    has_label_sets = "thresholds" in values  # by which a row may have none
-    if has_label_sets or always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
+    has_other_rule = "thresholds" in values or "cost" in values  # than the most probable class
+    if has_other_rule or always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
         return None
     return (
         f"no better than the majority class (accuracy {accuracy:.4f} on {values['split']}, {always:.4f} for always "

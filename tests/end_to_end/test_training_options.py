@@ -44,7 +44,10 @@ def test_costs_decide_from_the_training_on(data: Path, tmp_path: Path) -> None:
     assert ((predictions["probability_positive"] >= 1 / 9) == (predictions["predicted"] == "positive")).all()
     is_wrong = predictions["label"] != predictions["predicted"]
     assert figures["cost"] == pytest.approx((is_wrong * (1 + 7 * (predictions["label"] == "positive"))).mean())
-    assert f"A row costs {figures['cost']:.4f} on average" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert f"A row costs {figures['cost']:.4f} on average" in page
+    assert [entry["level"] for entry in figures["sets"]] == [0.8, 0.9, 0.95]
+    assert all(f"<td>{entry['coverage']:.1%}</td>" in page for entry in figures["sets"])
     evaluation = ["evaluate", str(run), "--device", "cpu", "--quiet"]
     assert main([*evaluation, "--costs", "{negative: 3}"]) == 0
     assert read_json(run / "evaluation" / "test.json")["threshold"] == 0.75

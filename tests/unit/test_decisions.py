@@ -124,7 +124,7 @@ def test_a_bundle_keeps_costs_and_scores(tmp_path: Path) -> None:
     assert (newer.costs, newer.threshold, read_scores(bundle, newer.weights)) == ({}, 0.5, [0.5])
     path = scores_path(bundle, newer.weights)
     assert [file.name for file in bundle.glob("*.conformal.json")] == [path.name]
-    for scores in ([], [2.0], ["0.5"], None):
+    for scores in ([2.0], ["0.5"], None):
         reseal(path, scores=scores)
         with pytest.raises(DataError, match="another version of padless"):
             padless.load(run)
@@ -194,6 +194,7 @@ def test_an_export_decides_as_the_run_does(tmp_path: Path) -> None:
     run, folder = write_run(tmp_path, 3, decision=Decision(scores=SCORES), facts=facts), tmp_path / "out"
     texts = ["w1", "w2"]
     assert export(run, "--output", folder, "--onnx", "--quiet", "--license", "mit") == 0
+    assert "| costs of errors | `{'class0': 1000.0}` |" in (folder / "README.md").read_text()
     model, exported = padless.load(run), padless.load(folder, engine="onnx")
     assert exported.predict(texts).tolist() == model.predict(texts).tolist() == ["class0"] * 2
     assert model.predict_proba(texts).argmax(axis=1).tolist() != [0, 0]
