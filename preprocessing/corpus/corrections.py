@@ -39,8 +39,8 @@ def read_corrections(path: str, label_by_row: Mapping[str, str], labels: Sequenc
     with two corrections.
     """
     corrections, name_by_spelling = dict[str, str](), {drop_zero_fraction(name): name for name in labels}
-    if Path(path).is_dir():
-        raise DataError(f"{path}: is a folder; name the table of suspects in it")
+    if not Path(path).is_file():
+        raise DataError(f"{path}: is no file; name the table of suspects that was filled in")
     source = SourceConfig(path=path, text_column=[ROW, TEXT_ID, CORRECTION], label_column=LABEL)
     (file,) = list_files(source, SplitConfig(column=None))
     reader = open_reader(file)
