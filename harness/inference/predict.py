@@ -161,6 +161,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
+        if config.rank and getattr(info, "thresholds", None):
+            raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         names = [info.source.get("label_column", "label")] if config.rank else []
         output = Output.plan(target, sources, [*names, "predicted", *map(probability_column, info.labels)])
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)

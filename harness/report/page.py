@@ -202,7 +202,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
         figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
-        with suppress(DataError):  # no predictions
+        with suppress(DataError, ValueError):  # no predictions, or of other classes
             mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
         for mistake in figures["mistakes"]:
             mistake_by_row[mistake["row"]] = {"is_suspect": False, **mistake_by_row.get(mistake["row"], {}), **mistake}

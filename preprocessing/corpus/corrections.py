@@ -90,7 +90,7 @@ def correct_labels(batch: SourceBatch, labels: pa.Array) -> tuple[pa.Array, set[
 
 def check_corrected(corrections: Mapping[str, str], corrected: set[str]) -> None:
     """Raise ``DataError`` for a correction of a text that is not among those ``corrected``."""
-    missing = {key.partition(" ")[0] for key in corrections} - corrected
-    if missing:
-        problem = f"no row has the text {min(missing)!r} with the label that is corrected"
+    missing_texts = {key.partition(" ")[0] for key in corrections} - corrected
+    if missing_texts:
+        problem = f"no row has the text {min(missing_texts)!r} with the label that is corrected"
         raise DataError(f"source.corrections: {problem}: is the table of another dataset, or has the source changed?")
