@@ -100,11 +100,11 @@ def curve_of(rule: str, rows: Rows, vectors: np.ndarray, config: RankingConfig, 
         accuracies.append(float(model.score(rows.test[:, columns], rows.test_labels)))
         if len(labelled) >= config.random:
             return accuracies
-        others = order[~np.isin(order, labelled)]
-        chosen = others[: config.batch]
+        unlabelled = order[~np.isin(order, labelled)]
+        chosen = unlabelled[: config.batch]
         if rule != "random":
-            chances = model.predict_proba(rows.pool[others][:, columns])
-            chosen = others[rank_rows(rule, chances, vectors[others], config.batch)]
+            chances = model.predict_proba(rows.pool[unlabelled][:, columns])
+            chosen = unlabelled[rank_rows(rule, chances, vectors[unlabelled], config.batch)]
         labelled = np.concatenate([labelled, chosen])
 
 

@@ -40,6 +40,8 @@ def read_labelled(data: str | Path, manifest: Manifest) -> tuple[pd.DataFrame, l
             columns = {"row": split.column("row"), "split": name, "label": split.column("label").astype(np.int64)}
             frames.append(pd.DataFrame(columns | {"text": np.concatenate([*map(hash_texts, split.blocks)])}))
             blocks += split.blocks
+    if not frames:
+        raise DataError(f"{Path(data, MANIFEST)}: no row has a label")
     return pd.concat(frames, ignore_index=True), blocks
 
 

@@ -215,7 +215,7 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         has_label_sets = "thresholds" in figures
         shown_mistakes = figures["mistakes"]
         if not has_label_sets:
-            with suppress(DataError):  # no predictions
+            with suppress(DataError, ValueError):  # no predictions, or of other classes
                 mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
             for mistake in figures["mistakes"]:
                 suspect = mistake_by_row.get(mistake["row"], {})

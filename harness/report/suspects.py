@@ -88,7 +88,7 @@ def main(config: SuspectsConfig) -> None:
     if getattr(manifest, "label_sets", None):
         raise DataError(f"{config.data}: its texts have several labels each; suspects are found where each has one")
     if config.apply is not None:
-        prepare_dataset(corrected_config(config, manifest))
+        prepare_dataset(build_corrected_config(config, manifest))
         return
     suspects, screen = find_suspects(config, manifest), Screen()
     num_equal = (suspects["why"] == EQUAL_TEXT).sum()
@@ -133,7 +133,7 @@ def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     return table[COLUMNS].fillna("").reset_index(drop=True)
 
 
-def corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessConfig:
+def build_corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessConfig:
     """The configuration of a dataset with the corrections of a table, and those that it has already.
 
     Raises ``DataError`` for a table that does not fit, or a dataset that cannot be made again.
@@ -143,8 +143,11 @@ def corrected_config(config: SuspectsConfig, manifest: Manifest) -> PreprocessCo
     label_by_row = {str(row): manifest.labels[label] for row, label in zip(rows[ROW], rows[LABEL], strict=True)}
     corrections = read_corrections(config.apply, label_by_row, manifest.labels)
     values: dict[str, Any] = {"output": config.output}
-    for part, keys in manifest.provenance.get("config", {}).items():
-        values |= {f"{part}.{key}": value for key, value in keys.items()} if isinstance(keys, dict) else {part: keys}
+    for part, content in manifest.provenance.get("config", {}).items():
+        if isinstance(content, dict):
+            values |= {f"{part}.{key}": value for key, value in content.items()}
+        else:
+            values[part] = content
     if values.get("source.path") in ([FRAME], None) or not {*values} <= {*options_of(PreprocessConfig)}:
         problem = "was made of a data frame, or by another version of padless, and cannot be made again"
         raise DataError(f"{config.data}: {problem}; correct the labels where its texts come from")

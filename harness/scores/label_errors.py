@@ -25,8 +25,8 @@ def find_label_errors(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
     label_rows = np.bincount(labels, minlength=num_classes)
     thresholds = np.bincount(labels, label_chances, num_classes) / np.maximum(label_rows, 1)
     reached = np.where((chances >= thresholds) & (label_rows > 0), chances, 0.0)
-    counted = np.where(reached.any(axis=1), reached.argmax(axis=1), labels)
-    num_errors = np.bincount(labels[counted != labels], minlength=num_classes)
+    confident_classes = np.where(reached.any(axis=1), reached.argmax(axis=1), labels)
+    num_errors = np.bincount(labels[confident_classes != labels], minlength=num_classes)
     least_probable = np.argsort(label_chances, kind="stable")
     sorted_labels = labels[least_probable]
     is_error = np.empty(len(labels), bool)

@@ -39,8 +39,8 @@ def read_corrections(path: str, label_by_row: Mapping[str, str], labels: Sequenc
     with two corrections.
     """
     corrections, name_by_spelling = dict[str, str](), {drop_zero_fraction(name): name for name in labels}
-    if Path(path).is_dir():
-        raise DataError(f"{path}: is a folder; name the table of suspects in it")
+    if not Path(path).is_file():
+        raise DataError(f"{path}: is no file; name the table of suspects that was filled in")
     source = SourceConfig(path=path, text_column=[ROW, TEXT_ID, CORRECTION], label_column=LABEL)
     (file,) = list_files(source, SplitConfig(column=None))
     reader = open_reader(file)
@@ -90,7 +90,7 @@ def correct_labels(batch: SourceBatch, labels: pa.Array) -> tuple[pa.Array, set[
 
 def check_corrected(corrections: Mapping[str, str], corrected: set[str]) -> None:
     """Raise ``DataError`` for a correction of a text that is not among those ``corrected``."""
-    missing = {key.partition(" ")[0] for key in corrections} - corrected
-    if missing:
-        problem = f"no row has the text {min(missing)!r} with the label that is corrected"
+    missing_texts = {key.partition(" ")[0] for key in corrections} - corrected
+    if missing_texts:
+        problem = f"no row has the text {min(missing_texts)!r} with the label that is corrected"
         raise DataError(f"source.corrections: {problem}: is the table of another dataset, or has the source changed?")

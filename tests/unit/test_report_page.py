@@ -25,9 +25,11 @@ from harness.config import ModelConfig, OptimConfig
 from harness.report.mistakes import find_originals
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
+from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
+from harness.scores.label_errors import find_label_errors
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
 from tests.report_runs import write_data, write_run
@@ -47,6 +49,11 @@ def words(path: Path) -> str:
 def figures_of(folder: Path, split: str) -> dict[str, Any]:
     """The figures in a directory."""
     return read_figures(folder, split)
+
+
+def read_names(run: Path) -> pd.Index:
+    """The classes of a run, in their order."""
+    return pd.Index(read_info(run / BUNDLE).labels)
 
 
 class Elements(HTMLParser):
@@ -94,6 +101,26 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_many
     assert 'class="confusion' not in page_of_many_classes.read_text()
     texts = pd.read_csv(page_of_many_classes.parent.parent / "corpus.csv")["text"]
     assert all(texts[mistake["row"] - 1] in words(page_of_many_classes) for mistake in figures["mistakes"])
+
+
+def test_labels_that_are_probably_wrong_are_said_with_an_example_of_both_classes(page_of_many_classes: Path) -> None:
+    run = page_of_many_classes.parent
+    texts = pd.read_csv(run.parent / "corpus.csv")["text"]
+    frame = pd.read_parquet(run / "evaluation" / "validation-predictions.parquet").set_index("row")
+    chances = frame.filter(like="probability_").to_numpy()
+    is_suspect = find_label_errors(read_names(run).get_indexer(frame["label"]), chances)
+    suspects = frame[is_suspect]
+    assert len(suspects) > 0
+    page = words(page_of_many_classes)
+    assert page.count(": the label is probably wrong") == len(suspects)
+    for row, suspect in suspects.iterrows():
+        assert f"row {row}, with {suspect.filter(like='probability_').max():.2%}: the label is probably wrong" in page
+        for label in (suspect["label"], suspect["predicted"]):
+            of_class = frame[frame["label"] == label]
+            if len(of_class):
+                best = of_class[f"probability_{label}"].idxmax()
+                is_right = frame["predicted"][best] == label
+                assert (f"An example of {label} : {' '.join(texts[best - 1].split())}" in page) == is_right
 
 
 def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> None:

@@ -22,6 +22,7 @@ from preprocessing.dataset.inspect import Dataset
 from preprocessing.dataset.shards import read_manifest
 from tests.bundles import shared_run
 from tests.corpora import Command, prepare, reviews, write_csv
+from tests.datasets import rewritten, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -83,6 +84,13 @@ def test_no_row_is_judged_by_a_model_that_learned_from_it_or_an_equal_text(data:
     twins = rows.index[rows["row"].isin([1, 301])]
     np.testing.assert_allclose(*chances[twins], err_msg="equal texts are in one fold")
     assert (chances.argmax(axis=1) == rows["label"]).mean() > 0.8
+
+
+def test_rows_of_one_label_are_refused(tmp_path: Path, padless: Command) -> None:
+    write_dataset(tmp_path / "data", {"train": 20, "unlabelled": 5})
+    rewritten(tmp_path / "data", "train", label=lambda labels: labels * 0)
+    assert padless("suspects", tmp_path / "data") == 3
+    assert "all rows have one label; build it with more rows of each label" in padless.sentence
 
 
 def test_suspects_are_filled_in_and_the_dataset_is_made_anew(data: Path, tmp_path: Path, padless: Command) -> None:
