@@ -2,7 +2,7 @@
 """``suspects FILE``: precision and recall of ``padless suspects`` where some labels are replaced at random.
 
 A share of the labels, drawn by each seed, becomes another class. Rows are found as the command finds them, by its
-linear model out of fold; beside it are simpler rules with the same probabilities.
+TF-IDF baseline out of fold; beside it are simpler rules with the same probabilities.
 """
 
 from __future__ import annotations

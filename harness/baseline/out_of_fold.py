@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Predictions for all labelled rows of a dataset, each by a linear model that has not learned from it."""
+"""Predictions for all labelled rows of a dataset, each by a TF-IDF baseline that has not learned from it."""
 
 from __future__ import annotations
 

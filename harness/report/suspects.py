@@ -3,7 +3,7 @@
 made anew with what was filled in.
 
 First come equal texts with different labels, then rows that confident learning finds (``harness.scores.label_errors``),
-by predictions of a linear model that has not learned from them. Networks of ``train --folds`` found about as many.
+by predictions of a TF-IDF baseline that has not learned from them. Networks of ``train --folds`` found about as many.
 """
 
 from __future__ import annotations
