@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``ranking FILE``: labels needed for the accuracy of so many random ones, by the rows that ``predict --rank`` chooses.
 
-A TF-IDF baseline learns from some random rows, chooses a batch of the others, learns from their labels too, and so on, to
-``random`` rows. Beside the rule of the command: margins alone, entropy, and random rows. The baseline takes the
+A TF-IDF baseline learns from some random rows, chooses a batch of the others, learns from their labels too, and so on,
+to ``random`` rows. Beside the rule of the command: margins alone, entropy, and random rows. The baseline takes the
 place of the network, which would need a training for each batch; its vectors are TF-IDF, reduced to 100 numbers.
 """
 
