@@ -148,6 +148,8 @@ def make_building(target: Path) -> None:
     root = building_path(target)
     if is_leftover(root, target):
         return
+    with suppress(OSError):  # an empty one: its job was stopped by a full disk before it made anything
+        root.rmdir()
     if os.path.lexists(root):
         problem = "is where the new dataset would be built, and not of an earlier run of this command"
         raise ConfigError(f"output: {root}: {problem}; rename it, or name another --output")
