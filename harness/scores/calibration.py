@@ -41,7 +41,7 @@ class Decision:
     temperature: float = 1.0
     threshold: float = 0.5
     """Class 1 is predicted from this probability on; two classes only."""
-    thresholds: Sequence[float] = ()
+    thresholds: list[float] = field(default_factory=list)
     """With several labels to a text: each class is predicted from its probability on."""
     scores: list[float] = field(default_factory=list)
     """``conformal_scores`` of validation rows."""

@@ -29,7 +29,7 @@ from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALID
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
-from preprocessing.corpus.corrections import LEFT_OUT, correct_labels
+from preprocessing.corpus.corrections import correct_labels
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
 from preprocessing.labels import (
@@ -251,13 +251,13 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     names, indices = map_values(batch, column, partial(name_labels, source=source))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
     labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
+    is_removed = np.zeros(len(batch), bool)
     if source.corrections:
-        labels, corrected = correct_labels(batch, labels)
+        labels, is_removed, corrected = correct_labels(batch, labels)
         converted.corrected = sorted(corrected.union(converted.corrected))
-    is_removed = pc.fill_null(pc.equal(labels, LEFT_OUT), False).to_numpy(zero_copy_only=False)
     converted.neutral += int(is_neutral[indices].sum())
     converted.removed += int(is_removed.sum())
-    converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()} - {LEFT_OUT})
+    converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
     if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})

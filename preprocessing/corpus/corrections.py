@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.errors import DataError
@@ -76,16 +77,20 @@ def merge_corrections(first: Mapping[str, str], second: Mapping[str, str]) -> di
     return {**second, **corrected}
 
 
-def correct_labels(batch: SourceBatch, labels: pa.Array) -> tuple[pa.Array, set[str]]:
-    """The labels of a batch (string) with ``source.corrections``, and the texts whose label is corrected."""
+def correct_labels(batch: SourceBatch, labels: pa.Array) -> tuple[pa.Array, np.ndarray, set[str]]:
+    """The labels of a batch (string) with ``source.corrections``, null for rows to leave out; whether each row is left
+    out (bool); and the texts whose label is corrected.
+    """
     corrections, names, corrected = batch.file.source.corrections, labels.to_pylist(), set[str]()
+    is_removed = np.zeros(len(batch), bool)
     for row, text in enumerate(batch.texts().to_pylist()):
         identity = text_id(text or "")
         key = f"{identity} {names[row]}"
         if key in corrections:
-            names[row] = corrections[key]
+            is_removed[row] = corrections[key] == LEFT_OUT
+            names[row] = corrections[key] or None
             corrected.add(identity)
-    return pa.array(names, pa.string()), corrected
+    return pa.array(names, pa.string()), is_removed, corrected
 
 
 def check_corrected(corrections: Mapping[str, str], corrected: set[str]) -> None:
