@@ -100,8 +100,8 @@ class Linear:
 
     num_classes: int
     offsets: np.ndarray | None
-    """With several labels to a text, float64 ``[classes]``: added to the logits, for classes that no training row has,
-    or every one."""
+    """With several labels to a text, float64 ``[classes]``: added to the logits, for classes that no training row
+    has."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -135,7 +135,7 @@ class Linear:
         members, labels, offsets = manifest.members, train.column("label"), None
         if members is not None:
             classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
-            offsets = NEVER_SEEN * (labels.all(axis=0) - 1.0 * ~labels.any(axis=0))
+            offsets = -NEVER_SEEN * ~labels.any(axis=0)
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.
