@@ -109,8 +109,8 @@ class Linear:
 
     num_classes: int
     offsets: np.ndarray
-    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has,
-    or every one; else one 0."""
+    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has;
+    else one 0."""
     ngrams: np.ndarray
     """int64 ``[features]``, ascending: the n-gram of each column."""
     model: Any
@@ -149,7 +149,7 @@ class Linear:
         members, offsets = manifest.members, np.array(0.0)
         if members is not None:
             classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
-            offsets = NEVER_SEEN * np.subtract(labels.all(axis=0), ~labels.any(axis=0), dtype=np.float64)
+            offsets = np.where(labels.any(axis=0), 0.0, -NEVER_SEEN)
         model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
         # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
         # times slower on a busy machine.

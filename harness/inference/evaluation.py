@@ -45,7 +45,7 @@ from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import AUTO, distinct, normalize_label, split_label_set
+from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
@@ -149,11 +149,10 @@ def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bun
             labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
             if is_unknown.any():
                 row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
-                label = ", ".join(split_label_set(str(label)))
-                problem = (
-                    f"its label {label[:40]!r} is no class of the run; set source.labels, or source.labels_separator"
+                problem = f"its label {str(label)[:40]!r} is no class of the run"
+                raise DataError(
+                    f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator"
                 )
-                raise DataError(f"{source.file.name}: row {row}: {problem}")
             columns.append((rows["row"].to_numpy() + source.offset, labels, bundle.score(ids)))
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
@@ -165,11 +164,12 @@ def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndar
     ``[rows]``.
     """
     texts, index = distinct(cells)
-    classes, names_by_text = np.array(info.labels, object), list(map(split_label_set, texts))
-    members = np.array([np.isin(classes, names) for names in names_by_text])
-    num_names = np.array(list(map(len, names_by_text))) if info.has_label_sets else 1
-    labels = members if info.has_label_sets else members.argmax(axis=1)
-    return labels[index], (members.sum(axis=1) < num_names)[index]
+    classes, names_by_text = np.array(info.labels, object), [{*text.split(NAME_END)} - {""} for text in texts]
+    members = np.array([np.isin(classes, list(names)) for names in names_by_text], bool).reshape(-1, len(classes))
+    num_names, num_known = np.array(list(map(len, names_by_text))), members.sum(axis=1)
+    if info.has_label_sets:
+        return members[index], (num_known < num_names)[index]
+    return members.argmax(axis=1)[index], ((num_known != 1) | (num_names != 1))[index]
 
 
 def read_excerpts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:

@@ -47,7 +47,7 @@ class Output:
     """Between several labels in a CSV file; ``list``: they are written as JSON."""
 
     @classmethod
-    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str = LIST) -> Output:
+    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str) -> Output:
         """Raises ``DataError`` for files with other columns than the first, and for columns named like the new ones,
         ``ConfigError`` for a format that the rows do not fit.
         """

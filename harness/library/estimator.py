@@ -109,9 +109,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Texts) -> np.ndarray:  # noqa: N803
         """Calibrated probabilities, float64 ``[texts, classes]``, in the order of ``classes_``."""
         check_is_fitted(self)
-        chances = self.model_.predict_proba(X)
-        if self.multilabel_:  # a column without a 1 is no class of the model
-            matrix = np.zeros((len(chances), len(self.classes_)))
-            matrix[:, self.model_.classes_] = chances
-            return matrix
-        return chances[:, np.argsort(self.model_.classes_)]
+        chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
+        # of several labels, a column without a 1 is no class of the model
+        return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()

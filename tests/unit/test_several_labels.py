@@ -183,8 +183,11 @@ def test_a_file_with_labels_is_evaluated(run: Path, tmp_path: Path, capsys: pyte
     labels = np.array([[name in lists[number % 3] for name in ("negative", "positive")] for number in range(60)])
     predicted = padless.load(run).predict_proba(texts) >= (0.4, 0.55)
     assert values["f1"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
-    with pytest.raises(DataError, match=r"'negative\|positive'"):
+    with pytest.raises(DataError, match=r"label 'negative\|positive' is not known.*or source\.labels_separator"):
         harness_main([*command, "--source.labels_separator", ";"])
+    one = write_run(tmp_path / "one")
+    with pytest.raises(DataError, match=r"row 2: its label 'negative\\x1fpositive\\x1f' is no class of the run"):
+        harness_main(["evaluate", str(one), "--input", str(source), *words])
 
 
 @pytest.mark.processes
