@@ -21,6 +21,9 @@ from preprocessing.job.tokenize import mix_hash
 MIN_ROWS_TO_CUT = 3
 """A label with at least this many rows has at least one in validation and in test."""
 
+OTHERS_WEIGHT = 0.1
+"""With 0, sets that occur once leave common classes short; with 1, no class has its exact share."""
+
 
 def join_nodes(node: np.ndarray, text_hash: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct nodes (uint64), and for each the smallest node among those that it is connected with by a text.
@@ -107,23 +110,35 @@ def target_rows(rows: np.ndarray, validation: float, test: float) -> np.ndarray:
 def target_label_rows(label_rows: np.ndarray, members: np.ndarray, validation: float, test: float) -> np.ndarray:
     """int64 ``[splits, labels]``: the wanted rows of each label, so that each class has its share in every split.
 
-    Each split gets its share of each set of several classes, rounded down. Other rows are dealt as in Sechidis et al.
-    (2011), On the Stratification of Multi-Label Data: those of the rarest class first, each to the split that lacks the
-    most rows of it, of equals to the one that lacks the most rows. Rows of one class or none even out the others.
+    As in Sechidis et al. (2011), On the Stratification of Multi-Label Data, the rows of the rarest class are dealt
+    first, to the splits that lack rows of it; those without a class come last. What splits lack of the other classes of
+    a set counts for ``OTHERS_WEIGHT``.
     """
-    fractions, num_classes = np.array([[1 - validation - test], [validation], [test]]), members.sum(axis=1)
-    target = np.floor(fractions * np.where(num_classes > 1, label_rows, 0) + 1e-9).astype(np.int64)
-    splits, columns = np.flatnonzero([1, validation, test]), add_total(members)
-    for rows in (np.where(num_classes > 1, label_rows, 0), label_rows):
-        total, remainder = rows @ columns, rows - target.sum(axis=0)
-        surplus = (target @ columns - target_rows(total, validation, test))[splits]
-        for column in np.argsort(total, kind="stable"):  # the last is that of all rows, for those without a class
-            for label in np.flatnonzero(remainder * columns[:, column]):
-                rows_per_split = level_bins(surplus[:, column], remainder[label], surplus[:, -1])
-                target[splits, label] += rows_per_split
-                surplus += np.outer(rows_per_split, columns[label])
-                remainder[label] = 0
+    fractions, columns = np.array([1 - validation - test, validation, test]), add_total(members)
+    total, remainder = label_rows @ columns, label_rows.copy()
+    target, lacking = np.zeros((len(SPLITS), len(members)), np.int64), target_rows(total, validation, test)
+    for column in np.argsort(total, kind="stable"):  # the last is that of all rows
+        for label in np.flatnonzero(remainder * columns[:, column]):
+            missing = lacking - np.outer(fractions, lacking.sum(axis=0))
+            shares = fractions * remainder[label] + missing[:, column]
+            if members[label].sum() > 1:
+                shares += OTHERS_WEIGHT * (missing @ columns[label])
+            target[:, label] = round_shares(shares, remainder[label], lacking[:, -1])
+            lacking -= np.outer(target[:, label], columns[label])
+            remainder[label] = 0
     return target
+
+
+def round_shares(shares: np.ndarray, num_rows: int, total: np.ndarray) -> np.ndarray:
+    """int64 ``[splits]``: ``num_rows`` in whole numbers near to these ``shares``. Of splits with equal claims to a row,
+    the one that lacks more rows in ``total`` gets it.
+    """
+    claims = np.maximum(shares, 0)
+    claims *= num_rows / claims.sum()
+    rows = (claims + 1e-9).astype(np.int64)
+    order = np.lexsort((total, claims - rows))[::-1]
+    rows[order[: num_rows - rows.sum()]] += 1
+    return rows
 
 
 def pack_units(counts: Any, priority: np.ndarray, surplus: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.job import rules
 from preprocessing.job.assign import Assigner
-from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
+from preprocessing.job.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
 from preprocessing.job.parts import Classes
 from preprocessing.job.tokenize import mix_hash
 from preprocessing.labels import convert_names, find_separator
@@ -190,6 +190,16 @@ def test_every_split_has_its_share_of_each_class(
         assert (fold_rows.max(axis=0) - fold_rows.min(axis=0)).max() <= 2
         assert sum(folds["rows"]) == manifest.rows("train") + manifest.rows("validation")
         assert max(folds["rows"]) - min(folds["rows"]) <= 1
+
+
+def test_label_sets_that_occur_once_have_their_share_of_each_class() -> None:
+    """Every subset of eight classes: no set has rows enough for every split."""
+    members = (np.arange(1 << 8)[:, None] >> np.arange(8)) & 1
+    target = target_label_rows(np.ones(1 << 8, int), members, validation=0.25, test=0.0)
+    assert target.sum(axis=0).tolist() == [1] * (1 << 8)
+    class_rows = target @ members
+    assert np.abs(class_rows[1] - 32).max() <= 2
+    assert (target[1].sum(), target[2].sum()) == (64, 0)
 
 
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
