@@ -145,19 +145,20 @@ def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: Evaluation
 
 def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
-    highest one in ``FLAT_SHARE``. 0.5 if a probability is no number.
+    highest one in ``FLAT_SHARE``. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if
+    a probability is no number.
 
     Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
     (``PRIOR_ROWS``).
     """
-    if not np.isfinite(chances).all():
+    num_labelled = is_labelled.sum()
+    share = num_labelled / (num_labelled + PRIOR_ROWS)
+    hits = share * is_labelled + (1 - share) * chances
+    if not hits.sum() >= 1:
         return 0.5
     order = np.argsort(-chances, kind="stable")
-    chances, num_labelled = chances[order], is_labelled.sum()
-    share = num_labelled / (num_labelled + PRIOR_ROWS)
-    hits = share * is_labelled[order] + (1 - share) * chances
-    f1 = 2 * hits.cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
-    near_best = chances[f1 >= (1 - FLAT_SHARE) * f1.max()]
+    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
+    near_best = chances[order][f1 >= (1 - FLAT_SHARE) * f1.max()]
     return float(np.sqrt(near_best[0] * near_best[-1]))
 
 

@@ -119,6 +119,8 @@ def test_few_rows_of_a_class_do_not_decide_its_threshold_alone() -> None:
     none = choose_f1_threshold(chances, np.zeros(500, bool))
     assert abs(few - many) < abs(alone - many)
     assert none == pytest.approx(many, abs=0.05)
+    assert choose_f1_threshold(np.full(500, 1e-6), np.arange(500) == 7) == 0.5
+    assert choose_f1_threshold(np.full(500, np.nan), np.arange(500) == 7) == 0.5
 
 
 def test_thresholds_are_chosen_as_asked() -> None:
