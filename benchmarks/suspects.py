@@ -21,6 +21,7 @@ import pandas as pd
 from benchmarks.measuring import read_frame
 from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
 from harness.scores.label_errors import find_label_errors
+from harness.scores.metrics import rank_within
 from preprocessing.base import atomic
 from preprocessing.base.schema import AtLeast1, Share
 from preprocessing.dataset.shards import read_manifest
@@ -74,10 +75,12 @@ def measure_seed(frame: pd.DataFrame, noise: float, seed: int) -> list[dict[str,
     labels, is_replaced = rows["label"].to_numpy(), is_replaced[rows["row"] - 1]
     is_error, seconds = find_label_errors(labels, chances), time.monotonic() - start_s
     label_chances = chances[np.arange(len(labels)), labels]
-    ranks = np.argsort(np.argsort(label_chances, kind="stable"), kind="stable")
+    order = np.argsort(label_chances, kind="stable")
+    ranks = np.empty(len(labels), np.int64)
+    ranks[order] = rank_within(labels[order])
     rules = {
         "padless suspects": is_error,
-        "as many, of the lowest probability": ranks < is_error.sum(),
+        "as many, the same share of each label": ranks < is_error.mean() * np.bincount(labels)[labels],
         "another class is more probable": chances.argmax(axis=1) != labels,
     }
     return [
