@@ -176,7 +176,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        if config.rank and getattr(info, "thresholds", None):
+        if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         names = [info.source.get("label_column", "label")] if config.rank else []
         names += ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]

@@ -85,7 +85,7 @@ class SuspectsConfig:
 def main(config: SuspectsConfig) -> None:
     """List the suspects, or make the dataset anew."""
     manifest = read_data(config.data)
-    if getattr(manifest, "label_sets", None):
+    if manifest.has_label_sets:
         raise DataError(f"{config.data}: its texts have several labels each; suspects are found where each has one")
     if config.apply is not None:
         prepare_dataset(build_corrected_config(config, manifest))
