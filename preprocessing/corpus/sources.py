@@ -19,7 +19,7 @@ from typing import Any
 from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
+from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import check_unpacked, refuse_binary
@@ -158,7 +158,7 @@ def format_of(file: File, address: str) -> str:
     """
     kind, suffix = addresses.kind(address), suffix_of(address)
     if kind == fs.FileType.NotFound:
-        key = f"{file.split}_path" if file.split else "path"
+        key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
         raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}{path_suggestion(address)}")
     if kind == fs.FileType.Directory:
         return "folder"
