@@ -9,6 +9,7 @@ import fcntl
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -17,17 +18,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import psutil
-
 from preprocessing.base.errors import UserError
 
 
 def kill_spawned_workers() -> None:
     """Kill the workers of this process, also one that is just starting: it would print a broken pipe."""
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.Error):  # the process has ended
-            if "multiprocessing.spawn" in "".join(child.cmdline()):
-                child.kill()
+    pids: list[int] = []
+    for children in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            pids += map(int, children.read_text().split())
+    for pid in pids:
+        with contextlib.suppress(OSError):  # the process has ended
+            if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
 
 
 def available_cores() -> int:

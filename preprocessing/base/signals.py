@@ -25,12 +25,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
-
-import psutil
+from typing import TYPE_CHECKING, NoReturn
 
 from preprocessing.base.processes import PARENT, kill_spawned_workers, signal_on_parents_death
 from preprocessing.base.terminal import print_stderr
+
+if TYPE_CHECKING:
+    import psutil
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Stop signals of a command."""
@@ -318,6 +319,8 @@ class Launcher:
 
     def _end_ranks(self, ended: threading.Event, conclude: Callable[[], int], start_by: float) -> None:
         """After a stop signal: signal each rank, kill all at the deadline, and end this process if it does not."""
+        import psutil
+
         signalled, gone_since = set[int](), float("inf")
         while not ended.wait(POLL_S):
             if STOP.signal is None and start_by == float("inf"):
@@ -362,6 +365,8 @@ def send_signals(rank: psutil.Process, *numbers: int) -> None:
 
     A tracker has its own session, and ends when its rank closes it or is gone.
     """
+    import psutil
+
     with contextlib.suppress(OSError, psutil.Error):
         session = os.getsid(rank.pid)
         for member in [*rank.children(recursive=True), rank]:
