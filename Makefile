@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
 	@touch $@
 
-quickstart: setup ## Prepare 25,000 reviews, train on 10,000 by two processes beside a linear model; test, predict
+quickstart: setup ## Prepare 25,000 reviews, train on 10,000 by two processes beside a TF-IDF baseline; test, predict
 	$(BIN)/padless prepare --config quickstart -o data/quickstart
 	rm -rf runs/quickstart
 	$(BIN)/padless train data/quickstart --config quickstart --config_file cpu

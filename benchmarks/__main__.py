@@ -15,8 +15,10 @@ BENCHMARKS = (
     ("train", "TrainBenchmark", "A training step, and plain PyTorch loops."),
     ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
     ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
-    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a linear model."),
-    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a linear model, NB-SVM, fastText."),
+    ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
+    ("suspects", "SuspectsBenchmark", "Labels that are probably wrong, where some were replaced."),
+    ("ranking", "RankingConfig", "Labels needed, if the rows to label are ranked."),
+    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline, NB-SVM, fastText."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
@@ -27,7 +29,7 @@ FIRST = {
 COMMANDS = tuple(
     Command(
         name,
-        {"corpora": "FILE …", "speedrun": "FILE"}.get(name, ""),
+        {"corpora": "FILE …", "speedrun": "FILE", "suspects": "FILE", "ranking": "FILE"}.get(name, ""),
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",

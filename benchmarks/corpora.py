@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``corpora FILE …``: a linear model and recipes on labelled files, for several seeds, with all labels or few.
+"""``corpora FILE …``: a TF-IDF baseline and recipes on labelled files, for several seeds, with all labels or few.
 
-A random part of the training rows keeps its labels. A linear model and the default recipe train on these rows, and with
-``--teacher`` a logistic regression on the embeddings of a sentence encoder. Another recipe, or a network that the
+A random part of the training rows keeps its labels. A TF-IDF baseline and the default recipe train on these rows, and
+with ``--teacher`` a logistic regression on the embeddings of a sentence encoder. Another recipe, or a network that the
 encoder teaches, trains on all texts, including those whose label was removed or that never had one. Every finished
 figure is appended to ``OUTPUT/figures.jsonl`` as a line, and is not computed again. So the command resumes after an
 interruption, and so does a training that it started.
@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import read_frame
-from harness.baseline.encoder import Embeddings, find_encoder, hashes_of
+from harness.baseline.encoder import Embeddings, find_encoder
 from harness.baseline.linear import RECIPE
 from harness.baseline.regression import Regression
 from harness.config import RunConfig
@@ -42,7 +42,7 @@ from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen
 
 LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
-"""The methods: a linear model, the default recipe on labelled texts, another recipe on all texts."""
+"""The methods: a TF-IDF baseline, the default recipe on labelled texts, another recipe on all texts."""
 ENCODER, TAUGHT = "encoder", "taught"
 """With a teacher: the encoder with a logistic regression, the default recipe taught by it on all texts."""
 TAUGHT_VALIDATION = 0.2
@@ -53,7 +53,7 @@ LABEL_STREAM = 0x64726177
 
 @dataclass(frozen=True, kw_only=True)
 class CorporaConfig:
-    """Train on labelled files with several seeds, and a linear model; the columns are text, label and split."""
+    """Train on labelled files with several seeds, and a TF-IDF baseline; the columns are text, label and split."""
 
     SUBJECT = ("files",)
     files: list[str]
@@ -61,7 +61,7 @@ class CorporaConfig:
     output: str = "corpora"
     """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
     measure: Literal["test", "validation"] = "test"
-    """Split whose accuracy is shown. With test, the linear model trains on the rows of validation too."""
+    """Split whose accuracy is shown. With test, the TF-IDF baseline trains on the rows of validation too."""
     labels: list[int] = field(default_factory=lambda: [0])
     """Number of training rows that keep their label; 0: all."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
@@ -221,7 +221,7 @@ def run_module(*arguments: object) -> None:
 
 
 def linear_accuracy(learned: pd.DataFrame, measured: pd.DataFrame) -> float:
-    """Accuracy of the linear model."""
+    """Accuracy of the TF-IDF baseline."""
     model = linear_model().fit(learned["text"], learned["label"])
     return float(model.score(measured["text"], measured["label"]))
 
@@ -238,9 +238,10 @@ def linear_model() -> Any:
 
 def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.DataFrame) -> float:
     """Accuracy of a logistic regression on the embeddings of the teacher, whose strength folds have chosen."""
-    names, labels = np.unique(learned["label"], return_inverse=True)
+    names, numbers = np.unique(learned["label"], return_inverse=True)
     vectors = embed_texts(config, [*learned["text"], *measured["text"]])
-    regression = Regression.learn(vectors[: len(learned)], labels, len(names))
+    rows = learned.assign(label=numbers)
+    regression = Regression.learn(config.output, vectors[: len(learned)], rows, len(names))
     predicted = regression.chances(vectors[len(learned) :]).argmax(axis=1)
     return float((names[predicted] == measured["label"].to_numpy()).mean())
 
@@ -253,7 +254,7 @@ def open_embeddings(config: CorporaConfig) -> Embeddings:
 
 def embed_texts(config: CorporaConfig, texts: list[str]) -> np.ndarray:
     """The embeddings of texts, float32 ``[texts, features]``."""
-    return open_embeddings(config).look_up(hashes_of(texts), texts)
+    return open_embeddings(config).look_up(texts)
 
 
 def share_embeddings(config: CorporaConfig, data: Path) -> None:

@@ -2,7 +2,7 @@
 """``predict``: rows/s from raw text, compared with common code.
 
 The plain loop is from the notebook: pandas, BeautifulSoup, NLTK's tokens, stop words and lemmas one text at a time,
-then a network of the bundle's sizes over rows padded to the maximum, 32 at once. The linear model is a scikit-learn
+then a network of the bundle's sizes over rows padded to the maximum, 32 at once. The TF-IDF baseline is a scikit-learn
 pipeline, TF-IDF of words and pairs with logistic regression. All run on one core and are timed in CPU time, which other
 load on the machine hardly changes.
 """

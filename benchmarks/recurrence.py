@@ -14,7 +14,6 @@ from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result,
 from harness.model.recurrent import VariableLengthLSTM
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.training.throughput import synchronize
-from preprocessing.base.installed import is_importable
 
 PACKED = "pack_padded_sequence"
 
@@ -32,9 +31,7 @@ class RecurrenceConfig(BenchmarkConfig):
 
 
 def measure_layers(config: RecurrenceConfig) -> dict[str, Any]:
-    """Real tokens/s of the padded layer, of ``pack_padded_sequence``, of a padded nn.LSTM that ignores lengths, and of
-    ``harness.model.fused`` where it runs.
-    """
+    """Real tokens/s of the padded layer, of ``pack_padded_sequence``, and of a padded nn.LSTM that ignores lengths."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     lengths = torch.randint(200, 211, (config.batch,)).sort(descending=True).values
@@ -64,19 +61,11 @@ def measure_layers(config: RecurrenceConfig) -> dict[str, Any]:
 
         return run
 
-    def forward_fused() -> torch.Tensor:
-        lstm.fused = True
-        loss = forward_packed()
-        lstm.fused = False
-        return loss
-
     contenders = {
         "ours": reversal,
         PACKED: forward_packed,
         "padded nn.LSTM": lambda: padded_lstm(inputs)[0].float().sum(),
     }
-    if device.type == "cuda" and is_importable("triton") and lstm.fits(in_packed):
-        contenders["fused"] = forward_fused
     seconds = alternate({name: step(forward) for name, forward in contenders.items()}, config.rounds)
     return result("tokens/s", {name: int(lengths.sum()) / median for name, median in seconds.items()})
 

@@ -65,10 +65,18 @@ COMMANDS = (
     Command(
         "baseline",
         "DATA",
-        "Scores of a linear model, in seconds.",
+        "Scores of a TF-IDF baseline, in seconds.",
         "harness.baseline.results:main",
         "harness.baseline.results:BaselineConfig",
         example="padless baseline data/mine",
+    ),
+    Command(
+        "suspects",
+        "DATA",
+        "Rows whose label is probably wrong.",
+        "harness.report.suspects:main",
+        "harness.report.suspects:SuspectsConfig",
+        example="padless suspects data/mine -o suspects.csv",
     ),
     Command(
         "tutorial",

@@ -64,7 +64,7 @@ class Choice(NamedTuple):
 
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
-Recurrence = Literal["auto", "fused", "packed", "padded"]
+Recurrence = Literal["auto", "packed", "padded"]
 Task = Literal["classifier", "language_model"]
 CLASSIFIER: Task = "classifier"
 LANGUAGE_MODEL: Task = "language_model"
@@ -75,6 +75,7 @@ MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the linear part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
+Costs = Annotated[dict[str, Above0 | dict[str, Above0]], Meta(description="of costs above 0")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +95,20 @@ class CheckpointConfig:
 class EvaluationConfig:
     """How probabilities become labels: chosen on the validation split, kept in the bundle, used by predict."""
 
-    threshold: Literal["fixed", "accuracy", "f1", "recall"] = "fixed"
-    """Least probability to predict class 1, for two classes. fixed: 0.5, so the more probable class; accuracy, f1: the
-    best one on validation; recall: the highest that finds ``recall`` of class 1 there."""
+    threshold: Literal["auto", "fixed", "accuracy", "f1", "recall"] = "auto"
+    """Least probability to predict class 1 of two classes, or each class where a text may have several labels. fixed:
+    0.5; accuracy, f1: the best one on validation; recall: the highest that finds ``recall`` of the class there; auto:
+    f1 for several labels, else fixed."""
     recall: Annotated[float, Meta(gt=0, le=1)] = 0.95
-    """Share of the validation rows of class 1 that `threshold: recall` must find."""
+    """Share of the validation rows of a class that `threshold: recall` must find."""
+    costs: Costs = field(default_factory=dict)
+    """What errors cost; the class of least expected cost is predicted. Label -> cost of giving its rows any other, as
+    in {ham: 10}, 1 for other labels; or of giving each other, as in {ham: {spam: 10}, spam: {ham: 1}}."""
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigError`` for two rules for one decision."""
+        if self.costs and self.threshold not in ("auto", "fixed"):
+            raise ConfigError(f"evaluation.costs: evaluation.threshold {self.threshold} decides too; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,9 +272,8 @@ class RunConfig:
     """CPU threads of each process; take fewer on a shared machine. null: OMP_NUM_THREADS if set, else this process's
     share of the cores."""
     recurrence: Recurrence = "auto"
-    """How the recurrent layers compute: packed (real tokens only), padded to the longest row of the batch, or fused
-    (packed, in a Triton kernel, on CUDA, which is tried first); results are equal within rounding. auto: packed or
-    padded, the faster one on the device, on CUDA measured at the start of a run."""
+    """How the recurrent layers compute: packed (real tokens only), or padded to the longest row of the batch; results
+    are equal within rounding. auto: the faster one on the device, on CUDA measured at the start of a run."""
     seed: AtLeast0 = 0
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None
@@ -279,8 +288,8 @@ class RunConfig:
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
     baseline: Literal["auto", "none"] = "auto"
-    """auto: fit the linear model of `padless baseline` in the background, if that takes less than a minute and was not
-    done before, and compare the run with it at the end."""
+    """auto: fit the TF-IDF baseline of `padless baseline` in the background, if that takes less than a minute and was
+    not done before, and compare the run with it at the end."""
     allow: list[str] = field(default_factory=list)
     """Keys, with commas, that may differ from those of the checkpoint although this changes the result."""
     quiet: bool = False

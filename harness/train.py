@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from harness.config import RunConfig
 from harness.ranks.devices import count_cards
 from harness.ranks.stopping import HEARTBEAT, run_rank
-from harness.rundir.layout import nearest_existing
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import ResolvedConfig, resolve_config
 from preprocessing.base import cli
+from preprocessing.base.atomic import nearest_existing
 from preprocessing.base.processes import signal_on_parents_death
 from preprocessing.base.signals import end_process, listen_in_rank
 from preprocessing.base.terminal import print_stderr
@@ -45,7 +45,7 @@ def count_cards_here(config: RunConfig) -> int | None:
 
 
 def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
-    """Build, fit and close on this rank; with ``reports`` also the report, and the comparison with a linear model."""
+    """Build, fit and close on this rank; with ``reports`` also the report and the comparison with the baseline."""
     config = resolved.config
     from harness.ranks.session import open_session
     from harness.report.sinks import ReportSink

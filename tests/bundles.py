@@ -14,6 +14,7 @@ from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
+from harness.model.registry import num_outputs
 from harness.model.wide import NONE, WidePart
 from harness.rundir.bundle_files import BundleInfo, write_info, write_vocabulary
 from harness.rundir.json_files import SEAL, seal_of
@@ -51,11 +52,12 @@ def write_drawn(
     manifest = read_manifest(data)
     manifest = replace(manifest, labels=labels or manifest.labels)
     decision = Decision(0.5, 0.4 if len(manifest.labels) == 2 else 0.5)
+    decision = Decision(0.5, thresholds=(0.4, 0.55)) if manifest.has_label_sets else decision
     more = {"decision": shape.pop("decision", decision), **shape.pop("facts", {})}
     torch.manual_seed(seed)
     config = ModelConfig(**{"embedding_dim": 4, "hidden_size": 4, **shape})
     model = LanguageModel(config, manifest.vocabulary_size) if language else None
-    model = model or Classifier(config, manifest.vocabulary_size, len(manifest.labels))
+    model = model or Classifier(config, manifest.vocabulary_size, num_outputs(manifest))
     if config.wide and not language:
         model.wide.table.normal_()
         model.wide.weights.uniform_(0, 2)
@@ -75,10 +77,13 @@ def own_everything(wide: WidePart, ids: torch.Tensor) -> None:
     wide.owners[wide.bucket_of(keys)] = wide.name_of(keys).to(torch.int32)
 
 
-def write_run(root: Path, num_classes: int = 2, *, seed: int = 1, **shape: Any) -> Path:
+def write_run(
+    root: Path, num_classes: int = 2, *, seed: int = 1, label_sets: list[list[int]] | None = None, **shape: Any
+) -> Path:
     """A run directory with a bundle below ``root``, beside its dataset."""
     longest = 20 if shape.get("wide") else 60
-    write_dataset(root / "data", {"train": 50}, num_classes=num_classes, seed=seed, longest=longest)
+    options = {"num_classes": num_classes, "label_sets": label_sets, "seed": seed, "longest": longest}
+    write_dataset(root / "data", {"train": 50}, **options)
     write_drawn(root / "run" / BUNDLE, root / "data", seed=seed, **shape)
     return root / "run"
 

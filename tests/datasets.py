@@ -65,11 +65,14 @@ def write_dataset(
     widths: tuple[int, ...] = (16, 32, 64),
     block_rows: int = 64,
     base: Path | None = None,
+    label_sets: list[list[int]] | None = None,
 ) -> dict[str, list[str]]:
     """Write a dataset directory and return the texts of each split, by row number.
 
     Rows of a split called ``unlabelled`` have no label. ``base``: another dataset, whose vocabulary it gets.
+    ``label_sets``: several labels to a text, of two classes; there are as many kinds of texts as sets.
     """
+    num_classes = len(label_sets) if label_sets else num_classes
     spec = TextSpec(max_tokens=widths[-1])
     pipeline = resolve_pipeline(spec)
     texts = {
@@ -87,9 +90,11 @@ def write_dataset(
             classes,
         )
     labels = ["negative", "positive"]
-    if num_classes > 2:
+    if num_classes > 2 and label_sets is None:
         labels = [f"class{number}" for number in range(num_classes)]
     write_splits(root, splits, vocabulary, pipeline, labels, widths, block_rows)
+    if label_sets is not None:
+        write_manifest(root, replace(read_manifest(root), label_sets=label_sets))
     return {name: split_texts for name, (split_texts, _) in texts.items()}
 
 

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.kills WHAT SOURCE FOLDER INSTANTS EXCHANGE``: a job is killed at every change of the disk.
+"""``python -m tests.kills WHAT SOURCE FOLDER INSTANTS``: a job is killed at every change of the disk.
 
 WHAT is ``dataset``: a child that this process forks replaces FOLDER/out, a copy of FOLDER/old, by a dataset of the
 corpus SOURCE with another seed. Or it is ``run``: the child trains on the dataset SOURCE, with checkpoints of which
-one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, an exchange,
-a removal; in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
+one is kept, some of them at a step that has one. Before its n-th change of a name on the disk (a rename, a removal;
+in a run also a file that was written, a line of a log) the child kills itself. Then one whole dataset must
 be there, or the newest checkpoint and the bundle that were; and the same command must go on to the same bytes.
-INSTANTS is ``all``, ``near`` (those around an exchange: all that is different without one) or ``few`` of these. With
-EXCHANGE ``no`` the call that exchanges two names is missing.
+INSTANTS is ``all``, or ``few``: those around the moment at which a directory takes the place of another.
 
 Children are forked from a process that has imported everything and started no thread: a kill takes milliseconds. What
 SIGKILL leaves does not depend on the disk, so nothing waits for it.
@@ -47,7 +46,7 @@ from tests.ranks import PRELOADED
 from tests.runs import final, small
 
 STRANGER = "notes.txt"
-CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "exchange_names"))
+CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "take_place"))
 OF_RUNS = ((os, "mkdir"), (os, "fsync"), (atomic, "append_line"), (MetricsLog, "write"))
 """What else changes the disk in a training. A file is flushed when it was written and does not have its name yet."""
 DIFFERENT = 97
@@ -74,11 +73,9 @@ def run_in_child(work: Callable[[], int]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] = CHANGES) -> None:
+def watch(changed: Changed, changes: Sequence[tuple[Any, str]] = CHANGES) -> None:
     """Call ``changed`` before each change of the disk by this process, with its number from 0 and its name."""
     counter = itertools.count()
-    if not exchange:
-        atomic.exchange_names = lambda *_: False
 
     def wrap(change: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -91,7 +88,7 @@ def watch(changed: Changed, exchange: bool, changes: Sequence[tuple[Any, str]] =
         setattr(module, name, wrap(getattr(module, name), name))
 
 
-def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
+def replace(source: Path, folder: Path, changed: Changed) -> int:
     """Replace the dataset in FOLDER/out, in a child of its own; returns how that ended."""
     for name in ("out", "out.building", "out.before"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -99,17 +96,17 @@ def replace(source: Path, folder: Path, exchange: bool, changed: Changed) -> int
     (folder / "out" / STRANGER).write_bytes(b"mine")
 
     def work() -> int:
-        watch(changed, exchange)
+        watch(changed)
         return cli.run(preprocessing, arguments(source, folder / "out", seed=1))
 
     return run_in_child(work)
 
 
-def check(source: Path, folder: Path, exchange: bool) -> int:
+def check(source: Path, folder: Path) -> int:
     """0 if one whole dataset is there and the same command makes the new one."""
     output, stands_aside = folder / "out", folder / "out.before"
     fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
-    dataset = output if exchange or (output / MANIFEST).exists() else stands_aside
+    dataset = output if (output / MANIFEST).exists() else stands_aside
     is_whole = verify_dataset(dataset) == [] and read_manifest(dataset).fingerprint in fingerprints
     if not is_whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
@@ -120,7 +117,7 @@ def check(source: Path, folder: Path, exchange: bool) -> int:
 
 
 def train(source: Path, run: Path) -> int:
-    """Train on a small dataset, without report, linear model and trackers."""
+    """Train on a small dataset, without report, TF-IDF baseline and trackers."""
     parts = {"checkpoint": CheckpointConfig(every_steps=1, keep_last=1), "tracking": TrackingConfig(log_every=1)}
     parts |= {"optim": OptimConfig(ema=0.9, lr=0.1)}
     config = small(source, run, wide=64, epochs=2, global_batch=20, **parts)
@@ -131,7 +128,7 @@ def train(source: Path, run: Path) -> int:
     return 0
 
 
-def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
+def begin(source: Path, folder: Path, changed: Changed) -> int:
     """Train in FOLDER/out, in a child of its own; returns how that ended.
 
     Whatever had its name before a change is noted in FOLDER/seen: the step of the newest checkpoint, and other files.
@@ -147,13 +144,13 @@ def begin(source: Path, folder: Path, exchange: bool, changed: Changed) -> int:
         changed(number, name)
 
     def work() -> int:
-        watch(note, exchange, (*CHANGES, *OF_RUNS))
+        watch(note, (*CHANGES, *OF_RUNS))
         return train(source, folder / "out")
 
     return run_in_child(work)
 
 
-def go_on(source: Path, folder: Path, exchange: bool) -> int:
+def go_on(source: Path, folder: Path) -> int:
     """0 if all that was seen is complete, and the same training ends as an undisturbed one."""
     run, names_seen = folder / "out", read_json(folder / "seen")
     damaged = []
@@ -167,8 +164,6 @@ def go_on(source: Path, folder: Path, exchange: bool) -> int:
         assert read_status(run)
     if names_seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
-    if not exchange:
-        atomic.exchange_names = lambda *_: False
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
@@ -188,15 +183,13 @@ def make_new(job_kind: str, source: Path, folder: Path) -> None:
 
 def chosen(changes: list[str], instants: str) -> list[int]:
     """The numbers of the changes at which the job is killed."""
-    exchanges = [number for number, name in enumerate(changes) if name == "exchange_names"]
     if instants == "all":
         return list(range(len(changes)))
-    offsets = range(-1, 4) if instants == "few" else range(-2, 7)
-    near_exchange = {number + offset for number in exchanges for offset in offsets}
-    return sorted(near_exchange & {*range(len(changes))})
+    replacements = [number for number, name in enumerate(changes) if name == "take_place"]
+    return sorted(number + offset for number in replacements for offset in range(-1, 4))
 
 
-def main(job_kind: str, source: Path, folder: Path, instants: str, exchange: bool) -> dict[str, Any]:
+def main(job_kind: str, source: Path, folder: Path, instants: str) -> dict[str, Any]:
     """The number of kills, of possible kills, and the kills after which something was wrong."""
     for module in PRELOADED if job_kind == "run" else ():
         importlib.import_module(module)
@@ -210,7 +203,7 @@ def main(job_kind: str, source: Path, folder: Path, instants: str, exchange: boo
         with log.open("a") as file:
             file.write(f"{name}\n")
 
-    assert work(source, folder, exchange, note) == 0
+    assert work(source, folder, note) == 0
     changes = log.read_text().split()
     numbers, wrong = chosen(changes, instants), []
     for number in numbers:
@@ -219,13 +212,13 @@ def main(job_kind: str, source: Path, folder: Path, instants: str, exchange: boo
             if at == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        code = work(source, folder, exchange, kill)
-        examination = run_in_child(partial(examine, source, folder, exchange))
+        code = work(source, folder, kill)
+        examination = run_in_child(partial(examine, source, folder))
         if (code, examination) != (-signal.SIGKILL, 0):
             wrong.append([number, changes[number], code, examination])
     return {"kills": len(numbers), "of": len(changes), "changes": sorted(set(changes)), "wrong": wrong}
 
 
 if __name__ == "__main__":
-    answer = main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5] == "yes")
+    answer = main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
     print(json.dumps(answer), file=sys.__stdout__)

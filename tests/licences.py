@@ -15,12 +15,9 @@ from tests.commands import ROOT
 
 CORE = "padless"
 """The group of the dependencies that belong to no extra."""
-LINE = re.compile(
-    r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?(; sys_platform == 'linux')?"
-)
-UNPINNED = {"torch", "triton"}
-"""Not pinned: an old torch without CUDA is on an index of its own, and one with CUDA brings gigabytes, and its own
-Triton."""
+LINE = re.compile(r"(?P<name>[a-z0-9-]+)(?P<parts>\[[a-z,]+\])?>=(?P<lowest>[0-9.]+)(?P<below>,<[0-9.]+)?")
+UNPINNED = {"torch"}
+"""Not pinned: an old torch without CUDA is on an index of its own, and one with CUDA brings gigabytes."""
 
 
 @dataclass(frozen=True)

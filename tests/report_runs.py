@@ -97,7 +97,7 @@ def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, s
     values = figures(Scores(rows, labels, logits), manifest.labels, decision)
     calibrated = decision.calibrate(logits)
     predictions, chances = predict_labels(calibrated), probabilities(calibrated)
-    mistake_positions = mistakes_to_show(labels, predictions, chances, 10)
+    mistake_positions, _ = mistakes_to_show(labels, predictions, chances, 10)
     worst = mistake_positions[np.argsort(-chances[mistake_positions, predictions[mistake_positions]], kind="stable")]
     vocabulary = Vocabulary.read(data / VOCABULARY)
     mistakes = [
@@ -133,6 +133,7 @@ def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int
             _, labels, logits = scores_of(data, manifest, "validation", grown, seed)
             values = scalar_figures(classification_metrics(logits, labels))
             log.write("validation", {"step": step, "epoch": step // 50, **values, "best": step <= 150})
+            log.write("validation", {"step": step, "seconds": 0.5 * step}, "throughput.jsonl")
 
 
 TEXTS = ["a fine film", "awful w1 w2 awful w1 w2", "", "w1 w2 w3 w4 odd"]

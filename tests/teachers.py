@@ -27,11 +27,9 @@ def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
         folder,
         Lesson(
             teacher=ORACLE,
-            what="an oracle",
             source_sha256="0" * 64,
             is_used=True,
             summary="says everything",
-            rows=len(rows),
             targets_sha256=write_targets(folder, rows, shares),
         ),
     )

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear baseline: scikit-learn over the shards, measured on the same rows as a network."""
+"""The TF-IDF baseline: scikit-learn over the shards, measured on the same rows as a network."""

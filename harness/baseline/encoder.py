@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import require_package
 from preprocessing.base.terminal import Screen, duration
 from preprocessing.base.untrusted import one_line
-from preprocessing.corpus.originals import iter_originals
+from preprocessing.corpus.originals import find_originals
 from preprocessing.dataset.index import non_null_schema
-from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.shards import MANIFEST, Split
 
 MODULES, CONFIG = "modules.json", "config.json"
 """A folder with the first is an encoder of sentence-transformers; with the second alone a model of transformers, of
@@ -45,8 +46,6 @@ PART_TEXTS = 2048
 """Texts of a part: at most so many are embedded again after a kill."""
 BATCH_TEXTS = 32
 HASH_BYTES = 16
-SECONDS = b"seconds"
-"""In the metadata of a part: how long it took."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,12 @@ class Encoder:
         hashes = {str(path.relative_to(self.folder)): atomic.sha256_file(path) for path in files_of(self.folder)}
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
 
-    def check_package(self) -> None:
-        """Raise ``ConfigError`` if sentence-transformers is not installed."""
-        require_package("sentence_transformers", self.name, "teacher")
-
     def load(self, device: str) -> Any:
-        """The model, by sentence-transformers; auto: on a GPU if there is one. Raises ``DataError`` if it cannot be
-        loaded.
+        """The model, by sentence-transformers; auto: on a GPU if there is one.
+
+        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the model.
         """
+        require_package("sentence_transformers", self.name, "teacher")
         from sentence_transformers import SentenceTransformer
 
         try:
@@ -83,9 +80,9 @@ class Encoder:
             raise DataError(f"{self.folder}: {problem}; name another encoder, or copy this one again") from None
 
 
-def name_of_folder(encoder: Encoder) -> str:
-    """The folder of the figures of an encoder, below those of the linear model."""
-    return f"encoder-{encoder.sha256[:12]}"
+def name_of_folder(sha256: str) -> str:
+    """The folder of the figures of the encoder with this sha256, below those of the TF-IDF baseline."""
+    return f"encoder-{sha256[:12]}"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -140,11 +137,6 @@ def fetch_encoder(name: str) -> Path:
         raise ConfigError(f"{name}: {problem}; {advice}") from None
 
 
-def text_hash(text: str) -> bytes:
-    """The key of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
-
-
 class Embeddings:
     """The embeddings of texts by an encoder, in a folder."""
 
@@ -152,116 +144,77 @@ class Embeddings:
         """``folder``: in which that of the embeddings is."""
         self.encoder, self.device, self.screen = encoder, device, screen
         self.folder = folder / f"embeddings-{encoder.sha256[:12]}"
-        self.texts_per_s = 0.0
-        """In the mean of the parts that were read."""
 
-    def look_up(self, hashes: pa.Array, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[texts, features]``; those that are missing are computed and written. ``hashes``: of the texts.
+    def look_up(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[texts, features]``; those that are missing are computed and written.
 
-        Raises ``DataError`` for an encoder that cannot be loaded and for damaged parts, ``StorageError`` if writing
-        fails.
+        Raises as ``Encoder.load`` does, ``DataError`` for damaged parts, and ``StorageError`` if writing fails.
         """
-        table = self.read()
-        missing = np.arange(len(texts)) if table is None else find_missing(hashes, table)
-        if len(missing):
-            first_by_hash = dict(zip(hashes.take(missing[::-1]).to_pylist(), missing[::-1].tolist(), strict=True))
-            self.embed([texts[row] for row in sorted(first_by_hash.values())])
+        hashes, table = hash_texts(texts), self.read()
+        text_by_hash = dict(zip(hashes.to_pylist(), texts, strict=True))
+        if missing := sorted(text_by_hash.keys() - set(table["text"].to_pylist())):
+            self.embed([text_by_hash[key] for key in missing])
             table = self.read()
-        assert table is not None
-        places = pc.index_in(hashes, value_set=table["text"].combine_chunks())
-        vectors = table["vector"].combine_chunks()
-        matrix = vectors.flatten().to_numpy().reshape(len(vectors), -1)
-        return matrix[places.to_numpy()].astype(np.float32)
+        lines = pc.index_in(hashes, value_set=table["text"].combine_chunks()).to_numpy()
+        matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
+        return matrix[lines].astype(np.float32)
 
-    def read(self) -> pa.Table | None:
-        """All parts; None without one. Raises ``DataError`` for a damaged one."""
-        batches, seconds = list[pa.RecordBatch](), 0.0
+    def read(self) -> pa.Table:
+        """All parts. Raises ``DataError`` for a damaged one."""
+        batches = list[pa.RecordBatch]()
         for path in sorted(self.folder.glob("*.arrow")):
             try:
                 with arrays.map_file(path) as file:
-                    layout, (batch,) = arrays.record_batches(file)
-                batches.append(batch.replace_schema_metadata())
-                seconds += float(layout.metadata[SECONDS])
-            except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+                    batches += arrays.record_batches(file)[1]
+            except (OSError, ValueError, pa.ArrowException) as error:
                 problem = f"not embeddings ({one_line(error)})"
                 raise DataError(f"{path}: {problem}; remove it, and the same command makes it again") from None
-        if not batches:
-            return None
-        table = pa.Table.from_batches(batches)
-        self.texts_per_s = len(table) / max(seconds, 1e-9)
-        return table
+        return pa.Table.from_batches(batches) if batches else pa.table({"text": pa.array([], pa.binary(HASH_BYTES))})
 
     def embed(self, texts: Sequence[str]) -> None:
-        """Embed texts and write them, part by part."""
+        """Embed texts and write them, part by part. Raises as ``look_up`` does."""
         self.screen.show_work(f"loading {self.encoder.name}")
-        model, seconds = self.encoder.load(self.device), 0.0
+        model, started = self.encoder.load(self.device), time.monotonic()
         for start in range(0, len(texts), PART_TEXTS):
-            part = list(texts[start : start + PART_TEXTS])
-            started = time.monotonic()
-            vectors = compute_embeddings(model, part)
-            part_s = time.monotonic() - started
-            self.write(part, vectors, part_s)
-            seconds, num_texts = seconds + part_s, start + len(part)
-            rate, left_s = num_texts / seconds, seconds / num_texts * (len(texts) - num_texts)
-            self.screen.show_work(
-                f"embedding: {num_texts:,} of {len(texts):,} texts, {rate:,.0f} texts/s, {duration(left_s)} left"
-            )
+            part = texts[start : start + PART_TEXTS]
+            self.write(part, compute_embeddings(model, part))
+            rate = (start + len(part)) / (time.monotonic() - started)
+            left_s = (len(texts) - start - len(part)) / rate
+            counts = f"{start + len(part):,} of {len(texts):,} texts, {rate:,.0f} texts/s"
+            self.screen.show_work(f"embedding: {counts}, {duration(left_s)} left")
 
-    def write(self, texts: Sequence[str], vectors: np.ndarray, seconds: float) -> None:
-        """Write a part that took so many seconds, under the hash of its first text. Raises ``StorageError``."""
-        path = self.folder / f"{text_hash(texts[0]).hex()}.arrow"
+    def write(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Write a part under the hash of its first text. Raises ``StorageError``."""
+        hashes, flat = hash_texts(texts), pa.array(vectors.astype(np.float16).reshape(-1))
+        path = self.folder / f"{hashes[0].as_py().hex()}.arrow"
         vector_type = pa.list_(pa.field("item", pa.float16(), False), vectors.shape[1])
-        schema = non_null_schema({"text": pa.binary(HASH_BYTES), "vector": vector_type})
-        flat = pa.array(vectors.astype(np.float16).reshape(-1))
-        columns = [hashes_of(texts), pa.FixedSizeListArray.from_arrays(flat, type=vector_type)]
+        columns = [hashes, pa.FixedSizeListArray.from_arrays(flat, type=vector_type)]
         with atomic.storage_errors(path):
-            arrays.write_batch(path, columns, schema.with_metadata({SECONDS: str(seconds)}))
+            arrays.write_batch(path, columns, non_null_schema({"text": pa.binary(HASH_BYTES), "vector": vector_type}))
 
 
-def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:
+def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
     """float32 ``[texts, features]``; sentence-transformers batches texts of similar length."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors = model.encode(texts, batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_numpy=True)
+        vectors = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_numpy=True)
     return np.asarray(vectors, np.float32)
 
 
-def hashes_of(texts: Sequence[str]) -> pa.Array:
-    """``text_hash`` of each text."""
-    return pa.array(map(text_hash, texts), pa.binary(HASH_BYTES))
+def hash_texts(texts: Sequence[str]) -> pa.Array:
+    """The beginning of the sha256 of each text."""
+    hashes = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    return pa.array((value[:HASH_BYTES] for value in hashes), pa.binary(HASH_BYTES))
 
 
-def find_missing(hashes: pa.Array, table: pa.Table) -> np.ndarray:
-    """Indices of the hashes that a table of embeddings does not have."""
-    return np.flatnonzero(pc.index_in(hashes, value_set=table["text"].combine_chunks()).is_null().to_numpy(False))
-
-
-def embed_rows(embeddings: Embeddings, data: str, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-    """The embeddings of rows of a dataset, float32 ``[rows, features]``; ``rows`` are ascending numbers in the source.
+def embed_split(embeddings: Embeddings, split: Split) -> np.ndarray:
+    """The embeddings of the rows of a split, float32 ``[rows, features]``, in shard order.
 
     Raises ``DataError`` if their original texts are no longer to be had, and as ``Embeddings.look_up`` does.
     """
-    texts = read_texts(data, manifest, rows)
-    return embeddings.look_up(hashes_of(texts), texts)
-
-
-def read_texts(data: str, manifest: Manifest, rows: np.ndarray) -> list[str]:
-    """The original texts of rows of a dataset, whose numbers are ascending. Raises ``DataError``."""
-    texts = list[str | None]([None]) * len(rows)
-    path = Path(data, MANIFEST)
-    try:
-        for entry in manifest.provenance.get("sources", []):
-            first, stop = np.searchsorted(rows, [entry["first_row"], entry["first_row"] + entry["rows"]])
-            wanted = rows[first:stop]
-            for numbers, batch in iter_originals(entry, manifest.provenance.get("config", {}), wanted, fetches=True):
-                for place, text in zip(np.searchsorted(rows, numbers).tolist(), batch, strict=True):
-                    texts[place] = text
-    except (UserError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{path}: an encoder reads original texts, and they cannot be read again: {reason}; restore the files, or "
-            "build the dataset again from where they are"
-        ) from None
-    if None in texts:
-        raise DataError(f"{path}: does not say where all of its texts came from; build the dataset again")
-    return [text for text in texts if text is not None]
+    rows = split.column("row").tolist()
+    text_by_row, reason = find_originals(split.manifest, rows, math.inf, fetches=True)
+    if reason:
+        problem = f"an encoder reads original texts, and they cannot be read again: {reason}"
+        raise DataError(f"{Path(split.root, MANIFEST)}: {problem}; restore the files, or build the dataset again")
+    return embeddings.look_up([text_by_row[row] for row in rows])

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +22,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from harness.config import EvaluationConfig
+from harness.model.registry import num_outputs
 from harness.rundir.results import Predictions
 from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
@@ -65,20 +64,15 @@ def estimate_seconds(manifest: Manifest) -> float:
     return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
 
 
-def num_outputs(manifest: Manifest) -> int:
-    """Numbers that the model computes for a row: one for two classes, else one for each class."""
-    return len(manifest.labels) if len(manifest.labels) != 2 else 1
-
-
 def check(data: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
     path = Path(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
-            raise DataError(f"{path}: has no {name} split, which the linear model needs; build the dataset with one")
-    classes = manifest.rows_by("labels", TRAIN)
+            raise DataError(f"{path}: has no {name} split, which the TF-IDF baseline needs; build the dataset with one")
+    classes = np.flatnonzero(manifest.class_rows(TRAIN))
     if len(classes) < 2:
-        only = manifest.labels[min(classes)]
+        only = manifest.labels[classes.min(initial=0)]
         raise DataError(
             f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
         )
@@ -103,37 +97,84 @@ def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
 
 
-def count_features(data: str | Path, train: Split) -> tuple[csr_matrix, np.ndarray]:
-    """How often each training row has each feature, in shard order, and the features: ascending n-grams, int64.
-
-    Raises ``DataError`` if there are none.
-    """
+def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
+    """All n-grams of some blocks, int64, ascending, and how often each row has each."""
     from scipy.sparse import vstack
 
-    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in train.blocks]))
-    matrix = vstack([count_ngrams(block, ngrams) for block in train.blocks], "csr")
-    times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
-    features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(train.manifest)])
-    features = features[times[features] > 0]
-    if not len(features):
-        raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-    return matrix[:, features], ngrams[features]
+    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in blocks]))
+    return ngrams, vstack([count_ngrams(block, ngrams) for block in blocks], "csr")
 
 
-def fit_counts(matrix: csr_matrix, labels: np.ndarray, outputs: int) -> Any:
-    """The model of rows with these counts and labels: scikit-learn's pipeline from counts of features to logits."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfTransformer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+@dataclass(frozen=True)
+class Linear:
+    """The TF-IDF baseline, trained on a dataset's training rows."""
 
-    limit = int(np.clip(WORK // max(matrix.nnz * outputs, 1), MIN_STEPS, MAX_STEPS))
-    classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
-    # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
-    # times slower on a busy machine.
-    with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
-        return make_pipeline(TfidfTransformer(sublinear_tf=True), classifier).fit(matrix, labels)
+    num_classes: int
+    offsets: np.ndarray
+    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has;
+    else one 0."""
+    ngrams: np.ndarray
+    """int64 ``[features]``, ascending: the n-gram of each column."""
+    model: Any
+    """scikit-learn's, from counts of n-grams to logits."""
+    facts: dict[str, Any]
+    """Facts of the training: features, training rows, steps, whether it converged."""
+
+    @classmethod
+    def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
+        """Fit it to the training split, after ``check``."""
+        train = open_split(data, manifest, TRAIN)
+        return cls.fit(*count_all_ngrams([*train.blocks]), train.column("label"), data, manifest)
+
+    @classmethod
+    def fit(
+        cls, ngrams: np.ndarray, matrix: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest
+    ) -> Linear:
+        """Fit it to rows of a dataset: their counts, as ``count_all_ngrams`` gives them, and their label numbers. More
+        than two classes share one softmax; each has its own model, against the rest, where a text may have several
+        labels. Raises ``DataError`` if no n-gram is in two rows.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.feature_extraction.text import TfidfTransformer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.pipeline import make_pipeline
+
+        times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
+        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
+        features = features[times[features] > 0]
+        if not len(features):
+            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+        matrix = matrix[:, features]
+        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
+        classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        members, offsets = manifest.members, np.array(0.0)
+        if members is not None:
+            classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
+            offsets = np.where(labels.any(axis=0), 0.0, -NEVER_SEEN)
+        model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
+        # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
+        # times slower on a busy machine.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
+            model.fit(matrix, labels)
+        models = [classifier] if members is None else classifier.estimators_
+        steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
+        facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
+        return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
+
+    def logits(self, split: Split) -> np.ndarray:
+        """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
+        classes without training rows have the lowest.
+        """
+        return np.concatenate([self.logits_of_counts(count_ngrams(block, self.ngrams)) for block in split.blocks])
+
+    def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
+        """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
+        if self.offsets.ndim:
+            return np.asarray(self.model.decision_function(counts) + self.offsets)
+        return logits_of(self.model, counts, self.num_classes)
 
 
 def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
@@ -150,65 +191,12 @@ def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
     return result
 
 
-def predict_held_out(
-    fit: Callable[[Any, np.ndarray], Any], features: Any, labels: np.ndarray, num_classes: int
-) -> np.ndarray:
-    """Logits of rows by models that did not learn from them, as ``logits_of``: each fold by one of the other folds, to
-    which the rows of each class are dealt. ``fit``: from features and labels to a model.
-    """
-    order = permutation(len(labels), FOLDS_STREAM)
-    folds = np.empty(len(labels), np.int64)
-    folds[order[np.argsort(labels[order], kind="stable")]] = np.arange(len(labels)) % NUM_FOLDS
-    logits = np.zeros((len(labels), num_classes)[: 1 if num_classes == 2 else 2])
-    for fold in range(NUM_FOLDS):
-        is_held_out = folds == fold
-        if is_held_out.any() and len(np.unique(labels[~is_held_out])) > 1:
-            model = fit(features[~is_held_out], labels[~is_held_out])
-            logits[is_held_out] = logits_of(model, features[is_held_out], num_classes)
-    return logits
-
-
-def predict_held_out_rows(data: str | Path, manifest: Manifest) -> np.ndarray:
-    """``predict_held_out`` of the linear model for the training rows, in the order of the source."""
-    train = open_split(data, manifest, TRAIN)
-    order = np.argsort(train.column("row"))
-    matrix, labels = count_features(data, train)[0][order], train.column("label")[order]
-    return predict_held_out(partial(fit_counts, outputs=num_outputs(manifest)), matrix, labels, len(manifest.labels))
-
-
-@dataclass(frozen=True)
-class Linear:
-    """The linear model, trained on a dataset's training rows."""
-
-    num_classes: int
-    ngrams: np.ndarray
-    """int64 ``[features]``, ascending: the n-gram of each column."""
-    model: Any
-    """scikit-learn's, from counts of n-grams to logits."""
-    facts: dict[str, Any]
-    """Facts of the training: features, training rows, steps, whether it converged."""
-
-    @classmethod
-    def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it, after ``check``. More than two classes share one softmax."""
-        train = open_split(data, manifest, TRAIN)
-        matrix, ngrams = count_features(data, train)
-        model = fit_counts(matrix, train.column("label"), num_outputs(manifest))
-        steps = int(np.max(model[-1].n_iter_))
-        facts = {"features": len(ngrams), "train_rows": len(train), "steps": steps}
-        facts["converged"] = steps < model[-1].max_iter
-        return cls(len(manifest.labels), ngrams, model, facts)
-
-    def logits(self, split: Split) -> np.ndarray:
-        """``logits_of`` a split's rows, in shard order."""
-        counts = (count_ngrams(block, self.ngrams) for block in split.blocks)
-        return np.concatenate([logits_of(self.model, count, self.num_classes) for count in counts])
-
-    def scores(self, split: Split) -> Scores:
-        """Rows, labels and logits of a split, in the order of the source."""
-        order = np.argsort(split.column("row"), kind="stable")
-        rows, labels = (split.column(name)[order] for name in ("row", "label"))
-        return Scores(rows, labels, self.logits(split)[order])
+def sort_scores(split: Split, logits: np.ndarray) -> Scores:
+    """Rows, labels and ``logits`` of a split, which are in shard order, in the order of the source."""
+    order = np.argsort(split.column("row"), kind="stable")
+    rows, labels = (split.column(name)[order] for name in ("row", "label"))
+    members = split.manifest.members
+    return Scores(rows, labels if members is None else members[labels], logits[order])
 
 
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
@@ -219,7 +207,8 @@ def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     check(data, manifest)
     start_s = time.process_time()
     linear = Linear.learn(data, manifest)
-    measured = {name: linear.scores(open_split(data, manifest, name)) for name in names_of(manifest)}
+    splits = [open_split(data, manifest, name) for name in names_of(manifest)]
+    measured = {split.name: sort_scores(split, linear.logits(split)) for split in splits}
     facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
     facts["seconds"] = time.process_time() - start_s
     return describe_scores(measured, facts, manifest)

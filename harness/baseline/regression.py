@@ -9,55 +9,38 @@ training rows themselves, on which the temperature of all others is fitted. Fold
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from harness.baseline.encoder import Embeddings, Encoder, embed_rows
-from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, predict_held_out
+from harness.baseline.encoder import Embeddings, embed_split
+from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
+from harness.baseline.out_of_fold import predict_held_out, read_labelled
 from harness.scores.calibration import fit_temperature, log_loss_at_best_temperature
-from harness.scores.figures import Scores
 from harness.scores.metrics import probabilities
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import open_split
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Values of scikit-learn's C for embeddings of length 1."""
 MAX_STEPS = 300
-VERSION = 1
 
 
-def recipe_of(encoder: Encoder) -> dict[str, Any]:
-    """Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
-    return {"version": VERSION, "encoder": encoder.sha256, "strengths": list(STRENGTHS)}
+def recipe_of(sha256: str) -> dict[str, Any]:
+    """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
+    computed again.
+    """
+    return {"version": 1, "encoder": sha256, "strengths": list(STRENGTHS)}
 
 
-@dataclass(frozen=True)
-class LabelledRows:
-    """The rows of a split with their embeddings, ascending by their number in the source."""
-
-    rows: np.ndarray
-    """int64 ``[rows]``."""
-    labels: np.ndarray
-    """int64 ``[rows]``; ``NO_LABEL`` for those without."""
-    vectors: np.ndarray
-    """float32 ``[rows, features]``."""
-
-
-def read_rows(data: str, manifest: Manifest, name: str, embeddings: Embeddings) -> LabelledRows:
-    """The rows of a split. Raises as ``embed_rows`` does."""
-    split = open_split(data, manifest, name)
-    rows, labels = split.column("row"), split.column("label")
-    order = np.argsort(rows)
-    return LabelledRows(rows[order], labels[order], embed_rows(embeddings, data, manifest, rows[order]))
-
-
-def fit(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """scikit-learn's logistic regression; more than two classes share one softmax."""
     from sklearn.linear_model import LogisticRegression
 
@@ -74,49 +57,54 @@ class Regression:
     strength: float
     temperature: float
     held_out: np.ndarray
-    """Logits of the training rows as of ``predict_held_out``, before calibration."""
+    """Calibrated probabilities of the training rows by models that have not learned from them."""
 
     @classmethod
-    def learn(cls, vectors: np.ndarray, labels: np.ndarray, num_classes: int) -> Regression:
-        """Choose strength and temperature by folds, then fit all rows."""
-        held_out = {
-            strength: predict_held_out(partial(fit, strength=strength), vectors, labels, num_classes)
-            for strength in STRENGTHS
-        }
-        strength = min(STRENGTHS, key=lambda value: log_loss_at_best_temperature(held_out[value], labels))
-        temperature = fit_temperature(held_out[strength], labels)
-        return cls(num_classes, fit(vectors, labels, strength), strength, temperature, held_out[strength])
+    def learn(cls, data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int) -> Regression:
+        """Choose strength and temperature by folds, then fit all ``rows``, which have the columns text and label.
+
+        Raises ``DataError`` as ``predict_held_out`` does.
+        """
+        labels = rows["label"].to_numpy()
+
+        def predict_by_folds(strength: float) -> np.ndarray:
+            def predict(is_held_out: np.ndarray) -> np.ndarray:
+                model = fit_regression(vectors[~is_held_out], labels[~is_held_out], strength)
+                return logits_of(model, vectors[is_held_out], num_classes)
+
+            return predict_held_out(predict, data, rows, num_classes)
+
+        logits = {strength: predict_by_folds(strength) for strength in STRENGTHS}
+        strength = min(STRENGTHS, key=lambda value: log_loss_at_best_temperature(logits[value], labels))
+        temperature = fit_temperature(logits[strength], labels)
+        held_out = probabilities(logits[strength] / temperature)
+        return cls(num_classes, fit_regression(vectors, labels, strength), strength, temperature, held_out)
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """``logits_of`` embeddings, before calibration."""
+        return logits_of(self.model, vectors, self.num_classes)
 
     def chances(self, vectors: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, float64 ``[rows, classes]``."""
-        return probabilities(logits_of(self.model, vectors, self.num_classes) / self.temperature)
+        return probabilities(self.logits(vectors) / self.temperature)
 
 
-@dataclass(frozen=True)
-class MeasuredEncoder:
-    """The regression on an encoder's embeddings, and its figures."""
-
-    train: LabelledRows
-    regression: Regression
-    results: Mapping[str, OnSplit]
-
-
-def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> MeasuredEncoder:
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
     """Train on the training split, and measure each split of ``names_of``.
 
-    Raises ``DataError`` as ``check`` does, and as ``embed_rows`` does.
+    Raises ``DataError`` as ``check``, ``embed_split`` and ``predict_held_out`` do.
     """
     check(data, manifest)
-    train, num_classes = read_rows(data, manifest, TRAIN, embeddings), len(manifest.labels)
-    rows_by_split = {name: read_rows(data, manifest, name, embeddings) for name in names_of(manifest)}
+    splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
+    vectors = [embed_split(embeddings, split) for split in splits]
     start_s = time.process_time()
-    regression = Regression.learn(train.vectors, train.labels, num_classes)
-    measured = {
-        name: Scores(split.rows, split.labels, logits_of(regression.model, split.vectors, num_classes))
-        for name, split in rows_by_split.items()
-    }
-    facts: dict[str, Any] = {"dataset": manifest.fingerprint, "recipe": recipe_of(embeddings.encoder)}
-    facts |= {"encoder": embeddings.encoder.name, "features": train.vectors.shape[1], "train_rows": len(train.rows)}
+    rows, _ = read_labelled(data, manifest, [TRAIN])
+    regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
+    facts: dict[str, Any] = {"dataset": manifest.fingerprint, "recipe": recipe_of(embeddings.encoder.sha256)}
+    facts |= {"encoder": embeddings.encoder.name, "features": vectors[0].shape[1], "train_rows": len(rows)}
     facts |= {"C": regression.strength, "seconds": time.process_time() - start_s}
-    facts["texts_per_s"] = embeddings.texts_per_s
-    return MeasuredEncoder(train, regression, describe_scores(measured, facts, manifest))
+    measured = {
+        split.name: sort_scores(split, regression.logits(features))
+        for split, features in zip(splits[1:], vectors[1:], strict=True)
+    }
+    return regression, describe_scores(measured, facts, manifest)

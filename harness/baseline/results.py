@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``padless baseline``: figures of a linear model of scikit-learn on a dataset, in seconds; their files in
+"""``padless baseline``: figures of a TF-IDF baseline of scikit-learn on a dataset, in seconds; their files in
 ``DATA/baseline/``, or ``RUN/baseline/`` if a training cannot write there; and the comparison of a network with it.
 
 The files are ``SPLIT.json`` and ``SPLIT-predictions.parquet`` for each split, in the format of an evaluation. Each file
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,8 @@ import numpy as np
 from harness.baseline.encoder import Embeddings, find_encoder, name_of_folder
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
 from harness.baseline.regression import measure_encoder, recipe_of
-from harness.data.targets import TEACHERS
+from harness.data.targets import TEACHERS, find_lesson
+from harness.rundir.layout import check_figures_directory
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -28,6 +28,7 @@ from harness.rundir.results import (
     predictions_name,
     read_figures,
     read_hits,
+    read_measured,
     write_figures,
     write_predictions,
 )
@@ -67,17 +68,16 @@ class BaselineConfig:
 
 
 def main(config: BaselineConfig) -> None:
-    """Show the figures of the linear model, or of an encoder; compute them if they are missing."""
+    """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    recipe, measure = RECIPE, measure_linear
+    recipe, embeddings = RECIPE, None
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
-        encoder.check_package()
-        kept_in = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(kept_in, encoder, config.device, Screen(quiet=config.json))
-        recipe, folder = recipe_of(encoder), folder / name_of_folder(encoder)
-        measure = partial(measure_encoder_alone, embeddings)
+        parent = Path(config.output or config.data, TEACHERS)
+        embeddings = Embeddings(parent, encoder, config.device, Screen(quiet=config.json))
+        recipe, folder = recipe_of(encoder.sha256), folder / name_of_folder(encoder.sha256)
     names = names_of(manifest)
+    check_figures_directory(folder)
     for name in names:
         check_replaceable(folder, name)
     figures, origin = {}, f"found in {folder}"
@@ -86,7 +86,10 @@ def main(config: BaselineConfig) -> None:
     except DataError as error:
         print_stderr(f"warning: {error}; computing it again now")
     if not len(figures) == len(names) > 0:
-        results = measure(config.data, manifest)
+        if embeddings is None:
+            results = measure_linear(config.data, manifest)
+        else:
+            results = measure_encoder(config.data, manifest, embeddings)[1]
         figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
             write_baseline(folder, manifest, results)
@@ -104,7 +107,8 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     screen, first = Screen(), next(iter(results.values()))
     screen.fact("data", f"{config.data} ({first['train_rows']:,} training rows, {len(manifest.labels)} classes)")
     if config.encoder is not None:
-        screen.fact("model", f"{describe_encoder(first)}, logistic regression with C = {first['C']:g}, by folds")
+        encoder = f"{first['encoder']} of {first['features']:,} features"
+        screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
     else:
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
@@ -112,16 +116,6 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     show_figures(screen, results)
     if origin:
         screen.print_text(f"{origin} ({duration(first['seconds'])})")
-
-
-def measure_encoder_alone(embeddings: Embeddings, data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
-    """Figures of an encoder with a logistic regression, as ``measure_linear`` gives them."""
-    return {**measure_encoder(str(data), manifest, embeddings).results}
-
-
-def describe_encoder(figures: Mapping[str, Any]) -> str:
-    """The encoder of some figures, and its speed."""
-    return f"{figures['encoder']} of {figures['features']:,} features, {figures['texts_per_s']:,.0f} texts/s"
 
 
 def read_results(
@@ -164,25 +158,25 @@ def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSpl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Network and another model on one split, ``test`` if it exists, else ``validation``; both calibrated."""
+    """Network and a baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]
     """The network's figures: those of ``SPLIT.json``."""
     linear: Mapping[str, Any]
-    """The other model's figures."""
+    """The baseline's figures."""
     low: float
     high: float
-    """95 % interval of the network's accuracy minus the other's, over the rows that both predicted."""
+    """95 % interval of the network's accuracy minus the baseline's, over the rows that both predicted."""
 
     @property
-    def other(self) -> str:
-        """What the other model is called."""
-        return "encoder" if "encoder" in self.linear else "linear model"
+    def baseline(self) -> str:
+        """What the baseline is called."""
+        return "encoder" if "encoder" in self.linear else "TF-IDF baseline"
 
     @property
     def difference(self) -> float:
-        """The network's accuracy minus the other's."""
+        """The network's accuracy minus the baseline's."""
         return self.network["accuracy"] - self.linear["accuracy"]
 
     @property
@@ -195,7 +189,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.other} "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.baseline} "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -203,19 +197,19 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return f"the network is above the {self.other}"
+            return f"the network is above the {self.baseline}"
         time = "" if "encoder" in self.linear else f", which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.other}{time}"
-        return f"no difference that these rows could show between the network and the {self.other}{time}"
+            return f"the network is below the {self.baseline}{time}"
+        return f"no difference that these rows could show between the network and the {self.baseline}{time}"
 
 
 def compare_with_run(
     measured: Measured | None, folder: Path, linear: Mapping[str, Mapping[str, Any]]
 ) -> Comparison | None:
-    """Compare a run with the linear model; None if figures of either are missing.
+    """Compare a run with the TF-IDF baseline; None if figures of either are missing.
 
-    ``measured``: figures of the run's best weights; ``linear``: figures of the linear model on the same dataset, by
+    ``measured``: figures of the run's best weights; ``linear``: figures of the TF-IDF baseline on the same dataset, by
     split, in ``folder``. Raises ``DataError`` for predictions that cannot be read.
     """
     if measured is None or measured.split not in linear or "accuracy" not in measured.figures:
@@ -227,3 +221,19 @@ def compare_with_run(
         path = folder / predictions_name(split)
         raise DataError(f"{path}: not the rows that {measured.directory} predicts; {HINT}")
     return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
+
+
+def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | None:
+    """Compare a run of this ``config`` with the encoder that taught it; None if no encoder did, or it held out a fold.
+
+    Raises ``DataError`` for a missing dataset and for damaged figures.
+    """
+    if config.get("teacher") is None or config.get("fold") is not None:
+        return None
+    fingerprint = read_data(config["data"]).fingerprint
+    lesson = find_lesson({**config, "run": str(run)}, fingerprint)
+    if lesson is None:
+        return None
+    sha256 = lesson.source_sha256
+    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(sha256), name_of_folder(sha256))
+    return compare_with_run(read_measured(run), folder, encoder)

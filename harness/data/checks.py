@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_run
+from harness.scores.decisions import cost_matrix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
-from preprocessing.base.terminal import percent
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
@@ -20,8 +19,6 @@ from preprocessing.dataset.views import parts_of
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
 are, and hashes and rows when they are first read."""
-MAX_ROWS_RATIO = 5
-"""Warn if the largest class has this many times the rows of the smallest: accuracy then hardly shows the smallest."""
 
 
 def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
@@ -66,41 +63,21 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def check_useful(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` for an option without effect, or a class weight of an unknown label."""
+    """Raise ``ConfigError`` for an option without effect, or weights or costs that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
+    if config.evaluation.costs and manifest.has_label_sets:
+        problem = "a text of this dataset may have several labels, each predicted by a threshold of its own"
+        raise ConfigError(f"evaluation.costs: {problem}; leave this out")
+    if config.evaluation.costs:
+        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if config.task == LANGUAGE_MODEL:
         return
     for label in config.optim.class_weights:
         if label not in labels:
             names = ", ".join(labels)
             raise ConfigError(f"optim.class_weights.{label}: the dataset has no such label; it has {names}")
-    if threshold != "fixed" and len(labels) > 2:
+    if threshold not in ("auto", "fixed") and len(labels) > 2 and not manifest.has_label_sets:
         raise ConfigError(
             f"evaluation.threshold: {threshold} is for two labels, the dataset has {len(labels)} and the most probable "
-            "one is predicted; leave it at fixed"
+            "one is predicted; leave it at auto"
         )
-
-
-def class_rows(manifest: Manifest, split: str) -> dict[str, int]:
-    """Rows of each class in a split, in the order of the labels; all 0 if there is no such split."""
-    rows = manifest.rows_by("labels", split)
-    return {name: rows.get(number, 0) for number, name in enumerate(manifest.labels)}
-
-
-def imbalance(rows_by_class: Mapping[str, int], weights: Mapping[str, float], threshold: str = "fixed") -> str | None:
-    """Advice for classes of very different size; None if sizes are similar, or weights or threshold are set.
-
-    ``weights``: ``optim.class_weights``; ``threshold``: ``evaluation.threshold``.
-    """
-    rows = {name: count for name, count in rows_by_class.items() if count}
-    if len(rows) < 2 or weights or threshold != "fixed":
-        return None
-    smallest = min(rows, key=lambda name: rows[name])
-    largest = max(rows, key=lambda name: rows[name])
-    if rows[largest] < MAX_ROWS_RATIO * rows[smallest]:
-        return None
-    share, ratio = percent(rows[smallest] / sum(rows.values())), rows[largest] / rows[smallest]
-    return (
-        f"{smallest!r} has {share} of the rows, {largest!r} {ratio:.0f} times as many: accuracy says little of it; "
-        "look at balanced accuracy, and weigh small classes with optim.class_weights"
-    )

@@ -2,7 +2,7 @@
 """From rows of mapped shards to batches on the device, prefetched by one thread.
 
 There are no worker processes and no Python code per row: lengths, labels and memory addresses are computed once per
-window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widen_ids on
+window, and one gather per micro-batch copies its rows into a reused buffer (pinned on CUDA). Token ids are widened on
 the device. Lengths stay int64 on the CPU, where packing needs them. Small steps are passed on in groups, since waking a
 thread costs as much as gathering a small batch.
 """

@@ -28,6 +28,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,8 +133,9 @@ class Order:
         self.smallest_step = self.num_rows // self.steps_per_epoch
         self.largest_step = -(-self.num_rows // self.steps_per_epoch)
         self.num_windows = -(-self.num_rows // max(spec.window_rows - self.largest_step, self.largest_step))
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._windows: dict[tuple[int, int], Window] = {}
+        self.order_blocks = lru_cache(maxsize=2)(self._order_blocks)
+        self.compute_window = lru_cache(maxsize=2)(self._compute_window)
+        """Both cached for what is in use and what is prefetched."""
 
     def batch_rows(self, epoch: int, step: int) -> np.ndarray:
         """Global rows (int64) of one step, longest first. ``step`` counts from 0 within the epoch."""
@@ -141,13 +143,8 @@ class Order:
         return window.rows(window.places[window.batch(step)])
 
     def window(self, epoch: int, step: int) -> Window:
-        """The window with a step of an epoch. The latest two are cached: one in use, one prefetched."""
-        number = self.window_number(step)
-        window = self._windows.get((epoch, number))
-        if window is None:
-            window = self._compute_window(epoch, number)
-            self._windows = {**dict(list(self._windows.items())[-1:]), (epoch, number): window}
-        return window
+        """The window with a step of an epoch."""
+        return self.compute_window(epoch, self.window_number(step))
 
     def window_number(self, step: int) -> int:
         """The number, within its epoch, of the window with a step."""
@@ -198,22 +195,20 @@ class Order:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``pieces``: of ``pieces``. Sort keys are kept below 16 bits, where numpy sorts by radix.
+        ``pieces``: of ``pieces``. Sort keys have 16 bits, which numpy sorts by radix.
         """
         (sizes,) = pieces
         num_words = len(sizes) * max(1, min(MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES // len(sizes)))
         random = words(self.spec.seed, epoch, 1, number, count=num_words + -(-len(lengths) // 4))
         keys = self._blur(lengths, random[num_words:].view(np.uint16)[: len(lengths)])
-        by_length = sort_ascending(keys.max(initial=0) - keys)  # the longest first; equal ones keep their order
-        ordered = lengths[by_length]
-        begins = np.cumsum(sizes) - sizes
-        steps = np.arange(len(sizes))
+        by_length = np.argsort(~keys, kind="stable")  # the longest first; equal ones keep their order
+        batches = np.arange(len(sizes))
         if self.spec.shuffle:
-            mean = np.add.reduceat(ordered, begins) / sizes
-            steps = least_trend(mean, np.argsort(random[:num_words].reshape(-1, len(sizes)), kind="stable"))
-        keys = np.empty_like(ordered)
-        keys[by_length] = longest_first(ordered, begins, sizes, steps)
-        return sort_ascending(keys), np.concatenate(([0], np.cumsum(sizes[steps])))
+            mean = np.add.reduceat(lengths[by_length], np.cumsum(sizes) - sizes) / sizes
+            batches = least_trend(mean, np.argsort(random[:num_words].reshape(-1, len(sizes)), kind="stable"))
+        step_by_row = np.empty(len(lengths), np.int32)
+        step_by_row[by_length] = np.repeat(np.argsort(batches), sizes)
+        return sort_by_step(step_by_row, lengths), np.concatenate(([0], np.cumsum(sizes[batches])))
 
     def _blur(self, lengths: np.ndarray, random: np.ndarray) -> np.ndarray:
         """uint16 sort keys: each length times 1 ± noise, plus less than one token, so that equal lengths mix too."""
@@ -230,7 +225,7 @@ class Order:
 
     def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
         """Blocks at positions ``start..stop`` of the virtual sequence, each with its rows in that range."""
-        blocks, ends = self._epoch_blocks(epoch)
+        blocks, ends = self.order_blocks(epoch)
         index = int(np.searchsorted(ends, start, side="right"))
         while start < stop:
             block = int(blocks[index])
@@ -244,15 +239,13 @@ class Order:
             start += count
             index += 1
 
-    def _epoch_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _order_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The blocks in the epoch's order, and the end of each block in the virtual sequence."""
-        if epoch not in self._epochs:
-            sizes = np.diff(self.block_starts)
-            blocks = np.flatnonzero(sizes)
-            if self.spec.shuffle:
-                blocks = blocks[spread_groups(self.block_widths[blocks], self.spec.seed, epoch, 0, 0)]
-            self._epochs = {**dict(list(self._epochs.items())[-1:]), epoch: (blocks, np.cumsum(sizes[blocks]))}
-        return self._epochs[epoch]
+        sizes = np.diff(self.block_starts)
+        blocks = np.flatnonzero(sizes)
+        if self.spec.shuffle:
+            blocks = blocks[spread_groups(self.block_widths[blocks], self.spec.seed, epoch, 0, 0)]
+        return blocks, np.cumsum(sizes[blocks])
 
 
 class MixedOrder(Order):
@@ -297,7 +290,7 @@ class MixedOrder(Order):
         pieces_by_row, steps = np.repeat(np.arange(len(pieces)), sizes), np.concatenate(pieces)
         step_by_row = np.empty_like(steps)
         step_by_row[np.lexsort((~keys, pieces_by_row))] = steps[np.lexsort((random[steps], pieces_by_row))]
-        return np.lexsort((-lengths, step_by_row)), np.arange(count + 1) * self.spec.global_batch
+        return sort_by_step(step_by_row, lengths), np.arange(count + 1) * self.spec.global_batch
 
 
 def shift_blocks(stretch: Stretch, first_block: int) -> Stretch:
@@ -334,9 +327,9 @@ def spread_groups(groups: np.ndarray, *key: int) -> np.ndarray:
     return by_group[np.argsort((ranks + jitter) / np.repeat(counts, counts), kind="stable")]
 
 
-def sort_ascending(values: np.ndarray) -> np.ndarray:
-    """A stable argsort of whole numbers from 0; by radix where they fit 16 bits."""
-    return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 1 << 16 else values, kind="stable")
+def sort_by_step(step_by_row: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Indices of the rows in the order of their steps, longest first within a step; equal ones keep their order."""
+    return np.lexsort((-lengths, step_by_row))
 
 
 def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
@@ -346,17 +339,3 @@ def least_trend(values: np.ndarray, permutations: np.ndarray) -> np.ndarray:
     """
     ordered = (values - values.mean())[permutations]
     return permutations[np.abs((ordered[:, :-1] * ordered[:, 1:]).sum(axis=1)).argmin()]
-
-
-def longest_first(lengths: np.ndarray, begins: np.ndarray, sizes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """A sort key for each row: batch ``steps[0]`` comes first, then ``steps[1]``, …, each with its longest row first.
-
-    ``lengths`` ``[rows]`` are sorted by batch: batch ``b`` begins at ``begins[b]`` and has ``sizes[b]`` rows. The rows
-    of a batch have similar lengths and need few keys, so keys are small numbers. A stable sort by them keeps equally
-    long rows of a batch in their order in memory.
-    """
-    longest, shortest = (extreme.reduceat(lengths, begins)[steps] for extreme in (np.maximum, np.minimum))
-    spans = longest - shortest + 1
-    first = np.empty_like(longest)
-    first[steps] = np.cumsum(spans) - spans + longest
-    return np.repeat(first, sizes) - lengths

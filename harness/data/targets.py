@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import storage, writable_path
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Sha256, convert_json
+from preprocessing.base.schema import Sha256, convert_json
 from preprocessing.base.untrusted import one_line
 from preprocessing.dataset.index import non_null_schema
 from preprocessing.dataset.views import home_of
@@ -41,25 +41,13 @@ class Lesson:
 
     teacher: str
     """As the user names it."""
-    what: str
-    """What kind of teacher, in words."""
     source_sha256: Sha256
     """Of the files of an encoder, or of the file of predictions."""
     is_used: bool
     """Whether the network learns from the targets."""
     summary: str
     """What came of it, and why, in words."""
-    rows: Count
-    """Training rows without a label that have a target."""
     targets_sha256: Sha256
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Figures of the teacher."""
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """The entry in checkpoints and bundles."""
-        facts = {"source": self.teacher, "what": self.what, "targets_sha256": self.targets_sha256}
-        return {**facts, "rows": self.rows, "summary": self.summary}
 
 
 class SoftTargets:

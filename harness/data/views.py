@@ -2,7 +2,7 @@
 """Views of a dataset for training: with a fold held out, or with all rows for pretraining; and overlap of texts.
 
 A manifest lists the parts of each split, so a view is a manifest with other parts in its splits. Order, loader,
-staging, plan and checks need nothing else.
+staging and checks need nothing else.
 """
 
 from __future__ import annotations
@@ -88,11 +88,9 @@ def rows_of_run(config: RunConfig) -> Manifest:
     """The view of its dataset that a run trains on: where a teacher has taught, with its rows without labels in
     ``train``.
 
-    Raises ``ConfigError`` for a teacher of a mixture, and ``DataError`` as ``rows_of_task`` and ``find_lesson`` do.
+    Raises ``DataError`` as ``rows_of_task`` and ``find_lesson`` do.
     """
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    if config.teacher is not None and len(parts_of(config.data, manifest)) > 1:
-        raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
     lesson = find_lesson(vars(config), manifest.fingerprint)
     if lesson is None or not lesson.is_used:
         return manifest

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import LocalPath, Name
+from preprocessing.base.schema import LanguageCode, LocalPath, Name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,11 @@ class ExportConfig:
     """Folder to write, which must not be there yet."""
     onnx: bool = False
     """Write the network for ONNX Runtime too, and compare its results with torch's."""
-    license: str = "unknown"
+    license: Name = "unknown"
     """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
-    language: str | None = None
+    language: LanguageCode | None = None
     """Language of the texts for the model card, as in en; null: the one of the text pipeline."""
-    name: str | None = None
+    name: Name | None = None
     """Name of the model in the model card; null: the name of the run's folder."""
     quiet: bool = False
     """Print errors only."""

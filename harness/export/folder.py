@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.results import find_results
+from harness.baseline.results import compare_with_encoder, find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
-from harness.model.registry import num_parameters
+from harness.model.registry import num_outputs, num_parameters
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,
@@ -30,10 +30,11 @@ from harness.rundir.bundle_files import (
     bundle_directory,
     read_named,
     write_info,
+    write_scores,
 )
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_environment, read_run_config
-from harness.rundir.results import read_measured, read_teacher
+from harness.rundir.results import read_measured
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.tables import interval
 from preprocessing.base import atomic
@@ -72,6 +73,7 @@ def main(config: ExportConfig) -> None:
     with storage_errors(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(source / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
+        write_scores(temporary, info.weights, bundle.decision.scores)
         if config.onnx:
             network = export_onnx(bundle.model, info)
             atomic.write_bytes(temporary / ONNX, network)
@@ -79,7 +81,7 @@ def main(config: ExportConfig) -> None:
         write_info(temporary, info)
         parity = compare_with_torch(bundle, OnnxScorer(temporary), screen) if config.onnx else {}
         name = config.name or (run_of(source) or source).resolve().name
-        parameters = num_parameters(bundle.model.config, info.vocabulary_size, len(info.labels))
+        parameters = num_parameters(bundle.model.config, info.vocabulary_size, num_outputs(info))
         atomic.write_text(temporary / CARD, render_model_card(config, name, info, parameters, records, parity))
     screen.print_text(f"written to {folder}")
 
@@ -136,21 +138,22 @@ CLASSES = 30
 
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
-    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; ``linear``,
-    those of the linear model on the same split; and ``teacher``, what taught it. Raises ``DataError`` for a damaged
-    file of the run.
+    their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
+    ``linear`` and ``encoder``, those of the TF-IDF baseline and of an encoder that taught on the same split. Raises
+    ``DataError`` for a damaged file of the run.
     """
-    names = ("run_config", "environment", "figures", "linear", "teacher")
+    names = ("run_config", "environment", "figures", "linear", "encoder")
     records: dict[str, Any] = {**{name: {} for name in names}, "splits": info.splits}
     if (run := run_of(bundle)) is None:
         return records
     records |= {"run_config": read_run_config(run), "environment": read_environment(run)}
-    records["teacher"] = read_teacher(run) or {}
     if measured := read_measured(run):
         records["figures"] = measured.figures
         with suppress(DataError):
             figures_by_split = find_results(run, records["run_config"].get("data", ""), info.dataset)[1]
             records["linear"] = figures_by_split.get(measured.split, {})
+            if (comparison := compare_with_encoder(run, records["run_config"])) is not None:
+                records["encoder"] = comparison.linear
     return records
 
 
@@ -187,7 +190,7 @@ def render_model_card(
         "spec": spec,
         "most": CLASSES,
         "measured": [
-            (title_of(key, info.labels), figures[key], interval(bounds.get(key)))
+            (title_of(key, info.labels, has_label_sets=info.has_label_sets), figures[key], interval(bounds.get(key)))
             for key in FIGURES
             if figures.get(key) is not None
         ],

@@ -76,10 +76,10 @@ def reorder_gates(weights: torch.Tensor) -> torch.Tensor:
 class ExportedClassifier(nn.Module):
     """What the graph computes, from padded ids."""
 
-    def __init__(self, model: Classifier, temperature: float) -> None:
+    def __init__(self, model: Classifier, info: BundleInfo) -> None:
         """``model`` is in evaluation mode, on the CPU."""
         super().__init__()
-        self.model, self.temperature = model, temperature
+        self.model, self.info = model, info
         self.layers = nn.ModuleList(LstmOperator(layer) for layer in model.recurrent.lstms())
 
     def forward(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,10 +96,10 @@ class ExportedClassifier(nn.Module):
             logits = logits + model.wide.share * (total + model.wide.bias)
         if model.prior is not None:
             logits = torch.where((ids > UNK).any(1, keepdim=True), logits, model.prior.float())
-        calibrated = logits / self.temperature
-        if model.num_classes == 2:
+        calibrated = logits / self.info.temperature
+        if model.outputs == 1:
             return logits.squeeze(1), torch.sigmoid(torch.cat((-calibrated, calibrated), dim=1))
-        return logits, calibrated.softmax(1)
+        return logits, torch.sigmoid(calibrated) if self.info.has_label_sets else calibrated.softmax(1)
 
     def pool(self, values: torch.Tensor, lengths: torch.Tensor, is_token: torch.Tensor) -> torch.Tensor:
         """The pooled vector of each row, of token vectors ``[time, rows, features]``."""
@@ -135,7 +135,7 @@ def export_onnx(model: Classifier, info: BundleInfo) -> bytes:
     rows, time = Dim("rows", min=1), Dim("time", min=1)
     with torch.no_grad(), silence_exporter():
         program = torch.onnx.export(
-            ExportedClassifier(model, info.temperature).eval(),
+            ExportedClassifier(model, info).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,

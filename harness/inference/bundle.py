@@ -6,6 +6,7 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
+from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_scores, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
@@ -58,6 +59,9 @@ def write_bundle(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
+    write_scores(directory, name, decision.scores)
+    costs = facts.get("costs", {})
+    decision = decision.with_costs(costs, manifest.labels)
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
@@ -69,6 +73,7 @@ def write_bundle(
         labels=manifest.labels,
         temperature=decision.temperature,
         threshold=decision.threshold,
+        costs=costs,
         step=step,
         dataset=manifest.fingerprint,
         task=model.task,
@@ -77,6 +82,7 @@ def write_bundle(
         label_type=manifest.label_type,
         source=source_of(manifest),
         splits=split_facts(manifest),
+        thresholds=list(decision.thresholds),
     )
     write_info(directory, info)
 
@@ -113,6 +119,18 @@ class Bundle(Scorer):
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
         CPU by as many threads as torch has, which it has again afterwards.
         """
+        return self.compute(encoded, self.model)
+
+    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
+        """See ``Scorer.pool``."""
+
+        def pool_batch(batch: Batch, *options: Any) -> torch.Tensor:
+            return self.model.pool_embedded(self.model.embed(batch), batch, *options)
+
+        return self.compute(encoded, pool_batch)
+
+    def compute(self, encoded: list[np.ndarray], read: Callable[..., torch.Tensor]) -> np.ndarray:
+        """What ``read`` gives for batches of texts."""
         device, torch_threads = self.model.head.weight.device, torch.get_num_threads()
         is_cuda = device.type == "cuda"
 
@@ -121,8 +139,8 @@ class Bundle(Scorer):
             if not is_cuda:
                 torch.set_num_threads(1)  # of this thread
             batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
-            logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
-            return logits
+            outputs: np.ndarray = read(batch, None, self.dtype).double().cpu().numpy()
+            return outputs
 
         tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torch_threads)
         weights = self.directory / self.info.weights
@@ -144,10 +162,14 @@ class Bundle(Scorer):
 
 def prior_logits(info: BundleInfo) -> np.ndarray:
     """Logits whose calibrated probabilities are the shares of the classes among the training rows and one row more of
-    each class: float64 ``[]`` for two classes, else ``[classes]``.
+    each class: float64 ``[]`` for two classes, else ``[classes]``; with several labels to a text, and one row more
+    without each class.
     """
     rows = info.splits[TRAIN]["labels"] if TRAIN in info.splits else {}
     counts = np.array([1 + rows.get(label, 0) for label in info.labels])
+    if info.has_label_sets:
+        total = 2 + (info.splits[TRAIN]["rows"] if TRAIN in info.splits else 0)
+        return np.asarray(info.temperature * np.log(counts / (total - counts)))
     logits = info.temperature * np.log(counts / counts.sum())
     return logits[1] - logits[0] if len(logits) == 2 else logits
 
@@ -159,6 +181,11 @@ def same_text(info: BundleInfo, manifest: Manifest, data: str | Path) -> None:
         raise DataError(
             f"{data}: its {part} is not the one the weights were trained with; name the dataset of the training, or "
             "one built with its vocabulary (vocabulary.base)"
+        )
+    if info.has_label_sets != manifest.has_label_sets:
+        raise DataError(
+            f"{data}: only one of this dataset and that of the weights has several labels to a text; build it again "
+            "with source.labels_separator as in the training"
         )
     if info.labels != manifest.labels:
         of_data, of_weights = (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import codecs
+import glob
 import os
 import re
 import stat
@@ -12,9 +13,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from msgspec import Meta
+
+from harness.config import Costs
 from harness.inference.scorer import Engine
+from harness.rundir.layout import check_figures_directory
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.base.split_names import TEST
@@ -33,6 +38,7 @@ FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls"
 OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
+Level = Annotated[float, Meta(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,8 @@ class EvaluateConfig(RunningConfig):
     """Rows per batch and process."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
+    costs: Costs = field(default_factory=dict)
+    """As in `padless predict`."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -89,8 +97,8 @@ class EvaluateConfig(RunningConfig):
             vars(self).update(data=self.input, input=None)
         if self.input is not None and self.split != TEST:
             raise ConfigError(f"split: {self.input} has no splits, all of it is measured; leave this out")
-        if self.output is not None and os.path.isfile(self.output):
-            raise ConfigError(f"output: {self.output} is a file; name a directory")
+        if self.output is not None:
+            check_figures_directory(self.output, self.run)
         if self.source.has_unlabelled:
             problem = "an evaluation needs labelled rows"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {problem}; drop skips the others")
@@ -98,7 +106,7 @@ class EvaluateConfig(RunningConfig):
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word) or word[1:3] == ":\\":
+    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)) or word[1:3] == ":\\":
         return True
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
 
@@ -143,8 +151,11 @@ class ReadingConfig(RunningConfig):
     def __post_init__(self) -> None:
         """Take ``texts`` that are names of files for ``input``. Raise ``ConfigError`` for neither or both."""
         super().__post_init__()
-        if self.input is None and self.texts and all(map(names_file, self.texts)):
-            vars(self).update(input=self.texts, texts=[])
+        file_names = list(filter(names_file, self.texts))
+        if file_names and len(file_names) < len(self.texts):
+            raise ConfigError(f"texts: {file_names[0]!r} names a file, others are texts; give files, or texts, alone")
+        if self.input is None and file_names:
+            vars(self).update(input=file_names, texts=[])
         if not (self.texts or self.inputs) and (piped := piped_format()):
             is_auto = self.source.format == AUTO
             vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
@@ -180,18 +191,27 @@ class PredictConfig(ReadingConfig):
     """i/n: one of n commands that write one output on a disk that all see, as tasks of a SLURM array do: it makes every
     n-th part, and share 0 waits for the others and puts the parts together (0/n to n-1/n, or 1/n to n/n)."""
     timeout_s: Wait = 3600.0
-    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself, as it does
-    after half a minute for those that do not run."""
+    """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
+    costs: Costs = field(default_factory=dict)
+    """What errors cost, as in {ham: 10}, in place of evaluation.costs, or the threshold, of the training."""
+    abstain: Level | None = None
+    """Give no label to a text whose most probable class has less than this calibrated probability."""
+    set: Level | None = None
+    """Add the smallest set of labels that holds the true one in this share of cases, if the texts are like those of
+    validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
+    rank: AtLeast1 | None = None
+    """Write only so many rows, with an empty column for the label: those to label next, uncertain ones that differ from
+    each other."""
 
     def __post_init__(self) -> None:
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
         super().__post_init__()
         if self.texts and self.output is not None:
-            raise ConfigError("output: texts are answered here; name a file of texts to write a file of predictions")
+            raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
             raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
         are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
@@ -199,9 +219,19 @@ class PredictConfig(ReadingConfig):
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
+        if self.set and self.abstain:
+            raise ConfigError("set, abstain: each is a way to answer uncertain texts; leave one out")
+        if self.rank and (self.output is None or STDIN in self.inputs):
+            raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
-            raise ConfigError("share: shares predict files to a new output, without overwrite; name both")
+            raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What replaces the bundle's decision, as arguments of ``read_decision``."""
+        arguments = {"costs": self.costs, "abstain": self.abstain, "level": self.set}
+        return {name: value for name, value in arguments.items() if value}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

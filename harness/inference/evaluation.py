@@ -22,18 +22,19 @@ from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import bundle_directory
+from harness.rundir.bundle_files import BundleInfo, bundle_directory
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import (
     Predictions,
     check_replaceable,
     figures_name,
+    label_texts,
     predictions_name,
     write_figures,
     write_predictions,
 )
 from harness.scores.figures import Scores, figures
-from harness.scores.metrics import mistakes_to_show
+from harness.scores.metrics import find_wrong, mistakes_to_show
 from harness.scores.tables import show_evaluation
 from preprocessing.base.atomic import storage_errors, temporary_folder
 from preprocessing.base.errors import ConfigError, DataError
@@ -44,7 +45,7 @@ from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import AUTO, normalize_label
+from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
@@ -82,7 +83,8 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     assert config.input is not None
     name = result_name(config.input)
     check_replaceable(output_of(config), name)
-    bundle = Bundle(bundle_directory(config.run), config.batch, config.device, config.precision)
+    directory = bundle_directory(config.run)
+    bundle = Bundle(directory, config.batch, config.device, config.precision, costs=config.costs)
     configure_threads(bundle.arithmetic["device"])
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
     with temporary_folder() as folder:
@@ -90,7 +92,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         sources = convert_all(files, Workers(config.timeout_s), folder)
         scores, hashes = score_sources(config, sources, bundle)
         predicted, _ = bundle.decision.predictions(scores.logits)
-        mistakes = describe_mistakes(np.flatnonzero(predicted != scores.labels), scores, bundle, NUM_MISTAKES)
+        mistakes = describe_mistakes(find_wrong(scores.labels, predicted), scores, bundle, NUM_MISTAKES)
         text_by_row = read_excerpts(sources, [mistake["row"] for mistake in mistakes])
     counts = [source.converted for source in sources]
     num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
@@ -144,14 +146,30 @@ def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bun
             ids = np.split(encoded.ids, encoded.offsets[1:-1])
             is_known = unknown_shares(ids) < 1
             hashes.append(row_hashes(encoded.ids, encoded.offsets)[is_known])
-            labels = pc.index_in(rows["label"], value_set=pa.array(bundle.labels, pa.string()))
-            if labels.null_count:
-                row = rows["row"][pc.index(labels.is_null(), True).as_py()]
-                raise DataError(f"{source.file.name}: row {row}: its label is no class of the run; set source.labels")
-            columns.append((rows["row"].to_numpy() + source.offset, labels.to_numpy(), bundle.score(ids)))
+            labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
+            if is_unknown.any():
+                row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
+                problem = f"its label {str(label)[:40]!r} is no class of the run"
+                raise DataError(
+                    f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator"
+                )
+            columns.append((rows["row"].to_numpy() + source.offset, labels, bundle.score(ids)))
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
     return Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True))), np.concatenate(hashes)
+
+
+def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of converted rows as for ``Scores``, and whether a row has one that is no class of the run, bool
+    ``[rows]``.
+    """
+    texts, index = distinct(cells)
+    classes, names_by_text = np.array(info.labels, object), [{*text.split(NAME_END)} - {""} for text in texts]
+    members = np.array([np.isin(classes, list(names)) for names in names_by_text], bool).reshape(-1, len(classes))
+    num_names, num_known = np.array(list(map(len, names_by_text))), members.sum(axis=1)
+    if info.has_label_sets:
+        return members[index], (num_known < num_names)[index]
+    return members.argmax(axis=1)[index], ((num_known != 1) | (num_names != 1))[index]
 
 
 def read_excerpts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
@@ -198,7 +216,8 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     """
     bundle.model.eval()
     predicted, chances = bundle.decision.predictions(scores.logits)
-    mistakes = describe_mistakes(mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES), scores, bundle)
+    wrong = mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES)
+    mistakes = describe_mistakes(wrong, scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, attribution in zip(mistakes, texts, bundle.attribute(texts, classes), strict=True):
@@ -222,22 +241,23 @@ def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: di
 
 
 def describe_mistakes(
-    positions: np.ndarray, scores: Scores, bundle: Bundle, limit: int | None = None
+    wrong: tuple[np.ndarray, np.ndarray], scores: Scores, bundle: Bundle, limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Row number, label, predicted label and its probability of the rows at ``positions``, the highest probability
-    first, at most ``limit``.
+    """Row number, label, predicted label and its probability of a result of ``find_wrong``, the highest probability
+    first, at most ``limit``. Several labels of a row are one text.
     """
-    predicted, chances = bundle.decision.predictions(scores.logits)
-    confidence = chances[np.arange(len(predicted)), predicted]
-    names = bundle.labels
+    positions, classes = wrong
+    confidence = bundle.decision.predictions(scores.logits)[1][positions, classes]
+    order = np.argsort(-confidence, kind="stable")[:limit]
+    labels = label_texts(scores.labels[positions[order]], bundle.labels)
     return [
         {
-            "row": int(scores.rows[position]),
-            "label": names[scores.labels[position]],
-            "predicted": names[predicted[position]],
-            "probability": float(confidence[position]),
+            "row": int(scores.rows[positions[index]]),
+            "label": label,
+            "predicted": bundle.labels[classes[index]],
+            "probability": float(confidence[index]),
         }
-        for position in positions[np.argsort(-confidence[positions], kind="stable")][:limit]
+        for index, label in zip(order, labels, strict=True)
     ]
 
 

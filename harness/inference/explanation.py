@@ -22,9 +22,10 @@ from harness.inference.config import ExplainConfig
 from harness.inference.rows import find_texts, iter_texts
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
+from harness.rundir.results import label_texts
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import printable, shorten_line
+from preprocessing.base.terminal import Screen, printable, shorten_line
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK
@@ -140,7 +141,7 @@ def main(config: ExplainConfig) -> None:
         texts = list(itertools.islice(itertools.chain.from_iterable(batches), config.rows))
     from harness.inference.bundle import Bundle
 
-    bundle = Bundle(directory, device=config.device)
+    bundle, screen = Bundle(directory, device=config.device), Screen()
     for start in range(0, len(texts), config.batch):
         explanations = explain(bundle, texts[start : start + config.batch], config.label)
         for row, explanation in enumerate(explanations, start + 1):
@@ -148,12 +149,13 @@ def main(config: ExplainConfig) -> None:
                 values = ({"row": row} if config.inputs else {}) | explanation.to_dict()
                 print(encode(json.dumps(values, ensure_ascii=False)).decode())
             else:
-                print(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
+                screen.print_lines(f"row {row:,}: {explanation}\n" if config.inputs else f"{explanation}\n")
         sys.stdout.flush()
 
 
 def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explanation]:
-    """Explain each text for ``label``, or for its predicted class, on the model's device.
+    """Explain each text for ``label``, or for its predicted class (of several, the most probable one), on the model's
+    device.
 
     Raises ``ConfigError`` for a class that the model does not have.
     """
@@ -164,14 +166,16 @@ def explain(bundle: Bundle, texts: list[str], label: str | None) -> list[Explana
     encoded = bundle.encoder(texts)
     ids = np.split(encoded.ids, encoded.offsets[1:-1])
     predicted, chances = bundle.decision.predictions(bundle.score(ids))
-    classes = predicted if label is None else np.full(len(texts), labels.index(label))
+    predicted_names = label_texts(predicted, labels)
+    most_probable = chances.argmax(axis=1) if bundle.info.has_label_sets else predicted
+    classes = most_probable if label is None else np.full(len(texts), labels.index(label))
     explanations = []
     for row, attribution in enumerate(bundle.attribute(ids, classes.tolist())):
         tokens = bundle.vocabulary.tokens.take(ids[row]).to_pylist()
         explanation = Explanation(
             text=texts[row],
             label=labels[classes[row]],
-            predicted=labels[predicted[row]],
+            predicted=predicted_names[row],
             probability=float(chances[row, classes[row]]),
             tokens=tuple(tokens),
             spans=tuple(spans_of(texts[row], tokens, bundle.encoder.tokenizer)),

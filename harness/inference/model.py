@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from harness.inference.scorer import Engine, open_scorer
+from harness.model.registry import num_outputs
+from harness.rundir.results import label_column
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.terminal import shorten_line
@@ -61,8 +63,9 @@ class Model:
         """The classes, as values of the label column of the training, in the order of ``predict_proba``'s columns."""
 
     def predict(self, texts: Texts) -> np.ndarray:
-        """The class of each text, a value of ``classes_``."""
-        return self.classes_[self._scorer.decision.predictions(self._logits(texts))[0]]
+        """The class of each text, a value of ``classes_``; where a text may have several labels, the list of them."""
+        predicted, _ = self._scorer.decision.predictions(self._logits(texts))
+        return label_column(predicted, self._scorer.labels, self._scorer.label_type)
 
     def predict_frame(self, texts: Texts) -> pd.DataFrame:
         """A row for each text: ``predicted``, its class, and ``probability_LABEL`` for each class.
@@ -78,6 +81,14 @@ class Model:
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
         return self._scorer.decision.predictions(self._logits(texts))[1]
+
+    def predict_sets(self, texts: Texts, level: float = 0.95) -> list[list[Any]]:
+        """For each text the smallest list of classes, the most probable first, that holds the true one in this share of
+        cases, if texts are like those of validation; it may be empty. Raises ``ConfigError`` for too high a level.
+        """
+        require(0 < level < 1, "level", level, "a number above 0 and below 1")
+        sets: list[list[Any]] = self._scorer.list_sets(self.predict_proba(texts), level).to_pylist()
+        return sets
 
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
@@ -96,8 +107,8 @@ class Model:
     def _logits(self, texts: Texts) -> np.ndarray:
         """The scorer's logits, computed in chunks."""
         parts = [self._scorer.score(self._scorer.encode(chunk)) for chunk in chunks(texts)]
-        outputs = () if len(self.classes_) == 2 else (len(self.classes_),)
-        return np.concatenate([np.empty((0, *outputs)), *parts])
+        outputs = num_outputs(self._scorer.info)
+        return np.concatenate([np.empty((0, outputs) if outputs > 1 else 0), *parts])
 
     def __getstate__(self) -> dict[str, Any]:
         """With the bytes of the files that were loaded, so that a copy needs no directory."""

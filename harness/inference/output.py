@@ -10,23 +10,26 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.inference.rows import iter_parts
+from harness.rundir.results import join_lists
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
 from preprocessing.corpus.text_files import BYTE_ORDER_MARK
 from preprocessing.job.parts import Source
+from preprocessing.labels import LIST
 from preprocessing.text.cleaning import encode
 
 FOLDER_POSITIONS = (3, 0)
 """The file and the text of a folder's row among the columns that the reader gives."""
 BLOCK_ROWS = 2048
 """Maximum rows that are written at once."""
+Part: TypeAlias = tuple[tuple[Source, pa.Table], pa.Table]
+"""The file and the rows of a converted part, and the new columns."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,11 @@ class Output:
     """Of the columns of all sources; of none for JSON, whose objects need not be alike."""
     names: Sequence[str]
     """The new columns."""
+    labels_separator: str
+    """Between several labels in a CSV file; ``list``: they are written as JSON."""
 
     @classmethod
-    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str]) -> Output:
+    def plan(cls, path: Path, sources: Sequence[Source], names: Sequence[str], labels_separator: str) -> Output:
         """Raises ``DataError`` for files with other columns than the first, and for columns named like the new ones,
         ``ConfigError`` for a format that the rows do not fit.
         """
@@ -56,11 +61,10 @@ class Output:
                 raise DataError(f"{first.file.name}: already has a column {name!r}; rename or remove it")
         if first.file.format == "jsonl" != FORMAT_BY_SUFFIX[path.suffix.lower()]:
             raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
-        return cls(path, sources, schema, names)
+        return cls(path, sources, schema, names, labels_separator)
 
-    def write(self, output: BinaryIO, predictions: Iterable[pa.Table]) -> None:
-        """Write all rows, with the new columns of each part."""
-        parts = zip(iter_parts(self.sources), predictions, strict=True)
+    def write(self, output: BinaryIO, parts: Iterable[Part]) -> None:
+        """Write all rows of some parts, with their new columns."""
         if self.sources[0].file.format == "jsonl":
             for (_, rows), columns in parts:
                 additions = columns.rename_columns(self.names).to_pylist()
@@ -68,33 +72,43 @@ class Output:
                     output.write(extend_object(line, members))
             return
         tables = (self.join_columns(source, rows, columns) for (source, rows), columns in parts)
-        match FORMAT_BY_SUFFIX[self.path.suffix.lower()]:
-            case "parquet":
-                write_parquet(output, tables)
-            case "jsonl":
-                write_objects(output, tables)
-            case _:
-                self.write_csv(output, tables)
+        converted = self.sources[0].converted
+        mark = BYTE_ORDER_MARK if converted.has_mark else b""
+        write_tables(output, self.path, tables, [*self.schema.names, *self.names], converted.delimiter, mark)
 
     def join_columns(self, source: Source, rows: pa.Table, columns: pa.Table) -> pa.Table:
         """The rows of a converted part as they were in its file, and the new columns."""
         positions = FOLDER_POSITIONS if source.file.format == "folder" else range(len(self.schema))
         table = pa.table([rows[f"column_{position}"] for position in positions], names=self.schema.names)
         table = table.replace_schema_metadata(self.schema.metadata)
+        is_joined = self.labels_separator != LIST and FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
         for name, column in zip(self.names, columns.columns, strict=True):
-            table = table.append_column(name, column)
+            table = table.append_column(name, join_lists(column, self.labels_separator) if is_joined else column)
         return table
 
-    def write_csv(self, output: BinaryIO, tables: Iterator[pa.Table]) -> None:
-        """Write with the delimiter and the byte order mark of the first source."""
-        converted = self.sources[0].converted
-        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
-        is_tsv = self.path.suffix.lower() == ".tsv"
-        delimiter = "\t" if is_tsv else converted.delimiter.replace("\t", ",")
-        writer = csv.writer(CsvLines(output), delimiter=delimiter)
-        writer.writerow([*self.schema.names, *self.names])
-        for row in iter_rows(tables):
-            writer.writerow(map(field_of, row))
+
+def write_tables(
+    output: BinaryIO,
+    path: Path,
+    tables: Iterator[pa.Table],
+    names: Sequence[str],
+    delimiter: str = ",",
+    mark: bytes = b"",
+) -> None:
+    """Write at least one table with these columns in the format of ``path``; CSV with a delimiter, after a mark."""
+    suffix = path.suffix.lower()
+    match FORMAT_BY_SUFFIX[suffix]:
+        case "parquet":
+            write_parquet(output, tables)
+        case "jsonl":
+            write_objects(output, tables)
+        case _:
+            output.write(mark)
+            delimiter = "\t" if suffix == ".tsv" else delimiter.replace("\t", ",")
+            writer = csv.writer(CsvLines(output), delimiter=delimiter)
+            writer.writerow(names)
+            for row in iter_rows(tables):
+                writer.writerow(map(field_of, row))
 
 
 class CsvLines:

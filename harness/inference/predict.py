@@ -29,12 +29,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output
-from harness.inference.rows import find_texts, iter_texts, refuse_input
-from harness.inference.scorer import Scorer, download, open_scorer, resolve_engine, scorer_class, unknown_shares
+from harness.inference.output import BLOCK_ROWS, Output, Part
+from harness.inference.ranking import choose_rows
+from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
+from harness.inference.scorer import (
+    Scorer,
+    download,
+    open_scorer,
+    read_decision,
+    resolve_engine,
+    scorer_class,
+    unknown_shares,
+)
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column
+from harness.rundir.results import SET_COLUMN, probability_column
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -45,7 +54,7 @@ from preprocessing.corpus.sources import identity_of
 from preprocessing.job import engine
 from preprocessing.job.executors import Share, open_workers
 from preprocessing.job.parts import Source, convert_all
-from preprocessing.labels import name_label_value
+from preprocessing.labels import LIST, name_label_value
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -64,6 +73,8 @@ class PartFacts:
     rows: int
     without_known_word: int
     """Number of texts without a token in the vocabulary."""
+    without_label: int = 0
+    """Number of texts whose label is left out."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +94,15 @@ class ScoredPart(engine.Part[PartFacts]):
         """Raises ``OSError`` if reading or writing fails."""
         scorer: Scorer = engine.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
-        num_unknown = 0
+        num_unknown = num_unlabelled = 0
         tables: list[pa.Table] = []
         for encoded in encode_ahead(texts, scorer):
             tables.append(pa.table(scorer.columns(scorer.score(encoded))))
             num_unknown += int((unknown_shares(encoded) == 1).sum())
+            num_unlabelled += tables[-1]["predicted"].null_count
         with atomic.replacing(self.path) as temporary:
             pq.write_table(pa.concat_tables(tables), temporary)
-        return PartFacts(len(texts), num_unknown), {self.path.name: atomic.sha256_file(self.path)}
+        return PartFacts(len(texts), num_unknown, num_unlabelled), {self.path.name: atomic.sha256_file(self.path)}
 
 
 def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.ndarray]]:
@@ -112,7 +124,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    scorer = open_scorer(config.run, config.engine, config.batch, device=config.device, precision=config.precision)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision, **config.rule}
+    scorer = open_scorer(config.run, config.engine, config.batch, **options)
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
@@ -127,8 +140,11 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        label = name_label_value(values["predicted"]) or ""
-        head = f"{plain_line(label)}  {values[probability_column(label)]:.4f}  "
+        labels = values.get(SET_COLUMN, values["predicted"])
+        labels = labels if isinstance(labels, list) else [labels]
+        names = [name_label_value(label) or "" for label in labels if label is not None]
+        answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
+        head = "".join(answers) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
         screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
     sys.stdout.flush()
@@ -150,6 +166,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         info = read_classifier(bundle_directory(config.run))
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
+        if config.rank and target.exists() and not config.overwrite:
+            raise ConfigError(f"--output {target}: is there already, perhaps with labels; {OTHERWISE}")
         check_replaced(target, config.overwrite, ["predicted", probability_column("")])
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         num_processes = 1
@@ -158,36 +176,50 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             num_processes = max(1, min(available_cores(), num_parts))
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        output = Output.plan(target, sources, ["predicted", *map(probability_column, info.labels)])
+        if config.rank and info.has_label_sets:
+            raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
+        names = [info.source.get("label_column", "label")] if config.rank else []
+        names += ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
+        output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
             facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
             screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
             return
+
+        def read_parts() -> Iterator[Part]:
+            return zip(iter_parts(sources), (pq.read_table(part.path) for part in parts), strict=True)
+
         with (
             storage_errors(target, otherwise=OTHERWISE),
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            output.write(file, (pq.read_table(part.path) for part in parts))
+            output.write(file, choose_rows(config.rank, read_parts, open_model()) if config.rank else read_parts())
+        if config.rank:
+            screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
+            return
         num_rows = sum(part.rows for part in facts)
         num_unknown = sum(part.without_known_word for part in facts)
         screen.print_text(f"{num_rows:,} predictions written to {target}")
+        if config.abstain:
+            num_unlabelled = sum(part.without_label for part in facts)
+            screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
-            print_stderr(
-                f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no word that the model knows"
-            )
+            print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
     directory = bundle_directory(config.run)
     name = resolve_engine(directory, config.engine)
-    arithmetic = scorer_class(name).choose(read_classifier(directory), config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic}
-    options = {**arithmetic, "threads": 1}  # so that nothing depends on their number
+    info = read_classifier(directory)
+    read_decision(directory, info, **config.rule)  # refuses it before the input is read
+    arithmetic = scorer_class(name).choose(info, config.device, config.precision)
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic, **config.rule}
+    options = {**arithmetic, **config.rule, "threads": 1}  # so that nothing depends on their number
     return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 

@@ -77,7 +77,7 @@ def list_new_files(source: SourceConfig) -> list[File]:
     """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
         if addresses.kind(addresses.find_files(name)[0]) == fs.FileType.NotFound:
-            raise DataError(f"{name}: no such file; check --input")
+            raise DataError(f"{name}: {addresses.absence(name)}; check --input")
     return list(list_files(source, SplitConfig(column=None)))
 
 
@@ -101,7 +101,9 @@ def iter_texts(files: Sequence[File]) -> Iterator[list[str]]:
     has_rows = False
     for file in files:
         for batch in open_reader(file).batches():
-            has_rows = True
-            yield [text or "" for text in batch.texts().to_pylist()]
+            texts = [text or "" for text in batch.texts().to_pylist()]
+            if texts:  # an empty file is a batch without rows
+                has_rows = True
+                yield texts
     if not has_rows:
         raise DataError(f"{files[0].name}: holds no rows")

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import pyarrow as pa
 
 from harness.rundir.bundle_files import (
     IDS,
@@ -29,15 +30,18 @@ from harness.rundir.bundle_files import (
     read_classifier,
     read_info,
     read_named,
+    read_scores,
     read_vocabulary,
 )
-from harness.rundir.results import prediction_columns
+from harness.rundir.results import SET_COLUMN, prediction_columns
 from harness.scores.calibration import Decision
+from harness.scores.decisions import choose_bound, choose_sets
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load_object, require_package
 from preprocessing.base.processes import available_cores
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
+from preprocessing.labels import convert_names
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
@@ -64,19 +68,20 @@ class Scorer(ABC):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        **rule: Any,
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
         ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
-        once, each by one thread; None: as many as there are cores. Raises ``DataError`` if a file is missing, damaged
-        or of another bundle, ``ConfigError`` for a language model.
+        once, each by one thread; None: as many as there are cores. ``rule``: arguments of ``read_decision``. Raises
+        ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
         self.info = read_classifier(directory)
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = Decision(self.info.temperature, self.info.threshold)
+        self.decision = read_decision(directory, self.info, **rule)
         self.load()
 
     @cached_property
@@ -104,15 +109,54 @@ class Scorer(ABC):
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Uncalibrated logits of encoded texts: float64 ``[texts]`` for two classes, else ``[texts, classes]``."""
 
+    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
+        """The vectors from which the network computes its logits, float64 ``[texts, features]``. Raises ``ConfigError``
+        for an engine that has none.
+        """
+        raise ConfigError("engine: ONNX Runtime gives no vectors of texts here; leave this out, or set it to torch")
+
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text; may run while another thread scores."""
         return self.encoder.encode_each(texts)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by the bundle's temperature and
-        threshold.
+        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``; where sets
+        are asked for, ``predicted_set``.
         """
-        return prediction_columns(*self.decision.predictions(logits), self.labels, self.label_type)
+        predicted, chances = self.decision.predictions(logits)
+        columns, level = prediction_columns(predicted, chances, self.labels, self.label_type), self.decision.set_level
+        return columns if level is None else columns | {SET_COLUMN: self.list_sets(chances, level)}
+
+    def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
+        """The labels of each text's conformal set, a list, the most probable first. Raises as ``choose_bound``."""
+        members = choose_sets(chances, self.decision.scores, level)
+        order = np.argsort(-chances, axis=1, kind="stable")
+        classes = order[np.take_along_axis(members, order, axis=1)]
+        labels = pa.array(convert_names(self.labels, self.label_type)).take(classes)
+        ends = members.sum(axis=1).cumsum()
+        return pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), labels)
+
+
+def read_decision(
+    directory: Path,
+    info: BundleInfo,
+    costs: Mapping[str, Any] | None = None,
+    abstain: float = 0.0,
+    level: float | None = None,
+) -> Decision:
+    """How a bundle decides, with ``costs`` in place of its rule; ``abstain`` and the ``level`` of sets are as in
+    ``PredictConfig``. Raises ``UserError``.
+    """
+    if info.has_label_sets and (costs or abstain or level is not None):
+        problem = "its texts may have several labels, each predicted by a threshold of its own"
+        raise ConfigError(f"{directory}: {problem}; costs, abstain and set are for one label to a text: leave them out")
+    scores = read_scores(directory, info.weights)
+    if level is not None:
+        choose_bound(scores, level)
+    decision = Decision(
+        info.temperature, info.threshold, info.thresholds, scores, min_confidence=abstain, set_level=level
+    )
+    return decision.with_costs(costs or info.costs, info.labels)
 
 
 def require_onnxruntime(purpose: str) -> None:
@@ -161,7 +205,7 @@ class OnnxScorer(Scorer):
 def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_ROWS, **options: Any) -> Scorer:
     """Load and verify the model of a run, a bundle, an export folder, or a repository of the hub (``hf://owner/name``).
 
-    ``options``: device, precision and threads, as for a ``Scorer``. Raises ``UserError``.
+    ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
     directory = bundle_directory(download(path))
     scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
@@ -205,7 +249,7 @@ def download(address: str | Path) -> Path:
         huggingface_hub.utils.disable_progress_bars()  # whose cursor movements a command would escape
         return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
     except Exception as error:  # its errors share no base class; no padless code is called
-        raise DataError(f"{text}: cannot be had ({' '.join(str(error).split())[:300]})") from None
+        raise DataError(f"{text}: cannot be fetched ({' '.join(str(error).split())[:300]})") from None
 
 
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:

@@ -54,7 +54,8 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     world, device = session.world, session.device
     with world.raise_together("loading weights and dataset"):
         data = config.data or dataset_of(config.run)
-        bundle = Bundle(bundle_directory(config.run), device=device.type, precision=config.precision)
+        directory, precision = bundle_directory(config.run), config.precision
+        bundle = Bundle(directory, device=device.type, precision=precision, costs=config.costs)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = hold_out(manifest, bundle.info.fold, data)
@@ -102,7 +103,9 @@ def score(
     def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
         return batch.labels, (read or model)(batch).double()
 
-    return Scores(*gather_rows(model, loader, world, pause, values_of))
+    rows, labels, logits = gather_rows(model, loader, world, pause, values_of)
+    members = loader.split.manifest.members
+    return Scores(rows, labels if members is None else members[labels], logits)
 
 
 def measure_language_model(

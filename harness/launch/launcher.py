@@ -231,7 +231,7 @@ class Launch:
         if LAUNCHER.verdict is not None:
             failure = Failure(*LAUNCHER.verdict)
         elif STOP.signal is not None and state in (None, "running") and not (failure and failure.is_reported):
-            reason = f"told to stop before the first step ({STOP.name} received); the same command goes on"
+            reason = f"stopped by {STOP.name} before the first step; the same command goes on"
             failure = Failure(PREEMPTED, reason)
         elif state == "failed" and (failure is None or status["exit_code"] != 1):
             if self.arguments.machine_rank and failure is not None and not failure.is_reported:

@@ -111,18 +111,16 @@ def train(
     text: str | list[str] | None = None,
     label: str | None = None,
     config: str | Path | None = None,
-    options: Mapping[str, Any] | None = None,
-    num_processes: int | None = None,
     **keys: Any,
 ) -> Run:
     """Train on a dataset as ``padless train`` does, and return the run; the same call again resumes or opens it.
 
-    Keys are those of the command: ``epochs=3``, ``optim={"lr": 1e-3}``, or dotted in ``options``. ``data`` may also be
+    Keys are those of the command: ``epochs=3``, ``num_processes=2``, ``optim={"lr": 1e-3}``. ``data`` may also be
     a mixture, ``{"data/a": 0.7, "data/b": 0.3}``, or a frame or files, from which ``RUN-data`` is prepared first, with
     columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
     ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    keys |= check_options(options)
+    num_processes = keys.pop("num_processes", None)
     source: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(source, str | Path)
     if is_path and not Path(source).exists():
@@ -322,6 +320,7 @@ class Run:
                 arguments |= {"source.text_column": "text", "source.label_column": "label"}
             elif isinstance(rows, (list, tuple)):
                 raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
+            arguments["costs"] = keys.pop("costs", None)
             if hasattr(rows, "__arrow_c_stream__"):
                 rows = write_frame(rows, folder)
             return measure_here(

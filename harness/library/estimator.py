@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
@@ -57,10 +57,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     verbose: bool = False
 
     def fit(self, X: Texts, y: Any, unlabelled: Texts = ()) -> TextClassifier:  # noqa: N803 - scikit-learn's name
-        """Train on texts and their labels: strings, whole numbers or booleans; word vectors, and a teacher's pupil,
-        learn from the ``unlabelled`` texts too. Raises ``UserError``.
+        """Train on texts and their labels: strings, whole numbers or booleans; with several labels to a text a matrix
+        of 0 and 1, ``[texts, classes]``. Word vectors, and a teacher's pupil, learn from the ``unlabelled`` texts too.
+        Raises ``UserError``.
         """
-        labels = column_or_1d(np.asarray(y), warn=True)
+        targets = np.asarray(y)
+        self.multilabel_ = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
+        if self.multilabel_:
+            labels: Any = [np.flatnonzero(row).tolist() for row in targets]
+        else:
+            targets = column_or_1d(targets, warn=True)
+            labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
         options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
         split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
         of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
@@ -80,8 +87,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             fraction = self.validation_fraction
             is_share = isinstance(fraction, Real) and 0 < fraction < 1
             require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
-            texts, _ = pair_labels(X, np.asarray(y, object).ravel(), "y")  # in `labels`, nan beside texts is 'nan'
-            check_classification_targets(labels)
+            texts, _ = pair_labels(X, labels, "y")
+            check_classification_targets(targets)
+            labels = labels if self.multilabel_ else targets
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
                 if others := [text for chunk in chunks(unlabelled) for text in chunk]:
@@ -94,15 +102,22 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
         except UserError as error:
             raise FitError(error) from error
-        self.classes_ = np.sort(self.model_.classes_).astype(labels.dtype)
+        self.classes_ = np.sort(self.model_.classes_).astype(targets.dtype)
+        if self.multilabel_:
+            self.classes_ = np.arange(targets.shape[1])
         return self
 
     def predict(self, X: Texts) -> np.ndarray:  # noqa: N803
-        """The class of each text, of the type of ``y``."""
+        """The class of each text, of the type of ``y``; with several labels to a text a matrix as ``y``."""
         check_is_fitted(self)
-        return self.model_.predict(X).astype(self.classes_.dtype)
+        labels = self.model_.predict(X)
+        if self.multilabel_:
+            return np.array([np.isin(self.classes_, row) for row in labels], np.int64)
+        return labels.astype(self.classes_.dtype)
 
     def predict_proba(self, X: Texts) -> np.ndarray:  # noqa: N803
         """Calibrated probabilities, float64 ``[texts, classes]``, in the order of ``classes_``."""
         check_is_fitted(self)
-        return self.model_.predict_proba(X)[:, np.argsort(self.model_.classes_)]
+        chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
+        # of several labels, a column without a 1 is no class of the model
+        return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()

@@ -109,7 +109,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
     """
     wide, lines = model.wide, []
     for text, label in zip(texts, classes, strict=True):
-        ids, column = text.astype(np.int64), 0 if model.num_classes == 2 else label
+        ids, column = text.astype(np.int64), 0 if model.outputs == 1 else label
         lines.append(Line(ids, column, np.zeros(len(ids)) if wide is None else wide_scores(wide, ids, column)))
     open_lines = lines
     while open_lines:
@@ -122,7 +122,7 @@ def attributions(model: Classifier, texts: Sequence[np.ndarray], classes: Sequen
         open_lines = [line for line in open_lines if line.refine()]
     results = []
     for line, label in zip(lines, classes, strict=True):
-        sign = -1 if model.num_classes == 2 and label == 0 else 1  # the single logit is that of class 1
+        sign = -1 if model.outputs == 1 and label == 0 else 1  # the single logit is that of class 1
         if model.prior is not None and (line.ids <= UNK).all():
             prior = sign * float(model.prior.flatten()[line.column])
             results.append(Attribution(np.zeros(len(line.ids)), prior, prior))

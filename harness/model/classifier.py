@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -21,18 +22,19 @@ from preprocessing.text.vocabulary import UNK
 
 
 class Classifier(Network):
-    """LSTM text classifier. Two classes share one logit (that of class 1); more have one logit each."""
+    """LSTM text classifier. Two classes share one logit (that of class 1); more have one logit each, and so has every
+    class where a text may have several labels.
+    """
 
     task, predictions = CLASSIFIER, 0
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, num_classes: int = 2) -> None:
-        """Weights are drawn from torch's global generator: seed it first."""
+    def __init__(self, config: ModelConfig, vocabulary_size: int, outputs: int = 1) -> None:
+        """``outputs``: number of logits. Weights are drawn from torch's global generator: seed it first."""
         super().__init__(config, vocabulary_size, config.num_layers)
-        self.num_classes = num_classes
+        self.outputs = outputs
         pooling = POOLINGS[config.pooling]
         self.pooling = load_object(pooling.code)(self.recurrent.output_size)
         self.size_by_site[HEAD] = self.recurrent.output_size * pooling.vectors
-        outputs = 1 if num_classes == 2 else num_classes
         self.head = nn.Linear(self.size_by_site[HEAD], outputs)
         self.wide = None
         if config.wide:
@@ -65,7 +67,7 @@ class Classifier(Network):
 
     def drop_single_column(self, outputs: torch.Tensor) -> torch.Tensor:
         """``outputs`` ``[rows, 1]`` as ``[rows]`` for two classes; unchanged for more."""
-        return outputs.squeeze(1) if self.num_classes == 2 else outputs
+        return outputs.squeeze(1) if self.outputs == 1 else outputs
 
     def read(
         self, batch: Batch, masks: Masks | None = None, recurrent_dtype: torch.dtype | None = None
@@ -92,6 +94,13 @@ class Classifier(Network):
         recurrent_dtype: torch.dtype | None = None,
     ) -> torch.Tensor:
         """The logits of the network alone for a result of ``embed``, or other vectors of its shape."""
+        pooled = drop(self.pool_embedded(vectors, batch, masks, recurrent_dtype), masks, HEAD)
+        return self.drop_single_column(self.head(pooled))
+
+    def pool_embedded(
+        self, vectors: torch.Tensor, batch: Batch, masks: Masks | None, recurrent_dtype: torch.dtype | None
+    ) -> torch.Tensor:
+        """The vectors from which the head computes the logits of ``read_embedded``, ``[rows, features]``."""
         lengths = batch.device_lengths
         if batch.batch_sizes is None:
             outputs = self.recurrent.forward_padded(vectors, lengths, masks, recurrent_dtype)
@@ -100,8 +109,7 @@ class Classifier(Network):
             index, packed = batch.build_index(), PackedSequence(vectors, batch.batch_sizes)
             packed, state = self.recurrent.forward_packed(packed, masks, recurrent_dtype, index.row)
             pooled = self.pooling.pool_packed(packed.data, state, index, batch.lengths, lengths)
-        pooled = drop(pooled.to(self.head.weight.dtype), masks, HEAD)
-        return self.drop_single_column(self.head(pooled))
+        return pooled.to(self.head.weight.dtype)
 
 
 def has_known_word(batch: Batch) -> torch.Tensor:
@@ -146,6 +154,17 @@ def soft_loss_per_row(
     return losses if class_weights is None else losses * (targets @ class_weights.to(logits.dtype)) / weights
 
 
+def set_loss(
+    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float, class_weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Sum of the binary cross-entropies of all classes, for ``logits`` and ``labels``, 0 or 1, ``[rows, classes]``.
+
+    ``class_weights`` ``[classes]`` multiplies the loss of rows that have the class; smoothing is as for two classes.
+    """
+    targets = labels * (1 - label_smoothing) + label_smoothing / 2
+    return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=class_weights, reduction="sum")
+
+
 @lru_cache(maxsize=16)
 def binary_targets(smoothing: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """``[2]``: the target of each of two classes; cached."""
@@ -166,8 +185,10 @@ class Objective(nn.Module):
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
         recurrent_dtype: torch.dtype | None = None,
+        members: torch.Tensor | None = None,
     ) -> None:
-        """``class_weights`` ``[classes]``: on the classifier's device.
+        """``class_weights`` ``[classes]``: on the classifier's device. ``members``, bool ``[sets, classes]``, too: the
+        classes of each label set, if a text may have several labels.
 
         ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
         recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``.
@@ -178,6 +199,11 @@ class Objective(nn.Module):
         self.label_smoothing = label_smoothing
         self.class_weights = class_weights
         self.recurrent_dtype = recurrent_dtype
+        self.members = members
+        self.guessing_loss = math.log(max(2, classifier.outputs))
+        """Of a row for which all classes are equally probable."""
+        if members is not None:
+            self.guessing_loss = classifier.outputs * math.log(2)
 
     def prepare(self, step: int, batch: Batch) -> None:
         """Add dropout masks to a batch of optimizer ``step``."""
@@ -187,6 +213,9 @@ class Objective(nn.Module):
         """Sum of the losses of the batch's rows in optimizer ``step``; the caller divides by ``divisor``."""
         masks = self.classifier.masks(self.seed, step, batch) if self.training else None
         logits = self.classifier.read(batch, masks, self.recurrent_dtype)
+        if self.members is not None:
+            labels = self.members[batch.labels].to(logits.dtype)
+            return set_loss(logits, labels, self.label_smoothing, self.class_weights)
         return loss_per_row(logits, batch, self.label_smoothing, self.class_weights).sum()
 
     def divisor(self, batch: StepBatch) -> int:

@@ -10,6 +10,7 @@ numbers, takes up to ten times as long).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,31 +25,38 @@ SITE_BITS = 40
 """A site has 2**40 places: more than tokens of a text or features of a layer."""
 
 
-def draw_masks(
-    seed: int,
-    step: int,
-    batch: Batch,
-    sizes: Mapping[int, int],
-    dropout: float,
-    word_dropout: float,
-    dtype: torch.dtype = torch.float32,
-) -> Masks:
-    """The masks of a batch in optimizer ``step`` of a run; no wait for the device.
+@dataclass(frozen=True)
+class DropoutRates:
+    """What a network drops."""
 
-    A feature of a site (site -> number of features) is 0 with the chance ``dropout``, else ``1 / (1 - dropout)``, in
-    ``dtype``. A token is read as ``<unk>`` with the chance ``word_dropout``.
+    size_by_site: Mapping[int, int]
+    """Number of features of each site."""
+    features: float
+    """Chance of a feature to be 0; the others are multiplied by ``1 / (1 - features)``."""
+    tokens: float
+    """Chance of a token to be read as ``<unk>``."""
+
+
+def draw_masks(
+    seed: int, step: int, batch: Batch, rates: DropoutRates, dtype: torch.dtype = torch.float32
+) -> Masks | None:
+    """The masks of a batch in optimizer ``step`` of a run, factors in ``dtype``; None if nothing is dropped. No wait
+    for the device.
     """
+    if not (rates.features or rates.tokens):
+        return None
+    sizes = rates.size_by_site
     run, keep, is_unknown = splitmix64(splitmix64(np.array([seed])) ^ np.uint64(step)), {}, None
     keys = splitmix64(batch.rows.astype(np.uint64) ^ run)
-    if dropout:
-        is_kept = draw_kept(keys, splitmix_advances(tuple(sizes.items())), dropout, batch.ids.device)
-        factors = is_kept.view(torch.uint8).to(dtype).div_(1.0 - dropout)
+    if rates.features:
+        is_kept = draw_kept(keys, splitmix_advances(tuple(sizes.items())), rates.features, batch.ids.device)
+        factors = is_kept.view(torch.uint8).to(dtype).div_(1.0 - rates.features)
         keep = dict(zip(sizes, factors.split(list(sizes.values()), dim=1), strict=True))
-    if word_dropout:
+    if rates.tokens:
         packed = batch.batch_sizes is not None
         longest = int(batch.lengths[0]) if packed else batch.ids.shape[1]
         advances = splitmix_advances(((WORDS, longest),))
-        is_unknown = draw_kept(keys, advances, word_dropout, batch.ids.device).logical_not_()
+        is_unknown = draw_kept(keys, advances, rates.tokens, batch.ids.device).logical_not_()
         if packed:  # time-major, real tokens only
             is_unknown = is_unknown.t().reshape(-1)[batch.build_index().position]
     return Masks(keep, is_unknown)

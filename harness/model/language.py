@@ -159,7 +159,7 @@ class LanguageModel(Network):
         """
         super().__init__(config, vocabulary_size, num_layers=1)
         self.language_model = OutputLayer(config, vocabulary_size)
-        self.num_classes, self.predictions = vocabulary_size, len(self.language_model.projection)
+        self.predictions = len(self.language_model.projection)
 
     @torch.no_grad()
     def start_bias(self, counts: np.ndarray) -> None:
@@ -265,6 +265,8 @@ class LanguageObjective(nn.Module):
         # The probability of a rare token underflows in fp16.
         self.output_dtype = torch.bfloat16 if recurrent_dtype == torch.bfloat16 else weight_dtype
         self.sampler = LogUniformSampler(len(model.embedding.weight), candidates)
+        self.guessing_loss = math.log(len(model.embedding.weight))
+        """Of a prediction for which all tokens are equally probable."""
         self.log_missed: torch.Tensor
         self.register_buffer("log_missed", torch.from_numpy(self.sampler.log_missed).to(weight_dtype), persistent=False)
 
@@ -312,8 +314,9 @@ class LanguageObjective(nn.Module):
             mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
             inputs = states if mask is None else states * mask[reading.index.row]
             projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
-            output = (reading.candidates, candidate_bias, self.output_dtype)
-            totals.append(SampledSoftmax.apply(projected, vectors, right_bias, wanted, wanting, hits, counts, *output))
+            predictions = Predictions(wanted, wanting, hits, counts, self.output_dtype)
+            output = (vectors, right_bias, reading.candidates, candidate_bias)
+            totals.append(SampledSoftmax.apply(projected, *output, predictions))
             wanted, wanting = wanting, wanted
         return torch.stack(totals).sum() / self.targets.window
 
@@ -373,6 +376,22 @@ def elements_at_once(device: torch.device) -> int:
     return CPU_ELEMENTS if device.type == "cpu" else GPU_ELEMENTS
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What the states of one direction predict."""
+
+    wanted: torch.Tensor
+    """int64 ``[tokens, window]``: the tokens that each state predicts."""
+    wanting: torch.Tensor
+    """int64 ``[tokens, window]``: the states that predict each token."""
+    hits: torch.Tensor
+    """bool ``[tokens]``: whether a token is a candidate."""
+    counts: torch.Tensor
+    """``[tokens]``: weight of the loss of each token."""
+    dtype: torch.dtype
+    """Of products with candidates; all else is computed in the dtype of the states."""
+
+
 class SampledSoftmax(torch.autograd.Function):
     """Losses with their gradients, computed in one pass; ``backward`` only scales them."""
 
@@ -382,23 +401,18 @@ class SampledSoftmax(torch.autograd.Function):
         projected: torch.Tensor,
         vectors: torch.Tensor,
         bias: torch.Tensor,
-        wanted: torch.Tensor,
-        wanting: torch.Tensor,
-        hits: torch.Tensor,
-        counts: torch.Tensor,
         candidate_vectors: torch.Tensor,
         candidate_bias: torch.Tensor,
-        dtype: torch.dtype,
+        predictions: Predictions,
     ) -> torch.Tensor:
         """The sum of the losses of all predictions.
 
         A logit is the product of a state, ``projected`` ``[tokens, features]``, with a token's vector, plus a bias that
-        is reduced by the logarithm of the token's expected count already. ``wanted`` int64 ``[tokens, window]``: the
-        tokens that each state predicts; ``wanting``: the states that predict each token. ``vectors`` ``[tokens,
-        features]``, ``bias``, ``hits`` (whether it is a candidate) and ``counts`` (the weight of its loss) ``[tokens]``
-        belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates. Products with candidates
-        are computed in ``dtype``, all else in the dtype of ``projected``.
+        is reduced by the logarithm of the token's expected count already. ``vectors`` ``[tokens, features]`` and
+        ``bias`` ``[tokens]`` belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates.
         """
+        wanted, wanting, dtype = predictions.wanted, predictions.wanting, predictions.dtype
+        hits, counts = predictions.hits, predictions.counts
         inputs, outputs = projected.to(dtype), candidate_vectors.to(dtype)
         gradient, right_gradient = torch.empty_like(projected), torch.empty_like(wanted, dtype=projected.dtype)
         total = projected.new_zeros(())
@@ -433,8 +447,7 @@ class SampledSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients of ``forward`` times the gradient of the sum."""
-        first, second, third, fourth, fifth = (saved * gradients[0] for saved in ctx.saved_tensors)
-        return first, second, third, None, None, None, None, fourth, fifth, None
+        return (*(saved * gradients[0] for saved in ctx.saved_tensors), None)
 
 
 def sum_weighted(places: torch.Tensor, weights: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from safetensors.torch import load
 from harness.config import LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.registry import num_parameters
+from harness.model.registry import num_outputs, num_parameters
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.untrusted import one_line
@@ -25,14 +25,14 @@ RESTORE = "restore the bundle, or train again"
 
 def build_network(config: RunConfig, manifest: Manifest) -> AnyNetwork:
     """The network of a configuration for a dataset; weights are drawn from torch's global generator."""
-    return network_of(config.task, config.model, manifest.vocabulary_size, len(manifest.labels))
+    return network_of(config.task, config.model, manifest.vocabulary_size, num_outputs(manifest))
 
 
-def network_of(task: Task, config: ModelConfig, vocabulary_size: int, num_classes: int) -> AnyNetwork:
+def network_of(task: Task, config: ModelConfig, vocabulary_size: int, outputs: int) -> AnyNetwork:
     """The network of a task; see ``build_network``."""
     if task == LANGUAGE_MODEL:
         return LanguageModel(config, vocabulary_size)
-    return Classifier(config, vocabulary_size, num_classes)
+    return Classifier(config, vocabulary_size, outputs)
 
 
 def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
@@ -41,7 +41,7 @@ def read_network(directory: Path, info: BundleInfo) -> AnyNetwork:
     A network with more parameters than the file has is not built, so a wrong index with huge sizes allocates no memory.
     Raises ``DataError`` if the file is damaged or does not fit the network that the index describes.
     """
-    path, sizes = directory / info.weights, (info.vocabulary_size, len(info.labels))
+    path, sizes = directory / info.weights, (info.vocabulary_size, num_outputs(info))
     try:
         parameters = num_parameters(info.model, *sizes, info.task)
     except ConfigError as error:

@@ -9,7 +9,6 @@ CUDA too.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -109,17 +108,11 @@ class Maximum(Pooling):
         """
         outputs = outputs if outputs[0].is_cpu or len(outputs) == 1 else [torch.cat(outputs, 2)]
         longest = len(outputs[0])
-        time = times(1 << longest.bit_length(), outputs[0].device)[int(lengths.min()) : longest, None]
+        time = torch.arange(int(lengths.min()), longest, device=outputs[0].device)[:, None]
         factor = torch.lt(time, device_lengths, out=outputs[0].new_empty(len(time), len(lengths)))[:, :, None]
         pooled = [_Pool.apply(direction, factor, self.maximum, self.mean) for direction in outputs]
         largest = [largest for largest, _ in pooled if largest is not None]
         return torch.cat([*largest, *(total / device_lengths[:, None] for _, total in pooled if total is not None)], 1)
-
-
-@lru_cache(maxsize=16)
-def times(longest: int, device: torch.device) -> torch.Tensor:
-    """int64 ``[longest]``: 0, 1, 2, …; cached."""
-    return torch.arange(longest, device=device)
 
 
 class Mean(Maximum):

@@ -10,9 +10,8 @@ is the first dimension, as oneDNN needs it. The last layer's backward direction 
 depend on the order.
 
 On a CPU, a packed LSTM runs one small step at a time, ten times slower than a padded one; on CUDA it uses cuDNN's
-standard kernels, or where ``fused`` is set the kernel of ``harness.model.fused``, while padded input can use cuDNN's
-persistent ones. Outputs beyond a row's length are never used: pooling
-masks them.
+standard kernels, while padded input can use cuDNN's persistent ones. Outputs beyond a row's length are never used:
+pooling masks them.
 
 The dtype is explicit. The caller gives a dtype, and input and weights are cast to it here, without autocast: on CUDA,
 autocast would cast an LSTM to fp16 whatever dtype it is set to.
@@ -21,30 +20,20 @@ autocast would cast an LSTM to fp16 whatever dtype it is set to.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
-from harness.batch import Batch, Layout, Masks, PackedIndex
-from harness.config import Choice, ModelConfig, Task
-from harness.model.dropout import EMBEDDING, HEAD, LAYERS, draw_masks, drop
-from harness.ranks.precision import DTYPES, NAMES
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load_object, require_package
-from preprocessing.base.untrusted import one_line
+from harness.batch import Batch, Masks, PackedIndex
+from harness.config import ModelConfig, Task
+from harness.model.dropout import EMBEDDING, HEAD, LAYERS, DropoutRates, draw_masks, drop
 from preprocessing.text.vocabulary import PAD
 
 Weights = list[torch.Tensor]
-WALK, FITS = "harness.model.fused:Walk", "harness.model.fused:fits_shared_memory"
-"""Loaded only where they are used: they need Triton."""
-FITTING = (
-    "16, 32, 48, … units, up to 128 in bf16 and fp16 (64 on cards of compute capability 8.6, 8.9 and 12.0, which have "
-    "too little shared memory), up to 64 in fp32"
-)
 
 
 def lstm_padded(inputs: torch.Tensor, weights: Weights, states: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -68,16 +57,9 @@ def lstm_packed(
 def first_states(
     inputs: torch.Tensor, rows: int, weights: Weights, directions: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The initial states, zeros; never modified."""
-    shape = (directions, rows, weights[1].shape[1])
-    state = zeros(shape, inputs.dtype, inputs.device, torch.is_inference_mode_enabled())
+    """The initial states, zeros."""
+    state = inputs.new_zeros(directions, rows, weights[1].shape[1])
     return state, state
-
-
-@lru_cache(maxsize=64)
-def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, for_inference: bool) -> torch.Tensor:
-    """Cached; autograd cannot save a tensor that was made ``for_inference``."""
-    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 class VariableLengthLSTM(nn.Module):
@@ -93,8 +75,6 @@ class VariableLengthLSTM(nn.Module):
         self.hidden_size = hidden_size
         self.bidirectional = bidirectional
         self.output_size = hidden_size * (2 if bidirectional else 1)
-        self.fused = False
-        """Packed rows are computed by ``harness.model.fused`` in dtypes in which the layers fit."""
         sizes = [input_size] + [self.output_size] * (num_layers - 1)
         self.layers = nn.ModuleList(
             nn.LSTM(size, hidden_size, batch_first=True, bidirectional=bidirectional) for size in sizes
@@ -119,15 +99,11 @@ class VariableLengthLSTM(nn.Module):
         ``dtype``: dtype of the computation, by default that of the weights.
         """
         data, sizes = packed.data.to(dtype=dtype), packed.batch_sizes
-        walk = load_object(WALK).build(sizes, data.device) if self.fused and self.fits(data.dtype) else None
         for number, layer in enumerate(self.lstms()):
             if number > 0:
                 data = drop(data, masks, LAYERS + number, rows)
             weights = layer_weights(layer, None, dtype)
-            if walk is None:
-                data, state = lstm_packed(data, sizes, weights, self.bidirectional)
-            else:
-                data, state = walk.lstm(data, weights)
+            data, state = lstm_packed(data, sizes, weights, self.bidirectional)
         return packed._replace(data=data), state
 
     def forward_padded(
@@ -154,10 +130,6 @@ class VariableLengthLSTM(nn.Module):
             weights = [layer_weights(layer, direction, dtype) for direction in range(len(directions))]
             outputs = run_directions(directions, weights)
         return outputs
-
-    def fits(self, dtype: torch.dtype) -> bool:
-        """Whether ``harness.model.fused`` can compute the layers in ``dtype``."""
-        return bool(load_object(FITS)(self.hidden_size, dtype, next(self.parameters()).device))
 
     def flatten_parameters(self) -> None:
         """Store the weights contiguously, as cuDNN needs them for packed input; call it after moving or loading."""
@@ -258,8 +230,6 @@ class Network(nn.Module):
     """The first layers of every network, embedding and recurrent layers, with their dropout."""
 
     task: Task
-    num_classes: int
-    """Possible predictions: labels, or tokens."""
     predictions: int
     """Per token, for all tokens of a text but one; 0 for a classifier."""
 
@@ -286,53 +256,5 @@ class Network(nn.Module):
         """Dropout masks of a batch in optimizer ``step``: those that the loader has computed, or the same; None without
         dropout.
         """
-        dropout, word_dropout = self.config.dropout, self.config.word_dropout
-        if batch.masks is not None or not (dropout or word_dropout):
-            return batch.masks
-        return draw_masks(seed, step, batch, self.size_by_site, dropout, word_dropout, self.embedding.weight.dtype)
-
-
-def passing(
-    lstm: VariableLengthLSTM, layout: Layout, lengths: torch.Tensor, dtype: torch.dtype
-) -> Callable[[], list[torch.Tensor]]:
-    """A forward and backward pass over input without structure, the same in each layout and on each device; a call
-    returns the gradients of all weights.
-    """
-    weight = next(lstm.parameters())
-    sizes, device_lengths = (torch.arange(int(lengths[0]))[:, None] < lengths).sum(1), lengths.to(weight.device)
-    shape = (int(lengths.sum()), weight.shape[1])
-    values = torch.arange(shape[0] * shape[1], device=weight.device).mul(0.7).sin().view(shape)
-    packed = PackedSequence(values, sizes)
-    inputs = (packed.data if layout == "packed" else pad_packed_sequence(packed)[0]).requires_grad_()
-    real = torch.arange(len(sizes), device=weight.device)[:, None, None] < device_lengths[:, None]
-
-    def run() -> list[torch.Tensor]:
-        with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
-            if layout == "packed":
-                loss = lstm.forward_packed(packed, None, dtype)[0].data.float().square().sum()
-            else:
-                outputs = torch.cat(lstm.forward_padded(inputs, device_lengths, None, dtype), dim=2)
-                loss = (outputs.float().square() * real).sum()
-            return list(torch.autograd.grad(loss, [inputs, *lstm.parameters()])[1:])
-
-    return run
-
-
-def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> None:
-    """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
-    weights; it changes neither weights nor gradients.
-    """
-    device = next(lstm.parameters()).device.type
-    try:
-        passing(lstm, layout, torch.tensor([3, 3]), DTYPES[wanted.value])()
-    except RuntimeError as error:
-        problem = f"the recurrent layers fail in {wanted.value} on {device} ({one_line(error)})"
-        raise ConfigError(f"precision: {problem}; use --precision fp32") from error
-
-
-def check_fused(lstm: VariableLengthLSTM, dtype: torch.dtype) -> None:
-    """Raise ``ConfigError`` if the fused kernel cannot hold the layers in ``dtype``, or Triton is missing."""
-    require_package("triton", "recurrence: fused", "fused")
-    if not lstm.fits(dtype):
-        problem = f"the fused kernel takes {FITTING}, not {lstm.hidden_size} in {NAMES[dtype]}"
-        raise ConfigError(f"recurrence: {problem}; use --recurrence packed")
+        rates = DropoutRates(self.size_by_site, self.config.dropout, self.config.word_dropout)
+        return batch.masks or draw_masks(seed, step, batch, rates, self.embedding.weight.dtype)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The registry of poolings, and the number of parameters of a network, without torch.
 
-``plan`` and the launcher use them, and a bundle is checked before its network is built. A new pooling needs a line here
+The launcher uses them, and a bundle is checked before its network is built. A new pooling needs a line here
 and a separate file; see docs/extending.md.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, Task
+from harness.rundir.bundle_files import BundleInfo
 from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Manifest
 
@@ -45,7 +46,13 @@ def check_model(config: ModelConfig) -> None:
     require(config.pooling in POOLINGS, "model.pooling", config.pooling, f"one of {', '.join(POOLINGS)}")
 
 
-def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, task: Task = CLASSIFIER) -> int:
+def num_outputs(labelled: Manifest | BundleInfo) -> int:
+    """Logits of a row: one for two classes, of which a text has one, else one for each class."""
+    num_classes = len(labelled.labels)
+    return 1 if num_classes == 2 and not labelled.has_label_sets else num_classes
+
+
+def num_parameters(config: ModelConfig, vocabulary_size: int, outputs: int, task: Task = CLASSIFIER) -> int:
     """Number of trained parameters, of network and linear part."""
     check_model(config)
     embedding, hidden, directions = config.embedding_dim, config.hidden_size, 2 if config.bidirectional else 1
@@ -54,7 +61,7 @@ def num_parameters(config: ModelConfig, vocabulary_size: int, num_classes: int, 
     layers = [directions * GATES * hidden * (width + hidden + 2) for width in inputs]  # two matrices, two biases
     if task == LANGUAGE_MODEL:
         return vocabulary_size * (embedding + 1) + layers[0] + size * embedding
-    pooling, outputs = POOLINGS[config.pooling], 1 if num_classes == 2 else num_classes
+    pooling = POOLINGS[config.pooling]
     head = pooling.parameters(size) + outputs * (size * pooling.vectors + 1)
     wide = outputs * (config.wide + 1) if config.wide else 0
     return vocabulary_size * embedding + sum(layers) + head + wide
@@ -69,4 +76,4 @@ def count_exchanged_parameters(config: RunConfig, manifest: Manifest) -> int:
 
 def parameters_of(config: RunConfig, manifest: Manifest) -> int:
     """Number of trained parameters of a run."""
-    return num_parameters(config.model, manifest.vocabulary_size, len(manifest.labels), config.task)
+    return num_parameters(config.model, manifest.vocabulary_size, num_outputs(manifest), config.task)

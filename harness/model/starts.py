@@ -46,10 +46,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 1 << 20
 """Bytes read at once; no line is longer."""
-PROMISE = re.compile(rb"(\d{1,15})\s+(\d{1,15})\s*")
-"""A first line with the number of words and the dimension."""
-MOST_DIM = 1 << 20
-"""Most dimensions of a vector."""
+HEADER = re.compile(rb"([1-9]\d{0,14})\s+([1-9]\d{0,14})\s*")
+"""A first line with the number of words and the dimension, as word2vec and fastText write it."""
 LARGEST = 1e6
 """Maximum number in a vector; learned vectors have numbers of about 1."""
 SHAPE = ("embedding_dim", "hidden_size", "bidirectional")
@@ -59,15 +57,11 @@ EMBEDDING = "embedding.weight"
 
 @dataclass(frozen=True)
 class Head:
-    """Information from the first bytes of a file."""
+    """What the first lines of a file say."""
 
-    format: str
-    """``word2vec text`` (fastText's too) or ``GloVe``."""
     words: int
-    """Number of words according to the first line; 0 if it has no such line."""
+    """Number of words according to the header; 0 without a header, as in files of GloVe."""
     dim: int
-    bytes: int
-    """Length of the line before the words; 0 if there is none."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +86,16 @@ class Start:
 
 
 @contextmanager
-def open_vectors(path: str | Path) -> Iterator[io.BufferedReader]:
-    """Open a file, unpacked if it is gzipped. Raises ``ConfigError`` if it is missing, ``DataError`` if it cannot be
-    read.
+def open_lines(path: str | Path) -> Iterator[Iterator[bytes]]:
+    """The lines of a file, unpacked if it is gzipped. Raises ``ConfigError`` if it is missing, ``DataError`` if it
+    cannot be read.
     """
     try:
         with open_regular(path) as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            yield io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw) if zipped else raw), READ_BYTES)
+            file = io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=raw) if zipped else raw), READ_BYTES)
+            yield iter(partial(file.readline, READ_BYTES), b"")
     except FileNotFoundError:
         raise ConfigError(f"init.vectors: {path}: there is no such file; name another, own, auto or none") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -108,23 +103,21 @@ def open_vectors(path: str | Path) -> Iterator[io.BufferedReader]:
 
 
 def read_head(path: str | Path) -> Head:
-    """Format and dimension of a file. Raises ``ConfigError`` if it is missing, ``DataError`` for other formats."""
-    with open_vectors(path) as file:
-        line = first = file.readline(READ_BYTES)
-        promise = PROMISE.fullmatch(line)
-        words, dim = map(int, promise.groups()) if promise else (0, 0)
-        is_promised = words > 0 and 0 < dim <= MOST_DIM
-        if is_promised:
-            first = file.readline(READ_BYTES)
-    fields = first.split()
+    """Number and dimension of the vectors. Raises ``ConfigError`` if the file is missing, ``DataError`` for other
+    formats.
+    """
+    with open_lines(path) as lines:
+        first = next(lines, b"")
+        header = HEADER.fullmatch(first)
+        fields = (next(lines, b"") if header else first).split()
     try:
         float(fields[-1])
     except (IndexError, ValueError):
         raise DataError(
-            f"{path}: line {1 + is_promised} is no word with numbers; name a text file of word vectors: of fastText "
+            f"{path}: line {2 if header else 1} is no word with numbers; name a text file of word vectors: of fastText "
             "the .vec, of word2vec one that gensim saved with binary=False"
         ) from None
-    return Head("word2vec text", words, dim, len(line)) if is_promised else Head("GloVe", 0, len(fields) - 1, 0)
+    return Head(*map(int, header.groups())) if header else Head(0, len(fields) - 1)
 
 
 def check_dim(path: str | Path, dim_of_file: int, dim: int) -> None:
@@ -145,7 +138,7 @@ def learn_start(
     report(f"learning   vectors of {tokens:,} tokens of {' and '.join(split.name for split in splits)}")
     learned = learn_vectors(blocks, len(vocabulary), dim)
     if not learned.any():
-        report("vectors    are random: words have no neighbours that differ")
+        report("vectors    are random: all words have the same neighbours")
         return None
     facts = {"source": "own texts", "what": f"window {WINDOW}", "sha256": hashlib.sha256(learned).hexdigest()}
     return start_with(learned, facts, vocabulary)
@@ -169,9 +162,8 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     check_dim(path, head.dim, dim)
     wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
-    with open_vectors(path) as file:
-        file.read(head.bytes)
-        for word, row in text_rows(file, path, head, wanted):
+    with open_lines(path) as lines:
+        for word, row in read_rows(lines, path, head, wanted):
             words += 1
             if row is not None:
                 vectors[wanted.pop(word)] = row
@@ -185,17 +177,19 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
         )
     if not np.abs(vectors).max() <= LARGEST:
         raise DataError(f"{path}: holds numbers that are not finite, or beyond {LARGEST:g}: damaged; fetch it again")
-    facts = {"source": str(path), "what": head.format, "sha256": atomic.sha256_file(path), "file_words": words}
+    facts = {"source": str(path), "what": "word vectors", "sha256": atomic.sha256_file(path), "file_words": words}
     return start_with(vectors, facts, vocabulary)
 
 
-Row = tuple[bytes, np.ndarray | None]
-"""A word, and its numbers if it is one of those that are looked for."""
-
-
-def text_rows(file: io.BufferedReader, path: str | Path, head: Head, wanted: Collection[bytes]) -> Iterator[Row]:
-    """The word of each line. Raises ``DataError``."""
-    for number, line in enumerate(iter(partial(file.readline, READ_BYTES), b""), 2 if head.bytes else 1):
+def read_rows(
+    lines: Iterator[bytes], path: str | Path, head: Head, wanted: Collection[bytes]
+) -> Iterator[tuple[bytes, np.ndarray | None]]:
+    """The word of each line after the header, and its numbers if it is one of those that are looked for. Raises
+    ``DataError``.
+    """
+    for number, line in enumerate(lines, 1):
+        if number == 1 and head.words:
+            continue
         word, row = next(iter(line.split(None, 1)), b""), None
         if word in wanted:  # else skip the rest of the line
             word, *fields = line.rsplit(None, head.dim)  # GloVe has words with spaces inside
@@ -278,7 +272,8 @@ def find_common_parts(donor: Donor, model: ModelConfig, manifest: Manifest) -> d
     theirs, is_classifier = donor.info.model, donor.info.task == CLASSIFIER
     layers = min(theirs.num_layers if is_classifier else 1, model.num_layers)
     names_by_prefix = {f"recurrent.layers.{number}.": f"recurrent layer {number + 1}" for number in range(layers)}
-    head = (theirs.num_layers, theirs.pooling, donor.info.labels)
-    if is_classifier and head == (model.num_layers, model.pooling, manifest.labels):
+    their_head = (theirs.num_layers, theirs.pooling, donor.info.labels, donor.info.has_label_sets)
+    head = (model.num_layers, model.pooling, manifest.labels, manifest.has_label_sets)
+    if is_classifier and their_head == head:
         names_by_prefix |= {"pooling.": "head", "head.": "head"}
     return names_by_prefix

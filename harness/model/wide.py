@@ -25,8 +25,6 @@ from torch.nn import functional
 from harness.batch import Batch
 from harness.model.registry import SHARED_UP_TO
 
-FEW_OUTPUTS = 8
-"""Up to so many, a GPU sums up a row by a product: its embedding_bag has one thread for each row and output."""
 END, OF_END = 20, 0x2545F491
 """Last tokens of a text; added to their ids, so that their n-grams are others."""
 UNOWNED = -1
@@ -69,8 +67,6 @@ class WidePart(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[rows, outputs]``, in the order of the batch."""
         bucket, value = self.features(*pad_ids(batch))
-        if not value.is_cpu and self.table.shape[1] <= FEW_OUTPUTS:
-            return torch.bmm(value[:, None], self.table[bucket])[:, 0] + self.bias
         return functional.embedding_bag(bucket, self.table, per_sample_weights=value, mode="sum") + self.bias
 
     def features(self, ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

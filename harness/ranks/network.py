@@ -38,16 +38,16 @@ def find_address(host: str, port: int) -> str | None:
     return None
 
 
-def name_interface(host: str | None = None, port: int | None = None) -> str:
+def name_interface() -> str:
     """Find the interface to the other machines and set it for gloo, in this process and its children; the user's own
     setting stays. Returns it with its address, as in ``eth0 (10.0.0.2)``.
 
-    ``host`` and ``port``: the main machine's; by default as the launcher set them. Raises ``ConfigError`` if no
-    interface has the address of the route, or if the user's interface does not exist.
+    The launcher has set address and port of the main machine. Raises ``ConfigError`` if no interface has the address of
+    the route, or if the user's interface does not exist.
     """
     import psutil
 
-    host, port = host or os.environ.get("MASTER_ADDR", ""), port or int(os.environ.get("MASTER_PORT", "0"))
+    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", "0"))
     interface = os.environ.get(GLOO)
     interface_by_address: dict[str, str] = {}
     for name, addresses in psutil.net_if_addrs().items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from harness.batch import Layout
-from harness.config import Choice, Precision, Recurrence
+from harness.config import Choice, Precision
 from harness.ranks import devices
 from harness.ranks.distributed import read_local_rank, read_local_world_size
 from harness.rundir.records import LAUNCH_ID
@@ -48,31 +48,27 @@ def choose_precision(wanted: Precision, device_type: str) -> Choice:
         chosen, reason = str(wanted), "asked for"
     elif launchers in ("bf16", "fp16"):
         chosen, reason = launchers, "accelerate launch asked for it"
-    elif able.get("bf16") == "native":
+    elif "bf16" in able:
         return Choice("bf16", f"the {'GPU' if device_type == 'cuda' else 'CPU'} computes it natively")
     else:
         return Choice("fp32", f"this {device_type} device has no native bf16")
     if chosen not in able:
         raise ConfigError(f"precision: {chosen} cannot run on {device_type} here; it can run {', '.join(able)}")
-    return Choice(chosen, reason if able[chosen] == "native" else f"{reason}; emulated on this device, so slow")
+    return Choice(chosen, reason)
 
 
-def runnable(device_type: str) -> dict[str, str]:
-    """Which arithmetics run on this kind of device, and whether natively or emulated."""
-    able = {"fp32": "native"}
+def runnable(device_type: str) -> list[str]:
+    """The arithmetics for which this kind of device has instructions."""
+    able = ["fp32"]
     if device_type == "cuda":
         torch.cuda.set_device(read_local_rank())  # else the check opens a context on the first device
-        able["fp16"] = "native"
+        able.append("fp16")
         if torch.cuda.get_device_capability() >= TF32_FROM:
-            able["tf32"] = "native"
+            able.append("tf32")
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            able["bf16"] = "native"
-        return able
-    if torch.backends.mkldnn.is_available():
-        if has_cpu_bf16():
-            able["bf16"] = "native"
-        elif torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
-            able["bf16"] = "emulated"
+            able.append("bf16")
+    elif torch.backends.mkldnn.is_available() and has_cpu_bf16():
+        able.append("bf16")
     return able
 
 
@@ -135,28 +131,16 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def layout_of(path: str) -> Layout:
-    """The layout of batches for a path of the recurrent layers."""
-    return "padded" if path == "padded" else "packed"
-
-
-def layout_on(device: torch.device, hidden_size: int, wanted: Recurrence = "auto") -> tuple[Layout, Choice]:
-    """The layout for recurrent layers on a device that is the faster one where none was measured, and why. Raises
-    ``ConfigError`` for the fused kernel without CUDA.
-    """
-    if wanted == "fused" and device.type != "cuda":
-        raise ConfigError(f"recurrence: fused computes on CUDA alone, and this run on {device.type}; leave it out")
-    if wanted != "auto":
-        return layout_of(wanted), Choice(wanted, "asked for")
+def layout_on(device: torch.device, hidden_size: int) -> tuple[Layout, str]:
+    """The layout for recurrent layers on a device that is the faster one where none was measured, and why."""
     if device.type != "cuda":
-        return "padded", Choice("padded", "the fast path on a CPU")
+        return "padded", "the fast path on a CPU"
     if hidden_size <= PERSISTENT_HIDDEN:
-        reason = f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units"
-        return "padded", Choice("padded", reason)
-    return "packed", Choice("packed", "not measured on this card")
+        return "padded", f"cuDNN's persistent kernels take padded input up to {PERSISTENT_HIDDEN} hidden units"
+    return "packed", "not measured on this card"
 
 
-def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
+def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
     """What the recurrent layers compute in if a run computes in ``precision``, and why: the one rule for all devices.
 
     The model casts to this dtype itself; autocast is not used. Raises ``ConfigError`` for fp16 on a CPU.
@@ -167,7 +151,7 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
     fp32      fp32                           fp32
     tf32      fp32, with products in TF32    not there
     bf16      bf16 if cuDNN takes it, or     bf16 when padded, or fp32
-              fused, or fp32
+              fp32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
     """
@@ -179,14 +163,12 @@ def recurrent_dtype(precision: str, device_type: str, path: str) -> Choice:
                 f"precision: fp16 cannot run on {device_type}: only CUDA scales the loss; use bf16 or fp32"
             )
         return Choice("fp16", "with loss scaling")
-    if path == "fused":
-        return Choice("bf16", "sums and cell states are fp32")
     if device_type == "cuda":
         if cudnn_takes_bf16():
-            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} asks it")
-        wants = f"it takes torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
-        return Choice("fp32", f"torch {torch.__version__} does not ask cuDNN for bf16: {wants}")
-    if path == "packed":
+            return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} uses it")
+        needed = f"that needs torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
+        return Choice("fp32", f"torch {torch.__version__} does not use cuDNN for bf16: {needed}")
+    if layout == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     return Choice("bf16", "oneDNN takes padded bf16 input")
 

@@ -76,9 +76,9 @@ class Heartbeat:
         """Why this rank cannot go on; None while it can. ``now_s`` in monotonic seconds."""
         rank, limit_s = f"rank {os.environ.get('RANK', '0')}", (self.limit_s or 0.0) + MARGIN_S
         for awaited, since_s in self.waits[-1:]:
-            cause = f"for {awaited}: another rank is gone or stands still"
+            cause = f"for {awaited}: another rank has ended or does not respond"
             if self.in_loop and now_s - max(since_s, STOP.received_at) > STOP_LIMIT_S:
-                return f"{rank} was told to stop at step {self.step} and waited {STOP_LIMIT_S:.0f} s {cause}"
+                return f"{rank} had a stop request at step {self.step} and waited {STOP_LIMIT_S:.0f} s {cause}"
             if now_s - since_s > limit_s:
                 return f"{rank} at step {self.step} waited {now_s - since_s:.0f} s {cause}"
         return None

@@ -8,22 +8,51 @@ in ``padless explain``; text that the model did not see, such as a truncated end
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.inference.explanation import as_html, split_text
-from preprocessing.base.errors import DataError, UserError
-from preprocessing.corpus.originals import iter_originals
+from harness.rundir.results import Measured, probability_column, read_predictions
+from harness.scores.label_errors import find_label_errors
+from preprocessing.base.errors import UserError
+from preprocessing.corpus.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
+from preprocessing.labels import name_label_value
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
 
-MAX_BYTES = 1 << 28
-"""Larger files are not searched, since finding rows in a CSV file reads it from the start."""
+MAX_SUSPECTS = 100
+
+
+def describe_suspects(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a split whose label is probably wrong, the worst first, at most ``MAX_SUSPECTS``, and the most
+    probable row of each class as its example: in the form of the mistakes in ``SPLIT.json``, without marked words.
+
+    Raises ``DataError`` without predictions.
+    """
+    columns = [*map(probability_column, labels)]
+    frame = read_predictions(measured.directory, measured.split, ["label", *columns]).to_pandas()
+    numbers = frame["label"].map(name_label_value).map(labels.index).to_numpy()
+    chances = frame[columns].to_numpy()
+    is_error, predicted = find_label_errors(numbers, chances), chances.argmax(axis=1)
+    frame = frame.assign(chance=chances[np.arange(len(frame)), numbers], number=numbers)
+    examples = frame.groupby("number")["chance"].idxmax()
+    return [
+        {
+            "row": int(frame["row"][position]),
+            "label": labels[numbers[position]],
+            "predicted": labels[predicted[position]],
+            "probability": float(chances[position].max()),
+            "is_suspect": bool(is_error[position]),
+            "tokens": [],
+            "weights": [],
+        }
+        for position in (*frame["chance"][is_error].nsmallest(MAX_SUSPECTS).index, *examples)
+    ]
 
 
 def mistakes_of(
@@ -48,37 +77,3 @@ def mistakes_of(
         words = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
         described.append({**mistake, "read": as_html(words), "text": text})
     return described, reason
-
-
-def find_originals(manifest: Manifest | None, rows: Iterable[int]) -> tuple[dict[int, str], str | None]:
-    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest; and the reason, one
-    clause, why some are missing.
-    """
-    if manifest is None:
-        return {}, "there is no manifest of the dataset to say where they came from"
-    wanted, text_by_row = set(rows), dict[int, str]()
-    reason = None
-    for entry in manifest.provenance.get("sources", []):
-        of_entry = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
-        if not of_entry:
-            continue
-        try:
-            text_by_row |= read_originals(entry, manifest.provenance.get("config", {}), of_entry)
-        except (UserError, OSError) as error:
-            reason = " ".join(str(error).split())
-    if reason is None and len(text_by_row) < len(wanted):
-        reason = "the manifest does not say where they came from"
-    return text_by_row, reason
-
-
-def read_originals(entry: Mapping[str, Any], config: Mapping[str, Any], rows: list[int]) -> dict[int, str]:
-    """The texts of ``rows``, which are all from the source of this ``entry`` of the manifest.
-
-    Raises ``DataError`` with a clause, and the errors of reading a corpus.
-    """
-    if entry["bytes"] > MAX_BYTES:
-        raise DataError(f"{entry['name']} has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report")
-    text_by_row = dict[int, str]()
-    for numbers, texts in iter_originals(entry, config, np.array(rows)):
-        text_by_row |= dict(zip(numbers.tolist(), texts, strict=True))
-    return text_by_row

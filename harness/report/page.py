@@ -25,9 +25,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
+from harness.baseline.results import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.report.mistakes import mistakes_of
+from harness.report.mistakes import describe_suspects, mistakes_of
 from harness.report.runs import (
     RunFacts,
     capitalize,
@@ -45,7 +46,7 @@ from harness.rundir.results import Measured, probability_column, read_prediction
 from harness.scores.figures import FIGURES, title_of
 from harness.scores.intervals import wilson
 from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.scores.tables import LOG_LOSS, majority, never_found
+from harness.scores.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
@@ -113,12 +114,13 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     not a report, without ``overwrite``.
     """
     folders = list(map(Path, runs))
-    first, spread = folders[0], None
-    if len(folders) == 1 and (started := members(first)):
-        spread = summarize_runs(first, started)
-        directories = [run.path for run in spread["runs"]]
-    else:
-        directories = [path for folder in folders for path in [run.path for run in members(folder)] or [folder]]
+    first, spread, directories = folders[0], None, list[Path]()
+    for folder in folders:
+        started = members(folder)
+        if started and len(folders) == 1:
+            spread = summarize_runs(folder, started)
+            started = spread["runs"]
+        directories += [run.path for run in started] or [folder]
     target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
     atomic.check_replaced(target, overwrite, [GENERATOR])
     page = render_page([RunFacts(directory) for directory in directories], spread)
@@ -157,11 +159,16 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     runs = rank(runs) if spread is None else runs
     names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
-    chart_split = VALIDATION if {run["split"] for run in views} - {None} == {VALIDATION} else TEST
+    measured_splits = {run["split"] for run in views} - {None}
+    chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
+    numbers, pairs = list(range(1, len(runs) + 1)), list[tuple[str, Comparison]]()
     if spread is not None:
         title = f"{spread['folder']}: {count_noun(len(runs), spread['kind'])}"
+        numbers = [run.number for run in spread["runs"]]
+    elif num_datasets == 1:
+        pairs = compare_with_first(runs, names)
     page = {
         "title": title,
         "generator": GENERATOR,
@@ -176,21 +183,23 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "quality": quality_charts(views, chart_split),
         "split": chart_split,
         "differing": differing_settings(runs),
-        "pairs": compare_with_first(runs, names) if num_datasets == 1 and spread is None else [],
+        "pairs": pairs,
         "apart": num_datasets > 1,
-        "numbers": range(1, len(runs) + 1) if spread is None else [run.number for run in spread["runs"]],
+        "numbers": numbers,
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": NUM_COLOURS,
     }
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
-def titles(labels: Sequence[str]) -> dict[str, str]:
+def titles(labels: Sequence[str], *, has_label_sets: bool = False) -> dict[str, str]:
     """Key -> title of the figures of a classifier with these classes."""
+    hidden = {"calibrated_log_loss", "perplexity", "cost", "cost_of_most_probable"}
+    hidden.add("balanced_accuracy" if has_label_sets else "f1_micro")
     return {
-        name: capitalize(title_of(name, labels))
+        name: capitalize(title_of(name, labels, has_label_sets=has_label_sets))
         for name in FIGURES
-        if name not in ("calibrated_log_loss", "perplexity")
+        if name not in hidden
     }
 
 
@@ -199,28 +208,42 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     labels, manifest = run.labels, run.manifest
     splits = {} if manifest is None else split_facts(manifest)
     config = public_values(manifest.provenance.get("config")) if manifest is not None else None
+    has_label_sets = manifest is not None and manifest.has_label_sets
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
-        figures = run.measured.figures
-        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+        figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
+        has_label_sets = "thresholds" in figures
+        shown_mistakes = figures["mistakes"]
+        if not has_label_sets:
+            with suppress(DataError, ValueError):  # no predictions, or of other classes
+                mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
+            for mistake in figures["mistakes"]:
+                suspect = mistake_by_row.get(mistake["row"], {})
+                mistake_by_row[mistake["row"]] = {"is_suspect": False, **suspect, **mistake}
+            shown_mistakes = [*mistake_by_row.values()]
+        mistakes, no_texts = mistakes_of(shown_mistakes, manifest, str(run.config["data"]))
         quality = {
             "split": run.measured.split,
             "figures": figures,
             "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
+            "examples": {mistake["label"]: mistake for mistake in mistakes if mistake["label"] == mistake["predicted"]},
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-            "thresholds": threshold_table(run.measured, labels) if len(labels) == 2 else [],
+            "thresholds": threshold_table(run.measured, labels),
+            "class_curves": class_curves(run.measured, labels),
         }
+    log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
         "name": name,
         "facts": run,
         "labels": labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
-        "metrics": titles(labels),
-        "log_loss": LOG_LOSS,
+        "metrics": titles(labels, has_label_sets=has_label_sets),
+        "has_label_sets": has_label_sets,
+        "log_loss": log_loss,
         "settings": flat(run.config),
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
@@ -231,11 +254,21 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
 
 
 def group_mistakes(mistakes: Sequence[dict[str, Any]], figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first."""
-    by_confusion: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for mistake in mistakes:
-        by_confusion.setdefault((mistake["label"], mistake["predicted"]), []).append(mistake)
+    """The confusions of which there are mistakes to show, each with its ``mistakes``, the largest first; with several
+    labels to a text, the classes that rows wrongly get, those with the lowest F1 first, with the share of rows that
+    have them.
+    """
+    has_label_sets = "thresholds" in figures
+    by_confusion: dict[tuple[str | None, str], list[dict[str, Any]]] = {}
+    for mistake in sorted(mistakes, key=lambda mistake: -mistake["probability"]):
+        label = None if has_label_sets else mistake["label"]
+        by_confusion.setdefault((label, mistake["predicted"]), []).append(mistake)
     groups = confusions(figures)
+    if has_label_sets:
+        groups = [
+            {"label": None, "predicted": entry["label"], "rows": entry["predicted"], "share": entry["precision"]}
+            for entry in worst_first(figures["per_class"])
+        ]
     for group in groups:
         group["mistakes"] = by_confusion.get((group["label"], group["predicted"]), [])
     return [group for group in groups if group["mistakes"]]
@@ -252,9 +285,12 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Precision and recall if the second class is predicted from each of ``THRESHOLDS`` and from the one in use on;
-    empty without predictions.
+    empty without predictions, and unless there are two classes of which a text has one.
     """
-    column, table = probability_column(labels[1]), list[dict[str, Any]]()
+    table = list[dict[str, Any]]()
+    if len(labels) != 2 or "thresholds" in measured.figures:
+        return table
+    column = probability_column(labels[1])
     with suppress(DataError):
         predictions = read_predictions(measured.directory, measured.split, ["label", column])
         is_second = np.array([name_label_value(label) == labels[1] for label in predictions["label"].to_pylist()])
@@ -267,10 +303,33 @@ def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str,
     return table
 
 
+def class_curves(measured: Measured, labels: Sequence[str]) -> list[tuple[str, Curve]]:
+    """The precision-recall curve of each class that a row has, where it may have several; empty without predictions,
+    and where a row has one.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    curves = list[tuple[str, Curve]]()
+    if "thresholds" not in measured.figures:
+        return curves
+    with suppress(DataError):
+        table = read_predictions(measured.directory, measured.split, ["label", *map(probability_column, labels)])
+        names_by_row = [set(map(name_label_value, values)) for values in table["label"].to_pylist()]
+        for label in labels:
+            is_labelled = [label in names for names in names_by_row]
+            if any(is_labelled):
+                chances = table[probability_column(label)].to_numpy()
+                precision, recall, _ = precision_recall_curve(is_labelled, chances, drop_intermediate=True)
+                curves.append((label, (recall, precision)))
+    return curves
+
+
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
-    """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes."""
+    """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
+    several labels to a text.
+    """
     number = len(figures["labels"])
-    if number > MAX_MATRIX_CLASSES:
+    if number > MAX_MATRIX_CLASSES or "thresholds" in figures:
         return np.empty((0, 0))
     matrix, (true, predicted, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
     matrix[true, predicted] = rows
@@ -284,7 +343,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
-    "mebibytes": lambda value: f"{value / 2**20:,.0f} MiB",
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
@@ -360,13 +418,16 @@ def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Char
 
 
 def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """Calibration on one split, runs overlaid."""
-    bins = [run["figures"]["calibration"]["after"] if run["split"] == split else [] for run in views]
-    curves = zip((run["name"] for run in views), map(calibration_curve, bins), strict=True)
-    return draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)
-
-
-def calibration_curve(bins: Sequence[Mapping[str, float]]) -> Curve:
-    """Confidence and accuracy of each bin of a reliability diagram that has ``MIN_BIN_ROWS`` rows."""
-    large = [entry for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
-    return [entry["confidence"] for entry in large], [entry["accuracy"] for entry in large]
+    """Confidence and accuracy of each bin with ``MIN_BIN_ROWS`` rows, on one split, runs overlaid; of one run with
+    several labels to a text also its classes.
+    """
+    curves = []
+    for run in views:
+        bins = run["figures"]["calibration"]["after"] if run["split"] == split else []
+        points = [(entry["confidence"], entry["accuracy"]) for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
+        confidence, accuracy = np.array(points).reshape(-1, 2).T
+        curves.append((run["name"], (confidence, accuracy)))
+    class_charts = list[Chart]()
+    if len(views) == 1 and views[0]["figures"] is not None:
+        class_charts = draw("Precision and recall of each class", views[0]["class_curves"], "recall", "precision")
+    return class_charts + draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)

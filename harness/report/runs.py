@@ -11,7 +11,6 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.baseline.results import Comparison, compare_with_run, find_results
-from harness.config import LANGUAGE_MODEL, RunConfig, flat
-from harness.data.targets import Lesson, find_lesson
+from harness.baseline.results import Comparison, compare_with_encoder, compare_with_run, find_results
+from harness.config import LANGUAGE_MODEL, flat
 from harness.data.views import hold_out
 from harness.rundir.bundle_files import find_info, read_info
 from harness.rundir.json_files import Line
@@ -35,7 +33,6 @@ from harness.rundir.results import (
     read_measured,
     read_predictions,
     read_summary,
-    read_teacher,
 )
 from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
 from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals
@@ -47,10 +44,7 @@ from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import convert_names
-
-TIMED = ("tokens_per_s", "data_wait")
-"""Figures of log lines that are averaged with their durations as weights."""
+from preprocessing.labels import convert_names, is_list
 
 
 class RunFacts:
@@ -68,7 +62,9 @@ class RunFacts:
             )
         self.train = [line for line in lines if line["kind"] == "train"]
         self.validation = [line for line in lines if line["kind"] == VALIDATION]
-        self.speed = [line for line in read_log(directory, THROUGHPUT) if line["kind"] == "train"]
+        seconds = [line["seconds"] for line in read_log(directory, THROUGHPUT) if "seconds" in line]
+        self.training_s = seconds[-1] if seconds else None
+        """Time to the last validation."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
@@ -81,17 +77,19 @@ class RunFacts:
         if self.fingerprint is None and self.manifest is not None:
             self.fingerprint = self.manifest.fingerprint
         self.linear: dict[str, dict[str, Any]] = {}
-        """Figures of the linear model on the same dataset, by split, from ``DATA/baseline``."""
+        """Figures of the TF-IDF baseline on the same dataset, by split, from ``DATA/baseline``."""
         self.comparison: Comparison | None = None
-        """The comparison of the run with the linear model, if possible."""
+        """The comparison of the run with the TF-IDF baseline, if possible."""
         self.linear_note: str | None = None
-        """Why there is no comparison, although the linear model was measured."""
+        """Why there is no comparison, although the TF-IDF baseline was measured."""
         try:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
-        self.teacher = read_teacher(self.directory)
-        """What taught the run; an encoder also with its figures and the comparison of the run with it."""
+        self.encoder: Comparison | None = None
+        """The comparison with an encoder that taught the run."""
+        with suppress(DataError):
+            self.encoder = compare_with_encoder(self.directory, self.config)
 
     @property
     def labels(self) -> list[str]:
@@ -117,28 +115,9 @@ class RunFacts:
         is_finished = self.status.get("state") == "finished"
         return still_improving(self.validation, self.deciding_figure, self.config["epochs"]) if is_finished else None
 
-    @cached_property
-    def speed_summary(self) -> dict[str, float]:
-        """Training time in seconds, and means of the log lines' figures over it; empty without lines. Raises
-        ``DataError`` for a line without one of them.
-        """
-        rows_by_step = {line["step"]: line["rows"] for line in self.train if line.get("rows")}
-        try:
-            lines = [line for line in self.speed if line["step"] in rows_by_step and line["rows_per_s"]]
-            if not lines:
-                return {}
-            seconds = [rows_by_step[line["step"]] / line["rows_per_s"] for line in lines]
-            means = {name: float(np.average([line[name] for line in lines], weights=seconds)) for name in TIMED}
-            padding = float(np.mean([line["padding"] for line in self.train]))
-            memory = float(max(line["memory_bytes"] for line in lines))
-        except (KeyError, TypeError) as error:
-            problem = f"a line has no number for {error}; remove it, or restore the file"
-            raise DataError(f"{self.directory}: {METRICS} or {THROUGHPUT}: {problem}") from None
-        return {"seconds": sum(seconds), **means, "padding": padding, "memory_bytes": memory}
-
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
-    """The linear model's figures on the dataset of a run, by split, and the comparison of the run with it.
+    """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it.
 
     Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
     """
@@ -147,19 +126,6 @@ def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
     return linear, compare_with_run(read_measured(run), folder, linear)
-
-
-def compare_encoder(config: RunConfig) -> tuple[Lesson | None, Comparison | None]:
-    """What the teacher of a run taught, and the comparison of the run with it, if it is an encoder. Raises
-    ``DataError`` for damaged figures.
-    """
-    fingerprint = read_data(config.data).fingerprint
-    lesson = find_lesson(vars(config), fingerprint)
-    if lesson is None or not lesson.facts or config.fold is not None:
-        return lesson, None
-    recipe, name = lesson.facts["recipe"], lesson.facts["folder"]
-    folder, encoder = find_results(Path(config.run), config.data, fingerprint, recipe, name)
-    return lesson, compare_with_run(read_measured(Path(config.run)), folder, encoder)
 
 
 def find_manifest(config: dict[str, Any], fingerprint: str | None) -> tuple[Manifest | None, str | None]:
@@ -195,7 +161,7 @@ def rank(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[tuple[str, Comparison]]:
     """The name of each run that can be compared with the first, over the same rows; its accuracy takes the place of the
-    linear model's.
+    TF-IDF baseline's.
     """
     first, pairs = runs[0].measured, list[tuple[str, Comparison]]()
     for run, name in zip(runs[1:], names[1:], strict=True):
@@ -207,9 +173,12 @@ def compare_with_first(runs: Sequence[RunFacts], names: Sequence[str]) -> list[t
 
 def differing_settings(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
     """Settings that differ between runs, with the value of each run; the run directory is left out."""
-    configs = [flat(run.config) for run in runs]
-    table = {key: [config.get(key, "unset") for config in configs] for config in configs for key in config}
-    return {key: values for key, values in table.items() if key != "run" and values != values[:1] * len(values)}
+    configs, values_by_key = [flat(run.config) for run in runs], {}
+    for key in dict.fromkeys(key for config in configs for key in config if key != "run"):
+        values = [config.get(key, "unset") for config in configs]
+        if values != values[:1] * len(values):
+            values_by_key[key] = values
+    return values_by_key
 
 
 def unique_names(runs: Sequence[RunFacts]) -> list[str]:
@@ -287,13 +256,26 @@ def score_all_rows(folder: Path, runs: Sequence[Member], names: Sequence[str]) -
     with storage(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(table, file)
     classes = pa.array(convert_names(names, manifest.label_type))
-    labels, predicted = (pc.index_in(table[name], value_set=classes).to_numpy() for name in ("label", "predicted"))
+    labels, predicted = (numbers_of_labels(table[name], classes) for name in ("label", "predicted"))
     chances = np.stack([table[probability_column(name)].to_numpy() for name in names], axis=1)
     logits = np.log(np.maximum(chances, MIN_CHANCE))
-    logits = logits[:, 1] - logits[:, 0] if len(names) == 2 else logits
+    if labels.ndim > 1:
+        logits -= np.log(np.maximum(1 - chances, MIN_CHANCE))
+    elif len(names) == 2:
+        logits = logits[:, 1] - logits[:, 0]
     values = classification_metrics(logits, labels, predicted)
-    by_class = per_class(values["confusion"], names)
+    by_class = per_class(labels, predicted, names)
     return {**values, "intervals": intervals(logits, labels, predicted), "per_class": by_class}
+
+
+def numbers_of_labels(column: pa.ChunkedArray, classes: pa.Array) -> np.ndarray:
+    """The class numbers of a column of labels, int64 ``[rows]``; of one of lists bool ``[rows, classes]``."""
+    if not is_list(column.type):
+        return np.asarray(pc.index_in(column, value_set=classes).to_numpy())
+    rows = pc.list_parent_indices(column).to_numpy()
+    members = np.zeros((len(column), len(classes)), bool)
+    members[rows, pc.index_in(pc.list_flatten(column), value_set=classes).to_numpy()] = True
+    return members
 
 
 def summarize_runs(folder: Path, started: Sequence[Member]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event sink around a run: the linear model beside it, fitted in the background, and its report at the end."""
+"""The event sink around a run: the TF-IDF baseline beside it, fitted in the background, and its report at the end."""
 
 from __future__ import annotations
 
@@ -8,35 +8,26 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from harness.baseline.encoder import read_texts
 from harness.baseline.linear import estimate_seconds, names_of
-from harness.baseline.results import FOLDER, find_results
+from harness.baseline.results import FOLDER, compare_with_encoder, find_results
 from harness.config import CLASSIFIER, RunConfig
-from harness.inference.model import load
 from harness.report.page import write_report_quietly
-from harness.report.runs import compare_encoder, compare_linear
+from harness.report.runs import compare_linear
 from harness.rundir.layout import writable_path
 from harness.rundir.records import Ending
-from harness.rundir.results import write_teacher
 from harness.scores.figures import scalar_figures
 from harness.tracking.tracking import Sink
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.processes import start_child
 from preprocessing.base.signals import STOP
-from preprocessing.base.split_names import VALIDATION
 from preprocessing.base.terminal import print_stderr
-from preprocessing.dataset.views import open_split, read_data
+from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
-"""Prefix of the linear model's figures in trackers: ``baseline/accuracy`` and so on."""
+"""Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
 ENCODER = "encoder"
 """The same of an encoder that taught."""
-SPEED_TEXTS = 500
-"""Texts by which the speed of the network is measured."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -47,8 +38,8 @@ FIRST_VICTIM = "1000"
 
 
 class ReportSink(Sink):
-    """Fits the linear model in the background of a run; at its end, sends the comparison to console and trackers, and
-    writes ``report.html``.
+    """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
+    and writes ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
@@ -78,7 +69,7 @@ class ReportSink(Sink):
         if self.fit is not None:
             if is_finished and self.fit.poll() is None:
                 self.target.print_text(
-                    f"waiting up to {END_S:.0f} s for the linear model (--baseline none leaves it out)"
+                    f"waiting up to {END_S:.0f} s for the TF-IDF baseline (--baseline none leaves it out)"
                 )
                 until = time.monotonic() + END_S
                 while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
@@ -88,52 +79,20 @@ class ReportSink(Sink):
                 self.fit.wait(KILLED_S)
         if is_finished:
             self.compare()
-            if self.config.teacher is not None:
-                self.compare_teacher()
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
-        """Send the comparison with the linear model, if there is one."""
+        """Send the comparisons with the TF-IDF baseline and with an encoder that taught, if there are any."""
+        run = Path(self.config.run)
         try:
-            comparison = compare_linear(Path(self.config.run), self.config.data)[1]
+            encoder = compare_with_encoder(run, vars(self.config))
+            comparisons = {SUMMARY: compare_linear(run, self.config.data)[1], ENCODER: encoder}
         except DataError as error:
-            print_stderr(f"warning: no comparison with the linear model ({error})")
+            print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
             return
-        if comparison is not None:
-            accuracy, difference = comparison.linear["accuracy"], comparison.difference
-            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
-            bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
-            self.target.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})
-
-    def compare_teacher(self) -> None:
-        """Write what taught the run; and of an encoder the comparison with it, which goes to console and trackers too,
-        and how many texts each of the two reads in a second.
-        """
-        config = self.config
-        try:
-            lesson, comparison = compare_encoder(config)
-            values: dict[str, Any] = {} if lesson is None else lesson.origin
+        for name, comparison in comparisons.items():
             if comparison is not None:
-                encoder = comparison.linear
-                names = "texts_per_s", "network_texts_per_s"
-                rates = dict(zip(names, (encoder["texts_per_s"], time_network(config)), strict=True))
-                figures = {**scalar_figures(encoder), **rates, "difference": comparison.difference}
-                conclusion = f"{comparison.verdict}: {comparison.points}"
-                values["encoder"] = {**figures, "split": comparison.split, "conclusion": conclusion}
-                speeds = "encoder {:,.0f}, network {:,.0f} texts/s".format(*rates.values())
-                self.target.print_text(f"{conclusion}; at prediction: {speeds}")
-                self.target.log(ENCODER, figures)
-            write_teacher(Path(config.run), values)
-        except (UserError, OSError) as error:
-            print_stderr(f"warning: no comparison with the teacher ({error})")
-
-
-def time_network(config: RunConfig) -> float:
-    """Texts that the best weights of a run read in a second, of the first of validation. Raises ``UserError``."""
-    manifest, model = read_data(config.data), load(config.run, device=config.device)
-    rows = np.sort(open_split(config.data, manifest, VALIDATION).column("row"))[:SPEED_TEXTS]
-    texts = read_texts(config.data, manifest, np.sort(rows)) * -(-SPEED_TEXTS // len(rows))
-    model.predict_proba(texts[:1])
-    started = time.perf_counter()
-    model.predict_proba(texts)
-    return len(texts) / (time.perf_counter() - started)
+                accuracy, difference = comparison.linear["accuracy"], comparison.difference
+                self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+                bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
+                self.target.log(name, {**scalar_figures(comparison.linear), "difference": difference, **bounds})

@@ -5,8 +5,10 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
-    bundle/bundle.json        written last, sealed; names the two with their hashes. It also has statistics of the
-                              training rows, and how they were read, so that the dataset is not needed later
+    bundle/weights-<sha256>.conformal.json   conformal scores of validation rows by these weights, sealed
+    bundle/bundle.json        written last, sealed; names weights and vocabulary with their hashes. It also has
+                              statistics of the training rows, and how they were read, so that the dataset is not
+                              needed later
 
 New weights get a new name and ``bundle.json`` is replaced in one step, so a reader sees one bundle or the next (law 2).
 This module handles bytes and plain values; ``harness.inference.bundle`` makes models of them. An export is a bundle
@@ -27,7 +29,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, Costs, ModelConfig, Task, is_auto
 from harness.rundir.json_files import (
     FileName,
     read_sealed,
@@ -48,7 +50,8 @@ from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
-WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+WEIGHTS = re.compile(r"(weights-[0-9a-f]{16})\.(safetensors|conformal\.json)")
+SCORES_KIND = ("padless-conformal", 1)
 MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
@@ -60,7 +63,7 @@ OF_WEIGHTS = "weights_sha256"
 
 
 SHARED_OPTIONS = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
-READ_WITH = (*SHARED_OPTIONS, "labels")
+READ_WITH = (*SHARED_OPTIONS, "labels", "labels_separator")
 """Options of ``source`` for reading files like the corpus."""
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
@@ -111,11 +114,25 @@ class BundleInfo:
     """Of the dataset, for a model card."""
     onnx_sha256: Sha256 | None = None
     """Of ``model.onnx``; None without one."""
+    thresholds: list[Share] = field(default_factory=list)
+    """With several labels to a text: each class is predicted from its probability on; else none."""
+    costs: Costs = field(default_factory=dict)
+    """``evaluation.costs`` of the training."""
 
     def __post_init__(self) -> None:
         """Check that the model has numbers."""
         if is_auto(self.model.wide) or is_auto(self.model.wide_ngrams):
             raise ConfigError("model.wide, wide_ngrams: auto, expected numbers")
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return bool(self.thresholds)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values; without ``thresholds`` and ``costs`` where there are none."""
+        optional = ("thresholds", "costs")
+        return {name: value for name, value in asdict(self).items() if name not in optional or value}
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -145,11 +162,30 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
     return name, digest
 
 
+def scores_path(directory: Path, weights: str) -> Path:
+    """The file of the conformal scores that belong to a file of weights."""
+    return directory / Path(weights).with_suffix(".conformal.json")
+
+
+def write_scores(directory: Path, weights: str, scores: Sequence[float]) -> None:
+    """Write the conformal scores of weights, if there are any. Raises ``OSError``."""
+    if scores:
+        write_sealed(scores_path(directory, weights), SCORES_KIND, {"scores": scores})
+
+
+def read_scores(directory: Path, weights: str) -> list[float]:
+    """The conformal scores of weights; none where there is no such file. Raises ``DataError`` for a damaged one."""
+    path = scores_path(directory, weights)
+    content = read_sealed(path, SCORES_KIND, "delete it; only sets need it")
+    return [] if content is None else convert_json(list[Share], content.get("scores"), str(path), DAMAGED)
+
+
 def write_info(directory: Path, info: BundleInfo) -> None:
-    """Replace ``bundle.json``, then delete all other weights files."""
-    write_sealed(directory / INDEX, KIND, asdict(info))
-    for old in directory.glob("weights-*.safetensors"):
-        if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
+    """Replace ``bundle.json``, then delete all other weights files, and their scores."""
+    write_sealed(directory / INDEX, KIND, info.to_json())
+    for old in directory.glob("weights-*"):
+        match = WEIGHTS.fullmatch(old.name)
+        if match and not info.weights.startswith(match[1]):
             old.unlink()
 
 
@@ -163,6 +199,8 @@ def find_info(directory: Path) -> BundleInfo | None:
     convert_json(SourceConfig, info.source, f"{path}: source", DAMAGED)
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
         raise DataError(f"{path}: labels is {quote_value(info.labels)}, expected two or more different ones; {DAMAGED}")
+    if len(info.thresholds) not in (0, len(info.labels)):
+        raise DataError(f"{path}: thresholds has {len(info.thresholds)} numbers, not one for each label; {DAMAGED}")
     if not fits_label_type(info.labels, info.label_type):
         raise DataError(f"{path}: label_type is {info.label_type}, which labels do not match; {DAMAGED}")
     return info
@@ -200,7 +238,7 @@ def read_named(path: Path, sha256: str, index: str) -> bytes:
 
 def bundle_hash(info: BundleInfo) -> str:
     """A sha256 over the content of ``bundle.json``, which an unfinished prediction compares with that of its bundle."""
-    return seal_of(asdict(info))
+    return seal_of(info.to_json())
 
 
 def source_of(manifest: Manifest) -> dict[str, Any]:
@@ -217,12 +255,10 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
     """
     splits = dict[str, SplitFacts]()
     for name in manifest.splits:
-        labels = manifest.rows_by("labels", name)
         lengths = manifest.rows_by("lengths", name)
-        rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
         splits[name] = {
             "rows": manifest.rows(name),
-            "labels": rows_by_label,
+            "labels": dict(zip(manifest.labels, manifest.class_rows(name), strict=True)),
             "lengths": {str(length): rows for length, rows in lengths.items()},
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
@@ -239,7 +275,7 @@ def detected_options(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> SourceConfig:
     """How to read new files: by ``config``, and where it has defaults, like the training corpus.
 
-    Labels are read unchanged.
+    Labels are read unchanged; a text has several if one of the training corpus may have.
     """
     defaults = SourceConfig()
     options = {}
@@ -248,4 +284,6 @@ def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> Sourc
             options[name] = corpus_options[name]
     if "neutral" in options:
         options["neutral"] = [str(value) for value in options["neutral"]]
+    if config.labels_separator == AUTO:
+        options["labels_separator"] = corpus_options.get("labels_separator")
     return replace(config, labels=AUTO, **options)

@@ -9,18 +9,16 @@
         state.json               epochs, best so far, partial sums, configuration
         manifest.json            written last: bytes and sha256 of the others
 
-The directory is built under a temporary name, every file fsynced and hashed on its way to the disk, and then renamed: a
-name means completeness (law 2). A second checkpoint of the same step replaces the first with one rename, or with two
-between which a kill leaves one readable (``preprocessing.base.atomic``). Reading checks every hash before parsing.
+The directory is built under a temporary name, every file hashed and fsynced, and then renamed: a name means
+completeness (law 2). While a second checkpoint of the same step is written, the first has another name, under which it
+is read if a kill comes. Reading checks every hash before parsing.
 ``harness.training.writer`` decides when to write and which to keep.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,40 +98,27 @@ def write(run: str | Path, step: int, files: Mapping[str, Tensors], state: Mappi
     the existing one is then still there.
     """
     target = name_of(run, step)
-    temporary = atomic.temporary_path(target)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    old = atomic.aside(target)
+    if os.path.lexists(target):
+        os.rename(target, old)
     try:
-        for name, tensors in files.items():
-            write_tensors(temporary / name, tensors)
-        write_synced_json(temporary / STATE, state)
-        index = {name: facts_of(temporary / name) for name in (*files, STATE)}
-        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
-        write_synced_json(temporary / MANIFEST, manifest)
-        atomic.fsync(temporary)
-        if target.exists() or target.is_symlink():
-            atomic.remove(atomic.take_place(temporary, target))
-        else:
-            os.rename(temporary, target)
-            atomic.fsync(target.parent)
+        with atomic.new_folder(target) as folder:
+            for name, tensors in files.items():
+                write_tensors(folder / name, tensors)
+            atomic.write_json(folder / STATE, state)
+            index = {name: facts_of(folder / name) for name in (*files, STATE)}
+            manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "step": step, "files": index}
+            atomic.write_json(folder / MANIFEST, manifest)
     except BaseException:
         atomic.recover(target)
-        shutil.rmtree(temporary, ignore_errors=True)
         raise
+    if os.path.lexists(old):
+        atomic.remove(old)
     return target
 
 
-def write_synced_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a small file of a folder that has no name yet, and fsync it. Raises ``OSError``.
-
-    In place, unlike ``atomic.write_json``, whose temporary file is one more operation that a full disk can refuse.
-    """
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
-    atomic.fsync(path)
-
-
 def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write tensors in the safetensors format and fsync the file. Raises ``OSError``.
+    """Write tensors in the safetensors format. Raises ``OSError``.
 
     The library writes from the tensors' own memory without the GIL, so that training continues in another thread.
     """
@@ -148,7 +133,6 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
     path.chmod(path.parent.stat().st_mode & 0o666)  # the library's file has mode 600
-    atomic.fsync(path)
 
 
 def verify_checkpoint(path: Path) -> Checkpoint:
@@ -200,11 +184,9 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
 
 
 def delete(run: str | Path, unwanted: Iterable[int]) -> None:
-    """Delete the checkpoints of some steps; each directory is renamed first, so that none is ever incomplete."""
+    """Delete the checkpoints of some steps; none is ever incomplete."""
     for step in unwanted:
-        temporary = atomic.temporary_path(checkpoint_path(run, step))
-        os.rename(checkpoint_path(run, step), temporary)
-        atomic.remove(temporary)
+        atomic.vanish(checkpoint_path(run, step))
 
 
 def sweep_run(run: str | Path) -> None:

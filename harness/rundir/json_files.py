@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
 
@@ -22,6 +22,7 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Count, Record, Sha256, convert_json
 from preprocessing.base.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
 
+T = TypeVar("T")
 Line = dict[str, Any]
 RESTORE = "restore it, or name another run"
 SEAL = "sha256"
@@ -42,15 +43,10 @@ def read_object(path: Path, advice: str = RESTORE) -> dict[str, Any] | None:
     return content
 
 
-def read_typed(kind: Any, path: Path, advice: str = RESTORE) -> dict[str, Any] | None:
-    """The JSON object in a file, checked against the type ``kind``; None where there is no such file.
-
-    Raises ``DataError`` for a damaged one.
-    """
+def read_typed(kind: type[T], path: Path, advice: str = RESTORE) -> T | None:
+    """The JSON object in a file as a ``kind``; None without the file. Raises ``DataError`` for a damaged one."""
     content = read_object(path, advice)
-    if content is not None:
-        convert_json(kind, content, str(path), advice)
-    return content
+    return None if content is None else convert_json(kind, content, str(path), advice)
 
 
 def seal_of(content: Mapping[str, Any]) -> str:

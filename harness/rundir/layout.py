@@ -16,11 +16,10 @@
     test-predictions.parquet   one line for each row of the test split
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
                                from a run whose dataset has no test split
-    teacher.json               what taught it, and an encoder's figures beside its own
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
-    baseline/, teachers/       linear model, and what teachers say, of a dataset whose directory cannot be written to
+    baseline/, teachers/       TF-IDF baseline, and what teachers say, of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
@@ -59,7 +58,6 @@ CHECKPOINTS = "checkpoints"
 BUNDLE = "bundle"
 EVALUATION = "evaluation"
 REPORT = "report.html"
-TEACHER = "teacher.json"
 TRACKING = "tracking"
 STOP = "STOP"
 LOCK = ".lock"
@@ -80,11 +78,6 @@ def writable_path(data: str, run: str, name: str) -> Path:
     path = Path(data, name)
     can_write = os.access(path if path.exists() else data, os.W_OK)
     return path if can_write else Path(run, name)
-
-
-def nearest_existing(path: str) -> Path:
-    """``path``, or the nearest directory above it that is there."""
-    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
 
 
 def holds_run(run: str | Path) -> bool:
@@ -113,6 +106,19 @@ def check_directory(run: str | Path) -> None:
         raise ConfigError(f"run: {run} lies inside the dataset {dataset}; name a directory outside of it")
     if path.is_dir() and not {*os.listdir(path)} <= {LOCK}:
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
+
+
+def check_figures_directory(output: str | Path, run: str | Path | None = None) -> None:
+    """Raise ``ConfigError`` if ``output`` is a file, a dataset, or a run other than ``run``, whose figures would be
+    replaced.
+    """
+    path = Path(os.path.realpath(output))
+    if path.is_file():
+        raise ConfigError(f"output: {output} is a file; name a directory")
+    is_of_other_run = is_own(path) and (run is None or path != Path(os.path.realpath(run)))
+    if is_of_other_run or (path / MANIFEST).is_file():
+        kind = "a run" if is_of_other_run else "a dataset"
+        raise ConfigError(f"output: {output} is the directory of {kind}; name one for these figures")
 
 
 def tracker_state(run: str | Path, name: str) -> Path:

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import TextIO, cast
 
-from harness.rundir.layout import LOCK, check_directory, nearest_existing
-from preprocessing.base.atomic import storage_errors
-from preprocessing.base.errors import ConfigError, StorageError
+from harness.rundir.layout import LOCK, check_directory
+from preprocessing.base.atomic import nearest_existing, storage_errors
+from preprocessing.base.errors import ConfigError, StorageError, UserError
 from preprocessing.base.processes import acquire
 
 MAX_CLAIM_S = 20.0
@@ -57,10 +57,9 @@ def check_claim(run: Path, limit_s: float = 0.0) -> None:
 
 
 def is_free(run: Path) -> bool:
-    """Whether a run directory exists and no process has locked it."""
+    """Whether a run directory exists, can be written, and is locked by no process."""
     try:
-        if (run / LOCK).exists():
-            open_locked(run, 0, "r").close()
-    except ConfigError:
+        check_claim(run)
+    except UserError:
         return False
     return run.is_dir()

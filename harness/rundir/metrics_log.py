@@ -63,8 +63,8 @@ class MetricsLog:
                 sha256 = self.hash_by_name[name].hexdigest()
                 if size and saved.get("log_sha256", {}).get(name, sha256) != sha256:
                     raise DataError(
-                        f"{path}: its first {size:,} bytes are not those that the checkpoint says: truncated, damaged, "
-                        "or another run's; restore it, or move it away to go on without these lines"
+                        f"{path}: its first {size:,} bytes are not those recorded in the checkpoint: truncated, "
+                        "damaged, or another run's; restore it, or move it away to go on without these lines"
                     )
                 atomic.write_bytes(path, data)
 

@@ -80,7 +80,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         text = read_bytes(path, MAX_CONFIG_BYTES).decode()
         parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
         content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         runs = members(run)
         if runs:
             sentence = f"{run}: holds the runs {join_runs(runs)}; name one of them, as in {runs[0].path}"
@@ -103,6 +103,8 @@ class StoredEnvironment(TypedDict, total=False):
     """The keys of ``environment.json`` that padless reads."""
 
     effective: dict[str, str]
+    python: str
+    platform: str
     versions: dict[str, str]
     git_revision: str | None
     host: str
@@ -127,8 +129,8 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
         atomic.write_json(Path(run, ENVIRONMENT), content)
 
 
-def read_environment(run: str | Path) -> dict[str, Any]:
-    """``environment.json`` of the last start; empty if there is none. Raises ``DataError``."""
+def read_environment(run: str | Path) -> StoredEnvironment:
+    """What padless reads of ``environment.json``, of the last start; empty if there is none. Raises ``DataError``."""
     advice = "start the run again, which writes it again, or remove it"
     return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), advice) or {}
 
@@ -172,15 +174,15 @@ def write_status(run: str | Path, ending: Ending) -> None:
 def read_status(run: str | Path) -> dict[str, Any]:
     """The status of a run; empty where there is none. Raises ``DataError`` for a damaged one."""
     advice = "remove it, and the run goes on from its newest checkpoint"
-    content = read_typed(Ending, Path(run, STATUS), advice)
-    return {} if content is None else asdict(Ending(**content))
+    ending = read_typed(Ending, Path(run, STATUS), advice)
+    return {} if ending is None else asdict(ending)
 
 
 def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:
     """Append a line to ``attempts.jsonl``, with the attempt's number, from 1. Raises ``StorageError``."""
     path = Path(run, ATTEMPTS)
     with storage(path):
-        number = 1 + len(read_lines(path, several_writers=True))
+        number = 1 + len(read_attempts(run))
         line = {"attempt": number, "started": time.time(), "host": platform.node(), **facts}
         atomic.append_line(path, json.dumps(line))
 

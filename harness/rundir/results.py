@@ -19,16 +19,17 @@ import pyarrow.parquet as pq
 
 from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import read_sealed, write_sealed
-from harness.rundir.layout import BUNDLE, EVALUATION, TEACHER, Kind, storage
+from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line, open_regular
-from preprocessing.labels import LabelType, convert_names
+from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
-TEACHER_KIND = ("padless-teacher", 1)
+SET_COLUMN = "predicted_set"
+"""Name of the column of conformal sets."""
 
 
 def figures_name(split: str) -> str:
@@ -51,11 +52,30 @@ def prediction_columns(
 ) -> dict[str, Any]:
     """The columns of every table of predictions: the predicted label, and the probability of each label.
 
-    ``predicted`` is int64 ``[rows]`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels' names, which
-    are converted to ``label_type``.
+    ``predicted`` is as for ``label_column`` and ``chances`` float64 ``[rows, labels]``; ``names`` are the labels'
+    names, which are converted to ``label_type``.
     """
-    columns: dict[str, Any] = {"predicted": convert_names(names, label_type)[predicted]}
+    columns: dict[str, Any] = {"predicted": label_column(predicted, names, label_type)}
     return columns | {probability_column(name): chances[:, number] for number, name in enumerate(names)}
+
+
+def label_column(labels: np.ndarray, names: Sequence[str], label_type: LabelType) -> Any:
+    """The labels of rows as values of their type, of int64 ``[rows]``, -1 for none; as lists of them, of bool
+    ``[rows, labels]``.
+    """
+    values = convert_names(names, label_type)
+    if labels.ndim == 1:
+        is_missing = labels < 0
+        return pa.array(values).take(pa.array(labels, mask=is_missing)) if is_missing.any() else values[labels]
+    lists = np.empty(len(labels), object)
+    lists[:] = [values[is_member].tolist() for is_member in labels]
+    return lists
+
+
+def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The labels of each row, as for ``label_column``, as one text."""
+    values: list[Any] = label_column(labels, names, "text").tolist()
+    return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
 def check_replaceable(directory: Path, split: str) -> None:
@@ -97,16 +117,6 @@ def read_summary(folder: str | Path, kind: Kind) -> dict[str, Any] | None:
     return read_sealed(summary_path(folder, kind), MANY_KIND, "run the same launch again, which rewrites it")
 
 
-def write_teacher(run: Path, values: dict[str, Any]) -> None:
-    """Write what taught a run; ``values`` are plain and finite. Raises ``OSError``."""
-    write_sealed(run / TEACHER, TEACHER_KIND, values)
-
-
-def read_teacher(run: Path) -> dict[str, Any] | None:
-    """What taught a run that has finished; None without a teacher. Raises ``DataError`` for a damaged file."""
-    return read_sealed(run / TEACHER, TEACHER_KIND, "train again in another run directory")
-
-
 @dataclass(frozen=True)
 class Measured:
     """The best weights of a run, measured on every row of one split."""
@@ -139,9 +149,9 @@ class Predictions:
     rows: np.ndarray
     """int64 ``[rows]``: their numbers in the source."""
     labels: np.ndarray
-    """int64 ``[rows]``: the true classes."""
+    """int64 ``[rows]``: the true classes; bool ``[rows, labels]`` with several labels to a text."""
     predicted: np.ndarray
-    """int64 ``[rows]``."""
+    """As ``labels``."""
     chances: np.ndarray
     """float64 ``[rows, labels]``."""
 
@@ -152,8 +162,7 @@ def write_predictions(
     """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
     Raises ``OSError``.
     """
-    label_values = convert_names(names, label_type)[predictions.labels]
-    columns = {"row": predictions.rows, "label": label_values}
+    columns = {"row": predictions.rows, "label": label_column(predictions.labels, names, label_type)}
     columns |= prediction_columns(predictions.predicted, predictions.chances, names, label_type)
     with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
         pq.write_table(pa.table(columns), file)
@@ -184,4 +193,10 @@ def read_hits(directory: Path, split: str, advice: str | None = None) -> tuple[n
     Raises ``DataError`` as ``read_predictions``.
     """
     table = read_predictions(directory, split, ["label", "predicted"], advice)
-    return table["row"].to_numpy(), np.asarray(pc.equal(table["label"], table["predicted"]).to_numpy(), bool)
+    labels, predicted = (join_lists(table[name], NAME_END) for name in ("label", "predicted"))
+    return table["row"].to_numpy(), np.asarray(pc.equal(labels, predicted).to_numpy(), bool)
+
+
+def join_lists(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+    """A column of labels, where they are lists as texts with a separator between the labels."""
+    return pc.binary_join(column.cast(pa.list_(pa.string())), separator) if is_list(column.type) else column

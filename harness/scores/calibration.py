@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits temperature and threshold on the validation split; the bundle stores them.
+"""Fits temperature, threshold and conformal scores on the validation split; the bundle stores them.
 
 The temperature divides the logits so that probabilities match frequencies (Guo et al., 2017, On Calibration of Modern
 Neural Networks). It changes neither the order of rows for two classes nor the most probable class. The threshold is a
@@ -9,12 +9,15 @@ calibrated probability.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities
+from harness.scores.decisions import conformal_scores, cost_matrix
+from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities, set_probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
 """Range of temperatures."""
@@ -25,6 +28,10 @@ SHARES = (*(2 ** (half / 2) for half in range(-6, 7)), 0.0)
 USUAL_SHARE, MIN_SHARE = 2.0, 1 / 16
 """The weight that is expected before any row is seen; and the one that 0 counts as in a comparison with it."""
 MAX_SHARE_ROWS = 10_000
+PRIOR_ROWS = 20.0
+"""Where a threshold of one of several labels is chosen, probabilities count as much as so many labelled rows do."""
+FLAT_SHARE = 0.08
+"""Thresholds whose F1 is within this share of the best one: which of them is the best is mostly chance."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +41,54 @@ class Decision:
     temperature: float = 1.0
     threshold: float = 0.5
     """Class 1 is predicted from this probability on; two classes only."""
+    thresholds: list[float] = field(default_factory=list)
+    """With several labels to a text: each class is predicted from its probability on."""
+    scores: list[float] = field(default_factory=list)
+    """``conformal_scores`` of validation rows."""
+    costs: np.ndarray | None = None
+    """``cost_matrix``; None: the most probable class, or that of the threshold, is predicted."""
+    min_confidence: float = 0.0
+    """Least probability of the most probable class; below, none is predicted."""
+    set_level: float | None = None
+    """Share of the sets of labels that are to hold the true one; None: no sets."""
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
         return logits / self.temperature
 
     def predictions(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of logits before calibration: the predicted classes, int64 ``[rows]``, and calibrated probabilities, float64
-        ``[rows, classes]``.
+        """Of logits before calibration: the predicted classes, int64 ``[rows]``, -1 for none, or bool
+        ``[rows, classes]`` with several labels to a text, and calibrated probabilities, float64 ``[rows, classes]``.
         """
         calibrated = self.calibrate(logits)
-        return predict_labels(calibrated, self.threshold), probabilities(calibrated)
+        if self.thresholds:
+            chances = set_probabilities(calibrated)
+            return chances >= np.array(self.thresholds), chances
+        predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
+        if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
+            predicted = (chances @ self.costs).argmin(axis=1)
+        return np.where(chances.max(axis=1) < self.min_confidence, -1, predicted), chances
+
+    def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
+        """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
+        ``cost_matrix``.
+        """
+        if not costs:
+            return self
+        matrix = cost_matrix(costs, names)
+        threshold = float(matrix[0, 1] / matrix.sum()) if len(names) == 2 else 0.5
+        return replace(self, costs=matrix, threshold=threshold)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
-    """Fit temperature and threshold to the scores of the validation split."""
+    """Fit temperature, threshold and conformal scores to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
-    if config.threshold == "fixed" or logits.ndim > 1:
-        return Decision(temperature)
-    return Decision(temperature, choose_threshold(logits / temperature, labels, config))
+    calibrated = logits / temperature
+    if labels.ndim > 1:
+        return Decision(temperature, thresholds=choose_thresholds(calibrated, labels, config))
+    is_fixed = config.threshold in ("auto", "fixed") or logits.ndim > 1
+    threshold = 0.5 if is_fixed else choose_threshold(calibrated, labels, config)
+    return Decision(temperature, threshold, scores=conformal_scores(probabilities(calibrated), labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -95,6 +131,35 @@ def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> f
         return log_loss_at_best_temperature(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)
+
+
+def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> list[float]:
+    """The threshold of each class of texts with several labels, by the criterion of ``config``."""
+    if config.threshold == "fixed":
+        return [0.5] * labels.shape[1]
+    if config.threshold in ("auto", "f1"):
+        return list(map(choose_f1_threshold, set_probabilities(logits).T, labels.T))
+    columns = zip(logits.T, labels.T.astype(np.int64), strict=True)
+    return [choose_threshold(scores, is_labelled, config) for scores, is_labelled in columns]
+
+
+def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
+    """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
+    highest one in ``FLAT_SHARE``. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if
+    a probability is no number.
+
+    Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
+    (``PRIOR_ROWS``).
+    """
+    num_labelled = is_labelled.sum()
+    share = num_labelled / (num_labelled + PRIOR_ROWS)
+    hits = share * is_labelled + (1 - share) * chances
+    if not hits.sum() >= 1:
+        return 0.5
+    order = np.argsort(-chances, kind="stable")
+    f1 = 2 * hits[order].cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
+    near_best = chances[order][f1 >= (1 - FLAT_SHARE) * f1.max()]
+    return float(np.sqrt(near_best[0] * near_best[-1]))
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

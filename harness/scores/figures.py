@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from harness.scores.calibration import Decision
-from harness.scores.intervals import intervals, spread
+from harness.scores.decisions import set_figures
+from harness.scores.intervals import intervals, mean_interval, spread
 from harness.scores.metrics import (
     calibration_error,
     classification_metrics,
     log_loss_per_row,
     per_class,
-    predict_labels,
     reliability,
 )
 from preprocessing.base.terminal import shorten_line
@@ -38,23 +38,32 @@ FIGURES = {
     "accuracy": Figure(title="accuracy"),
     "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
     "f1": Figure(title="F1"),
+    "f1_micro": Figure(title="F1 (micro)"),
     "roc_auc": Figure(title="ROC AUC", weight=2),
     "pr_auc": Figure(title="PR AUC", weight=4),
     "log_loss": Figure(title="log loss", lower_is_better=True),
     "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
     "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
+    "cost": Figure(title="cost of a row", lower_is_better=True),
+    "cost_of_most_probable": Figure(title="cost of most probable class", lower_is_better=True, weight=6),
 }
 """All figures by key, in display order; a split has those of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
-def title_of(key: str, labels: Sequence[str]) -> str:
-    """A figure's title; that of F1 names class 1 of two classes, or the mean over more."""
+def title_of(key: str, labels: Sequence[str], *, has_label_sets: bool = False) -> str:
+    """A figure's title; that of F1 names class 1 of two classes, or the mean over more. With several labels to a text,
+    accuracy is that of whole label sets.
+    """
+    if has_label_sets and key == "accuracy":
+        return "subset accuracy"
     if key != "f1" or not labels:
         return FIGURES[key].title
-    return f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 else "F1 (macro)"
+    return (
+        f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 and not has_label_sets else "F1 (macro)"
+    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Scores:
     rows: np.ndarray
     """int64 ``[rows]``: row numbers in the source, ascending."""
     labels: np.ndarray
-    """int64 ``[rows]``."""
+    """int64 ``[rows]``; bool ``[rows, classes]`` with several labels to a text."""
     logits: np.ndarray
     """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
 
@@ -73,15 +82,23 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
     labels, logits = scores.labels, decision.calibrate(scores.logits)
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
-    predicted = predict_labels(logits, decision.threshold)
-    metrics = classification_metrics(logits, labels, predicted)
+    predicted, chances = decision.predictions(scores.logits)
+    threshold: dict[str, Any] = {"threshold": decision.threshold}
+    if labels.ndim > 1:
+        threshold = {"thresholds": dict(zip(names, decision.thresholds, strict=True))}
+    costs, most_probable = dict[str, np.ndarray](), chances.argmax(axis=1)
+    if decision.costs is not None:
+        costs["cost"] = decision.costs[labels, predicted]
+        costs["cost_of_most_probable"] = decision.costs[labels, most_probable]
+    cost_intervals = {name: mean_interval(values) for name, values in costs.items()}
     return {
         "temperature": decision.temperature,
-        "threshold": decision.threshold,
-        **metrics,
+        **threshold,
+        **classification_metrics(logits, labels, predicted),
+        **{name: float(values.mean()) for name, values in costs.items()},
         "labels": list(names),
-        "intervals": intervals(logits, labels, predicted),
-        "per_class": per_class(metrics["confusion"], names),
+        "intervals": intervals(logits, labels, predicted) | cost_intervals,
+        "per_class": per_class(labels, predicted, names),
         "calibration": {
             "bins": bins.shape[1],
             "ece_before": calibration_error(raw_bins),
@@ -89,6 +106,7 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
             "before": bins_to_json(raw_bins),
             "after": bins_to_json(bins),
         },
+        "sets": set_figures(labels, chances, decision.scores),
     }
 
 

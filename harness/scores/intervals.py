@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.scores.metrics import log_loss_per_row
+from harness.scores.metrics import areas, is_right, log_loss_per_row
 
 LEVEL = 0.95
 METHOD = "Wilson's for as many rows as give the same variance"
@@ -23,16 +23,56 @@ Z = 1.959963984540054
 
 
 def intervals(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """``[low, high]`` of accuracy, balanced accuracy and log loss, with level and method."""
-    right = labels == predicted
-    rows, hits = np.bincount(labels), np.bincount(labels, right)
+    """``[low, high]`` of accuracy, balanced accuracy and log loss, with level and method; with several labels to a text
+    of F1 and average precision in place of balanced accuracy.
+    """
+    right = is_right(labels, predicted)
+    if labels.ndim > 1:
+        averages = intervals_of_sets(logits, labels, predicted)
+    else:
+        rows, hits = np.bincount(labels), np.bincount(labels, right)
+        averages = {"balanced_accuracy": recalls_interval(hits[rows > 0], rows[rows > 0])}
     return {
         "level": LEVEL,
         "method": METHOD,
         "accuracy": wilson(int(right.sum()), len(labels)),
-        "balanced_accuracy": recalls_interval(hits[rows > 0], rows[rows > 0]),
+        **averages,
         "log_loss": mean_interval(log_loss_per_row(logits, labels)),
     }
+
+
+def intervals_of_sets(logits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """The intervals of F1 and average precision where a text may have several labels.
+
+    Average precision counts the rows of each class as trials (Boyd et al., 2013, Area under the Precision-Recall
+    Curve).
+    """
+    hits, sizes = 2.0 * (labels & predicted), 1.0 * labels + predicted
+    is_used = sizes.any(axis=0)
+    columns = ((logits[:, [number]], labels[:, [number]]) for number in range(labels.shape[1]))
+    precisions = [areas(*column)["pr_auc"] for column in columns]
+    is_ranked = np.array([precision is not None for precision in precisions])
+    rows = labels.sum(axis=0)[is_ranked]
+    return {
+        "f1": ratios_interval(hits[:, is_used], sizes[:, is_used]),
+        "f1_micro": ratios_interval(hits.sum(axis=1, keepdims=True), sizes.sum(axis=1, keepdims=True)),
+        "pr_auc": recalls_interval(np.array(precisions)[is_ranked] * rows, rows) if len(rows) else None,
+    }
+
+
+def ratios_interval(parts: np.ndarray, totals: np.ndarray) -> list[float] | None:
+    """The interval of the mean over columns of ``parts.sum() / totals.sum()``, both float64 ``[rows, columns]``, from
+    the variance of its linear approximation; None where all totals are 0.
+    """
+    if not totals.any():
+        return None
+    ratios = parts.sum(axis=0) / totals.sum(axis=0)
+    mean, effective_rows = float(ratios.mean()), float(len(parts))
+    deviations = ((parts - ratios * totals) / totals.mean(axis=0)).mean(axis=1)
+    variance = float(deviations.var()) / len(parts)
+    if variance > 0 and 0 < mean < 1:
+        effective_rows = min(float(totals.sum()), mean * (1 - mean) / variance)
+    return wilson(mean * effective_rows, effective_rows)
 
 
 def recalls_interval(hits: np.ndarray, rows: np.ndarray) -> list[float]:
@@ -43,7 +83,7 @@ def recalls_interval(hits: np.ndarray, rows: np.ndarray) -> list[float]:
     recalls = hits / rows
     mean, effective_rows = float(recalls.mean()), len(rows) ** 2 / (1 / rows).sum()
     variance = (recalls * (1 - recalls) / np.maximum(rows - 1, 1)).sum() / len(rows) ** 2
-    if variance > 0:
+    if variance > 0 and mean < 1:
         effective_rows = min(effective_rows, mean * (1 - mean) / variance)
     return wilson(mean * float(effective_rows), float(effective_rows))
 

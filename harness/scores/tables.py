@@ -19,6 +19,7 @@ MAX_CONFUSIONS = 8
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
 LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
+LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
 CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
@@ -43,8 +44,9 @@ def figures_table(splits: Mapping[str, Mapping[str, Any]], labels: Sequence[str]
     for name in splits:
         columns += [Column(name), Column(f"{name} interval", "95 %", right=False, weight=1)]
     rows = [{"figure": "rows", **{name: f"{values['rows']:,}" for name, values in splits.items()}}]
+    has_label_sets = any("f1_micro" in values for values in splits.values())
     for key in FIGURES:
-        row = {"figure": title_of(key, labels)}
+        row = {"figure": title_of(key, labels, has_label_sets=has_label_sets)}
         for name, values in splits.items():
             if values.get(key) is not None:
                 row |= {name: f"{values[key]:.4f}", f"{name} interval": interval(values.get("intervals", {}).get(key))}
@@ -89,8 +91,9 @@ def show_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> Non
         f"{calibration['ece_before']:.4f} to {last['ece']:.4f}, log loss from {calibration['log_loss_before']:.4f} to "
         f"{last['log_loss']:.4f}"
     )
-    screen.print_text(line if len(last["labels"]) > 2 else f"{line}; threshold {last['threshold']:.4f}")
-    screen.print_text(f"log loss: {LOG_LOSS}")
+    has_threshold = "threshold" in last and len(last["labels"]) == 2
+    screen.print_text(f"{line}; threshold {last['threshold']:.4f}" if has_threshold else line)
+    screen.print_text(f"log loss: {LOG_LOSS_OF_SETS if 'thresholds' in last else LOG_LOSS}")
     screen.write([""])
     screen.table(classes_table(last["per_class"], screen.width))
 
@@ -104,11 +107,14 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     unread = values["texts"]["without_known_word"]
     if unread:
         share = f"{unread:,} of {rows:,} rows ({percent(unread / rows)})"
-        screen.print_text(f"note: {share} hold no word that the model knows", "warn")
+        screen.print_text(f"note: {share} hold no known word", "warn")
     screen.write([""])
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
+    for entry in values["sets"]:
+        coverage = f"{percent(entry['coverage'])} hold the label (95 %: {interval(entry['interval'])})"
+        screen.print_text(f"sets for {entry['level']:.0%}: {coverage}, {entry['size']:.2f} labels on average")
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
@@ -141,10 +147,13 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
 
 
 def majority(values: Mapping[str, Any]) -> str | None:
-    """A warning about an accuracy that, within one standard error, is that of always naming the largest class."""
+    """A warning about an accuracy that, within one standard error, is that of always naming the largest class; none
+    where costs decide.
+    """
     largest, rows, accuracy = max(values["per_class"], key=itemgetter("rows")), values["rows"], values["accuracy"]
     always = largest["rows"] / rows
-    if always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
+    has_other_rule = "thresholds" in values or "cost" in values  # than the most probable class
+    if has_other_rule or always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
         return None
     return (
         f"no better than the majority class (accuracy {accuracy:.4f} on {values['split']}, {always:.4f} for always "

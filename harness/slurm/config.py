@@ -10,11 +10,17 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from preprocessing.base.errors import ConfigError, require
+from preprocessing.base.errors import ConfigError
 from preprocessing.config import Names
 
 MAX_NUMBER = 10**6
 Number = Annotated[int, Meta(ge=1, le=MAX_NUMBER)]
+BREAKS = r"\0-\x1f\x7f-\x9f\u2028\u2029"
+"""What could end a line of a script."""
+Text = Annotated[str, Meta(pattern=rf"^(?=.*\S)[^{BREAKS}]+\Z", description="of one line")]
+LogFolder = Annotated[
+    str, Meta(pattern=rf"^(?=.*\S)[^{BREAKS}%\\]+\Z", description="of one line without % and \\, which SLURM replaces")
+]
 OPTION_BY_KEY = {
     "account": "account",
     "partition": "partition",
@@ -31,27 +37,25 @@ OPTION_BY_KEY = {
 class Resources:
     """What a job requests; null: the site's default."""
 
-    account: str | None = None
+    account: Text | None = None
     """Account that pays."""
-    partition: str | None = None
+    partition: Text | None = None
     """Partition (queue), or several with commas between."""
-    gpus: int | str | None = None
+    gpus: int | Text | None = None
     """GPUs of each node, as in 4 or a100:4. Preprocessing requests only those of prepare.gpus."""
     nodes: Number | None = None
     """Nodes of preprocessing and training; 1 unless given. Other commands run on one."""
     cpus: Number | None = None
     """Cores of each node."""
-    memory: str | None = None
+    memory: Text | None = None
     """Memory of each node, as in 64G; 0 is all that it has."""
-    time: str | int | None = None
+    time: Text | int | None = None
     """Time limit of each start, as in 30 (minutes), 12:00:00 or 2-00:00:00."""
-    sbatch: str | list[str] | None = None
+    sbatch: Text | list[Text] | None = None
     """Further options of sbatch, as in "qos=long array=0-63%16", or a list of such texts."""
 
     def __post_init__(self) -> None:
-        """Check that nothing could end a line of a script."""
-        for key in OPTION_BY_KEY:
-            check_text(key, getattr(self, key))
+        """Check that a shell can read the options of sbatch."""
         self.parse_options()
 
     def fill_from(self, general: Resources) -> Resources:
@@ -66,7 +70,7 @@ class Resources:
         """Name and value of each option in ``sbatch``, for sbatch to check. Raises ``ConfigError``."""
         text = self.sbatch if isinstance(self.sbatch, str) else " ".join(self.sbatch or [])
         options: list[tuple[str, str | None]] = []
-        for word in split_shell_words("sbatch", text) if text else ():
+        for word in split_shell_words("sbatch", text):
             name, equals, value = word.removeprefix("--").partition("=")
             options.append((name, value if equals else None))
         return options
@@ -81,7 +85,7 @@ class SubmitConfig(Resources):
     """
 
     SUBJECT = ("jobs",)
-    HINT: ClassVar[str] = " (a job's options stand in its quotes)"
+    HINT: ClassVar[str] = " (a job's options belong in its quotes)"
 
     jobs: Names
     """Commands with their options, each in quotes."""
@@ -93,39 +97,27 @@ class SubmitConfig(Resources):
     """What training requests, where it differs."""
     single: Resources = field(default_factory=Resources)
     """What evaluate, predict and report request, where they differ."""
-    hook: str | None = None
+    hook: Text | None = None
     """A file of shell lines that every job reads first: module load, conda activate. Its first failing line ends the
     job."""
-    python: str | None = None
+    python: Text | None = None
     """Python of the jobs, in one word or several, as in "apptainer exec image.sif python"; null: this one, or python
     where there is a hook."""
     restarts: Annotated[int, Meta(ge=0, le=MAX_NUMBER)] = 20
     """Most restarts of a job, by itself or by SLURM."""
-    logs: str = "."
+    logs: LogFolder = "."
     """Folder of the jobs' logs, on storage that all nodes see."""
     print: bool = False
     """Print the scripts, and submit nothing."""
 
     def __post_init__(self) -> None:
-        """Check that nothing could end a line of a script."""
+        """Check that a shell can read the options of sbatch, and the words of Python."""
         super().__post_init__()
-        for key in ("hook", "logs"):
-            check_text(key, getattr(self, key))
-        require(not {"%", "\\"} & {*self.logs}, "logs", self.logs, "a folder without % and \\, which SLURM replaces")
-        if self.python is not None:
-            split_shell_words("python", self.python)
-
-
-def check_text(key: str, value: object) -> None:
-    """Raise ``ConfigError`` for a text that is empty or holds what no line of a script may hold."""
-    if isinstance(value, str):
-        is_line = bool(value.strip()) and value.isprintable()
-        require(is_line, key, value, "a text of one line without control characters, or null")
+        split_shell_words("python", self.python or "")
 
 
 def split_shell_words(key: str, text: str) -> Sequence[str]:
     """A text as a shell reads it. Raises ``ConfigError``."""
-    check_text(key, text)
     try:
         return shlex.split(text)
     except ValueError as error:

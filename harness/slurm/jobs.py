@@ -46,7 +46,7 @@ SCRIPT_BY_COMMAND = {"prepare": "prepare", "train": "train"}
 """Command -> its script, and the key of its resources; ``single`` for the others."""
 SHARE_WORDS = ("--executor.share", "0/2")
 """Added to a command of preprocessing that runs as several, so that what shares cannot do is refused."""
-PROGRAM = re.compile(r"^\s*(\S*padless|\S+ -m (harness|preprocessing))\s+")
+PROGRAM = re.compile(r"^\s*\S*padless\s+")
 """How a command may begin."""
 ROOT = Path(__file__).parents[2]
 SCRIPTS = next(folder for folder in (ROOT / "launch/slurm", ROOT / "padless_slurm") if folder.is_dir())
@@ -138,7 +138,7 @@ def ask_slurm(command: list[str], script: str = "") -> str:
     except FileNotFoundError:
         raise ConfigError(f"{command[0]}: not found here; submit on a machine of the cluster, or --print") from None
     except subprocess.TimeoutExpired:
-        advice = "is the controller up? scontrol ping says"
+        advice = "scontrol ping shows whether the controller runs"
         raise ConfigError(f"{command[0]}: no answer in {SLURM_LIMIT_S} s; {advice}") from None
     if result.returncode:
         reason = " ".join(result.stderr.replace("sbatch: error: ", "").split()) or f"exit code {result.returncode}"
@@ -159,8 +159,7 @@ def split_command(command: str) -> list[str]:
     try:
         name, *options = shlex.split(PROGRAM.sub("", command)) or [""]
     except ValueError as error:
-        raise ConfigError(f"{command!r}: {error}; a command and its options stand in one pair of quotes") from None
-    name = "train" if name == "launch" else name
+        raise ConfigError(f"{command!r}: {error}; put a command and its options in one pair of quotes") from None
     if name not in CONFIG_BY_COMMAND:
         listing = f"there are {', '.join(CONFIG_BY_COMMAND)}, each in quotes with its options"
         hint = suggestion(name, CONFIG_BY_COMMAND, "", listing)

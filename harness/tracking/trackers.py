@@ -84,14 +84,9 @@ class AccelerateTracker:
         """End what still runs after an error or the time limit, without waiting; another thread may hang in a call."""
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a number."""
-    return isinstance(value, int | float)
-
-
 def figures_by_chart(kind: str, values: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a row, by chart name, such as ``train/loss``."""
-    return {f"{kind}/{key}": value for key, value in values.items() if is_number(value)}
+    return {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
 
 
 def flat_settings(config: dict[str, Any]) -> dict[str, Any]:

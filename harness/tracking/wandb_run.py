@@ -8,12 +8,15 @@ so does ``padless wandb-sync RUN``, from a login node. ``RUN/tracking/wandb.json
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
@@ -32,8 +35,12 @@ FINISH_S = 28.0
 """How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
+TEARDOWN_S = 1.0
+"""How long W&B may take to forget a service that was killed."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
+TEARDOWN_S = 1.0
+"""How long it may take to forget its service after an error."""
 LOCK_S = 1.0
 """How long a sync waits for a training that ends just now."""
 
@@ -124,13 +131,22 @@ class WandbTracker(AccelerateTracker):
         self.wandb_run.finish(exit_code=int(state != "finished"))
 
     def abandon(self) -> None:
-        """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run."""
-        import psutil
+        """Kill W&B's service, so that neither this process nor a pipe waits for it; not while the user has a run.
 
+        Without a teardown now, W&B's own at Python's exit would print a traceback.
+        """
         if self.module.run is None:
             for child in psutil.Process().children():
                 if SERVICE in child.name():
                     child.kill()
+            thread = threading.Thread(target=self.forget_service, daemon=True)
+            thread.start()
+            thread.join(TEARDOWN_S)
+
+    def forget_service(self) -> None:
+        """Take back what W&B would do with its service at Python's exit, which fails without it."""
+        with contextlib.suppress(Exception, SystemExit):
+            self.module.teardown()
 
 
 # Sends rows that W&B does not have.
@@ -143,22 +159,19 @@ class SyncConfig:
     SUBJECT = ("run",)
     run: Name
     """Run directory, or a folder of many."""
-    json: bool = False
-    """Print the result as one JSON object."""
 
 
 def main(config: SyncConfig) -> None:
-    """Sync one run directory, or every run in a folder of many; then the JSON is a list."""
+    """Sync one run directory, or every run in a folder of many."""
     runs = [member.path.absolute() for member in members(config.run)]
     for name in ("WANDB_MODE", "WANDB_RUN_ID"):  # these are for the next training
         os.environ.pop(name, None)
-    reports = [sync(run, quiet=config.json) for run in runs or [Path(config.run).absolute()]]
-    if config.json:
-        print(json.dumps(reports if runs else reports[0]))
+    for run in runs or [Path(config.run).absolute()]:
+        sync(run)
 
 
-def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
-    """Send the rows of ``metrics.jsonl`` that W&B does not have; returns the result for ``--json``.
+def sync(run: Path) -> None:
+    """Send the rows of ``metrics.jsonl`` that W&B does not have, and print how many.
 
     Raises ``UserError`` for no run or one that still runs, without W&B or a key, and if W&B does not accept all.
     """
@@ -174,10 +187,8 @@ def sync(run: Path, *, quiet: bool) -> dict[str, Any]:
             tracker.start()
             tracker.close(read_status(run).get("state", "failed"))
         except Exception as error:
-            tracker.abandon()  # else Python's exit waits for it
+            tracker.abandon()
             problem = f"W&B did not accept all ({one_line(error)})"
             raise UserError(f"{run}: {problem}; nothing is lost, try again") from error
-    num_rows = len(tracker.earlier_rows)
-    if not quiet:
-        print(f"W&B has all {num_rows} rows of {run / METRICS} in run {tracker.run_id}")
-    return {"run_id": tracker.run_id, "rows": num_rows, "filled": tracker.num_sent}
+    rows = f"all {len(tracker.earlier_rows)} rows of {run / METRICS}, {tracker.num_sent} of them new"
+    print(f"W&B has {rows}, in run {tracker.run_id}")

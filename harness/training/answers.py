@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from harness.data.views import read_row_hashes, row_hashes
 from harness.rundir.results import probability_column
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.untrusted import join_names
@@ -40,14 +41,19 @@ def is_answers(name: str) -> bool:
     return Path(name).is_file() or suffix_of(name) in FORMAT_BY_SUFFIX
 
 
+def hash_answers(name: str) -> str:
+    """The sha256 of a file of predictions. Raises ``DataError`` if there is none."""
+    if not Path(name).is_file():
+        raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
+    return atomic.sha256_file(name)
+
+
 def read_answers(name: str, data: str, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of all rows without labels, int64 ascending, and what the file says of them: probabilities, float64
     ``[rows, classes]``.
 
     Raises ``DataError`` for a file that cannot be read or used, and if it says nothing of a row.
     """
-    if not Path(name).is_file():
-        raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
     (file,) = list_files(SourceConfig(unlabelled_path=[name]), SplitConfig(column=None))
     key_columns, answer_columns = find_columns(open_reader(file), manifest)
     reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *answer_columns])))

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,10 +28,9 @@ from harness.data.targets import Lesson, find_lesson, open_targets
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
-from harness.model.recurrent import try_recurrence
 from harness.model.starts import Start, find_donor, learn_start, read_donor_weights, read_start
 from harness.ranks.distributed import World, count_machines, read_local_rank
-from harness.ranks.precision import DTYPES, layout_of, recurrent_dtype
+from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.ranks.session import Session
 from harness.ranks.stopping import StopWatch
 from harness.rundir import checkpoint
@@ -41,11 +40,11 @@ from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
-from harness.training.recurrence import choose_path
+from harness.training.recurrence import choose_layout, try_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
-from harness.training.wide import C, learn_wide
+from harness.training.wide import C_OF_SETS, C, learn_wide
 from harness.training.writer import RunWriter
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.split_names import UNLABELLED
@@ -95,7 +94,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     choices = {**resolved, **session.choices, **{name: describe_origin(facts) for name, facts in origins.items()}}
     if lesson is not None:
         choices["teacher"] = Choice(lesson.teacher, f"{lesson.summary}; sha256 {lesson.targets_sha256[:12]}")
-        origins["teacher"] = lesson.origin
+        origins["teacher"] = asdict(lesson)
     trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
@@ -107,7 +106,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
-    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest)}
+    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest), "costs": config.evaluation.costs}
     settings = {name: str(choice) for name, choice in choices.items()}
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
@@ -140,7 +139,8 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
         tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     factors = class_factors(config.optim, labels)
     summary = learn_wide(wide, data.splits[TRAIN], factors, tokens, trainer.world, data.targets)
-    choices["linear part"] = Choice(summary, f"logistic regression, C = {C:g}")
+    strength = C_OF_SETS if data.manifest.has_label_sets else C
+    choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
 
 
 def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None, Lesson | None]:
@@ -237,21 +237,19 @@ def build_trainer(
         micro_batch=config.micro_batch,
         targets=data.targets,
     )
-    first_path = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
-    path = choose_path(config, session, network.recurrent, loader, first_path)
-    loader.layout, network.recurrent.fused = layout_of(path.value), path.value == "fused"
-    dtype = recurrent_dtype(session.arithmetic, device.type, path.value)
-    if not network.recurrent.fused:  # which has been tried
-        with world.raise_together("trying the recurrent layers"):
-            try_recurrence(network.recurrent, loader.layout, dtype)
-    choices["recurrence"] = Choice(f"{path.value} {dtype.value}", f"{path.reason}; {dtype.reason}")
-    objective = build_objective(config, network, data.manifest.labels, DTYPES[dtype.value], device)
+    first_layout = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
+    loader.layout, reason = choose_layout(config, session, network.recurrent, loader, first_layout)
+    dtype = recurrent_dtype(session.arithmetic, device.type, loader.layout)
+    with world.raise_together("trying the recurrent layers"):
+        try_recurrence(network.recurrent, loader.layout, dtype)
+    choices["recurrence"] = Choice(f"{loader.layout} {dtype.value}", f"{reason}; {dtype.reason}")
+    objective = build_objective(config, network, data.manifest, DTYPES[dtype.value], device)
     loader.prepare = objective.prepare
     return Trainer(config, objective, loader, session)
 
 
 def build_objective(
-    config: RunConfig, network: AnyNetwork, labels: Sequence[str], dtype: torch.dtype, device: torch.device
+    config: RunConfig, network: AnyNetwork, manifest: Manifest, dtype: torch.dtype, device: torch.device
 ) -> AnyObjective:
     """The loss of a network that is on its device already; recurrent layers compute in ``dtype``."""
     if isinstance(network, LanguageModel):
@@ -262,14 +260,17 @@ def build_objective(
             recurrent_dtype=dtype,
             targets=Targets.build(config.language_model, vocabulary_of(config).counts, device),
         )
-    optim = config.optim
-    weights = torch.from_numpy(class_factors(optim, labels)).to(device, torch.float32)
+    optim, members = config.optim, None
+    if manifest.members is not None:
+        members = torch.from_numpy(manifest.members).to(device)
+    weights = torch.from_numpy(class_factors(optim, manifest.labels)).to(device, torch.float32)
     return Objective(
         network,
         label_smoothing=optim.label_smoothing,
         seed=config.seed,
         class_weights=weights if optim.class_weights else None,
         recurrent_dtype=dtype,
+        members=members,
     )
 
 

@@ -14,22 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.data.checks import class_rows, imbalance
 from harness.model.registry import parameters_of
 from harness.rundir import layout
 from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
-from harness.scores.tables import CALIBRATED, LOG_LOSS, MARK, majority, never_found, show_figures, still_improving
+from harness.scores.tables import (
+    CALIBRATED,
+    LOG_LOSS,
+    LOG_LOSS_OF_SETS,
+    MARK,
+    majority,
+    never_found,
+    show_figures,
+    still_improving,
+)
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, table
 from preprocessing.dataset.shards import Manifest
 
 TITLES = {
     "accuracy": "accuracy",
+    "f1_micro": "F1 (micro)",
     "log_loss": "log loss",
     "calibrated_log_loss": "calibrated",
     "perplexity": "perplexity",
@@ -84,18 +93,12 @@ class Console(Sink):
         self.screen.print_text(text)
 
     def start(self, choices: Mapping[str, Choice]) -> None:
-        """Print what is trained on what, warnings, and as details all settings with their reasons."""
-        config = self.config
+        """Print what is trained on what, and as details all settings with their reasons."""
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in self.outline(choices).items():
             self.screen.fact(name, text)
         for name, choice in choices.items():
             (self.screen if name == "resume" else self.details).fact(name, str(choice))
-        if config.task == CLASSIFIER:
-            rows_by_class = class_rows(self.manifest, TRAIN)
-            warning = imbalance(rows_by_class, config.optim.class_weights, config.evaluation.threshold)
-            if warning:
-                self.screen.fact("imbalance", warning, "warn")
 
     def outline(self, choices: Mapping[str, Choice]) -> dict[str, str]:
         """What is trained on what, with what, for how long, and where to look: five lines by title."""
@@ -144,7 +147,7 @@ class Console(Sink):
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
                 if self.config.task == CLASSIFIER:
-                    self.screen.fact("log loss", LOG_LOSS)
+                    self.screen.fact("log loss", LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS)
                 if self.selecting_figure == "calibrated_log_loss":
                     self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
                 self.screen.write([head], "head")
@@ -174,6 +177,8 @@ class Console(Sink):
         for split, values in figures_by_split.items():
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
+            if "f1_micro" in values:
+                accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
         for sentence in filter(None, [majority(values), never_found(values["per_class"])]):
             self.screen.fact("note", sentence, "warn")

@@ -53,21 +53,16 @@ def learning_rate(step: int, total_steps: int, config: OptimConfig) -> float:
 
 
 @torch.no_grad()
-def clip(
-    optimizer: torch.optim.Optimizer, parameters: Iterable[torch.Tensor], max_norm: float | None, *, is_scaled: bool
-) -> torch.Tensor:
+def clip(parameters: Iterable[torch.Tensor], max_norm: float | None) -> torch.Tensor:
     """Clip gradients to ``max_norm`` as torch's ``clip_grad_norm_`` does on one device; returns their norm before.
 
-    On a CPU, gradients that need no clipping are not written to. On a GPU the fused optimizer divides them itself,
-    unless the loss ``is_scaled``: then the scaler sets what the optimizer divides by.
+    On a CPU, gradients that need no clipping are not written to.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if max_norm is not None:
         divisor = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
-        if not (divisor.is_cpu or is_scaled):
-            optimizer.grad_scale = divisor.float()  # type: ignore[attr-defined]
-        elif not divisor.is_cpu or divisor > 1.0:
+        if not divisor.is_cpu or divisor > 1.0:
             for gradient in gradients:
                 gradient.div_(divisor)
     return norm

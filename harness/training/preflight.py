@@ -118,7 +118,7 @@ def check_lesson(config: RunConfig, checkpoint: Checkpoint) -> None:
     """Raise ``DataError`` if the teacher of a run says something else than when it began."""
     earlier = checkpoint.state.get("teacher") or {}
     lesson = find_lesson(vars(config), views.read_data(config.data).fingerprint)
-    is_same = earlier.get("source") == config.teacher
+    is_same = earlier.get("teacher") == config.teacher
     if lesson and is_same and earlier["targets_sha256"] != lesson.targets_sha256:
         hashes = f"targets {lesson.targets_sha256[:12]}, then {earlier['targets_sha256'][:12]}"
         raise DataError(

@@ -77,7 +77,7 @@ class ResolvedConfig:
 
     config: RunConfig
     reasons: dict[str, Choice]
-    """For each key that was ``auto``, in the order of the rules."""
+    """The value of each key that was ``auto``, and why, in the order of the rules."""
 
 
 def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: None) -> ResolvedConfig:
@@ -157,38 +157,33 @@ def apply_rules(config: RunConfig, corpus: Corpus, gpus: int = 1) -> ResolvedCon
     values = flat(to_dict(config))
     reasons: dict[str, Choice] = {}
 
-    def resolve_key(key: str, value: Any, name: str = "", description: str = "", reason: str = "") -> Any:
-        """The user's value of a key, or ``value`` if it is ``auto``, which is then described under ``name``."""
+    def resolve_key(key: str, value: Any, reason: str) -> Any:
+        """The user's value of a key, or ``value``, with its reason, if it is ``auto``."""
         if is_auto(values[key]):
             values[key] = value
-            if description:
-                reasons[name] = Choice(description, reason)
+            reasons[key] = Choice("null" if value is None else str(value), reason)
         return values[key]
 
     min_steps = round(MIN_STEPS * math.sqrt(min(1, SHORT_TOKENS * corpus.rows / max(corpus.tokens, 1))))
-    batch, on_gpus = choose_batch(corpus, gpus, min_steps), f" on {gpus} GPUs" if gpus > 1 else ""
-    batch = resolve_key("global_batch", batch, "batch", f"{batch} rows a step", f"for {corpus.rows:,} rows{on_gpus}")
+    on_gpus = f" on {gpus} GPUs" if gpus > 1 else ""
+    batch = resolve_key("global_batch", choose_batch(corpus, gpus, min_steps), f"for {corpus.rows:,} rows{on_gpus}")
     epoch_steps = max(1, math.ceil(corpus.rows / batch))
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, math.ceil(min_steps / epoch_steps)))
-    epochs = resolve_key("epochs", epochs, "epochs", str(epochs), f"of {epoch_steps:,} steps, for {min_steps:,}")
+    epochs = resolve_key("epochs", epochs, f"of {epoch_steps:,} steps, for {min_steps:,}")
     steps = epochs * epoch_steps
     patience = max(MIN_PATIENCE, epochs // 3) if epochs > MIN_PATIENCE else None
-    wait = "" if patience is None else f"{patience} epochs without improvement"
-    resolve_key("patience", patience, "patience", wait, f"a third of {epochs}, at least {MIN_PATIENCE}")
+    resolve_key("patience", patience, f"a third of {epochs} epochs, at least {MIN_PATIENCE}")
     is_long = corpus.tokens >= max(LONG_TEXT_TOKENS * corpus.rows, MIN_LONG_TOKENS)
-    ngram_words = resolve_key("model.wide_ngrams", MAX_NGRAM_WORDS if is_long else SHARED_UP_TO)
-    buckets = choose_buckets(corpus, ngram_words)
-    resolve_key(
-        "model.wide", buckets, "linear part", f"{buckets:,} buckets", f"for n-grams of up to {ngram_words} words"
-    )
+    ngram_words = MAX_NGRAM_WORDS if is_long else SHARED_UP_TO
+    ngram_words = resolve_key("model.wide_ngrams", ngram_words, f"for {corpus.tokens:,} tokens")
+    resolve_key("model.wide", choose_buckets(corpus, ngram_words), f"for n-grams of up to {ngram_words} words")
     if config.initial_weights:
-        resolve_key("init.vectors", "none", "vectors", "random", "init.weights has its own")
-    resolve_key("init.vectors", "own")
+        resolve_key("init.vectors", "none", "init.weights has its own")
+    resolve_key("init.vectors", "own", "there is no init.weights")
     rate = LR * math.sqrt(max(1.0, batch / LR_BATCH)) * (corpus.classes / 2) ** LR_CLASSES
-    rate = float(f"{rate:.2g}")
-    resolve_key("optim.lr", rate, "rate", f"{rate:g}", f"for {batch:,} rows a step")
+    resolve_key("optim.lr", float(f"{rate:.2g}"), f"for {batch:,} rows a step")
     horizon = max(2, round(AVERAGE_SHARE * steps))
-    resolve_key("optim.ema", 1 - 1 / horizon, "average", f"over {horizon:,} steps", f"a tenth of {steps:,}")
+    resolve_key("optim.ema", 1 - 1 / horizon, f"over {horizon:,} steps, a tenth of {steps:,}")
     return ResolvedConfig(with_values(config, {key: values[key] for key in AUTO_KEYS}), reasons)
 
 

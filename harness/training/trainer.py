@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 from contextlib import nullcontext
 from typing import Any
@@ -107,8 +106,7 @@ class Trainer:
             if classifier.holds_embedding(self.step):
                 classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
             self.accelerator.unscale_gradients()
-            is_scaled = self.accelerator.scaler is not None
-            self.grad_norm = clip(self.optimizer, self.parameters, self.config.optim.clip_norm, is_scaled=is_scaled)
+            self.grad_norm = clip(self.parameters, self.config.optim.clip_norm)
             self.take_step(self.grad_norm)
         self.meter.add(batch, self.step, loss)
         self.step += 1
@@ -148,7 +146,7 @@ class Trainer:
         with self.world.watch_wait(f"the device to finish step {self.step - 1}, and with it gradients"):
             norm, throughput, num_skips = float(self.grad_norm), self.meter.read(self.world), int(self.skips_in_a_row)
         max_skips = MAX_SKIPS + (FP16_FIRST_SKIPS if self.accelerator.scaler is not None else 0)
-        loss, guessing_loss, reason = throughput["loss"], math.log(self.objective.classifier.num_classes), None
+        loss, guessing_loss, reason = throughput["loss"], self.objective.guessing_loss, None
         if num_skips >= max_skips:
             reason = f"the gradient was not finite in {num_skips} steps in a row, up to step {self.step}"
         elif loss > MAX_LOSS_RATIO * guessing_loss:
@@ -180,7 +178,7 @@ class Trainer:
             "step": self.step,
             "epochs_done": self.epochs_done,
             "stopped": self.stopped,
-            "recurrence": "fused" if classifier.recurrent.fused else self.loader.layout,
+            "recurrence": self.loader.layout,
             "scaler": scale,
             "counted": counts,
         }

@@ -97,10 +97,12 @@ def measure_objective(
     if isinstance(objective, LanguageObjective):
         return measure_language_model(objective.classifier, loader, world, pause, objective.targets), Decision
     scores = score_classifier(objective, loader, world, pause)
-    figures = classification_metrics(scores.logits, scores.labels)
+    choose_decision = partial(fit_decision, scores.logits, scores.labels, config.evaluation)
+    predicted = choose_decision().predictions(scores.logits)[0] if scores.labels.ndim > 1 else None
+    figures = classification_metrics(scores.logits, scores.labels, predicted)
     if config.select == "calibrated":
         figures["calibrated_log_loss"] = log_loss_at_best_temperature(scores.logits, scores.labels)
-    return figures, partial(fit_decision, scores.logits, scores.labels, config.evaluation)
+    return figures, choose_decision
 
 
 def score_classifier(objective: Objective, loader: Loader, world: World, pause: Callable[[], None]) -> Scores:

@@ -3,7 +3,7 @@
 
 Rank 0 does it on one thread and sends the result, so it is the same however many ranks there are, and it has no
 learning rate. Two models trained separately make different errors, and their sum is better than a model trained
-jointly: once the linear model fits the training rows, the network would have nothing left to learn.
+jointly: once the linear part fits the training rows, the network would have nothing left to learn.
 
 Words that are spelled alike share what they tell: the weight of a word in the table is its own plus those of its
 *pieces*, three to five neighbouring letters (as in fastText; Bojanowski et al., 2017). Pieces exist only while the
@@ -30,6 +30,8 @@ from preprocessing.dataset.shards import Split
 
 C = 6.0
 """Inverse regularisation strength."""
+C_OF_SETS, TOLERANCE_OF_SETS = 2.0, 1e-5
+"""``C`` and ``TOLERANCE`` of a class against the rest, where a text may have several labels."""
 FLOOR, POWER, POWER_OWNED = 0.05, 0.5, 0.7
 """A feature's weight grows with ``(FLOOR + its log-count ratio) ** POWER``, or the second power where buckets have
 owners; without the floor, a word without association with the label would be ignored."""
@@ -94,8 +96,9 @@ def fit_wide(
         labels = shares.argmax(axis=1)
     buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
-    power = POWER if wide.owners is None else POWER_OWNED
-    weights = weigh_features(features, labels, len(factors), power)[columns]
+    power, members = POWER if wide.owners is None else POWER_OWNED, split.manifest.members
+    members = np.eye(len(factors), dtype=bool) if members is None else members
+    weights = weigh_features(features, labels, members, power)[columns]
     wide.weights[torch.from_numpy(columns)] = torch.from_numpy(weights).to(wide.weights.dtype)
     values = features[:, columns]
     values.data = weights[values.indices]  # as in ``WidePart.features``
@@ -104,12 +107,13 @@ def fit_wide(
     num_buckets = np.bincount(pieces.indices, minlength=PIECE_BUCKETS)
     frequent = np.argsort(-num_buckets, kind="stable")[: MAX_WEIGHTS // wide.table.shape[1] // 4]
     pieces = pieces[:, frequent[num_buckets[frequent] > 1]]
-    piece_weights = weigh_features(values, labels, len(factors), power, pieces.T)
+    piece_weights = weigh_features(values, labels, members, power, pieces.T)
     pieces = scale_pieces(values, sparse.diags(1 / weights) @ pieces @ sparse.diags(piece_weights), pieces)
-    targets = (np.diag(factors) * (1 / len(labels)))[labels]
-    if shares is not None:
-        targets = shares * (factors / len(labels))
-    table, bias = solve(values, pieces, targets, penalty=1 / (C * len(labels)))
+    if split.manifest.has_label_sets:
+        table, bias = solve_classes(values, pieces, members[labels], factors)
+    else:
+        targets = (np.eye(len(factors))[labels] if shares is None else shares) * (factors / len(labels))
+        table, bias = solve(values, pieces, targets, 1 / (C * len(labels)), TOLERANCE)
     wide.table[torch.from_numpy(columns)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))
     rows = f"one row in {stride}" if stride > 1 else f"{values.shape[0]:,} rows"
@@ -171,7 +175,11 @@ def choose_columns(features: sparse.csr_matrix, buckets_pieces: sparse.csr_matri
 
 
 def weigh_features(
-    features: sparse.csr_matrix, labels: np.ndarray, classes: int, power: float, parts: sparse.csr_matrix | None = None
+    features: sparse.csr_matrix,
+    labels: np.ndarray,
+    members: np.ndarray,
+    power: float,
+    parts: sparse.csr_matrix | None = None,
 ) -> np.ndarray:
     """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the labels
     of the rows.
@@ -180,8 +188,8 @@ def weigh_features(
     ``(FLOOR + r) ** power``, where r is the largest absolute log-count ratio of a class against all others. For a
     feature that a single row has, r is 0.
 
-    ``parts`` ``[features, columns]``: a feature is these columns of ``features`` ``[rows, columns]`` together; None:
-    each column is one.
+    ``members``, bool ``[labels, classes]``, has the classes of each label. ``parts`` ``[features, columns]``: a feature
+    is these columns of ``features`` ``[rows, columns]`` together; None: each column is one.
     """
     num_rows, num_columns = features.shape
     label_by_entry = np.repeat(labels, np.diff(features.indptr))
@@ -194,8 +202,8 @@ def weigh_features(
     total = count_rows(slice(None))
     is_frequent = total >= MIN_ROWS
     ratios = np.zeros(len(total))
-    for label in range(classes):
-        counts = count_rows(np.flatnonzero(label_by_entry == label))[is_frequent]
+    for is_member in members.T:
+        counts = count_rows(np.flatnonzero(is_member[label_by_entry]))[is_frequent]
         in_class, in_others = 1 + counts, 1 + total[is_frequent] - counts
         log_ratios = np.log((in_class / in_class.sum()) / (in_others / in_others.sum()))
         ratios[is_frequent] = np.maximum(ratios[is_frequent], np.abs(log_ratios))
@@ -213,13 +221,13 @@ def scale_pieces(
 
 
 def solve(
-    values: sparse.csr_matrix, pieces: sparse.csr_matrix, targets: np.ndarray, penalty: float
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, targets: np.ndarray, penalty: float, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The table ``[features, outputs]`` and bias ``[outputs]`` with the lowest loss: the cross entropy of ``values @
     table + bias`` (CSR ``[rows, features]``) against ``targets`` ``[rows, classes]``, each share times the weight of
     its row, plus ``penalty / 2`` times the sum of the weights' squares. The table is a weight of each feature plus
     ``pieces`` (CSR ``[features, pieces]``) times a weight of each piece. Two classes have one output, the logit of
-    class 1.
+    class 1. ``tolerance`` is as ``TOLERANCE``.
     """
     outputs = targets.shape[1] if targets.shape[1] > 2 else 1
     values_by_feature, features_by_piece = values.T.tocsr(), pieces.T.tocsr()
@@ -240,9 +248,24 @@ def solve(
         return penalty / 2 * float((flat[:size] ** 2).sum()) - float((targets * logs).sum()), slopes
 
     steps = int(np.clip(SOLVER_WORK // max(values.nnz * outputs, 1), MIN_SOLVER_STEPS, MAX_SOLVER_STEPS))
-    limits = {"maxiter": steps, "ftol": TOLERANCE, "gtol": 1e-8}
+    limits = {"maxiter": steps, "ftol": tolerance, "gtol": 1e-8}
     optimum = minimize(loss, np.zeros(size + outputs), jac=True, method="L-BFGS-B", options=limits).x
     return table_of(optimum), optimum[size:]
+
+
+def solve_classes(
+    values: sparse.csr_matrix, pieces: sparse.csr_matrix, labels: np.ndarray, factors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``solve``, a logistic regression of each class against the rest, for rows with several labels, bool ``[rows,
+    classes]``. ``factors`` ``[classes]``: weight of the loss of rows with the class.
+    """
+    penalty, tables, biases = 1 / (C_OF_SETS * len(labels)), [], []
+    for is_labelled, factor in zip(labels.T, factors, strict=True):
+        targets = np.column_stack((~is_labelled, is_labelled * factor)) / len(labels)
+        table, bias = solve(values, pieces, targets, penalty, TOLERANCE_OF_SETS)
+        tables.append(table)
+        biases.append(bias)
+    return np.hstack(tables), np.concatenate(biases)
 
 
 def choose_owners(wide: WidePart, split: Split, stride: int) -> torch.Tensor:

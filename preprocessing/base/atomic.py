@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writes: a file has its final name only when it is complete (law 2); a failure becomes one sentence.
 
-Leftovers of killed processes are removed only if padless made them: an unfinished file or folder has a signature in its
-name, which is there from the first instant, and a work folder a mark inside. ``storage_errors`` turns a failed write
+Leftovers of killed processes are removed only if padless made them: the temporary name of a file or folder says so from
+the first instant, and a work folder has a mark inside. ``storage_errors`` turns a failed write
 into a sentence that names the file and an alternative; ``as_storage_error`` does so for errors that reach the end of a
 command or rank.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -26,9 +24,9 @@ from typing import Any
 from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
 from preprocessing.base.untrusted import open_regular, read_json, sha256_of
 
-TEMPORARY_MARK = ".tmp-"
-"""An unfinished file is called ``NAME.tmp-HOST-PROCESS-SIGNATURE``."""
-UNFINISHED = re.compile(rf"(.+?)({re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})-[0-9a-f]{{8}})(?=/|\Z)")
+TEMPORARY_MARK = ".tmp-padless-"
+"""An unfinished file is called ``NAME.tmp-padless-HOST-PROCESS``."""
+UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
 ENDS = 1 << 16
@@ -36,9 +34,8 @@ ENDS = 1 << 16
 
 
 def temporary_suffix(host: str, process: int) -> str:
-    """The end of the names of a process's unfinished files, with a hash that other programs do not write."""
-    signature = hashlib.sha256(f"padless {host} {process}".encode()).hexdigest()[:8]
-    return f"{TEMPORARY_MARK}{host}-{process}-{signature}"
+    """The end of the names of a process's unfinished files."""
+    return f"{TEMPORARY_MARK}{host}-{process}"
 
 
 def own_suffix() -> str:
@@ -53,17 +50,7 @@ def temporary_path(path: Path) -> Path:
 
 def final_of(name: str) -> str:
     """A path with the final name in place of a temporary one."""
-    return UNFINISHED.sub(final_name, name)
-
-
-def final_name(match: re.Match[str]) -> str:
-    """The final name of a path that looks like a temporary one; unchanged if its signature is wrong."""
-    return match[1] if is_temporary(match) else match[0]
-
-
-def is_temporary(match: re.Match[str]) -> bool:
-    """Whether the signature of a name like a temporary one is right."""
-    return match[2] == temporary_suffix(match[3], int(match[4]))
+    return UNFINISHED.sub(r"\1", name)
 
 
 def sign(folder: Path, target: Path) -> None:
@@ -107,12 +94,12 @@ def vanish(folder: Path) -> None:
 
 def is_abandoned(name: str) -> bool:
     """Whether this is the temporary name of a process of this machine that has ended."""
-    import psutil
-
     match = UNFINISHED.fullmatch(name)
-    if match is None or not is_temporary(match) or match[3] != os.uname().nodename:
+    if match is None or match[2] != os.uname().nodename:
         return False
-    return not psutil.pid_exists(int(match[4]))
+    import psutil  # a machine that only predicts needs none
+
+    return not psutil.pid_exists(int(match[3]))
 
 
 def sweep(path: str | Path) -> None:
@@ -224,32 +211,23 @@ def fsync(path: str | Path) -> None:
         os.close(descriptor)
 
 
-AT_FDCWD = -100
-EXCHANGE = 2
-"""``RENAME_EXCHANGE`` of Linux."""
 ASIDE = ".before"
 """Suffix of an old directory until it is removed."""
-NOT_HERE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""Errors of a file system that cannot exchange names."""
 
 
 def aside(target: Path) -> Path:
-    """The name of the old directory where two renames replace an exchange."""
+    """The name of the old directory while a new one takes its place."""
     return target.with_name(f"{target.name}{ASIDE}")
 
 
-def take_place(new: Path, target: Path) -> Path:
-    """Rename the directory ``new`` to ``target``, the name of another directory; returns the new path of that one.
+def take_place(new: Path, target: Path) -> None:
+    """Rename the directory ``new`` to ``target``, the name of another directory, which is put ``aside``.
 
     Both must be in the same folder, which is fsynced. Raises ``OSError``.
     """
-    if exchange_names(new, target):
-        fsync(target.parent)
-        return new
     os.rename(target, aside(target))
     os.rename(new, target)
     fsync(target.parent)
-    return aside(target)
 
 
 def recover(target: Path) -> None:
@@ -257,17 +235,6 @@ def recover(target: Path) -> None:
     if aside(target).is_dir() and not target.exists():
         os.rename(aside(target), target)
         fsync(target.parent)
-
-
-def exchange_names(first: Path, second: Path) -> bool:
-    """Exchange two names in one step; False where the system cannot. Raises ``OSError``."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(library, "renameat2"):
-        return False
-    failed = library.renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), EXCHANGE)
-    if failed and (number := ctypes.get_errno()) not in NOT_HERE:
-        raise OSError(number, os.strerror(number), str(first), None, str(second))
-    return not failed
 
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -302,8 +269,13 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) 
 
 def is_readable(path: str) -> bool:
     """Whether this user may read a path, or the nearest folder above it that can be seen."""
-    nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if os.path.lexists(folder))
-    return os.access(nearest, os.R_OK | os.X_OK if os.path.isdir(nearest) else os.R_OK)
+    nearest = nearest_existing(path)
+    return os.access(nearest, os.R_OK | os.X_OK if nearest.is_dir() else os.R_OK)
+
+
+def nearest_existing(path: str) -> Path:
+    """``path``, or the nearest directory above it that is there."""
+    return next(folder for folder in (Path(path), *Path(path).absolute().parents) if os.path.exists(folder))
 
 
 @contextmanager

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 PROG = "padless"
 NOTE = (
-    "exit codes: 0 done, 1 the machine failed, 2 the configuration or the command is wrong, 3 the data is wrong, "
+    "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
 ALL_KEYS = "all"
@@ -99,8 +99,8 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
         )
         raise ConfigError(f"{word}: no such command; {hint}")
     command = command_by_name[word]
-    usage = " ".join(filter(None, (prog, word, command.words, "[--key value …]")))
-    config = parse_command(load_object(command.config), arguments_after, usage, command)
+    usage = " ".join(filter(None, (prog, word, command.words)))
+    config = parse(load_object(command.config), arguments_after, prog=usage, command=command)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
@@ -117,20 +117,15 @@ def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_op
     return app
 
 
-def parse(config_class: type[Config], argv: Sequence[str], *, prog: str) -> Config:
-    """Read ``argv`` into an instance of ``config_class``.
+def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command: Command | None = None) -> Config:
+    """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
     that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
     the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
     end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
     """
-    config: Config = parse_command(config_class, argv, f"{prog} [--key value …]")
-    return config
-
-
-def parse_command(config_class: type, argv: Sequence[str], usage: str, command: Command | None = None) -> Any:
-    """``parse`` for a ``command``, whose help has an example."""
+    usage = f"{prog} [--key value …]"
     default = getattr(config_class, "DEFAULT", None)
     values = read_values(config_class, default) if default else {}
     help_positions = [position for position, argument in enumerate(argv) if argument in ("-h", "--help")]
@@ -144,10 +139,8 @@ def parse_command(config_class: type, argv: Sequence[str], usage: str, command: 
     for file in files:
         values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
     values |= text_by_key
-    for key, option in options_of(config_class).items():
-        if option.default is MISSING and key not in values:
-            raise ConfigError(f"--{key} is missing, as in {(command and command.example) or usage}")
-    config = build_config(config_class, values)
+    check_required(config_class, values, (command and command.example) or usage)
+    config: Any = build_config(config_class, values)
     if extra_words:
         raise ConfigError(
             f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"
@@ -158,6 +151,13 @@ def parse_command(config_class: type, argv: Sequence[str], usage: str, command: 
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
     return config
+
+
+def check_required(config_class: type, values: Mapping[str, Any], example: str) -> None:
+    """Raise ``ConfigError`` for a key without a default that has no value; ``example`` is a command that has it."""
+    for key, option in options_of(config_class).items():
+        if option.default is MISSING and key not in values:
+            raise ConfigError(f"--{key} is missing, as in {example}")
 
 
 def print_topic(topic: str, config_class: type, usage: str, command: Command | None, values: Mapping[str, Any]) -> None:
@@ -236,7 +236,10 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     for name, value in content.items():
         texts = {} if value == NULL else value
         is_group = name in groups and isinstance(texts, dict)
-        values |= {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
+        values_of_name = {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
+        for key in values_of_name.keys() & values.keys():
+            raise ConfigError(f"{path}: the key {key!r} occurs twice, alone and in its group; remove one")
+        values |= values_of_name
     for key in values:
         if key not in options:
             raise ConfigError(f"{path}: unknown key {key!r}; {hint_of_key(config_class, key, dashes='')}")

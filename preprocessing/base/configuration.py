@@ -84,7 +84,7 @@ class Option:
                 text = parse_yaml(text)
             elif self.kinds & {list, tuple} and str not in self.kinds:
                 text = [part.strip() for part in text.split(",") if part.strip()]
-        if isinstance(text, dict) and dict[str, list[Any]] in alternatives(self.kind):
+        if isinstance(text, dict) and any(map(has_lists, alternatives(self.kind))):
             return {name: [value] if isinstance(value, str) else value for name, value in text.items()}
         return text
 
@@ -139,11 +139,20 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
     return (kind,)
 
 
+def has_lists(kind: Any) -> bool:
+    """Whether a type is that of a mapping to lists."""
+    return get_origin(kind) is dict and get_origin(get_args(kind)[1]) is list
+
+
 def describe_kind(kind: Any) -> str:
     """The values of a type, as in ``a number above 0 or auto``."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(map(describe_kind, arguments))
+    if origin is list and get_origin(arguments[0]) is Literal:
+        return f"a list of {', '.join(get_args(arguments[0]))}"
+    if origin is dict and get_origin(arguments[1]) is Annotated:
+        return f"a mapping, each value {describe_kind(arguments[1])}"
     if origin is Literal:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words

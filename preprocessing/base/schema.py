@@ -26,6 +26,7 @@ Line = Annotated[str, Meta(pattern=r"^(?!file:)[^\r\n]+\Z", description="on one 
 LocalPath = Annotated[
     str, Meta(pattern=r"^(?![A-Za-z][\w+.-]*://)[^\r\n]+\Z", description="of one line that is a path of this machine")
 ]
+LanguageCode = Annotated[str, Meta(pattern=r"^[a-z]{2,3}\Z", description="of two or three letters, as de")]
 Processes = Annotated[int, Meta(ge=1, le=4096)]
 """Processes, or threads, of one machine."""
 Seconds = Annotated[int, Meta(ge=1, le=366 * 86_400)]
@@ -33,8 +34,8 @@ Wait = Annotated[float, Meta(gt=0, le=366 * 86_400)]
 """Seconds, at most a year: the clocks of some libraries end at more."""
 ShareText = Annotated[str, Meta(pattern=r"^\d{1,5}/[1-9]\d{0,4}\Z", description="of the form i/n, as 3/8")]
 """One share of several, as in 3/8."""
-Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
-Positive = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
+Count = AtLeast0
+Positive = AtLeast1
 Share = Annotated[float, Meta(ge=0, le=1)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 

@@ -173,7 +173,7 @@ class StopHandler:
     def stop_sentence(self) -> str:
         """Why the command ends, and what is kept."""
         is_interrupt = STOP.name == "SIGINT"
-        reason = "interrupted from the keyboard" if is_interrupt else f"told to stop by {STOP.name}"
+        reason = "interrupted from the keyboard" if is_interrupt else f"stopped by {STOP.name}"
         return f"{reason}: {self.advice}"
 
     @property
@@ -198,7 +198,7 @@ class StopHandler:
                 if self.exit_code is None:
                     STOP.note(number)
             if STOP.is_urgent:
-                self._end("interrupted again: left at once")
+                self._end("interrupted again: ended at once")
             if STOP.signal is not None:
                 timeout_s = max(0.0, STOP.received_at + CLEANUP_LIMIT_S - time.monotonic())
         self._end(self.stop_sentence)
@@ -253,7 +253,7 @@ def note_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
         STOP.note(number)
         with contextlib.suppress(RuntimeError):  # the main thread was printing
-            print_stderr("saving a checkpoint; interrupt again to leave without")
+            print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -297,7 +297,7 @@ class Launcher:
             while True:
                 STOP.note(signal.sigwait(numbers))
                 if self.is_idle:
-                    sentence = f"told to stop by {STOP.name} before any process was started; the same command goes on"
+                    sentence = f"stopped by {STOP.name} before any process was started; the same command goes on"
                     end_process(PREEMPTED, sentence)
 
         start_thread(take_signals)
@@ -335,7 +335,7 @@ class Launcher:
             if STOP.is_urgent:
                 self.verdict = INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}"
             elif now_s > STOP.received_at + SAVE_LIMIT_S:
-                reason = f"the ranks had not left {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
+                reason = f"the ranks had not ended {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
                 self.verdict = 1, f"{reason}; {RESUMES}"
             for rank in ranks:
                 if self.verdict is not None:
@@ -354,7 +354,7 @@ LAUNCHER = Launcher()
 
 def listen(argv: Sequence[str]) -> None:
     """Take stop signals from here on; ``padless`` calls this first, with its words."""
-    if argv[:1] in (["train"], ["launch"]):  # it stops its ranks first
+    if argv[:1] == ["train"]:  # it stops its ranks first
         LAUNCHER.listen()
     else:
         COMMAND.listen()

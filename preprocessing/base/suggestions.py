@@ -15,6 +15,8 @@ from pathlib import Path
 ELSEWHERE = Path(__file__).with_name("elsewhere.csv")
 """Our key, its names in scikit-learn, Keras, Hugging Face, fastText, spaCy and PyTorch Lightning, and how it differs;
 without a key, what decides instead. If several keys have a name, the first that the command takes is suggested."""
+PREPARE_GROUPS = ("source.", "splits.", "text.", "vocabulary.", "quality.", "executor.")
+"""Beginnings of the dotted keys of ``padless prepare``; the others are of ``padless train``."""
 LEAST_LIKENESS = 0.75
 """Of ``difflib``: a word of four letters may have one other letter, one of eight two."""
 
@@ -32,7 +34,8 @@ def suggestion(name: str, keys: Collection[str], dashes: str, otherwise: str = "
             if key in keys or not key:
                 hint_by_name |= dict.fromkeys(names, hint)
             elif dashes == "--" and "." in key:
-                hint = f"--{key} is a key of padless prepare or train"
+                command = "prepare" if key.startswith(PREPARE_GROUPS) else "train"
+                hint = f"--{key} is a key of padless {command}"
                 hint_by_name = dict.fromkeys([*names, last_part(key)], hint) | hint_by_name
     key_hints = {last_part(key): f"did you mean {dashes}{key}?" for key in reversed([*keys])}
     name, hint_by_name = last_part(name).replace("-", "_").lower(), hint_by_name | key_hints

@@ -287,9 +287,16 @@ class Screen:
         """Print a sentence, wrap_text."""
         self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 
-    def fact(self, name: str, text: str, tone: Tone = "", indent: int = FACT_INDENT) -> None:
+    def print_lines(self, text: str) -> None:
+        """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
+        lines = text.split("\n")
+        if self.is_live:
+            lines = wrap_text(text, self.width)
+        self.write(lines)
+
+    def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
-        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), indent, f"{name} ".ljust(indent))
+        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), FACT_INDENT, f"{name} ".ljust(FACT_INDENT))
         self.write(lines, tone, head=0 if tone else len(name))
 
     def table(self, lines: Sequence[str]) -> None:
@@ -350,7 +357,8 @@ class Live:
             bar = [f"{'#' * round(share * length):-<{length}}"] if length >= MIN_BAR_CELLS else []
             self.screen.draw(GAP.join([first, *bar, *details]))
             return
-        line, now_s = GAP.join([first, f"{share:.0%}", *details]), time.monotonic()
+        percentage = [f"{share:.0%}"] if share else []  # none while the total is not known
+        line, now_s = GAP.join([first, *percentage, *details]), time.monotonic()
         if line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
             self.printed_line, self.printed_at = line, now_s
             self.screen.write([line])

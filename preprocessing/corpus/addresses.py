@@ -43,9 +43,18 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, FAILURES) or is_remote(address):
-            problem = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
-            raise DataError(f"{name or address}: {problem}") from None
+            problem = absence(address) if isinstance(error, FileNotFoundError) else one_line(error)
+            is_packed = without_query(address).lower().endswith(COMPRESSED_SUFFIXES)
+            hint = "; end its name as what it is, or pack or copy it again" if is_packed else ""
+            raise DataError(f"{name or address}: {problem}{hint}") from None
         raise
+
+
+def absence(address: str) -> str:
+    """The reason why there is nothing at an address; of a web address, fsspec does not say which it is."""
+    if address == "-":
+        return "standard input is not read here, only files"
+    return "no such file" + (", or no answer from its server" if address.startswith(("http://", "https://")) else "")
 
 
 def patiently(address: str, request: Callable[[], T]) -> T:

@@ -14,11 +14,14 @@ import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.sources import File
+from preprocessing.labels import is_list, join_lists
 
 SEPARATOR = " xxsep "
 """The word between the columns of a text: a token for every tokenizer, which people can type too."""
 MAX_COLUMNS = 1 << 14
 """With more, Arrow needs gigabytes for their names."""
+MAX_LABELS = 32
+"""Lists of more values, in the mean, are no labels unless they are named."""
 ENCODING_HINT = "set source.encoding, or correct the row"
 FOLDER_SPLIT, PATH, LINE = "split of the folder", "path in the folder", "line of JSON"
 """Columns of a batch: of a folder, each text's split and file; of JSON, each row as written, without its line end."""
@@ -53,9 +56,12 @@ class SourceBatch:
         return row_error(self.file, int(self.numbers[row]), sentence)
 
     def values(self, column: str | int) -> pa.Array:
-        """A column, by its name or position, in its own type. Raises ``DataError`` for lists and objects."""
+        """A column, by its name or position, in its own type. Raises ``DataError`` for objects, and for lists that are
+        no labels.
+        """
         values = self.table.column(column).combine_chunks()
-        if pa.types.is_nested(values.type):
+        is_labels = column == self.file.source.label_column and is_list(values.type)
+        if pa.types.is_nested(values.type) and not is_labels:
             raise self.error(0, f"{column!r} holds {values.type}, expected texts; name another column")
         return values
 
@@ -144,8 +150,10 @@ class Reader:
 
 
 def cast_to_texts(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column as texts; none if they cannot be texts."""
+    """The values of a column as texts, short lists as label sets; none if they are neither."""
     try:
+        if is_list(column.type) and len(column.combine_chunks().flatten()) <= MAX_LABELS * len(column):
+            return join_lists(column.to_pylist())
         texts: list[Any] = column.cast(TEXT).to_pylist()
         return texts
     except (pa.ArrowException, UnicodeDecodeError):

@@ -25,7 +25,7 @@ from preprocessing.corpus.convert import check_names
 from preprocessing.corpus.detection import NUM_WIDE_LETTERS, NUM_WORDS, TEXT_NAME, WIDE_LETTER, normalize_name
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File
-from preprocessing.labels import AUTO, normalize_label
+from preprocessing.labels import AUTO, LIST, find_separator, normalize_label, split_labels
 
 Role = Literal["text", "label"]
 LABEL_NAME = re.compile(
@@ -34,7 +34,7 @@ LABEL_NAME = re.compile(
 )
 NEVER_LABEL_NAME = re.compile(
     r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
-    r"product|item|length|len|count|num|number|unnamed_0)"
+    r"product|item|length|len|count|num|number|unnamed_0|predicted)"
 )
 """Columns that are never taken for the label unless they are named."""
 MAX_CLASSES = 200
@@ -53,7 +53,7 @@ class ResolvedSource:
 
     files: list[File]
     chosen: dict[str, Any]
-    """``text_column`` and ``label_column`` of the source."""
+    """``text_column``, ``label_column`` and ``labels_separator`` of the source."""
     split_column: str | None
     lines: list[str]
     """Lines to print."""
@@ -77,10 +77,19 @@ def resolve_source(files: Sequence[File]) -> ResolvedSource:
     texts = find_columns(reader, sample, "text", {label}, lines) if AUTO in source.text_columns else source.text_columns
     if label == AUTO:
         (label,) = find_columns(reader, sample, "label", {*texts}, lines)
-    chosen = {"text_column": texts if len(texts) > 1 else texts[0], "label_column": label}
+    if label in texts:
+        problem = f"{label!r} is the label and a part of the text, which would hold its own answer"
+        raise DataError(f"{file.name}: {problem}; change source.text_column or source.label_column")
+    chosen = {
+        "text_column": texts if len(texts) > 1 else texts[0],
+        "label_column": label,
+        "labels_separator": choose_separator(file, label, sample.get(label, ()), lines),
+    }
     split_column = file.splits.column
     if split_column == AUTO:
         split_column = find_split_column(file, sample, {*texts, label}, lines)
+    if file.splits.names and split_column is None and file.format != "folder":
+        raise DataError(f"{file.name}: no column names splits, as splits.names expects; name it with splits.column")
     check_names(apply_columns(file, chosen, split_column), reader.columns)
     labelled = [apply_columns(file, chosen, split_column) for file in files if not file.is_unlabelled]
     unlabelled = resolve_unlabelled([file for file in files if file.is_unlabelled], chosen, lines)
@@ -157,15 +166,21 @@ def find_candidates(sample: Mapping[str, list[Any]], role: Role) -> list[str]:
     candidates = []
     for column, cells in sample.items():
         values = [str(cell) for cell in cells if cell]
-        if find_role(values) == role:
+        if find_role(values, LABEL_NAME.fullmatch(names[column]) is not None) == role:
             candidates.append(column)
     preferred = [column for column in candidates if column in usual]
     allowed = [column for column in candidates if column not in never]
     return preferred or allowed or usual
 
 
-def find_role(values: Sequence[str]) -> Role | None:
-    """What a column can be by its values: texts have several words and mostly differ, labels are few and short."""
+def find_role(values: Sequence[str], has_label_name: bool) -> Role | None:
+    """What a column can be by its values: texts have several words and mostly differ, labels are few and short. Lists
+    are labels, and in a column with the usual name of labels each part of a cell.
+    """
+    separator = find_separator(values)
+    if separator == LIST or (separator and has_label_name):
+        num_distinct = len({label for value in values for label in split_labels(value, separator)})
+        return "label" if 2 <= num_distinct <= MAX_CLASSES else None
     num_words = sum(len(value.split()) for value in values)
     num_wide_letters = sum(len(WIDE_LETTER.findall(value)) for value in values)
     is_long = num_words >= NUM_WORDS * len(values) or num_wide_letters >= NUM_WIDE_LETTERS * len(values)
@@ -175,6 +190,20 @@ def find_role(values: Sequence[str]) -> Role | None:
     is_few = 2 <= num_distinct <= min(MAX_CLASSES, len(values) // 2)
     is_plain = not any(len(value) > MAX_LABEL_CHARACTERS or DATE_OR_FRACTION.match(value) for value in values)
     return "label" if is_few and is_plain else None
+
+
+def choose_separator(file: File, label_column: str, cells: Sequence[Any], lines: list[str]) -> str | None:
+    """``source.labels_separator``, or the separator that ``cells`` of the label column show; then a line about it is
+    added to ``lines``. What a map of labels names are whole cells.
+    """
+    separator = find_separator(cells) if file.source.labels_separator == AUTO else None
+    if separator is None or (separator != LIST and file.source.labels != AUTO):
+        return file.source.labels_separator
+    form = "lists of labels"
+    if separator != LIST:
+        form = f"several labels with {separator!r} between; --source.labels_separator null takes each cell as one label"
+    lines.append(f"source: {file.name}: column {label_column!r} holds {form}")
+    return separator
 
 
 def find_split_column(

@@ -11,7 +11,7 @@ other kind or missing).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,31 @@ from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, SourceBatch
+from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
+from preprocessing.corpus.corrections import correct_labels
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
-from preprocessing.labels import MAX_CLASSES, NEUTRAL, LabelType, distinct, name_label_value, normalize_label, type_of
+from preprocessing.labels import (
+    AUTO,
+    LIST,
+    MAX_CLASSES,
+    MAX_LABEL_SETS,
+    NAME_END,
+    NEUTRAL_NAME,
+    LabelType,
+    distinct,
+    is_list,
+    join_label_set,
+    join_lists,
+    name_label_value,
+    normalize_label,
+    split_label_set,
+    split_labels,
+    type_of,
+)
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
-NEUTRAL_NAME = "\0neutral"
-"""In place of a class name for a label whose rows are left out."""
 ROW_BYTES = 16
 """What a row counts for beside its text, where a part is cut."""
 
@@ -46,9 +62,7 @@ class ConvertedPart(msgspec.Struct, frozen=True):
 
     path: str
     """The name of the Parquet file in its folder."""
-    first_row: int
     rows: int
-    text_bytes: int
     sha256: str
 
 
@@ -75,27 +89,23 @@ class Converted(msgspec.Struct):
     """Rows left out by ``source.where``."""
     without_label: int = 0
     """Rows left out because they have no label."""
-    first_without_text: int | None = None
-    """The number of the first row whose text is missing or empty."""
+    removed: int = 0
+    """Rows left out by ``source.corrections``."""
+    corrected: list[str] = []
+    """The texts of ``source.corrections`` whose label is corrected."""
     classes: list[str] = []
-    """The class names that occur, sorted; those of ``source.labels``, if it is a map."""
+    """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
+    the label sets that occur (``join_label_set``)."""
     label_types: list[LabelType] = []
     """Of the label column; several if batches differ."""
 
 
-def convert(
-    file: File,
-    folder: Path,
-    prefix: str = "",
-    *,
-    keep_columns: bool = False,
-    on_rows: Callable[[int], object] = int,
-) -> Converted:
-    """Write the rows of a source as ``convert_parts``; ``on_rows`` is called with the number of rows of each part."""
+def convert(file: File, folder: Path, prefix: str = "", *, keep_columns: bool = False) -> Converted:
+    """All of ``convert_parts``."""
     steps = convert_parts(file, folder, prefix, keep_columns=keep_columns)
     while True:
         try:
-            on_rows(next(steps).rows)
+            next(steps)
         except StopIteration as end:
             converted: Converted = end.value
             return converted
@@ -119,17 +129,15 @@ def convert_parts(
         check_names(file, reader.columns)
     converted = Converted(reader.columns, reader.read_as, reader.delimiter, reader.has_mark, list(reader.class_names))
     writer = PartWriter(folder, prefix, max(1, int(file.source.part_mb * 1e6)))
-    num_yielded = 0
     for batch in reader.batches(keep_columns):
         converted.rows_read += len(batch)
-        writer.write(check_rows(batch, converted, keep_columns))
-        yield from writer.parts[num_yielded:]
-        num_yielded = len(writer.parts)
-    converted.parts = writer.finish()
-    yield from converted.parts[num_yielded:]
+        yield from writer.write(check_rows(batch, converted, keep_columns))
+    yield from writer.finish()
+    converted.parts = writer.parts
     if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
-    if labels := file.source.label_map():
+    labels = file.source.label_map()
+    if labels and not file.source.has_label_sets:
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
@@ -152,8 +160,10 @@ class PartWriter:
         self.num_bytes = 0
         """Of all rows."""
 
-    def write(self, table: pa.Table) -> None:
-        """Add rows; complete parts are written. If all columns are kept, a row counts for its share of their bytes."""
+    def write(self, table: pa.Table) -> Iterator[ConvertedPart]:
+        """Add rows, and yield the parts that are complete. If all columns are kept, a row counts for its share of their
+        bytes.
+        """
         lengths = pc.fill_null(pc.binary_length(table["text"]), 0).to_numpy() + ROW_BYTES
         originals = table.select([name for name in table.column_names if name.startswith(("column_", "line"))])
         lengths += originals.nbytes // max(1, len(table))
@@ -161,12 +171,12 @@ class PartWriter:
         self.num_bytes, start = int(ends[-1]), 0
         for stop in np.flatnonzero(np.diff(ends // self.part_bytes)).tolist():
             self.tables.append(table.slice(start, stop - start))
-            self.finish()
+            yield from self.finish()
             start = stop
         self.tables.append(table.slice(start))
 
-    def finish(self) -> list[ConvertedPart]:
-        """Write the rows that are held as a part; returns all parts."""
+    def finish(self) -> Iterator[ConvertedPart]:
+        """Write the rows that are held as a part, which is yielded."""
         tables, self.tables = self.tables, []
         if any(map(len, tables)):
             table = pa.concat_tables(tables)
@@ -175,11 +185,9 @@ class PartWriter:
             path = f"{self.prefix}{len(self.parts):06d}.parquet"
             data = sink.getvalue()
             atomic.write_bytes(self.folder / path, data, lasting=False)
-            first_row, text_bytes = table["row"][0].as_py(), pc.sum(pc.binary_length(table["text"])).as_py()
-            sha256 = hashlib.sha256(data).hexdigest()
-            self.parts.append(ConvertedPart(path, first_row, len(table), text_bytes or 0, sha256))
+            self.parts.append(ConvertedPart(path, len(table), hashlib.sha256(data).hexdigest()))
             pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-        return self.parts
+            yield self.parts[-1]
 
 
 def check_names(file: File, names: Collection[str]) -> None:
@@ -202,19 +210,18 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
         converted.filtered += int((~is_equal).sum())
         batch = batch.select(is_equal)
     split = read_splits(batch)
-    labels, is_neutral = read_labels(batch, split == UNLABELLED_NUMBER, converted)
+    labels, is_left_out = read_labels(batch, split == UNLABELLED_NUMBER, converted)
     has_label = labels.is_valid().to_numpy(zero_copy_only=False)
-    is_dropped = ~has_label & ~is_neutral & (source.missing_label == "drop" and not batch.file.is_unlabelled)
-    converted.neutral += int(is_neutral.sum())
+    is_dropped = ~has_label & ~is_left_out & (source.missing_label == "drop" and not batch.file.is_unlabelled)
     converted.without_label += int(is_dropped.sum())
-    is_used = ~(is_neutral | is_dropped)
+    is_used = ~(is_left_out | is_dropped)
     batch, split, has_label = batch.select(is_used), split[is_used], has_label[is_used]
     is_measured = ~has_label & np.isin(split, (VALIDATION_NUMBER, TEST_NUMBER))
     if is_measured.any():
         problem = "there is no label, which rows of validation and test need; take the row out of its split"
         raise batch.error(np.argmax(is_measured), problem)
     split[~has_label] = UNLABELLED_NUMBER
-    columns: dict[str, Any] = {"row": batch.numbers, "text": read_texts(batch, converted)}
+    columns: dict[str, Any] = {"row": batch.numbers, "text": batch.texts()}
     columns |= {"label": labels.filter(pa.array(is_used)), "split": split}
     if splits.group_column is not None:
         hashes, indices = map_values(batch, batch.column(splits.group_column), hash_group)
@@ -224,18 +231,9 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
     return pa.table(columns | (dict(batch.original_columns()) if keep_columns else {}))
 
 
-def read_texts(batch: SourceBatch, converted: Converted) -> pa.Array:
-    """The texts, large_string, null where they are missing."""
-    texts = batch.texts()
-    empty = pc.index(pc.fill_null(pc.equal(texts, ""), True), True).as_py()
-    if converted.first_without_text is None and empty >= 0:
-        converted.first_without_text = int(batch.numbers[empty])
-    return texts
-
-
 def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
-    """The class name of every row (string, null without a label), and whether its label is neutral (bool). Values in
-    hidden rows are not read.
+    """The class name of every row (string, null without a label), corrected, and whether the row is left out for it
+    (bool): its label is neutral, or its correction says so. Values in hidden rows are not read.
 
     Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
     for too many classes.
@@ -246,15 +244,24 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     column = batch.values(source.label_column)
     if column.type in (pa.binary(), BYTES):
         column = batch.column(source.label_column)
+    kind = type_of(column.type)
+    if is_list(column.type):
+        column = pa.array(join_lists(column.to_pylist()), TEXT)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
-    names, indices = map_values(batch, column, partial(name_label, source=source))
+    names, indices = map_values(batch, column, partial(name_labels, source=source))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
-    classes = pa.array(names, pa.string(), mask=is_neutral)
-    converted.classes = sorted({*converted.classes, *classes.drop_null().to_pylist()})
+    labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
+    is_removed = np.zeros(len(batch), bool)
+    if source.corrections:
+        labels, is_removed, corrected = correct_labels(batch, labels)
+        converted.corrected = sorted(corrected.union(converted.corrected))
+    converted.neutral += int(is_neutral[indices].sum())
+    converted.removed += int(is_removed.sum())
+    converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
-    if kind := type_of(column.type):
+    if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
-    return classes.take(pa.array(indices)), is_neutral[indices]
+    return labels, is_neutral[indices] | is_removed
 
 
 def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:
@@ -280,16 +287,44 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
-    if text not in labels.numbers:
-        spellings = ", ".join(labels.numbers)
+    if text not in labels.name_by_value:
+        spellings = ", ".join(labels.name_by_value)
         problem = f"label {value[:60]!r} is not known; known are {spellings}"
-        raise ValueError(f"{problem}; correct the row, or set source.labels")
-    number = labels.numbers[text]
-    return NEUTRAL_NAME if number == NEUTRAL else labels.names[number]
+        key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
+        raise ValueError(f"{problem}; correct the row, or set {key}")
+    return labels.name_by_value[text]
+
+
+def name_labels(value: Any, source: SourceConfig) -> str | None:
+    """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text, or
+    ``NEUTRAL_NAME`` if one of them is. Raises ``ValueError`` as ``name_label`` does, and for a list where a name is
+    expected, or the reverse.
+    """
+    name, separator = name_label_value(value), source.labels_separator or AUTO
+    text = name or ""
+    is_listed = text.endswith(NAME_END)
+    if text and is_listed != (separator == LIST):
+        labels = join_names(split_label_set(text))
+        problem = f"the label is a list of {labels}, where source.labels_separator expects a text"
+        if not is_listed:
+            problem = f"the label {text[:60]!r} is no list, as source.labels_separator expects"
+        raise ValueError(f"{problem}; write all labels as lists, or none")
+    is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
+    if is_missing or not source.has_label_sets:
+        return name_label(value, source)
+    names = {name_label(label, source) for label in split_labels(text, separator)}
+    return NEUTRAL_NAME if NEUTRAL_NAME in names else join_label_set(names)
 
 
 def check_number(classes: Collection[str], file: File) -> None:
-    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values."""
+    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values, or ``MAX_LABEL_SETS``
+    sets of them.
+    """
+    if file.source.has_label_sets:
+        if len(classes) > MAX_LABEL_SETS:
+            problem = f"column {file.source.label_column!r} has more than {MAX_LABEL_SETS:,} different sets of labels"
+            raise DataError(f"{file.name}: {problem}; leave rare labels out")
+        classes = {name for label_set in classes for name in split_label_set(label_set)}
     if len(classes) > MAX_CLASSES:
         problem = (
             f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"

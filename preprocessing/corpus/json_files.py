@@ -16,6 +16,7 @@ from preprocessing.base.untrusted import one_line, quote_value
 from preprocessing.corpus.batches import LINE, TEXT, Reader, SourceBatch, row_error
 from preprocessing.corpus.sources import File
 from preprocessing.corpus.text_files import LineReader
+from preprocessing.labels import join_lists
 from preprocessing.text.cleaning import encode
 
 MAX_LIST_BYTES = 256 << 20
@@ -42,22 +43,23 @@ class JsonReader(Reader):
         super().__init__(file, [*keys], lines.read_as)
 
     def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
-        """The values of the wanted columns, which are no lists or objects."""
+        """The values of the wanted columns, which are no objects; lists of labels are label sets."""
         for batch in self.lines:
             records = parse_objects(batch)
             for name in self.file.key_by_column:
                 types = [type(record.get(name)) for record in records]
-                for row in [types.index(kind) for kind in (list, dict) if kind in types]:
+                refused = (dict,) if name == self.file.source.label_column else (list, dict)
+                for row in [types.index(kind) for kind in refused if kind in types]:
                     raise batch.error(row, f"{name!r} is {quote_value(records[row][name])}, expected a text")
-            table = table_of_json(records, self.file.key_by_column)
+            table = pa.table({name: column_of_json(records, name) for name in self.file.key_by_column})
             yield SourceBatch(self.file, batch.numbers, table.append_column(LINE, batch.table[LINE]))
 
     def read_sample(self) -> dict[str, list[Any]]:
-        """The values of the first batch; none of columns with lists or objects."""
+        """The values of the first batch, lists as label sets; none of columns with objects."""
         columns: dict[str, list[Any]] = {}
         for name in self.columns:
             values = [record.get(name) for record in self.records]
-            columns[name] = [] if {list, dict} & {*map(type, values)} else values
+            columns[name] = [] if dict in map(type, values) else join_lists(values)
         return columns
 
 
@@ -101,21 +103,14 @@ def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
     return record
 
 
-def table_of_json(records: Sequence[Mapping[str, Any]], names: Iterable[str]) -> pa.Table:
-    """The values at some keys as columns of numbers or booleans, if all are; else of texts."""
-    return pa.table({name: column_of_json(records, name) for name in names})
-
-
 def column_of_json(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
-    """One column of ``table_of_json``; lists and objects become JSON."""
-    values = [record.get(name) for record in records]
+    """The values at a key as a column of numbers or booleans, if all are; else of texts."""
+    values = join_lists(record.get(name) for record in records)
     try:
         column = pa.array(values)
-        if not pa.types.is_nested(column.type):
-            return column.cast(TEXT) if column.type == pa.string() else column
+        return column.cast(TEXT) if column.type == pa.string() else column
     except (ValueError, TypeError, OverflowError):
-        pass
-    return pa.array(map(text_of_json, values), TEXT)
+        return pa.array(map(text_of_json, values), TEXT)
 
 
 def text_of_json(value: Any) -> str | None:

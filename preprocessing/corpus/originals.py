@@ -3,40 +3,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import addresses
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
+from preprocessing.dataset.shards import Manifest
+
+MAX_BYTES = 1 << 28
+"""Larger files are not searched for a report, since finding rows in a CSV file reads it from the start."""
 
 
-def iter_originals(
-    entry: Mapping[str, Any], config: Mapping[str, Any], rows: np.ndarray, *, fetches: bool = False
-) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """The numbers, int64, and texts of those of the ``rows`` that are from the source of this ``entry`` of the
-    manifest, batch by batch; ``config``: that of the manifest. A remote source is read only if ``fetches``.
-
-    Raises ``DataError`` with a clause if the source is gone or has changed, and the errors of reading a corpus.
+def find_originals(
+    manifest: Manifest | None, rows: Iterable[int], max_bytes: float = MAX_BYTES, *, fetches: bool = False
+) -> tuple[dict[int, str], str | None]:
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest, of at most ``max_bytes``
+    each, and not remote unless it ``fetches``; and the reason, one clause, why some are missing.
     """
-    file, num_rows = find_file(entry, config, fetches), 0
+    if manifest is None:
+        return {}, "there is no manifest of the dataset to say where they came from"
+    wanted, text_by_row = set(rows), dict[int, str]()
+    reason = None
+    for entry in manifest.provenance.get("sources", []):
+        of_entry = sorted(wanted.intersection(range(entry["first_row"], entry["first_row"] + entry["rows"])))
+        if not of_entry:
+            continue
+        try:
+            if entry["bytes"] > max_bytes:
+                too_large = f"has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report"
+                raise DataError(f"{entry['name']} {too_large}")
+            file = find_file(entry, manifest.provenance.get("config", {}), fetches=fetches)
+            text_by_row |= read_originals(file, entry, np.array(of_entry))
+        except (UserError, OSError) as error:
+            reason = " ".join(str(error).split())
+    if reason is None and len(text_by_row) < len(wanted):
+        reason = "the manifest does not say where they came from"
+    return text_by_row, reason
+
+
+def read_originals(file: File, entry: Mapping[str, Any], rows: np.ndarray) -> dict[int, str]:
+    """The texts of ``rows``, which are all from the ``file`` of this ``entry`` of the manifest.
+
+    Raises ``DataError`` with a clause if it has changed, and the errors of reading a corpus.
+    """
+    text_by_row, num_rows = dict[int, str](), 0
     for batch in open_reader(file).batches():
         numbers = entry["first_row"] - 1 + batch.numbers
         is_wanted = np.isin(numbers, rows)
         if is_wanted.any():
             texts = batch.select(is_wanted).texts().to_pylist()
-            yield numbers[is_wanted], [text or "" for text in texts]
+            text_by_row |= dict(zip(numbers[is_wanted].tolist(), (text or "" for text in texts), strict=True))
         num_rows += len(batch)
     if (fingerprint_of(file), num_rows) != (entry["fingerprint"], entry["rows"]):
         raise DataError(f"{file.name} has changed since the dataset was made of it")
+    return text_by_row
 
 
-def find_file(entry: Mapping[str, Any], config: Mapping[str, Any], fetches: bool) -> File:
+def find_file(entry: Mapping[str, Any], config: Mapping[str, Any], *, fetches: bool) -> File:
     """The file of an ``entry`` of the manifest, found again with the configuration in the manifest.
 
     Raises ``DataError``.

@@ -18,7 +18,7 @@ from preprocessing.base.untrusted import check_unpacked, one_line
 from preprocessing.corpus import addresses
 from preprocessing.corpus.batches import Reader, SourceBatch, check_width
 from preprocessing.corpus.sources import File
-from preprocessing.labels import AUTO
+from preprocessing.labels import AUTO, is_list
 
 BATCH_ROWS, BATCH_BYTES = 2048, 4 << 20
 """Most rows of a piece, and most bytes of as many rows of the mean size."""
@@ -71,7 +71,8 @@ def read_footer(address: str, name: str) -> tuple[pa.parquet.FileMetaData, pa.Sc
             footer = pa.parquet.read_metadata(opened)
             schema, size = footer.schema.to_arrow_schema(), opened.size()
         except addresses.FAILURES as error:
-            raise DataError(f"{name}: not a Parquet file ({one_line(error)})") from None
+            problem = f"not a Parquet file ({one_line(error)})"
+            raise DataError(f"{name}: {problem}; end its name as what it is, or write it again") from None
     check_width(name, footer.num_columns)
     repeated = [column for column, times in Counter(schema.names).items() if times > 1]
     if repeated:
@@ -92,10 +93,15 @@ def value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def read_class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The class names in the metadata of Hugging Face's datasets (``ClassLabel``) for an integer column; else none."""
+    """The class names in the metadata of Hugging Face's datasets (``ClassLabel``) for a column of integers or of lists
+    of them; else none.
+    """
     try:
-        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
-        return list(map(str, names)) if pa.types.is_integer(schema.field(column).type) else []
+        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        kind = schema.field(column).type
+        if is_list(kind):
+            feature, kind = feature["feature"], kind.value_type
+        return list(map(str, feature["names"])) if pa.types.is_integer(kind) else []
     except (KeyError, TypeError, ValueError, RecursionError):
         return []
 
@@ -104,8 +110,13 @@ def name_classes(table: pa.Table, column: str, names: Sequence[str]) -> pa.Table
     """A table with class names in place of their numbers; numbers below 0 are missing labels. Raises
     ``pa.ArrowIndexError`` for a number without a name.
     """
-    numbers = pc.if_else(pc.less(table[column], 0), None, table[column]).cast(pa.int64())
-    return table.set_column(table.column_names.index(column), column, pa.array(names, pa.large_string()).take(numbers))
+    labels = table[column].combine_chunks()
+    numbers = labels.values if is_list(labels.type) else labels
+    numbers = pc.if_else(pc.less(numbers, 0), None, numbers).cast(pa.int64())
+    classes = pa.array(names, pa.large_string()).take(numbers)
+    if is_list(labels.type):
+        classes = type(labels).from_arrays(labels.offsets, classes, mask=labels.is_null())
+    return table.set_column(table.column_names.index(column), column, classes)
 
 
 def values_of(column: Any) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from pyarrow import fs
 
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import SPELLINGS, UNLABELLED, UNLABELLED_SPELLINGS, split_number
+from preprocessing.base.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.terminal import public
 from preprocessing.base.untrusted import check_unpacked, refuse_binary
@@ -93,6 +93,7 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
     """
     if not source.addresses:
         raise ConfigError("source.path: no file is named, as in padless prepare reviews.csv -o data/mine")
+    labelled_addresses = set[str]()
     for address, split in source.addresses:
         if address == EMBEDDED:
             yield find_embedded(source, splits, split)
@@ -105,6 +106,10 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
                     if member:
                         file_address, name = f"zip://{member}::{file_address}", f"{name}/{member}"
                     file = File(file_address, name, source.format, split, source, splits)
+                    if file_address in labelled_addresses:
+                        raise DataError(f"{name}: is named twice, so each of its rows would count twice; name it once")
+                    if not file.is_unlabelled:
+                        labelled_addresses.add(file_address)
                     yield replace(file, format=format_of(file, file_address if member else path))
 
 
@@ -153,8 +158,8 @@ def format_of(file: File, address: str) -> str:
     """
     kind, suffix = addresses.kind(address), suffix_of(address)
     if kind == fs.FileType.NotFound:
-        key = "unlabelled_path" if file.is_unlabelled else "path"
-        raise DataError(f"{address}: no such file; check source.{key}{path_suggestion(address)}")
+        key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
+        raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}{path_suggestion(address)}")
     if kind == fs.FileType.Directory:
         return "folder"
     if file.source.format != AUTO:
@@ -164,8 +169,8 @@ def format_of(file: File, address: str) -> str:
     if suffix not in FORMAT_BY_SUFFIX:
         refuse_binary(file.name, next(addresses.iter_bytes(address), b""))
         raise ConfigError(
-            f"source.format: auto cannot tell by its name what {file.name} holds; set csv, jsonl, parquet or xlsx, or "
-            "save its texts as CSV, one a row"
+            f"{file.name}: its ending names no format that is read; set source.format to csv, jsonl, parquet or xlsx, "
+            "or save its texts as CSV, one a row"
         )
     return FORMAT_BY_SUFFIX[suffix]
 
@@ -209,7 +214,8 @@ def list_texts(file: File) -> list[FolderText]:
                 texts.append(FolderText(address, str(path), label, split, info.size, info.mtime_ns))
     if not texts:
         expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
-        raise DataError(f"{file.name}: holds no {expected} below it; name other files, or a pattern such as '*.csv'")
+        problem, pattern = f"holds no {expected} below it", f"{file.name.rstrip('/')}/*.csv"
+        raise DataError(f"{file.name}: {problem}; name other files, or a pattern such as '{pattern}'")
     return sorted(texts, key=rank_of_text)
 
 

@@ -113,7 +113,7 @@ class LineReader(Reader):
             return row_error(self.file, self.num_rows + 1, problem)
         number, num_fields = int(mismatch[1]) - self.has_header, int(mismatch[2])
         problem = f"{num_fields} fields, the header has {num_columns}; correct the row"
-        hint = f"(a text with {self.delimiter!r} stands in quotes), or set source.delimiter, quote or escape"
+        hint = f"(a text with {self.delimiter!r} must be in quotes), or set source.delimiter, quote or escape"
         if num_fields < num_columns:
             hint += f"; perhaps {QUOTE_SENTENCE}"
         return row_error(self.file, number, f"{problem} {hint}")

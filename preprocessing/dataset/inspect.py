@@ -6,8 +6,8 @@ tables, with ids decoded to tokens; and its checks: bytes against the manifest, 
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from preprocessing.base.arrays import unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.schema import AtLeast0, Name
 from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import count_noun, plain_line, print_stderr, printable, public, shorten_line
+from preprocessing.base.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -49,6 +49,7 @@ REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
+    "removed": "that a person removed (source.corrections)",
     "empty": "whose text has no token left (quality.drop)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.drop)",
     "leaks": "with a text, or of a group, that another split holds too (quality.drop)",
@@ -88,7 +89,7 @@ def main(config: InspectConfig) -> int:
     if config.json:
         print(json.dumps(description, indent=2, ensure_ascii=False))
     else:
-        print(render_description(description, read_manifest(root)))
+        Screen().print_lines(render_description(description, read_manifest(root)))
     return 0
 
 
@@ -122,15 +123,15 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
 def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     """Label balance, lengths, truncation, unknown tokens and padding of one split."""
     rows, tokens = manifest.rows(name), manifest.tokens(name)
-    widths, lengths, labels = (manifest.rows_by(histogram, name) for histogram in ("widths", "lengths", "labels"))
-    rows_by_label = {label: labels.get(number, 0) for number, label in enumerate(manifest.labels)}
+    widths, lengths = (manifest.rows_by(histogram, name) for histogram in ("widths", "lengths"))
+    rows_by_class = dict(zip(manifest.labels, manifest.class_rows(name), strict=True))
     ranks = [rows * percent / 100 for percent in PERCENTILES]
     percentiles = np.array([*lengths])[np.searchsorted(np.cumsum([*lengths.values()]), ranks)].tolist()
     places_on_disk = sum(width * count for width, count in widths.items())
     statistics = manifest.statistics.get("splits", {}).get(name, {})
     description = {
         "rows": rows,
-        "labels": {} if name == UNLABELLED else rows_by_label,
+        "labels": {} if name == UNLABELLED else rows_by_class,
         "tokens": tokens,
         "length_mean": round(tokens / rows, 2),
         "length_percentiles": dict(zip(map(str, PERCENTILES), percentiles, strict=True)),
@@ -142,7 +143,8 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
 
 def sample_rows(split: Split, vocabulary: Vocabulary, max_rows: int) -> list[dict[str, Any]]:
     """At most ``max_rows`` rows of the middle block, with decoded tokens."""
-    block, labels = split.blocks[(len(split.blocks) - 1) // 2], np.array(split.manifest.labels, object)
+    block = split.blocks[(len(split.blocks) - 1) // 2]
+    labels = label_values(split.manifest.labels, split.manifest.label_sets)
     batch = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])
     rows: list[dict[str, Any]] = batch[:max_rows].to_pylist()
     for row in rows:
@@ -166,7 +168,9 @@ def render_description(description: dict[str, Any], manifest: Manifest) -> str:
     lines += ["", "most frequent tokens: " + " ".join(map(plain_line, description["frequent_tokens"])), ""]
     for name, samples in description["samples"].items():
         for row in samples:
-            label = "no label" if row["label"] is None else plain_line(row["label"])
+            labels = row["label"] or []
+            names = labels if isinstance(labels, list) else [labels]
+            label = ", ".join(map(plain_line, names)) or "no label"
             lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))
 
@@ -193,17 +197,15 @@ def rows_in_words(manifest: Manifest) -> str:
 
 def lines_on_classes(manifest: Manifest) -> Iterator[str]:
     """Lines on the classes, and on those too small for a split."""
-    splits = [manifest.rows_by("labels", name) for name in manifest.names if name != UNLABELLED]
+    class_rows = np.array([manifest.class_rows(name) for name in manifest.names if name != UNLABELLED])
     names = [shorten_line(name, MAX_CLASS_CELLS) for name in manifest.labels]
-    totals = Counter[int]()
-    for split in splits:
-        totals.update(split)
-    classes = [f"{name} {totals[number]:,}" for number, name in enumerate(names)]
+    classes = [f"{name} {num_rows:,}" for name, num_rows in zip(names, class_rows.sum(axis=0), strict=True)]
     yield f"labels: {len(names):,} classes: {join_first(classes)}"
+    if manifest.label_sets is not None:
+        yield f"labels: several to a text, in {len(manifest.label_sets):,} different sets"
     if len({name.strip().casefold() for name in manifest.labels}) < len(names):
         yield "labels: some differ only in case or spaces; source.labels says which are one class"
-    in_all_splits = {*range(len(names))}.intersection(*splits)
-    small_classes = [repr(name) for number, name in enumerate(names) if number not in in_all_splits]
+    small_classes = [repr(names[number]) for number in np.flatnonzero((class_rows == 0).any(axis=0))]
     if small_classes:
         yield f"labels: too few rows for every split: {join_first(small_classes)}"
 
@@ -267,7 +269,8 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         check_vocabulary(self.path, self.manifest)
         self.labels = list(self.manifest.labels)
         """The names of the classes; a class's number is its index here."""
-        self._values = convert_names(self.labels, self.manifest.label_type)
+        classes = convert_names(self.labels, self.manifest.label_type)
+        self._values = label_values(classes, self.manifest.label_sets)
         self.vocabulary = Vocabulary.read(self.path / VOCABULARY)
 
     def __getitem__(self, split: str) -> pd.DataFrame:
@@ -308,14 +311,24 @@ class Dataset(Mapping[str, "pd.DataFrame"]):
         return f"<padless dataset {self.path}: {self.manifest.summary()}, {len(self.labels)} classes>"
 
 
-def batch_of(block: Block, vocabulary: Vocabulary, labels: np.ndarray, fold: int | None) -> pa.RecordBatch:
+def label_values(classes: Sequence[str] | np.ndarray, label_sets: list[list[int]] | None) -> pa.Array:
+    """What each label of a row stands for: a class, or a list of classes."""
+    values = pa.array(classes)
+    if label_sets is None:
+        return values
+    numbers = pa.array(label_sets, pa.list_(pa.int64()))
+    return pa.ListArray.from_arrays(numbers.offsets, values.take(numbers.values))
+
+
+def batch_of(block: Block, vocabulary: Vocabulary, labels: pa.Array, fold: int | None) -> pa.RecordBatch:
     """A block with class names from ``labels`` (null for a row without one) and decoded tokens."""
     flat, starts = unpad_segments(block.ids, block.length)
     ids, offsets = pa.array(flat.astype(np.int32)), pa.array(starts)
     tokens = pa.LargeListArray.from_arrays(offsets, vocabulary.tokens.take(ids))
+    label = pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), labels)
     columns = {
         "row": pa.array(block.row),
-        "label": pa.DictionaryArray.from_arrays(pa.array(block.label, mask=block.label < 0), pa.array(labels)),
+        "label": label.dictionary_decode() if pa.types.is_list(labels.type) else label,
         **({} if fold is None else {"fold": pa.array(np.full(len(block.row), fold, np.int64))}),
         "length": pa.array(block.length),
         "ids": pa.LargeListArray.from_arrays(offsets, ids),

@@ -5,7 +5,8 @@ A shard is one Arrow IPC *file* (random access, no compression, so that it can b
 
     ids     fixed_size_list<uint16 | int32>[width]   token ids, 0 beyond the row's length
     length  int32                                     1 <= length <= width
-    label   int32                                     index into the manifest's labels; -1 in the split unlabelled
+    label   int32                                     index into the manifest's labels, or into its label sets if a text
+                                                      may have several labels; -1 in the split unlabelled
     row     int64                                     the row's number in the source
 
 It consists of record batches of ``block_rows`` rows (the last one shorter). The trainer permutes record batches and
@@ -34,7 +35,7 @@ from preprocessing.base.split_names import NO_LABEL, UNLABELLED
 from preprocessing.base.suggestions import path_suggestion
 from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
-from preprocessing.labels import LabelType, fits_label_type
+from preprocessing.labels import MAX_LABEL_SETS, LabelType, fits_label_type, label_set_members
 from preprocessing.text.encoder import text_hash
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
@@ -53,7 +54,8 @@ class Manifest:
     """``dataset.json``. It is written last, so every file that it names is complete."""
 
     labels: Annotated[list[str], Meta(min_length=2)]
-    """Names of the classes; a row's ``label`` is an index into them, or ``NO_LABEL`` in the split ``unlabelled``."""
+    """Names of the classes; a row's ``label`` is an index into them, or into ``label_sets`` if there are any, or
+    ``NO_LABEL`` in the split ``unlabelled``."""
     splits: dict[SplitName, list[Totals]]
     index: Sha256
     """sha256 of ``index.arrow``, which has a line for each shard."""
@@ -71,11 +73,35 @@ class Manifest:
     """The type of the source's label column, and of predictions; ``labels`` are its values as texts."""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
+    label_sets: Annotated[list[list[Count]], Meta(max_length=MAX_LABEL_SETS)] | None = None
+    """With several labels to a text: the classes of each set of labels that occurs, ascending."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain values; without ``label_sets`` where a text has one label."""
+        content = asdict(self)
+        if self.label_sets is None:
+            del content["label_sets"]
+        return content
+
+    @property
+    def has_label_sets(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return self.label_sets is not None
+
+    @property
+    def members(self) -> np.ndarray | None:
+        """Bool ``[sets, classes]``: the classes of each set of labels; None if a text has one label."""
+        return None if self.label_sets is None else label_set_members(self.label_sets, len(self.labels))
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels that a row may have: of classes, or of sets of them."""
+        return len(self.labels if self.label_sets is None else self.label_sets)
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all that a trainer reads; statistics, provenance and the type of labels are left out."""
-        content = asdict(self)
+        content = self.to_json()
         for name in ("statistics", "provenance", "label_type"):
             del content[name]
         return hashlib.sha256(atomic.canonical_json(content)).hexdigest()
@@ -114,6 +140,13 @@ class Manifest:
         for part in self.splits.get(split, ()):
             counts.update({int(value): rows for value, rows in getattr(part, histogram).items()})
         return dict(sorted(counts.items()))
+
+    def class_rows(self, split: str) -> list[int]:
+        """Number of rows of a split that have each class."""
+        rows_by_label, members = self.rows_by("labels", split), self.members
+        rows = np.array([rows_by_label.get(label, 0) for label in range(self.num_labels)])
+        counts: list[int] = (rows if members is None else rows @ members).tolist()
+        return counts
 
     def summary(self) -> str:
         """Rows per split."""
@@ -285,7 +318,7 @@ def write_manifest(root: str | Path, manifest: Manifest) -> None:
     The vocabulary must exist, and the index. ``sha256`` covers the whole manifest, with statistics and provenance.
     """
     vocabulary = atomic.sha256_file(Path(root, VOCABULARY))
-    content = {**asdict(manifest), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
+    content = {**manifest.to_json(), "fingerprint": manifest.fingerprint, "vocabulary_sha256": vocabulary}
     digest = hashlib.sha256(atomic.canonical_json(content)).hexdigest()
     atomic.write_json(Path(root, MANIFEST), {**content, "sha256": digest})
 
@@ -332,6 +365,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
     histograms = [(part.rows, rows_by) for part in parts for rows_by in (part.widths, part.lengths, part.labels)]
     is_consistent = all(sum(rows_by.values()) == rows for rows, rows_by in histograms)
     is_distinct = len({*manifest.labels}) == len(manifest.labels)
+    is_distinct &= all(number < len(manifest.labels) for classes in manifest.label_sets or () for number in classes)
     if not (is_consistent and is_distinct and fits_label_type(manifest.labels, manifest.label_type)):
         raise DataError(f"{path}: its totals or labels contradict each other; {REBUILD}")
     return manifest
@@ -414,7 +448,7 @@ class Split:
         path, block = self._map_block(number)
         if not self._is_checked[number]:
             part = self.index.parts[self.index.part_of[self.locate_block(number)[0]]]
-            labels = range(len(self.manifest.labels)) if part.split != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
+            labels = range(self.manifest.num_labels) if part.split != UNLABELLED else range(NO_LABEL, NO_LABEL + 1)
             if not block.is_valid(self.manifest.vocabulary_size, labels if part.labels else None):
                 raise DataError(f"{path}: it holds a length, a label or an id out of range; {REBUILD}")
             self._is_checked[number] = True

@@ -63,7 +63,7 @@ def mix_datasets(parts: Sequence[Part]) -> View:
                 f"{path}: its vocabulary or text settings are not those of {first_path}, so ids mean other words; "
                 f"build it again with `padless prepare … -o {path} --vocabulary.base {first_path}`"
             )
-        if (part.labels, part.label_type) != (first.labels, first.label_type):
+        if (part.labels, part.label_type, part.label_sets) != (first.labels, first.label_type, first.label_sets):
             raise DataError(
                 f"{path}: its classes are not those of {first_path}; build it again with --source.labels, which has "
                 "their names, in their order, and the values that mean them"

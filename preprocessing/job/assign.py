@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from preprocessing.base import arrays, atomic
+from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import SPLITS, TEST, TRAIN, TRAIN_NUMBER, UNLABELLED, VALIDATION, VALIDATION_NUMBER
 from preprocessing.config import POLICIES, PreprocessConfig, SplitConfig
 from preprocessing.job import engine, rules, tokenize
-from preprocessing.job.packing import Units, assign_folds, assign_splits, join_nodes, target_rows
+from preprocessing.job.packing import Units, assign_folds, assign_splits, join_nodes, target_label_rows
+from preprocessing.job.parts import Classes
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -32,9 +33,8 @@ MEMORY_LIMIT = "200MB"
 """Of DuckDB, which writes to files beyond it."""
 MAX_THREADS = 2
 """Of DuckDB: each needs its share of the memory."""
-BATCH_ROWS = 1 << 16
-COLUMNS = ["split", "label", "fold"]
-"""What is stored of the decision on a row."""
+ASSIGNED = "assigned.parquet"
+"""The table of the decisions on all rows, beside the parts."""
 MANY_CLASSES = 20
 """So many may have one or two rows each, as in a first trial."""
 
@@ -44,9 +44,8 @@ class Assignment(engine.Part[dict[str, Any]]):
     """The assignment of all rows of a corpus to splits and folds, as a task."""
 
     config: PreprocessConfig
-    class_numbers: dict[str, int]
-    """Label as written -> number of its class."""
-    rows_per_part: list[int]
+    classes: Classes
+    num_parts: int
     source_name: str
     """The labelled files, for messages."""
     threads: int
@@ -55,39 +54,23 @@ class Assignment(engine.Part[dict[str, Any]]):
     result: ClassVar[Any] = dict[str, Any]
 
     def make(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Store the assignments of each part.
+        """Store the assignment of every row.
 
-        Returns what was observed: ``report`` for the manifest, ``labels`` (rows of each split and label), ``named``
+        Returns what was observed: ``report`` for the manifest, ``labels`` (rows of each split and class), ``named``
         (rows of each split that the source names) and ``labelled`` (rows with a label). Raises ``DataError`` for an
         unusable split.
         """
-        work = self.root.parent
-        facts = [str(tokenize.part_path(self.root, number, "facts")) for number in range(len(self.rows_per_part))]
-        atomic.sweep(work / "assign")
-        folder = atomic.temporary_path(work / "assign")  # another share may make the same part
+        facts = [str(tokenize.part_path(self.root, number, "facts")) for number in range(self.num_parts)]
+        folder = self.root.with_name("assign")
+        atomic.sweep(folder)
+        folder = atomic.temporary_path(folder)  # another share may make the same part
         try:
-            with open_database(folder, self.threads) as database:
-                assigner = Assigner(database, self.config, len(set(self.class_numbers.values())), self.source_name)
-                observed = assigner.run(facts, self.class_numbers, folder / "result.parquet")
-            return observed, self.write_parts(folder / "result.parquet")
+            with open_database(folder, self.threads) as database, atomic.replacing(self.root / ASSIGNED) as path:
+                assigner = Assigner(database, self.config, self.classes, self.source_name)
+                observed = assigner.run(facts, path)
+            return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    def write_parts(self, result_path: Path) -> dict[str, str]:
-        """Cut the table of all rows into a file for each part; returns the sha256 of each by its name."""
-        hashes = dict[str, str]()
-        with pq.ParquetFile(result_path) as result:
-            batches = result.iter_batches(BATCH_ROWS, columns=COLUMNS)
-            pending = result.schema_arrow.empty_table().select(COLUMNS)
-            for number, num_rows in enumerate(self.rows_per_part):
-                while len(pending) < num_rows:
-                    pending = pa.concat_tables([pending, pa.Table.from_batches([next(batches)])])
-                part = pending.slice(0, num_rows)
-                pending = pending.slice(num_rows)
-                path = tokenize.part_path(self.root, number, "assigned")
-                arrays.write_batch(path, {name: part[name].combine_chunks() for name in COLUMNS})
-                hashes[path.name] = atomic.sha256_file(path)
-        return hashes
 
 
 @dataclass(frozen=True)
@@ -110,9 +93,12 @@ class AssignedParts:
         """``split`` (int8), ``label`` (int32) and ``fold`` (int16) of the rows of one part, in the order of
         ``tokenize.load_part``.
         """
-        order = tokenize.load_part(self.folder, number)["order"]
-        assigned = tokenize.read_batch(tokenize.part_path(self.folder, number, "assigned"))
-        return {name: assigned[name].to_numpy()[order] for name in COLUMNS}
+        row = tokenize.load_part(self.folder, number)["row"]
+        is_of_part = [("row", ">=", row.min()), ("row", "<=", row.max())]  # the file is in the order of rows
+        columns = ["row", "split", "label", "fold"]
+        table = pq.read_table(self.folder / ASSIGNED, columns=columns, filters=is_of_part, use_threads=False)
+        position = table["row"].to_numpy().searchsorted(row)
+        return {name: table[name].to_numpy()[position] for name in columns[1:]}
 
 
 @contextmanager
@@ -134,18 +120,18 @@ class Assigner:
 
     database: DuckDBPyConnection
     config: PreprocessConfig
-    num_labels: int
+    classes: Classes
     source_name: str
 
-    def run(self, facts: list[str], class_numbers: dict[str, int], result_path: str | Path) -> dict[str, Any]:
+    def run(self, facts: list[str], result_path: str | Path) -> dict[str, Any]:
         """Write ``rules.RESULT`` for files of facts as Parquet; returns what ``Assignment.make`` does."""
-        splits = self.config.splits
+        splits, numbers = self.config.splits, self.classes.numbers
         for name in POLICIES:
             self.set_variable(f"drop_{name}", name in self.config.quality.drop)
         self.set_variable("by_time", splits.time_column is not None)
         self.set_variable("first_measured", TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER)
         self.database.execute(rules.SPLIT_NUMBERS + rules.EMPTY_TABLES)
-        self.register("classes", name=list(class_numbers), number=list(class_numbers.values()))
+        self.register("classes", name=list(numbers), number=list(numbers.values()))
         self.database.execute("set variable fact_files = $files", {"files": facts})
         self.database.execute(rules.FACTS + rules.LABELLED)
         (counts,) = self.rows(rules.LABELLED_COUNTS)
@@ -170,19 +156,22 @@ class Assigner:
             (report[UNLABELLED],) = self.rows(rules.UNLABELLED_COUNTS)
         policies = [name for name in POLICIES if name in self.config.quality.drop]
         report["dropped"] = {name: self.count(f"result where dropped = '{name}'") for name in policies}
-        labels = self.count_labels("result where split between train() and test()", "split", len(SPLITS))
+        labels = (
+            self.count_labels("result where split between train() and test()", "split", len(SPLITS))
+            @ self.classes.members
+        )
         return {"report": report, "labels": labels.tolist(), "named": rows_by_split, "labelled": num_labelled}
 
     def check_labelled(self, num_labelled: int, num_empty: int) -> None:
         """Raise ``DataError`` if nothing can be learned from the rows."""
-        column, problem = self.config.source.label_column, ""
+        column, num_classes, problem = self.config.source.label_column, len(self.classes.names), ""
         if not num_labelled:
             problem = f"no row has a label in {column!r}, and a classifier needs some; check source.label_column"
         elif num_empty == num_labelled:
-            problem = "no token is left of any text; check text.stop_words"
-        elif self.num_labels > max(MANY_CLASSES, num_labelled // 2):
+            problem = "no token is left of any text; check source.text_column and text.stop_words"
+        elif num_classes > max(MANY_CLASSES, num_labelled // 2):
             problem = (
-                f"{column!r} has {self.num_labels:,} different labels in {num_labelled:,} rows, and a classifier needs "
+                f"{column!r} has {num_classes:,} different labels in {num_labelled:,} rows, and a classifier needs "
                 "labels that repeat; name another source.label_column, or turn numbers into a few classes first"
             )
         elif self.count(f"repeated_texts where num_rows = {num_labelled}"):
@@ -216,7 +205,7 @@ class Assigner:
         """int64 ``[values, labels]``: the number of rows by a column of numbers and by label."""
         query = f"select {column} as value, label, count(*) as num_rows from {rows} group by all"
         columns = self.columns(query)
-        counts = np.zeros((num_values, self.num_labels), np.int64)
+        counts = np.zeros((num_values, len(self.classes.members)), np.int64)
         counts[columns["value"], columns["label"]] = columns["num_rows"]
         return counts
 
@@ -273,17 +262,19 @@ class Assigner:
     def read_units(self) -> Units:
         """The units of the candidates, with their rows of each label."""
         unit_labels = self.columns(rules.UNIT_LABELS)
-        return Units.sum_counts(unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.num_labels)
+        return Units.sum_counts(
+            unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.classes.members
+        )
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
         self.database.execute(rules.TEXTS)
         rows_of_label = self.columns("select label, sum(size)::bigint as num_rows from texts group by label")
-        label_rows = np.zeros(self.num_labels, np.int64)
+        label_rows = np.zeros(len(self.classes.members), np.int64)
         label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
-        _, validation, test = target_rows(label_rows, **fractions)[:, :-1]
+        _, validation, test = target_label_rows(label_rows, self.classes.members, **fractions)
         smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
-        labels = np.arange(self.num_labels)
+        labels = np.arange(len(self.classes.members))
         self.register("shares", label=labels, validation=validation, test=test, smallest=smallest)
         self.database.execute(rules.SPLIT_BY_TEXT)
 
@@ -320,33 +311,37 @@ class Assigner:
         self.database.execute(rules.UNITS)
         units = self.read_units()
         self.insert("unit_folds", unit=units.hash, fold=assign_folds(units, seed=self.config.seed, folds=folds))
-        counts = self.count_labels("units join unit_folds using (unit)", "fold", folds)
+        label_rows = self.count_labels("units join unit_folds using (unit)", "fold", folds)
+        counts = label_rows @ self.classes.members
         for number, fold_rows in enumerate(counts):
             is_present = fold_rows > 0
             if is_present.sum() < 2 or (fold_rows == counts.sum(axis=0))[is_present].any():
                 problem = f"fold {number} of {folds} has fewer than two labels, or all rows of one"
                 raise DataError(f"splits.folds: {problem}; ask for fewer folds, or give more rows of each label")
-        return {"rows": counts.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": len(units.hash)}
+        return {"rows": label_rows.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": len(units.hash)}
 
 
-def check_splits(observed: dict[str, Any], num_rows: int, class_names: list[str], splits: SplitConfig) -> None:
-    """Raise ``DataError`` for a split without rows or with too few labels.
+def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, splits: SplitConfig) -> None:
+    """Raise ``DataError`` for a split without rows or with too few labels: of one class, unless texts have several.
 
     ``observed``: of ``Assignment``; ``num_rows``: all rows.
     """
     fractions = {TRAIN: 1.0, VALIDATION: splits.validation, TEST: splits.test}
     for (name, fraction), label_rows in zip(fractions.items(), observed["labels"], strict=True):
-        present_names = [class_name for class_name, rows in zip(class_names, label_rows, strict=True) if rows]
-        absent_names = [class_name for class_name in class_names if class_name not in present_names]
+        present_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if rows]
+        absent_names = [class_name for class_name in classes.names if class_name not in present_names]
         problem = ""
         if not present_names and (fraction or observed["named"][name]):
             problem = (
                 f"no row is left for it, of {num_rows:,}: equal texts, groups, and a class of one or two, stay in one "
                 "split, and quality.drop may leave rows out; give more, or change splits"
             )
-        elif len(present_names) == 1:
+        elif len(present_names) == 1 and classes.label_sets is None:
             only = f"all {sum(label_rows)} rows have the label {present_names[0]!r}"
-            problem = f"{only}; a classifier needs two classes: check the source and its labels"
+            hint = "give more rows of the others, or change splits"
+            if name == TRAIN:
+                hint = "check the source and its labels"
+            problem = f"{only}; a classifier needs two classes: {hint}"
         elif name == TRAIN and absent_names:
             hint = "add some, or leave it out with source.labels or source.neutral"
             problem = f"no row has the label {absent_names[0]!r}; {hint}"

@@ -32,6 +32,7 @@ from preprocessing.base.signals import COMMAND
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.columns import apply_columns, resolve_source
+from preprocessing.corpus.corrections import check_corrected
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -142,6 +143,8 @@ class DatasetJob:
             (self.root / MANIFEST).unlink(missing_ok=True)
         sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work, self.screen)
         check_files(sources)
+        corrected = {text for source in sources for text in source.converted.corrected}
+        check_corrected(self.config.source.corrections, corrected)
         classes = Classes.merge(self.config.source, sources)
         assigned, observed = self.assign(classes, tasks)
         words = count_all(assigned, self.workers)
@@ -167,6 +170,7 @@ class DatasetJob:
             statistics=statistics(config, report, sources, assigned.num_rows, shards),
             provenance=provenance(config, sources) | base_provenance | {"inputs": inputs},
             label_type=classes.type,
+            label_sets=classes.label_sets,
         )
         output.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
@@ -179,14 +183,15 @@ class DatasetJob:
         splits, rows_per_part = self.config.splits, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
         settings = [asdict(splits), asdict(self.config.quality), self.config.seed, classes.numbers]
+        settings += [] if classes.label_sets is None else [classes.label_sets]
         key = hash_of(([task.key for task in tasks], json.dumps(settings, sort_keys=True)))
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
         marker = folder / "assigned.json"
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
-        task = Assignment(key, folder, marker, num_rows, self.config, classes.numbers, rows_per_part, names, threads)
+        task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
         with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
             ((_, observed),) = engine.run_parts([task], self.workers, progress)
-        check_splits(observed, num_rows, classes.names, splits)
+        check_splits(observed, num_rows, classes, splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
 
@@ -208,6 +213,8 @@ def statistics(
     left_out["filtered"] = sum(source.filtered for source in converted)
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
+    if config.source.corrections:
+        left_out["removed"] = sum(source.removed for source in converted)
     splits = dict[str, dict[str, float]]()
     for name, rows_by_length in shards.lengths.items():
         if rows_by_length:

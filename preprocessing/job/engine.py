@@ -9,7 +9,6 @@ use this engine.
 from __future__ import annotations
 
 import itertools
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -154,17 +153,10 @@ def wait_for_shares(parts: list[AnyPart], workers: Workers, step: str) -> Iterat
         if latest != activity:
             activity, active_at = latest, time.monotonic()
         if time.monotonic() - active_at >= workers.timeout_s:
-            random.Random(workers.share.index).shuffle(parts)  # other shares make them too: each begins elsewhere
-            yield from workers.map(find_or_make, parts, step=step)
+            yield from workers.map(make, parts, step=step)
             return
         if parts:
             time.sleep(POLL_S)
-
-
-def find_or_make(part: Part[Result]) -> Result:
-    """The result of a part that another share may have made meanwhile."""
-    result = read_result(part, verify=False)
-    return make(part) if result is None else result
 
 
 Opened = TypeVar("Opened")
@@ -195,7 +187,7 @@ class Progress(Live):
         elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
         texts = [self.step, duration(elapsed_s)]
         if num_rows:
-            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} docs/s")
+            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} rows/s")
         if not num_rows or self.total <= 0:
             return 0.0, texts
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
@@ -213,8 +205,8 @@ class Progress(Live):
         if elapsed_s < LINE_EVERY_S and not self.skipped:
             return
         skipped = f", {count_noun(self.skipped, 'part')} already done" if self.skipped else ""
-        rate = f"{self.finished / max(elapsed_s, 1e-9):,.0f} docs/s"
-        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s, {rate}{skipped}"])
+        rate = f", {self.finished / max(elapsed_s, 1e-9):,.0f} rows/s" if self.finished else ""
+        self.screen.write([f"{self.step}: done in {elapsed_s:.1f} s{rate}{skipped}"])
 
 
 def show_progress(step: str, total: int, quiet: bool) -> closing[Progress]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output directory: locks it, checks what it holds, and replaces an older dataset.
 
-A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, the two
-directories exchange names in one step; then the old one is removed. Both are signed (``atomic.sign``); an unsigned
-directory of such a name is the user's and is left unchanged.
+A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, two renames
+put the old directory aside as ``NAME.before`` and the new one in its place; then the old one is removed. Both are
+signed (``atomic.sign``); an unsigned directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import is_lock, lock_file
+from preprocessing.base.processes import lock_file
 from preprocessing.base.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
@@ -54,6 +54,8 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     target, share = Path(config.output), Share.parse(config.executor.share)
     if target.is_symlink() or target.name in ("", ".."):
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
+    if not target.name:
+        raise ConfigError(f"output: {target}: the root of the file system is no dataset; name a directory below it")
     if re.search(r"[?\\]", os.path.abspath(target)):
         raise ConfigError(f"output: {target}: DuckDB, which assigns rows, takes no ? and no \\ in a path; name another")
     with storing_output(target):
@@ -74,7 +76,7 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             yield target, target
             return
         make_building(target)
-        with lock_directory(building_path(target), share):  # after the exchange of names this lock is on the output
+        with lock_directory(building_path(target), share):  # after the renames this lock is on the output
             yield building_path(target), target
 
 
@@ -89,8 +91,7 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
         refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         is_new, is_shared = not root.exists(), share.count > 1
-        if is_shared:
-            make_work(root)
+        make_work(root)
         with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
             try:
                 yield
@@ -122,7 +123,7 @@ def discard_work(root: Path, is_new: bool) -> None:
 
 
 def make_work(root: Path) -> None:
-    """Make the signed work folder of shares, unless it exists: a lock that is shared names no process."""
+    """Make the signed work folder, unless it exists."""
     try:
         with atomic.new_folder(root / WORK) as folder:
             atomic.sign(folder, root)
@@ -147,6 +148,8 @@ def make_building(target: Path) -> None:
     root = building_path(target)
     if is_leftover(root, target):
         return
+    with suppress(OSError):  # an empty one: its job was stopped by a full disk before it made anything
+        root.rmdir()
     if os.path.lexists(root):
         problem = "is where the new dataset would be built, and not of an earlier run of this command"
         raise ConfigError(f"output: {root}: {problem}; rename it, or name another --output")
@@ -163,14 +166,11 @@ def is_leftover(root: Path, target: Path) -> bool:
 def refuse_foreign(root: Path) -> None:
     """Raise ``ConfigError`` for a directory with other files or links in it."""
     work = root / WORK
-    is_strange = os.path.lexists(work) and (
-        # a full disk leaves an empty lock
-        not work.is_dir() or any(path.name != LOCK or path.stat().st_size for path in work.iterdir())
-    )
+    has_work = os.path.lexists(work)
     has_others = root.is_dir() and any(atomic.final_of(path.name) != WORK for path in root.iterdir())
     # last, since another share may begin at the same moment
-    is_begun = not work.is_symlink() and (is_lock(work / LOCK) or (work / atomic.MARK).is_file())
-    if not is_begun and (is_strange or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
+    is_begun = not work.is_symlink() and (work / atomic.MARK).is_file()
+    if not is_begun and (has_work or (has_others and not atomic.contains_words(root / MANIFEST, FORMAT))):
         raise ConfigError(f"output: {root}: holds other files, and no dataset; name an empty or a new directory")
 
 
@@ -204,7 +204,6 @@ def finish(root: Path, target: Path, *, is_fresh: bool) -> str | None:
     """Move a new dataset into place, then remove what the job needed; returns a message if unfinished work stays."""
     if is_fresh and root != target:
         shutil.copymode(target, root)
-        atomic.sign(target / WORK, target)
         atomic.take_place(root, target)
     clear_leftovers(target)
     atomic.vanish(target / WORK)
@@ -224,7 +223,7 @@ def clear_leftovers(target: Path) -> None:
     if not (target / MANIFEST).exists():
         return
     for path in (target / WORK).iterdir():
-        if path.name != LOCK:
+        if path.name not in (LOCK, atomic.MARK):
             atomic.remove(path)
     for leftover in (atomic.aside(target), building_path(target)):
         if is_leftover(leftover, target) and not holds_work(leftover):

@@ -6,17 +6,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.convert import Converted, ConvertedPart, check_number, convert, convert_parts
 from preprocessing.corpus.sources import File, identity_of
 from preprocessing.job import engine
-from preprocessing.job.executors import ROWS, Workers
-from preprocessing.labels import LabelType, common_type, order_classes
+from preprocessing.job.executors import Workers
+from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
 
-VERSION = 6
+VERSION = 7
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
     "source": {"path", "validation_path", "test_path", "unlabelled_path"},
@@ -45,7 +49,7 @@ class ConvertedFile(engine.Part[Converted]):
 
     def make(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
-        converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns, on_rows=ROWS.add)
+        converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
         return converted, hashes_of(converted)
 
     @property
@@ -121,14 +125,33 @@ class Classes:
     """Label as written in a part -> number of its class."""
     type: LabelType
     """Type of the label column."""
+    label_sets: list[list[int]] | None = None
+    """With several labels to a text: the classes of each label set; ``numbers`` are then those of the sets."""
 
     @classmethod
     def merge(cls, config: SourceConfig, sources: Sequence[Source]) -> Classes:
-        """Merge the classes of all parts."""
-        label_map = config.label_map()
-        if label_map is not None:
-            return cls(label_map.names, {name: number for number, name in enumerate(label_map.names)}, "text")
-        converted = [source.converted for source in sources]
-        ordered_names = list(dict.fromkeys(name for source in converted for name in source.class_names))
-        names, numbers = order_classes({name for source in converted for name in source.classes}, ordered_names)
-        return cls(names, numbers, common_type((kind for source in converted for kind in source.label_types), names))
+        """Merge the classes of all parts, and with several labels to a text their label sets."""
+        label_map, converted = config.label_map(), [source.converted for source in sources]
+        values = sorted({value for source in converted for value in source.classes})
+        value_names = [split_label_set(value) if config.has_label_sets else [value] for value in values]
+        if label_map is None:
+            ordered_names = list(dict.fromkeys(name for source in converted for name in source.class_names))
+            names, numbers = order_classes({*chain(*value_names)}, ordered_names)
+            kind = common_type((kind for source in converted for kind in source.label_types), names)
+        else:
+            names, kind = label_map.names, "text"
+            numbers = {name: number for number, name in enumerate(names)}
+        if not config.has_label_sets:
+            return cls(names, numbers, kind)
+        classes = [tuple(sorted({numbers[name] for name in set_names})) for set_names in value_names]
+        label_sets = sorted({*classes})
+        number_by_set = {label_set: number for number, label_set in enumerate(label_sets)}
+        set_numbers = map(number_by_set.__getitem__, classes)
+        return cls(names, dict(zip(values, set_numbers, strict=True)), kind, [*map(list, label_sets)])
+
+    @cached_property
+    def members(self) -> np.ndarray:
+        """int64 ``[labels, classes]``: 1 for the classes of each label that a row may have."""
+        if self.label_sets is None:
+            return np.eye(len(self.names), dtype=np.int64)
+        return label_set_members(self.label_sets, len(self.names)).astype(np.int64)

@@ -209,10 +209,8 @@ FIRST_TIMES = """
 select split, min(latest)::bigint as time from unit_times where split <> train() group by split order by split
 """
 
-UNIT_LABELS = """
-select unit, label, count(*) as num_rows, min(row) as first_row from units group by unit, label order by unit, first_row
-"""
-"""The rows of each label in each unit, that of the unit's first row first."""
+UNIT_LABELS = "select unit, label, count(*) as num_rows from units group by unit, label"
+"""The rows of each label in each unit."""
 
 ASSIGNED = """
 create view placed as

@@ -60,7 +60,7 @@ class TokenizedPart(engine.Part[int]):
         order = np.argsort(key, kind="stable")
         codes, offsets = arrays.take(tokens.codes, tokens.offsets, order)
         code_type = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
-        columns: dict[str, Any] = {"key": key[order], "row": row[order], "order": order.astype(np.int32)}
+        columns: dict[str, Any] = {"key": key[order], "row": row[order]}
         columns["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(code_type)))
         text_hash = arrays.segment_hashes(hash_types(tokens.types)[tokens.codes], tokens.offsets)
         facts = {
@@ -138,12 +138,12 @@ def part_path(folder: Path, number: int, name: str) -> Path:
 
 
 def load_part(folder: Path, number: int) -> dict[str, np.ndarray]:
-    """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source), ``order`` (int32: its
-    place among the rows of the part) and ``codes``, into which ``offsets`` is int64 ``[rows + 1]``.
+    """The rows of a part, mapped: ``key`` (uint64, ascending), ``row`` (number in the source) and ``codes``, into which
+    ``offsets`` is int64 ``[rows + 1]``.
     """
     columns = read_batch(part_path(folder, number, "rows"))
     codes = columns["codes"]
-    arrays_by_name = {name: columns[name].to_numpy() for name in ("key", "row", "order")}
+    arrays_by_name = {name: columns[name].to_numpy() for name in ("key", "row")}
     return arrays_by_name | {"codes": codes.values.to_numpy(), "offsets": codes.offsets.to_numpy()}
 
 

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from preprocessing.base.atomic import canonical_json
 from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import Name, convert_json
+from preprocessing.base.schema import LanguageCode, Name, convert_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class TextSpec:
     """wordnet (English; needs NLTK's data) or simplemma (many languages; data comes with the package)."""
     wordnet_pos: Literal["noun", "first"] = "noun"
     """noun: every token is a noun, NLTK's default. first: the first of noun, verb, adjective, adverb to change it."""
-    language: Annotated[str, Meta(pattern=r"^[a-z]{2,3}\Z", description="of two or three letters, as de")] = "en"
+    language: LanguageCode = "en"
     """Two-letter code: which stop list, sentence model, negations and simplemma data."""
     subwords: Literal["none", "bpe"] = "none"
     """bpe: frequent words stay whole, others become pieces, down to letters (##ing is one inside a word). They are

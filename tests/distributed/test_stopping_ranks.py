@@ -22,7 +22,7 @@ from preprocessing.base.signals import listen_in_rank
 from tests.commands import read_json
 from tests.ranks import start_ranks
 
-PEER_IS_GONE = "another rank is gone or stands still"
+PEER_IS_GONE = "another rank has ended or does not respond"
 
 
 NCCL = "NCCL error in: /src/NCCLUtils.cpp:77, {} (run with NCCL_DEBUG=WARN for details), NCCL version 2.27.3 {}"
@@ -71,7 +71,7 @@ def rank_main(way: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("way", "sentence"),
     [
-        ("signal", "rank 0 was told to stop at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
+        ("signal", "rank 0 had a stop request at step 7 and waited 2 s for the gradients of step 7 from 1 other ranks"),
         pytest.param(
             *("limit", "rank 0 at step 7 waited 2 s for the gradients of step 7 from 1 other ranks"),
             marks=pytest.mark.slow,

@@ -30,6 +30,7 @@ from harness import __main__ as harness
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
 from harness.model.classifier import Classifier
+from harness.model.registry import num_outputs
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
 from harness.scores.calibration import Decision
@@ -291,7 +292,7 @@ def bundle_and_data(folder: Path) -> None:
     """A dataset, and a run whose weights are sines: the same on every machine."""
     prepare("in.csv", "data")
     manifest = read_manifest("data")
-    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, len(manifest.labels))
+    model = Classifier(ModelConfig(embedding_dim=4, hidden_size=4), manifest.vocabulary_size, num_outputs(manifest))
     with torch.no_grad():
         for number, weights in enumerate(model.parameters()):
             weights.copy_(torch.sin(torch.arange(weights.numel()) * 1.7 + number).reshape(weights.shape))

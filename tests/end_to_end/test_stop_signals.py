@@ -58,7 +58,7 @@ def test_preprocessing_told_to_stop_again_and_again_goes_on_to_the_same_bytes(tm
         (os.killpg if number % 2 else os.kill)(process.pid, signal.SIGTERM)
         code, last = end(process)
         if code != 0:  # it was done before
-            assert (code, last.startswith("error: told to stop by SIGTERM: ")) == (143, True), last
+            assert (code, last.startswith("error: stopped by SIGTERM: ")) == (143, True), last
             assert last.endswith((NOTHING, f"{PARTS_KEPT} {out / '.work'}; the same command goes on"))
             num_with_parts += PARTS_KEPT in last
     succeed(run_module(*map(str, words), out))
@@ -93,6 +93,6 @@ def test_exit_code_and_status_agree_whatever_signals_come(
         status = status_of(run)
         assert (status["exit_code"], status["state"]) == (code, "preempted" if code == 85 else "failed")
     else:
-        sentence = "interrupted twice" if code == 130 else "error: told to stop b"  # by …; before the first step
+        sentence = "interrupted twice" if code == 130 else "error: stopped by "  # a signal before the first step
         assert sentence in stderr
         assert phase == "start" or (phase == "ranks" and not run.is_dir())

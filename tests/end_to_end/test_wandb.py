@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from threading import Timer
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -30,10 +30,12 @@ def attempt(run: Path, first: int, last: int, state: str, **environment: str) ->
     return "".join(line for line in result.stderr.splitlines(keepends=True) if line.startswith("warning"))
 
 
-def sync(run: Path, store: Store) -> dict[str, Any]:
-    """``wandb-sync`` to a server."""
+def sync(run: Path, store: Store) -> tuple[int, int]:
+    """``wandb-sync`` to a server; the rows that it has then, and how many of them are new."""
     environment = {"HOME": str(run.parent), **store.environment()}
-    return json.loads(succeed(run_module("harness", "wandb-sync", run, "--json", **environment)).stdout)
+    output = succeed(run_module("harness", "wandb-sync", run, **environment)).stdout
+    num_rows, num_new = re.findall(r"all (\d+) rows of .*, (\d+) of them new", output)[0]
+    return int(num_rows), int(num_new)
 
 
 def check_history(stored_run: StoredRun, last: int) -> None:
@@ -64,13 +66,13 @@ def test_a_real_run_over_a_kill_and_a_preemption_is_one_curve(tmp_path: Path) ->
     assert len(folders) == 3
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1
     with wandb_server() as store:
-        assert sync(run, store)["filled"] == len((run / "metrics.jsonl").read_text().splitlines())
+        assert sync(run, store)[1] == len((run / "metrics.jsonl").read_text().splitlines())
         (stored_run,) = store.runs.values()
         assert stored_run.history("train/loss") == pytest.approx(values_in_log(run, "loss"), rel=1e-9)
         for kind in ("train", "validation", "test"):
             steps = values_in_log(run, "step", kind)
             assert stored_run.history(f"{kind}/step") == steps == sorted(set(steps))
-        assert sync(run, store)["filled"] == 0
+        assert sync(run, store)[1] == 0
 
 
 def test_online_attempts_append_to_one_curve(tmp_path: Path) -> None:
@@ -105,8 +107,10 @@ def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_p
         Timer(3.0, setattr, (store, "fault", fault)).start()
         environment = {"HOME": str(tmp_path), "PATIENCE_S": "6", **store.environment()}
         assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
+        refused = run_module("harness", "wandb-sync", run, timeout_s=LIMIT_S, **environment)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         store.fault = ""
-        assert sync(run, store)["rows"] == 120
+        assert sync(run, store)[0] == 120
         (stored_run,) = store.runs.values()
         check_history(stored_run, 120)
 
@@ -117,6 +121,6 @@ def test_without_a_key_or_a_server_the_rows_are_kept(tmp_path: Path) -> None:
     refused = run_module("harness", "wandb-sync", run, **nowhere, WANDB_API_KEY=KEY)
     assert (refused.returncode, sentence(refused).partition(" (")[0]) == (1, f"{run}: W&B did not accept all")
     with wandb_server() as store:
-        assert sync(run, store) | {"run_id": ""} == {"run_id": "", "rows": 20, "filled": 20}
+        assert sync(run, store) == (20, 20)
         (stored_run,) = store.runs.values()
         check_history(stored_run, 20)

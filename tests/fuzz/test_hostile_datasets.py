@@ -23,6 +23,7 @@ from harness.config import ModelConfig, OrderConfig, RunConfig
 from harness.data.checks import check_dataset, check_fit, order_spec
 from harness.data.order import order_over
 from harness.model.classifier import Classifier
+from harness.model.registry import num_outputs
 from preprocessing.base import arrays, atomic
 from preprocessing.base.split_names import TRAIN
 from preprocessing.dataset import inspect
@@ -86,7 +87,7 @@ def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     inspect.render_description(inspect.inspect(root, samples=1), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
-    model = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels)).eval()
+    model = Classifier(config.model, manifest.vocabulary_size, num_outputs(manifest)).eval()
     loader = loader_of(split, order_over(split, order_spec(config)), layout="packed")
     logits = []
     with torch.inference_mode():

@@ -161,7 +161,7 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "two columns of one name": (
         "a.parquet",
-        partial(pq.write_table, pa.table([["a"], ["b"]], ["text", "text"])),
+        partial(pq.write_table, pa.table([["a"], ["b"], ["c"]], ["text", "text", "label"])),
         "a.parquet: has more than one column 'text'",
     ),
     "a line without end": ("a.csv", long_line, "a.csv: row 1: cannot be read ("),

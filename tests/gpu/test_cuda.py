@@ -19,11 +19,11 @@ from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.model.classifier import Classifier, Objective
-from harness.model.dropout import EMBEDDING, HEAD, draw_masks
+from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.wide import WidePart
 from harness.ranks.distributed import World
-from harness.ranks.precision import layout_of, set_tf32
+from harness.ranks.precision import set_tf32
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
 from harness.training.wide import learn_wide
@@ -44,15 +44,13 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device, prepare: An
     return loader_of(split, order, layout=layout, device=device, prepare=prepare)
 
 
-@pytest.mark.parametrize("path", ["fused", "packed", "padded"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("task", ["last", "max+mean", "language_model"])
-def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) -> None:
-    if path == "fused" and not ON_CUDA:
-        pytest.skip("tests/unit/test_fused.py interprets the kernel on a CPU")
+def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: str) -> None:
     set_tf32(False)
     size, rates = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
     losses, gradients = [], []
-    for path_tried, device in (("padded", CPU), (path, TORCH_DEVICE)):
+    for layout_tried, device in (("padded", CPU), (layout, TORCH_DEVICE)):
         torch.manual_seed(0)
         objective: Objective | LanguageObjective
         if task == "language_model":
@@ -62,14 +60,13 @@ def test_all_paths_on_cuda_equal_the_cpu(dataset: Path, path: str, task: str) ->
             shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **rates)
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
-        objective.classifier.recurrent.fused = path_tried == "fused"
-        losses_of_path = []
-        for step in make_loader(dataset, layout_of(path_tried), device).steps(0):
+        losses_of_layout = []
+        for step in make_loader(dataset, layout_tried, device).steps(0):
             for batch in step.micro_batches:
                 loss = objective(batch, step.step)
                 loss.backward()
-                losses_of_path.append(loss.item())
-        losses.append(losses_of_path)
+                losses_of_layout.append(loss.item())
+        losses.append(losses_of_layout)
         gradients.append([parameter.grad.cpu() for parameter in objective.parameters()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for theirs, actual in zip(*gradients, strict=True):
@@ -82,7 +79,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
     arrived, largest = [], []
 
     def prepare(step: int, batch: Batch) -> None:
-        batch.masks = draw_masks(2, step, batch, {EMBEDDING: 3, HEAD: 5}, 0.3, 0.1)
+        batch.masks = draw_masks(2, step, batch, DropoutRates({EMBEDDING: 3, HEAD: 5}, 0.3, 0.1))
 
     for device in (CPU, TORCH_DEVICE):
         rows = {}
@@ -145,6 +142,8 @@ def test_a_training_goes_on_from_its_state(reviews: Path, tmp_path: Path) -> Non
         tensors, values = uninterrupted.state()
         saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
         saver.save(tensors, state_of(uninterrupted.step, trainer=values), wait=True)
+        copies = [copy for tensor_by_name in saver.copies.values() for copy in tensor_by_name.values()]
+        assert all(copy.is_pinned() == ON_CUDA for copy in copies)
         expected = floats(train(uninterrupted, steps, STEPS))
         resumed = make_trainer(config, session)
         resumed.load(checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, STEPS)))
@@ -187,7 +186,7 @@ def test_a_planted_inf_is_skipped_and_counted(dataset: Path, tmp_path: Path, mon
 
 @cuda_alone
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("layout", ["packed", "padded", "fused"])
+@pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_the_host_never_waits_between_two_log_lines(dataset: Path, tmp_path: Path, layout: str, precision: str) -> None:
     """With a linear part, too; ranks exchange requests meanwhile, as in a run."""
     skip_without(precision)
@@ -209,21 +208,3 @@ def test_the_host_never_waits_between_two_log_lines(dataset: Path, tmp_path: Pat
             torch.cuda.set_sync_debug_mode("default")
         assert trainer.step == 23
         assert trainer.read_figures()["rows"] == 23 * 16
-
-
-def test_a_snapshot_is_pinned_and_equal(dataset: Path, tmp_path: Path) -> None:
-    with session_for(config := configuration(dataset, tmp_path / "run")) as session:
-        trainer = make_trainer(config, session)
-        train(trainer, all_steps(trainer), STEPS)
-        saver = Checkpointer(tmp_path, CheckpointConfig(), session.device, lambda: None)
-        tensors, values = trainer.state()
-        saver.save(tensors, state_of(trainer.step, trainer=values), wait=True)
-        assert all(
-            copy.is_pinned() == ON_CUDA
-            for tensors_by_name in saver.copies.values()
-            for copy in tensors_by_name.values()
-        )
-        saved = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(tmp_path, trainer.step))
-        for file, tensors_by_name in tensors.items():
-            for name, tensor in tensors_by_name.items():
-                assert torch.equal(saved.tensors(file)[name], tensor.cpu())

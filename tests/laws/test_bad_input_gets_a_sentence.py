@@ -20,7 +20,10 @@ import threading
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness import __main__ as harness
@@ -42,6 +45,13 @@ def zip_of(name: str, content: bytes) -> bytes:
     return archive.getvalue()
 
 
+def parquet_of(labels: list[Any]) -> bytes:
+    """A Parquet file of texts with these labels."""
+    content = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), content)
+    return content.getvalue()
+
+
 def table_with_times(times: Iterable[object]) -> bytes:
     """Texts with a label and the time of each."""
     return small.table([(*row, time) for row, time in zip(small.ROWS, times, strict=False)], ("text", "label", "on"))
@@ -54,7 +64,6 @@ FILES = {
     "paper.pdf": b"%PDF-1.7\n\0\xe2",
     "late.csv": table_with_times(itertools.repeat("2024-12-31")),
     "endless.csv": table_with_times([*range(20), "inf", *range(20)]),
-    "strangers.csv": small.table([("xqzv yyqz", "good"), ("qqvz qqqq", "bad")] * 9),
     "thesis.zip": zip_of("thesis.docx", b""),
     "full/thesis.tex": b"",
     "begun/.lock": b"7 host",
@@ -81,8 +90,6 @@ FILES = {
     "three.csv": small.table(small.STARS),
     "mixed.yaml": b"data: {data: 3, three: 1}\n",
     "rare.csv": small.table([*[(text, "good") for text, _ in small.ROWS], *[("the same", "bad")] * 2]),
-    "configs/train/imdb.yaml": b"epochs: 1\n",
-    "jobs/1-report.sbatch": b"changed by its user",
     "empty.csv": b"",
     "ragged.csv": small.table([*small.ROWS, ("one", "good", "more")]),
     "unlabelled.csv": small.table([*small.ROWS, ("one", "")]),
@@ -104,18 +111,29 @@ FILES = {
     "group.yaml": b"optim: 3\n",
     "colon.yaml": b"optim: lr: 0.1\n",
     "twice.yaml": b"epochs: 1\nepochs: 2\n",
+    "both.yaml": b"optim: {lr: 0.1}\noptim.lr: 0.2\n",
     "topics.csv": small.table(
         [(*row, at % 3, at) for at, row in enumerate(small.ROWS)], ("text", "topic", "stars", "id")
     ),
     "keys.jsonl": small.objects() + b'{"review": "a", "label": 1}',
     "lists.json": b'[{"text": "a", "label": 1}]\n[{"text": "b", "label": 2}]',
     "texts.json": b'[{"text": "a", "label": 1}, "b"]',
+    "half.jsonl": b'{"text": "a", "label": ["joy", "love"]}\n' * 9 + b'{"text": "b", "label": "joy"}\n',
+    "late.jsonl": b'{"text": "a", "label": "joy"}\n{"text": "b", "label": "love"}\n' * 4000
+    + b'{"text": "c", "label": ["joy", "love"]}\n',
+    "half/a.parquet": parquet_of([["joy", "love"], ["love"]]),
+    "half/b.parquet": parquet_of(["joy", "love"]),
+    "half/c.parquet": parquet_of([[{"name": "joy"}], []]),
     "bytes.csv": small.table() + b"caf\xe9,good\n",
     "leaks.csv": small.table(
         [(*row, part) for part in ("train", "test") for row in small.ROWS], ("text", "label", "part")
     ),
     "tested.csv": small.table([("a", "good", "train"), ("b", "", "test")], ("text", "label", "split")),
     "predicted.csv": small.table(header=("text", "predicted")),
+    **{
+        name: small.table([(1, "t0", small.ROWS[0][1], correction)], ("row", "text_id", "label", "correction"))
+        for name, correction in {"untouched.csv": "", "joy.csv": "joy", "foreign.csv": "remove"}.items()
+    },
     "strange.csv": small.table([("fine film", "good"), *[("odd", "meh")] * 2, ("odd", "so so")]),
 }
 
@@ -140,6 +158,9 @@ def prepare(folder: Path) -> Path:
         small.prepare("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
         small.prepare("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
+        small.prepare(
+            "three.csv --vocabulary.base data --vocabulary.min_count auto --source.labels_separator ;", "moods"
+        )
         write_drawn(Path("language", BUNDLE), Path("data"), language=True)
         shutil.copytree("data", "damaged")
         for shard in split_of("damaged", "test").shards:
@@ -154,7 +175,8 @@ def answer(line: str, folder: Path) -> str:
         code, _, err = small.run_and_report(harness, *shlex.split(line)[2:]).partition(" ")
         assert not Path("new", "dataset.json").exists(), f"{line}: of what is refused"
         if Path("new").exists():
-            assert {*Path("new", ".work").iterdir()} - {Path("new", ".work", "lock")}, "finished parts, or nothing"
+            work_names = {path.name for path in Path("new", ".work").iterdir()}
+            assert work_names - {"lock", "job.json"}, "finished parts, or nothing"
             shutil.rmtree("new")
     sentences = [error.removeprefix("error: ") for error in err.splitlines() if error.startswith("error: ")]
     return " ".join([code, *sentences]).replace(str(folder), "HERE")

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
+    f1_score,
     log_loss,
     roc_auc_score,
 )
@@ -24,6 +25,8 @@ from harness.data.views import hold_out, rows_of_run
 from harness.inference.scoring import loader_over, score
 from harness.model.classifier import Classifier
 from harness.ranks.session import open_session
+from harness.scores.calibration import Decision
+from harness.scores.figures import figures
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_data
@@ -81,6 +84,34 @@ def test_evaluation_is_the_same_on_any_number_of_ranks(
         for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
             assert result[name] == pytest.approx(metrics_of_one_rank[name], abs=1e-12)
         assert result["log_loss"] == pytest.approx(metrics_of_one_rank["log_loss"], abs=1e-7)
+
+
+def evaluate_sets_on_a_rank(data: str) -> dict[str, Any]:
+    manifest = read_manifest(data)
+    split = Split(data, manifest, "test")
+    with open_session("cpu", "fp32", 60) as session:
+        torch.manual_seed(3)
+        model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
+        scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
+    return {**figures(scores, manifest.labels, Decision(thresholds=(0.5, 0.52))), "scores": scores}
+
+
+@pytest.mark.processes
+def test_several_labels_are_measured_once_on_any_number_of_ranks(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 97, "test": TEST_ROWS}, label_sets=[[], [0, 1], [1]])
+    members = np.array([[False, False], [True, True], [False, True]])
+    labels = members[[row.label for _, row in sorted(rows_by_number(tmp_path, "test").items())]]
+    results = [result for ranks in (1, 2, 4) for result in run_ranks(evaluate_sets_on_a_rank, ranks, str(tmp_path))]
+    for result in results:
+        scores = result.pop("scores")
+        assert scores.rows.tolist() == list(range(TEST_ROWS))
+        np.testing.assert_array_equal(scores.labels, labels)
+        predicted = 1 / (1 + np.exp(-scores.logits)) >= (0.5, 0.52)
+        assert result["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+        assert result["f1_micro"] == pytest.approx(f1_score(labels, predicted, average="micro"))
+        assert result["accuracy"] == accuracy_score(labels, predicted)
+        for name in ("f1", "f1_micro", "accuracy", "per_class", "confusion"):
+            assert result[name] == results[0][name], name
 
 
 @settings(max_examples=25, deadline=None)

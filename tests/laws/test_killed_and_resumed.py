@@ -59,16 +59,15 @@ def test_killed_at_some_moments(data: Path, reference_run: Path, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600, func_only=True)
-@pytest.mark.parametrize(("exchange", "instants", "least"), [("yes", "all", 100), ("no", "near", 15)])
-def test_killed_at_every_change_of_the_disk(tmp_path: Path, exchange: str, instants: str, least: int) -> None:
+def test_killed_at_every_change_of_the_disk(tmp_path: Path) -> None:
     """Of checkpoints, bundle and the files of the run; a checkpoint takes the place of another."""
     rows = {"train": 40, "validation": 16, "test": 16}
     write_dataset(tmp_path / "data", rows, longest=12, widths=(8, 16), block_rows=16)
-    words = ("run", tmp_path / "data", tmp_path, instants, exchange)
+    words = ("run", tmp_path / "data", tmp_path, "all")
     report = json.loads(succeed(run_module("tests.kills", *words, timeout_s=1500)).stdout)
     assert report["wrong"] == []
-    assert report["kills"] > least
-    assert {"exchange_names", "rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])
+    assert report["kills"] > 100
+    assert {"rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])
 
 
 @pytest.mark.timeout(280, func_only=True)

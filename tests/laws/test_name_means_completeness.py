@@ -78,28 +78,25 @@ def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
     assert contents(output) == expected
 
 
-def kill_replacements(folder: Path, instants: str, exchange: str) -> dict[str, Any]:
+def kill_replacements(folder: Path, instants: str) -> dict[str, Any]:
     source = write_csv(folder / "small.csv", reviews(240))
-    return json.loads(
-        succeed(run_module("tests.kills", "dataset", source, folder, instants, exchange, timeout_s=1500)).stdout
-    )
+    return json.loads(succeed(run_module("tests.kills", "dataset", source, folder, instants, timeout_s=1500)).stdout)
 
 
 @pytest.mark.processes
 @pytest.mark.timeout(600)
 def test_a_dataset_that_is_being_replaced_is_there_whatever_is_killed(tmp_path: Path) -> None:
-    report = kill_replacements(tmp_path, "few", "yes")
+    report = kill_replacements(tmp_path, "few")
     assert (report["kills"], report["wrong"]) == (5, [])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
-@pytest.mark.parametrize(("exchange", "instants", "least"), [("yes", "all", 50), ("no", "near", 8)])
-def test_killed_at_every_instant_of_a_replacement(exchange: str, instants: str, least: int, tmp_path: Path) -> None:
-    report = kill_replacements(tmp_path, instants, exchange)
+def test_killed_at_every_instant_of_a_replacement(tmp_path: Path) -> None:
+    report = kill_replacements(tmp_path, "all")
     assert report["wrong"] == []
-    assert report["kills"] > least
-    assert ("exchange_names" in report["changes"], "rename" in report["changes"]) == (True, True)
+    assert report["kills"] > 50
+    assert {"take_place", "rename"} <= {*report["changes"]}
 
 
 @pytest.mark.processes

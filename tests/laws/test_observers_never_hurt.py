@@ -108,3 +108,4 @@ def test_a_server_with_a_fault_delays_the_end_alone(fault: str, tmp_path: Path) 
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: wandb ")]
     assert (len(warnings), fault == "slow") in [(1, False), (1, True), (0, True)]
     assert all(UNAFFECTED in line and "padless wandb-sync" in line for line in warnings)
+    assert "Traceback" not in result.stderr

@@ -38,7 +38,8 @@ SMALL = {"embedding_dim": 8, "hidden_size": 6}
 DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_dropout": 0.2, "freeze_embedding": 2}
 WIDE = {"wide": 512, "wide_ngrams": 3}
 SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0": 2.5}}
-OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
+LABEL_SETS: list[list[int]] = [[], [0, 1], [1]]
+OPTIONS: dict[str, tuple[int | str, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
@@ -46,8 +47,9 @@ OPTIONS: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
     "frozen for one step": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
     "taught, two classes": (2, {**DEEP, "wide": 512}, SMOOTHED),
     "taught": (3, {**SMALL, "wide": 512, "dropout": 0.4}, SMOOTHED),
+    "several labels": ("sets", {**DEEP, "wide": 512}, SMOOTHED),
 }
-"""Number of classes, model, optimizer."""
+"""Number of classes, or several labels to a text; model, optimizer."""
 CASES: list[Case] = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
 
 
@@ -99,7 +101,11 @@ def reference_weights(root: str, options: str) -> Weights:
             ids, label, row = row_of(split, number)
             batch = Batch(torch.tensor([ids], dtype=torch.int32), torch.tensor([len(ids)]), torch.tensor([label]), row)
             masks = model.masks(config.seed, step, batch)
-            loss = cross_entropy(target_of(label, row), model.read(batch, masks)[0])
+            logits = model.read(batch, masks)[0]
+            if manifest.label_sets is None:
+                loss = cross_entropy(target_of(label, row), logits)
+            else:
+                loss = loss_of_set(manifest.label_sets[label], logits, factors, optim.label_smoothing)
             total = total + loss / len(picked)
         return total
 
@@ -117,9 +123,19 @@ def cross_entropy(targets: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
     return -(torch.from_numpy(targets) * torch.log_softmax(scores, 0)).sum()
 
 
+def loss_of_set(classes: list[int], logits: torch.Tensor, factors: np.ndarray, smoothing: float) -> torch.Tensor:
+    """The binary cross-entropies of all classes, one by one."""
+    total = torch.zeros((), dtype=torch.float64)
+    for number, logit in enumerate(logits):
+        target = (1 - smoothing) * (number in classes) + smoothing / 2
+        yes, no = torch.sigmoid(logit).log(), torch.sigmoid(-logit).log()
+        total = total - factors[number] * target * yes - (1 - target) * no
+    return total
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A dataset with two classes, one with three."""
+    """A dataset with two classes, one with three, one with several labels to a text."""
     root = tmp_path_factory.mktemp("data")
     for classes in (2, 3):
         data = root / f"data-{classes}"
@@ -127,6 +143,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
         shares = np.random.default_rng(classes).dirichlet(np.ones(classes), ROWS["train"])
         shares[::5] *= 0.5
         write_taught(data, np.arange(ROWS["train"]), shares)
+    write_dataset(root / "data-sets", ROWS, longest=14, label_sets=LABEL_SETS)
     return str(root)
 
 

@@ -17,7 +17,7 @@ from harness.config import ModelConfig
 from harness.model import dropout, language
 from harness.model.attribution import attributions, make_batch
 from harness.model.classifier import Classifier
-from harness.model.dropout import HEAD, LAYERS, SITE_BITS, draw_masks
+from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import POOLINGS
 from harness.model.wide import END
@@ -32,7 +32,7 @@ def make_model(num_classes: int, wide: bool = False, **changes: object) -> Class
     """A random network with large weights: its gates saturate and its maxima switch on the path from the baseline."""
     torch.manual_seed(3)
     config = ModelConfig(**{"embedding_dim": 6, "hidden_size": 5, "wide": 1 << 10 if wide else 0, **changes})  # type: ignore[arg-type]
-    model = Classifier(config, WORDS, num_classes).eval()
+    model = Classifier(config, WORDS, 1 if num_classes == 2 else num_classes).eval()
     with torch.no_grad():
         model.embedding.weight *= 3
         for weight in (*model.recurrent.parameters(), *model.head.parameters()):
@@ -83,20 +83,17 @@ def test_scores_of_n_grams_of_the_end_add_up_to_the_logit() -> None:
     assert attribution.scores.sum() == pytest.approx(float(logit[0] - empty[0]), rel=1e-3, abs=2e-5)
 
 
-def test_as_captum_computes_it() -> None:
-    captum = pytest.importorskip("captum.attr", reason="needs captum, to compare with")
-    model = make_model(3, pooling="mean", num_layers=2)
+def test_as_the_sum_of_many_steps_along_the_line() -> None:
+    """Integrated gradients by their definition (Sundararajan et al., 2017), in 200 steps of equal length."""
+    model, num_steps = make_model(3, pooling="mean", num_layers=2), 200
     batch = make_batch(TEXTS[:1], torch.device("cpu"))
-    embedded = model.embed(batch).transpose(0, 1).detach()
-
-    def logits(vectors: torch.Tensor) -> torch.Tensor:  # captum lays all steps side by side as rows
-        copies = make_batch([TEXTS[0]] * len(vectors), torch.device("cpu"))
-        return model.read_embedded(vectors.transpose(0, 1), copies)
-
-    theirs = captum.IntegratedGradients(logits).attribute(embedded, torch.zeros_like(embedded), target=1, n_steps=200)
+    embedded, expected = model.embed(batch).detach(), torch.zeros(len(TEXTS[0]))
+    for step in range(num_steps):
+        vectors = (embedded * (step + 0.5) / num_steps).requires_grad_()
+        (gradient,) = torch.autograd.grad(model.read_embedded(vectors, batch)[0, 1], vectors)
+        expected += (gradient * embedded).sum(-1)[:, 0] / num_steps
     (attribution,) = attributions(model, TEXTS[:1], [1])
-    scale = np.abs(attribution.scores).max()
-    np.testing.assert_allclose(attribution.scores, theirs.sum(-1)[0].detach().numpy(), atol=0.01 * scale)
+    np.testing.assert_allclose(attribution.scores, expected.numpy(), atol=0.01 * np.abs(attribution.scores).max())
 
 
 WORD = (1 << 64) - 1
@@ -126,7 +123,8 @@ def test_masks_have_the_values_of_their_definition(device: str, monkeypatch: pyt
     rows = np.array([0, 3, 22_499, 2**40 + 1])
     for seed, step in ((7, 1), (2**63 - 1, 10**7)):
         batch = Batch(torch.ones(4, 1, device=device), torch.ones(4, dtype=torch.int64), torch.zeros(4), rows)
-        mask = draw_masks(seed, step, batch, {HEAD: 2, LAYERS + 1: 33}, chance, 0.0, torch.float64).keep[LAYERS + 1]
+        rates = DropoutRates({HEAD: 2, LAYERS + 1: 33}, chance, 0.0)
+        mask = draw_masks(seed, step, batch, rates, torch.float64).keep[LAYERS + 1]
         for (index, row), feature in itertools.product(enumerate(rows.tolist()), range(33)):
             is_kept = output(seed, step, row, LAYERS + 1, feature) >= chance * 2**64
             assert mask[index, feature] == (1 / (1 - chance) if is_kept else 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The linear model on the shards: equals scikit-learn's, is stored by fingerprint; a run is compared with it."""
+"""The TF-IDF baseline on the shards: equals scikit-learn's, is stored by fingerprint; a run is compared with it."""
 
 from __future__ import annotations
 
@@ -141,11 +141,11 @@ def compare_both(folder: Path, network: np.ndarray, linear_model: np.ndarray, sp
     ("network", "linear_model", "points", "verdict"),
     [
         (hits(1000, 950), hits(1000, 900), "+5.00 points (95 %: +3.6",
-         "the network is above the linear model"),
+         "the network is above the TF-IDF baseline"),
         (hits(1000, 890), hits(1000, 900), "-1.00 points (95 %: -1.6",
-         "the network is below the linear model, which took 3s"),
+         "the network is below the TF-IDF baseline, which took 3s"),
         (hits(1000, 900, 100), hits(1000, 905), "-0.50 points (95 %: -3.",
-         "no difference that these rows could show between the network and the linear model, which took 3s"),
+         "no difference that these rows could show between the network and the TF-IDF baseline, which took 3s"),
     ],
 )  # fmt: skip
 def test_the_verdict_is_about_the_rows_that_both_predicted(
@@ -154,7 +154,7 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     """The intervals of the two accuracies overlap in all cases but the first."""
     comparison = compare_both(tmp_path, network, linear_model)
     assert comparison.verdict == verdict
-    figures = f"accuracy on test: network {network.mean():.4f}, linear model {linear_model.mean():.4f}: {points}"
+    figures = f"accuracy on test: network {network.mean():.4f}, TF-IDF baseline {linear_model.mean():.4f}: {points}"
     assert comparison.figures.startswith(figures)
     assert comparison.figures.endswith(f", both on the same {len(network):,} rows")
     assert comparison.low <= comparison.difference <= comparison.high
@@ -194,7 +194,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
-    wait = "waiting up to 60 s for the linear model (--baseline none leaves it out)"
+    wait = "waiting up to 60 s for the TF-IDF baseline (--baseline none leaves it out)"
     assert tracker.lines == [
         wait,
         f"{comparison.verdict} (accuracy {comparison.linear['accuracy']:.4f}): {comparison.points}",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m benchmarks``: every contender works, the output has one format, nothing is repeated.
 
-Their figures are not tested. And the script that proves what holds on a card, run on a CPU.
+Their figures are not tested.
 """
 
 from __future__ import annotations

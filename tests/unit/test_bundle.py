@@ -27,6 +27,7 @@ from harness.export.folder import compare_with_torch, records_of, render_model_c
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.scorer import OnnxScorer
 from harness.model.classifier import Classifier
+from harness.model.registry import num_outputs
 from harness.model.starts import Start
 from harness.ranks.distributed import World
 from harness.rundir import bundle_files
@@ -125,7 +126,7 @@ def begin_training(
     manifest = read_manifest(data)
     starts = begin(config, manifest, World())
     torch.manual_seed(2)
-    classifier = Classifier(config.model, manifest.vocabulary_size, len(manifest.labels))
+    classifier = Classifier(config.model, manifest.vocabulary_size, num_outputs(manifest))
     default_weights = {name: values.clone() for name, values in classifier.state_dict().items()}
     for start in starts.values():
         start.put_into(classifier)

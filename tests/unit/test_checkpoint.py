@@ -80,7 +80,8 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host = os.uname().nodename
     ended_suffix, live_suffix = temporary_suffix(host, int(ended_process.stdout)), temporary_suffix(host, os.getpid())
-    suffixes = (live_suffix, temporary_suffix("elsewhere", 1), ended_suffix[:-9])
+    unmarked_suffix = ended_suffix.replace("padless-", "")
+    suffixes = (live_suffix, temporary_suffix("elsewhere", 1), unmarked_suffix)
     foreign_names = sorted(f"a.json{suffix}" for suffix in suffixes)
     for folder in ("bundle", "evaluation", "."):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -88,7 +89,7 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
             (tmp_path / folder / name).write_bytes(b"half")
     checkpoint.sweep_run(tmp_path)
     assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{ended_suffix[:-9]}"]
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{unmarked_suffix}"]
     for folder in ("evaluation", "."):  # others may be writing there
         assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == foreign_names
 

@@ -129,13 +129,13 @@ def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPat
     for address in ("10.0.0.5", "fe80::1"):
         monkeypatch.delenv(GLOO, raising=False)
         monkeypatch.setattr(network, "find_address", lambda host, port, address=address: address)
-        assert network.name_interface("node-1", 1) == f"eth1 ({address})"
+        assert network.name_interface() == f"eth1 ({address})"
         assert os.environ[GLOO] == "eth1"
     for users, problem in (("eth7", "eth7: no such interface with an address is here"), ("", "unclear which leads to")):
         monkeypatch.setenv(GLOO, users)
         monkeypatch.setattr(network, "find_address", lambda host, port: None)
         with pytest.raises(ConfigError, match=f"network interface: {problem}.*; name it, as in export {GLOO}=eth0"):
-            network.name_interface("node-1", 1)
+            network.name_interface()
 
 
 def test_only_where_the_main_address_is_one_a_loopback_address_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,17 @@ def test_predictions_have_the_type_of_y(
     assert (capfd.readouterr(), [*tmp_path.glob("padless-*")]) == (("", ""), [])
 
 
+def test_a_matrix_of_several_labels() -> None:
+    """A column of the matrix is a class, also one without rows."""
+    y = np.stack((NUMBERS, np.zeros_like(NUMBERS), 1 - NUMBERS), axis=1)
+    classifier = padless.TextClassifier(**SMALL).fit(TEXTS, y)
+    predicted, chances = classifier.predict(TEXTS), classifier.predict_proba(TEXTS)
+    assert (predicted.shape, chances.shape, classifier.classes_.tolist()) == (y.shape, y.shape, [0, 1, 2])
+    assert classifier.score(TEXTS, y) == (predicted == y).all(axis=1).mean() > 0.9
+    assert chances[:, 1].tolist() == [0.0] * len(TEXTS)
+    assert chances[predicted[:, 0] == 1, 0].min() > chances[predicted[:, 0] == 0, 0].max()
+
+
 def search(n_jobs: int, backend: str = "loky") -> float:
     pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
     grid = {"textclassifier__epochs": np.array([2])}

@@ -94,14 +94,14 @@ def test_every_pooling_gives_a_row_what_it_gives_it_alone(example: Callable[[str
         check_model(dataclasses.replace(SMALL, pooling=pooling, bidirectional=bidirectional))
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_parameters_are_counted_without_the_network(classes: int) -> None:
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_parameters_are_counted_without_the_network(outputs: int) -> None:
     config = dataclasses.replace(SMALL, wide=64, wide_ngrams=3)
-    network, language_model = Classifier(config, 30, classes), LanguageModel(config, 30)
+    network, language_model = Classifier(config, 30, outputs), LanguageModel(config, 30)
     parameters = [*network.parameters(), network.wide.table, network.wide.bias]
-    assert num_parameters(config, 30, classes) == sum(value.numel() for value in parameters)
+    assert num_parameters(config, 30, outputs) == sum(value.numel() for value in parameters)
     tied = sum(value.numel() for value in language_model.parameters())
-    assert num_parameters(config, 30, classes, LANGUAGE_MODEL) == tied
+    assert num_parameters(config, 30, outputs, LANGUAGE_MODEL) == tied
 
 
 def test_a_tokenizer(example: Callable[[str], str]) -> None:

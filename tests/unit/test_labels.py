@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classes, detected or configured, spellings of label values, and rows or files without labels. Splits and folds: by
+"""Classes, detected or configured, spellings of label values, several labels to a text, and rows or files without
+labels. Splits and folds: by
 seed, stratified, equal texts and groups together; suspect rows; what is refused; which rows nearly repeat a row of
 validation or test, by a comparison of all pairs.
 """
@@ -32,11 +33,12 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.job import rules
 from preprocessing.job.assign import Assigner
-from preprocessing.job.packing import Units, assign_folds, assign_splits, target_rows
+from preprocessing.job.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
+from preprocessing.job.parts import Classes
 from preprocessing.job.tokenize import mix_hash
-from preprocessing.labels import convert_names
-from tests.corpora import Command, reviews, write_csv
-from tests.datasets import rows_by_number
+from preprocessing.labels import convert_names, find_separator
+from tests.corpora import Command, reviews, write_csv, write_jsonl
+from tests.datasets import rows_by_number, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -96,6 +98,132 @@ def test_names_of_class_label(tmp_path: Path, command: Command) -> None:
     assert (manifest.labels, manifest.label_type) == (["World", "Business"], "text")
     pq.write_table(table.replace_schema_metadata(class_label(["World"])), tmp_path / "c.parquet")
     assert "c.parquet: Index 1 out of bounds" in command.refused(3, tmp_path / "c.parquet", tmp_path / "named")
+
+
+# Several labels to a text.
+
+GENRES = ["drama", "comedy", "war", "comedy, war", "drama,comedy", "war, drama", "drama, comedy, war"]
+DEPARTMENTS = ["Arts, Crafts and Sewing", "Tools, Garden", "Sports, Outdoors", "Books", "Music"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "separator"), [(GENRES, ","), ([name.replace(",", "|") for name in GENRES], "|"), (DEPARTMENTS, None)]
+)
+def test_several_labels_in_a_cell_are_recognised(
+    cells: list[str], separator: str | None, tmp_path: Path, command: Command
+) -> None:
+    assert find_separator(cells) == separator
+    rows = [(f"text number {number} is about {cell}", cell) for cell in cells for number in range(12)]
+    path = write_csv(tmp_path / "films.csv", rows)
+    names = ["comedy", "drama", "war"] if separator else sorted(cells)
+    assert command.build(path, tmp_path / "data").labels == names
+    assert (f"'label' holds several labels with {separator!r} between" in command.err) == (separator is not None)
+    assert command.build(path, tmp_path / "cells", "--source.labels_separator", "null").labels == sorted(cells)
+
+
+EMOTIONS = ["anger", "joy", "love", "surprise"]
+
+
+def emotions_of(number: int) -> list[list[str]]:
+    """Lists of labels, some empty, with rare classes."""
+    is_present = np.random.default_rng(0).random((number, len(EMOTIONS))) < [0.4, 0.3, 0.15, 0.04]
+    return [[EMOTIONS[at] for at in np.flatnonzero(row)] for row in is_present]
+
+
+def write_emotions(path: Path, number: int = 400) -> Path:
+    """A corpus with several labels to a text, in the format of the path's suffix."""
+    texts, authors = [text for text, _ in reviews(number)], [f"author {row % 150}" for row in range(number)]
+    frame = pd.DataFrame({"text": texts, "emotions": emotions_of(number), "author": authors})
+    if path.suffix == ".csv":
+        frame.assign(emotions=frame["emotions"].map(";".join)).to_csv(path, index=False)
+    elif path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
+def test_several_labels_are_read_from_every_format(name: str, tmp_path: Path, command: Command) -> None:
+    command.build(write_emotions(tmp_path / name), tmp_path / "data")
+    dataset = Dataset(tmp_path / "data")
+    assert dataset.labels == EMOTIONS
+    rows = pd.concat([dataset[split] for split in dataset]).sort_values("row")
+    assert [list(labels) for labels in rows["label"]] == emotions_of(400)
+    assert command("inspect", tmp_path / "data") == 0
+    assert re.search(r"^train row \d+ \((no label|\w+(, \w+)*), \d+ tokens\)", command.out, re.MULTILINE)
+
+
+def test_lists_of_numbers_are_labels_of_their_type(tmp_path: Path, command: Command) -> None:
+    lists = [[[4], [4, 7], [], [7]][at % 4] for at in range(60)]
+    table = pa.table({"text": [text for text, _ in reviews(60)], "label": lists})
+    pq.write_table(table, tmp_path / "a.parquet")
+    manifest = command.build(tmp_path / "a.parquet", tmp_path / "data")
+    assert (manifest.labels, manifest.label_type, manifest.label_sets) == (["4", "7"], "int", [[], [0], [0, 1], [1]])
+    labels = Dataset(tmp_path / "data").arrow("train").sort_by("row")["label"].to_pylist()
+    assert labels[:4] == [lists[row - 1] for row in sorted(rows_by_number(tmp_path / "data", "train"))[:4]]
+    names = {"feature": {"names": [*"abcdefgh"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    metadata = {b"huggingface": json.dumps({"info": {"features": {"label": names}}}).encode()}
+    with_null = table.set_column(1, "label", pa.array([None, *lists[1:]])).replace_schema_metadata(metadata)
+    pq.write_table(with_null, tmp_path / "b.parquet")
+    manifest = command.build(tmp_path / "b.parquet", tmp_path / "named", "--source.missing_label", "drop")
+    assert (manifest.labels, manifest.label_sets) == (["e", "h"], [[], [0], [0, 1], [1]])
+    assert manifest.statistics["dropped"]["without_label"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed_rows"), [((), 1), (("--splits.group_column", "author"), 6), (("--splits.folds", 5), 1)]
+)
+def test_every_split_has_its_share_of_each_class(
+    words: tuple[object, ...], allowed_rows: int, tmp_path: Path, command: Command
+) -> None:
+    manifest = command.build(write_emotions(tmp_path / "a.csv", 1200), tmp_path / "data", *words)
+    counts = np.array([manifest.class_rows(name) for name in SPLITS])
+    class_rows = [sum(name in labels for labels in emotions_of(1200)) for name in EMOTIONS]
+    assert counts.sum(axis=0).tolist() == class_rows
+    share = np.array(class_rows) / 10
+    assert (np.abs(counts[1:] - share) <= allowed_rows + 0.05 * share).all()
+    assert all(abs(manifest.rows(name) - 120) <= 4 for name in SPLITS[1:])
+    if "--splits.folds" in words:
+        folds = manifest.statistics["folds"]
+        fold_rows = np.array(folds["labels"])
+        assert (fold_rows.max(axis=0) - fold_rows.min(axis=0)).max() <= 2
+        assert sum(folds["rows"]) == manifest.rows("train") + manifest.rows("validation")
+        assert max(folds["rows"]) - min(folds["rows"]) <= 1
+
+
+def test_label_sets_that_occur_once_have_their_share_of_each_class() -> None:
+    """Every subset of eight classes: no set has rows enough for every split."""
+    members = (np.arange(1 << 8)[:, None] >> np.arange(8)) & 1
+    target = target_label_rows(np.ones(1 << 8, int), members, validation=0.25, test=0.0)
+    assert target.sum(axis=0).tolist() == [1] * (1 << 8)
+    class_rows = target @ members
+    assert np.abs(class_rows[1] - 32).max() <= 2
+    assert (target[1].sum(), target[2].sum()) == (64, 0)
+
+
+def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
+    """Neutral labels leave rows out; an empty cell is no label, or as ``missing_label`` says; null is missing."""
+    cells = ["joy;love", "joy;meh", "love", "", "love;joy;joy", "joy"]
+    rows = [(text, cells[at % 6]) for at, (text, _) in enumerate(reviews(120))]
+    separated = (write_csv(tmp_path / "a.csv", rows), tmp_path / "data", "--source.labels_separator", ";")
+    manifest = command.build(*separated, "--source.neutral", "meh", "--source.missing_label", "drop")
+    assert (manifest.labels, manifest.label_sets) == (["joy", "love"], [[0], [0, 1], [1]])
+    left_out = manifest.statistics["dropped"]
+    assert (left_out["neutral"], left_out["without_label"]) == (20, 20)
+    names = "{happy: [joy, meh], fond: [LOVE]}"
+    manifest = command.build(*separated, "--source.labels", names, "--overwrite", "true")
+    assert (manifest.labels, manifest.label_sets) == (["happy", "fond"], [[], [0], [0, 1], [1]])
+    listed = ("--source.labels_separator", "list")
+    lists = [(text, None if at == 30 else cell.split(";")) for at, (text, cell) in enumerate(rows)]
+    refused = command.refused(3, write_jsonl(tmp_path / "a.jsonl", lists), tmp_path / "lists", *listed)
+    assert "a.jsonl: row 31: there is no label" in refused
+
+
+def test_a_manifest_whose_sets_name_an_unknown_class_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path, {"train": 20}, label_sets=[[0], [0, 5]])
+    with pytest.raises(DataError, match=r"dataset\.json: its totals or labels contradict each other"):
+        Dataset(tmp_path)
 
 
 REVIEWS = reviews(120)
@@ -183,10 +311,10 @@ def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[p
     config = PreprocessConfig(output="out", splits=splits)
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         facts.to_parquet(path := f"{folder}/facts.parquet", index=False)
-        assigner = Assigner(database, config, labels, "reviews.csv")
-        report = assigner.run([path], {str(number): number for number in range(labels)}, f"{folder}/result.parquet")[
-            "report"
-        ]
+        names = [str(number) for number in range(labels)]
+        classes = Classes(names, {name: number for number, name in enumerate(names)}, "text")
+        assigner = Assigner(database, config, classes, "reviews.csv")
+        report = assigner.run([path], f"{folder}/result.parquet")["report"]
         return database.execute(rules.RESULT).df().set_index("row"), report
 
 
@@ -222,7 +350,8 @@ def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter
         for number, fraction in ((VALIDATION, validation), (TEST, test)):
             assert fraction > 0 or not (split == number).any()
     units, number = np.unique(group, return_inverse=True)
-    fold = assign_folds(Units.sum_counts(group, label, np.ones(len(rows), int), 3), seed=seed, folds=folds)
+    counts = Units.sum_counts(group, label, np.ones(len(rows), int), np.eye(3, dtype=int))
+    fold = assign_folds(counts, seed=seed, folds=folds)
     assert len(fold) == len(units)
     rows_of_fold = np.bincount(fold[number], minlength=folds)
     assert rows_of_fold.max() - rows_of_fold.min() <= max(np.bincount(number))
@@ -244,11 +373,11 @@ def test_shares_are_met_within_the_largest_group(
 ) -> None:
     group, label = make_grouped_corpus(sizes, labels, seed)
     shares = {"validation": validation, "test": test}
-    units = Units.sum_counts(group, label, np.ones(len(group), int), labels)
+    units = Units.sum_counts(group, label, np.ones(len(group), int), np.eye(labels, dtype=int))
     split = assign_splits(units, seed=seed, **shares)[np.searchsorted(units.hash, group)]
     counts = np.stack([np.bincount(label[split == number], minlength=labels) for number in range(3)])
     counts = np.column_stack([counts, counts.sum(axis=1)])
-    assert abs(counts - target_rows(counts[:, :-1].sum(axis=0), **shares)).max() <= max(sizes)
+    assert abs(counts - target_rows(counts.sum(axis=0), **shares)).max() <= max(sizes)
 
 
 def test_what_the_source_shares_is_counted_and_left_as_it_is() -> None:

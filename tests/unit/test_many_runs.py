@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many trainings in one command: the configuration of each, refusals, and the table of their figures. The figures of
-``harness plan`` are those of the run.
-"""
+"""Many trainings in one command: the configuration of each, stops, and the language model of each."""
 
 from __future__ import annotations
 

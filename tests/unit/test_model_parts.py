@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of the model equal plain formulas. The recurrent paths and the poolings: a loop over single sequences, in
-outputs, gradients and every dtype. The linear part: its features and weights in both layouts, and scikit-learn's
-optimum.
+"""Parts of the model equal plain formulas. The recurrent layouts and the poolings: a loop over single sequences, in
+outputs, gradients and every dtype; which layout a run takes. The linear part: its features and weights in both layouts,
+and scikit-learn's optimum.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from harness.batch import Batch, PackedIndex
+from harness.batch import Batch, Layout, PackedIndex
 from harness.config import ModelConfig
 from harness.model.classifier import Classifier, Objective
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
@@ -30,6 +31,7 @@ from harness.model.wide import WidePart, pad_ids
 from harness.ranks.distributed import World
 from harness.ranks.precision import recurrent_dtype
 from harness.training import wide as training
+from harness.training.recurrence import fastest_layout, measure_layout
 from harness.training.wide import learn_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import packed_batch, padded_batch
@@ -116,6 +118,26 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch, "empty", lambda *_, dtype, device: torch.zeros(1, dtype=dtype))
         monkeypatch.setattr(torch, "cudnn_is_acceptable", lambda tensor, yes=asks: tensor.dtype == BF16 and yes)
         assert recurrent_dtype(precision, device, layout).value == expected
+
+
+def test_all_ranks_take_the_layout_whose_slowest_rank_is_the_fastest() -> None:
+    tables = [{"packed": 0.003, "padded": 0.001}, {"packed": 0.004, "padded": math.inf}]
+    reason = "measured for the first steps: packed 4.00 ms, padded inf ms"
+    assert fastest_layout(tables) == ("packed", reason)
+    assert fastest_layout([dict.fromkeys(tables[0], math.inf)]) is None
+    tables[1]["padded"] = 0.0034
+    assert fastest_layout(tables) == ("padded", reason.replace("inf", "3.40"))
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_the_trial_of_a_layout_changes_nothing(layout: Layout) -> None:
+    lstm, random_state = VariableLengthLSTM(8, 16, 2), torch.get_rng_state()
+    weights = copy.deepcopy(lstm.state_dict())
+    assert 0 < measure_layout(lstm, layout, "fp32", [torch.tensor([3, 1]), torch.tensor([4])]) < math.inf
+    assert measure_layout(lstm, layout, "fp32", [torch.tensor([1, 3])]) == math.inf
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(weight.grad is None for weight in lstm.parameters())
+    assert all(torch.equal(weights[name], weight) for name, weight in lstm.state_dict().items())
 
 
 def compute_gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:

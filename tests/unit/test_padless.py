@@ -190,7 +190,6 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
         (FRAME, {"label": ""}, "label: expected a text that is not empty"),
         (FRAME["review"], {}, "a Series is no table; give a frame"),
         (None, {}, "a NoneType is no table; give a frame"),
-        (FRAME, {"options": [1]}, """options: expected keys with values, as in {"seed": 1}, got [1]"""),
         ({"d": 0.7}, {"run": ["a"]}, "run: expected a path, got ['a']"),
         ("nowhere.csv", INLINE, "nowhere.csv/dataset.json: missing: there is no folder nowhere.csv"),
     ],
@@ -198,6 +197,11 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
 def test_a_mistake_gets_a_sentence(tmp_path: Path, data: Any, keys: dict[str, Any], sentence: str) -> None:
     with pytest.raises(padless.UserError, match=f"^{re.escape(sentence)}"):
         padless.train(data, **{"run": tmp_path / "run", **keys})
+
+
+def test_options_that_are_no_mapping_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(padless.UserError, match=r"^options: expected keys with values, .*, got \[1\]$"):
+        padless.prepare(FRAME, output=tmp_path / "data", options=[1])
 
 
 run, two_class_run = shared_run(2, 3), shared_run()

@@ -72,7 +72,9 @@ class Stub(scorer.Scorer):
 
 def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
-    info = SimpleNamespace(labels=LABELS, label_type="text", source={}, task="classifier", weights_sha256="w")
+    rule = {"temperature": 1.0, "threshold": 0.5, "costs": {}, "thresholds": [], "has_label_sets": False}
+    facts = {"source": {}, "task": "classifier", "weights": "weights-w.safetensors", "weights_sha256": "w"}
+    info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
@@ -198,6 +200,8 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     assert run("-") == 0
     lines = ['good, or "fine"  0.7500  (no known word)  xx', 'good, or "fine"  0.7500  fine']
     assert capsys.readouterr().out.splitlines() == lines
+    set_stdin(monkeypatch, b"")
+    assert (run("-"), capsys.readouterr().err) == (3, "error: standard input: holds no rows\n")
     set_stdin(monkeypatch, b"id;text\n007;fine\n")
     assert predict("-", "out.csv", "--source.format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
@@ -334,7 +338,7 @@ def test_texts_without_a_known_word_are_counted(capsys: pytest.CaptureFixture[st
     write_file("in.csv", "text\n" + "fine\nxx\nxxxx\n" * 40)
     assert predict("in.csv", "out.csv", "--source.part_mb", 0.0001, "--processes", 1) == 0
     stderr = unwrapped(capsys.readouterr().err)
-    assert "warning: 80 of 120 texts (67%) hold no word that the model knows" in stderr
+    assert "warning: 80 of 120 texts (67%) hold no known word" in stderr
 
 
 def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:

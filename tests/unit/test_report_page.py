@@ -22,12 +22,14 @@ import pytest
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as baseline
 from harness.config import ModelConfig, OptimConfig
-from harness.report.mistakes import find_originals
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
+from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
+from harness.scores.label_errors import find_label_errors
+from preprocessing.corpus.originals import find_originals
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
 from tests.report_runs import write_data, write_run
@@ -49,6 +51,11 @@ def figures_of(folder: Path, split: str) -> dict[str, Any]:
     return read_figures(folder, split)
 
 
+def read_names(run: Path) -> pd.Index:
+    """The classes of a run, in their order."""
+    return pd.Index(read_info(run / BUNDLE).labels)
+
+
 class Elements(HTMLParser):
     """Every element of a page with its attributes."""
 
@@ -68,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> Path:
-    """A dataset of two classes, on which a linear model was measured."""
+    """A dataset of two classes, on which a TF-IDF baseline was measured."""
     data = write_data(folder / "pair", 2, 200)
     baseline(BaselineConfig(data=str(data), json=True))
     return data
@@ -96,6 +103,26 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_many
     assert all(texts[mistake["row"] - 1] in words(page_of_many_classes) for mistake in figures["mistakes"])
 
 
+def test_labels_that_are_probably_wrong_are_said_with_an_example_of_both_classes(page_of_many_classes: Path) -> None:
+    run = page_of_many_classes.parent
+    texts = pd.read_csv(run.parent / "corpus.csv")["text"]
+    frame = pd.read_parquet(run / "evaluation" / "validation-predictions.parquet").set_index("row")
+    chances = frame.filter(like="probability_").to_numpy()
+    is_suspect = find_label_errors(read_names(run).get_indexer(frame["label"]), chances)
+    suspects = frame[is_suspect]
+    assert len(suspects) > 0
+    page = words(page_of_many_classes)
+    assert page.count(": the label is probably wrong") == len(suspects)
+    for row, suspect in suspects.iterrows():
+        assert f"row {row}, with {suspect.filter(like='probability_').max():.2%}: the label is probably wrong" in page
+        for label in (suspect["label"], suspect["predicted"]):
+            of_class = frame[frame["label"] == label]
+            if len(of_class):
+                best = of_class[f"probability_{label}"].idxmax()
+                is_right = frame["predicted"][best] == label
+                assert (f"An example of {label} : {' '.join(texts[best - 1].split())}" in page) == is_right
+
+
 def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> None:
     run = write_run(folder / "changed", pair)
     corpus = pair.parent / "corpus.csv"
@@ -110,7 +137,7 @@ def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> N
     figures = figures_of(run, "test")
     assert " ".join(figures["mistakes"][0]["tokens"][:5]) in page
     linear = read_json(pair / "baseline" / "test.json")
-    sentence = f"Accuracy on test: network {figures['accuracy']:.4f}, linear model {linear['accuracy']:.4f}: "
+    sentence = f"Accuracy on test: network {figures['accuracy']:.4f}, TF-IDF baseline {linear['accuracy']:.4f}: "
     assert sentence in page
 
 
@@ -145,10 +172,9 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     page = words(write_report([run]))
     figures, linear = figures_of(run, "test"), read_json(pair / "baseline" / "test.json")
     (low, high), rows = figures["intervals"]["accuracy"], figures["rows"]
-    start = (
-        f"Right on {figures['accuracy']:.1%} of {rows} test rows (95 %: {low:.1%} to {high:.1%}), the linear model on"
-    )
-    assert ", 2 classes), 200 steps; the weights of step 150 were best on validation" in page
+    interval = f"(95 %: {low:.1%} to {high:.1%})"
+    start = f"Right on {figures['accuracy']:.1%} of {rows} test rows {interval}, the TF-IDF baseline on"
+    assert ", 2 classes), 200 steps in 1m40s; the weights of step 150 were best on validation" in page
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page

@@ -74,7 +74,11 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
 ) -> None:
     rows, tokens, words = corpus
     manifest = SimpleNamespace(
-        rows=lambda split: rows, tokens=lambda split: tokens, vocabulary_size=words, labels=["a", "b"]
+        rows=lambda split: rows,
+        tokens=lambda split: tokens,
+        vocabulary_size=words,
+        labels=["a", "b"],
+        has_label_sets=False,
     )
     monkeypatch.setattr(rules, "rows_of_run", lambda config: manifest)
     memory = SimpleNamespace(available=keys.get("free", 64) << 30)
@@ -91,7 +95,7 @@ def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> 
     }
     assert [decision.config.global_batch for decision in decision_by_size.values()] == [64, 64, 512, 4096]
     assert [decision.config.epochs for decision in decision_by_size.values()] == [4] * 4
-    assert decision_by_size[10_000_000, 8].reasons["batch"] == ("4096 rows a step", "for 10,000,000 rows on 8 GPUs")
+    assert decision_by_size[10_000_000, 8].reasons["global_batch"] == ("4096", "for 10,000,000 rows on 8 GPUs")
 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +124,7 @@ def test_what_the_user_sets_stays_and_the_rules_count_with_it() -> None:
     assert (config.global_batch, config.epochs, config.optim.lr, config.model.wide) == (128, 7, 0.5, 0)
     assert config.patience is None
     assert config.optim.ema == pytest.approx(1 - 1 / round(0.1 * 7 * math.ceil(TREC.rows / 128)))
-    assert list(resolved.reasons) == ["average"]
+    assert list(resolved.reasons) == ["model.wide_ngrams", "init.vectors", "optim.ema"]
 
 
 def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:

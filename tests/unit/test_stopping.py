@@ -73,9 +73,9 @@ sys.exit({function}())
 @pytest.mark.parametrize(
     ("name", "words", "code", "sentence"),
     [
-        ("SIGTERM", ["inspect", "nowhere"], 143, f"told to stop by SIGTERM: {NOTHING_KEPT}"),
+        ("SIGTERM", ["inspect", "nowhere"], 143, f"stopped by SIGTERM: {NOTHING_KEPT}"),
         ("SIGINT", ["inspect", "nowhere"], 130, f"interrupted from the keyboard: {NOTHING_KEPT}"),
-        ("SIGINT", ["train"], 85, "told to stop by SIGINT before any process was started; the same command goes on"),
+        ("SIGINT", ["train"], 85, "stopped by SIGINT before any process was started; the same command goes on"),
     ],
 )
 def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[str], code: int, sentence: str) -> None:
@@ -96,7 +96,7 @@ def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path)
 """
     process = start_command(body)
     process.terminate()
-    assert wait_for_end(process)[:2] == (143, ["error: told to stop by SIGTERM: all is kept"])
+    assert wait_for_end(process)[:2] == (143, ["error: stopped by SIGTERM: all is kept"])
     assert marker.exists()
 
 
@@ -112,7 +112,7 @@ def test_a_second_press_of_ctrl_c_means_now() -> None:
     process.send_signal(signal.SIGINT)
     code, lines, seconds = wait_for_end(process)
     assert (code, len(lines)) == (130, 1)
-    assert lines[0].startswith("error: interrupted again: left at once")
+    assert lines[0].startswith("error: interrupted again: ended at once")
     assert seconds < 15, "it did not sleep to its end"
 
 
@@ -124,7 +124,7 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
     process = start_command(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
     assert process.stdout.readline() == "importing\n"
     process.terminate()
-    assert wait_for_end(process)[:2] == (143, [f"error: told to stop by SIGTERM: {NOTHING_KEPT}"])
+    assert wait_for_end(process)[:2] == (143, [f"error: stopped by SIGTERM: {NOTHING_KEPT}"])
 
 
 HOLD = """
@@ -176,7 +176,7 @@ while signals.STOP.signal is None:
 time.sleep({seconds})
 sys.exit(5)
 """
-KILLED = "(1, 'the ranks had not left 3 s after SIGTERM, and were killed; "
+KILLED = "(1, 'the ranks had not ended 3 s after SIGTERM, and were killed; "
 TWICE = "(130, 'interrupted twice from the keyboard: ended at once; "
 
 

@@ -57,29 +57,20 @@ def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
 
 @pytest.mark.processes
 def test_only_what_padless_left_is_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names like ours, of a process that has ended, without our signature belong to others."""
+    """Names like ours, of a process that has ended, without the word padless belong to others."""
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host, dead = os.uname().nodename, int(ended_process.stdout)
     signed = atomic.temporary_suffix(host, dead)
-    foreign_names = [
-        f"out.csv.tmp-{host}-{dead}",
-        f"{signed[:-8]}01234567",
-        f"out.csv{atomic.temporary_suffix('a', dead)}",
-    ]
-    for name in (
-        "mine.txt",
-        *foreign_names,
-        f"out.csv{signed}",
-        f"padless-ab12{signed}",
-        f"padless-other{signed[:-9]}",
-    ):
+    foreign_names = [f"out.csv.tmp-{host}-{dead}", f"padless-other.tmp-{host}-{dead}"]
+    foreign_names.append(f"out.csv{atomic.temporary_suffix('a', dead)}")
+    for name in ("mine.txt", *foreign_names, f"out.csv{signed}", f"padless-ab12{signed}"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "content").touch()
     atomic.sweep(tmp_path / "out.csv")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with atomic.temporary_folder() as folder:
         names = {path.name for path in tmp_path.iterdir()}
-        assert names == {"mine.txt", *foreign_names, f"padless-other{signed[:-9]}", folder.name}
+        assert names == {"mine.txt", *foreign_names, folder.name}
     assert not folder.exists()
 
 

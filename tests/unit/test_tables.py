@@ -30,7 +30,7 @@ from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import text_files
 from preprocessing.corpus.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
-from preprocessing.corpus.convert import Converted, convert, read_part
+from preprocessing.corpus.convert import Converted, convert, convert_parts, read_part
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
@@ -210,8 +210,11 @@ def encrypt(archive: bytes) -> bytes:
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv")
     (file,) = resolve_path(path).files
+    parts = convert_parts(file, tmp_path)
+    assert next(parts).rows == len(ROWS)
+    path.write_text("text,label\n")
     with pytest.raises(DataError, match=r"a\.csv: it changed while it was read"):
-        convert(file, tmp_path, on_rows=lambda _: path.write_text("text,label\n"))
+        next(parts)
 
 
 def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,9 +299,8 @@ def test_several_columns_are_one_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(records, indent=1))
     pa.parquet.write_table(pa.Table.from_pylist(records), tmp_path / "a.parquet")
     for name in ("a.json", "a.parquet"):
-        (converted,), rows = convert_path(tmp_path / name, tmp_path, text_column=["title", "body"])
+        _, rows = convert_path(tmp_path / name, tmp_path, text_column=["title", "body"])
         assert [row["text"] for row in rows] == ["a xxsep b", *[" xxsep b"] * 2, "a xxsep ", "", "", None]
-        assert converted.first_without_text == 5
 
 
 SIZE = 60

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from harness.baseline import encoder as encoders
-from harness.baseline.encoder import Embeddings, find_encoder, hashes_of
+from harness.baseline.encoder import Embeddings, find_encoder
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
 from harness.data.targets import find_lesson, folder_of_lesson, open_targets
@@ -136,15 +136,14 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
     embeddings = Embeddings(tmp_path, encoder, "cpu", Screen(quiet=True))
     with pytest.raises(KeyboardInterrupt):
-        embeddings.look_up(hashes_of(texts), texts)
-    vectors = embeddings.look_up(hashes_of(texts), texts)
+        embeddings.look_up(texts)
+    vectors = embeddings.look_up(texts)
     assert counts == [3, 0, 3, 1]
     np.testing.assert_allclose(vectors, original(encoder.load("cpu"), texts), atol=2e-3)
-    assert embeddings.texts_per_s > 0
     path = next(embeddings.folder.iterdir())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"\.arrow: not embeddings .* the same command makes it again"):
-        embeddings.look_up(hashes_of(texts), texts)
+        embeddings.look_up(texts)
 
 
 def test_an_encoder_teaches_and_stands_beside_the_network(
@@ -155,11 +154,11 @@ def test_an_encoder_teaches_and_stands_beside_the_network(
     assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
     config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
-    monkeypatch.setattr(teacher, "predict_held_out_rows", lambda data, manifest: np.zeros((96, 3)))
+    monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
     teach(config)
     manifest = rows_of_run(config)
     lesson = find_lesson(vars(config), manifest.fingerprint)
-    assert (lesson.is_used, lesson.rows) == (True, 60)
+    assert (lesson.is_used, lesson.summary.partition(" of ")[0]) == (True, "teaches 60")
     targets = open_targets(vars(config), manifest.fingerprint)
     sums = targets.look_up(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=2e-3)
@@ -186,16 +185,15 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
 ) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
     frame.loc[120:, "label"] = None
-    monkeypatch.setattr(teacher, "predict_held_out_rows", lambda data, manifest: np.zeros((96, 3)))
+    monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
-    run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), options=options, num_processes=1)
-    taught = read_json(run.directory / "teacher.json")
-    assert (taught["rows"], taught["encoder"]["split"]) == (60, "test")
-    assert taught["summary"].startswith("teaches 60 of 156 training rows (38%): right on ")
-    page = run.report.read_text()
-    assert f"{taught['encoder']['accuracy']:.4f}" in page.partition("encoder with logistic regression")[2]
-    settings = read_json(run.directory / "environment.json")["effective"]
-    assert settings["teacher"].startswith(f"{tiny / 'encoder'}: teaches 60 of 156")
+    run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
+    summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
+    assert summary.startswith(f"{tiny / 'encoder'}: teaches 60 of 156 training rows (38%): right on ")
+    encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
+    taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
+    assert summary in taught
+    assert f", encoder {encoder['accuracy']:.4f}: " in taught
 
 
 @pytest.mark.processes

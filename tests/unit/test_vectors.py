@@ -111,22 +111,21 @@ def lines(separator: str = " ", end: str = "\n") -> str:
 
 
 FILES = {
-    "glove.txt": (lines().encode(), "GloVe"),
-    "tabs.txt": (lines(separator="\t").encode(), "GloVe"),
-    "word2vec.txt": (f"{len(WORDS)} {DIM}\n{lines()}".encode(), "word2vec text"),
-    "cc.en.6.vec": (f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(), "word2vec text"),
+    "glove.txt": lines().encode(),
+    "tabs.txt": lines(separator="\t").encode(),
+    "word2vec.txt": f"{len(WORDS)} {DIM}\n{lines()}".encode(),
+    "cc.en.6.vec": f"{len(WORDS)} {DIM}\n{lines(end=' ' + chr(10))}\n\n".encode(),
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    content, format_name = FILES[name]
     zipped = name == "tabs.txt"
-    file_bytes = gzip.compress(content) if zipped else content
+    file_bytes = gzip.compress(FILES[name]) if zipped else FILES[name]
     path = tmp_path / (f"{name}.gz" if zipped else name)
     path.write_bytes(file_bytes)
     start_values = read_start(path, vocabulary("film", "1999", "x", "naïve", "absent", "y"), DIM)
-    assert (start_values.facts["what"], start_values.facts["file_words"]) == (format_name, len(WORDS))
+    assert start_values.facts["file_words"] == len(WORDS)
     assert (start_values.facts["words"], start_values.facts["tokens"]) == (3, 0.375)
     assert start_values.facts["sha256"] == hashlib.sha256(file_bytes).hexdigest()
     for word, number in (("film", 2), ("1999", 3), ("naïve", 5)):

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labels that are probably wrong: found among planted ones, in a table to fill in, with which the dataset is made anew;
+and the rows to label next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
+from harness.inference.bundle import Bundle
+from harness.inference.ranking import CANDIDATES, choose_diverse
+from harness.rundir.layout import BUNDLE
+from harness.scores.label_errors import find_label_errors
+from preprocessing.corpus.corrections import merge_corrections, text_id
+from preprocessing.dataset.inspect import Dataset
+from preprocessing.dataset.shards import read_manifest
+from tests.bundles import shared_run
+from tests.corpora import Command, prepare, reviews, write_csv
+from tests.datasets import rewritten, write_dataset
+
+pytestmark = pytest.mark.thorough
+
+REVIEWS = reviews(300, words=4)
+WRONG_ROWS = range(7, 300, 30)
+"""Row numbers whose labels are exchanged."""
+TWIN = REVIEWS[0][0]
+run = shared_run(2, 3)
+
+
+def other_label(label: str) -> str:
+    return "negative" if label == "positive" else "positive"
+
+
+@pytest.fixture
+def padless(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A dataset with wrong labels, whose last row repeats the first one's text with the other label."""
+    rows = [(text, other_label(label) if row in WRONG_ROWS else label) for row, (text, label) in enumerate(REVIEWS, 1)]
+    prepare(write_csv(tmp_path / "in.csv", [*rows, (TWIN, other_label(rows[0][1]))]), tmp_path / "data")
+    return tmp_path / "data"
+
+
+def labels_of(data: Path) -> dict[int, str]:
+    """Row number -> label, of all splits."""
+    dataset = Dataset(data)
+    return pd.concat([dataset[split] for split in dataset]).set_index("row")["label"].astype(str).to_dict()
+
+
+def fill_in(table: Path, correction_by_row: dict[int, str], **changes: Sequence[str]) -> Path:
+    """A copy of a table as a spreadsheet may save it, with corrections."""
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    frame["correction"] = [correction_by_row.get(int(row), "") for row in frame["row"]]
+    path = table.with_name("filled.csv")
+    frame.assign(**changes).to_csv(path, index=False, sep=";", encoding="utf-8-sig")
+    return path
+
+
+def test_a_label_is_wrong_where_its_probability_is_lowest_and_another_class_is_confident() -> None:
+    chances = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.45, 0.55], [0.2, 0.8], [0.1, 0.9], [0.7, 0.3]])
+    labels = np.array([0, 0, 0, 0, 1, 1, 1])
+    # the means are 0.5625 and 0.6667: one row of each label counts for the other class
+    assert find_label_errors(labels, chances).tolist() == [False, False, True, False, False, False, True]
+    without_rows = np.hstack([chances, np.full((7, 1), 0.0)])
+    assert find_label_errors(labels, without_rows).tolist() == find_label_errors(labels, chances).tolist()
+    assert not find_label_errors(labels[:2], chances[:2]).any()
+
+
+def test_no_row_is_judged_by_a_model_that_learned_from_it_or_an_equal_text(data: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(data)
+    rows, blocks = read_labelled(data, manifest)
+    assert sorted(rows["row"]) == [*range(1, 302)]
+    chances = predict_out_of_fold(data, manifest, rows, blocks)
+    np.testing.assert_allclose(chances.sum(axis=1), 1)
+    twins = rows.index[rows["row"].isin([1, 301])]
+    np.testing.assert_allclose(*chances[twins], err_msg="equal texts are in one fold")
+    assert (chances.argmax(axis=1) == rows["label"]).mean() > 0.8
+
+
+def test_rows_of_one_label_are_refused(tmp_path: Path, padless: Command) -> None:
+    write_dataset(tmp_path / "data", {"train": 20, "unlabelled": 5})
+    rewritten(tmp_path / "data", "train", label=lambda labels: labels * 0)
+    assert padless("suspects", tmp_path / "data") == 3
+    assert "all rows have one label; build it with more rows of each label" in padless.sentence
+
+
+def test_suspects_are_filled_in_and_the_dataset_is_made_anew(data: Path, tmp_path: Path, padless: Command) -> None:
+    table = tmp_path / "suspects.csv"
+    assert padless("suspects", data, "-o", table) == 0, padless.err
+    suspects = pd.read_csv(table)
+    assert suspects["row"][:2].tolist() == [1, 301], "equal texts with other labels come first"
+    assert suspects["why"].value_counts()["equal text has another label"] == 2
+    assert len(set(suspects["row"]) & set(WRONG_ROWS)) >= 6
+    assert set(suspects["row"][2:]) <= set(WRONG_ROWS), "no label is suspected that is right"
+    assert suspects["text"].tolist() == [[*REVIEWS, (TWIN, "")][row - 1][0] for row in suspects["row"]]
+    assert "2 of equal texts" in " ".join(padless.out.split())
+
+    before = labels_of(data)
+    found = sorted(set(suspects["row"]) & set(WRONG_ROWS))
+    filled = fill_in(table, {row: other_label(before[row]) for row in found} | {301: "remove"})
+    assert padless("suspects", data, "--apply", filled, "-o", tmp_path / "new") == 0, padless.err
+    after = labels_of(tmp_path / "new")
+    expected = {row: other_label(label) if row in found else label for row, label in before.items()}
+    del expected[301]
+    assert after == expected
+    statistics = read_manifest(tmp_path / "new").statistics
+    assert (statistics["dropped"]["removed"], statistics["rows_read"]) == (1, 301)
+
+    # what is corrected again is corrected from the label that it has now
+    assert padless("suspects", tmp_path / "new", "-o", tmp_path / "again.csv") == 0
+    again = pd.read_csv(tmp_path / "again.csv")
+    row = int(again["row"][0])
+    filled = fill_in(tmp_path / "again.csv", {row: other_label(after[row])})
+    assert padless("suspects", tmp_path / "new", "--apply", filled, "-o", tmp_path / "newer") == 0, padless.err
+    assert labels_of(tmp_path / "newer") == after | {row: other_label(after[row])}
+
+
+def test_a_table_that_does_not_fit_changes_nothing(data: Path, tmp_path: Path, padless: Command) -> None:
+    table = tmp_path / "suspects.csv"
+    assert padless("suspects", data, "-o", table) == 0
+    frame = pd.read_csv(table)
+    row = int(frame["row"][2])
+    edited = [other_label(label) if number == 4 else label for number, label in enumerate(frame["label"])]
+    foreign = [text_id(f"another {number}") for number in range(len(frame))]
+    for correction_by_row, changes, sentence in (
+        ({}, {}, "is empty in every row"),
+        ({row: "joy"}, {}, "row 3: 'joy' is no class"),
+        ({row: "remove"}, {"label": edited}, f"is not the label of row {frame['row'][4]}"),
+        ({row: "remove"}, {"text_id": foreign}, "the table of another dataset"),
+        ({1: "remove", int(frame["row"][1]): "positive"}, {"text_id": ["t0"] * len(frame)}, "the text 't0'"),
+    ):
+        filled = fill_in(table, correction_by_row, **changes)
+        assert padless("suspects", data, "--apply", filled, "-o", tmp_path / "new") == 3
+        assert sentence in padless.err
+        assert not (tmp_path / "new" / "dataset.json").exists()
+    assert padless("suspects", data, "-o", table) == 2, "a table that may be filled in is not replaced"
+
+
+def test_corrections_of_corrections_are_one_step() -> None:
+    first = {"t1 a": "b", "t2 a": "", "t3 c": "a"}
+    second = {"t1 b": "c", "t3 a": "", "t4 a": "b"}
+    merged = merge_corrections(first, second)
+    assert merged == {"t1 a": "c", "t1 b": "c", "t2 a": "", "t3 c": "", "t3 a": "", "t4 a": "b"}
+
+
+def test_rows_to_label_are_uncertain_and_different(run: Path, tmp_path: Path, padless: Command) -> None:
+    texts = [text for text, _ in reviews(80, seed=3)]
+    pool = write_csv(tmp_path / "pool.csv", [(text, 1) for text in [*texts, *texts[:40]]], ("text", "id"))
+    assert padless("predict", run, pool, "-o", tmp_path / "all.csv") == 0, padless.err
+    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 0, padless.err
+    ranked = pd.read_csv(tmp_path / "next.csv")
+    predicted = pd.read_csv(tmp_path / "all.csv")
+    assert list(ranked) == ["text", "id", "label", *predicted.columns[2:]]
+    assert ranked["label"].isna().all()
+    assert len(set(ranked["text"])) == 5
+    chances = np.sort(predicted.filter(like="probability").to_numpy())
+    margins = pd.Series(chances[:, -1] - chances[:, -2], predicted["text"])
+    assert margins[ranked["text"]].max() <= np.sort(margins)[5 * CANDIDATES - 1]
+    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"
+
+    ranked["label"] = ["0", "1", "0", "", ""]
+    ranked.to_csv(tmp_path / "next.csv", index=False)
+    sources = f"[{tmp_path / 'labelled.csv'}, {tmp_path / 'next.csv'}]"
+    write_csv(tmp_path / "labelled.csv", [(text, row % 2) for row, text in enumerate(texts)])
+    manifest = prepare(sources, tmp_path / "more", "--source.missing_label", "drop")
+    assert manifest.statistics["rows_kept"] == 83
+
+
+def test_vectors_are_those_from_which_the_head_computes_logits(run: Path) -> None:
+    bundle = Bundle(run / BUNDLE)
+    encoded = bundle.encode(["review w1 w2 great", "review", "w7 dull w3"])
+    bundle.model.wide = bundle.model.prior = None
+    head = bundle.model.head
+    logits = bundle.pool(encoded) @ head.weight.detach().double().numpy().T + head.bias.detach().double().numpy()
+    np.testing.assert_allclose(np.squeeze(logits), bundle.score(encoded), atol=1e-5)
+
+
+def test_diverse_rows_are_far_from_each_other() -> None:
+    vectors = np.repeat(np.eye(4), 50, axis=0) * np.arange(1, 201)[:, None]
+    assert sorted(choose_diverse(vectors, 4) // 50) == [0, 1, 2, 3]
+    assert len(choose_diverse(vectors, 9)) == 4, "equal directions are one"
