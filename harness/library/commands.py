@@ -197,13 +197,11 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
     from harness.train import fit
     from harness.training import preflight
     from harness.training.rules import resolve_config
-    from harness.training.teacher import teach
 
     if (first := preflight.pretraining(recipe)) is not None:
         train_here(first, chosen, reports=reports)
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
-    teach(recipe)
     resolved = resolve_config(recipe)
     config = resolved.config
     with _training, restore_process():

@@ -128,30 +128,19 @@ def loss_per_row(
 
     Smoothing spreads a share of the label evenly over all classes (Szegedy et al., 2016), also for two classes.
     ``class_weights`` ``[classes]`` multiplies the loss of a row by the weight of its label. Where the batch has
-    ``targets`` of a teacher, they take the place of the labels.
+    ``targets`` of a teacher, they take the place of the labels (Hinton et al., 2015).
     """
     if batch.targets is not None:
-        return soft_loss_per_row(logits, batch.targets.to(logits.dtype), label_smoothing, class_weights)
+        targets = batch.targets.to(logits.dtype)
+        logits = torch.stack((torch.zeros_like(logits), logits), dim=1) if logits.dim() == 1 else logits
+        losses = functional.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+        return losses if class_weights is None else losses * (targets @ class_weights.to(logits.dtype))
     if logits.dim() == 1:
         targets = binary_targets(label_smoothing, logits.dtype, logits.device)[batch.labels]
         losses = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     else:
         losses = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=label_smoothing)
     return losses if class_weights is None else losses * class_weights.to(logits.dtype)[batch.labels]
-
-
-def soft_loss_per_row(
-    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, class_weights: torch.Tensor | None
-) -> torch.Tensor:
-    """Cross-entropy of each row, ``[rows]``, with ``targets`` ``[rows, classes]``, which sum to the weight of the row
-    (Hinton et al., 2015). Of a target that is one class of weight 1, it is ``loss_per_row`` of that label.
-    """
-    if logits.dim() == 1:
-        logits = torch.stack((torch.zeros_like(logits), logits), dim=1)
-    weights = targets.sum(1)
-    smoothed = (1 - label_smoothing) * targets + (label_smoothing / targets.shape[1]) * weights[:, None]
-    losses = -(smoothed * functional.log_softmax(logits, dim=1)).sum(1)
-    return losses if class_weights is None else losses * (targets @ class_weights.to(logits.dtype)) / weights
 
 
 def set_loss(

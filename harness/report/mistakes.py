@@ -17,7 +17,7 @@ from harness.inference.explanation import as_html, split_text
 from harness.rundir.results import Measured, probability_column, read_predictions
 from harness.scores.label_errors import find_label_errors
 from preprocessing.base.errors import UserError
-from preprocessing.corpus.originals import find_originals
+from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
 from preprocessing.labels import name_label_value

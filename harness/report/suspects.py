@@ -39,8 +39,8 @@ from preprocessing.corpus.corrections import (
     read_corrections,
     text_id,
 )
-from preprocessing.corpus.originals import find_originals
 from preprocessing.corpus.sources import FRAME
+from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.job.build import prepare_dataset

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -93,8 +93,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
         origins = {name: start.state[name] for name in ORIGINS if name in start.state}
     choices = {**resolved, **session.choices, **{name: describe_origin(facts) for name, facts in origins.items()}}
     if lesson is not None:
-        choices["teacher"] = Choice(lesson.teacher, f"{lesson.summary}; sha256 {lesson.targets_sha256[:12]}")
-        origins["teacher"] = asdict(lesson)
+        choices["teacher"] = Choice(lesson.origin, lesson.summary)
     trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
@@ -106,7 +105,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
-    origin = {**origins, "dataset_parts": preflight.dataset_facts(manifest), "costs": config.evaluation.costs}
+    origin: dict[str, Any] = {**origins, "dataset_parts": preflight.dataset_facts(manifest)}
+    origin |= {"costs": config.evaluation.costs, "teacher": None if lesson is None else lesson.origin}
     settings = {name: str(choice) for name, choice in choices.items()}
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
@@ -157,6 +157,9 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             start = preflight.check_run(config, screen.print_text).checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         lesson = find_lesson(vars(config), manifest.fingerprint)
+        if config.teacher is not None and lesson is None and not config.dry_run:
+            advice = f"`padless train {config.data}` has it do so"
+            raise ConfigError(f"teacher: {config.teacher} has not taught yet; {advice}")
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
             preflight.check_start(config)

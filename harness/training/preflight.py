@@ -83,7 +83,6 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     is_same_data = is_same_dataset(checkpoint, config, is_finished=is_finished)
     if checkpoint is None:
         return ResumePoint()
-    check_lesson(config, checkpoint)
     has_changed = check_keys(config, checkpoint) or not is_same_data
     return ResumePoint(checkpoint, is_finished and not has_changed)
 
@@ -95,6 +94,9 @@ def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
     old, new = flat(checkpoint.state["config"]), flat(to_dict(config))
     versions = checkpoint.state["order_version"], order.VERSION
     old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
+    lesson = find_lesson(vars(config), checkpoint.state["dataset"])
+    if lesson is not None:
+        old["teacher"], new["teacher"] = checkpoint.state.get("teacher"), lesson.origin
     changed = []
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET
@@ -112,19 +114,6 @@ def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
                 f"--allow {','.join(sorted({*changed, *config.allow}))}"
             )
     return bool(changed)
-
-
-def check_lesson(config: RunConfig, checkpoint: Checkpoint) -> None:
-    """Raise ``DataError`` if the teacher of a run says something else than when it began."""
-    earlier = checkpoint.state.get("teacher") or {}
-    lesson = find_lesson(vars(config), views.read_data(config.data).fingerprint)
-    is_same = earlier.get("teacher") == config.teacher
-    if lesson and is_same and earlier["targets_sha256"] != lesson.targets_sha256:
-        hashes = f"targets {lesson.targets_sha256[:12]}, then {earlier['targets_sha256'][:12]}"
-        raise DataError(
-            f"teacher: {config.teacher} says something else than when {config.run} began ({hashes}); restore it, or "
-            "name another run directory"
-        )
 
 
 def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
@@ -161,9 +150,6 @@ def check_start(config: RunConfig) -> None:
 
     Raises ``ConfigError`` or ``DataError``.
     """
-    has_taught = find_lesson(vars(config), views.read_data(config.data).fingerprint) is not None
-    if config.teacher is not None and not (has_taught or config.dry_run):
-        raise ConfigError(f"teacher: {config.teacher} has not taught yet; `padless train {config.data}` has it do so")
     if pretraining(config) is not None:
         sentence = "this language model is not trained yet; padless train does so first, or name another with"
         raise ConfigError(f"init.pretrain: {config.init.pretrain}: {sentence} --init.weights")

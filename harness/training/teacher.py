@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, Encoder, embed_split, find_encoder, name_of_folder
+from harness.baseline.encoder import Embeddings, Encoder, find_encoder, read_texts
 from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
-from harness.baseline.regression import measure_encoder
+from harness.baseline.regression import measure_encoder, recipe_of
 from harness.baseline.results import FOLDER, write_baseline
 from harness.config import RunConfig
 from harness.data.targets import (
@@ -70,8 +70,9 @@ def teach(config: RunConfig) -> None:
             summary, rows, chances = ask_file(config, manifest)
         else:
             summary, rows, chances = ask_encoder(config, manifest, encoder)
-        Screen(quiet=config.quiet).fact("teacher", f"{config.teacher}: {summary}")
-        targets_sha256 = write_all_targets(config, manifest, folder, rows, chances)
+        train = open_split(config.data, manifest, TRAIN)
+        targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
+        targets_sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
         write_lesson(folder, Lesson(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
 
 
@@ -90,15 +91,15 @@ def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tupl
     ``ask_file``; of none if training rows that neither learned from show that it is not better than the TF-IDF baseline
     by as much as the network is: few rows show little.
     """
-    parent, no_rows = folder_of_teachers(config.data, config.run), np.empty(0, np.int64)
+    parent = folder_of_teachers(config.data, config.run)
+    nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
     embeddings = Embeddings(parent, encoder, config.device, Screen(quiet=config.quiet))
     regression, results = measure_encoder(config.data, manifest, embeddings)
     if config.fold is None:
         baselines = writable_path(str(home_of(config.data)), config.run, FOLDER)
-        write_baseline(baselines / name_of_folder(encoder.sha256), manifest, results)
-    no_chances = np.empty((0, len(manifest.labels)))
+        write_baseline(baselines / recipe_of(encoder.sha256)["encoder"], manifest, results)
     if not manifest.rows(UNLABELLED):
-        return "left out: there are no rows without labels for it to teach", no_rows, no_chances
+        return "left out: there are no rows without labels for it to teach", *nothing
     rows, blocks = read_labelled(config.data, manifest, [TRAIN])
     linear = predict_out_of_fold(config.data, manifest, rows, blocks)
     hits, linear_hits = (chances.argmax(axis=1) == rows["label"] for chances in (regression.held_out, linear))
@@ -106,9 +107,9 @@ def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tupl
     figures = f"right on {share} of {len(rows):,} labelled rows out of fold, a TF-IDF baseline on {linear_share}"
     _, high = difference_interval(hits.to_numpy(), linear_hits.to_numpy())
     if high < MIN_LEAD:
-        return f"left out: {figures}: the network alone is as good", no_rows, no_chances
+        return f"left out: {figures}: the network alone is as good", *nothing
     unlabelled = open_split(config.data, manifest, UNLABELLED)
-    chances = regression.chances(embed_split(embeddings, unlabelled))
+    chances = regression.chances(embeddings.look_up(read_texts(unlabelled)))
     return f"{describe_share(manifest)}: {figures}", unlabelled.column("row"), chances
 
 
@@ -116,14 +117,3 @@ def describe_share(manifest: Manifest) -> str:
     """The share of the training rows that a teacher teaches."""
     unlabelled, total = manifest.rows(UNLABELLED), manifest.rows(TRAIN) + manifest.rows(UNLABELLED)
     return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
-
-
-def write_all_targets(
-    config: RunConfig, manifest: Manifest, folder: Path, rows: np.ndarray, chances: np.ndarray
-) -> str:
-    """Write the targets of labelled rows, which are their labels, and of ``rows``, by what the teacher says of them,
-    float ``[rows, classes]``; returns the sha256 of the file.
-    """
-    train = open_split(config.data, manifest, TRAIN)
-    labels = np.eye(len(manifest.labels))[train.column("label")]
-    return write_targets(folder, np.concatenate((train.column("row"), rows)), np.concatenate((labels, chances)))

