@@ -26,9 +26,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import read_frame
-from harness.baseline.encoder import Embeddings, find_encoder
+from harness.baseline.encoder import Embeddings, Regression, find_encoder
 from harness.baseline.linear import RECIPE
-from harness.baseline.regression import Regression
 from harness.config import RunConfig
 from harness.data.targets import TEACHERS
 from harness.rundir.bundle_files import bundle_directory, read_info
@@ -249,7 +248,7 @@ def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.
 def open_embeddings(config: CorporaConfig) -> Embeddings:
     """The embeddings of all corpora, in OUTPUT."""
     encoder = find_encoder(str(config.teacher))
-    return Embeddings(Path(config.output), encoder, "auto", Screen())
+    return Embeddings(encoder, Path(config.output), "auto", Screen())
 
 
 def embed_texts(config: CorporaConfig, texts: list[str]) -> np.ndarray:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sentence encoder, and the embeddings of a dataset's original texts by it, which are computed once.
+"""A logistic regression on the embeddings of a sentence encoder: a baseline as TF-IDF is, and the teacher of a network.
+
+Its strength is chosen by folds of the training rows, by their log loss; out of these folds are the probabilities of the
+training rows themselves, on which the temperature of all others is fitted. Folds keep the shares of the classes.
 
 Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
 
@@ -22,23 +25,35 @@ from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from threadpoolctl import threadpool_limits
 
+from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
+from harness.baseline.out_of_fold import predict_held_out, read_labelled
+from harness.scores.calibration import fit_temperature, log_loss_at_best_temperature
+from harness.scores.metrics import probabilities
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import require_package
+from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Screen, duration
 from preprocessing.base.untrusted import one_line
 from preprocessing.corpus.corrections import text_id
 from preprocessing.dataset.originals import find_originals
-from preprocessing.dataset.shards import MANIFEST, Split
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.views import open_split
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODULES, WEIGHTS = "modules.json", ".safetensors"
 """Files of an encoder of sentence-transformers. Of a model without the first, the mean of its token states is taken."""
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Values of scikit-learn's C for embeddings of length 1."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 2048
@@ -60,23 +75,6 @@ class Encoder:
         paths = sorted(path for pattern in FILES for path in self.folder.rglob(pattern))
         hashes = {str(path.relative_to(self.folder)): atomic.sha256_file(path) for path in paths}
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
-
-    def load(self, device: str) -> Any:
-        """The model, by sentence-transformers; auto: on a GPU if there is one.
-
-        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the model.
-        """
-        require_package("sentence_transformers", self.name, "teacher")
-        from sentence_transformers import SentenceTransformer
-
-        try:
-            with redirect_stderr(io.StringIO()):  # it draws a bar
-                return SentenceTransformer(
-                    str(self.folder), device=None if device == "auto" else device, local_files_only=True
-                )
-        except Exception as error:  # of every kind, from several libraries
-            problem = f"sentence-transformers cannot load it ({one_line(error)})"
-            raise DataError(f"{self.folder}: {problem}; name another encoder, or copy this one again") from None
 
 
 def find_encoder(name: str) -> Encoder:
@@ -106,28 +104,46 @@ def fetch_encoder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=[*FILES]))
     except Exception as error:  # of every kind: network, names, permissions
         problem = f"is not on this machine, and the hub does not give it ({one_line(error.__cause__ or error)})"
-        advice = "check the name and the network, or copy its folder here and name that"
-        raise ConfigError(f"{name}: {problem}; {advice}") from None
+        raise ConfigError(f"{name}: {problem}; check name and network, or copy its folder here and name that") from None
 
 
+@dataclass(frozen=True)
 class Embeddings:
-    """The embeddings of texts by an encoder, in a folder."""
+    """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
 
-    def __init__(self, folder: Path, encoder: Encoder, device: str, screen: Screen) -> None:
-        """``folder``: in which that of the embeddings is."""
-        self.encoder, self.device, self.screen = encoder, device, screen
-        self.folder = folder / f"embeddings-{encoder.sha256[:12]}"
+    encoder: Encoder
+    parent: Path
+    device: str
+    """Where it computes; auto: on a GPU if there is one."""
+    screen: Screen
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the embeddings."""
+        return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
 
     @cached_property
     def model(self) -> Any:
-        """The loaded encoder."""
+        """The encoder, loaded by sentence-transformers.
+
+        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the encoder.
+        """
+        require_package("sentence_transformers", self.encoder.name, "teacher")
+        from sentence_transformers import SentenceTransformer
+
         self.screen.show_work(f"loading {self.encoder.name}")
-        return self.encoder.load(self.device)
+        device = None if self.device == "auto" else self.device
+        try:
+            with redirect_stderr(io.StringIO()):  # it draws a bar
+                return SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
+        except Exception as error:  # of every kind, from several libraries
+            problem = f"sentence-transformers cannot load it ({one_line(error)})"
+            raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; those that are missing are computed and written.
 
-        Raises as ``Encoder.load`` does, and ``StorageError`` if writing fails.
+        Raises as ``model`` does, and ``StorageError`` if writing fails.
         """
         hashes, table = hash_texts(texts), self.read()
         text_by_hash = dict(zip(hashes.to_pylist(), texts, strict=True))
@@ -165,8 +181,8 @@ def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
     """float32 ``[texts, features]``; sentence-transformers batches texts of similar length."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_numpy=True)
-    return np.asarray(vectors, np.float32)
+        vectors: np.ndarray = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False)
+    return vectors
 
 
 def hash_texts(texts: Sequence[str]) -> pa.Array:
@@ -182,3 +198,85 @@ def read_texts(split: Split) -> list[str]:
         problem = f"a teacher needs the original texts, and they cannot be read again: {reason}"
         raise DataError(f"{Path(split.root, MANIFEST)}: {problem}; restore the files, or build the dataset again")
     return [text_by_row[row] for row in rows]
+
+
+def recipe_of(sha256: str) -> dict[str, Any]:
+    """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
+    computed again. ``encoder`` is the folder of the figures.
+    """
+    return {"version": 1, "encoder": f"encoder-{sha256[:12]}", "strengths": list(STRENGTHS)}
+
+
+def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    """scikit-learn's logistic regression; more than two classes share one softmax."""
+    from sklearn.linear_model import LogisticRegression
+
+    with threadpool_limits(1):
+        return LogisticRegression(C=strength, max_iter=300).fit(vectors, labels)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The model, trained on a dataset's training rows."""
+
+    num_classes: int
+    model: Any
+    strength: float
+    temperature: float
+    held_out: np.ndarray
+    """Calibrated probabilities of the training rows by models that have not learned from them."""
+
+    @classmethod
+    def learn(cls, data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int) -> Regression:
+        """Choose strength and temperature by folds, then fit all ``rows``, which have the columns text and label.
+
+        Raises ``DataError`` as ``predict_held_out`` does.
+        """
+        labels = rows["label"].to_numpy()
+
+        def predict_by_folds(strength: float) -> np.ndarray:
+            def predict(is_held_out: np.ndarray) -> np.ndarray:
+                model = fit_regression(vectors[~is_held_out], labels[~is_held_out], strength)
+                return logits_of(model, vectors[is_held_out], num_classes)
+
+            return predict_held_out(predict, data, rows, num_classes)
+
+        logits = {strength: predict_by_folds(strength) for strength in STRENGTHS}
+        strength = min(STRENGTHS, key=lambda value: log_loss_at_best_temperature(logits[value], labels))
+        temperature = fit_temperature(logits[strength], labels)
+        held_out = probabilities(logits[strength] / temperature)
+        return cls(num_classes, fit_regression(vectors, labels, strength), strength, temperature, held_out)
+
+    def chances(self, vectors: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, float64 ``[rows, classes]``."""
+        return probabilities(logits_of(self.model, vectors, self.num_classes) / self.temperature)
+
+
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
+    """Train on the training split, and measure each split of ``names_of``.
+
+    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do.
+    """
+    check(data, manifest)
+    if manifest.has_label_sets:
+        problem = "a text may have several labels, which a regression on an encoder does not learn"
+        raise DataError(f"{Path(data, MANIFEST)}: {problem}; leave the encoder out")
+    splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
+    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
+    start_s = time.process_time()
+    rows, _ = read_labelled(data, manifest, [TRAIN])
+    regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
+    facts: dict[str, Any] = {
+        "dataset": manifest.fingerprint,
+        "recipe": recipe_of(embeddings.encoder.sha256),
+        "encoder": embeddings.encoder.name,
+        "features": vectors[0].shape[1],
+        "train_rows": len(rows),
+        "C": regression.strength,
+        "seconds": time.process_time() - start_s,
+    }
+    measured = {
+        split.name: sort_scores(split, logits_of(regression.model, features, regression.num_classes))
+        for split, features in zip(splits[1:], vectors[1:], strict=True)
+    }
+    return regression, describe_scores(measured, facts, manifest)

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.encoder import Embeddings, find_encoder
+from harness.baseline.encoder import Embeddings, find_encoder, measure_encoder, recipe_of
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
-from harness.baseline.regression import measure_encoder, recipe_of
 from harness.data.targets import TEACHERS, find_lesson
 from harness.rundir.layout import check_figures_directory
 from harness.rundir.results import (
@@ -72,7 +71,7 @@ def main(config: BaselineConfig) -> None:
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(parent, encoder, "auto", Screen(quiet=config.json))
+        embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
     names = names_of(manifest)
@@ -171,7 +170,7 @@ class Comparison:
     @property
     def baseline(self) -> str:
         """What the baseline is called."""
-        return "encoder" if "encoder" in self.linear else "TF-IDF baseline"
+        return "regression on the encoder" if "encoder" in self.linear else "TF-IDF baseline"
 
     @property
     def difference(self) -> float:
@@ -197,10 +196,10 @@ class Comparison:
         """The conclusion, as a sentence."""
         if self.low > 0:
             return f"the network is above the {self.baseline}"
-        time = "" if "encoder" in self.linear else f", which took {duration(self.linear['seconds'])}"
+        time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.baseline}{time}"
-        return f"no difference that these rows could show between the network and the {self.baseline}{time}"
+            return f"the network is below the {self.baseline}, {time}"
+        return f"no difference that these rows could show between the network and the {self.baseline}, {time}"
 
 
 def compare_with_run(

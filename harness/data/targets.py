@@ -53,12 +53,14 @@ class Lesson:
         return f"{Path(self.teacher).name} (targets {self.targets_sha256[:12]})"
 
 
+@dataclass(frozen=True)
 class SoftTargets:
     """The targets of a lesson."""
 
-    def __init__(self, rows: np.ndarray, values: np.ndarray) -> None:
-        """``rows`` int64 ``[rows]``, ascending; ``values`` float16 ``[rows, classes]``."""
-        self.rows, self.values = rows, values
+    rows: np.ndarray
+    """int64 ``[rows]``, ascending."""
+    values: np.ndarray
+    """float16 ``[rows, classes]``."""
 
     def look_up(self, rows: np.ndarray) -> np.ndarray:
         """float32 ``[rows, classes]``: the targets of rows by their number in the source."""
@@ -73,7 +75,7 @@ def folder_of_teachers(data: str, run: str) -> Path:
 def folder_of_lesson(config: Mapping[str, Any], fingerprint: str) -> Path:
     """The folder of the lesson for the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
     teacher = str(config["teacher"])
-    key = hashlib.sha256(atomic.canonical_json([fingerprint, config["fold"], teacher])).hexdigest()[:12]
+    key = hashlib.sha256(f"{fingerprint} {config['fold']} {teacher}".encode()).hexdigest()[:12]
     return folder_of_teachers(config["data"], config["run"]) / f"{Path(teacher).name}-{key}"
 
 

@@ -105,8 +105,12 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
                 selection.load(start.state["selection"])
     elif not config.dry_run:
         learn_linear_part(config, trainer, data, choices)
-    origin: dict[str, Any] = {**origins, "dataset_parts": preflight.dataset_facts(manifest)}
-    origin |= {"costs": config.evaluation.costs, "teacher": None if lesson is None else lesson.origin}
+    origin: dict[str, Any] = {
+        **origins,
+        "dataset_parts": preflight.dataset_facts(manifest),
+        "costs": config.evaluation.costs,
+        "teacher": None if lesson is None else lesson.origin,
+    }
     settings = {name: str(choice) for name, choice in choices.items()}
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
@@ -158,8 +162,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         lesson = find_lesson(vars(config), manifest.fingerprint)
         if config.teacher is not None and lesson is None and not config.dry_run:
-            advice = f"`padless train {config.data}` has it do so"
-            raise ConfigError(f"teacher: {config.teacher} has not taught yet; {advice}")
+            raise ConfigError(f"teacher: {config.teacher} has not taught yet; start with `padless train`")
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
             preflight.check_start(config)

@@ -8,13 +8,15 @@ baseline, the network, which is a few points better too, learns more from the la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
-from harness.baseline.encoder import Embeddings, Encoder, find_encoder, read_texts
+from harness.baseline.encoder import Embeddings, Encoder, find_encoder, measure_encoder, read_texts, recipe_of
 from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
-from harness.baseline.regression import measure_encoder, recipe_of
 from harness.baseline.results import FOLDER, write_baseline
 from harness.config import RunConfig
 from harness.data.targets import (
@@ -27,15 +29,26 @@ from harness.data.targets import (
 )
 from harness.data.views import rows_of_task
 from harness.rundir.layout import holds_run, storage, writable_path
+from harness.rundir.results import probability_column
 from harness.scores.intervals import difference_interval
-from harness.training.answers import hash_answers, is_answers, read_answers
+from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import lock_file
 from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen, percent
+from preprocessing.base.untrusted import join_names
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus.batches import Reader, SourceBatch
+from preprocessing.corpus.readers import open_reader
+from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import home_of, open_split, parts_of, read_data
+from preprocessing.labels import normalize_label
 
+ROW = "row"
+LABEL_COLUMNS = ("predicted", "label")
+MAX_SUM_ERROR = 0.02
+"""Of the probabilities of a row, which may be rounded."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
 MAX_WAIT_S = 24 * 3600.0
@@ -76,14 +89,50 @@ def teach(config: RunConfig) -> None:
         write_lesson(folder, Lesson(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
 
 
+def is_answers(name: str) -> bool:
+    """Whether a teacher is a file of predictions."""
+    return Path(name).is_file() or suffix_of(name) in FORMAT_BY_SUFFIX
+
+
+def hash_answers(name: str) -> str:
+    """The sha256 of a file of predictions. Raises ``DataError`` if there is none."""
+    if not Path(name).is_file():
+        raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
+    return atomic.sha256_file(name)
+
+
 def ask_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
-    """What a file of predictions says of the rows without labels: a summary, their numbers, their probabilities."""
+    """What a file of predictions says of the rows without labels: a summary, their numbers, their probabilities.
+
+    Rows are given by number or by text, with a column for each class, or a label alone, as ``padless predict`` writes
+    them. Raises ``DataError`` for a file that cannot be read or used, and if it says nothing of a row.
+    """
+    import pandas as pd
+
     if not manifest.rows(UNLABELLED):
         raise DataError(
             f"{Path(config.data, MANIFEST)}: has no rows without labels, which {config.teacher} could teach; "
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
-    return describe_share(manifest), *read_answers(str(config.teacher), config.data, manifest)
+    (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))
+    key_columns, answer_columns = find_columns(open_reader(file), manifest)
+    reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *answer_columns])))
+    split = open_split(config.data, manifest, UNLABELLED)
+    rows = split.column("row")
+    keys = rows.astype(str) if key_columns == [ROW] else read_texts(split)
+    parts = []
+    for batch in reader.batches():
+        batch_keys = pc.fill_null(batch.texts_of(key_columns), "").to_pylist()
+        parts.append(pd.DataFrame(read_chances(batch, answer_columns, manifest.labels), batch_keys))
+    table = pd.concat(parts)
+    chances = table[~table.index.duplicated()].reindex(keys).to_numpy()
+    is_missing = np.isnan(chances[:, 0])
+    if is_missing.any():
+        raise DataError(
+            f"{file.name}: says nothing of {is_missing.sum():,} of the {len(rows):,} rows without labels, such as row "
+            f"{rows[is_missing].min()} (by {join_names(key_columns)}); add them, or build the dataset without them"
+        )
+    return describe_share(manifest), rows, chances
 
 
 def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tuple[str, np.ndarray, np.ndarray]:
@@ -93,7 +142,7 @@ def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tupl
     """
     parent = folder_of_teachers(config.data, config.run)
     nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
-    embeddings = Embeddings(parent, encoder, config.device, Screen(quiet=config.quiet))
+    embeddings = Embeddings(encoder, parent, config.device, Screen(quiet=config.quiet))
     regression, results = measure_encoder(config.data, manifest, embeddings)
     if config.fold is None:
         baselines = writable_path(str(home_of(config.data)), config.run, FOLDER)
@@ -102,10 +151,11 @@ def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tupl
         return "left out: there are no rows without labels for it to teach", *nothing
     rows, blocks = read_labelled(config.data, manifest, [TRAIN])
     linear = predict_out_of_fold(config.data, manifest, rows, blocks)
-    hits, linear_hits = (chances.argmax(axis=1) == rows["label"] for chances in (regression.held_out, linear))
-    share, linear_share = percent(float(hits.mean())), percent(float(linear_hits.mean()))
-    figures = f"right on {share} of {len(rows):,} labelled rows out of fold, a TF-IDF baseline on {linear_share}"
-    _, high = difference_interval(hits.to_numpy(), linear_hits.to_numpy())
+    labels = rows["label"].to_numpy()
+    hits, linear_hits = (chances.argmax(axis=1) == labels for chances in (regression.held_out, linear))
+    share = f"{hits.mean():.0%} of {len(rows):,} labelled rows"
+    figures = f"right on {share} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
+    _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:
         return f"left out: {figures}: the network alone is as good", *nothing
     unlabelled = open_split(config.data, manifest, UNLABELLED)
@@ -117,3 +167,45 @@ def describe_share(manifest: Manifest) -> str:
     """The share of the training rows that a teacher teaches."""
     unlabelled, total = manifest.rows(UNLABELLED), manifest.rows(TRAIN) + manifest.rows(UNLABELLED)
     return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
+
+
+def find_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """The columns of a file of predictions: those that tell the row, its number or its text, and those of the
+    probabilities, in the order of the dataset's classes, or that of the label alone.
+
+    Raises ``DataError`` if some are missing, or are of other classes.
+    """
+    names, labels = reader.columns, manifest.labels
+    texts = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
+    text_columns = [texts] if isinstance(texts, str) else list(texts)
+    keys = [ROW] if ROW in names else text_columns
+    for candidates in (list(map(probability_column, labels)), labels, *([name] for name in LABEL_COLUMNS)):
+        if {*keys, *candidates} <= {*names}:
+            return keys, candidates
+    rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
+    raise DataError(
+        f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
+        f"{join_names(labels)}, or a column 'predicted' of labels; it has {join_names(names)}"
+    )
+
+
+def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """float64 ``[rows, classes]``: the probabilities of a batch, or 1 for the class that it names.
+
+    Raises ``DataError`` for the first row that has none.
+    """
+    import pandas as pd
+
+    texts = pd.DataFrame({name: batch.column(name).to_pylist() for name in columns}, dtype=object)
+    if len(columns) == 1:
+        names, classes = texts[columns[0]].map(normalize_label), [*map(normalize_label, labels)]
+        chances, problem = (names.to_numpy()[:, None] == classes).astype(np.float64), f"one of {join_names(labels)}"
+    else:
+        chances = texts.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        problem = "numbers from 0 to 1 that add up to 1; a softmax makes them of logits"
+    sums: np.ndarray = chances.sum(axis=1)
+    is_right = (chances >= 0).all(axis=1) & (np.abs(sums - 1) <= MAX_SUM_ERROR)
+    if not is_right.all():
+        row = int(is_right.argmin())
+        raise batch.error(row, f"{join_names(columns)}: {join_names(texts.iloc[row])}, expected {problem}")
+    return chances / sums[:, None]

@@ -140,12 +140,12 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     original = encoders.compute_embeddings
     monkeypatch.setattr(encoders, "PART_TEXTS", 3)
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
-    embeddings = Embeddings(tmp_path, encoder, "cpu", Screen(quiet=True))
+    embeddings = Embeddings(encoder, tmp_path, "cpu", Screen(quiet=True))
     with pytest.raises(KeyboardInterrupt):
         embeddings.look_up(texts)
     vectors = embeddings.look_up(texts)
     assert counts == [3, 0, 3, 1]
-    np.testing.assert_allclose(vectors, original(encoder.load("cpu"), texts), atol=2e-3)
+    np.testing.assert_allclose(vectors, original(embeddings.model, texts), atol=2e-3)
     path = next(embeddings.folder.iterdir())
     path.write_bytes(path.read_bytes()[:100])
     np.testing.assert_array_equal(embeddings.look_up(texts), vectors)
@@ -198,7 +198,7 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
     taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
     assert summary in taught
-    assert f", encoder {encoder['accuracy']:.4f}: " in taught
+    assert f", regression on the encoder {encoder['accuracy']:.4f}: " in taught
 
 
 @pytest.mark.processes
