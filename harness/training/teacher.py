@@ -77,16 +77,16 @@ def teach(config: RunConfig) -> None:
     if lesson is not None and lesson.source_sha256 == source_sha256:
         return
     folder = folder_of_lesson(vars(config), manifest.fingerprint)
-    refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
-    with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
-        if encoder is None:
-            summary, rows, chances = ask_file(config, manifest)
-        else:
+    if encoder is None:
+        summary, rows, chances = ask_file(config, manifest)
+    else:
+        refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
+        with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
             summary, rows, chances = ask_encoder(config, manifest, encoder)
-        train = open_split(config.data, manifest, TRAIN)
-        targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
-        targets_sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
-        write_lesson(folder, Lesson(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
+    train = open_split(config.data, manifest, TRAIN)
+    targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
+    targets_sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
+    write_lesson(folder, Lesson(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
 
 
 def is_answers(name: str) -> bool:
