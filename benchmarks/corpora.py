@@ -15,9 +15,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import read_frame
-from harness.baseline.encoder import Embeddings, Regression, find_encoder
+from harness.baseline.encoder import Embeddings, Regression, compute_embeddings, find_encoder
 from harness.baseline.linear import RECIPE
 from harness.config import RunConfig
 from harness.data.targets import TEACHERS
+from harness.inference.model import load
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
@@ -44,8 +46,12 @@ LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
 """The methods: a TF-IDF baseline, the default recipe on labelled texts, another recipe on all texts."""
 ENCODER, TAUGHT = "encoder", "taught"
 """With a teacher: the encoder with a logistic regression, the default recipe taught by it on all texts."""
+SPEED_TEXTS = 500
+"""Texts by which the speeds of the encoder and of the network are measured."""
 TAUGHT_VALIDATION = 0.2
 """With a teacher: share of few labelled rows that are validation."""
+COLUMNS = ["corpus", "labels", "method", "seed", "rows", "accuracy", "seconds", "texts_per_s"]
+"""Of a finished figure; only an encoder and the network that it teaches have the last."""
 LABEL_STREAM = 0x64726177
 """A separate random stream for the choice of rows that keep their label."""
 
@@ -165,8 +171,10 @@ def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
 def measure_figure(
     config: CorporaConfig, corpus: pd.DataFrame, labels: int, seed: int, method: str, folder: Path
 ) -> dict[str, Any]:
-    """Accuracy, rows and seconds of one figure."""
+    """Accuracy, rows, seconds and, with a teacher, texts/s at prediction of one figure."""
     labelled, start_s = draw_labelled(corpus, labels, seed), time.monotonic()
+    texts = corpus["text"][corpus["split"] == config.measure][:SPEED_TEXTS].tolist()
+    speed = {}
     if labels and config.measure == TEST:  # who has few labels has no others for validation
         corpus = corpus.assign(split=corpus["split"].where(corpus["split"] != VALIDATION))
     if method in (LINEAR, ENCODER):
@@ -176,6 +184,8 @@ def measure_figure(
         accuracy = (
             linear_accuracy(learned, measured) if method == LINEAR else encoder_accuracy(config, learned, measured)
         )
+        if method == ENCODER:
+            speed = measure_speed(partial(compute_embeddings, open_embeddings(config).model), texts)
     else:
         data, with_others = folder / "data", method in (ALL_TEXTS, TAUGHT)
         if not (data / "dataset.json").exists():
@@ -191,7 +201,17 @@ def measure_figure(
             share_embeddings(config, data)
         run_module("harness", "train", *options, "--seed", seed)
         accuracy = accuracy_of(folder / "run", config.measure)
-    return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}
+        if method == TAUGHT:
+            speed = measure_speed(load(folder / "run").predict_proba, texts)
+    return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s, **speed}
+
+
+def measure_speed(predict: Callable[[list[str]], Any], texts: list[str]) -> dict[str, float]:
+    """Texts that a loaded model reads in a second."""
+    predict(texts[:1])
+    start_s = time.monotonic()
+    predict(texts)
+    return {"texts_per_s": len(texts) / (time.monotonic() - start_s)}
 
 
 def sources(
@@ -285,15 +305,21 @@ def hash_facts(*facts: object) -> str:
 
 
 def summary(lines: Sequence[dict[str, Any]]) -> Any:
-    """A frame with mean and standard deviation of the accuracy over seeds, and seconds of a figure, for each corpus,
-    number of labels and method.
+    """A frame with mean and standard deviation of the accuracy over seeds, seconds of a figure and texts/s, for each
+    corpus, number of labels and method.
     """
-    groups = pd.DataFrame(lines).groupby(["corpus", "labels", "method"], sort=False)
+    groups = pd.DataFrame(lines, columns=COLUMNS).groupby(["corpus", "labels", "method"], sort=False)
     table = groups.agg(
         rows=("rows", "first"),
         accuracy=("accuracy", "mean"),
         sd=("accuracy", "std"),
         seeds=("seed", "size"),
         seconds=("seconds", "mean"),
+        texts_per_s=("texts_per_s", "mean"),
     )
-    return table.round({"accuracy": 4, "sd": 4, "seconds": 1}).astype(object).where(table.notna(), None).reset_index()
+    return (
+        table.round({"accuracy": 4, "sd": 4, "seconds": 1, "texts_per_s": 0})
+        .astype(object)
+        .where(table.notna(), None)
+        .reset_index()
+    )
