@@ -16,6 +16,8 @@ from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
 from harness.data.targets import find_lesson, folder_of_lesson, open_targets
 from harness.data.views import rows_of_run
+from harness.export.config import ExportConfig
+from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
 from harness.training import teacher
@@ -25,6 +27,7 @@ from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
 from tests.commands import read_json
+from tests.datasets import write_dataset
 from tests.runs import small
 from tests.teachers import prepare_corpus, write_corpus, write_encoder
 
@@ -199,6 +202,10 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
     assert summary in taught
     assert f", regression on the encoder {encoder['accuracy']:.4f}: " in taught
+    export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
+    assert "Taught by encoder (targets " in card
 
 
 @pytest.mark.processes
@@ -222,3 +229,10 @@ def test_names_that_are_no_encoder(tmp_path: Path) -> None:
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
             find_encoder(name)
+
+
+def test_an_encoder_is_no_baseline_where_a_text_has_several_labels(tiny: Path, tmp_path: Path) -> None:
+    rows = {"train": 20, "validation": 5, "test": 5}
+    write_dataset(tmp_path / "data", rows, label_sets=[[], [0, 1], [1]])
+    with pytest.raises(DataError, match=r"a text may have several labels, .*; leave the encoder out"):
+        show_baseline(BaselineConfig(data=str(tmp_path / "data"), encoder=str(tiny / "encoder")))
