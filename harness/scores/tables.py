@@ -10,12 +10,14 @@ from typing import Any
 
 from harness.scores.figures import FIGURES, spreads, title_of
 from harness.scores.metrics import largest_confusions, worst_first
-from preprocessing.base.terminal import WIDTH, Column, Screen, percent, shorten_line, table
+from preprocessing.base.terminal import WIDTH, Column, Screen, count_noun, percent, shorten_line, table
 
 MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
 MAX_CONFUSIONS = 8
 """Maximum number of confusions shown."""
+MIN_THRESHOLD_ROWS = 10
+"""Fewer rows of validation say little about the threshold of a class."""
 MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
 LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
@@ -175,14 +177,30 @@ def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epoch
     return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
+def rare_classes(per_class: Sequence[Mapping[str, Any]]) -> str | None:
+    """A warning about classes of several labels to a text whose threshold few rows of validation choose."""
+    rare = sorted((entry for entry in per_class if entry["rows"] < MIN_THRESHOLD_ROWS), key=itemgetter("rows"))
+    if not rare:
+        return None
+    return (
+        f"few validation rows have {name_classes(rare)}: such thresholds follow probabilities more than labels; "
+        "add rows of them, or set evaluation.threshold to fixed"
+    )
+
+
+def name_classes(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The first three classes of ``per_class`` with their rows, and how many more there are."""
+    classes = ", ".join(f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in entries[:3])
+    more = f" and {len(entries) - 3:,} more classes" if len(entries) > 3 else ""
+    return f"{classes}{more}"
+
+
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
     missed = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
     if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
-    classes = ", ".join(f"{entry['label']!r} ({entry['rows']:,} rows)" for entry in missed[:3])
-    more = f" and {len(missed) - 3:,} more classes" if len(missed) > 3 else ""
     return (
-        f"no row of {classes}{more} is recognised: judge by balanced accuracy, and weigh classes with "
+        f"no row of {name_classes(missed)} is recognised: judge by balanced accuracy, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )

@@ -27,6 +27,7 @@ from harness.scores.tables import (
     MARK,
     majority,
     never_found,
+    rare_classes,
     show_figures,
     still_improving,
 )
@@ -180,7 +181,10 @@ class Console(Sink):
             if "f1_micro" in values:
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        for sentence in filter(None, [majority(values), never_found(values["per_class"])]):
+        sentences = [majority(values), never_found(values["per_class"])]
+        if self.manifest.has_label_sets and VALIDATION in figures_by_split:
+            sentences.append(rare_classes(figures_by_split[VALIDATION]["per_class"]))
+        for sentence in filter(None, sentences):
             self.screen.fact("note", sentence, "warn")
 
     def close(self, ending: Ending) -> None:
