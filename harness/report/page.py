@@ -213,13 +213,13 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     if run.measured is not None:
         figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
         has_label_sets = "thresholds" in figures
-        shown_mistakes = figures["mistakes"]
+        shown_mistakes = [{"is_suspect": False, **mistake} for mistake in figures["mistakes"]]
         if not has_label_sets:
             with suppress(DataError, ValueError):  # no predictions, or of other classes
                 mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
-            for mistake in figures["mistakes"]:
-                suspect = mistake_by_row.get(mistake["row"], {})
-                mistake_by_row[mistake["row"]] = {"is_suspect": False, **suspect, **mistake}
+            for mistake in shown_mistakes:
+                suspect = mistake_by_row.get(mistake["row"], mistake)
+                mistake_by_row[mistake["row"]] = {**suspect, **mistake, "is_suspect": suspect["is_suspect"]}
             shown_mistakes = [*mistake_by_row.values()]
         mistakes, no_texts = mistakes_of(shown_mistakes, manifest, str(run.config["data"]))
         quality = {

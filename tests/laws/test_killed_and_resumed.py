@@ -116,16 +116,19 @@ def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 @pytest.mark.parametrize(
-    ("rows", "options"),
+    ("rows", "label_sets", "options"),
     [
-        ({}, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")),
-        ({"unlabelled": 200}, ("--task", "language_model", "--language_model.candidates", "30")),
+        ({}, None, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")),
+        ({"unlabelled": 200}, None, ("--task", "language_model", "--language_model.candidates", "30")),
+        ({}, [[], [0], [0, 1]], ("--model.wide", "64")),
     ],
-    ids=["with vectors of its own texts", "while it pretrains"],
+    ids=["with vectors of its own texts", "while it pretrains", "with several labels"],
 )
-def test_killed_in_other_trainings(tmp_path: Path, rows: dict[str, int], options: tuple[str, ...]) -> None:
+def test_killed_in_other_trainings(
+    tmp_path: Path, rows: dict[str, int], label_sets: list[list[int]] | None, options: tuple[str, ...]
+) -> None:
     data, run, reference = tmp_path / "data", tmp_path / "killed" / "run", tmp_path / "whole" / "run"
-    write_dataset(data, {"train": 400, "validation": 100, "test": 50, **rows})
+    write_dataset(data, {"train": 400, "validation": 100, "test": 50, **rows}, label_sets=label_sets)
     processes = 1 if "own" in options else 2
     finish(start(data, reference, *options, processes=processes), reference)
     for step in (20, 56):
