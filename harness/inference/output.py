@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.rundir.results import join_lists
+from harness.rundir.results import join_label_column
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.corpus import parquet
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX
@@ -83,7 +83,7 @@ class Output:
         table = table.replace_schema_metadata(self.schema.metadata)
         is_joined = self.labels_separator != LIST and FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
         for name, column in zip(self.names, columns.columns, strict=True):
-            table = table.append_column(name, join_lists(column, self.labels_separator) if is_joined else column)
+            table = table.append_column(name, join_label_column(column, self.labels_separator) if is_joined else column)
         return table
 
 

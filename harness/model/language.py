@@ -314,9 +314,9 @@ class LanguageObjective(nn.Module):
             mask = None if head_mask is None else head_mask[:, number * hidden : (number + 1) * hidden].to(states.dtype)
             inputs = states if mask is None else states * mask[reading.index.row]
             projected = functional.pad(model.project(number, inputs, self.output_dtype), (0, 0, 0, 1))
-            predictions = Predictions(wanted, wanting, hits, counts, self.output_dtype)
+            token_targets = TokenTargets(wanted, wanting, hits, counts, self.output_dtype)
             output = (vectors, right_bias, reading.candidates, candidate_bias)
-            totals.append(SampledSoftmax.apply(projected, *output, predictions))
+            totals.append(SampledSoftmax.apply(projected, *output, token_targets))
             wanted, wanting = wanting, wanted
         return torch.stack(totals).sum() / self.targets.window
 
@@ -377,7 +377,7 @@ def elements_at_once(device: torch.device) -> int:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class TokenTargets:
     """What the states of one direction predict."""
 
     wanted: torch.Tensor
@@ -403,7 +403,7 @@ class SampledSoftmax(torch.autograd.Function):
         bias: torch.Tensor,
         candidate_vectors: torch.Tensor,
         candidate_bias: torch.Tensor,
-        predictions: Predictions,
+        token_targets: TokenTargets,
     ) -> torch.Tensor:
         """The sum of the losses of all predictions.
 
@@ -411,8 +411,8 @@ class SampledSoftmax(torch.autograd.Function):
         is reduced by the logarithm of the token's expected count already. ``vectors`` ``[tokens, features]`` and
         ``bias`` ``[tokens]`` belong to the tokens, ``candidate_vectors`` and ``candidate_bias`` to the candidates.
         """
-        wanted, wanting, dtype = predictions.wanted, predictions.wanting, predictions.dtype
-        hits, counts = predictions.hits, predictions.counts
+        wanted, wanting, dtype = token_targets.wanted, token_targets.wanting, token_targets.dtype
+        hits, counts = token_targets.hits, token_targets.counts
         inputs, outputs = projected.to(dtype), candidate_vectors.to(dtype)
         gradient, right_gradient = torch.empty_like(projected), torch.empty_like(wanted, dtype=projected.dtype)
         total = projected.new_zeros(())

@@ -163,7 +163,7 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
     with open_lines(path) as lines:
-        for word, row in read_rows(lines, path, head, wanted):
+        for word, row in read_word_rows(lines, path, head, wanted):
             words += 1
             if row is not None:
                 vectors[wanted.pop(word)] = row
@@ -181,7 +181,7 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     return start_with(vectors, facts, vocabulary)
 
 
-def read_rows(
+def read_word_rows(
     lines: Iterator[bytes], path: str | Path, head: Head, wanted: Collection[bytes]
 ) -> Iterator[tuple[bytes, np.ndarray | None]]:
     """The word of each line after the header, and its numbers if it is one of those that are looked for. Raises

@@ -193,10 +193,10 @@ def read_hits(directory: Path, split: str, advice: str | None = None) -> tuple[n
     Raises ``DataError`` as ``read_predictions``.
     """
     table = read_predictions(directory, split, ["label", "predicted"], advice)
-    labels, predicted = (join_lists(table[name], NAME_END) for name in ("label", "predicted"))
+    labels, predicted = (join_label_column(table[name], NAME_END) for name in ("label", "predicted"))
     return table["row"].to_numpy(), np.asarray(pc.equal(labels, predicted).to_numpy(), bool)
 
 
-def join_lists(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+def join_label_column(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
     """A column of labels, where they are lists as texts with a separator between the labels."""
     return pc.binary_join(column.cast(pa.list_(pa.string())), separator) if is_list(column.type) else column

@@ -183,12 +183,12 @@ def rare_classes(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     if not rare:
         return None
     return (
-        f"few validation rows have {name_classes(rare)}: such thresholds follow probabilities more than labels; "
+        f"few validation rows have {describe_classes(rare)}: such thresholds follow probabilities more than labels; "
         "add rows of them, or set evaluation.threshold to fixed"
     )
 
 
-def name_classes(entries: Sequence[Mapping[str, Any]]) -> str:
+def describe_classes(entries: Sequence[Mapping[str, Any]]) -> str:
     """The first three classes of ``per_class`` with their rows, and how many more there are."""
     classes = ", ".join(f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in entries[:3])
     more = f" and {len(entries) - 3:,} more classes" if len(entries) > 3 else ""
@@ -201,6 +201,6 @@ def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
     return (
-        f"no row of {name_classes(missed)} is recognised: judge by balanced accuracy, and weigh classes with "
+        f"no row of {describe_classes(missed)} is recognised: judge by balanced accuracy, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )
