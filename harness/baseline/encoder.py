@@ -124,21 +124,24 @@ class Embeddings:
 
     @cached_property
     def model(self) -> Any:
-        """The encoder, loaded by sentence-transformers.
+        """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
 
         Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the encoder.
         """
         require_package("sentence_transformers", self.encoder.name, "teacher")
         from sentence_transformers import SentenceTransformer
 
+        from harness.ranks.precision import list_precisions
+
         self.screen.show_work(f"loading {self.encoder.name}")
         device = None if self.device == "auto" else self.device
         try:
             with redirect_stderr(io.StringIO()):  # it draws a bar
-                return SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
+                model = SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
+        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; those that are missing are computed and written.
@@ -181,8 +184,9 @@ def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
     """float32 ``[texts, features]``; sentence-transformers batches texts of similar length."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors: np.ndarray = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False)
-    return vectors
+        vectors = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_tensor=True)
+    embeddings: np.ndarray = vectors.float().cpu().numpy()
+    return embeddings
 
 
 def hash_texts(texts: Sequence[str]) -> pa.Array:

@@ -43,7 +43,7 @@ def choose_device(wanted: str) -> Choice:
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
     """What training computes in. Raises ``ConfigError`` naming what the device can run, if it cannot run ``wanted``."""
-    able, launchers = runnable(device_type), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    able, launchers = list_precisions(device_type), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if wanted != "auto":
         chosen, reason = str(wanted), "asked for"
     elif launchers in ("bf16", "fp16"):
@@ -57,7 +57,7 @@ def choose_precision(wanted: Precision, device_type: str) -> Choice:
     return Choice(chosen, reason)
 
 
-def runnable(device_type: str) -> list[str]:
+def list_precisions(device_type: str) -> list[str]:
     """The arithmetics for which this kind of device has instructions."""
     able = ["fp32"]
     if device_type == "cuda":

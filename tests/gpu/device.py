@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from harness.ranks.precision import runnable
+from harness.ranks.precision import list_precisions
 
 DEVICE = os.environ.get("PADLESS_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 ON_CUDA = DEVICE == "cuda"
@@ -22,5 +22,5 @@ for_two_ranks = pytest.mark.skipif(ON_CUDA and torch.cuda.device_count() < 2, re
 
 def skip_without(precision: str) -> None:
     """Skip where the device cannot compute in ``precision``; a CPU computes in fp32 alone here, which is fast."""
-    if precision not in (runnable(DEVICE) if ON_CUDA else ["fp32"]):
+    if precision not in (list_precisions(DEVICE) if ON_CUDA else ["fp32"]):
         pytest.skip(f"{precision}: this {DEVICE} device cannot compute in it")
