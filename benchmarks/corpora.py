@@ -35,6 +35,7 @@ from harness.inference.model import load
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.metrics_log import read_log
 from harness.rundir.results import figures_name, read_figures
+from harness.scores.metrics import probabilities
 from preprocessing.base import atomic, configuration
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.randomness import permutation
@@ -273,7 +274,7 @@ def encoder_accuracy(config: CorporaConfig, learned: pd.DataFrame, measured: pd.
     vectors = embed_texts(config, [*learned["text"], *measured["text"]])
     rows = learned.assign(label=numbers)
     regression = Regression.learn(config.output, vectors[: len(learned)], rows, len(names))
-    predicted = regression.chances(vectors[len(learned) :]).argmax(axis=1)
+    predicted = probabilities(regression.logits(vectors[len(learned) :])).argmax(axis=1)
     return float((names[predicted] == measured["label"].to_numpy()).mean())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lessons of teachers, written on the spot, and a tiny sentence encoder."""
+"""TeacherInfos of teachers, written on the spot, and a tiny sentence encoder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from harness.data.targets import Lesson, folder_of_lesson, write_lesson, write_targets
+from harness.data.targets import TeacherInfo, folder_of_targets, write_targets, write_teacher_info
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import prepare
 from tests.datasets import sentences
@@ -20,12 +20,12 @@ ORACLE = "oracle"
 
 
 def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
-    """Write the lesson of a teacher called oracle for a dataset: a target, float ``[rows, classes]``, for each row."""
+    """Write the targets of a teacher called oracle for a dataset, float ``[rows, classes]``."""
     config = {"data": str(data), "run": f"{data}-run", "fold": None, "teacher": ORACLE}
-    folder = folder_of_lesson(config, read_manifest(data).fingerprint)
-    write_lesson(
+    folder = folder_of_targets(config, read_manifest(data).fingerprint)
+    write_teacher_info(
         folder,
-        Lesson(
+        TeacherInfo(
             teacher=ORACLE,
             source_sha256="0" * 64,
             is_used=True,

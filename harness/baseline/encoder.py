@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A logistic regression on the embeddings of a sentence encoder: a baseline as TF-IDF is, and the teacher of a network.
 
-Its strength is chosen by folds of the training rows, by their log loss; out of these folds are the probabilities of the
-training rows themselves, on which the temperature of all others is fitted. Folds keep the shares of the classes.
+Its strength is chosen by folds of the training rows, by their log loss. Folds keep the shares of the classes.
 
 Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
 
@@ -34,8 +33,7 @@ from threadpoolctl import threadpool_limits
 
 from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
 from harness.baseline.out_of_fold import predict_held_out, read_labelled
-from harness.scores.calibration import fit_temperature, log_loss_at_best_temperature
-from harness.scores.metrics import probabilities
+from harness.scores.calibration import log_loss_at_best_temperature
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import require_package
@@ -59,6 +57,8 @@ FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 PART_TEXTS = 2048
 """Texts of a part: at most so many are embedded again after a kill."""
 BATCH_TEXTS = 32
+SPEED_TEXTS = 128
+"""Texts by which the speed of an encoder is measured."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,14 @@ class Embeddings:
         matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
         return matrix[lines].astype(np.float32)
 
+    def measure_speed(self, texts: Sequence[str]) -> float:
+        """Texts/s, by a few of them. Raises as ``model`` does."""
+        model, sample = self.model, texts[:SPEED_TEXTS]
+        compute_embeddings(model, sample[:1])
+        start_s = time.perf_counter()
+        compute_embeddings(model, sample)
+        return len(sample) / (time.perf_counter() - start_s)
+
     def read(self) -> pa.Table:
         """All parts, without damaged ones, whose texts are embedded again."""
         batches = list[pa.RecordBatch]()
@@ -226,13 +234,12 @@ class Regression:
     num_classes: int
     model: Any
     strength: float
-    temperature: float
     held_out: np.ndarray
-    """Calibrated probabilities of the training rows by models that have not learned from them."""
+    """Logits of the training rows by models that have not learned from them."""
 
     @classmethod
     def learn(cls, data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int) -> Regression:
-        """Choose strength and temperature by folds, then fit all ``rows``, which have the columns text and label.
+        """Choose the strength by folds, then fit all ``rows``, which have the columns text and label.
 
         Raises ``DataError`` as ``predict_held_out`` does.
         """
@@ -247,13 +254,11 @@ class Regression:
 
         logits = {strength: predict_by_folds(strength) for strength in STRENGTHS}
         strength = min(STRENGTHS, key=lambda value: log_loss_at_best_temperature(logits[value], labels))
-        temperature = fit_temperature(logits[strength], labels)
-        held_out = probabilities(logits[strength] / temperature)
-        return cls(num_classes, fit_regression(vectors, labels, strength), strength, temperature, held_out)
+        return cls(num_classes, fit_regression(vectors, labels, strength), strength, logits[strength])
 
-    def chances(self, vectors: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities, float64 ``[rows, classes]``."""
-        return probabilities(logits_of(self.model, vectors, self.num_classes) / self.temperature)
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """float64 ``[rows]`` for two classes, else ``[rows, classes]``."""
+        return logits_of(self.model, vectors, self.num_classes)
 
 
 def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
@@ -266,7 +271,8 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{Path(data, MANIFEST)}: {problem}; leave the encoder out")
     splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
-    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
+    texts = [read_texts(split) for split in splits]
+    vectors = [*map(embeddings.look_up, texts)]
     start_s = time.process_time()
     rows, _ = read_labelled(data, manifest, [TRAIN])
     regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
@@ -278,9 +284,10 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
         "train_rows": len(rows),
         "C": regression.strength,
         "seconds": time.process_time() - start_s,
+        "texts_per_s": embeddings.measure_speed(texts[-1]),
     }
     measured = {
-        split.name: sort_scores(split, logits_of(regression.model, features, regression.num_classes))
+        split.name: sort_scores(split, regression.logits(features))
         for split, features in zip(splits[1:], vectors[1:], strict=True)
     }
     return regression, describe_scores(measured, facts, manifest)

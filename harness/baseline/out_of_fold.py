@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.baseline.linear import Linear, count_all_ngrams
-from harness.config import EvaluationConfig
-from harness.scores.calibration import fit_decision
 from preprocessing.base.arrays import segment_hashes, unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import UNLABELLED
@@ -76,7 +74,7 @@ def predict_held_out(
 def predict_out_of_fold(
     data: str | Path, manifest: Manifest, rows: pd.DataFrame, blocks: Sequence[Block]
 ) -> np.ndarray:
-    """Calibrated probabilities of the rows of ``read_labelled`` by TF-IDF baselines, float64 ``[rows, classes]``.
+    """Logits of the rows of ``read_labelled`` by TF-IDF baselines, as ``predict_held_out``.
 
     Raises ``DataError`` as ``predict_held_out`` does, and if rows have no word in common.
     """
@@ -88,5 +86,4 @@ def predict_out_of_fold(
         columns = np.searchsorted(ngrams, linear.ngrams)
         return linear.logits_of_counts(matrix[is_held_out][:, columns])
 
-    logits = predict_held_out(predict, data, rows, len(manifest.labels))
-    return fit_decision(logits, labels, EvaluationConfig()).predictions(logits)[1]
+    return predict_held_out(predict, data, rows, len(manifest.labels))

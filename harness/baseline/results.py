@@ -18,7 +18,7 @@ import numpy as np
 
 from harness.baseline.encoder import Embeddings, find_encoder, measure_encoder, recipe_of
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
-from harness.data.targets import TEACHERS, find_lesson
+from harness.data.targets import TEACHERS, find_teacher_info
 from harness.rundir.layout import check_figures_directory
 from harness.rundir.results import (
     Measured,
@@ -107,6 +107,7 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     if config.encoder is not None:
         encoder = f"{first['encoder']} of {first['features']:,} features"
         screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
+        screen.fact("speed", f"{first['texts_per_s']:,.0f} texts/s")
     else:
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
@@ -137,8 +138,8 @@ def read_results(
 def find_results(
     run: Path, data: str | Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder: beside the
-    dataset, else in the run or one beside it.
+    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
+    it.
     """
     for parent in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
         folder = parent / recipe.get("encoder", "")
@@ -229,8 +230,8 @@ def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | N
     if config.get("teacher") is None or config.get("fold") is not None:
         return None
     fingerprint = read_data(config["data"]).fingerprint
-    lesson = find_lesson({**config, "run": str(run)}, fingerprint)
-    if lesson is None:
+    teacher_info = find_teacher_info({**config, "run": str(run)}, fingerprint)
+    if teacher_info is None:
         return None
-    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(lesson.source_sha256))
+    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(teacher_info.source_sha256))
     return compare_with_run(read_measured(run), folder, encoder)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a teacher says of the rows of a dataset: a target for each training row, with a label or without.
 
-A lesson is a folder, for one dataset, one teacher and one fold that is held out::
+A teacher_info is a folder, for one dataset, one teacher and one fold that is held out::
 
     targets.arrow     one line a row, ascending by its number in the source: row int64, target list<float16>[classes]
     teacher.json      who teaches, what came of it, and the sha256 of the targets (sealed, written last)
@@ -28,13 +28,13 @@ from preprocessing.base.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
 TEACHERS = "teachers"
-TARGETS, LESSON = "targets.arrow", "teacher.json"
-KIND = ("padless-lesson", 1)
+TARGETS, TEACHER_INFO = "targets.arrow", "teacher.json"
+KIND = ("padless-teacher", 1)
 REMOVE = "remove the folder, and `padless train` makes it again"
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherInfo:
     """``teacher.json``."""
 
     teacher: str
@@ -44,7 +44,7 @@ class Lesson:
     is_used: bool
     """Whether the network learns from the targets."""
     summary: str
-    """What came of it, and why, in words."""
+    """How many rows it teaches, or why it is left out."""
     targets_sha256: Sha256
 
     @property
@@ -55,7 +55,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The targets of a lesson."""
+    """The targets of a teacher_info."""
 
     rows: np.ndarray
     """int64 ``[rows]``, ascending."""
@@ -68,44 +68,45 @@ class SoftTargets:
 
 
 def folder_of_teachers(data: str, run: str) -> Path:
-    """The folder of lessons and embeddings, beside the dataset, or in the run if nothing can be written there."""
+    """The folder of targets and embeddings, beside the dataset, or in the run if nothing can be written there."""
     return writable_path(str(home_of(data)), run, TEACHERS)
 
 
-def folder_of_lesson(config: Mapping[str, Any], fingerprint: str) -> Path:
-    """The folder of the lesson for the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
+def folder_of_targets(config: Mapping[str, Any], fingerprint: str) -> Path:
+    """The folder of the targets for the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
     teacher = str(config["teacher"])
     key = hashlib.sha256(f"{fingerprint} {config['fold']} {teacher}".encode()).hexdigest()[:12]
     return folder_of_teachers(config["data"], config["run"]) / f"{Path(teacher).name}-{key}"
 
 
-def find_lesson(config: Mapping[str, Any], fingerprint: str) -> Lesson | None:
-    """The lesson of a run, as for ``folder_of_lesson``; None without a teacher, and before it has taught. Raises
-    ``DataError`` for a damaged one.
+def find_teacher_info(config: Mapping[str, Any], fingerprint: str) -> TeacherInfo | None:
+    """The ``teacher.json`` of a run, as for ``folder_of_targets``; None without a teacher, and before it has targets.
+
+    Raises ``DataError`` for a damaged one.
     """
     if config.get("teacher") is None:
         return None
-    path = folder_of_lesson(config, fingerprint) / LESSON
+    path = folder_of_targets(config, fingerprint) / TEACHER_INFO
     content = read_sealed(path, KIND, REMOVE)
-    return None if content is None else convert_json(Lesson, content, str(path), REMOVE)
+    return None if content is None else convert_json(TeacherInfo, content, str(path), REMOVE)
 
 
 def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | None:
-    """The targets of a run's lesson, as for ``find_lesson``; None if it does not learn from them.
+    """The targets of a run's teacher_info, as for ``find_teacher_info``; None if it does not learn from them.
 
-    Raises ``DataError`` if the file is missing, or not the one of the lesson.
+    Raises ``DataError`` if the file is missing, or not the one of the teacher_info.
     """
-    lesson = find_lesson(config, fingerprint)
-    if lesson is None or not lesson.is_used:
+    teacher_info = find_teacher_info(config, fingerprint)
+    if teacher_info is None or not teacher_info.is_used:
         return None
-    content = read_named(folder_of_lesson(config, fingerprint) / TARGETS, lesson.targets_sha256, LESSON)
+    content = read_named(folder_of_targets(config, fingerprint) / TARGETS, teacher_info.targets_sha256, TEACHER_INFO)
     _, (batch,) = arrays.record_batches(pa.BufferReader(content))
     values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
     return SoftTargets(batch["row"].to_numpy(), values)
 
 
 def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:
-    """Write the targets of a lesson, float ``[rows, classes]`` in any order of rows; returns the sha256 of the file.
+    """Write targets, float ``[rows, classes]`` in any order of rows; returns the sha256 of the file.
 
     Raises ``StorageError``.
     """
@@ -116,7 +117,7 @@ def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:
     return atomic.sha256_file(path)
 
 
-def write_lesson(folder: Path, lesson: Lesson) -> None:
-    """Write ``teacher.json``, the last file of a lesson. Raises ``StorageError``."""
-    with storage(folder / LESSON):
-        write_sealed(folder / LESSON, KIND, asdict(lesson))
+def write_teacher_info(folder: Path, teacher_info: TeacherInfo) -> None:
+    """Write ``teacher.json``, the last file of a teacher_info. Raises ``StorageError``."""
+    with storage(folder / TEACHER_INFO):
+        write_sealed(folder / TEACHER_INFO, KIND, asdict(teacher_info))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import LANGUAGE_MODEL, RunConfig, Task
-from harness.data.targets import find_lesson
+from harness.data.targets import find_teacher_info
 from harness.rundir.records import read_run_config
 from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
@@ -88,11 +88,11 @@ def rows_of_run(config: RunConfig) -> Manifest:
     """The view of its dataset that a run trains on: where a teacher has taught, with its rows without labels in
     ``train``.
 
-    Raises ``DataError`` as ``rows_of_task`` and ``find_lesson`` do.
+    Raises ``DataError`` as ``rows_of_task`` and ``find_teacher_info`` do.
     """
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    lesson = find_lesson(vars(config), manifest.fingerprint)
-    if lesson is None or not lesson.is_used:
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    if teacher_info is None or not teacher_info.is_used:
         return manifest
     splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}
     return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})

@@ -31,7 +31,7 @@ from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import processes_on_cores, resolve_config
-from harness.training.teacher import teach
+from harness.training.teacher import prepare_targets
 from preprocessing.base.atomic import as_storage_error, temporary_folder
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.processes import available_cores
@@ -73,7 +73,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     devices.check_device(recipe.device)
-    teach(recipe)
+    prepare_targets(recipe)
     config_on_cpu = resolve_config(recipe).config  # what can be refused is refused before accelerate imports torch
     if devices.is_without_cuda():
         point = preflight.check_run(config_on_cpu, print_stderr)

@@ -172,9 +172,9 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
 def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
     """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
     from harness.training.rules import processes_on_cores, resolve_config
-    from harness.training.teacher import teach
+    from harness.training.teacher import prepare_targets
 
-    teach(recipe)
+    prepare_targets(recipe)
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
         train_here(recipe, reports=reports)

@@ -62,9 +62,12 @@ class RunFacts:
             )
         self.train = [line for line in lines if line["kind"] == "train"]
         self.validation = [line for line in lines if line["kind"] == VALIDATION]
-        seconds = [line["seconds"] for line in read_log(directory, THROUGHPUT) if "seconds" in line]
+        throughput = read_log(directory, THROUGHPUT)
+        seconds = [line["seconds"] for line in throughput if "seconds" in line]
         self.training_s = seconds[-1] if seconds else None
         """Time to the last validation."""
+        self.test_rows_per_s = next((line["rows_per_s"] for line in reversed(throughput) if line["kind"] == TEST), None)
+        """Rows that all ranks read in a second of the test."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)

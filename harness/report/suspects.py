@@ -21,7 +21,9 @@ import pyarrow as pa
 from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
 from harness.inference.config import OUTPUT_SUFFIXES
 from harness.inference.output import write_tables
+from harness.scores.calibration import fit_temperature
 from harness.scores.label_errors import find_label_errors
+from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
 from preprocessing.base.configuration import build_config, options_of, shares_of
@@ -110,8 +112,9 @@ def main(config: SuspectsConfig) -> None:
 def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset that cannot be used."""
     table, blocks = read_labelled(config.data, manifest)
-    chances = predict_out_of_fold(config.data, manifest, table, blocks)
-    labels, predicted, positions = table[LABEL].to_numpy(), chances.argmax(axis=1), np.arange(len(table))
+    logits, labels = predict_out_of_fold(config.data, manifest, table, blocks), table[LABEL].to_numpy()
+    chances = probabilities(logits / fit_temperature(logits, labels))
+    predicted, positions = chances.argmax(axis=1), np.arange(len(table))
     names, is_error = np.array(manifest.labels, object), find_label_errors(labels, chances)
     has_other_label = table.groupby("text")[LABEL].transform("nunique") > 1
     table = table.assign(

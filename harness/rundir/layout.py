@@ -8,7 +8,7 @@
     attempts.jsonl             one line per start: when, where, on how many processes, from which step
     status.json                state, exit code, reason, step; job scripts read it
     metrics.jsonl              metrics, one JSON object a line, flushed line by line
-    throughput.jsonl           speed and time, one line for each train and validation line of it
+    throughput.jsonl           speed and time, one line for each line of it
     log.txt                    what was printed, and all settings with their reasons; appended by each start
     checkpoints/               states from which the run can resume (``checkpoint``)
     bundle/                    best weights with all that prediction needs (``bundle_files``)

@@ -116,18 +116,18 @@ def log_loss_at_best_temperature(logits: np.ndarray, labels: np.ndarray) -> floa
     return float(log_loss_per_row(logits / fit_temperature(logits, labels), labels).mean())
 
 
-def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray) -> float:
+def choose_share(network: np.ndarray, wide: np.ndarray, labels: np.ndarray, usual: float = USUAL_SHARE) -> float:
     """The weight of the linear part's logits when they are added to the network's.
 
     The one of ``SHARES`` with the lowest calibrated log loss, on at most ``MAX_SHARE_ROWS`` rows. The parts were
     trained separately and differ in scale, hence the weight. On few rows chance decides, so the squared distance from
-    ``USUAL_SHARE``, in powers of two, is added to the sum of the rows' losses, as by a normal prior.
+    ``usual``, in powers of two, is added to the sum of the rows' losses, as by a normal prior.
     """
     rows = slice(None, None, -(-len(labels) // MAX_SHARE_ROWS) or 1)
     network, wide, labels = network[rows], wide[rows], labels[rows]
 
     def cost(share: float) -> float:
-        distance = math.log2(max(share, MIN_SHARE) / USUAL_SHARE)
+        distance = math.log2(max(share, MIN_SHARE) / usual)
         return log_loss_at_best_temperature(network + share * wide, labels) + distance**2 / len(labels)
 
     return min(SHARES, key=cost)

@@ -24,7 +24,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.targets import Lesson, find_lesson, open_targets
+from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -82,7 +82,7 @@ def open_run(
 def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: Mapping[str, Choice]) -> TrainingRun:
     """Check the configuration, compare it with the other ranks', then build. Raises the same ``UserError`` on all."""
     world = session.world
-    manifest, start, lesson = agree(config, session, writer)
+    manifest, start, teacher_info = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
     with world.raise_together("reading the targets of the teacher"):
@@ -92,8 +92,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     if start is not None:
         origins = {name: start.state[name] for name in ORIGINS if name in start.state}
     choices = {**resolved, **session.choices, **{name: describe_origin(facts) for name, facts in origins.items()}}
-    if lesson is not None:
-        choices["teacher"] = Choice(lesson.origin, lesson.summary)
+    if teacher_info is not None:
+        choices["teacher"] = Choice(teacher_info.origin, teacher_info.summary)
+    elif config.teacher is not None:
+        choices["teacher"] = Choice(config.teacher, "no targets yet; this dry run is of the labelled rows alone")
     trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
@@ -109,7 +111,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
         **origins,
         "dataset_parts": preflight.dataset_facts(manifest),
         "costs": config.evaluation.costs,
-        "teacher": None if lesson is None else lesson.origin,
+        "teacher": None if teacher_info is None else teacher_info.origin,
     }
     settings = {name: str(choice) for name, choice in choices.items()}
     with world.raise_together("opening the run directory"):
@@ -147,7 +149,9 @@ def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choic
     choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
 
 
-def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manifest, Checkpoint | None, Lesson | None]:
+def agree(
+    config: RunConfig, session: Session, writer: RunWriter
+) -> tuple[Manifest, Checkpoint | None, TeacherInfo | None]:
     """Check the configuration, that all ranks have the same one, and find the checkpoint to resume from, and what a
     teacher has taught.
     """
@@ -160,13 +164,13 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
             start = preflight.check_run(config, screen.print_text).checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
-        lesson = find_lesson(vars(config), manifest.fingerprint)
-        if config.teacher is not None and lesson is None and not config.dry_run:
-            raise ConfigError(f"teacher: {config.teacher} has not taught yet; start with `padless train`")
+        teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+        if config.teacher is not None and teacher_info is None and not config.dry_run:
+            raise ConfigError(f"teacher: {config.teacher} has written no targets yet; start with `padless train`")
         start = None if config.dry_run else start  # a dry run starts at step 0
         if world.is_main and start is None:
             preflight.check_start(config)
-    targets = "none" if lesson is None else lesson.targets_sha256
+    targets = "none" if teacher_info is None else teacher_info.targets_sha256
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
@@ -178,7 +182,7 @@ def agree(config: RunConfig, session: Session, writer: RunWriter) -> tuple[Manif
         if step is not None and start is None:
             start = checkpoint.verify_checkpoint(checkpoint.checkpoint_path(config.run, step))
         writer.go_on(step or 0)
-    return manifest, start, lesson
+    return manifest, start, teacher_info
 
 
 def check_shared(run: str | Path, world: World) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
-from harness.data.targets import find_lesson
+from harness.data.targets import find_teacher_info
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
@@ -94,9 +94,9 @@ def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
     old, new = flat(checkpoint.state["config"]), flat(to_dict(config))
     versions = checkpoint.state["order_version"], order.VERSION
     old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
-    lesson = find_lesson(vars(config), checkpoint.state["dataset"])
-    if lesson is not None:
-        old["teacher"], new["teacher"] = checkpoint.state.get("teacher"), lesson.origin
+    teacher_info = find_teacher_info(vars(config), checkpoint.state["dataset"])
+    if teacher_info is not None:
+        old["teacher"], new["teacher"] = checkpoint.state.get("teacher"), teacher_info.origin
     changed = []
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET

@@ -209,13 +209,16 @@ class TrainingRun:
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
         directory_by_split, figures_by_split = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
+        rows_per_s = {}
         if TEST not in splits:
             self.writer.print_text(f"no test: {self.data.data} has no test split")
             del directory_by_split[TEST]
         elif self.config.fold is None:
             del directory_by_split[VALIDATION]
         for split, results in directory_by_split.items():
+            started = time.perf_counter()
             scores = score(classifier, self.evaluation_loader(split), world, self.pause)
+            rows_per_s[split] = len(splits[split]) / (time.perf_counter() - started)
             with world.raise_together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
                     figures_by_split[split] = assess(scores, bundle, splits[split])
@@ -223,7 +226,8 @@ class TrainingRun:
         with world.raise_together("printing the results"), storage(directory):
             if world.is_main:
                 if TEST in figures_by_split:
-                    self.writer.log(TEST, {"step": self.trainer.step, **scalar_figures(figures_by_split[TEST])})
+                    line = {"step": self.trainer.step, "rows_per_s": rows_per_s[TEST]}
+                    self.writer.log(TEST, line | scalar_figures(figures_by_split[TEST]))
                 self.console.results(figures_by_split)
                 self.console.advance(self.trainer.step, "writing the report")
 

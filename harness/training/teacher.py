@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher for the rows without labels (knowledge distillation): before a run, in the launcher, once for each dataset,
-teacher and fold. The network then learns the labels of labelled rows, and what the teacher says of all others.
+"""Soft targets for the rows without labels, by a teacher (knowledge distillation, Hinton et al., 2015).
 
-A sentence encoder teaches by a logistic regression on its embeddings. Where that is hardly better than the TF-IDF
-baseline, the network, which is a few points better too, learns more from the labels alone: it is left out.
+They are written before a run, in the launcher, once for each dataset, teacher and fold. Targets of labelled rows are
+their labels. A sentence encoder teaches by a logistic regression on its embeddings and a TF-IDF baseline, whose logits
+are added. Where both together are hardly better than the TF-IDF baseline alone, the network, which is a few points
+better too, learns more from the labels alone: the teacher is left out.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import numpy as np
 import pyarrow.compute as pc
 
 from harness.baseline.encoder import Embeddings, Encoder, find_encoder, measure_encoder, read_texts, recipe_of
+from harness.baseline.linear import Linear
 from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
 from harness.baseline.results import FOLDER, write_baseline
 from harness.config import RunConfig
 from harness.data.targets import (
-    Lesson,
-    find_lesson,
-    folder_of_lesson,
+    TeacherInfo,
+    find_teacher_info,
+    folder_of_targets,
     folder_of_teachers,
-    write_lesson,
     write_targets,
+    write_teacher_info,
 )
 from harness.data.views import rows_of_task
 from harness.rundir.layout import holds_run, storage, writable_path
 from harness.rundir.results import probability_column
+from harness.scores.calibration import choose_share, fit_temperature
 from harness.scores.intervals import difference_interval
+from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import lock_file
@@ -49,63 +53,62 @@ ROW = "row"
 LABEL_COLUMNS = ("predicted", "label")
 MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
+USUAL_SHARE = 0.25
+"""The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
 MAX_WAIT_S = 24 * 3600.0
 """Longest wait for another process that lets the same teacher teach."""
 
 
-def teach(config: RunConfig) -> None:
-    """Let the teacher of a run teach, unless it has done so, or the run has begun. A dry run has no teacher.
+def prepare_targets(config: RunConfig) -> None:
+    """Write the targets of a run's teacher, unless they exist, or the run has begun. A dry run only looks for the
+    teacher.
 
     Raises ``ConfigError`` for a teacher that cannot be found, ``DataError`` for one that does not fit the dataset, or a
     dataset without rows for it, ``StorageError`` if writing fails.
     """
-    if config.teacher is None or config.dry_run:
+    if config.teacher is None:
         return
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if len(parts_of(config.data, manifest)) > 1:
         raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
     if manifest.has_label_sets:
-        problem = "a text of this dataset may have several labels, and a teacher says which one it has"
+        problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
-    lesson = find_lesson(vars(config), manifest.fingerprint)
-    if lesson is not None and holds_run(config.run):
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    if teacher_info is not None and holds_run(config.run):
         return
-    encoder = None if is_answers(config.teacher) else find_encoder(config.teacher)
-    source_sha256 = hash_answers(config.teacher) if encoder is None else encoder.sha256
-    if lesson is not None and lesson.source_sha256 == source_sha256:
+    is_file = Path(config.teacher).is_file() or suffix_of(config.teacher) in FORMAT_BY_SUFFIX
+    encoder = None if is_file else find_encoder(config.teacher)
+    source_sha256 = hash_predictions(config.teacher) if encoder is None else encoder.sha256
+    if config.dry_run or (teacher_info is not None and teacher_info.source_sha256 == source_sha256):
         return
-    folder = folder_of_lesson(vars(config), manifest.fingerprint)
+    folder = folder_of_targets(vars(config), manifest.fingerprint)
     if encoder is None:
-        summary, rows, chances = ask_file(config, manifest)
+        summary, rows, chances = read_teacher_file(config, manifest)
     else:
         refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
         with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
-            summary, rows, chances = ask_encoder(config, manifest, encoder)
+            summary, rows, chances = predict_with_encoder(config, manifest, encoder)
     train = open_split(config.data, manifest, TRAIN)
     targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
     targets_sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
-    write_lesson(folder, Lesson(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
+    write_teacher_info(folder, TeacherInfo(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
 
 
-def is_answers(name: str) -> bool:
-    """Whether a teacher is a file of predictions."""
-    return Path(name).is_file() or suffix_of(name) in FORMAT_BY_SUFFIX
-
-
-def hash_answers(name: str) -> str:
+def hash_predictions(name: str) -> str:
     """The sha256 of a file of predictions. Raises ``DataError`` if there is none."""
     if not Path(name).is_file():
         raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
     return atomic.sha256_file(name)
 
 
-def ask_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
-    """What a file of predictions says of the rows without labels: a summary, their numbers, their probabilities.
+def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
+    """The predictions of a file for the rows without labels: a summary, their row numbers, their probabilities.
 
     Rows are given by number or by text, with a column for each class, or a label alone, as ``padless predict`` writes
-    them. Raises ``DataError`` for a file that cannot be read or used, and if it says nothing of a row.
+    them. Raises ``DataError`` for a file that cannot be read or used, and if it lacks a row.
     """
     import pandas as pd
 
@@ -115,30 +118,32 @@ def ask_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
     (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))
-    key_columns, answer_columns = find_columns(open_reader(file), manifest)
-    reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *answer_columns])))
+    key_columns, probability_columns = find_columns(open_reader(file), manifest)
+    reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *probability_columns])))
     split = open_split(config.data, manifest, UNLABELLED)
     rows = split.column("row")
     keys = rows.astype(str) if key_columns == [ROW] else read_texts(split)
     parts = []
     for batch in reader.batches():
         batch_keys = pc.fill_null(batch.texts_of(key_columns), "").to_pylist()
-        parts.append(pd.DataFrame(read_chances(batch, answer_columns, manifest.labels), batch_keys))
+        parts.append(pd.DataFrame(read_chances(batch, probability_columns, manifest.labels), batch_keys))
     table = pd.concat(parts)
     chances = table[~table.index.duplicated()].reindex(keys).to_numpy()
     is_missing = np.isnan(chances[:, 0])
     if is_missing.any():
         raise DataError(
-            f"{file.name}: says nothing of {is_missing.sum():,} of the {len(rows):,} rows without labels, such as row "
+            f"{file.name}: lacks {is_missing.sum():,} of the {len(rows):,} rows without labels, such as row "
             f"{rows[is_missing].min()} (by {join_names(key_columns)}); add them, or build the dataset without them"
         )
     return describe_share(manifest), rows, chances
 
 
-def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tuple[str, np.ndarray, np.ndarray]:
-    """What the regression on an encoder, which is measured as a baseline too, says of the rows without labels, as
-    ``ask_file``; of none if training rows that neither learned from show that it is not better than the TF-IDF baseline
-    by as much as the network is: few rows show little.
+def predict_with_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tuple[str, np.ndarray, np.ndarray]:
+    """The predictions of a regression on an encoder for the rows without labels, as ``read_teacher_file``.
+
+    The regression is measured as a baseline too. To its logits are added those of a TF-IDF baseline, in the share that
+    is best out of fold. There are no predictions if out of fold it is surely not better than
+    the TF-IDF baseline by as much as the network is: few rows show little.
     """
     parent = folder_of_teachers(config.data, config.run)
     nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
@@ -150,16 +155,19 @@ def ask_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tupl
     if not manifest.rows(UNLABELLED):
         return "left out: there are no rows without labels for it to teach", *nothing
     rows, blocks = read_labelled(config.data, manifest, [TRAIN])
-    linear = predict_out_of_fold(config.data, manifest, rows, blocks)
-    labels = rows["label"].to_numpy()
-    hits, linear_hits = (chances.argmax(axis=1) == labels for chances in (regression.held_out, linear))
-    share = f"{hits.mean():.0%} of {len(rows):,} labelled rows"
-    figures = f"right on {share} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
+    labels, linear = rows["label"].to_numpy(), predict_out_of_fold(config.data, manifest, rows, blocks)
+    share = choose_share(regression.held_out, linear, labels, USUAL_SHARE)
+    logits = regression.held_out + share * linear
+    hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
+    accuracy = f"right on {hits.mean():.0%} of {len(rows):,} labelled rows"
+    figures = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
     _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:
         return f"left out: {figures}: the network alone is as good", *nothing
     unlabelled = open_split(config.data, manifest, UNLABELLED)
-    chances = regression.chances(embeddings.look_up(read_texts(unlabelled)))
+    vectors = embeddings.look_up(read_texts(unlabelled))
+    sums = regression.logits(vectors) + share * Linear.learn(config.data, manifest).logits(unlabelled)
+    chances = probabilities(sums / fit_temperature(logits, labels))
     return f"{describe_share(manifest)}: {figures}", unlabelled.column("row"), chances
 
 
@@ -170,8 +178,8 @@ def describe_share(manifest: Manifest) -> str:
 
 
 def find_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The columns of a file of predictions: those that tell the row, its number or its text, and those of the
-    probabilities, in the order of the dataset's classes, or that of the label alone.
+    """The columns of a file of predictions: those of the row's number or text, and those of the probabilities, in the
+    order of the dataset's classes, or that of the label alone.
 
     Raises ``DataError`` if some are missing, or are of other classes.
     """

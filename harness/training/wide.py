@@ -60,7 +60,7 @@ def learn_wide(
     factors: np.ndarray,
     tokens: Sequence[str],
     world: World,
-    taught: SoftTargets | None = None,
+    soft_targets: SoftTargets | None = None,
 ) -> str:
     """Learn a linear part from labelled rows, or from the targets of a teacher.
 
@@ -72,7 +72,7 @@ def learn_wide(
         if world.is_main:
             on_cpu = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
             with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                summary = fit_wide(on_cpu, split, factors, tokens, taught)
+                summary = fit_wide(on_cpu, split, factors, tokens, soft_targets)
             wide.load_state_dict(on_cpu.state_dict())
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
@@ -83,7 +83,7 @@ def learn_wide(
 
 
 def fit_wide(
-    wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], taught: SoftTargets | None = None
+    wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], soft_targets: SoftTargets | None = None
 ) -> str:
     """``learn_wide`` in this process, for a linear part on the CPU."""
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
@@ -91,9 +91,9 @@ def fit_wide(
     if wide.owners is not None:
         wide.owners.copy_(choose_owners(wide, split, stride))
     features, labels = read_features(wide, split, stride), split.column("label")[::stride]
-    shares = None if taught is None else taught.look_up(split.column("row")[::stride]).astype(np.float64)
-    if shares is not None:
-        labels = shares.argmax(axis=1)
+    soft = None if soft_targets is None else soft_targets.look_up(split.column("row")[::stride]).astype(np.float64)
+    if soft is not None:
+        labels = soft.argmax(axis=1)
     buckets_pieces = count_bucket_pieces(wide, tokens if wide.owners is None else ())
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power, members = POWER if wide.owners is None else POWER_OWNED, split.manifest.members
@@ -112,7 +112,7 @@ def fit_wide(
     if split.manifest.has_label_sets:
         table, bias = solve_classes(values, pieces, members[labels], factors)
     else:
-        targets = (np.eye(len(factors))[labels] if shares is None else shares) * (factors / len(labels))
+        targets = (np.eye(len(factors))[labels] if soft is None else soft) * (factors / len(labels))
         table, bias = solve(values, pieces, targets, 1 / (C * len(labels)), TOLERANCE)
     wide.table[torch.from_numpy(columns)] = torch.from_numpy(table).to(wide.table.dtype)
     wide.bias.copy_(torch.from_numpy(bias))

@@ -36,7 +36,6 @@ from harness.training.throughput import TIMING
 from harness.training.trainer import Tensors
 from preprocessing.base.errors import UserError
 from preprocessing.base.signals import PREEMPTED
-from preprocessing.base.split_names import TEST
 from preprocessing.base.terminal import print_stderr
 from preprocessing.dataset.views import home_of
 
@@ -79,9 +78,8 @@ class RunWriter(Sink):
         """Write timing figures to one file, then all others to ``metrics.jsonl``, which trackers follow."""
         if self.metrics is not None and self.metrics_error is None and kind in KINDS:
             try:
-                if kind != TEST:
-                    timing = {key: values[key] for key in ("step", *TIMING) if key in values}
-                    self.metrics.write(kind, timing, layout.THROUGHPUT)
+                timing = {key: values[key] for key in ("step", *TIMING) if key in values}
+                self.metrics.write(kind, timing, layout.THROUGHPUT)
                 self.metrics.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             except UserError as error:
                 self.metrics_error = error

@@ -343,7 +343,10 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
                 hint = "check the source and its labels"
             problem = f"{only}; a classifier needs two classes: {hint}"
         elif name == TRAIN and absent_names:
-            hint = "add some, or leave it out with source.labels or source.neutral"
-            problem = f"no row has the label {absent_names[0]!r}; {hint}"
+            number = classes.names.index(absent_names[0])
+            others = zip(fractions, observed["labels"], strict=True)
+            counts = [f"{rows[number]:,} of {other}" for other, rows in others if rows[number]]
+            hint = "move some of them to train, or leave it out with source.labels or source.neutral"
+            problem = f"no row has the label {absent_names[0]!r}, but {' and '.join(counts)} have it; {hint}"
         if problem:
             raise DataError(f"split {name}: {problem}")

@@ -14,14 +14,14 @@ from harness.baseline import encoder as encoders
 from harness.baseline.encoder import Embeddings, find_encoder
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
-from harness.data.targets import find_lesson, folder_of_lesson, open_targets
+from harness.data.targets import find_teacher_info, folder_of_targets, open_targets
 from harness.data.views import rows_of_run
 from harness.export.config import ExportConfig
 from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
 from harness.training import teacher
-from harness.training.teacher import teach
+from harness.training.teacher import prepare_targets
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
@@ -66,7 +66,7 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     answers = write_answers(tmp_path / f"said{suffix}", corpus)
     config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / f"said{suffix}"))
     alone = rows_of_run(config)
-    teach(config)
+    prepare_targets(config)
     manifest = rows_of_run(config)
     assert manifest.fingerprint == alone.fingerprint
     assert manifest.rows("train") == alone.rows("train") + 60
@@ -76,15 +76,15 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     for row, target in zip(rows.tolist(), targets, strict=True):
         said = np.eye(3)[CLASSES.index(corpus["label"][row - 1])] if row <= 120 else answers.loc[row]
         np.testing.assert_allclose(target, said, atol=1e-3)
-    lesson = find_lesson(vars(config), manifest.fingerprint)
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     labelled = alone.rows("train")
-    assert lesson.summary == f"teaches 60 of {labelled + 60} training rows ({60 / (labelled + 60):.0%})"
+    assert teacher_info.summary == f"teaches 60 of {labelled + 60} training rows ({60 / (labelled + 60):.0%})"
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"drop": 3}, r"says nothing of 1 of the 60 rows without labels, such as row 124 \(by 'text'\); add them"),
+        ({"drop": 3}, r"lacks 1 of the 60 rows without labels, such as row 124 \(by 'text'\); add them"),
         (
             {"probability_mood1": 3.5},
             r"row 1: 'probability_mood0', .*: '0\.\d+', '3.5', '0\.\d+', expected numbers from 0",
@@ -111,7 +111,7 @@ def test_predictions_that_cannot_teach_are_refused(
         table.loc[0, column] = changes[column]
     table.to_csv(path, index=False)
     with pytest.raises(DataError, match=expected):
-        teach(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
+        prepare_targets(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
 
 
 def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> None:
@@ -121,7 +121,7 @@ def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> Non
         tmp_path / "said.jsonl", orient="records", lines=True
     )
     config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.jsonl"))
-    teach(config)
+    prepare_targets(config)
     targets = open_targets(vars(config), read_manifest(config.data).fingerprint).look_up(rows.to_numpy())
     assert [CLASSES[number].upper() for number in targets.argmax(axis=1)] == labels.tolist()
     assert targets.max(axis=1).tolist() == [1.0] * 60
@@ -163,10 +163,10 @@ def test_an_encoder_teaches_and_stands_beside_the_network(
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
     config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
     monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
-    teach(config)
+    prepare_targets(config)
     manifest = rows_of_run(config)
-    lesson = find_lesson(vars(config), manifest.fingerprint)
-    assert (lesson.is_used, lesson.summary.partition(" of ")[0]) == (True, "teaches 60")
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    assert (teacher_info.is_used, teacher_info.summary.partition(" of ")[0]) == (True, "teaches 60")
     targets = open_targets(vars(config), manifest.fingerprint)
     sums = targets.look_up(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=2e-3)
@@ -174,13 +174,13 @@ def test_an_encoder_teaches_and_stands_beside_the_network(
 
 def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(tiny: Path) -> None:
     config = small(tiny / "data", tiny / "another", teacher=str(tiny / "encoder"), fold=None)
-    folder = folder_of_lesson(vars(config), read_manifest(config.data).fingerprint)
+    folder = folder_of_targets(vars(config), read_manifest(config.data).fingerprint)
     for file in folder.glob("*"):
         file.unlink()
-    teach(config)
-    lesson = find_lesson(vars(config), read_manifest(config.data).fingerprint)
-    assert not lesson.is_used
-    assert lesson.summary.startswith("left out: right on ")
+    prepare_targets(config)
+    teacher_info = find_teacher_info(vars(config), read_manifest(config.data).fingerprint)
+    assert not teacher_info.is_used
+    assert teacher_info.summary.startswith("left out: right on ")
     assert rows_of_run(config).rows("train") == read_manifest(config.data).rows("train")
 
 
