@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
 import torch
 
 from harness.data.targets import TeacherInfo, folder_of_targets, write_targets, write_teacher_info
@@ -17,6 +18,8 @@ from tests.corpora import prepare
 from tests.datasets import sentences
 
 ORACLE = "oracle"
+TEXTS = [f"great w{number % 14}" for number in range(40)]
+"""Fourteen different texts."""
 
 
 def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
@@ -55,11 +58,12 @@ def prepare_corpus(folder: Path, *more: str, **sizes: int) -> pd.DataFrame:
 def write_encoder(folder: Path, texts: Iterable[str]) -> Path:
     """A folder with a tiny random encoder as transformers saves it, which knows the words of the texts."""
     transformers = pytest.importorskip("transformers", reason="padless[teacher] is not installed")
-    folder.mkdir(parents=True)
     words = sorted({word for text in texts for word in text.split()})
-    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words])}
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    transformers.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    wrapped = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    wrapped.save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     transformers.BertModel(transformers.BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
-from harness.baseline.out_of_fold import predict_held_out, read_labelled
+from harness.baseline.out_of_fold import find_predictable, predict_held_out, read_labelled
 from harness.scores.calibration import log_loss_at_best_temperature
 from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
@@ -252,8 +252,12 @@ class Regression:
 
             return predict_held_out(predict, data, rows, num_classes)
 
+        def measure(logits: np.ndarray) -> float:
+            return log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])
+
+        is_predictable = find_predictable(rows)
         logits = {strength: predict_by_folds(strength) for strength in STRENGTHS}
-        strength = min(STRENGTHS, key=lambda value: log_loss_at_best_temperature(logits[value], labels))
+        strength = min(STRENGTHS, key=lambda value: measure(logits[value]))
         return cls(num_classes, fit_regression(vectors, labels, strength), strength, logits[strength])
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:

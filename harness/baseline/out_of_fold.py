@@ -55,9 +55,11 @@ def predict_held_out(
     """Logits of rows with the columns text and label, float64 ``[rows]`` for two classes, else ``[rows, classes]``.
 
     ``predict`` takes which rows are held out, bool ``[rows]``, and returns their logits by a model of all others. Equal
-    texts are in one fold, and each fold has its share of each label. Raises ``DataError`` if the rows outside a fold
-    have fewer than two labels.
+    texts are in one fold, and each fold has its share of each label. Raises ``DataError`` if no row is predictable, or
+    the rows outside a fold have fewer than two labels.
     """
+    if not find_predictable(rows).any():
+        raise DataError(f"{Path(data, MANIFEST)}: each class has one text alone; label two or more of each")
     texts = rows.drop_duplicates("text").sort_values(["label", "text"]).set_index("text")
     folds = rows["text"].map(texts.assign(fold=np.arange(len(texts)) % FOLDS)["fold"]).to_numpy()
     labels, logits = rows["label"].to_numpy(), np.zeros((len(rows), num_classes))
@@ -69,6 +71,12 @@ def predict_held_out(
             raise DataError(f"{Path(data, MANIFEST)}: {problem}; build it with more rows of each label")
         logits[is_held_out] = predict(is_held_out)
     return logits
+
+
+def find_predictable(rows: pd.DataFrame) -> np.ndarray:
+    """Whether rows of ``predict_held_out`` can be predicted, bool ``[rows]``: another text has their label."""
+    is_predictable: np.ndarray = rows.groupby("label")["text"].transform("nunique").to_numpy() > 1
+    return is_predictable
 
 
 def predict_out_of_fold(

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from harness.baseline.encoder import Embeddings, Encoder, find_encoder, measure_encoder, read_texts, recipe_of
 from harness.baseline.linear import Linear
-from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
+from harness.baseline.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
 from harness.baseline.results import FOLDER, write_baseline
 from harness.config import RunConfig
 from harness.data.targets import (
@@ -155,11 +155,13 @@ def predict_with_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder
     if not manifest.rows(UNLABELLED):
         return "left out: there are no rows without labels for it to teach", *nothing
     rows, blocks = read_labelled(config.data, manifest, [TRAIN])
-    labels, linear = rows["label"].to_numpy(), predict_out_of_fold(config.data, manifest, rows, blocks)
-    share = choose_share(regression.held_out, linear, labels, USUAL_SHARE)
-    logits = regression.held_out + share * linear
+    linear, is_predictable = predict_out_of_fold(config.data, manifest, rows, blocks), find_predictable(rows)
+    encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
+    labels = rows["label"].to_numpy()[is_predictable]
+    share = choose_share(encoded, linear, labels, USUAL_SHARE)
+    logits = encoded + share * linear
     hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
-    accuracy = f"right on {hits.mean():.0%} of {len(rows):,} labelled rows"
+    accuracy = f"right on {hits.mean():.0%} of {len(labels):,} labelled rows"
     figures = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
     _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
-from tests.commands import read_json
+from tests.commands import read_json, start_python
 from tests.datasets import write_dataset
 from tests.runs import small
-from tests.teachers import prepare_corpus, write_corpus, write_encoder
+from tests.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
 
 pytestmark = pytest.mark.thorough
 CLASSES = ["mood0", "mood1", "mood2"]
@@ -127,31 +128,48 @@ def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> Non
     assert targets.max(axis=1).tolist() == [1.0] * 60
 
 
+KILLED = """
+import os, signal, sys
+from harness.baseline import encoder as encoders
+from tests.teachers import TEXTS
+
+def kill_at_the_third_rename(*names):
+    if len(list(embeddings.folder.glob("*.arrow"))) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*names)
+
+encoders.PART_TEXTS = 3
+encoder = encoders.find_encoder(sys.argv[1])
+embeddings = encoders.Embeddings(encoder, encoders.Path(sys.argv[2]), "cpu", encoders.Screen())
+rename, os.replace = os.replace, kill_at_the_third_rename
+embeddings.look_up(TEXTS)
+"""
+"""Embeds texts in parts of three, and dies when the third part is written but has no name yet."""
+
+
+@pytest.mark.processes
 def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    texts = [f"great w{number % 7}" for number in range(40)]
-    encoder, counts = find_encoder(str(tiny / "encoder")), list[int]()
+    process = start_python("-c", KILLED, tiny / "encoder", tmp_path)
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    embeddings = Embeddings(find_encoder(str(tiny / "encoder")), tmp_path, "cpu", Screen(quiet=True))
+    parts = {path: path.stat().st_ino for path in embeddings.folder.glob("*.arrow")}
+    counts, compute = list[int](), encoders.compute_embeddings
 
     def count_texts(model: Any, part: list[str]) -> np.ndarray:
-        if len(counts) == 1:
-            counts.append(0)
-            raise KeyboardInterrupt
         counts.append(len(part))
-        return original(model, part)
+        return compute(model, part)
 
-    original = encoders.compute_embeddings
     monkeypatch.setattr(encoders, "PART_TEXTS", 3)
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
-    embeddings = Embeddings(encoder, tmp_path, "cpu", Screen(quiet=True))
-    with pytest.raises(KeyboardInterrupt):
-        embeddings.look_up(texts)
-    vectors = embeddings.look_up(texts)
-    assert counts == [3, 0, 3, 1]
-    np.testing.assert_allclose(vectors, original(embeddings.model, texts), atol=2e-3)
-    path = next(embeddings.folder.iterdir())
+    vectors = embeddings.look_up(TEXTS)
+    assert (len(parts), counts) == (2, [3, 3, 2]), "six of the fourteen different texts were embedded before"
+    assert parts.items() <= {path: path.stat().st_ino for path in embeddings.folder.glob("*.arrow")}.items()
+    np.testing.assert_allclose(vectors, compute(embeddings.model, TEXTS), atol=1e-2)
+    path = next(embeddings.folder.glob("*.arrow"))
     path.write_bytes(path.read_bytes()[:100])
-    np.testing.assert_array_equal(embeddings.look_up(texts), vectors)
+    np.testing.assert_array_equal(embeddings.look_up(TEXTS), vectors, "a damaged part is embedded again")
 
 
 def test_an_encoder_teaches_and_stands_beside_the_network(
