@@ -38,7 +38,7 @@ from preprocessing.base import arrays, atomic
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.installed import require_package
 from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import Screen, duration
+from preprocessing.base.terminal import Live, Screen, duration
 from preprocessing.base.untrusted import one_line
 from preprocessing.corpus.corrections import text_id
 from preprocessing.dataset.originals import find_originals
@@ -56,7 +56,7 @@ FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 2048
 """Texts of a part: at most so many are embedded again after a kill."""
-BATCH_TEXTS = 32
+BATCH_TEXTS, PROGRESS_TEXTS = 32, 128
 SPEED_TEXTS = 128
 """Texts by which the speed of an encoder is measured."""
 
@@ -175,17 +175,26 @@ class Embeddings:
 
     def embed(self, texts: Sequence[str]) -> None:
         """Embed texts and write them, part by part. Raises as ``look_up`` does."""
-        model, started = self.model, time.monotonic()
-        for start in range(0, len(texts), PART_TEXTS):
-            part = texts[start : start + PART_TEXTS]
-            ids, vectors = identify_texts(part), compute_embeddings(model, part)
-            path = self.folder / f"{ids[0]}.arrow"
-            with atomic.storage_errors(path):
-                arrays.write_batch(path, {"text": ids, "vector": pa.array([*vectors.astype(np.float16)])})
-            rate = (start + len(part)) / (time.monotonic() - started)
-            left_s = (len(texts) - start - len(part)) / rate
-            counts = f"{start + len(part):,} of {len(texts):,} texts, {rate:,.0f} texts/s"
-            self.screen.show_work(f"embedding: {counts}, {duration(left_s)} left")
+        model, started, num_done = self.model, time.monotonic(), 0
+
+        def describe() -> tuple[float, list[str]]:
+            rate = num_done / (time.monotonic() - started)
+            left = [f"{duration((len(texts) - num_done) / rate)} left"] if num_done else []
+            return num_done / len(texts), ["embedding", f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s", *left]
+
+        live = Live(describe, self.screen)
+        try:
+            for start in range(0, len(texts), PART_TEXTS):
+                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
+                for first in range(0, len(part), PROGRESS_TEXTS):
+                    vectors.append(compute_embeddings(model, part[first : first + PROGRESS_TEXTS]))
+                    num_done += len(vectors[-1])
+                ids, values = identify_texts(part), np.concatenate(vectors).astype(np.float16)
+                path = self.folder / f"{ids[0]}.arrow"
+                with atomic.storage_errors(path):
+                    arrays.write_batch(path, {"text": ids, "vector": pa.array([*values])})
+        finally:
+            live.close()
 
 
 def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
