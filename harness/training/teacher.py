@@ -53,7 +53,7 @@ ROW = "row"
 LABEL_COLUMNS = ("predicted", "label")
 MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
-USUAL_SHARE = 0.25
+USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from harness.baseline.encoder import Embeddings, find_encoder
 from harness.batch import Batch, Layout
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
+from harness.data.targets import SoftTargets
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
@@ -27,25 +29,32 @@ from harness.ranks.precision import set_tf32
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
 from harness.training.wide import learn_wide
+from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.batches import CPU, loader_of
 from tests.checkpoints import state_of
 from tests.datasets import split_of
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, on_device, skip_without
+from tests.teachers import TEXTS, write_encoder
 from tests.trainers import all_steps, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
 INDEX_FIELDS = ("row", "time", "position", "starts", "grid")
 
 
-def make_loader(dataset: Path, layout: Layout, device: torch.device, prepare: Any = None) -> Loader:
+def make_loader(dataset: Path, layout: Layout, device: torch.device, **options: Any) -> Loader:
     split = split_of(dataset)
     order = order_over(split, OrderSpec(seed=0, global_batch=32))
-    return loader_of(split, order, layout=layout, device=device, prepare=prepare)
+    return loader_of(split, order, layout=layout, device=device, **options)
+
+
+def random_targets(dataset: Path) -> SoftTargets:
+    rows = np.sort(split_of(dataset).column("row"))
+    return SoftTargets(rows, np.random.default_rng(0).dirichlet(np.ones(2), len(rows)).astype(np.float16))
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-@pytest.mark.parametrize("task", ["last", "max+mean", "language_model"])
+@pytest.mark.parametrize("task", ["last", "max+mean", "soft targets", "language_model"])
 def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: str) -> None:
     set_tf32(False)
     size, rates = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
@@ -57,11 +66,13 @@ def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task:
             model = LanguageModel(ModelConfig(embedding_dim=16, hidden_size=16, **rates), size)
             objective = LanguageObjective(model.to(device), candidates=30).to(device)
         else:
-            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **rates)
+            pooling = "max" if task == "soft targets" else task
+            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=pooling, **rates)
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
         losses_of_layout = []
-        for step in make_loader(dataset, layout_tried, device).steps(0):
+        targets = random_targets(dataset) if task == "soft targets" else None
+        for step in make_loader(dataset, layout_tried, device, targets=targets).steps(0):
             for batch in step.micro_batches:
                 loss = objective(batch, step.step)
                 loss.backward()
@@ -83,7 +94,7 @@ def test_every_row_arrives_whole_with_ids_beyond_int16(reviews: Path, layout: La
 
     for device in (CPU, TORCH_DEVICE):
         rows = {}
-        for step in make_loader(reviews, layout, device, prepare).steps(0):
+        for step in make_loader(reviews, layout, device, prepare=prepare).steps(0):
             for batch in step.micro_batches:
                 ids = batch.widen_ids().cpu()
                 largest.append(int(ids.max()))
@@ -118,6 +129,14 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
         )
     for theirs, actual in zip(*outputs, strict=True):
         torch.testing.assert_close(actual, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_embeds_as_on_a_cpu(tmp_path: Path) -> None:
+    encoder = find_encoder(str(write_encoder(tmp_path / "encoder", TEXTS)))
+    quiet = Screen(quiet=True)
+    vectors = [Embeddings(encoder, tmp_path / name, name, quiet).look_up(TEXTS) for name in ("cpu", DEVICE)]
+    assert np.abs(vectors[0]).max() > 0.5
+    np.testing.assert_allclose(*vectors, atol=0.05)
 
 
 SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")

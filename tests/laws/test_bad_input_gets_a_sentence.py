@@ -85,6 +85,7 @@ FILES = {
     "many/seed-1/config.yaml": b"{}",
     "mine/train/00000-w0064.arrow": b"mine",
     "more.csv": b"text\nnew one\nnew two\n",
+    "moved.csv": b"text,label,split\nsun,good,train\nwind,fair,train\nrain,bad,validation\nhail,bad,test\n",
     "said.csv": b"text,predicted\nnew one,good\n",
     "logits.csv": b"text,probability_good,probability_bad\nnew one,3.1,-2\nnew two,1,0\n",
     "three.csv": small.table(small.STARS),

