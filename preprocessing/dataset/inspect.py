@@ -82,7 +82,9 @@ def main(config: InspectConfig) -> int:
         problems = verify_dataset(root)
         for problem in problems:
             print_stderr(f"error: {problem}")
-        if not problems:
+        if config.json:
+            print(json.dumps({"problems": problems}, ensure_ascii=False))
+        elif not problems:
             print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
         return DataError.exit_code if problems else 0
     description = inspect(root, config.samples)

