@@ -38,6 +38,7 @@ from preprocessing.base.processes import available_cores
 from preprocessing.base.signals import LAUNCHER, PREEMPTED, STOP, end_process
 from preprocessing.base.terminal import Screen, print_stderr
 from preprocessing.base.untrusted import parse_json
+from preprocessing.job.pool import ProcessPool, WorkerDiedError
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
@@ -73,7 +74,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     devices.check_device(recipe.device)
-    prepare_targets(recipe)
+    prepare_targets_apart(recipe)
     config_on_cpu = resolve_config(recipe).config  # what can be refused is refused before accelerate imports torch
     if devices.is_without_cuda():
         point = preflight.check_run(config_on_cpu, print_stderr)
@@ -98,6 +99,21 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     if arguments.num_machines > 1:
         screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {where_to_meet(arguments)}")
     return Launch(recipe, arguments).run()
+
+
+def prepare_targets_apart(config: RunConfig) -> None:
+    """``prepare_targets`` in a process of its own, which leaves no memory and no context on a GPU behind.
+
+    Raises what that raises, and ``UserError`` if the process dies.
+    """
+    if config.teacher is None:
+        return
+    try:
+        with ProcessPool(1) as pool:
+            pool.submit(prepare_targets, config).result()  # cannot hang: the work ends, and the process with its pipe
+    except WorkerDiedError:
+        problem = "the process that embeds the texts died; was it killed for its memory?"
+        raise UserError(f"teacher: {problem} Run the same command to continue") from None
 
 
 def where_to_meet(arguments: Any) -> str:
