@@ -54,7 +54,7 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Values of scikit-learn's C for embeddings of length 1."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
-PART_TEXTS = 2048
+PART_TEXTS = 512
 """Texts of a part: at most so many are embedded again after a kill."""
 BATCH_TEXTS, PROGRESS_TEXTS = 32, 128
 SPEED_TEXTS = 128
