@@ -171,13 +171,16 @@ def read_reviews(split_column: str) -> pd.DataFrame:
 
 def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
     """Indices of the training rows that keep their label, of each class at least one; for a smaller number, a subset.
-    Raises ``ConfigError``.
+
+    The first of a class has a text that no other split has, since padless would drop it. Raises ``ConfigError``.
     """
     rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
     order = rows[permutation(len(rows), seed, LABEL_STREAM)]
-    firsts = ~corpus["label"].iloc[order].duplicated()
+    words = corpus["text"].str.lower().str.findall(r"\w+").str.join(" ")
+    is_kept = ~words.iloc[order].isin(words[corpus["split"] != TRAIN]).to_numpy()
+    firsts = np.isin(order, order[is_kept][~corpus["label"].iloc[order[is_kept]].duplicated()])
     return np.sort(np.concatenate((order[firsts], order[~firsts]))[:labels]) if labels else rows
 
 
