@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from harness.baseline.encoder import SentenceEncoder
 from harness.config import RunConfig, to_dict
 from harness.launch.options import AUTO, TrainConfig, accelerate_arguments, set_machines
 from harness.ranks import devices
@@ -31,7 +32,7 @@ from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import processes_on_cores, resolve_config
-from harness.training.teacher import prepare_targets
+from harness.training.teacher import find_teacher, prepare_targets
 from preprocessing.base.atomic import as_storage_error, temporary_folder
 from preprocessing.base.errors import ERRORS, ConfigError, UserError
 from preprocessing.base.processes import available_cores
@@ -102,11 +103,12 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
 
 
 def prepare_targets_apart(config: RunConfig) -> None:
-    """``prepare_targets`` in a process of its own, which leaves no memory and no context on a GPU behind.
+    """``prepare_targets``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
 
     Raises what that raises, and ``UserError`` if the process dies.
     """
-    if config.teacher is None:
+    if not isinstance(find_teacher(config), SentenceEncoder):
+        prepare_targets(config)
         return
     try:
         with ProcessPool(1) as pool:

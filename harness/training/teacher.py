@@ -62,14 +62,35 @@ MAX_WAIT_S = 24 * 3600.0
 
 
 def prepare_targets(config: RunConfig) -> None:
-    """Write the targets of a run's teacher, unless they exist, or the run has begun. A dry run only looks for the
-    teacher.
+    """Write the targets of ``find_teacher``, if there is any.
 
-    Raises ``ConfigError`` for a teacher that cannot be found, ``DataError`` for one that does not fit the dataset, or a
-    dataset without rows for it, ``StorageError`` if writing fails.
+    Raises as that does, ``DataError`` for a dataset or predictions that do not fit, ``StorageError`` if writing fails.
+    """
+    teacher = find_teacher(config)
+    if teacher is None:
+        return
+    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    folder = folder_of_targets(vars(config), manifest.fingerprint)
+    if isinstance(teacher, Path):
+        summary, rows, chances = read_teacher_file(config, manifest)
+    else:
+        refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
+        with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
+            summary, rows, chances = predict_with_encoder(config, manifest, teacher)
+    train = open_split(config.data, manifest, TRAIN)
+    targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
+    sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
+    write_teacher_info(folder, TeacherInfo(str(config.teacher), hash_teacher(teacher), len(rows) > 0, summary, sha256))
+
+
+def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
+    """The encoder, or the file of predictions, that is to write the targets of a run; None if they exist, the run has
+    begun, or it is a dry run, for which a teacher must only be there.
+
+    Raises ``ConfigError`` for a dataset that cannot have a teacher and for no encoder, ``DataError`` for no file.
     """
     if config.teacher is None:
-        return
+        return None
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if len(parts_of(config.data, manifest)) > 1:
         raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
@@ -78,30 +99,18 @@ def prepare_targets(config: RunConfig) -> None:
         raise ConfigError(f"teacher: {problem}; leave this out")
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     if teacher_info is not None and holds_run(config.run):
-        return
+        return None
     is_file = Path(config.teacher).is_file() or suffix_of(config.teacher) in FORMAT_BY_SUFFIX
-    encoder = None if is_file else find_encoder(config.teacher)
-    source_sha256 = hash_predictions(config.teacher) if encoder is None else encoder.sha256
-    if config.dry_run or (teacher_info is not None and teacher_info.source_sha256 == source_sha256):
-        return
-    folder = folder_of_targets(vars(config), manifest.fingerprint)
-    if encoder is None:
-        summary, rows, chances = read_teacher_file(config, manifest)
-    else:
-        refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
-        with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
-            summary, rows, chances = predict_with_encoder(config, manifest, encoder)
-    train = open_split(config.data, manifest, TRAIN)
-    targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
-    targets_sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
-    write_teacher_info(folder, TeacherInfo(config.teacher, source_sha256, len(rows) > 0, summary, targets_sha256))
+    teacher = Path(config.teacher) if is_file else find_encoder(config.teacher)
+    if isinstance(teacher, Path) and not teacher.is_file():
+        raise DataError(f"teacher: {teacher}: no such file; name a file of predictions, or an encoder")
+    is_done = teacher_info is not None and teacher_info.source_sha256 == hash_teacher(teacher)
+    return None if is_done or config.dry_run else teacher
 
 
-def hash_predictions(name: str) -> str:
-    """The sha256 of a file of predictions. Raises ``DataError`` if there is none."""
-    if not Path(name).is_file():
-        raise DataError(f"teacher: {name}: no such file; name a file of predictions, or an encoder")
-    return atomic.sha256_file(name)
+def hash_teacher(teacher: SentenceEncoder | Path) -> str:
+    """The sha256 of a teacher's files."""
+    return atomic.sha256_file(teacher) if isinstance(teacher, Path) else teacher.sha256
 
 
 def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
