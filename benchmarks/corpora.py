@@ -55,8 +55,8 @@ TAUGHT_VALIDATION = 0.2
 """With a teacher: share of few labelled rows that are validation."""
 COLUMNS = ["corpus", "labels", "method", "seed", "rows", "accuracy", "seconds", "texts_per_s"]
 """Of a finished figure; only an encoder and the network that it teaches have the last."""
-LABEL_STREAM, SPLIT_STREAM = 0x64726177, 0x74657374
-"""Separate random streams for the choice of rows that keep their label, and of reviews that are test."""
+LABEL_STREAM, SPLIT_STREAM, VALIDATION_STREAM = 0x64726177, 0x74657374, 0x76616C69
+"""Separate random streams for the choice of rows that keep their label, of reviews that are test, and of validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,9 +205,12 @@ def measure_figure(
     else:
         data, with_others = folder / "data", method in (ALL_TEXTS, TAUGHT)
         if not (data / "dataset.json").exists():
+            cuts_validation = bool(labels) and config.teacher is not None
+            if cuts_validation and labels < 2 * corpus["label"].nunique():
+                corpus, cuts_validation = hold_out_rows(corpus, labelled, seed), False
             words = sources(config, corpus, labelled, folder, with_others)
             words += ["--config", config.text] if config.text else []
-            words += ["--splits.validation", str(TAUGHT_VALIDATION)] if labels and config.teacher else []
+            words += ["--splits.validation", str(TAUGHT_VALIDATION)] if cuts_validation else []
             run_module("preprocessing", "prepare", *words, "--output", data)
         options: list[object] = ["--num_processes", config.processes, "--data", data, "--run", folder / "run"]
         options += ["--config", config.recipe] if method == ALL_TEXTS else []
@@ -228,6 +231,16 @@ def measure_speed(predict: Callable[[list[str]], Any], texts: list[str]) -> dict
     start_s = time.monotonic()
     predict(texts)
     return {"texts_per_s": len(texts) / (time.monotonic() - start_s)}
+
+
+def hold_out_rows(corpus: pd.DataFrame, labelled: np.ndarray, seed: int) -> pd.DataFrame:
+    """The corpus with a share of the labelled rows as validation, of those whose class has another row: padless would
+    hold out almost none where classes have one row or two.
+    """
+    others = labelled[corpus["label"].iloc[labelled].duplicated()]
+    count = int(TAUGHT_VALIDATION * len(labelled))
+    held_out = others[permutation(len(others), seed, VALIDATION_STREAM)[:count]]
+    return corpus.assign(split=corpus["split"].where(~corpus.index.isin(held_out), VALIDATION))
 
 
 def sources(
