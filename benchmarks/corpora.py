@@ -172,16 +172,22 @@ def read_reviews(split_column: str) -> pd.DataFrame:
 def draw_labelled(corpus: pd.DataFrame, labels: int, seed: int) -> np.ndarray:
     """Indices of the training rows that keep their label, of each class at least one; for a smaller number, a subset.
 
-    The first of a class has a text that no other split has, since padless would drop it. Raises ``ConfigError``.
+    The first of a class ``has_unique_text``. Raises ``ConfigError``.
     """
     rows = np.flatnonzero(corpus["split"] == TRAIN)
     if labels > len(rows):
         raise ConfigError(f"labels: {labels} of {len(rows)} training rows; name fewer, or 0 for all")
     order = rows[permutation(len(rows), seed, LABEL_STREAM)]
-    words = corpus["text"].str.lower().str.findall(r"\w+").str.join(" ")
-    is_kept = ~words.iloc[order].isin(words[corpus["split"] != TRAIN]).to_numpy()
-    firsts = np.isin(order, order[is_kept][~corpus["label"].iloc[order[is_kept]].duplicated()])
+    unique = order[has_unique_text(corpus)[order]]
+    firsts = np.isin(order, unique[~corpus["label"].iloc[unique].duplicated()])
     return np.sort(np.concatenate((order[firsts], order[~firsts]))[:labels]) if labels else rows
+
+
+def has_unique_text(corpus: pd.DataFrame) -> np.ndarray:
+    """Whether no other split has the words of a training row, bool ``[rows]``; else padless would drop the row."""
+    words = corpus["text"].str.lower().str.findall(r"\w+").str.join(" ")
+    is_unique: np.ndarray = ~words.isin(words[corpus["split"] != TRAIN]).to_numpy()
+    return is_unique
 
 
 def measure_figure(
@@ -237,7 +243,8 @@ def hold_out_rows(corpus: pd.DataFrame, labelled: np.ndarray, seed: int) -> pd.D
     """The corpus with a share of the labelled rows as validation, of those whose class has another row: padless would
     hold out almost none where classes have one row or two.
     """
-    others = labelled[corpus["label"].iloc[labelled].duplicated()]
+    unique_first = labelled[np.argsort(~has_unique_text(corpus)[labelled], kind="stable")]
+    others = unique_first[corpus["label"].iloc[unique_first].duplicated()]
     count = int(TAUGHT_VALIDATION * len(labelled))
     held_out = others[permutation(len(others), seed, VALIDATION_STREAM)[:count]]
     return corpus.assign(split=corpus["split"].where(~corpus.index.isin(held_out), VALIDATION))
