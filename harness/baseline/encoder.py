@@ -52,6 +52,8 @@ MODULES, WEIGHTS = "modules.json", ".safetensors"
 """Files of an encoder of sentence-transformers. Of a model without the first, the mean of its token states is taken."""
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Values of scikit-learn's C for embeddings of length 1."""
+USUAL_STRENGTH = 10.0
+"""Taken where fewer rows can be predicted out of fold than there are classes."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 512
@@ -265,8 +267,9 @@ class Regression:
             return log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])
 
         is_predictable = find_predictable(rows)
-        logits = {strength: predict_by_folds(strength) for strength in STRENGTHS}
-        strength = min(STRENGTHS, key=lambda value: measure(logits[value]))
+        strengths = STRENGTHS if is_predictable.sum() >= num_classes else (USUAL_STRENGTH,)
+        logits = {strength: predict_by_folds(strength) for strength in strengths}
+        strength = min(strengths, key=lambda value: measure(logits[value]))
         return cls(num_classes, fit_regression(vectors, labels, strength), strength, logits[strength])
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from harness.baseline import encoder as encoders
-from harness.baseline.encoder import Embeddings, find_encoder
+from harness.baseline.encoder import Embeddings, Regression, find_encoder
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
 from harness.data.targets import find_teacher_info, folder_of_targets, open_targets
@@ -239,6 +239,17 @@ def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Pa
     (tmp_path / "said.csv").write_text("text,label\n")
     with pytest.raises(DataError, match=r"no rows without labels, which .*said\.csv could teach"):
         TextClassifier(teacher=str(tmp_path / "said.csv")).fit(frame["text"], frame["label"])
+
+
+def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
+    """Their class cannot be predicted out of fold; two rows of 6 classes do not choose the strength either."""
+    rows = pd.DataFrame({"text": range(7), "label": [0, 0, 1, 2, 3, 4, 5]})
+    vectors = np.random.default_rng(0).normal(size=(7, 8)).astype(np.float32)
+    regression = Regression.learn(tmp_path, vectors, rows, 6)
+    assert regression.strength == 10
+    assert regression.logits(vectors).argmax(axis=1).tolist() == rows["label"].tolist()
+    with pytest.raises(DataError, match="each class has one text alone; label two or more of each"):
+        Regression.learn(tmp_path, vectors[1:], rows[1:], 6)
 
 
 def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
