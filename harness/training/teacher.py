@@ -58,7 +58,7 @@ USUAL_SHARE = 0.125
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
 MAX_WAIT_S = 24 * 3600.0
-"""Longest wait for another process that lets the same teacher teach."""
+"""Longest wait for another process that embeds the texts of the same dataset."""
 
 
 def prepare_targets(config: RunConfig) -> None:

