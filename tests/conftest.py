@@ -27,6 +27,8 @@ import psutil
 import pytest
 import sklearn  # noqa: F401  here: old threadpoolctl starts one (ldconfig)
 
+from harness.library.server import SERVER
+
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
 IMDB = _SHARED / "data" / "imdb" / "train.parquet"
@@ -119,13 +121,14 @@ def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
 def kill_leftover_processes(processes_at_start: set[psutil.Process], name: str) -> None:
     """SIGKILL for children that are not in ``processes_at_start``, for theirs, and for orphans started under ``name``.
 
-    The servers of multiprocessing stay: they serve other tests, and end with this process.
+    Servers that fork processes stay: they serve other tests, and end with this process.
     """
     new_processes = set(psutil.Process().children(recursive=True)) - processes_at_start
     for process in psutil.process_iter(["environ"]):
         if (process.info["environ"] or {}).get(STARTED_BY) == name:
             new_processes.add(process)
-    servers = (os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid)
+    servers = [os.getpid(), forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]
+    servers += [SERVER.process.pid] if SERVER.process else []
     leftovers = [process for process in new_processes if process.pid not in servers]
     for process in leftovers:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``prepare`` and ``train`` as functions, with the keys of the commands, and a run as an object.
 
-One process trains in this one, which it leaves as it was. Several are started by ``padless train``, and its output is
-passed on; on a CPU a long training takes several, if their number is left open.
+A training never runs in the user's process. One process is forked from a server (``ForkServer``); several are started
+by ``padless train``. Their output is passed on. On a CPU a long training takes several, if their number is left open.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -25,19 +24,25 @@ import numpy as np
 import pyarrow as pa
 
 from harness.config import LaunchRecipe, RunConfig
+from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
 from harness.library.frames import write_frame
+from harness.library.server import SERVER
 from harness.ranks import devices
+from harness.ranks.stopping import HEARTBEAT
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
+from harness.training import preflight
+from harness.training.rules import processes_on_cores, resolve_config
+from harness.training.teacher import prepare_targets
 from preprocessing.base import cli
 from preprocessing.base.atomic import temporary_folder
 from preprocessing.base.configuration import groups_of
 from preprocessing.base.errors import ERRORS, ConfigError, DataError, UserError
 from preprocessing.base.processes import available_cores
-from preprocessing.base.signals import PREEMPTED, note_interrupts
+from preprocessing.base.signals import PREEMPTED, listen_in_rank
 from preprocessing.base.terminal import Screen
 from preprocessing.base.untrusted import quote_value
 from preprocessing.config import PreprocessConfig
@@ -55,7 +60,7 @@ if TYPE_CHECKING:
 ERROR = "error: "
 """How a command begins the sentence of its error."""
 _training = threading.Lock()
-"""Held while this process trains: threads and accelerate's state belong to all of it."""
+"""Held while this process waits for a training, which has all cores."""
 
 
 @contextmanager
@@ -138,8 +143,7 @@ def train(
     if launch_config.seeds or launch_config.folds or num_processes not in (None, 1):
         launch([*words_of({"num_processes": num_processes}, {}), *words])
     else:
-        with note_interrupts():
-            train_alone(launch_config.recipe, words, processes=num_processes)
+        train_alone(launch_config.recipe, words, processes=num_processes)
     return Run(launch_config.run)
 
 
@@ -170,47 +174,42 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
-    """Train in this process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
-    from harness.training.rules import processes_on_cores, resolve_config
-    from harness.training.teacher import prepare_targets
-
-    prepare_targets(recipe)
+    """Train in one new process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
+    SERVER.start()  # which imports torch meanwhile
+    if recipe.teacher is not None:
+        SERVER.call(prepare_targets, recipe)
+    chosen = None
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
-    if by_user or devices.count_cards(recipe.device, 1, 1) is not None:
-        train_here(recipe, reports=reports)
-        return
-    choice = processes_on_cores(resolve_config(recipe).config, available_cores())
-    if choice.value == "1":
-        train_here(recipe, choice.reason, reports=reports)
-    else:
-        launch(words)
+    if not by_user and devices.count_cards(recipe.device, 1, 1) is None:
+        choice = processes_on_cores(resolve_config(recipe).config, available_cores())
+        if choice.value != "1":
+            launch(words)
+            return
+        chosen = choice.reason
+    with _training:
+        if (first := preflight.pretraining(recipe)) is not None:
+            SERVER.call(train_here, first, chosen, reports)
+            if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
+                return
+        SERVER.call(train_here, recipe, chosen, reports)
 
 
-def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = True) -> None:
-    """Train in this process, which is then as it was before; nothing to do if the run has finished already.
+def train_here(recipe: RunConfig, chosen: str | None, reports: bool) -> None:
+    """Train in this process, which then ends; nothing to do if the run has finished already.
 
     ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "IProgress not found")  # accelerate imports a bar that nothing draws
-        from harness.ranks.session import restore_process
     from harness.train import fit
-    from harness.training import preflight
-    from harness.training.rules import resolve_config
 
-    if (first := preflight.pretraining(recipe)) is not None:
-        train_here(first, chosen, reports=reports)
-        if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
-            return
+    listen_in_rank(can_save=lambda: HEARTBEAT.in_loop)
     resolved = resolve_config(recipe)
     config = resolved.config
-    with _training, restore_process():
-        if chosen is not None:
-            os.environ[devices.CHOSEN] = chosen
-        if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-            Screen(quiet=config.quiet).print_text(f"{config.run} has finished already; name another run to train again")
-        else:
-            fit(resolved, reports=reports)
+    if chosen is not None:
+        os.environ[devices.CHOSEN] = chosen
+    if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
+        Screen(quiet=config.quiet).print_text(f"{config.run} has finished already; name another run to train again")
+    else:
+        fit(resolved, reports=reports)
 
 
 def launch(words: Sequence[str]) -> None:
@@ -307,10 +306,7 @@ class Run:
         without them a ``split`` is measured, ``test`` unless given. Files are written if ``output`` is given. Raises
         ``UserError``.
         """
-        from harness.evaluate import measure_here
-        from harness.ranks.session import restore_process
-
-        with _training, restore_process(), temporary_folder() as folder:
+        with _training, temporary_folder() as folder:
             arguments: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
             if labels is not None:
                 texts, names = pair_labels(rows, labels, "labels")
@@ -321,9 +317,9 @@ class Run:
             arguments["costs"] = keys.pop("costs", None)
             if hasattr(rows, "__arrow_c_stream__"):
                 rows = write_frame(rows, folder)
-            return measure_here(
-                cli.parse(EvaluateConfig, words_of(arguments | {"input": rows}, keys), prog="Run.evaluate")
-            )
+            words = words_of(arguments | {"input": rows}, keys)
+            figures: dict[str, Any] = SERVER.call(measure_here, cli.parse(EvaluateConfig, words, prog="Run.evaluate"))
+            return figures
 
     def __repr__(self) -> str:
         accuracy = self.figures.get("accuracy")

@@ -29,8 +29,6 @@ PERSISTENT_HIDDEN = 128
 input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
-MALLOC_DEFAULTS = (65536, 128 << 10)
-"""The limits that glibc begins with: of mapped blocks, and of bytes from which freed memory is given back."""
 CPU_INFO = Path("/proc/cpuinfo")
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 """Environment variables with a user's settings of torch's allocator on CUDA; any torch reads the first one."""
@@ -101,18 +99,17 @@ def configure_threads(device_type: str, num_threads: int | None = None) -> Choic
     return Choice(str(count), reason)
 
 
-def keep_memory(most_mapped: int = 0, trim_from: int = NEVER) -> None:
+def keep_memory() -> None:
     """Have malloc reuse freed blocks of any size in place of giving them back, where the C library can.
 
     glibc maps a large block when it is asked for one and unmaps it when it is freed, and the kernel hands every page of
     the next one out anew, filled with zeros (mallopt(3)). An LSTM needs such blocks for the gates of each batch: on two
     cores, at batch 64, a third of a step went into these pages.
-    ``MALLOC_DEFAULTS`` are the limits that glibc begins with.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, most_mapped)
-        mallopt(M_TRIM_THRESHOLD, trim_from)
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 def expand_segments() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState, is_initialized
 from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Choice, Precision
@@ -28,7 +27,6 @@ from harness.ranks.distributed import (
     read_world_size,
 )
 from harness.ranks.precision import (
-    MALLOC_DEFAULTS,
     choose_device,
     choose_precision,
     configure_threads,
@@ -52,46 +50,6 @@ class Session:
     """What training computes in."""
     choices: dict[str, Choice]
     """Settings that were decided here, each with its reason."""
-
-
-@contextmanager
-def restore_process() -> Iterator[None]:
-    """After the block this process has the threads, random numbers, environment, memory and accelerate's state from
-    before: a training in a user's own process leaves nothing.
-    """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices), ExitStack() as stack:
-        stack.callback(keep_memory, *MALLOC_DEFAULTS)
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        for owner in (torch.backends.cuda.matmul, torch.backends.cudnn):
-            stack.callback(setattr, owner, "allow_tf32", owner.allow_tf32)
-        stack.callback(os.environ.update, dict(os.environ))
-        stack.callback(os.environ.clear)
-        stack.enter_context(restore_accelerate())
-        yield
-
-
-@contextmanager
-def restore_accelerate() -> Iterator[None]:
-    """In the block accelerate is as after its import; then its states are those from before."""
-    users = shared_attributes()
-    users_values = [dict(attributes) for attributes in users]
-    for attributes in users:
-        attributes.clear()
-    try:
-        yield
-    finally:
-        for attributes in shared_attributes():
-            attributes.clear()
-        for attributes, values in zip(users, users_values, strict=True):
-            attributes.update(values)
-
-
-def shared_attributes() -> list[dict[str, object]]:
-    """The attributes of accelerate's states, which all instances of a state share; none before an ``Accelerator``."""
-    if not is_initialized():
-        return []
-    return [vars(state()) for state in (PartialState, AcceleratorState, GradientState)]
 
 
 @contextmanager

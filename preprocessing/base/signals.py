@@ -7,8 +7,7 @@ Python runs signal handlers in the main thread alone, which may be inside a libr
 - a command (``StopHandler``): ``Stopped`` is raised in the main thread, so that ``finally`` blocks clean up;
 - a rank of a training (``listen_in_rank``): it leaves at once, or its training loop reads ``STOP`` and saves;
   ``harness.ranks.stopping`` has its watchdog;
-- the launcher of a training (``Launcher``): its ranks get the signal, and are killed at the deadline;
-- a training in a user's own process (``note_interrupts``): for its time, Ctrl-C is noted.
+- the launcher of a training (``Launcher``): its ranks get the signal, and are killed at the deadline.
 
 No file is damaged whenever a process ends: files get their names when they are complete.
 """
@@ -28,7 +27,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from preprocessing.base.processes import PARENT, kill_spawned_workers, signal_on_parents_death
-from preprocessing.base.terminal import print_stderr
 
 if TYPE_CHECKING:
     import psutil
@@ -239,34 +237,6 @@ def listen_in_rank(can_save: Callable[[], bool]) -> None:
 
     start_thread(note_signals)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TRAINING_SIGNALS)
-
-
-@contextmanager
-def note_interrupts() -> Iterator[None]:
-    """In this block of a user's own process the main thread notes Ctrl-C; a second one ends the block at once.
-
-    Then the handler is that from before, and takes the interrupt that came. In another thread it does nothing.
-    """
-
-    def note(number: int, frame: object) -> None:
-        if STOP.signal is not None:
-            raise KeyboardInterrupt
-        STOP.note(number)
-        with contextlib.suppress(RuntimeError):  # the main thread was printing
-            print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    users_handler = signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, users_handler)
-        was_interrupted = STOP.signal is not None
-        vars(STOP).update(vars(StopRequest()))
-        if was_interrupted:
-            signal.raise_signal(signal.SIGINT)
 
 
 class Launcher:

@@ -25,6 +25,7 @@ from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
 from harness.library.commands import train_here
+from harness.library.server import SERVER
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
 from preprocessing.__main__ import main as preprocessing
 from preprocessing.base import cli, configuration
@@ -103,7 +104,7 @@ prepare data --epochs 3
 @pytest.mark.processes
 def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 20, "validation": 8})
-    train_here(small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none"), reports=False)
+    SERVER.call(train_here, small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none"), None, False)
     (tmp_path / "refused").write_text(REFUSED)
     program = f"cd {tmp_path}; {sys.executable} -c {shlex.quote(HELP_WITHOUT_TORCH)} < refused"
     assert succeed(run_command(["sh", "-c", program])).returncode == 0

@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from accelerate.state import AcceleratorState
 import padless
 from harness.__main__ import main
 from harness.inference import model as model_module
+from harness.library.server import SERVER
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts
 from preprocessing.dataset.shards import read_manifest
@@ -129,13 +131,13 @@ def interrupt(run: Path) -> None:
 
     def wait() -> None:
         wait_until(lambda: steps_done(run) >= 2)
-        signal.raise_signal(signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=wait).start()
 
 
 @pytest.mark.processes
-def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> None:
+def test_a_training_from_python_is_that_of_the_command(tmp_path: Path) -> None:
     """An interrupt stops it with a checkpoint, the same call goes on, and the weights are those of a rank."""
     write_dataset(tmp_path / "data", {"train": 200, "validation": 40, "test": 40})
     state_at_start = process_state()
@@ -165,6 +167,23 @@ def test_a_training_in_this_process_is_that_of_the_command(tmp_path: Path) -> No
             run.evaluate(rows["text"].tolist(), labels)
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
+
+
+@pytest.mark.processes
+def test_each_call_has_a_process_which_stops_when_its_caller_is_killed(tmp_path: Path) -> None:
+    """Calls are forked from one server, which has imported torch."""
+    pids = [SERVER.call(os.getpid) for _ in range(2)]
+    assert len({os.getpid(), *pids}) == 3
+    assert SERVER.call(os.getppid) == SERVER.process.pid
+    with pytest.raises(padless.UserError, match="the process that computed it died"):
+        SERVER.call(os.abort)
+    write_dataset(tmp_path / "data", {"train": 2000, "validation": 40})
+    keys = {"epochs": 50, "threads": 1, "baseline": "none", "tracking.log_every": 1}
+    program = f"import padless; padless.train({str(tmp_path / 'data')!r}, {str(tmp_path / 'run')!r}, **{keys})"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL) as caller:
+        wait_until(lambda: steps_done(tmp_path / "run") >= 2)
+        caller.kill()
+    wait_until(lambda: padless.Run(tmp_path / "run").state == "preempted")
 
 
 @pytest.mark.processes

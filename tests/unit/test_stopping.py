@@ -15,7 +15,7 @@ import pytest
 
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import lock_file
-from preprocessing.base.signals import NOTHING_KEPT, STOP, note_interrupts
+from preprocessing.base.signals import NOTHING_KEPT
 from tests.commands import ROOT, start_python
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
@@ -215,13 +215,3 @@ def test_a_rank_that_stays_stopped_is_killed() -> None:
     out, _ = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL % 256
     assert out.startswith(f"SIGTERM {KILLED}")
-
-
-def test_a_training_in_a_users_process_notes_one_interrupt_and_leaves_no_handler() -> None:
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), note_interrupts():  # noqa: PT012 - raised after the block
-        signal.raise_signal(signal.SIGINT)
-        assert STOP.name == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), STOP.signal) == (handler, None)
