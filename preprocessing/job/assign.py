@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Assigns each row a split and a fold, or leaves it out: runs ``preprocessing.job.rules`` in DuckDB, whose memory is
+"""Assigns each row a split and a fold, or leaves it out: runs ``rules.sql`` in DuckDB, whose memory is
 bounded for any number of rows.
 
 Units of several rows are packed by ``preprocessing.job.packing``, by row counts that queries return.
@@ -7,6 +7,8 @@ Units of several rows are packed by ``preprocessing.job.packing``, by row counts
 
 from __future__ import annotations
 
+import functools
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +22,19 @@ import pyarrow.parquet as pq
 
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import SPLITS, TEST, TRAIN, TRAIN_NUMBER, UNLABELLED, VALIDATION, VALIDATION_NUMBER
+from preprocessing.base.split_names import (
+    ALL_SPLITS,
+    NO_SPLIT,
+    SPLITS,
+    TEST,
+    TRAIN,
+    TRAIN_NUMBER,
+    UNLABELLED,
+    VALIDATION,
+    VALIDATION_NUMBER,
+)
 from preprocessing.config import POLICIES, PreprocessConfig, SplitConfig
-from preprocessing.job import engine, rules, tokenize
+from preprocessing.job import engine, tokenize
 from preprocessing.job.packing import Units, assign_folds, assign_splits, join_nodes, target_label_rows
 from preprocessing.job.parts import Classes
 
@@ -101,6 +113,20 @@ class AssignedParts:
         return {name: table[name].to_numpy()[position] for name in columns[1:]}
 
 
+@functools.cache
+def read_rules() -> dict[str, str]:
+    """The statements of ``rules.sql`` by their names."""
+    text = Path(__file__).with_name("rules.sql").read_text(encoding="utf-8")
+    _, *sections = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(sections[::2], sections[1::2], strict=True))
+
+
+def split_macros() -> str:
+    """The statements that give the rules each split's number, as ``train()``."""
+    number_by_name = {name: number for number, name in enumerate(ALL_SPLITS)} | {"no_split": NO_SPLIT}
+    return "".join(f"create macro {name}() as {number}::tinyint;\n" for name, number in number_by_name.items())
+
+
 @contextmanager
 def open_database(folder: Path, threads: int) -> Iterator[DuckDBPyConnection]:
     """A database in a new folder."""
@@ -124,17 +150,17 @@ class Assigner:
     source_name: str
 
     def run(self, facts: list[str], result_path: str | Path) -> dict[str, Any]:
-        """Write ``rules.RESULT`` for files of facts as Parquet; returns what ``Assignment.make`` does."""
+        """Write the ``result`` of ``rules.sql`` for files of facts; returns what ``Assignment.make`` does."""
         splits, numbers = self.config.splits, self.classes.numbers
         for name in POLICIES:
             self.set_variable(f"drop_{name}", name in self.config.quality.drop)
         self.set_variable("by_time", splits.time_column is not None)
         self.set_variable("first_measured", TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER)
-        self.database.execute(rules.SPLIT_NUMBERS + rules.EMPTY_TABLES)
+        self.database.execute(split_macros() + read_rules()["empty_tables"])
         self.register("classes", name=list(numbers), number=list(numbers.values()))
         self.database.execute("set variable fact_files = $files", {"files": facts})
-        self.database.execute(rules.FACTS + rules.LABELLED)
-        (counts,) = self.rows(rules.LABELLED_COUNTS)
+        self.database.execute(read_rules()["facts"] + read_rules()["labelled"])
+        (counts,) = self.rows(read_rules()["labelled_counts"])
         rows_by_split = {name: counts.pop(name) for name in SPLITS}
         num_labelled, report = counts.pop("labelled"), counts
         self.check_labelled(num_labelled, report["empty"])
@@ -143,17 +169,17 @@ class Assigner:
         if splits.group_column is not None:
             report["groups"] = self.keep_groups_together()
         self.split_candidates(fractions, report)
-        self.database.execute(rules.ASSIGNED)
-        (report["duplicates"],) = self.rows(rules.DUPLICATE_COUNTS)
+        self.database.execute(read_rules()["assigned"])
+        (report["duplicates"],) = self.rows(read_rules()["duplicate_counts"])
         if splits.folds:
             report["folds"] = self.assign_folds()
         has_unlabelled = self.count("facts where named = unlabelled()") > 0
-        self.database.execute(rules.UNLABELLED if has_unlabelled else rules.NO_UNLABELLED)
+        self.database.execute(read_rules()["unlabelled" if has_unlabelled else "no_unlabelled"])
         quoted_path = str(result_path).replace("'", "''")
-        self.database.execute(f"copy ({rules.RESULT}) to '{quoted_path}' (format parquet)")
+        self.database.execute(f"copy ({read_rules()['result']}) to '{quoted_path}' (format parquet)")
         self.database.execute(f"create view result as from read_parquet('{quoted_path}')")
         if has_unlabelled:
-            (report[UNLABELLED],) = self.rows(rules.UNLABELLED_COUNTS)
+            (report[UNLABELLED],) = self.rows(read_rules()["unlabelled_counts"])
         policies = [name for name in POLICIES if name in self.config.quality.drop]
         report["dropped"] = {name: self.count(f"result where dropped = '{name}'") for name in policies}
         labels = (
@@ -216,7 +242,7 @@ class Assigner:
         groups nothing.
         """
         column = self.config.splits.group_column
-        (sizes,) = self.rows(rules.GROUP_SIZES)
+        (sizes,) = self.rows(read_rules()["group_sizes"])
         if (sizes["largest"] or 0) < 2:
             problem = f"no value is in two rows of {column!r}, so it groups nothing"
             raise DataError(f"splits.group_column: {problem}; name another column, or leave it out")
@@ -225,18 +251,18 @@ class Assigner:
                 "groups": pair["groups"],
                 "rows": {SPLITS[pair["first"]]: pair["first_rows"], SPLITS[pair["second"]]: pair["second_rows"]},
             }
-            for pair in self.rows(rules.GROUPS_IN_TWO_SPLITS)
+            for pair in self.rows(read_rules()["groups_in_two_splits"])
         ]
-        self.database.execute(rules.GROUPED)
+        self.database.execute(read_rules()["grouped"])
         return {"column": column, **sizes, "shared": divided_groups}
 
     def split_candidates(self, fractions: dict[str, float], report: dict[str, Any]) -> None:
         """Split the candidates by time, in groups or by text; adds to the ``report`` what became of them."""
         splits = self.config.splits
-        self.database.execute(rules.CANDIDATES)
+        self.database.execute(read_rules()["candidates"])
         if splits.group_column is not None or splits.time_column is not None:
             self.join_units()
-        self.database.execute(rules.UNITS)
+        self.database.execute(read_rules()["units"])
         if splits.time_column is not None:
             report["times"] = self.split_by_time(splits.time_column, fractions)
         elif any(fractions.values()) and self.count("candidates"):
@@ -249,7 +275,7 @@ class Assigner:
 
     def join_units(self) -> None:
         """Join the nodes of the candidates that have a text in common."""
-        links = self.columns(rules.SHARED_TEXTS)
+        links = self.columns(read_rules()["shared_texts"])
         node, unit = join_nodes(links["node"], links["text_hash"])
         self.insert("joined", node=node, unit=unit)
 
@@ -261,14 +287,14 @@ class Assigner:
 
     def read_units(self) -> Units:
         """The units of the candidates, with their rows of each label."""
-        unit_labels = self.columns(rules.UNIT_LABELS)
+        unit_labels = self.columns(read_rules()["unit_labels"])
         return Units.sum_counts(
             unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.classes.members
         )
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
-        self.database.execute(rules.TEXTS)
+        self.database.execute(read_rules()["texts"])
         rows_of_label = self.columns("select label, sum(size)::bigint as num_rows from texts group by label")
         label_rows = np.zeros(len(self.classes.members), np.int64)
         label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
@@ -276,7 +302,7 @@ class Assigner:
         smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
         labels = np.arange(len(self.classes.members))
         self.register("shares", label=labels, validation=validation, test=test, smallest=smallest)
-        self.database.execute(rules.SPLIT_BY_TEXT)
+        self.database.execute(read_rules()["split_by_text"])
 
     def split_by_time(self, column: str, fractions: dict[str, float]) -> dict[str, Any]:
         """Split candidates by their time; returns the manifest's ``statistics.times``."""
@@ -284,14 +310,14 @@ class Assigner:
         if not any(fractions.values()):
             problem = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
             raise DataError(f"{key} {problem}")
-        (counts,) = self.rows(rules.TIME_COUNTS)
+        (counts,) = self.rows(read_rules()["time_counts"])
         if counts["numbers"] and counts["dates"]:
             raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
         self.set_variable("end_of_train", 1 - fractions[TEST] - fractions[VALIDATION])
         self.set_variable("end_of_validation", 1 - fractions[TEST])
-        self.database.execute(rules.SPLIT_BY_TIME)
+        self.database.execute(read_rules()["split_by_time"])
         starts = dict[str, str]()
-        for first in self.rows(rules.FIRST_TIMES):
+        for first in self.rows(read_rules()["first_times"]):
             time = str(np.datetime64(first["time"], "s") if counts["dates"] else first["time"])
             starts[SPLITS[first["split"]]] = time.removesuffix("T00:00:00")
         if not starts:
@@ -306,9 +332,9 @@ class Assigner:
         Raises ``DataError`` if there is nothing to measure on a fold, or if no other fold has one of its labels.
         """
         folds = self.config.splits.folds
-        self.database.execute(rules.FOLD_CANDIDATES)
+        self.database.execute(read_rules()["fold_candidates"])
         self.join_units()
-        self.database.execute(rules.UNITS)
+        self.database.execute(read_rules()["units"])
         units = self.read_units()
         self.insert("unit_folds", unit=units.hash, fold=assign_folds(units, seed=self.config.seed, folds=folds))
         label_rows = self.count_labels("units join unit_folds using (unit)", "fold", folds)

@@ -4,7 +4,7 @@
 Every row has a shuffle key, a pure function of the seed and the row's number, and a part's rows are stored in the order
 of that key. One shard is one range of keys, so its rows are contiguous in every part. Shuffling the whole corpus
 therefore needs no exchange between workers, and the result does not depend on where the parts were cut. What decides a
-row's split is stored beside (``facts``, Parquet), in the order of the source: see ``preprocessing.job.rules``.
+row's split is stored beside (``facts``, Parquet), in the order of the source: see ``rules.sql``.
 """
 
 from __future__ import annotations

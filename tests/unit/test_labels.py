@@ -31,8 +31,7 @@ from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
 from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.job import rules
-from preprocessing.job.assign import Assigner
+from preprocessing.job.assign import Assigner, read_rules
 from preprocessing.job.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
 from preprocessing.job.parts import Classes
 from preprocessing.job.tokenize import mix_hash
@@ -298,7 +297,7 @@ def test_groups_of_validation_and_test_are_left_out(tmp_path: Path, command: Com
 
 
 def facts_of(text: Any, label: Any, named_split: Any = NO_SPLIT, group: Any = 0, **times: Any) -> pd.DataFrame:
-    """A table of facts (``preprocessing.job.rules``) of texts of five tokens; ``label`` is a number, -1 for none."""
+    """A table of facts (``rules.sql``) of texts of five tokens; ``label`` is a number, -1 for none."""
     rows = np.arange(1, len(text) + 1)
     text_hash = np.asarray(text, np.uint64)
     columns = {"row": rows, "label": np.asarray(label).astype(str), "named": np.int8(named_split), "missing": False}
@@ -307,7 +306,7 @@ def facts_of(text: Any, label: Any, named_split: Any = NO_SPLIT, group: Any = 0,
 
 
 def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """``rules.RESULT`` by the row's number, and the manifest's report."""
+    """The result by the row's number, and the manifest's report."""
     config = PreprocessConfig(output="out", splits=splits)
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         facts.to_parquet(path := f"{folder}/facts.parquet", index=False)
@@ -315,7 +314,7 @@ def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[p
         classes = Classes(names, {name: number for number, name in enumerate(names)}, "text")
         assigner = Assigner(database, config, classes, "reviews.csv")
         report = assigner.run([path], f"{folder}/result.parquet")["report"]
-        return database.execute(rules.RESULT).df().set_index("row"), report
+        return database.execute(read_rules()["result"]).df().set_index("row"), report
 
 
 TEXTS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 2)), min_size=1, max_size=120)

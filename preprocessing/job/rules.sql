@@ -1,40 +1,35 @@
-# SPDX-License-Identifier: Apache-2.0
-"""The rules by which rows get splits and folds, or are left out: statements of DuckDB over one table of facts.
+-- SPDX-License-Identifier: Apache-2.0
+-- The rules by which rows get splits and folds, or are left out: statements of DuckDB over one table of facts.
+--
+-- `facts` has a line for each row of the source, with these columns:
+--   row (int64)         its number
+--   label (int32)       its class, -1 without one
+--   missing (bool)      it has no text
+--   named (int8)        the split that the source names, no_split() for none, unlabelled() without a label
+--   num_tokens (int32)
+--   text_hash (uint64)  equal where the tokens are
+--   priority (uint64)   text_hash mixed with the seed; it orders texts among which the seed chooses
+--   group_hash (uint64) 0 for a row without a group
+--   number, date (double)  with splits.time_column, one of them or none
+--
+-- Each statement makes a table or a view out of those before it, so any of them can be run by hand. The variables (as
+-- drop_empty), the macros of split numbers, as train(), and the tables classes and shares are made by assign.py, which
+-- also fills joined. Every order ends with a unique key, so the result depends on the rows alone.
 
-``facts`` has a line for each row of the source, with these columns:
-
-- ``row`` (int64): its number. ``label`` (int32): its class, -1 without one. ``missing`` (bool): it has no text.
-- ``named`` (int8): the split that the source names, ``no_split()`` for none, ``unlabelled()`` without a label.
-- ``num_tokens`` (int32); ``text_hash`` (uint64): equal where the tokens are.
-- ``priority`` (uint64): ``text_hash`` mixed with the seed; it orders texts among which the seed chooses.
-- ``group_hash`` (uint64): 0 for a row without a group. ``number``, ``date`` (double): with
-  ``splits.time_column``, one of them or none.
-
-Each statement makes a table or a view out of those before it, so any of them can be run by hand. The variables (as
-``drop_empty``) and the tables ``classes``, ``shares`` and ``joined`` are made by ``preprocessing.job.assign``. Every
-order ends with a unique key, so the result depends on the rows alone.
-"""
-
-from preprocessing.base.split_names import ALL_SPLITS, NO_SPLIT
-
-SPLIT_NUMBERS = "".join(
-    f"create macro {name}() as {number}::tinyint;\n"
-    for name, number in [*zip(ALL_SPLITS, range(len(ALL_SPLITS)), strict=True), ("no_split", NO_SPLIT)]
-)
-
-EMPTY_TABLES = """
+-- name: empty_tables
 create table joined (node ubigint, unit ubigint);
 create table unit_splits (unit ubigint, split tinyint);
 create table unit_folds (unit ubigint, fold smallint);
-"""
 
-FACTS = """
+-- name: facts
 create view facts as
 select facts.* exclude (label), coalesce(classes.number, -1)::integer as label, num_tokens = 0 as is_empty
 from read_parquet(getvariable('fact_files')) as facts left join classes on facts.label = classes.name;
-"""
 
-LABELLED = """
+-- name: labelled
+-- Rows with a label. Equal texts with two labels contradict each other; those in two named splits leak. Rows of
+-- training and rows without a named split are candidates for validation and test. A node is what must stay in one
+-- split: the rows of a group, or equal texts without a group; nodes with a text in common are joined to a unit.
 create table repeated_texts as
 select text_hash, count(*) as num_rows, min(label) <> max(label) as contradicts,
     max(greatest(named, train())) as last_split
@@ -58,12 +53,9 @@ kept as (
 select *, greatest(named, train()) as split, if(group_hash = 0, text_hash, group_hash) as node,
     dropped is null and named <= train() as is_candidate
 from kept;
-"""
-"""Rows with a label. Equal texts with two labels contradict each other; those in two named splits leak. Rows of
-training and rows without a named split are candidates for validation and test. A ``node`` is what must stay in one
-split: the rows of a group, or equal texts without a group; nodes with a text in common are ``joined`` to a ``unit``."""
 
-GROUPED = """
+-- name: grouped
+-- A row without a named split goes where the source puts other rows of its group.
 create table grouped as
 with grouped_rows as (
     select *, if(group_hash = 0, no_split(), max(named) over (partition by group_hash)) as group_split from labelled
@@ -75,22 +67,18 @@ select * exclude (group_split) replace (
 from grouped_rows;
 
 create or replace view labelled as from grouped;
-"""
-"""A row without a named split goes where the source puts other rows of its group."""
 
-LABELLED_COUNTS = """
+-- name: labelled_counts
 select count(*) as labelled, count_if(is_empty) as empty, count_if(missing) as missing_text,
     count_if(contradicts) as contradictions, count_if(leaks) as leaks, count_if(named = train()) as train,
     count_if(named = validation()) as validation, count_if(named = test()) as test
 from labelled
-"""
 
-GROUP_SIZES = """
+-- name: group_sizes
 select count(*) as groups, max(num_rows) as largest
 from (select count(*) as num_rows from labelled where group_hash <> 0 group by group_hash)
-"""
 
-GROUPS_IN_TWO_SPLITS = """
+-- name: groups_in_two_splits
 with groups as (
     select group_hash, named, count(*) as num_rows
     from labelled where group_hash <> 0 and named <> no_split() group by all
@@ -99,27 +87,25 @@ select one.named as first, other.named as second, count(*) as groups, sum(one.nu
     sum(other.num_rows)::bigint as second_rows
 from groups as one join groups as other on one.group_hash = other.group_hash and one.named < other.named
 group by all order by all
-"""
 
-CANDIDATES = "create view candidates as from labelled where is_candidate"
-FOLD_CANDIDATES = """
+-- name: candidates
+create view candidates as from labelled where is_candidate
+
+-- name: fold_candidates
 create or replace view candidates as from assigned where dropped is null and split in (train(), validation())
-"""
 
-SHARED_TEXTS = """
+-- name: shared_texts
+-- Each text that occurs in two nodes or more, with each of these.
 with shared as (
     select text_hash from candidates where not is_empty group by text_hash having min(node) <> max(node)
 )
 select distinct node, text_hash from candidates where not is_empty and text_hash in (from shared)
-"""
-"""Each text that occurs in two nodes or more, with each of these."""
 
-UNITS = """
+-- name: units
 create or replace view units as
 select candidates.*, coalesce(joined.unit, node) as unit from candidates left join joined using (node)
-"""
 
-TEXTS = """
+-- name: texts
 create table repeated_units as
 select text_hash as unit, arg_min(label, row) as label, any_value(priority) as priority, count(*) as size
 from candidates where is_repeated group by text_hash;
@@ -128,9 +114,11 @@ create view texts as
 select text_hash as unit, label, priority, 1 as size from candidates where not is_repeated
 union all
 from repeated_units;
-"""
 
-SPLIT_BY_TEXT = """
+-- name: split_by_text
+-- Of each label, test and then validation are filled to their shares of the rows, in the order of priority. Texts that
+-- occur more often than the smallest share come last; texts that occur once fill the gaps. Only the first ranges of
+-- priorities need to be sorted: those up to last_range, in which enough texts occur once for both.
 create table bounds as
 with ranges as (
     select label, priority >> 52 as range_number, count(*) as num_texts from texts where size = 1 group by all
@@ -175,12 +163,10 @@ select unit, split from fitted where split <> train()
 union all
 select unit, if(number <= of_test, test(), validation())
 from single join gaps using (label) where number <= of_test + of_validation;
-"""
-"""Of each label, test and then validation are filled to their ``shares`` of the rows, in the order of ``priority``.
-Texts that occur more often than the ``smallest`` share come last; texts that occur once fill the gaps. Only the first
-ranges of priorities need to be sorted: those up to ``last_range``, in which enough texts occur once for both."""
 
-SPLIT_BY_TIME = """
+-- name: split_by_time
+-- The last rows are the test, those before them validation. A unit has the time of its last row; rows of one time are
+-- cut by their mean rank; units without a time stay in training.
 create table unit_times as
 with timed as (select unit, max(coalesce(number, date)) over (partition by unit) as latest from units),
 ranked as (
@@ -196,23 +182,20 @@ end as split
 from ranked;
 
 insert into unit_splits select unit, split from unit_times;
-"""
-"""The last rows are the test, those before them validation. A unit has the time of its last row; rows of one time are
-cut by their mean rank; units without a time stay in training."""
 
-TIME_COUNTS = """
+-- name: time_counts
 select count(number) as numbers, count(date) as dates, count_if(number is null and date is null) as without
 from candidates
-"""
 
-FIRST_TIMES = """
+-- name: first_times
 select split, min(latest)::bigint as time from unit_times where split <> train() group by split order by split
-"""
 
-UNIT_LABELS = "select unit, label, count(*) as num_rows from units group by unit, label"
-"""The rows of each label in each unit."""
+-- name: unit_labels
+-- The rows of each label in each unit.
+select unit, label, count(*) as num_rows from units group by unit, label
 
-ASSIGNED = """
+-- name: assigned
+-- Of equal texts in one split, all rows but the first are duplicates.
 create view placed as
 select labelled.* exclude (split), coalesce(unit_splits.split, labelled.split) as split
 from labelled left join joined using (node)
@@ -230,14 +213,12 @@ select placed.* replace (
     if(getvariable('drop_duplicates') and repeats_in_split, 'duplicates', dropped) as dropped
 )
 from placed left join repeated_rows using (row);
-"""
-"""Of equal texts in one split, all rows but the first are duplicates."""
 
-DUPLICATE_COUNTS = """
+-- name: duplicate_counts
 select count_if(is_duplicate) as normalised, count_if(is_parted) as across_splits from repeated_rows
-"""
 
-UNLABELLED = """
+-- name: unlabelled
+-- Rows without a label leak if a measured row has their text or is of their group.
 create table unlabelled_rows as
 with measured as (
     select text_hash, group_hash from assigned where dropped is null and split >= getvariable('first_measured')
@@ -264,18 +245,18 @@ compared as (
     from kept
 )
 select * replace (if(is_duplicate and getvariable('drop_duplicates'), 'duplicates', dropped) as dropped) from compared;
-"""
-"""Rows without a label leak if a measured row has their text or is of their group."""
-NO_UNLABELLED = "create table unlabelled_rows (row bigint, label integer, dropped varchar)"
-"""In its place where every row has a label."""
 
-UNLABELLED_COUNTS = """
+-- name: no_unlabelled
+-- In its place where every row has a label.
+create table unlabelled_rows (row bigint, label integer, dropped varchar)
+
+-- name: unlabelled_counts
 select count(*) as rows, count_if(is_empty) as empty, count_if(missing) as missing_text, count_if(leaks) as shared,
     count_if(is_duplicate) as duplicates
 from unlabelled_rows
-"""
 
-RESULT = """
+-- name: result
+-- The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one; why it is left out.
 select row, if(dropped is null, split, no_split()) as split, label, coalesce(fold, -1)::smallint as fold, dropped
 from assigned left join joined using (node)
 left join unit_folds on unit_folds.unit = coalesce(joined.unit, node)
@@ -283,6 +264,3 @@ left join unit_folds on unit_folds.unit = coalesce(joined.unit, node)
 union all
 select row, if(dropped is null, unlabelled(), no_split()), label, -1::smallint, dropped from unlabelled_rows
 order by row
-"""
-"""The decision on every row: its split, -1 if it is left out; its label; its fold, -1 without one; why it is left out.
-"""
