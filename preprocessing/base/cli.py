@@ -47,6 +47,7 @@ NOTE = (
     "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
+SHELLS = ("bash", "zsh", "fish")
 ALL_KEYS = "all"
 """The topic of ``--help`` with all keys."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
@@ -55,7 +56,7 @@ SECTIONS = {"prepare": "train", "train": "prepare"}
 
 @dataclass(frozen=True)
 class Command:
-    """A line of the table. What other tools call a command stands in ``elsewhere.csv``."""
+    """A line of the table."""
 
     name: str
     words: str
@@ -82,7 +83,9 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     if word in ("-h", "--help", "help", "--completion"):
         app = app_of_commands(commands, prog, note, has_options=word == "--completion")
         if word == "--completion":
-            shell: Any = "".join(arguments_after[:1]) or "bash"
+            shell: Any = "".join(arguments_after[:1]) or SHELLS[0]
+            if shell not in SHELLS:
+                raise ConfigError(f"--completion {shell}: expected one of {', '.join(SHELLS)}")
             script = app.generate_completion(shell=shell)
             print(script.replace("complete -F", "complete -o default -F"))  # files, where nothing else is offered
         else:
