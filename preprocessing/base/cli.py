@@ -124,9 +124,9 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
-    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
-    the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
+    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file that all others stand on;
+    ``RECIPES``, the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``.
+    ``--help`` ends the program. Raises ``ConfigError``.
     """
     usage = f"{prog} [--key value …]"
     default = getattr(config_class, "DEFAULT", None)
@@ -226,8 +226,7 @@ def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
     keys = [dashes + option for option in options if option.startswith(f"{name}.")]
-    hint = f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
-    return hint + getattr(config_class, "HINT", "")
+    return f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
 
 
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
