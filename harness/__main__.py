@@ -86,15 +86,6 @@ COMMANDS = (
         "preprocessing.corpus.tutorial:TutorialConfig",
     ),
     Command(
-        "submit",
-        '"JOB …" …',
-        "Job scripts for SLURM, or jobs in a chain.",
-        "harness.slurm.jobs:main",
-        "harness.slurm.config:SubmitConfig",
-        first=("nodes", "gpus", "cpus", "time", "print"),
-        example='padless submit "train data/mine" --gpus 4 --time 60',
-    ),
-    Command(
         "export",
         "RUN",
         "A folder to share: weights, ONNX, model card.",

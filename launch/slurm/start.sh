@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # the script that reads this sets python, hook and max_restarts
-# The start of every job: count its starts, then read the site's hook.
+# The start of every job: count its starts, then read the file of the site.
 : "${SLURM_JOB_ID:?submit this with sbatch}"
 number=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 number=${number:-$SLURM_JOB_ID} # the number alone of one task means the whole array to SLURM
@@ -14,43 +13,54 @@ refuse() {
     exit "${2:-1}"
 }
 
-((restarts <= max_restarts)) ||
-    refuse "not started, since it was restarted $restarts times and --restarts allows $max_restarts; submit it again to go on"
+python=(python)
+max_restarts=20      # of this job, by itself or by SLURM
+# shellcheck disable=SC2034 # train.sbatch uses it
+processes_per_node=0 # of a training; 0: one for each GPU, or one
 
-# What a hook exports reaches every process of the job, and it may set python. It ends at the first command that fails.
+# What the file exports reaches every process of the job, and it may set these three. It ends at the first command that
+# fails.
+site=${PADLESS_SITE:-launch/slurm/site.sh}
 failed=
 # shellcheck disable=SC2317 # the trap calls it
-hook_failed() {
-    refuse "the hook $hook failed${failed:+ at $failed} with exit code $1; nothing else was run" "$(($1 > 0 ? $1 : 1))"
+site_failed() {
+    refuse "$site failed${failed:+ at $failed} with exit code $1; nothing else was run" "$(($1 > 0 ? $1 : 1))"
 }
-if [[ -n $hook ]]; then
-    [[ -r $hook ]] || refuse "the hook $hook cannot be read on $HOSTNAME; --hook names a file that every node sees"
-    trap 'hook_failed "$?"' EXIT
-    trap 'failed="line $LINENO, ${BASH_COMMAND%%[[:cntrl:]]*},"' ERR
-    set -eE
-    # shellcheck disable=SC1090 # any file
-    source "$hook"
-    code=$? failed= # it may have used set +e
-    ((code == 0)) || hook_failed "$code"
-    trap - EXIT ERR
-    set +E
-fi
+[[ -r $site ]] || refuse "$site cannot be read on $HOSTNAME; PADLESS_SITE names a file that every node sees"
+trap 'site_failed "$?"' EXIT
+trap 'failed="line $LINENO, ${BASH_COMMAND%%[[:cntrl:]]*},"' ERR
+set -eE
+# shellcheck disable=SC1090 # any file
+source "$site"
+code=$? failed= # it may have used set +e
+((code == 0)) || site_failed "$code"
+trap - EXIT ERR
+set +E
 set -euo pipefail
 
-type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; --python and the hook say which"
+type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; $site says which"
+((restarts <= max_restarts)) ||
+    refuse "not started, since it was restarted $restarts times and max_restarts allows $max_restarts; submit it again to go on"
 if [[ -f padless.py ]]; then
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that is not installed
 else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own
 fi
 
-# What -o, or the option of this name, gives a command, the last of them.
+# Whether a command has the option of this name.
+has_option() {
+    local name=$1
+    shift
+    [[ " $* " == *" --$name"[=\ ]* ]]
+}
+
+# What -o, or the option of this name, gives a command.
 output_option() {
     local name=$1 word previous='' value=
     shift
     for word in "$@"; do
         [[ $previous != -o && $previous != "--$name" ]] || value=$word
-        [[ $word != "--$name="* ]] || value=${word#*=}
+        [[ $word != "--$name="* && $word != -o=* ]] || value=${word#*=}
         previous=$word
     done
     echo "$value"

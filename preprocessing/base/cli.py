@@ -47,6 +47,7 @@ NOTE = (
     "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
+SHELLS = ("bash", "zsh", "fish")
 ALL_KEYS = "all"
 """The topic of ``--help`` with all keys."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
@@ -55,7 +56,7 @@ SECTIONS = {"prepare": "train", "train": "prepare"}
 
 @dataclass(frozen=True)
 class Command:
-    """A line of the table. What other tools call a command stands in ``elsewhere.csv``."""
+    """A line of the table."""
 
     name: str
     words: str
@@ -82,7 +83,9 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     if word in ("-h", "--help", "help", "--completion"):
         app = app_of_commands(commands, prog, note, has_options=word == "--completion")
         if word == "--completion":
-            shell: Any = "".join(arguments_after[:1]) or "bash"
+            shell: Any = "".join(arguments_after[:1]) or SHELLS[0]
+            if shell not in SHELLS:
+                raise ConfigError(f"--completion {shell}: expected one of {', '.join(SHELLS)}")
             script = app.generate_completion(shell=shell)
             print(script.replace("complete -F", "complete -o default -F"))  # files, where nothing else is offered
         else:
@@ -121,9 +124,9 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
 
     Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
-    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file if ``argv`` names none; ``RECIPES``,
-    the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``; ``HINT``, the
-    end of the sentence about an unknown key. ``--help`` ends the program. Raises ``ConfigError``.
+    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file that all others stand on;
+    ``RECIPES``, the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``.
+    ``--help`` ends the program. Raises ``ConfigError``.
     """
     usage = f"{prog} [--key value …]"
     default = getattr(config_class, "DEFAULT", None)
@@ -223,8 +226,7 @@ def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
     keys = [dashes + option for option in options if option.startswith(f"{name}.")]
-    hint = f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
-    return hint + getattr(config_class, "HINT", "")
+    return f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
 
 
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:

@@ -100,9 +100,6 @@ def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
     pages = {path.relative_to(Path(index).parent) for path in Path(index).parent.rglob("*.*")}
     assert pages == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     assert "imdb-pretrained" in run(folder, scripts / "padless", "train", "--help")
-    jobs = ("prepare reviews.csv -o data/mine", "train data/mine --config small -o runs/mine")
-    script = run(folder, scripts / "padless", "submit", *jobs, "--time", 60, "--print")
-    assert f"\npython=({scripts / 'python'})\n" in script
 
 
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:

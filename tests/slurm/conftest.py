@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -57,15 +56,17 @@ class Cluster:
         self.folder = folder
         self.jobs: list[str] = []
 
-    def submit(self, *commands: str, options: tuple[object, ...] = (), **env: str) -> str:
-        """``padless submit`` from the repository's root; returns the number of the last job."""
-        limits = ("--partition", "low", "--nodes", 2, "--cpus", 2, "--time", 10)
-        job_options = ("--logs", self.folder, "--python", shlex.quote(sys.executable))
-        words = [sys.executable, "-m", "harness", "submit", *commands, *limits, *job_options, *options]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **env}
-        result = run([*map(str, words)], COMMAND_LIMIT_S, environment)
-        self.jobs += re.findall(r"^job (\d+): ", result.stdout, re.MULTILINE)
-        assert result.returncode == 0, result.stderr
+    def submit(self, script: str, *words: object, options: tuple[object, ...] = (), site: str = "") -> str:
+        """``sbatch`` with a script as it is, from the repository's root; returns the job's number.
+
+        ``site`` is the site's file, if it is not one that names this Python.
+        """
+        site_file = self.folder / "site.sh"
+        site_file.write_text(site or f"python=({shlex.quote(sys.executable)})\n")
+        limits = ("--partition=low", "--nodes=2", "--cpus-per-task=2", "--time=10")
+        log = f"--output={self.folder}/padless-{script}-%j.log"
+        command = ("sbatch", "--parsable", *limits, log, *options, f"launch/slurm/{script}.sbatch", *words)
+        self.jobs.append(ask("env", f"PADLESS_SITE={site_file}", *command))
         return self.jobs[-1]
 
     def field(self, job: str, name: str) -> str:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell of a job, in bash without a cluster: values arrive as they were typed, starts are counted, a hook that
-fails ends the job with a sentence, and what is requeued is decided. Every shell script passes shellcheck.
+"""The shell of a job, in bash without a cluster: arguments arrive as they were typed, starts are counted, a site's file
+that fails ends the job with a sentence, and what is requeued is decided. Every shell script passes shellcheck.
 """
 
 from __future__ import annotations
@@ -11,66 +11,58 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from harness.slurm.config import Resources, SubmitConfig
-from harness.slurm.jobs import SCRIPTS, Job, render_variables
 from tests.commands import ROOT
 
 pytestmark = pytest.mark.processes
 
-HOSTILE = (
-    "a b",
-    "it's",
-    'say "x"',
-    "$(touch here)",
-    "`touch here`",
-    "two\nlines",
-    "#SBATCH --account=x",
-    "\\",
-    "*",
-    "",
-    "é",
-)
+SCRIPTS = ROOT / "launch/slurm"
+SITE = f"python=({sys.executable})\nmax_restarts=2\n"
+HOSTILE = ("a b", "it's", 'say "x"', "$(touch here)", "`touch here`", "two\nlines", "#SBATCH", "\\", "*", "", "é")
 
 
-def job(python: str = sys.executable, hook: str | None = None, **values: Any) -> Job:
-    job_values = {"command": "train", "script": "train", "arguments": (), "run": "run"}
-    job_values |= {"resources": Resources(), "config": SubmitConfig(jobs=[], restarts=2, python=python, hook=hook)}
-    return Job(**job_values | values)
+def begin(
+    folder: Path, site: str = SITE, body: str = r'printf "%s\0" "$@"', arguments: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``start.sh`` in a folder with a site's file of these lines, then ``body`` in place of a job's."""
+    (folder / "my site.sh").write_text(site)
+    script = f"set -e\n{(SCRIPTS / 'start.sh').read_text()}\n{body}"
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "PADLESS_SITE": "my site.sh", **env}
+    for name in {"SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"} - env.keys():
+        environment.pop(name, None)
+    command = ["bash", "-c", script, "job", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def begin(job: Job, folder: Path, body: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the beginning of a job's script in a folder, and ``body`` in place of its body."""
-    script = "\n".join([render_variables(job), (SCRIPTS / "start.sh").read_text(), body or r"""printf '%s\0' "$@" """])
-    environment = {**os.environ, "SLURM_JOB_ID": "7", **env}
-    for name in ("SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
-        if name not in env:
-            environment.pop(name, None)
-    return subprocess.run(
-        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def test_hostile_values_arrive_as_they_were_typed(tmp_path: Path) -> None:
-    result = begin(job(arguments=HOSTILE, run="$(touch here) '"), tmp_path)
+def test_arguments_arrive_as_they_were_typed(tmp_path: Path) -> None:
+    result = begin(tmp_path, arguments=HOSTILE)
     assert result.returncode == 0, result.stderr
     assert tuple(result.stdout.split("\0")[:-1]) == HOSTILE
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["my site.sh"]
+
+
+@pytest.mark.parametrize(
+    ("words", "output"),
+    [(("-o", "a b"), "a b"), (("-o=a",), "a"), (("d", "--run=a", "-x"), "a"), (("--run", "a"), "a"), (("d",), "")],
+)
+def test_the_output_of_a_command_is_read(tmp_path: Path, words: tuple[str, ...], output: str) -> None:
+    body = 'output_option run "$@"; has_option device "$@" || echo open'
+    assert begin(tmp_path, body=body, arguments=words).stdout == f"{output}\nopen\n"
+    for device in (("--device", "cpu"), ("--device=cpu",)):
+        assert begin(tmp_path, body=body, arguments=(*words, *device)).stdout == f"{output}\n"
 
 
 def test_starts_are_bounded(tmp_path: Path) -> None:
-    result = begin(job(), tmp_path, SLURM_RESTART_COUNT="3")
+    result = begin(tmp_path, SLURM_RESTART_COUNT="3")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "job 7: not started, since it was restarted 3 times and --restarts allows 2; " in result.stderr
+    assert "job 7: not started, since it was restarted 3 times and max_restarts allows 2; " in result.stderr
 
 
-def test_a_hook_gives_what_it_exports_and_python(tmp_path: Path) -> None:
-    hook = tmp_path / "my hook.sh"
-    hook.write_text('echo "$unset_before"\nexport SITE="a b"\npython=(env -u X python3)\nfalse || true\n')
-    result = begin(job(hook=str(hook)), tmp_path, 'bash -c \'echo "$SITE"\'; echo "${python[@]}"')
+def test_a_site_gives_what_it_exports_and_python(tmp_path: Path) -> None:
+    site = 'echo "$unset_before"\nexport SITE="a b"\npython=(env -u X python3)\nfalse || true\n'
+    result = begin(tmp_path, site, 'bash -c \'echo "$SITE"\'; echo "${python[@]}"')
     assert (result.returncode, result.stdout) == (0, "\na b\nenv -u X python3\n"), result.stderr
 
 
@@ -81,18 +73,16 @@ def test_a_hook_gives_what_it_exports_and_python(tmp_path: Path) -> None:
         ("set +e\nfalse\nreturn 3", "", 3, 3),
     ],
 )
-def test_a_hook_that_fails_ends_the_job(tmp_path: Path, lines: str, at: str, code: int, exit_code: int) -> None:
-    hook = tmp_path / "site.sh"
-    hook.write_text(f"{lines}\n")
-    result = begin(job(hook=str(hook)), tmp_path, "touch reached")
+def test_a_site_that_fails_ends_the_job(tmp_path: Path, lines: str, at: str, code: int, exit_code: int) -> None:
+    result = begin(tmp_path, f"{lines}\n", "touch reached")
     assert (result.returncode, result.stdout) == (exit_code, "")
     last = result.stderr.splitlines()[-1]
-    assert last == f"error: job 7: the hook {hook} failed{at} with exit code {code}; nothing else was run"
+    assert last == f"error: job 7: my site.sh failed{at} with exit code {code}; nothing else was run"
     assert not (tmp_path / "reached").exists()
 
 
 def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    result = begin(job(python="apptainer-9 exec"), tmp_path)
+    result = begin(tmp_path, "python=(apptainer-9 exec)\n")
     assert result.returncode == 1
     assert result.stderr.startswith("error: job 7: apptainer-9: no such program on ")
 

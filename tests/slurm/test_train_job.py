@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,10 +52,10 @@ class Training:
         )
         self.python.chmod(0o755)
 
-    def submit(self, cluster: Cluster, *arguments: object, options: tuple[object, ...] = ()) -> str:
+    def submit(self, cluster: Cluster, *arguments: object, options: tuple[object, ...] = (), site: str = "") -> str:
         """Send the job to both nodes; its run directory is ``run`` in the cluster's folder."""
-        words = ["train", "--config", self.config, "--run", cluster.folder / "run", *arguments]
-        return cluster.submit(shlex.join(map(str, words)), options=("--python", self.python, *options))
+        words = ("--config", self.config, "--run", cluster.folder / "run", *arguments)
+        return cluster.submit("train", *words, options=options, site=f"python=({self.python})\n{site}")
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def test_at_its_time_limit_it_is_requeued_and_goes_on_to_the_same_end(
     cluster: Cluster, training: Training, reference: dict[str, Any]
 ) -> None:
     """SLURM looks at limits every 30 seconds; a node that stands still meanwhile keeps the run from ending before."""
-    job = training.submit(cluster, "--timeout_s", 200, options=("--time", 2, "--sbatch", "signal=B:USR2@15"))
+    job = training.submit(cluster, "--timeout_s", 200, options=("--time=2", "--signal=B:USR2@15"))
     run = cluster.folder / "run"
     cluster.until(job, lambda: step(run) >= 50, "step 50", 100)
     slow = rank_of(run)
@@ -171,7 +170,7 @@ def lose_each_start(cluster: Cluster, job: str, run: Path, num_starts: int) -> N
 @pytest.mark.slow
 @pytest.mark.timeout(900, func_only=True)
 def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, "--checkpoint.every_steps", 50, options=("--restarts", 1))
+    job = training.submit(cluster, "--checkpoint.every_steps", 50, site="max_restarts=1\n")
     run, starts_per_job = cluster.folder / "run", 1 + NUM_RESTARTS
     cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
     lose_each_start(cluster, job, run, 0)
@@ -187,19 +186,25 @@ def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> N
     assert cluster.wait(job, 300) == "FAILED"
     log = cluster.log(job)
     assert cluster.field(job, "Restarts") == "1", log
-    assert "not requeued, since it was restarted 1 times already, as --restarts allows" in log
+    assert "not requeued, since it was restarted 1 times already, as max_restarts allows" in log
     assert len(starts(run)) == 2 * starts_per_job
 
 
 @pytest.mark.slow
-def test_a_script_is_submitted_as_it_is_and_a_dry_run_tries_the_network(cluster: Cluster, training: Training) -> None:
-    run, log = cluster.folder / "run", cluster.folder / "as-it-is-%j.log"
-    options = ("--partition=low", "--nodes=2", "--cpus-per-task=2", f"--output={log}", "--time=10")
-    words = ("--config", training.config, "-o", run, "--dry_run")
-    path = f"PATH={Path(sys.executable).parent}:{os.environ['PATH']}"
-    job = ask("env", path, "sbatch", "--parsable", *options, "launch/slurm/train.sbatch", *words)
-    cluster.jobs.append(job)
+def test_a_dry_run_tries_the_network(cluster: Cluster, training: Training) -> None:
+    run = cluster.folder / "run"
+    job = training.submit(cluster, "--dry_run")
     cluster.complete(job, 120)
     assert "all-reduce 2 ranks on 2 machines added 10 MB in" in cluster.log(job)
     assert f"job {job}: exit 0 at step 0, 0 after that of the start: done" in cluster.log(job)
     assert not run.exists()
+
+
+@pytest.mark.slow
+def test_a_site_that_fails_ends_the_job_before_the_training(cluster: Cluster, training: Training) -> None:
+    job = training.submit(cluster, site="export A=b\nmodule load cuda/99\n")
+    assert cluster.wait(job, 120) == "FAILED"
+    assert cluster.field(job, "ExitCode") == "127:0"
+    reason = f"{cluster.folder}/site.sh failed at line 3, module load cuda/99, with exit code 127; nothing else was run"
+    assert cluster.log(job).splitlines()[-1] == f"error: job {job}: {reason}"
+    assert not (cluster.folder / "run").exists()

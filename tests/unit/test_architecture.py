@@ -139,7 +139,6 @@ def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project)
     packages = {path.parent.as_posix().replace("/", ".") for path in modules}
     packages |= {
         "padless-stubs",
-        "padless_slurm",
         *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir()),
     }
     pages = {path.relative_to(ROOT / "docs").parent.as_posix() for path in (ROOT / "docs").rglob("*.md")}
@@ -153,7 +152,6 @@ def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project)
         packaged |= {path for glob in globs for path in folder.glob(glob)}
     everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
     everything += (ROOT / "docs").rglob("*.md")
-    everything += (ROOT / "launch/slurm").glob("*.s[bh]*")
     assert {path for path in everything if path.suffix not in (".py", ".pyc")} == packaged
 
 

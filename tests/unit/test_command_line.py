@@ -220,7 +220,6 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
         "input": "i.csv",
         "file": "f",
         "files": "[f]",
-        "jobs": "[j]",
         "folder": "f",
     }
     option_by_key = configuration.options_of(kind)
