@@ -28,7 +28,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_scores, write_weights
+from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
@@ -59,9 +59,6 @@ def write_bundle(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
-    write_scores(directory, name, decision.scores)
-    costs = facts.get("costs", {})
-    decision = decision.with_costs(costs, manifest.labels)
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
@@ -73,7 +70,6 @@ def write_bundle(
         labels=manifest.labels,
         temperature=decision.temperature,
         threshold=decision.threshold,
-        costs=costs,
         step=step,
         dataset=manifest.fingerprint,
         task=model.task,

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from harness.config import Costs
 from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
 from preprocessing.base.errors import ConfigError
@@ -83,8 +82,6 @@ class EvaluateConfig(RunningConfig):
     """Rows per batch and process."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
-    costs: Costs = field(default_factory=dict)
-    """As in `padless predict`."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -194,13 +191,8 @@ class PredictConfig(ReadingConfig):
     """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
-    costs: Costs = field(default_factory=dict)
-    """What errors cost, as in {ham: 10}, in place of evaluation.costs, or the threshold, of the training."""
     abstain: Level | None = None
     """Give no label to a text whose most probable class has less than this calibrated probability."""
-    set: Level | None = None
-    """Add the smallest set of labels that holds the true one in this share of cases, if the texts are like those of
-    validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
     rank: AtLeast1 | None = None
@@ -219,19 +211,11 @@ class PredictConfig(ReadingConfig):
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
-        if self.set and self.abstain:
-            raise ConfigError("set, abstain: each is a way to answer uncertain texts; leave one out")
         if self.rank and (self.output is None or STDIN in self.inputs):
             raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        """What replaces the bundle's decision, as arguments of ``read_decision``."""
-        arguments = {"costs": self.costs, "abstain": self.abstain, "level": self.set}
-        return {name: value for name, value in arguments.items() if value}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

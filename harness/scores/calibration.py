@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits temperature, threshold and conformal scores on the validation split; the bundle stores them.
+"""Fits temperature and threshold on the validation split; the bundle stores them.
 
 The temperature divides the logits so that probabilities match frequencies (Guo et al., 2017, On Calibration of Modern
 Neural Networks). It changes neither the order of rows for two classes nor the most probable class. The threshold is a
@@ -9,14 +9,11 @@ calibrated probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.decisions import conformal_scores, cost_matrix
 from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities, set_probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
@@ -43,14 +40,8 @@ class Decision:
     """Class 1 is predicted from this probability on; two classes only."""
     thresholds: list[float] = field(default_factory=list)
     """With several labels to a text: each class is predicted from its probability on."""
-    scores: list[float] = field(default_factory=list)
-    """``conformal_scores`` of validation rows."""
-    costs: np.ndarray | None = None
-    """``cost_matrix``; None: the most probable class, or that of the threshold, is predicted."""
     min_confidence: float = 0.0
     """Least probability of the most probable class; below, none is predicted."""
-    set_level: float | None = None
-    """Share of the sets of labels that are to hold the true one; None: no sets."""
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
@@ -65,30 +56,18 @@ class Decision:
             chances = set_probabilities(calibrated)
             return chances >= np.array(self.thresholds), chances
         predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
-        if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
-            predicted = (chances @ self.costs).argmin(axis=1)
         return np.where(chances.max(axis=1) < self.min_confidence, -1, predicted), chances
-
-    def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
-        """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
-        ``cost_matrix``.
-        """
-        if not costs:
-            return self
-        matrix = cost_matrix(costs, names)
-        threshold = float(matrix[0, 1] / matrix.sum()) if len(names) == 2 else 0.5
-        return replace(self, costs=matrix, threshold=threshold)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
-    """Fit temperature, threshold and conformal scores to the logits of the validation split."""
+    """Fit temperature and threshold to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
     calibrated = logits / temperature
     if labels.ndim > 1:
         return Decision(temperature, thresholds=choose_thresholds(calibrated, labels, config))
     is_fixed = config.threshold in ("auto", "fixed") or logits.ndim > 1
     threshold = 0.5 if is_fixed else choose_threshold(calibrated, labels, config)
-    return Decision(temperature, threshold, scores=conformal_scores(probabilities(calibrated), labels))
+    return Decision(temperature, threshold)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
