@@ -131,10 +131,6 @@ FILES = {
     ),
     "tested.csv": small.table([("a", "good", "train"), ("b", "", "test")], ("text", "label", "split")),
     "predicted.csv": small.table(header=("text", "predicted")),
-    **{
-        name: small.table([(1, "t0", small.ROWS[0][1], correction)], ("row", "text_id", "label", "correction"))
-        for name, correction in {"untouched.csv": "", "joy.csv": "joy", "foreign.csv": "remove"}.items()
-    },
     "strange.csv": small.table([("fine film", "good"), *[("odd", "meh")] * 2, ("odd", "so so")]),
 }
 
