@@ -6,7 +6,6 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +114,6 @@ class Bundle(Scorer):
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
         CPU by as many threads as torch has, which it has again afterwards.
         """
-        return self.compute(encoded, self.model)
-
-    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """See ``Scorer.pool``."""
-
-        def pool_batch(batch: Batch, *options: Any) -> torch.Tensor:
-            return self.model.pool_embedded(self.model.embed(batch), batch, *options)
-
-        return self.compute(encoded, pool_batch)
-
-    def compute(self, encoded: list[np.ndarray], read: Callable[..., torch.Tensor]) -> np.ndarray:
-        """What ``read`` gives for batches of texts."""
         device, torch_threads = self.model.head.weight.device, torch.get_num_threads()
         is_cuda = device.type == "cuda"
 
@@ -135,8 +122,8 @@ class Bundle(Scorer):
             if not is_cuda:
                 torch.set_num_threads(1)  # of this thread
             batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
-            outputs: np.ndarray = read(batch, None, self.dtype).double().cpu().numpy()
-            return outputs
+            logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
+            return logits
 
         tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torch_threads)
         weights = self.directory / self.info.weights

@@ -34,7 +34,7 @@ WORD = re.compile(r"\w+")
 HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
-OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
 Level = Annotated[float, Meta(gt=0, lt=1)]
@@ -173,7 +173,7 @@ class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
     output: LocalPath | None = None
-    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions. null:
+    """File to write (.parquet, .csv or .jsonl): the input's columns, unchanged, and the predictions. null:
     NAME-predicted with the suffix of the input, in this folder."""
     overwrite: bool = False
     """Replace a file that holds something else."""
@@ -196,8 +196,8 @@ class PredictConfig(ReadingConfig):
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
     rank: AtLeast1 | None = None
-    """Write only so many rows, with an empty column for the label: those to label next, uncertain ones that differ from
-    each other."""
+    """Write only so many rows, with an empty column for the label: those to label next, whose two most probable classes
+    are closest, each text once."""
 
     def __post_init__(self) -> None:
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
@@ -205,7 +205,7 @@ class PredictConfig(ReadingConfig):
         if self.texts and self.output is not None:
             raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
-            raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+            raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv or .jsonl")
         are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
         if self.inputs and not are_lines and self.json:
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")

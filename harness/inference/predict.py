@@ -196,7 +196,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            output.write(file, choose_rows(config.rank, read_parts, open_model()) if config.rank else read_parts())
+            output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
         if config.rank:
             screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
             return

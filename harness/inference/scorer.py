@@ -105,12 +105,6 @@ class Scorer(ABC):
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Uncalibrated logits of encoded texts: float64 ``[texts]`` for two classes, else ``[texts, classes]``."""
 
-    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """The vectors from which the network computes its logits, float64 ``[texts, features]``. Raises ``ConfigError``
-        for an engine that has none.
-        """
-        raise ConfigError("engine: ONNX Runtime gives no vectors of texts here; leave this out, or set it to torch")
-
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text; may run while another thread scores."""
         return self.encoder.encode_each(texts)
