@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ PRIOR_ROWS = 20.0
 """Where a threshold of one of several labels is chosen, probabilities count as much as so many labelled rows do."""
 FLAT_SHARE = 0.08
 """Thresholds whose F1 is within this share of the best one: which of them is the best is mostly chance."""
+EQUAL_ODDS = 1.1
+"""Probabilities whose odds have a smaller ratio do not differ: chance would decide between two such rows."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,9 @@ def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: Evaluation
 
 def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
-    highest one in ``FLAT_SHARE``. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if
-    a probability is no number.
+    highest one in ``FLAT_SHARE``, or if these do not differ, below them. A class that all rows have is predicted for all
+    of them, and from 0.5 on. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if a
+    probability is no number.
 
     Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
     (``PRIOR_ROWS``).
@@ -135,10 +139,21 @@ def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     hits = share * is_labelled + (1 - share) * chances
     if not hits.sum() >= 1:
         return 0.5
+    if is_labelled.all():
+        return float(min(0.5, chances.min()))
     order = np.argsort(-chances, kind="stable")
     f1 = 2 * hits[order].cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
     near_best = chances[order][f1 >= (1 - FLAT_SHARE) * f1.max()]
-    return float(np.sqrt(near_best[0] * near_best[-1]))
+    highest, lowest = near_best[0], near_best[-1]
+    if lowest < highest and not differ(highest, lowest):
+        lower = chances[differ(lowest, chances)]
+        return float((lowest + lower.max()) / 2 if len(lower) else min(0.5, lowest))
+    return float(np.sqrt(highest * lowest))
+
+
+def differ(higher: Any, lower: Any) -> Any:
+    """Whether the odds of probabilities are higher, by ``EQUAL_ODDS``, than those of others."""
+    return higher * (1 - lower) >= EQUAL_ODDS * lower * (1 - higher)
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:
