@@ -17,7 +17,6 @@ BENCHMARKS = (
     ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
     ("suspects", "SuspectsBenchmark", "Labels that are probably wrong, where some were replaced."),
-    ("ranking", "RankingConfig", "Labels needed, if the rows to label are ranked."),
     ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline, NB-SVM, fastText."),
 )
 FIRST = {
@@ -29,7 +28,7 @@ FIRST = {
 COMMANDS = tuple(
     Command(
         name,
-        {"corpora": "FILE …", "speedrun": "FILE", "suspects": "FILE", "ranking": "FILE"}.get(name, ""),
+        {"corpora": "FILE …", "speedrun": "FILE", "suspects": "FILE"}.get(name, ""),
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",

@@ -17,7 +17,6 @@ from torch.nn import functional
 from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig
-from harness.model.attribution import make_batch
 from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.ranks.precision import DTYPES, recurrent_dtype
@@ -79,7 +78,9 @@ def random_batch(config: PretrainConfig, device: torch.device) -> Batch:
     """Padded rows whose ids are drawn log-uniformly, longest first."""
     random, largest = np.random.default_rng(0), config.vocabulary - 1
     lengths = np.sort(random.integers(200, 211, config.batch))[::-1]
-    return make_batch([np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths], device)
+    texts = [np.exp(random.random(length) * np.log(largest)).clip(1, largest) for length in lengths]
+    ids = nn.utils.rnn.pad_sequence([torch.from_numpy(text.astype(np.int32)) for text in texts], batch_first=True)
+    return Batch.without_labels(ids, torch.from_numpy(lengths.copy()), device)
 
 
 class PlainLoop(nn.Module):

@@ -75,7 +75,6 @@ MOST_BUCKETS = 1 << 26
 """256 MiB for each output of the linear part."""
 Seeds = Annotated[list[AtLeast0], Meta(min_length=2, max_length=1000, description="of 2 to 1000 numbers")]
 Features = Annotated[int, Meta(ge=1, le=1 << 14)]
-Costs = Annotated[dict[str, Above0 | dict[str, Above0]], Meta(description="of costs above 0")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +100,6 @@ class EvaluationConfig:
     f1 for several labels, else fixed."""
     recall: Annotated[float, Meta(gt=0, le=1)] = 0.95
     """Share of the validation rows of a class that `threshold: recall` must find."""
-    costs: Costs = field(default_factory=dict)
-    """What errors cost; the class of least expected cost is predicted. Label -> cost of giving its rows any other, as
-    in {ham: 10}, 1 for other labels; or of giving each other, as in {ham: {spam: 10}, spam: {ham: 1}}."""
-
-    def __post_init__(self) -> None:
-        """Raise ``ConfigError`` for two rules for one decision."""
-        if self.costs and self.threshold not in ("auto", "fixed"):
-            raise ConfigError(f"evaluation.costs: evaluation.threshold {self.threshold} decides too; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)

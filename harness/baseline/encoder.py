@@ -7,7 +7,7 @@ Embeddings lie in a folder that is named after the hash of the encoder's files, 
 
     embeddings-0123456789ab/FIRST.arrow     text string, vector list<float16>[features]
 
-``text`` is the ``text_id`` of a text; a part has the name of its first. So an interrupted job goes on with
+``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
 the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
 """
 
@@ -40,7 +40,6 @@ from preprocessing.base.installed import require_package
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Live, Screen, duration
 from preprocessing.base.untrusted import one_line
-from preprocessing.corpus.corrections import text_id
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.views import open_split
@@ -214,8 +213,8 @@ def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
 
 
 def identify_texts(texts: Sequence[str]) -> pa.Array:
-    """The ``text_id`` of each text."""
-    return pa.array(map(text_id, texts), pa.string())
+    """The names of texts in these files: ``t`` and 16 digits of the sha256."""
+    return pa.array([f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}" for text in texts], pa.string())
 
 
 def read_texts(split: Split) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_run
-from harness.scores.decisions import cost_matrix
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import verify_dataset
@@ -63,13 +62,8 @@ def order_spec(config: RunConfig) -> OrderSpec:
 
 
 def check_useful(config: RunConfig, manifest: Manifest) -> None:
-    """Raise ``ConfigError`` for an option without effect, or weights or costs that do not fit the labels."""
+    """Raise ``ConfigError`` for an option without effect, or weights that do not fit the labels."""
     threshold, labels = config.evaluation.threshold, manifest.labels
-    if config.evaluation.costs and manifest.has_label_sets:
-        problem = "a text of this dataset may have several labels, each predicted by a threshold of its own"
-        raise ConfigError(f"evaluation.costs: {problem}; leave this out")
-    if config.evaluation.costs:
-        cost_matrix(config.evaluation.costs, labels, "evaluation.costs")
     if config.task == LANGUAGE_MODEL:
         return
     for label in config.optim.class_weights:

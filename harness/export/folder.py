@@ -30,7 +30,6 @@ from harness.rundir.bundle_files import (
     bundle_directory,
     read_named,
     write_info,
-    write_scores,
 )
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_environment, read_run_config
@@ -73,7 +72,6 @@ def main(config: ExportConfig) -> None:
     with storage_errors(folder, otherwise="name another --output"), atomic.new_folder(folder) as temporary:
         (temporary / info.weights).write_bytes(read_named(source / info.weights, info.weights_sha256, INDEX))
         shutil.copyfile(source / VOCABULARY, temporary / VOCABULARY)
-        write_scores(temporary, info.weights, bundle.decision.scores)
         if config.onnx:
             network = export_onnx(bundle.model, info)
             atomic.write_bytes(temporary / ONNX, network)

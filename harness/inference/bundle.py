@@ -6,7 +6,6 @@ Reading a bundle executes nothing in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from harness.ranks.precision import (
     set_tf32,
 )
 from harness.ranks.stopping import HEARTBEAT
-from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_scores, write_weights
+from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
 from harness.scores.calibration import Decision
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TRAIN
@@ -59,9 +58,6 @@ def write_bundle(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     origin: dict[str, Any] = {name: facts.get(name) for name in ("vectors", "started_from")}
     name, digest = write_weights(directory, save(weights))
-    write_scores(directory, name, decision.scores)
-    costs = facts.get("costs", {})
-    decision = decision.with_costs(costs, manifest.labels)
     info = BundleInfo(
         weights=name,
         weights_sha256=digest,
@@ -73,7 +69,6 @@ def write_bundle(
         labels=manifest.labels,
         temperature=decision.temperature,
         threshold=decision.threshold,
-        costs=costs,
         step=step,
         dataset=manifest.fingerprint,
         task=model.task,
@@ -119,18 +114,6 @@ class Bundle(Scorer):
         """See ``Scorer.score``. Texts of similar length are computed together, on the device where the model is; on a
         CPU by as many threads as torch has, which it has again afterwards.
         """
-        return self.compute(encoded, self.model)
-
-    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """See ``Scorer.pool``."""
-
-        def pool_batch(batch: Batch, *options: Any) -> torch.Tensor:
-            return self.model.pool_embedded(self.model.embed(batch), batch, *options)
-
-        return self.compute(encoded, pool_batch)
-
-    def compute(self, encoded: list[np.ndarray], read: Callable[..., torch.Tensor]) -> np.ndarray:
-        """What ``read`` gives for batches of texts."""
         device, torch_threads = self.model.head.weight.device, torch.get_num_threads()
         is_cuda = device.type == "cuda"
 
@@ -139,8 +122,8 @@ class Bundle(Scorer):
             if not is_cuda:
                 torch.set_num_threads(1)  # of this thread
             batch = Batch.without_labels(torch.from_numpy(padded), torch.from_numpy(lengths), device)
-            outputs: np.ndarray = read(batch, None, self.dtype).double().cpu().numpy()
-            return outputs
+            logits: np.ndarray = self.model(batch, None, self.dtype).double().cpu().numpy()
+            return logits
 
         tokens, threads = (PADDED_TOKENS_CUDA, 1) if is_cuda else (PADDED_TOKENS, self.threads or torch_threads)
         weights = self.directory / self.info.weights

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from harness.config import Costs
 from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
 from preprocessing.base.errors import ConfigError
@@ -35,7 +34,7 @@ WORD = re.compile(r"\w+")
 HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
-OUTPUT_SUFFIXES = tuple(suffix for suffix in FORMAT_BY_SUFFIX if suffix != ".xlsx")
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
 PredictionPrecision = Literal["fp32", "bf16"]
 Level = Annotated[float, Meta(gt=0, lt=1)]
@@ -83,8 +82,6 @@ class EvaluateConfig(RunningConfig):
     """Rows per batch and process."""
     timeout_s: Seconds = 600
     """Maximum wait of one process for another."""
-    costs: Costs = field(default_factory=dict)
-    """As in `padless predict`."""
     json: bool = False
     """Print the figures as one JSON object instead of tables."""
 
@@ -176,7 +173,7 @@ class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
     output: LocalPath | None = None
-    """File to write (.parquet, .csv, .tsv or .jsonl): the input's columns, unchanged, and the predictions. null:
+    """File to write (.parquet, .csv or .jsonl): the input's columns, unchanged, and the predictions. null:
     NAME-predicted with the suffix of the input, in this folder."""
     overwrite: bool = False
     """Replace a file that holds something else."""
@@ -194,18 +191,13 @@ class PredictConfig(ReadingConfig):
     """Longest wait for the next part; then the command fails, or a share makes the parts of others itself."""
     batch: AtLeast1 = 1024
     """Maximum rows of a batch; fewer for long texts."""
-    costs: Costs = field(default_factory=dict)
-    """What errors cost, as in {ham: 10}, in place of evaluation.costs, or the threshold, of the training."""
     abstain: Level | None = None
     """Give no label to a text whose most probable class has less than this calibrated probability."""
-    set: Level | None = None
-    """Add the smallest set of labels that holds the true one in this share of cases, if the texts are like those of
-    validation, as in 0.95; it may be empty."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
     rank: AtLeast1 | None = None
-    """Write only so many rows, with an empty column for the label: those to label next, uncertain ones that differ from
-    each other."""
+    """Write only so many rows, with an empty column for the label: those to label next, whose two most probable classes
+    are closest, each text once."""
 
     def __post_init__(self) -> None:
         """Name the output of an input. Texts, and lines of standard input, are answered here."""
@@ -213,25 +205,17 @@ class PredictConfig(ReadingConfig):
         if self.texts and self.output is not None:
             raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
-            raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")
+            raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv or .jsonl")
         are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
         if self.inputs and not are_lines and self.json:
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         if self.inputs and not are_lines and self.output is None:
             vars(self).update(output=default_output(self.inputs, self.source.format))
-        if self.set and self.abstain:
-            raise ConfigError("set, abstain: each is a way to answer uncertain texts; leave one out")
         if self.rank and (self.output is None or STDIN in self.inputs):
             raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
         if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
             raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
-
-    @property
-    def rule(self) -> dict[str, Any]:
-        """What replaces the bundle's decision, as arguments of ``read_decision``."""
-        arguments = {"costs": self.costs, "abstain": self.abstain, "level": self.set}
-        return {name: value for name, value in arguments.items() if value}
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""

@@ -84,7 +84,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     name = result_name(config.input)
     check_replaceable(output_of(config), name)
     directory = bundle_directory(config.run)
-    bundle = Bundle(directory, config.batch, config.device, config.precision, costs=config.costs)
+    bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
     labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
     with temporary_folder() as folder:

@@ -38,6 +38,8 @@ MAX_LIST_WIDTH = 400
 """Maximum width of a list of classes in a message."""
 Segment = tuple[str, float]
 """A part of a text, and its score; 0 for text that the model has not read."""
+SHOWN_ERROR = 0.005
+"""Scores have two decimals."""
 MIN_MARKED_SHARE = 0.1
 """Words below this share of the text's largest score are not marked."""
 STYLE = """
@@ -78,7 +80,7 @@ class Explanation:
 
     @property
     def error(self) -> float:
-        """Difference between the sum of the scores and ``logit - baseline``: usually at most a thousandth."""
+        """Difference between the sum of the scores and ``logit - baseline``."""
         return abs(sum(self.scores) - (self.logit - self.baseline))
 
     @property
@@ -107,8 +109,8 @@ class Explanation:
             lines.append(f"unknown to the model: {num_unknown:,} of {len(self.tokens):,} words")
         if self.num_tokens > len(self.tokens):
             lines.append(f"the model has read {len(self.tokens):,} of {self.num_tokens:,} words")
-        if self.error > max(1e-3 * abs(self.logit - self.baseline), 1e-4):
-            lines.append(f"the scores miss the logit by {self.error:.2g}")
+        if self.error >= SHOWN_ERROR:
+            lines.append(f"the scores of all words miss the score by {self.error:.2f}")
         return lines
 
     def to_html(self) -> str:

@@ -82,14 +82,6 @@ class Model:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
         return self._scorer.decision.predictions(self._logits(texts))[1]
 
-    def predict_sets(self, texts: Texts, level: float = 0.95) -> list[list[Any]]:
-        """For each text the smallest list of classes, the most probable first, that holds the true one in this share of
-        cases, if texts are like those of validation; it may be empty. Raises ``ConfigError`` for too high a level.
-        """
-        require(0 < level < 1, "level", level, "a number above 0 and below 1")
-        sets: list[list[Any]] = self._scorer.list_sets(self.predict_proba(texts), level).to_pylist()
-        return sets
-
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.
 

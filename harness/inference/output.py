@@ -96,16 +96,14 @@ def write_tables(
     mark: bytes = b"",
 ) -> None:
     """Write at least one table with these columns in the format of ``path``; CSV with a delimiter, after a mark."""
-    suffix = path.suffix.lower()
-    match FORMAT_BY_SUFFIX[suffix]:
+    match FORMAT_BY_SUFFIX[path.suffix.lower()]:
         case "parquet":
             write_parquet(output, tables)
         case "jsonl":
             write_objects(output, tables)
         case _:
             output.write(mark)
-            delimiter = "\t" if suffix == ".tsv" else delimiter.replace("\t", ",")
-            writer = csv.writer(CsvLines(output), delimiter=delimiter)
+            writer = csv.writer(CsvLines(output), delimiter=delimiter.replace("\t", ","))
             writer.writerow(names)
             for row in iter_rows(tables):
                 writer.writerow(map(field_of, row))

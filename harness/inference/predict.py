@@ -43,7 +43,7 @@ from harness.inference.scorer import (
 )
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import SET_COLUMN, probability_column
+from harness.rundir.results import probability_column
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -124,8 +124,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    options: dict[str, Any] = {"device": config.device, "precision": config.precision, **config.rule}
-    scorer = open_scorer(config.run, config.engine, config.batch, **options)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision}
+    scorer = open_scorer(config.run, config.engine, config.batch, abstain=config.abstain or 0.0, **options)
     with atomic.temporary_folder() as folder:
         lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
         for texts in lines:
@@ -140,7 +140,7 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         if as_json:
             print(json.dumps({"text": text, **values, "unknown_share": round(unknown_share, 4)}))
             continue
-        labels = values.get(SET_COLUMN, values["predicted"])
+        labels = values["predicted"]
         labels = labels if isinstance(labels, list) else [labels]
         names = [name_label_value(label) or "" for label in labels if label is not None]
         answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
@@ -179,7 +179,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         names = [info.source.get("label_column", "label")] if config.rank else []
-        names += ["predicted", *map(probability_column, info.labels), *([SET_COLUMN] if config.set else [])]
+        names += ["predicted", *map(probability_column, info.labels)]
         output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
@@ -196,7 +196,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            output.write(file, choose_rows(config.rank, read_parts, open_model()) if config.rank else read_parts())
+            output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
         if config.rank:
             screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
             return
@@ -216,10 +216,11 @@ def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any
     directory = bundle_directory(config.run)
     name = resolve_engine(directory, config.engine)
     info = read_classifier(directory)
-    read_decision(directory, info, **config.rule)  # refuses it before the input is read
+    abstain = config.abstain or 0.0
+    read_decision(directory, info, abstain)  # refuses it before the input is read
     arithmetic = scorer_class(name).choose(info, config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, **arithmetic, **config.rule}
-    options = {**arithmetic, **config.rule, "threads": 1}  # so that nothing depends on their number
+    settings = {"version": VERSION, "engine": name, "batch": config.batch, "abstain": abstain, **arithmetic}
+    options = {**arithmetic, "abstain": abstain, "threads": 1}  # so that nothing depends on their number
     return partial(open_scorer, config.run, name, config.batch, **options), settings
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import pyarrow as pa
 
 from harness.rundir.bundle_files import (
     IDS,
@@ -30,18 +29,15 @@ from harness.rundir.bundle_files import (
     read_classifier,
     read_info,
     read_named,
-    read_scores,
     read_vocabulary,
 )
-from harness.rundir.results import SET_COLUMN, prediction_columns
+from harness.rundir.results import prediction_columns
 from harness.scores.calibration import Decision
-from harness.scores.decisions import choose_bound, choose_sets
 from preprocessing.base.errors import ConfigError, DataError, require
 from preprocessing.base.installed import is_importable, load_object, require_package
 from preprocessing.base.processes import available_cores
 from preprocessing.base.untrusted import one_line
 from preprocessing.job.executors import ROWS
-from preprocessing.labels import convert_names
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
@@ -68,12 +64,12 @@ class Scorer(ABC):
         device: str = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
-        **rule: Any,
+        abstain: float = 0.0,
     ) -> None:
         """Load and verify a bundle or export directory; a batch has at most ``batch_rows`` texts.
 
         ``choose`` documents ``device`` and ``precision``. ``threads``: on a CPU so many batches are computed at
-        once, each by one thread; None: as many as there are cores. ``rule``: arguments of ``read_decision``. Raises
+        once, each by one thread; None: as many as there are cores. ``abstain`` is that of ``PredictConfig``. Raises
         ``DataError`` if a file is missing, damaged or of another bundle, ``ConfigError`` for a language model.
         """
         self.directory, self.batch_rows, self.threads = directory, batch_rows, threads
@@ -81,7 +77,7 @@ class Scorer(ABC):
         self.arithmetic = self.choose(self.info, device, precision)
         self.vocabulary = read_vocabulary(directory, self.info)
         self.labels, self.label_type = self.info.labels, self.info.label_type
-        self.decision = read_decision(directory, self.info, **rule)
+        self.decision = read_decision(directory, self.info, abstain)
         self.load()
 
     @cached_property
@@ -109,54 +105,22 @@ class Scorer(ABC):
     def score(self, encoded: list[np.ndarray]) -> np.ndarray:
         """Uncalibrated logits of encoded texts: float64 ``[texts]`` for two classes, else ``[texts, classes]``."""
 
-    def pool(self, encoded: list[np.ndarray]) -> np.ndarray:
-        """The vectors from which the network computes its logits, float64 ``[texts, features]``. Raises ``ConfigError``
-        for an engine that has none.
-        """
-        raise ConfigError("engine: ONNX Runtime gives no vectors of texts here; leave this out, or set it to torch")
-
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text; may run while another thread scores."""
         return self.encoder.encode_each(texts)
 
     def columns(self, logits: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``; where sets
-        are asked for, ``predicted_set``.
-        """
+        """Columns ``predicted`` and ``probability_LABEL`` of the result of ``score``, by ``decision``."""
         predicted, chances = self.decision.predictions(logits)
-        columns, level = prediction_columns(predicted, chances, self.labels, self.label_type), self.decision.set_level
-        return columns if level is None else columns | {SET_COLUMN: self.list_sets(chances, level)}
-
-    def list_sets(self, chances: np.ndarray, level: float) -> pa.Array:
-        """The labels of each text's conformal set, a list, the most probable first. Raises as ``choose_bound``."""
-        members = choose_sets(chances, self.decision.scores, level)
-        order = np.argsort(-chances, axis=1, kind="stable")
-        classes = order[np.take_along_axis(members, order, axis=1)]
-        labels = pa.array(convert_names(self.labels, self.label_type)).take(classes)
-        ends = members.sum(axis=1).cumsum()
-        return pa.ListArray.from_arrays(np.append(0, ends).astype(np.int32), labels)
+        return prediction_columns(predicted, chances, self.labels, self.label_type)
 
 
-def read_decision(
-    directory: Path,
-    info: BundleInfo,
-    costs: Mapping[str, Any] | None = None,
-    abstain: float = 0.0,
-    level: float | None = None,
-) -> Decision:
-    """How a bundle decides, with ``costs`` in place of its rule; ``abstain`` and the ``level`` of sets are as in
-    ``PredictConfig``. Raises ``UserError``.
-    """
-    if info.has_label_sets and (costs or abstain or level is not None):
+def read_decision(directory: Path, info: BundleInfo, abstain: float = 0.0) -> Decision:
+    """How a bundle decides; ``abstain`` is that of ``PredictConfig``. Raises ``ConfigError``."""
+    if info.has_label_sets and abstain:
         problem = "its texts may have several labels, each predicted by a threshold of its own"
-        raise ConfigError(f"{directory}: {problem}; costs, abstain and set are for one label to a text: leave them out")
-    scores = read_scores(directory, info.weights)
-    if level is not None:
-        choose_bound(scores, level)
-    decision = Decision(
-        info.temperature, info.threshold, info.thresholds, scores, min_confidence=abstain, set_level=level
-    )
-    return decision.with_costs(costs or info.costs, info.labels)
+        raise ConfigError(f"{directory}: {problem}; abstain is for one label to a text: leave it out")
+    return Decision(info.temperature, info.threshold, info.thresholds, min_confidence=abstain)
 
 
 def require_onnxruntime(purpose: str) -> None:

@@ -55,7 +55,7 @@ def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Score
     with world.raise_together("loading weights and dataset"):
         data = config.data or dataset_of(config.run)
         directory, precision = bundle_directory(config.run), config.precision
-        bundle = Bundle(directory, device=device.type, precision=precision, costs=config.costs)
+        bundle = Bundle(directory, device=device.type, precision=precision)
         manifest = read_data(data)
         if manifest.fingerprint == bundle.info.dataset:
             manifest = hold_out(manifest, bundle.info.fold, data)

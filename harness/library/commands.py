@@ -314,7 +314,6 @@ class Run:
                 arguments |= {"source.text_column": "text", "source.label_column": "label"}
             elif isinstance(rows, (list, tuple)):
                 raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
-            arguments["costs"] = keys.pop("costs", None)
             if hasattr(rows, "__arrow_c_stream__"):
                 rows = write_frame(rows, folder)
             words = words_of(arguments | {"input": rows}, keys)

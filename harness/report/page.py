@@ -194,7 +194,7 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
 
 def titles(labels: Sequence[str], *, has_label_sets: bool = False) -> dict[str, str]:
     """Key -> title of the figures of a classifier with these classes."""
-    hidden = {"calibrated_log_loss", "perplexity", "cost", "cost_of_most_probable"}
+    hidden = {"calibrated_log_loss", "perplexity"}
     hidden.add("balanced_accuracy" if has_label_sets else "f1_micro")
     return {
         name: capitalize(title_of(name, labels, has_label_sets=has_label_sets))

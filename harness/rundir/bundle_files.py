@@ -5,7 +5,6 @@
 
     bundle/weights-<sha256>.safetensors
     bundle/vocabulary.arrow
-    bundle/weights-<sha256>.conformal.json   conformal scores of validation rows by these weights, sealed
     bundle/bundle.json        written last, sealed; names weights and vocabulary with their hashes. It also has
                               statistics of the training rows, and how they were read, so that the dataset is not
                               needed later
@@ -29,7 +28,7 @@ from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, Costs, ModelConfig, Task, is_auto
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, Task, is_auto
 from harness.rundir.json_files import (
     FileName,
     read_sealed,
@@ -50,8 +49,7 @@ from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 3)
 INDEX = "bundle.json"
-WEIGHTS = re.compile(r"(weights-[0-9a-f]{16})\.(safetensors|conformal\.json)")
-SCORES_KIND = ("padless-conformal", 1)
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
 MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
@@ -116,8 +114,6 @@ class BundleInfo:
     """Of ``model.onnx``; None without one."""
     thresholds: list[Share] = field(default_factory=list)
     """With several labels to a text: each class is predicted from its probability on; else none."""
-    costs: Costs = field(default_factory=dict)
-    """``evaluation.costs`` of the training."""
 
     def __post_init__(self) -> None:
         """Check that the model has numbers."""
@@ -130,9 +126,8 @@ class BundleInfo:
         return bool(self.thresholds)
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain values; without ``thresholds`` and ``costs`` where there are none."""
-        optional = ("thresholds", "costs")
-        return {name: value for name, value in asdict(self).items() if name not in optional or value}
+        """All fields as plain values; without ``thresholds`` where there are none."""
+        return {name: value for name, value in asdict(self).items() if name != "thresholds" or value}
 
 
 def bundle_directory(run: str | Path) -> Path:
@@ -162,30 +157,11 @@ def write_weights(directory: Path, data: bytes) -> tuple[str, str]:
     return name, digest
 
 
-def scores_path(directory: Path, weights: str) -> Path:
-    """The file of the conformal scores that belong to a file of weights."""
-    return directory / Path(weights).with_suffix(".conformal.json")
-
-
-def write_scores(directory: Path, weights: str, scores: Sequence[float]) -> None:
-    """Write the conformal scores of weights, if there are any. Raises ``OSError``."""
-    if scores:
-        write_sealed(scores_path(directory, weights), SCORES_KIND, {"scores": scores})
-
-
-def read_scores(directory: Path, weights: str) -> list[float]:
-    """The conformal scores of weights; none where there is no such file. Raises ``DataError`` for a damaged one."""
-    path = scores_path(directory, weights)
-    content = read_sealed(path, SCORES_KIND, "delete it; only sets need it")
-    return [] if content is None else convert_json(list[Share], content.get("scores"), str(path), DAMAGED)
-
-
 def write_info(directory: Path, info: BundleInfo) -> None:
-    """Replace ``bundle.json``, then delete all other weights files, and their scores."""
+    """Replace ``bundle.json``, then delete all other weights files."""
     write_sealed(directory / INDEX, KIND, info.to_json())
     for old in directory.glob("weights-*"):
-        match = WEIGHTS.fullmatch(old.name)
-        if match and not info.weights.startswith(match[1]):
+        if WEIGHTS.fullmatch(old.name) and old.name != info.weights:
             old.unlink()
 
 

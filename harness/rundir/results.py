@@ -28,8 +28,6 @@ from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
-SET_COLUMN = "predicted_set"
-"""Name of the column of conformal sets."""
 
 
 def figures_name(split: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fits temperature, threshold and conformal scores on the validation split; the bundle stores them.
+"""Fits temperature and threshold on the validation split; the bundle stores them.
 
 The temperature divides the logits so that probabilities match frequencies (Guo et al., 2017, On Calibration of Modern
 Neural Networks). It changes neither the order of rows for two classes nor the most probable class. The threshold is a
@@ -9,14 +9,12 @@ calibrated probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from harness.config import EvaluationConfig
-from harness.scores.decisions import conformal_scores, cost_matrix
 from harness.scores.metrics import log_loss_per_row, predict_labels, probabilities, set_probabilities
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.1, 100.0
@@ -32,6 +30,8 @@ PRIOR_ROWS = 20.0
 """Where a threshold of one of several labels is chosen, probabilities count as much as so many labelled rows do."""
 FLAT_SHARE = 0.08
 """Thresholds whose F1 is within this share of the best one: which of them is the best is mostly chance."""
+EQUAL_ODDS = 1.1
+"""Probabilities whose odds have a smaller ratio do not differ: chance would decide between two such rows."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,8 @@ class Decision:
     """Class 1 is predicted from this probability on; two classes only."""
     thresholds: list[float] = field(default_factory=list)
     """With several labels to a text: each class is predicted from its probability on."""
-    scores: list[float] = field(default_factory=list)
-    """``conformal_scores`` of validation rows."""
-    costs: np.ndarray | None = None
-    """``cost_matrix``; None: the most probable class, or that of the threshold, is predicted."""
     min_confidence: float = 0.0
     """Least probability of the most probable class; below, none is predicted."""
-    set_level: float | None = None
-    """Share of the sets of labels that are to hold the true one; None: no sets."""
 
     def calibrate(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits of the same shape."""
@@ -65,30 +59,18 @@ class Decision:
             chances = set_probabilities(calibrated)
             return chances >= np.array(self.thresholds), chances
         predicted, chances = predict_labels(calibrated, self.threshold), probabilities(calibrated)
-        if self.costs is not None and len(self.costs) > 2:  # of two, the threshold follows from the costs
-            predicted = (chances @ self.costs).argmin(axis=1)
         return np.where(chances.max(axis=1) < self.min_confidence, -1, predicted), chances
-
-    def with_costs(self, costs: Mapping[str, Any], names: Sequence[str]) -> Decision:
-        """The class of least expected cost, in place of a threshold; the same if there are no costs. Raises as
-        ``cost_matrix``.
-        """
-        if not costs:
-            return self
-        matrix = cost_matrix(costs, names)
-        threshold = float(matrix[0, 1] / matrix.sum()) if len(names) == 2 else 0.5
-        return replace(self, costs=matrix, threshold=threshold)
 
 
 def fit_decision(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> Decision:
-    """Fit temperature, threshold and conformal scores to the logits of the validation split."""
+    """Fit temperature and threshold to the logits of the validation split."""
     temperature = fit_temperature(logits, labels)
     calibrated = logits / temperature
     if labels.ndim > 1:
         return Decision(temperature, thresholds=choose_thresholds(calibrated, labels, config))
     is_fixed = config.threshold in ("auto", "fixed") or logits.ndim > 1
     threshold = 0.5 if is_fixed else choose_threshold(calibrated, labels, config)
-    return Decision(temperature, threshold, scores=conformal_scores(probabilities(calibrated), labels))
+    return Decision(temperature, threshold)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -145,8 +127,9 @@ def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: Evaluation
 
 def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
-    highest one in ``FLAT_SHARE``. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if
-    a probability is no number.
+    highest one in ``FLAT_SHARE``, or if these do not differ, below them. A class that all rows have is predicted for all
+    of them, and from 0.5 on. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if a
+    probability is no number.
 
     Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
     (``PRIOR_ROWS``).
@@ -156,10 +139,21 @@ def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     hits = share * is_labelled + (1 - share) * chances
     if not hits.sum() >= 1:
         return 0.5
+    if is_labelled.all():
+        return float(min(0.5, chances.min()))
     order = np.argsort(-chances, kind="stable")
     f1 = 2 * hits[order].cumsum() / (np.arange(1, len(hits) + 1) + hits.sum())
     near_best = chances[order][f1 >= (1 - FLAT_SHARE) * f1.max()]
-    return float(np.sqrt(near_best[0] * near_best[-1]))
+    highest, lowest = near_best[0], near_best[-1]
+    if lowest < highest and not differ(highest, lowest):
+        lower = chances[differ(lowest, chances)]
+        return float((lowest + lower.max()) / 2 if len(lower) else min(0.5, lowest))
+    return float(np.sqrt(highest * lowest))
+
+
+def differ(higher: Any, lower: Any) -> Any:
+    """Whether the odds of probabilities are higher, by ``EQUAL_ODDS``, than those of others."""
+    return higher * (1 - lower) >= EQUAL_ODDS * lower * (1 - higher)
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, config: EvaluationConfig) -> float:

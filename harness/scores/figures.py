@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.scores.calibration import Decision
-from harness.scores.decisions import set_figures
-from harness.scores.intervals import intervals, mean_interval, spread
+from harness.scores.intervals import intervals, spread
 from harness.scores.metrics import (
     calibration_error,
     classification_metrics,
@@ -45,8 +44,6 @@ FIGURES = {
     "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
     "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
-    "cost": Figure(title="cost of a row", lower_is_better=True),
-    "cost_of_most_probable": Figure(title="cost of most probable class", lower_is_better=True, weight=6),
 }
 """All figures by key, in display order; a split has those of its task."""
 CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
@@ -82,22 +79,16 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
     """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
     labels, logits = scores.labels, decision.calibrate(scores.logits)
     raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
-    predicted, chances = decision.predictions(scores.logits)
+    predicted, _ = decision.predictions(scores.logits)
     threshold: dict[str, Any] = {"threshold": decision.threshold}
     if labels.ndim > 1:
         threshold = {"thresholds": dict(zip(names, decision.thresholds, strict=True))}
-    costs, most_probable = dict[str, np.ndarray](), chances.argmax(axis=1)
-    if decision.costs is not None:
-        costs["cost"] = decision.costs[labels, predicted]
-        costs["cost_of_most_probable"] = decision.costs[labels, most_probable]
-    cost_intervals = {name: mean_interval(values) for name, values in costs.items()}
     return {
         "temperature": decision.temperature,
         **threshold,
         **classification_metrics(logits, labels, predicted),
-        **{name: float(values.mean()) for name, values in costs.items()},
         "labels": list(names),
-        "intervals": intervals(logits, labels, predicted) | cost_intervals,
+        "intervals": intervals(logits, labels, predicted),
         "per_class": per_class(labels, predicted, names),
         "calibration": {
             "bins": bins.shape[1],
@@ -106,7 +97,6 @@ def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[st
             "before": bins_to_json(raw_bins),
             "after": bins_to_json(bins),
         },
-        "sets": set_figures(labels, chances, decision.scores),
     }
 
 

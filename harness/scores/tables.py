@@ -114,9 +114,6 @@ def show_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
     show_figures(screen, {values["split"]: values})
     screen.write([""])
     screen.table(confusion_table(values))
-    for entry in values["sets"]:
-        coverage = f"{percent(entry['coverage'])} hold the label (95 %: {interval(entry['interval'])})"
-        screen.print_text(f"sets for {entry['level']:.0%}: {coverage}, {entry['size']:.2f} labels on average")
 
 
 def confusion_table(values: Mapping[str, Any]) -> list[str]:
@@ -150,12 +147,11 @@ def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width:
 
 def majority(values: Mapping[str, Any]) -> str | None:
     """A warning about an accuracy that, within one standard error, is that of always naming the largest class; none
-    where costs decide.
+    with several labels to a text.
     """
     largest, rows, accuracy = max(values["per_class"], key=itemgetter("rows")), values["rows"], values["accuracy"]
     always = largest["rows"] / rows
-    has_other_rule = "thresholds" in values or "cost" in values  # than the most probable class
-    if has_other_rule or always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
+    if "thresholds" in values or always == 1 or accuracy - always > math.sqrt(always * (1 - always) / rows):
         return None
     return (
         f"no better than the majority class (accuracy {accuracy:.4f} on {values['split']}, {always:.4f} for always "

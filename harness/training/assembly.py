@@ -110,7 +110,6 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     origin: dict[str, Any] = {
         **origins,
         "dataset_parts": preflight.dataset_facts(manifest),
-        "costs": config.evaluation.costs,
         "teacher": None if teacher_info is None else teacher_info.origin,
     }
     settings = {name: str(choice) for name, choice in choices.items()}

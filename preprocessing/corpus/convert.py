@@ -29,7 +29,6 @@ from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALID
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
-from preprocessing.corpus.corrections import correct_labels
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of
 from preprocessing.labels import (
@@ -89,10 +88,6 @@ class Converted(msgspec.Struct):
     """Rows left out by ``source.where``."""
     without_label: int = 0
     """Rows left out because they have no label."""
-    removed: int = 0
-    """Rows left out by ``source.corrections``."""
-    corrected: list[str] = []
-    """The texts of ``source.corrections`` whose label is corrected."""
     classes: list[str] = []
     """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
     the label sets that occur (``join_label_set``)."""
@@ -232,8 +227,8 @@ def check_rows(batch: SourceBatch, converted: Converted, keep_columns: bool) -> 
 
 
 def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted) -> tuple[pa.Array, np.ndarray]:
-    """The class name of every row (string, null without a label), corrected, and whether the row is left out for it
-    (bool): its label is neutral, or its correction says so. Values in hidden rows are not read.
+    """The class name of every row (string, null without a label), and whether the row is left out for it
+    (bool): its label is neutral. Values in hidden rows are not read.
 
     Raises ``DataError`` for a label that is not known, for a missing one unless ``source.missing_label`` allows it, and
     for too many classes.
@@ -251,17 +246,12 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     names, indices = map_values(batch, column, partial(name_labels, source=source))
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
     labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
-    is_removed = np.zeros(len(batch), bool)
-    if source.corrections:
-        labels, is_removed, corrected = correct_labels(batch, labels)
-        converted.corrected = sorted(corrected.union(converted.corrected))
     converted.neutral += int(is_neutral[indices].sum())
-    converted.removed += int(is_removed.sum())
     converted.classes = sorted({*converted.classes, *pc.unique(labels).drop_null().to_pylist()})
     check_number(converted.classes, batch.file)
     if kind:
         converted.label_types = sorted({*converted.label_types, kind if isinstance(source.labels, str) else "text"})
-    return labels, is_neutral[indices] | is_removed
+    return labels, is_neutral[indices]
 
 
 def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], Any]) -> tuple[list[Any], np.ndarray]:

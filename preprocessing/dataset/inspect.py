@@ -49,7 +49,6 @@ REASONS = {
     "filtered": "with another value than source.where says",
     "neutral": "with a label of source.neutral",
     "without_label": "without a label (source.missing_label)",
-    "removed": "that a person removed (source.corrections)",
     "empty": "whose text has no token left (quality.drop)",
     "contradictions": "with contradictory labels: an equal text has another one (quality.drop)",
     "leaks": "with a text, or of a group, that another split holds too (quality.drop)",

@@ -32,7 +32,6 @@ from preprocessing.base.signals import COMMAND
 from preprocessing.base.terminal import Screen, public, public_values
 from preprocessing.config import PreprocessConfig
 from preprocessing.corpus.columns import apply_columns, resolve_source
-from preprocessing.corpus.corrections import check_corrected
 from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -143,8 +142,6 @@ class DatasetJob:
             (self.root / MANIFEST).unlink(missing_ok=True)
         sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work, self.screen)
         check_files(sources)
-        corrected = {text for source in sources for text in source.converted.corrected}
-        check_corrected(self.config.source.corrections, corrected)
         classes = Classes.merge(self.config.source, sources)
         assigned, observed = self.assign(classes, tasks)
         words = count_all(assigned, self.workers)
@@ -213,8 +210,6 @@ def statistics(
     left_out["filtered"] = sum(source.filtered for source in converted)
     if config.source.missing_label == "drop":
         left_out["without_label"] = sum(source.without_label for source in converted)
-    if config.source.corrections:
-        left_out["removed"] = sum(source.removed for source in converted)
     splits = dict[str, dict[str, float]]()
     for name, rows_by_length in shards.lengths.items():
         if rows_by_length:

@@ -5,11 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from harness.__main__ import main
-from harness.rundir.bundle_files import read_info, read_scores
 from tests.commands import PLAIN_RECIPE, read_json, read_metrics, sentence, status_of, succeed
 from tests.datasets import shared_dataset
 from tests.runs import train_to_end
@@ -31,31 +28,6 @@ def test_a_diverging_learning_rate_gets_a_sentence(data: Path, tmp_path: Path) -
     assert result.returncode == 2
     assert sentence(result).startswith("optim.lr: training diverged: at step 20 the loss is")
     assert status_of(run)["state"] == "failed"
-
-
-def test_costs_decide_from_the_training_on(data: Path, tmp_path: Path) -> None:
-    """In the bundle, its figures and its page, until an evaluation has others; scores are those of validation rows."""
-    run, costs = tmp_path / "run", "{positive: 8}"
-    words = ("--data", data, "--run", run, *SMALL, "--epochs", 1, "--device", "cpu")
-    succeed(train_to_end(*words, "--evaluation.costs", costs))
-    info, figures = read_info(run / "bundle"), read_json(run / "test.json")
-    assert (info.costs, info.threshold, figures["threshold"]) == ({"positive": 8.0}, 1 / 9, 1 / 9)
-    predictions = pd.read_parquet(run / "test-predictions.parquet")
-    assert ((predictions["probability_positive"] >= 1 / 9) == (predictions["predicted"] == "positive")).all()
-    is_wrong = predictions["label"] != predictions["predicted"]
-    assert figures["cost"] == pytest.approx((is_wrong * (1 + 7 * (predictions["label"] == "positive"))).mean())
-    page = (run / "report.html").read_text()
-    assert f"A row costs {figures['cost']:.4f} on average" in page
-    assert [entry["level"] for entry in figures["sets"]] == [0.8, 0.9, 0.95]
-    assert all(f"<td>{entry['coverage']:.1%}</td>" in page for entry in figures["sets"])
-    evaluation = ["evaluate", str(run), "--device", "cpu", "--quiet"]
-    assert main([*evaluation, "--costs", "{negative: 3}"]) == 0
-    assert read_json(run / "evaluation" / "test.json")["threshold"] == 0.75
-    assert main([*evaluation, "--split", "validation"]) == 0
-    validated = pd.read_parquet(run / "evaluation" / "validation-predictions.parquet")
-    is_positive = validated["label"] == "positive"
-    chances = validated["probability_positive"].where(is_positive, validated["probability_negative"])
-    assert sorted(1 - chances) == pytest.approx(read_scores(run / "bundle", info.weights), abs=1e-5)
 
 
 PRETRAINING = (

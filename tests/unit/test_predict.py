@@ -72,7 +72,7 @@ class Stub(scorer.Scorer):
 
 def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
-    rule = {"temperature": 1.0, "threshold": 0.5, "costs": {}, "thresholds": [], "has_label_sets": False}
+    rule = {"temperature": 1.0, "threshold": 0.5, "thresholds": [], "has_label_sets": False}
     facts = {"source": {}, "task": "classifier", "weights": "weights-w.safetensors", "weights_sha256": "w"}
     info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
     monkeypatch.setattr(engine, "OPENED", SimpleNamespace())

@@ -123,6 +123,17 @@ def test_few_rows_of_a_class_do_not_decide_its_threshold_alone() -> None:
     assert choose_f1_threshold(np.full(500, np.nan), np.arange(500) == 7) == 0.5
 
 
+@pytest.mark.parametrize("num_without", [0, 1])
+def test_a_class_that_all_rows_have_is_predicted_for_all(num_without: int) -> None:
+    """Its probabilities differ by chance alone, and so do those of new rows."""
+    random, is_labelled = np.random.default_rng(0), np.arange(120) >= num_without
+    seen, new = 0.9988 + random.normal(scale=5e-5, size=(2, 120))
+    assert (new >= choose_f1_threshold(seen, is_labelled)).all()
+    with_others = np.append(seen, np.full(80, 0.01))
+    threshold = choose_f1_threshold(with_others, np.append(is_labelled, np.zeros(80, bool)))
+    assert 0.02 < threshold < 0.99, "it lies between scores that differ"
+
+
 def test_thresholds_are_chosen_as_asked() -> None:
     logits, labels = simulate(400)
     assert fit_decision(logits, labels, EvaluationConfig(threshold="fixed")).thresholds == [0.5] * 4
