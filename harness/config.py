@@ -311,9 +311,6 @@ class RunConfig:
         if self.run == AUTO:
             parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
             vars(self).update(run=f"runs/{'-'.join(parts)}", is_unnamed=True)
-        epochs, patience = self.epochs, self.patience
-        is_in_range = isinstance(epochs, str) or not isinstance(patience, int) or patience < epochs
-        require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
         is_time = parse_seconds(self.max_time) is not None

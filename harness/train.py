@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from harness.config import RunConfig
 from harness.ranks.devices import count_cards
-from harness.ranks.stopping import HEARTBEAT, run_rank
+from harness.ranks.stopping import HEARTBEAT, AlreadyFinished, run_rank
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import ResolvedConfig, resolve_config
 from preprocessing.base import cli
@@ -56,7 +57,8 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
         return (ReportSink(config, writer),) if reports else ()
 
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
-    with joined as session, open_run(config, session, listeners, resolved.reasons) as run:
+    leaving = suppress(AlreadyFinished)
+    with leaving, joined as session, open_run(config, session, listeners, resolved.reasons) as run:
         if config.dry_run:
             check_machine(run)
             run.rehearse()

@@ -23,7 +23,7 @@ INTERVAL_COUNTS = {"rows": 8, "tokens": 90, "padded_tokens": 100, "hash": (1 << 
 def state_of(step: int, **changes: Any) -> dict[str, Any]:
     """The state of a training at a step, updated with ``changes``."""
     trainer = {
-        **{"step": step, "epochs_done": 0, "stopped": False, "recurrence": "padded"},
+        **{"step": step, "epochs_done": 0, "recurrence": "padded"},
         **{"scaler": None, "counted": [INTERVAL_COUNTS]},
     }
     state = {

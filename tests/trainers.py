@@ -85,7 +85,7 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
 
 def fit(trainer: Trainer) -> Iterator[StepBatch]:
     """Make all updates, as the loop of a run does; yields each batch after its update."""
-    while not trainer.is_done:
+    while trainer.epochs_done < trainer.config.epochs:
         for batch in trainer.batches():
             trainer.update(batch)
             yield batch

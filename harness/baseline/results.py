@@ -18,8 +18,8 @@ import numpy as np
 
 from harness.baseline.encoder import Embeddings, find_encoder, measure_encoder, recipe_of
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
-from harness.data.targets import TEACHERS, find_teacher_info
-from harness.rundir.layout import check_figures_directory
+from harness.data.targets import find_teacher_info
+from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
 from harness.rundir.results import (
     Measured,
     check_replaceable,
@@ -40,7 +40,7 @@ from preprocessing.base.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import folder_for, read_data
 
-FOLDER, SPLITS = "baseline", (VALIDATION, TEST)
+FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 HINT = "delete it, and `padless baseline` makes it again"
 
 

@@ -22,12 +22,11 @@ import pyarrow as pa
 
 from harness.rundir.bundle_files import read_named
 from harness.rundir.json_files import read_sealed, write_sealed
-from harness.rundir.layout import storage, writable_path
+from harness.rundir.layout import TEACHERS, storage, writable_path
 from preprocessing.base import arrays, atomic
 from preprocessing.base.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
-TEACHERS = "teachers"
 TARGETS, TEACHER_INFO = "targets.arrow", "teacher.json"
 KIND = ("padless-teacher", 1)
 REMOVE = "remove the folder, and `padless train` makes it again"

@@ -92,7 +92,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     if point is None or config != config_on_cpu:
         point = preflight.check_run(config, print_stderr)
     if point.finished and not config.dry_run:
-        screen.print_text(f"{config.run} has finished already; name another run directory to train again")
+        screen.print_text(preflight.describe_finished(config))
         return 0
     preflight.check_data(config, arguments.num_processes, hashes=False)  # rank 0 verifies them
     if point.checkpoint is None and not arguments.machine_rank:
@@ -240,7 +240,8 @@ class Launch:
         A dry run has no status.
         """
         status, state = read_status(self.config.run), self.state()
-        if state == "finished" and (failure is None or STOP.is_urgent):
+        is_finished = status.get("state") == "finished" and (state is not None or STOP.signal is None)
+        if is_finished and (failure is None or STOP.is_urgent):  # by another launch too, whose end this one waited for
             return 0
         if state == "preempted":
             return PREEMPTED

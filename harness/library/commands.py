@@ -207,7 +207,7 @@ def train_here(recipe: RunConfig, chosen: str | None, reports: bool) -> None:
     if chosen is not None:
         os.environ[devices.CHOSEN] = chosen
     if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-        Screen(quiet=config.quiet).print_text(f"{config.run} has finished already; name another run to train again")
+        Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
     else:
         fit(resolved, reports=reports)
 

@@ -100,6 +100,10 @@ class Preempted(Exception):  # noqa: N818 - it is no error
     """All ranks leave at a common step, after a checkpoint."""
 
 
+class AlreadyFinished(UserError):  # noqa: N818 - it is no error
+    """The run has nothing left to do, so all ranks leave."""
+
+
 class StopWatch:
     """Whether this rank must stop, and why. Only rank 0 checks the stop file and the clock."""
 

@@ -190,6 +190,15 @@ def read_info(directory: Path) -> BundleInfo:
     return info
 
 
+def has_weights(directory: Path, sha256: str) -> bool:
+    """Whether this machine sees the bundle with these weights."""
+    try:
+        info = read_info(directory)
+    except DataError:  # half of it is cached
+        return False
+    return info.weights_sha256 == sha256 and (directory / info.weights).exists()
+
+
 def read_classifier(directory: Path) -> BundleInfo:
     """``read_info`` of a classifier. Raises ``ConfigError`` for a language model, with what to do instead."""
     info = read_info(directory)

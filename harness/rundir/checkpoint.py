@@ -169,10 +169,12 @@ def steps(run: str | Path) -> list[int]:
 
 
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
-    """The newest valid checkpoint, or None; ``damaged`` is called for every newer invalid one.
+    """The newest valid checkpoint, None where there are none; ``damaged`` is called for every newer invalid one.
 
-    Raises ``OtherVersionError`` for one of another version: training from the start would overwrite it.
+    Raises ``OtherVersionError`` for one of another version, ``DataError`` if all are damaged: training from the start
+    would overwrite what the run still has.
     """
+    errors = []
     for step in reversed(steps(run)):
         try:
             return verify_checkpoint(checkpoint_path(run, step))
@@ -180,6 +182,10 @@ def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint 
             raise
         except DataError as error:
             damaged(error)
+            errors.append(error)
+    if errors:
+        advice = f"to begin again, name another run directory or remove {run}"
+        raise DataError(f"{errors[0]}; no other checkpoint is whole; {advice}")
     return None
 
 

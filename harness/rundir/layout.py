@@ -34,8 +34,10 @@ A folder of many runs, one for each seed or for each fold of the dataset, holds 
 from __future__ import annotations
 
 import os
+import platform
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,10 +63,13 @@ REPORT = "report.html"
 TRACKING = "tracking"
 STOP = "STOP"
 LOCK = ".lock"
+BASELINE, TEACHERS = "baseline", "teachers"
+"""Folders of a dataset, or of a run if nothing can be written there."""
 OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
 """How the runs of a folder differ."""
 KINDS: tuple[Kind, ...] = ("seed", "fold")
+MAX_LOOK_S = 60.0
 MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
 
@@ -82,7 +87,7 @@ def writable_path(data: str, run: str, name: str) -> Path:
 
 def holds_run(run: str | Path) -> bool:
     """Whether a run began in this directory."""
-    return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS))
+    return any(Path(run, name).exists() for name in (CONFIG, STATUS, METRICS, CHECKPOINTS, BUNDLE))
 
 
 def is_own(run: str | Path) -> bool:
@@ -104,7 +109,7 @@ def check_directory(run: str | Path) -> None:
     dataset = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).is_file()), None)
     if dataset is not None:
         raise ConfigError(f"run: {run} lies inside the dataset {dataset}; name a directory outside of it")
-    if path.is_dir() and not {*os.listdir(path)} <= {LOCK}:
+    if path.is_dir() and not {*os.listdir(path)} <= {LOCK, BASELINE, TEACHERS}:
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
 
 
@@ -119,6 +124,23 @@ def check_figures_directory(output: str | Path, run: str | Path | None = None) -
     if is_of_other_run or (path / MANIFEST).is_file():
         kind = "a run" if is_of_other_run else "a dataset"
         raise ConfigError(f"output: {output} is the directory of {kind}; name one for these figures")
+
+
+def wait_for_file(file: Path, is_visible: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until this machine sees a file as rank 0 has written it: network file systems cache what they have shown.
+
+    Raises ``ConfigError`` after a minute, or half of ``timeout_s``, which is how long other ranks wait.
+    """
+    deadline = time.monotonic() + min(MAX_LOOK_S, timeout_s / 2)
+    while not is_visible():
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"run: {file.parent} on {platform.node()} is not the directory that rank 0 writes to; name one that "
+                "all machines share, or mount it there"
+            )
+        time.sleep(0.2)
+        if file.parent.is_dir():
+            os.listdir(file.parent)  # refreshes the cache of a network file system
 
 
 def tracker_state(run: str | Path, name: str) -> Path:

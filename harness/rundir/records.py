@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -46,6 +47,7 @@ RECORDED = (
     *("nltk", "simplemma"),
 )
 """Distributions whose versions are recorded."""
+RESTORE_STATUS = 'restore it, or write {"state": "failed"} into it to go on from the newest checkpoint'
 State = Literal["running", "finished", "preempted", "failed"]
 
 
@@ -74,7 +76,10 @@ class StoredConfig(Trained, total=False):
 
 
 def read_run_config(run: str | Path) -> dict[str, Any]:
-    """The resolved configuration of a run, as plain values. Raises ``DataError``."""
+    """The resolved configuration of a run, as plain values; dataset and teacher as they are reached from here.
+
+    Raises ``DataError``.
+    """
     path = Path(run, CONFIG)
     try:
         text = read_bytes(path, MAX_CONFIG_BYTES).decode()
@@ -91,7 +96,28 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {RESTORE}") from None
     convert_json(StoredConfig, content, str(path), RESTORE)
+    for key in ("data", "teacher"):
+        if content.get(key):
+            content[key] = reach_path(str(content[key]), run, str(content.get("run")))
     return dict(content)
+
+
+def reach_path(path: str, run: str | Path, named: str) -> str:
+    """A ``path`` in the command that made a run, as it is reached from here; unchanged where it is not found.
+
+    ``named``: the run in that command. The path is looked for beside the run, in case both have moved, then where the
+    command was given.
+    """
+    place, folders = os.path.abspath(run), list[str]()
+    if place.endswith(f"/{os.path.normpath(named)}"):
+        folders.append(place.removesuffix(os.path.normpath(named)))
+    with suppress(DataError):
+        folders.append(read_environment(run).get("folder", ""))
+    for folder in folders:
+        reached = os.path.normpath(os.path.join(folder, path))
+        if os.path.exists(reached):
+            return path if reached == os.path.abspath(path) else reached
+    return path
 
 
 def dataset_of(run: str | Path) -> str:
@@ -102,6 +128,7 @@ def dataset_of(run: str | Path) -> str:
 class StoredEnvironment(TypedDict, total=False):
     """The keys of ``environment.json`` that padless reads."""
 
+    folder: str
     effective: dict[str, str]
     python: str
     platform: str
@@ -117,6 +144,7 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
     ``effective`` has the settings decided at start-up, each with its reason.
     """
     content = {
+        "folder": os.getcwd(),
         "effective": effective,
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -173,8 +201,7 @@ def write_status(run: str | Path, ending: Ending) -> None:
 
 def read_status(run: str | Path) -> dict[str, Any]:
     """The status of a run; empty where there is none. Raises ``DataError`` for a damaged one."""
-    advice = "remove it, and the run goes on from its newest checkpoint"
-    ending = read_typed(Ending, Path(run, STATUS), advice)
+    ending = read_typed(Ending, Path(run, STATUS), RESTORE_STATUS)
     return {} if ending is None else asdict(ending)
 
 

@@ -91,7 +91,7 @@ class GuardedTracker:
 
     def __init__(self, name: str, run: Path, config: dict[str, Any]) -> None:
         """Import the tracker's package, since no step waits for it now, and start the tracker in its thread."""
-        self.name, self.run, self.is_active = name, run, True
+        self.name, self.run, self.is_active, self.is_quiet = name, run, True, config["quiet"]
         self.calls: queue.Queue[tuple[Any, ...]] = queue.Queue(MAX_WAITING_CALLS)
         self.abandon = lambda: None
         try:
@@ -108,7 +108,7 @@ class GuardedTracker:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
             place_to_look = tracker.start()
             if self.is_active:
-                Screen().write([f"{self.name:<10} {public(place_to_look)}"])
+                Screen(quiet=self.is_quiet).write([f"{self.name:<10} {public(place_to_look)}"])
             method = ""
             while self.is_active and method != "close":
                 method, *arguments = self.calls.get()  # cannot hang: a thread that ends with its process

@@ -6,8 +6,6 @@ other.
 from __future__ import annotations
 
 import os
-import platform
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,10 +30,10 @@ from harness.model.starts import Start, find_donor, learn_start, read_donor_weig
 from harness.ranks.distributed import World, count_machines, read_local_rank
 from harness.ranks.precision import DTYPES, recurrent_dtype
 from harness.ranks.session import Session
-from harness.ranks.stopping import StopWatch
+from harness.ranks.stopping import AlreadyFinished, StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
-from harness.rundir.layout import STOP, storage
+from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
@@ -54,8 +52,6 @@ from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 
-MAX_LOOK_S = 60.0
-"""Longest wait for a new file to appear: network file systems cache directory listings. At most half the time limit."""
 ORIGINS = ("vectors", "started_from")
 """What a run may start from; its facts have this key in checkpoints and bundles. For a token in both, the latter wins.
 """
@@ -99,7 +95,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     trainer = build_trainer(config, session, data, choices, starts, start)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
-        choices["resume"] = Choice(f"step {start.step:,}", "newest checkpoint that verifies")
+        changes = "".join(
+            f"; {key} was {values}" for key, values in preflight.list_changes(config, start.state).items()
+        )
+        choices["resume"] = Choice(f"step {start.step:,}", f"newest checkpoint that verifies{changes}")
         with world.raise_together("loading the checkpoint"):
             with world.watch_wait("the device to take the checkpoint, and with it the first weights"):
                 trainer.load(start)
@@ -161,7 +160,11 @@ def agree(
             Screen(quiet=config.quiet).show_work("reading the dataset")
             writer.claim()
             screen = Screen(quiet=LAUNCH_ID in os.environ, errors=True)  # the launcher has printed it already
-            start = preflight.check_run(config, screen.print_text).checkpoint
+            point = preflight.check_run(config, screen.print_text)
+            if point.finished and not config.dry_run:  # while this start waited for the directory
+                Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
+                raise AlreadyFinished
+            start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
         teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
         if config.teacher is not None and teacher_info is None and not config.dry_run:
@@ -195,24 +198,10 @@ def check_shared(run: str | Path, world: World) -> None:
                 token.touch()
         with world.raise_together("looking at the run directory"):
             if read_local_rank() == 0:
-                wait_for_file(token, min(MAX_LOOK_S, world.timeout_s / 2))
+                wait_for_file(token, token.exists, world.timeout_s)
     finally:
         if world.is_main:
             token.unlink(missing_ok=True)
-
-
-def wait_for_file(file: Path, limit_s: float) -> None:
-    """Wait until a file of the run directory is visible on this machine. Raises ``ConfigError`` after ``limit_s``."""
-    deadline = time.monotonic() + limit_s
-    while not file.exists():
-        if time.monotonic() > deadline:
-            raise ConfigError(
-                f"run: {file.parent} on {platform.node()} is not the directory that rank 0 writes to; name one that "
-                "all machines share, or mount it there"
-            )
-        time.sleep(0.2)
-        if file.parent.is_dir():
-            os.listdir(file.parent)  # refreshes the cache of a network file system
 
 
 def build_trainer(

@@ -6,7 +6,7 @@ Nothing here imports torch or touches a device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data import checks, order
 from harness.data.targets import find_teacher_info
+from harness.data.views import rows_of_run
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
-from harness.rundir.bundle_files import find_info
+from harness.rundir.bundle_files import INDEX, find_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
-from harness.rundir.records import read_status
+from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from harness.tracking.trackers import check_trackers
 from preprocessing.base.cli import read_values
 from preprocessing.base.configuration import build_config, find_config
@@ -33,8 +34,7 @@ from preprocessing.dataset.shards import Manifest
 FREE = frozenset(
     [
         *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "timeout_s"),
-        *("dry_run", "allow", "quiet", "max_time", "checkpoint"),
-        *("tracking", "evaluation", "baseline"),
+        *("dry_run", "allow", "quiet", "max_time", "checkpoint", "tracking", "baseline"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
@@ -44,8 +44,14 @@ OF_BOTH = (
     *(f"model.{key}" for key in SHAPE),
 )
 """Keys of a run that the language model trained before it has too."""
+KEPT = {
+    "model": "the weights fit no other",
+    "task": "the weights fit no other",
+    "evaluation": "the bundle predicts by the first",
+}
+"""Keys, or prefixes of keys, that no start may change, and why."""
 FITTING = frozenset(["model.freeze_embedding"])
-"""Model keys that ``--allow`` accepts: the weights still fit."""
+"""Keys among them that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
 
 
@@ -62,10 +68,10 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
-    ``warn`` prints damaged files, also in a quiet run. A dry run gets the same checks, but does not resume, runs even
-    if the run has finished, and writes nothing. Raises ``ConfigError`` if a tracker is missing or the run cannot
-    resume, ``DataError`` for another dataset than the run's, ``DataError`` or ``StorageError`` for an unusable
-    directory.
+    A run that has finished is never trained again, whatever is missing or damaged in it. ``warn`` prints damaged files,
+    also in a quiet run. A dry run gets the same checks, but does not resume, runs even if the run has finished, and
+    writes nothing. Raises ``ConfigError`` if a tracker is missing or the run cannot resume, ``DataError`` for another
+    dataset than the run's and for damage, ``StorageError`` for an unusable directory.
     """
     check_trackers(config.tracking)
     keys = flat(to_dict(config))
@@ -78,42 +84,81 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     layout.check_directory(config.run)
     if not layout.holds_run(config.run):
         return ResumePoint()
-    is_finished = read_status(config.run).get("state") == "finished"
+    state = read_status(config.run).get("state")
+    if state is None:
+        problem = "missing, so nothing says whether the run has finished"
+        raise DataError(f"{Path(config.run, layout.STATUS)}: {problem}; {RESTORE_STATUS}")
+    is_finished = state == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    is_same_data = is_same_dataset(checkpoint, config, is_finished=is_finished)
-    if checkpoint is None:
+    facts = read_facts(config.run, checkpoint, is_finished=is_finished)
+    is_same_data = is_same_dataset(facts, config, is_finished=is_finished)
+    checks.check_useful(config, rows_of_run(config))
+    if "config" not in facts:
         return ResumePoint()
-    has_changed = check_keys(config, checkpoint) or not is_same_data
+    has_changed = check_keys(config, facts) or not is_same_data
+    if has_changed and checkpoint is None:
+        raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
     return ResumePoint(checkpoint, is_finished and not has_changed)
 
 
-def check_keys(config: RunConfig, checkpoint: Checkpoint) -> bool:
-    """Whether keys differ from the checkpoint's that change the result. Raises ``ConfigError`` for the first one that
-    ``--allow`` does not name, or that the weights do not fit.
+def describe_finished(config: RunConfig) -> str:
+    """What a start says of a run that has finished."""
+    return f"{config.run} has finished already; name another run directory to train again"
+
+
+def read_facts(run: str, checkpoint: Checkpoint | None, *, is_finished: bool) -> Mapping[str, Any]:
+    """What a run says of its dataset and its configuration: the state of its checkpoint; without one what
+    ``bundle.json`` and, if it has finished, ``config.yaml`` say.
+
+    Raises ``DataError`` if a finished run has no such files.
     """
-    old, new = flat(checkpoint.state["config"]), flat(to_dict(config))
-    versions = checkpoint.state["order_version"], order.VERSION
+    if checkpoint is not None:
+        return checkpoint.state
+    bundle = Path(run, layout.BUNDLE)
+    if not is_finished:
+        with suppress(DataError):  # a damaged bundle is replaced
+            info = find_info(bundle)
+            return {} if info is None else {"dataset": info.dataset}
+        return {}
+    info = find_info(bundle)
+    if info is None:
+        problem = "missing, and the run, which has finished, has no checkpoint either"
+        raise DataError(f"{bundle / INDEX}: {problem}; restore one, or to begin again remove {run}")
+    return {"dataset": info.dataset, "config": read_run_config(run), "order_version": order.VERSION}
+
+
+def list_changes(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The keys that differ from those in ``facts`` and change the result: what each was, and is now."""
+    old, new = flat(facts["config"]), flat(to_dict(config))
+    versions = facts["order_version"], order.VERSION
     old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
-    teacher_info = find_teacher_info(vars(config), checkpoint.state["dataset"])
-    if teacher_info is not None:
-        old["teacher"], new["teacher"] = checkpoint.state.get("teacher"), teacher_info.origin
-    changed = []
+    teacher_info = find_teacher_info(vars(config), facts["dataset"])
+    if teacher_info is not None and "teacher" in facts:
+        old["teacher"], new["teacher"] = facts["teacher"], teacher_info.origin
+    changes = {}
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET
         if old.get(key) != new.get(key) and not is_unset and not is_allowed(key, FREE):
-            changed.append(key)
-    for key in changed:
-        values = f"{quote_value(old.get(key))}, now {quote_value(new.get(key))}"
-        if key.partition(".")[0] in ("model", "task") and key not in FITTING:
-            raise ConfigError(f"{key}: was {values}: the weights fit no other; name another run directory")
-    for key in changed:
+            changes[key] = f"{quote_value(old.get(key))}, now {quote_value(new.get(key))}"
+    return changes
+
+
+def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
+    """Whether keys differ from those in ``facts`` that change the result. Raises ``ConfigError`` for the first one that
+    ``--allow`` does not name, or that no start may change.
+    """
+    changes = list_changes(config, facts)
+    for key, values in changes.items():
+        reason = KEPT.get(key.partition(".")[0])
+        if reason is not None and key not in FITTING:
+            raise ConfigError(f"{key}: was {values}: {reason}; name another run directory")
+    for key, values in changes.items():
         if not is_allowed(key, config.allow):
-            values = f"{quote_value(old.get(key))}, now {quote_value(new.get(key))}"
             raise ConfigError(
                 f"{key}: the run began with {values}; set it back, name another run directory, or continue anyway with "
-                f"--allow {','.join(sorted({*changed, *config.allow}))}"
+                f"--allow {','.join(sorted({*changes, *config.allow}))}"
             )
-    return bool(changed)
+    return bool(changes)
 
 
 def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Manifest:
@@ -175,25 +220,19 @@ def dataset_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def is_same_dataset(checkpoint: Checkpoint | None, config: RunConfig, *, is_finished: bool) -> bool:
-    """Whether the dataset is that of the run's ``checkpoint``, else of its bundle; True if neither can be read.
+def is_same_dataset(facts: Mapping[str, Any], config: RunConfig, *, is_finished: bool) -> bool:
+    """Whether the dataset is the one in ``facts``; True if they name none.
 
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a finished run
     also needs ``epochs`` there, or it would not train on the new dataset.
     """
     manifest = views.read_data(config.data)
-    state = {} if checkpoint is None else checkpoint.state
-    fingerprint = state.get("dataset")
-    if checkpoint is None:
-        with suppress(DataError):  # a damaged bundle is replaced
-            info = find_info(Path(config.run, layout.BUNDLE))
-            fingerprint = None if info is None else info.dataset
-    if fingerprint in (None, manifest.fingerprint):
+    if facts.get("dataset") in (None, manifest.fingerprint):
         return True
-    old, new = state.get("dataset_parts"), dataset_facts(manifest)
+    old, new = facts.get("dataset_parts"), dataset_facts(manifest)
     changed = [part for part in new if old is not None and old[part] != new[part]] or ["rows, labels or texts"]
     fits = not {"text pipeline", "vocabulary"} & {*changed} and ("classes" not in changed or config.task != CLASSIFIER)
-    keys = ["data", "epochs"] if is_finished and checkpoint is not None else ["data"]
+    keys = ["data", "epochs"] if is_finished else ["data"]
     if fits and all(is_allowed(key, config.allow) for key in keys):
         return False
     advice = "restore the old one: the weights fit no other"

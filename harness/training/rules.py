@@ -19,6 +19,7 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, 
 from harness.data.views import rows_of_run
 from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
 from harness.rundir.checkpoint import newest
+from preprocessing.base.errors import require
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import count_noun
 
@@ -85,10 +86,22 @@ def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lam
     GPUs that will train, None for CPUs; asked if the batch depends on it.
 
     A run that resumes with another value (``--allow``) or on GPUs keeps the values that it started with. Raises
-    ``DataError`` if the manifest cannot be read; before that, ``ConfigError`` for keys that contradict each other or an
-    unknown part of the model.
+    ``DataError`` if the manifest cannot be read, ``ConfigError`` for an unknown part of the model, or a patience that
+    ends no run.
     """
     check_model(config.model)
+    resolved = resolve_keys(config, count_gpus)
+    epochs, patience = (
+        resolved.config.epochs,
+        config.patience,
+    )  # one that a run keeps may be too large for --allow epochs
+    is_in_range = is_auto(patience) or patience is None or patience < epochs
+    require(is_in_range, "patience", patience, f"at least 1 and below epochs ({epochs}), auto, or null")
+    return resolved
+
+
+def resolve_keys(config: RunConfig, count_gpus: Callable[[], int | None]) -> ResolvedConfig:
+    """``resolve_config`` without its checks."""
     if config.task == LANGUAGE_MODEL:  # which trains the first recurrent layer only
         config = replace(config, model=replace(config.model, num_layers=1, wide=0))
     if config.allow and keys_to_resolve(config):
@@ -122,7 +135,7 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
         ),
         (psutil.virtual_memory().available // PROCESS_BYTES, "as free memory holds"),
     ]
-    number, reason = min(limits)
+    number, reason = min(limits, key=lambda limit: limit[0])
     if number > 1 and tokens * config.epochs < MIN_PARALLEL_TOKENS:
         number, reason = 1, f"for {tokens * config.epochs:,} tokens in all starting more would take longer"
     return Choice(str(max(1, number)), f"of one thread, {reason}; several threads would wait for each other")

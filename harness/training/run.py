@@ -25,7 +25,8 @@ from harness.inference.scoring import loader_over, score
 from harness.ranks.precision import set_tf32
 from harness.ranks.session import Session
 from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
-from harness.rundir.layout import BUNDLE, EVALUATION, storage
+from harness.rundir.bundle_files import INDEX, has_weights, read_info
+from harness.rundir.layout import BUNDLE, EVALUATION, storage, wait_for_file
 from harness.rundir.records import installed_version
 from harness.scores.figures import scalar_figures
 from harness.training.console import Console
@@ -84,7 +85,7 @@ class TrainingRun:
     def fit(self) -> None:
         """Train from the current step to the last epoch, or until a validation ends the training."""
         trainer = self.trainer
-        while not trainer.is_done:
+        while not self.is_done:
             trainer.model.train()
             for batch in trainer.batches():
                 trainer.update(batch)
@@ -94,10 +95,15 @@ class TrainingRun:
             self.handle_requests()
             self.read_requests = no_requests
             with trainer.meter.pausing():
-                trainer.stopped = self.validate()
+                self.validate()
             trainer.epochs_done += 1
             self.save()
             self.raise_failure()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no epoch is left to train, or patience has run out."""
+        return self.trainer.epochs_done >= self.config.epochs or self.selection.has_run_out(self.config.patience)
 
     def finish_step(self) -> None:
         """Handle the requests that ranks sent after the previous step, then send this rank's; does not wait."""
@@ -159,9 +165,9 @@ class TrainingRun:
         rows, layout = self.data.splits[split], self.trainer.loader.layout
         return loader_over(rows, self.session.world, EVALUATION_ROWS, layout, self.session.device)
 
-    def validate(self) -> bool:
+    def validate(self) -> None:
         """Validate exactly, with the averaged weights if there are any, and write the weights as the bundle if they are
-        the best so far; returns whether to stop here.
+        the best so far.
         """
         config, world, writer, selection = self.config, self.session.world, self.writer, self.selection
         step, epoch, objective = self.trainer.step, self.trainer.epochs_done + 1, self.trainer.objective
@@ -180,10 +186,8 @@ class TrainingRun:
         writer.log(VALIDATION, {**line, "seconds": writer.seconds})
         with world.raise_together("writing status.json"):
             writer.write_step(step)
-        if config.patience is None or selection.epochs_since_best < config.patience:
-            return False
-        writer.print_text(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
-        return True
+        if selection.has_run_out(config.patience):
+            writer.print_text(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
 
     def write_best(self) -> None:
         """On rank 0: write the weights as the bundle. Raises ``StorageError``."""
@@ -202,9 +206,13 @@ class TrainingRun:
         """
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
         self.console.advance(self.trainer.step, "testing")
+        path = directory / BUNDLE
+        with world.raise_together("reading the bundle"):
+            sha256 = read_info(path).weights_sha256 if world.is_main else ""
+        sha256 = world.broadcast_from_main(sha256, "the hash of the best weights")
         with world.raise_together("loading the best weights"):
-            bundle = Bundle(directory / BUNDLE)
-        world.handshake({"weights": bundle.info.weights_sha256})
+            wait_for_file(path / INDEX, lambda: has_weights(path, sha256), world.timeout_s)
+            bundle = Bundle(path)
         set_tf32(False)
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()

@@ -75,13 +75,6 @@ class Trainer:
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
-        self.stopped = False
-        """A validation asked to stop."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether no epoch is left to train."""
-        return self.stopped or self.epochs_done >= self.config.epochs
 
     def batches(self) -> Generator[StepBatch, None, None]:
         """This rank's share of the steps of the current epoch that are not trained yet."""
@@ -177,7 +170,6 @@ class Trainer:
         values = {
             "step": self.step,
             "epochs_done": self.epochs_done,
-            "stopped": self.stopped,
             "recurrence": self.loader.layout,
             "scaler": scale,
             "counted": counts,
@@ -203,7 +195,6 @@ class Trainer:
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         if not self.epochs_done * self.steps_per_epoch <= self.step <= (self.epochs_done + 1) * self.steps_per_epoch:
             self.epochs_done = self.step // self.steps_per_epoch  # other data: epochs have another length
-        self.stopped = values["stopped"] and self.config.patience is not None
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)

@@ -77,6 +77,10 @@ class Selection:
         self.load(state)
         return is_better
 
+    def has_run_out(self, patience: int | None) -> bool:
+        """Whether so many validations in a row were not better; never without a ``patience``."""
+        return patience is not None and self.epochs_since_best >= patience
+
     def state(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
         return asdict(self) | {"best": jsonable(self.best)}

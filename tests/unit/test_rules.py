@@ -67,6 +67,7 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
             "1: of one thread, each with 17,242 or more of the 7,395 tokens",
         ),
         (LONG, {"free": 3}, 64, "3: of one thread, as free memory holds"),
+        (LONG, {"free": 2}, 2, "2: of one thread, on 2 cores"),
     ],
 )
 def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
