@@ -46,7 +46,8 @@ def read_labelled(data: str | Path, manifest: Manifest, names: Sequence[str] = (
 def hash_texts(block: Block) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows with equal ids, unless a word is unknown, which may be another in each."""
     ids, starts = unpad_segments(block.ids, block.length)
-    return np.where((block.ids == UNK).any(axis=1), block.row, segment_hashes(ids.astype(np.uint64), starts))
+    hashes = segment_hashes(ids.astype(np.uint64), starts)
+    return np.where((block.ids == UNK).any(axis=1), block.row.astype(np.uint64), hashes)
 
 
 def predict_held_out(

@@ -94,13 +94,13 @@ def score(
     pause: Callable[[], None] | None = None,
     read: Callable[[Batch], torch.Tensor] | None = None,
 ) -> Scores:
-    """Score a split with ``model``, each rank its own rows (``loader_over``); every rank gets all scores.
+    """Score a split with ``model``, each rank its own rows (``loader_over``); rank 0 gets all scores, others none.
 
     ``pause`` is called on all ranks every few batches and may raise to end the evaluation. ``read`` computes the logits
     of a batch in place of ``model``.
     """
 
-    def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+    def values_of(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return batch.labels, (read or model)(batch).double()
 
     rows, labels, logits = gather_rows(model, loader, world, pause, values_of)
@@ -116,8 +116,8 @@ def measure_language_model(
     targets: Targets = NEXT_TOKEN,
 ) -> dict[str, Any]:
     """Figures of a language model on a split: ``rows``, ``targets`` (predictions per direction), the mean ``log_loss``
-    of a prediction in nats, over both directions, and ``perplexity``, its exp; the same on every rank. A long split is
-    sampled (``MEASURED_TOKENS``).
+    of a prediction in nats, over both directions, and ``perplexity``, its exp; none on other ranks than 0. A long split
+    is sampled (``MEASURED_TOKENS``).
 
     ``loader`` and ``pause`` are as for ``score``. Sums of rows are added in the order of the source, so they do not
     depend on the number of ranks.
@@ -126,10 +126,12 @@ def measure_language_model(
     tokens = split.manifest.tokens(split.name)
     step = max(1, tokens // MEASURED_TOKENS)
 
-    def values_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+    def values_of(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         return batch.lengths, torch.cat(model.row_log_losses(batch, targets, step), 1).double()
 
     _, lengths, sums = gather_rows(model, loader, world, pause, values_of)
+    if not world.is_main:
+        return {}
     assert lengths.sum() == tokens, "a token was read twice, or not at all"
     predictions = sum(int(np.maximum(lengths - distance, 0).sum()) for distance in range(1, targets.window + 1))
     losses, counts = np.split(sums.sum(0), 2)
@@ -151,10 +153,10 @@ def gather_rows(
     loader: Loader,
     world: World,
     pause: Callable[[], None] | None,
-    values_of: Callable[[Batch], tuple[torch.Tensor, ...]],
-) -> list[np.ndarray]:
-    """The rows' numbers in the source and the columns of ``values_of``, for all rows, on all ranks, in the order of the
-    source. The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
+    values_of: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows' numbers in the source and both columns of ``values_of``: on rank 0 of all rows, in the order of the
+    source, on others of none. The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
     name, was_training = f"split {loader.split.name}", model.training
@@ -171,8 +173,10 @@ def gather_rows(
         with world.watch_wait(action):
             columns = [torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True)]
     model.train(was_training)
-    columns_by_rank = [part for part in world.gather_objects(columns, f"the scores of {name}") if part]
-    rows, *values = (np.concatenate(column) for column in zip(*columns_by_rank, strict=True))
+    columns_by_rank = world.gather_on_main(columns, f"the scores of {name}")
+    if not world.is_main:
+        return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
+    rows, first, second = map(np.concatenate, zip(*columns_by_rank, strict=True))
     assert len(rows) == len(np.unique(rows)) == len(loader.split), "a row was scored twice, or not at all"
     order = np.argsort(rows)
-    return [column[order] for column in (rows, *values)]
+    return rows[order], first[order], second[order]

@@ -7,12 +7,13 @@ error names what was waited for.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -103,6 +104,26 @@ class World:
     def broadcast_from_main(self, value: Value, awaited: str) -> Value:
         """``value`` of rank 0, on every rank. Small and picklable; the others' values are ignored."""
         return self.gather_objects(value if self.is_main else None, awaited)[0]  # type: ignore[return-value]
+
+    def gather_on_main(self, columns: Sequence[np.ndarray], awaited: str) -> list[list[np.ndarray]]:
+        """The ``columns``, arrays of numbers, of every rank that has some, in rank order, on rank 0; none on others."""
+        if self.world_size == 1:
+            return [[*columns]]
+        kinds_by_rank = self.gather_objects([(column.shape, column.dtype) for column in columns], awaited)
+        sizes = [sum(math.prod(shape) * dtype.itemsize for shape, dtype in kinds) for kinds in kinds_by_rank]
+        content = b"".join(map(np.ndarray.tobytes, columns))
+        sent = torch.frombuffer(bytearray(content.ljust(max(sizes), b"\0")), dtype=torch.uint8)
+        received = [torch.empty_like(sent) for _ in sizes] if self.is_main else None
+        with self.watch_wait(awaited):
+            dist.gather(sent, received, group=self.control)
+        columns_by_rank = []
+        for part, kinds in zip(received or (), kinds_by_rank, strict=False):
+            start, columns_of_rank = 0, []
+            for shape, dtype in kinds:
+                columns_of_rank.append(np.frombuffer(part.numpy(), dtype, math.prod(shape), start).reshape(shape))
+                start += columns_of_rank[-1].nbytes
+            columns_by_rank += [columns_of_rank] if columns_of_rank else []
+        return columns_by_rank
 
     def start_maximum(self, numbers: np.ndarray, awaited: str) -> Callable[[], np.ndarray]:
         """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.

@@ -96,11 +96,14 @@ def measure_objective(
     config: RunConfig, objective: AnyObjective, loader: Loader, world: World, pause: Callable[[], None]
 ) -> tuple[dict[str, Any], Callable[[], Decision]]:
     """The figures of the validation split, of a language model its perplexity, and a function that computes temperature
-    and threshold from them. Every rank calls it; with a linear part it also chooses its share in the summed logits.
+    and threshold from them, on rank 0. Every rank calls it; with a linear part, rank 0 also chooses its share in the
+    summed logits.
     """
     if isinstance(objective, LanguageObjective):
         return measure_language_model(objective.classifier, loader, world, pause, objective.targets), Decision
     scores = score_classifier(objective, loader, world, pause)
+    if not world.is_main:
+        return {}, Decision
     choose_decision = partial(fit_decision, scores.logits, scores.labels, config.evaluation)
     predicted = choose_decision().predictions(scores.logits)[0] if scores.labels.ndim > 1 else None
     figures = classification_metrics(scores.logits, scores.labels, predicted)
@@ -117,7 +120,8 @@ def score_classifier(objective: Objective, loader: Loader, world: World, pause: 
     if classifier.wide is None:
         return scores
     wide_logits = score(classifier, loader, world, pause, classifier.look_up).logits
-    share = np.float32(choose_share(scores.logits, wide_logits, scores.labels))
+    share = choose_share(scores.logits, wide_logits, scores.labels) if world.is_main else 0.0
+    share = np.float32(world.broadcast_from_main(share, "the share of the linear part"))
     classifier.wide.share.fill_(float(share))
     # In fp32 and in this order, as the model itself adds them.
     logits = scores.logits.astype(np.float32) + share * wide_logits.astype(np.float32)

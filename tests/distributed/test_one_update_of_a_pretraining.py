@@ -150,8 +150,9 @@ def test_perplexity_is_exact_on_any_number_of_processes(data: str) -> None:
         sums, number = np.sum(costs, axis=0), sum(len(ids[distance:]) for ids, distance in pairs)
         expected.append((number, sums / np.array([forward_count, backward_count])[: len(sums)]))
     for world_size in (1, 2):
-        for results in run_ranks(measure_on_a_rank, world_size, data):
-            for figures, (number, losses) in zip(results, expected, strict=True):
-                assert (figures["rows"], figures["targets"]) == (VALIDATION, number)
-                assert figures["log_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
-                assert figures["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-12)
+        results, *others = run_ranks(measure_on_a_rank, world_size, data)
+        assert others == [[{}] * len(OPTIONS)] * (world_size - 1)
+        for figures, (number, losses) in zip(results, expected, strict=True):
+            assert (figures["rows"], figures["targets"]) == (VALIDATION, number)
+            assert figures["log_loss"] == pytest.approx(np.mean(losses), rel=1e-12)
+            assert figures["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-12)

@@ -52,6 +52,12 @@ def evaluate_on_a_rank(data: str) -> dict[str, Any]:
     with open_session("cpu", "fp32", 60) as session:
         model = make_model(manifest.vocabulary_size)
         scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
+        columns = [] if session.world.rank == 1 else [np.array([session.world.rank]), np.array([[0.5, np.nan]])]
+        gathered = session.world.gather_on_main(columns, "columns that one rank lacks")
+    if not session.world.is_main:
+        return {"rows": scores.rows.tolist(), "gathered": gathered}
+    assert [part[0].tolist() for part in gathered] == [[rank] for rank in range(session.world.world_size) if rank != 1]
+    assert all(np.array_equal(part[1], [[0.5, np.nan]], equal_nan=True) for part in gathered)
     assert scores.rows.tolist() == list(range(TEST_ROWS))
     return {**classification_metrics(scores.logits, scores.labels), **scores.__dict__}
 
@@ -74,16 +80,17 @@ def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
 def test_evaluation_is_the_same_on_any_number_of_ranks(
     dataset: Path, metrics_of_one_rank: dict, world_size: int
 ) -> None:
-    for result in run_ranks(evaluate_on_a_rank, world_size, str(dataset)):
-        assert_equal_to_scikit_learn(result)
-        np.testing.assert_allclose(result["logits"], metrics_of_one_rank["logits"], rtol=0, atol=1e-6)
-        for name in ("rows", "labels"):
-            np.testing.assert_array_equal(result[name], metrics_of_one_rank[name])
-        for name in ("accuracy", "f1", "confusion"):
-            assert result[name] == metrics_of_one_rank[name], name
-        for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
-            assert result[name] == pytest.approx(metrics_of_one_rank[name], abs=1e-12)
-        assert result["log_loss"] == pytest.approx(metrics_of_one_rank["log_loss"], abs=1e-7)
+    result, *others = run_ranks(evaluate_on_a_rank, world_size, str(dataset))
+    assert others == [{"rows": [], "gathered": []}] * (world_size - 1)
+    assert_equal_to_scikit_learn(result)
+    np.testing.assert_allclose(result["logits"], metrics_of_one_rank["logits"], rtol=0, atol=1e-6)
+    for name in ("rows", "labels"):
+        np.testing.assert_array_equal(result[name], metrics_of_one_rank[name])
+    for name in ("accuracy", "f1", "confusion"):
+        assert result[name] == metrics_of_one_rank[name], name
+    for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
+        assert result[name] == pytest.approx(metrics_of_one_rank[name], abs=1e-12)
+    assert result["log_loss"] == pytest.approx(metrics_of_one_rank["log_loss"], abs=1e-7)
 
 
 def evaluate_sets_on_a_rank(data: str) -> dict[str, Any]:
@@ -93,6 +100,8 @@ def evaluate_sets_on_a_rank(data: str) -> dict[str, Any]:
         torch.manual_seed(3)
         model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
         scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
+    if not session.world.is_main:
+        return {}
     return {**figures(scores, manifest.labels, Decision(thresholds=(0.5, 0.52))), "scores": scores}
 
 
@@ -101,7 +110,7 @@ def test_several_labels_are_measured_once_on_any_number_of_ranks(tmp_path: Path)
     write_dataset(tmp_path, {"train": 97, "test": TEST_ROWS}, label_sets=[[], [0, 1], [1]])
     members = np.array([[False, False], [True, True], [False, True]])
     labels = members[[row.label for _, row in sorted(rows_by_number(tmp_path, "test").items())]]
-    results = [result for ranks in (1, 2, 4) for result in run_ranks(evaluate_sets_on_a_rank, ranks, str(tmp_path))]
+    results = [run_ranks(evaluate_sets_on_a_rank, ranks, str(tmp_path))[0] for ranks in (1, 2, 4)]
     for result in results:
         scores = result.pop("scores")
         assert scores.rows.tolist() == list(range(TEST_ROWS))
