@@ -25,7 +25,7 @@ from preprocessing.base import cli
 from preprocessing.base.atomic import storage_errors
 from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load_object
+from preprocessing.base.installed import load_object, shipped_folder
 from preprocessing.base.suggestions import suggestion
 from preprocessing.base.terminal import Screen
 from preprocessing.config import PreprocessConfig
@@ -48,8 +48,7 @@ SHARE_WORDS = ("--executor.share", "0/2")
 """Added to a command of preprocessing that runs as several, so that what shares cannot do is refused."""
 PROGRAM = re.compile(r"^\s*\S*padless\s+")
 """How a command may begin."""
-ROOT = Path(__file__).parents[2]
-SCRIPTS = next(folder for folder in (ROOT / "launch/slurm", ROOT / "padless_slurm") if folder.is_dir())
+SCRIPTS = shipped_folder("launch/slurm")
 """The folder of the scripts, in a checkout or installed."""
 HEAD_END = 'set -- "${arguments[@]}" "$@"\n'
 """The last line of a script's variables."""

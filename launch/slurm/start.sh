@@ -38,7 +38,7 @@ fi
 set -euo pipefail
 
 type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; --python and the hook say which"
-if [[ -f padless.py ]]; then
+if [[ -f padless/__main__.py ]]; then
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that is not installed
 else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own

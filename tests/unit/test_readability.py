@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CODE = ["harness", "preprocessing", "padless.py", "benchmarks"]
+CODE = ["harness", "preprocessing", "padless", "benchmarks"]
 
 VAGUE_NAME = re.compile(
     r"above|after|again|ahead|all|alone|another|answered|any|apart|armed|asked|bare|before|behind|below|beside|"
