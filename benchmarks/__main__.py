@@ -11,24 +11,20 @@ from preprocessing.base.cli import Command, dispatch
 BENCHMARKS = (
     ("text", "TextConfig", "Tokenizing texts, and common alternatives."),
     ("loader", "LoaderConfig", "Loading batches, and PyTorch's loader."),
-    ("recurrence", "RecurrenceConfig", "One LSTM layer, padded and packed."),
     ("train", "TrainBenchmark", "A training step, and plain PyTorch loops."),
-    ("pretrain", "PretrainConfig", "A step of pretraining, and a classifier's."),
     ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
-    ("suspects", "SuspectsBenchmark", "Labels that are probably wrong, where some were replaced."),
     ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline, NB-SVM, fastText."),
 )
 FIRST = {
     "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
     "train": ("data", "batch", "steps", "rounds", "precision", "json"),
-    "corpora": ("files", "labels", "seeds", "teacher", "recipe", "output", "json"),
 }
 """Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(
     Command(
         name,
-        {"corpora": "FILE …", "speedrun": "FILE", "suspects": "FILE"}.get(name, ""),
+        {"corpora": "FILE …", "speedrun": "FILE"}.get(name, ""),
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",

@@ -7,7 +7,6 @@ texts in memory. Imports are not counted. Finished folds, in ``OUTPUT/runs/`` an
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import time
@@ -22,8 +21,8 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.svm import LinearSVC
 
-from benchmarks.corpora import hash_facts, linear_model, read_finished, run_module
-from benchmarks.measuring import cores, peer_module, read_frame, result
+from benchmarks.corpora import hash_facts, linear_model, measure_once, run_module
+from benchmarks.measuring import cores, machine, peer_module, read_frame
 from harness.rundir.checkpoint import steps
 from harness.rundir.layout import THROUGHPUT, Member
 from harness.rundir.metrics_log import read_log
@@ -61,8 +60,6 @@ class SpeedrunConfig:
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
     threads: Processes = 1
     """Cores for each contender, and threads where it has several."""
-    json: bool = False
-    """Print JSON instead of a table."""
 
 
 def main(config: SpeedrunConfig) -> None:
@@ -76,41 +73,35 @@ def main(config: SpeedrunConfig) -> None:
     table = [
         line_of(name, figures, config.targets, prepare_s * (name == "ours")) for name, figures in contenders.items()
     ]
-    about = {"rows": len(rows), "folds": config.folds, "threads": config.threads, "prepare_s": prepare_s}
-    values = result("s", {name: points[-1][0] for name, points in contenders.items()}, **about, table=table)
-    facts = "{rows:,} rows out of {folds} folds; seconds; threads of each contender: {threads}".format_map(values)
-    text = pd.DataFrame(table).astype(object).fillna("–").to_string(index=False)
-    print(json.dumps(values, indent=2) if config.json else f"{text}\n{facts}; {values['machine']['processor']}")
+    print(pd.DataFrame(table).astype(object).fillna("–").to_string(index=False))
+    facts = f"{len(rows):,} rows out of {config.folds} folds; seconds; threads of each contender: {config.threads}"
+    print(f"{facts}; {machine()['processor']}")
     if FASTTEXT not in peers:
         print_stderr("fastText is left out: fasttext cannot be imported here; pip install fasttext-wheel brings it")
 
 
-def measure_once(
-    config: SpeedrunConfig, name: str, fold: int | None, measure: Callable[[], dict[str, Any]]
+def measure(
+    config: SpeedrunConfig, name: str, fold: int | None, contender: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
     """A line of ``figures.jsonl``, measured and appended if it is missing."""
-    path, options = Path(config.output, "figures.jsonl"), (config.text, config.label_column, config.group_column)
-    key, line_by_key = hash_facts(config.file, *options, config.folds, config.threads, name, fold), read_finished(path)
-    if key not in line_by_key:
-        line_by_key[key] = {"key": key, "contender": name, "fold": fold, **measure()}
-        atomic.append_line(path, json.dumps(line_by_key[key]))
-    return line_by_key[key]
+    options = (config.text, config.label_column, config.group_column, config.folds, config.threads)
+    key = hash_facts(config.file, *options, name, fold)
+    return measure_once(Path(config.output, "figures.jsonl"), key, contender)
 
 
 def time_prepare(config: SpeedrunConfig) -> float:
-    """Build the dataset; returns the seconds. One that is there already is built again elsewhere, for its time."""
+    """Build the dataset; returns the seconds."""
     data = Path(config.output, "data")
     words = [config.file, "--source.label_column", config.label_column, "--executor.workers", config.threads]
     words += ["--splits.folds", config.folds, "--splits.test", 0, *(["--config", config.text] if config.text else [])]
     words += ["--splits.group_column", config.group_column] if config.group_column else []
 
     def prepare_timed() -> dict[str, Any]:
-        with atomic.temporary_folder() as folder:
-            output, began = folder / "data" if data.exists() else data, time.monotonic()
-            run_module("preprocessing", "prepare", *words, "--output", output)
-            return {"seconds": time.monotonic() - began}
+        began = time.monotonic()
+        run_module("preprocessing", "prepare", *words, "--output", data)
+        return {"seconds": time.monotonic() - began}
 
-    return float(measure_once(config, "prepare", None, prepare_timed)["seconds"])
+    return float(measure(config, "prepare", None, prepare_timed)["seconds"])
 
 
 def train_fold(config: SpeedrunConfig, member: Member) -> Member:
@@ -118,17 +109,8 @@ def train_fold(config: SpeedrunConfig, member: Member) -> Member:
     if not steps(member.path):  # each training learns its word vectors, so that all count their time
         shutil.rmtree(Path(config.output, "data", "vectors"), ignore_errors=True)
     words = ["--num_processes", 1, "--threads", config.threads, "--baseline", "none", "--fold", member.number]
-    run_module(
-        "harness",
-        "train",
-        "--config",
-        config.recipe,
-        *words,
-        "--data",
-        Path(config.output, "data"),
-        "--run",
-        member.path,
-    )
+    words += ["--config", config.recipe, "--data", Path(config.output, "data"), "--run", member.path]
+    run_module("harness", "train", *words)
     return member
 
 
@@ -171,9 +153,7 @@ def measure_peer(config: SpeedrunConfig, rows: pd.DataFrame, name: str) -> tuple
         predicted = PEERS[name](rows[~is_held_out], rows[is_held_out], config.threads)
         return {"seconds": time.monotonic() - began, "right": int((predicted == rows["label"][is_held_out]).sum())}
 
-    lines = pd.DataFrame(
-        [measure_once(config, name, fold, partial(measure_fold, fold)) for fold in range(config.folds)]
-    )
+    lines = pd.DataFrame([measure(config, name, fold, partial(measure_fold, fold)) for fold in range(config.folds)])
     return float(lines["seconds"].mean()), float(lines["right"].sum() / len(rows))
 
 

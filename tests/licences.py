@@ -51,6 +51,8 @@ def requirements() -> list[Requirement]:
     requirements_read = []
     for group, lines in {CORE: project["dependencies"], **project["optional-dependencies"]}.items():
         for line in lines:
+            if line.startswith("padless["):  # other extras, whose lines stand there
+                continue
             match = LINE.fullmatch(line)
             assert match is not None, f"pyproject.toml: {line}: name it NAME>=LOWEST, or NAME>=LOWEST,<BELOW"
             requirements_read.append(

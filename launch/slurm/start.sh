@@ -41,7 +41,7 @@ set -euo pipefail
 type -P "${python[0]}" > /dev/null || refuse "${python[0]}: no such program on $HOSTNAME; $site says which"
 ((restarts <= max_restarts)) ||
     refuse "not started, since it was restarted $restarts times and max_restarts allows $max_restarts; submit it again to go on"
-if [[ -f padless.py ]]; then
+if [[ -f padless/__main__.py ]]; then
     export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" # a checkout that is not installed
 else
     export PYTHONSAFEPATH=1 # a user's folder may have a harness of its own

@@ -4,7 +4,7 @@ and the YAML files that hold their values.
 
 A field's annotation is its schema, which msgspec checks: ``Annotated[int, Meta(ge=1)]``, unions with words
 (``Literal["auto"]``) or None. Files are YAML of plain values, of bounded size and depth, each key once. Recipes are
-found by name: they are the files of ``configs/``, which a wheel installs as ``padless_configs``. A name may begin with
+found by name: they are the files of ``configs/``, which a wheel installs as ``padless/configs``. A name may begin with
 its kind, as in ``pretrain/imdb``.
 """
 
@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Meta
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.installed import shipped_folder
 from preprocessing.base.schema import MAX_COUNT
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, quote_value, read_bytes, unique
 
@@ -180,12 +181,9 @@ def shares_of(data: str) -> dict[str, float]:
 
 
 ENDING = ".yaml"
-PACKAGES_FOLDER = Path(__file__).parents[2]
-INSTALLED = PACKAGES_FOLDER / "padless_configs"
-SHIPPED = INSTALLED if INSTALLED.is_dir() else PACKAGES_FOLDER / "configs"
+SHIPPED = shipped_folder("configs")
 """The folder of recipes that belongs to this code."""
-INSTALLED_DOCS = PACKAGES_FOLDER / "padless_docs"
-DOCS = INSTALLED_DOCS if INSTALLED_DOCS.is_dir() else PACKAGES_FOLDER / "docs"
+DOCS = shipped_folder("docs")
 """The folder of the documentation that belongs to this code."""
 MAX_CONFIG_BYTES = 1 << 20
 """Three times what a map of 10,000 labels takes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
 
 from preprocessing.base.errors import ConfigError
@@ -30,6 +31,13 @@ def load_object(name: str) -> Any:
     """The function or class that ``module:name`` names."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of files that belong to this code, such as ``launch/slurm``: in a wheel ``padless/slurm``."""
+    packages = Path(__file__).parents[2]
+    in_wheel = packages / "padless" / Path(name).name
+    return in_wheel if in_wheel.is_dir() else packages / name
 
 
 def keep_folder_out() -> None:

@@ -24,8 +24,7 @@ from tests.datasets import sentences
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
-SOURCES = ("pyproject.toml", "MANIFEST.in", "build_backend.py", "README.md", "LICENSE", "padless.py")
-SOURCES += ("harness", "preprocessing", "configs", "docs", "launch")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "padless", "harness", "preprocessing", "configs", "docs", "launch")
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys
@@ -49,7 +48,7 @@ print(json.dumps([padless.__file__, padless.__version__, len(frame), apart, bool
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that nothing is left in the checkout."""
-    pytest.importorskip("setuptools", reason="to build without downloading it")
+    pytest.importorskip("hatchling", reason="to build without downloading it")
     source = checkout(tmp_path_factory.mktemp("source") / "tree", 0o022, 1_700_000_000)
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", "dist", "."]
     succeed(run_command(wheel, 300, cwd=source))
@@ -64,7 +63,7 @@ def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=120)
     python = environment / "bin/python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    succeed(run_command([*install, str(wheel)], 300, {"PYTHONPATH": ""}))  # the checkout has padless.egg-info
+    succeed(run_command([*install, str(wheel)], 300, {"PYTHONPATH": ""}))
     (packages,) = environment.glob("lib/python*/site-packages")
     dependencies = Path(pd.__file__).parents[1]
     (packages / "dependencies.pth").write_text(f"{dependencies}\n")  # whose own .pth files are not read from here
@@ -99,7 +98,7 @@ def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
     assert Path(index).is_relative_to(scripts.parent)
     pages = {path.relative_to(Path(index).parent) for path in Path(index).parent.rglob("*.*")}
     assert pages == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
-    assert "imdb-pretrained" in run(folder, scripts / "padless", "train", "--help")
+    assert "imdb-pretrained" in run(scripts, scripts / "python", "-m", "padless", "train", "--help")
 
 
 def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Path) -> None:
@@ -140,14 +139,14 @@ def checkout(folder: Path, umask: int, first: int) -> Path:
 
 
 def build(source: Path, umask: int, env: dict[str, str]) -> dict[str, bytes]:
-    """Both archives, by the hooks that frontends call."""
-    command = ["sh", "-c", f'umask {umask:o}; exec "$0" "$@"', sys.executable, "build_backend.py", "dist"]
+    """Both archives."""
+    command = ["sh", "-c", f'umask {umask:o}; exec "$0" "$@"', sys.executable, "-m", "hatchling", "build"]
     succeed(run_command(command, 300, {"SOURCE_DATE_EPOCH": str(1_600_000_000), **env, "PYTHONPATH": ""}, cwd=source))
     return {path.name: path.read_bytes() for path in sorted((source / "dist").iterdir())}
 
 
 def test_two_places_build_the_same_bytes(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", reason="to build without downloading it")
+    pytest.importorskip("hatchling", reason="to build without downloading it")
     first_build, second_build = (
         build(checkout(tmp_path / folder, umask, first), umask, env) for folder, umask, first, env in ELSEWHERE
     )

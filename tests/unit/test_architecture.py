@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 import padless
-from preprocessing.base import configuration
 from tests.commands import ROOT
 from tests.licences import COPYLEFT, CORE, PAGE, groups_of, requirements, rows_of
 
@@ -134,27 +133,6 @@ def project() -> dict[str, object]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_the_wheel_has_every_folder_with_code_the_recipes_and_the_pages(project) -> None:
-    modules = {path.relative_to(ROOT) for path in own_modules().values()}
-    packages = {path.parent.as_posix().replace("/", ".") for path in modules}
-    packages |= {
-        "padless-stubs",
-        *(f"padless_configs.{folder.name}" for folder in configuration.SHIPPED.iterdir()),
-    }
-    pages = {path.relative_to(ROOT / "docs").parent.as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    packages |= {f"padless_docs.{folder}".removesuffix("..") for folder in pages}
-    settings = project["tool"]["setuptools"]
-    assert set(settings["packages"]) == packages
-    packaged = set()
-    for package, globs in settings["package-data"].items():
-        first, *subfolders = package.split(".")
-        folder = ROOT.joinpath(settings["package-dir"].get(first, first), *subfolders)
-        packaged |= {path for glob in globs for path in folder.glob(glob)}
-    everything = [path for folder in ("configs", "harness", "preprocessing") for path in (ROOT / folder).rglob("*.*")]
-    everything += (ROOT / "docs").rglob("*.md")
-    assert {path for path in everything if path.suffix not in (".py", ".pyc")} == packaged
-
-
 def distributions(roots: set[str]) -> set[str]:
     return {DISTRIBUTION_OF.get(root, root.replace("_", "-")) for root in roots - sys.stdlib_module_names}
 
@@ -178,13 +156,10 @@ def test_the_page_names_the_licence_of_each_dependency_and_none_of_all_is_copyle
         assert not (copyleft and CORE in groups), f"everybody installs {name}"
 
 
-def test_what_type_checkers_read_is_what_there_is() -> None:
-    stub, module = (ast.parse((ROOT / name).read_text()) for name in ("harness/stubs/__init__.pyi", "padless.py"))
-    typed = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
-    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
-    for name, node in functions.items():
-        assert ast.dump(typed[name].args) == ast.dump(node.args)
-        assert ast.dump(typed[name].returns) == ast.dump(node.returns)
-    exported = {alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    del typed["__getattr__"]
-    assert (exported - {None}) | set(typed) | {"__version__"} == set(padless.__all__)
+def test_every_public_name_is_typed_and_imported_when_it_is_used() -> None:
+    tree = ast.parse((ROOT / "padless/__init__.py").read_text())
+    (typed,) = (ast.unparse(node.body) for node in tree.body if isinstance(node, ast.If))
+    assert {"__version__", *padless.ORIGIN_BY_NAME} == set(padless.__all__)
+    for name in padless.ORIGIN_BY_NAME:
+        assert re.search(rf"\b{name}\b", typed), name
+        assert callable(getattr(padless, name)), name

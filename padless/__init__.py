@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""padless as a library: makes datasets, trains, applies trained models to texts, and reads runs as frames.
+
+>>> import padless
+>>> run = padless.train(frame, "runs/mine", text="review", label="mood", epochs=3)
+>>> run.predict(["a fine film", "a dull one"])
+
+``TextClassifier`` is the same as an estimator for scikit-learn. This package is the public interface. ``harness`` and
+``preprocessing``, which it uses, may change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from preprocessing.base import installed
+
+if TYPE_CHECKING:
+    from harness.inference.model import Model, load
+    from harness.library.commands import Run, prepare, train
+    from harness.library.estimator import TextClassifier
+    from harness.rundir.metrics_log import read_metrics
+    from preprocessing.base.errors import UserError
+    from preprocessing.dataset.inspect import Dataset
+
+    open_dataset = Dataset
+    """Open a dataset: a mapping from the names of its splits to frames (row, label, length, text).
+
+    ``arrow`` gives a split as an Arrow table, ``batches`` as record batches; both have the ids too.
+    """
+
+__version__ = installed.VERSION
+__all__ = [
+    "Dataset",
+    "Model",
+    "Run",
+    "TextClassifier",
+    "UserError",
+    "__version__",
+    "load",
+    "open_dataset",
+    "prepare",
+    "read_metrics",
+    "train",
+]
+ORIGIN_BY_NAME = {
+    "Dataset": "preprocessing.dataset.inspect:Dataset",
+    "Model": "harness.inference.model:Model",
+    "Run": "harness.library.commands:Run",
+    "TextClassifier": "harness.library.estimator:TextClassifier",
+    "UserError": "preprocessing.base.errors:UserError",
+    "load": "harness.inference.model:load",
+    "open_dataset": "preprocessing.dataset.inspect:Dataset",
+    "prepare": "harness.library.commands:prepare",
+    "read_metrics": "harness.rundir.metrics_log:read_metrics",
+    "train": "harness.library.commands:train",
+}
+"""Name -> where it is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is used: a program that only predicts needs few packages."""
+    if name in ORIGIN_BY_NAME:
+        globals()[name] = installed.load_object(ORIGIN_BY_NAME[name])
+        return globals()[name]
+    raise AttributeError(f"module 'padless' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted(__all__)
