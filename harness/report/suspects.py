@@ -26,7 +26,7 @@ from harness.scores.label_errors import find_label_errors
 from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
-from preprocessing.base.configuration import build_config, options_of, shares_of
+from preprocessing.base.configuration import build_config, options_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
@@ -75,8 +75,6 @@ class SuspectsConfig:
         """Check that the output fits."""
         if self.apply is not None and self.output is None:
             raise ConfigError("apply: makes a new dataset; name its directory with -o")
-        if len(shares_of(self.data)) > 1:
-            raise ConfigError(f"data: {self.data} is a mixture; name one of its datasets")
         if self.apply is None and self.output is not None:
             if Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
                 raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv, .tsv or .jsonl")

@@ -23,7 +23,6 @@ from harness.launch.options import ACCELERATE_KEYS, TrainConfig
 from harness.slurm.config import OPTION_BY_KEY, Resources, SubmitConfig, split_shell_words
 from preprocessing.base import cli
 from preprocessing.base.atomic import storage_errors
-from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.installed import load_object
 from preprocessing.base.suggestions import suggestion
@@ -105,11 +104,10 @@ def check_datasets(jobs: Sequence[Job]) -> None:
     """Raise ``ConfigError`` for a job whose dataset is neither there nor made by an earlier one."""
     planned_paths: set[Path] = set()
     for job in jobs:
-        for data in shares_of(job.data):
-            path = Path(data).absolute()
-            if not (path.exists() or path in planned_paths or "://" in data):
-                advice = f'put "prepare FILE -o {data}" in front'
-                raise ConfigError(f"{job.command}: {data} is not there, and no job before it makes it; {advice}")
+        path = Path(job.data).absolute()
+        if not (path.exists() or path in planned_paths or "://" in job.data):
+            advice = f'put "prepare FILE -o {job.data}" in front'
+            raise ConfigError(f"{job.command}: {job.data} is not there, and no job before it makes it; {advice}")
         planned_paths.add(Path(job.run).absolute())
 
 
