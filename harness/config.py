@@ -36,9 +36,7 @@ from preprocessing.base.schema import (
 T = TypeVar("T")
 if TYPE_CHECKING:
     OrAuto = Annotated[T, "or auto"]
-    Data = str
 else:
-    Data = Name | dict[str, Above0]
 
     class OrAuto:
         """``OrAuto[int]`` parses as ``int`` or ``auto``; for the type checker it is ``int``."""
@@ -233,9 +231,8 @@ class RunConfig:
     is_unnamed: ClassVar[bool] = False
     """Whether ``run`` was auto."""
 
-    data: Data = NOTHING
-    """Dataset directory, as written by `padless prepare`. A mixture of several with one vocabulary: directory -> its
-    share of the rows of every step, as in {data/reviews: 0.7, data/forum: 0.3}."""
+    data: Name = NOTHING
+    """Dataset directory, as written by `padless prepare`, or its address (s3://, …)."""
     fold: AtLeast0 | None = None
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
@@ -306,11 +303,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Check ranges, and that keys agree; name the run."""
-        if isinstance(self.data, dict):
-            object.__setattr__(self, "data", ",".join(f"{path}:{share:.9g}" for path, share in self.data.items()))
         if self.run == AUTO:
-            parts = [os.path.basename(os.path.abspath(path)) for path in configuration.shares_of(self.data)]
-            vars(self).update(run=f"runs/{'-'.join(parts)}", is_unnamed=True)
+            vars(self).update(run=f"runs/{os.path.basename(os.path.abspath(self.data))}", is_unnamed=True)
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
         is_time = parse_seconds(self.max_time) is not None

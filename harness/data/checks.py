@@ -11,9 +11,8 @@ from harness.data.views import rows_of_run
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import verify_dataset
-from preprocessing.dataset.remote import split_of
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
-from preprocessing.dataset.views import parts_of
+from preprocessing.dataset.views import home_of, open_split
 
 HASH_LIMIT_BYTES = 4 << 30
 """Up to this total size, the sha256 of shards and every row are checked before training; beyond it, sizes and schemas
@@ -27,13 +26,13 @@ def check_dataset(config: RunConfig, *, hashes: bool = True) -> Manifest:
     checked when it is read. Raises ``DataError`` with the first problem.
     """
     manifest = rows_of_run(config)
-    for path, part, _ in parts_of(config.data, manifest):
-        check_vocabulary(path, part)
-        splits = [split_of(path, part, name) for name in dict.fromkeys((TRAIN, VALIDATION, *part.names))]
-        size = sum(totals.bytes for name in part.splits for totals in part.splits[name])
-        if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
-            for problem in verify_dataset(path):
-                raise DataError(problem)
+    folder = home_of(config.data)
+    check_vocabulary(folder, manifest)
+    splits = [open_split(config.data, manifest, name) for name in dict.fromkeys((TRAIN, VALIDATION, *manifest.names))]
+    size = sum(totals.bytes for name in manifest.splits for totals in manifest.splits[name])
+    if hashes and size <= HASH_LIMIT_BYTES and not splits[0].is_remote:
+        for problem in verify_dataset(folder):
+            raise DataError(problem)
     return manifest
 
 

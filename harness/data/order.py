@@ -14,29 +14,21 @@ The rows of a split lie in blocks (record batches), and each block in a shard of
 Batch sizes of an epoch differ by at most one row, so the last batch is not a small remainder. A window is computed from
 (seed, epoch, window) alone, so any step is reached directly, and memory is bounded by the window. Random numbers are
 raw words of Philox and splitmix64, which stay the same in every version of numpy.
-
-**Mixtures.** A step over several datasets has ``global_batch`` rows, and of each dataset its share of them, rounded up
-or down: ``PERIOD`` steps have exactly the rows of all shares, to the row. Each dataset is a source with an endless
-sequence of its own: pass after pass over its rows, each permuted anew. The rows of one pass in a window, sorted by
-length, are dealt to the steps that read them, in the order of a random number of each step. All sources use the same
-number of a step, so its rows have similar lengths whichever source they are from. An epoch has as many steps as all
-rows of all sources need.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from harness.config import OrderConfig
 from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation, splitmix64, words
-from preprocessing.dataset.views import MixedSplit
+from preprocessing.base.randomness import permutation, words
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split
@@ -48,15 +40,10 @@ WINDOW_ROWS = 131_072
 MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES = 64, 4096
 """Limits for the permutations drawn per window: their number, and the number of batches in all of them together."""
 
-PERIOD, TURN = 10_000, 6_181
-"""Steps after which the shares of a mixture are met to the row; and a number without a common divisor, near the golden
-section of it, so that rounding up is spread evenly over them."""
-
 Lengths = Callable[[int], np.ndarray]
 """A function from a block's number to the lengths ``[rows]`` of its rows. A window calls it for its own blocks only."""
 Stretch = Iterator[tuple[int, np.ndarray]]
 """Blocks, and the places of some of the rows in each."""
-Pieces = Iterator[tuple[np.ndarray, Stretch]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,22 +145,26 @@ class Order:
     def blocks_of_window(self, epoch: int, number: int) -> list[int]:
         """The blocks that have rows in a window; ``num_windows`` is the first window of the next epoch."""
         next_epochs, number = divmod(number, self.num_windows)
-        return [block for _, stretch in self.pieces(epoch + next_epochs, number) for block, _ in stretch]
+        begins = self.step_begins(number)
+        return [block for block, _ in self.stretch(epoch + next_epochs, begins[0], begins[-1])]
+
+    def step_begins(self, number: int) -> list[int]:
+        """Position in the virtual sequence at which each step of a window begins, and the end of the last one."""
+        steps = range(self.first_step(number), self.first_step(number + 1) + 1)
+        return [step * self.num_rows // self.steps_per_epoch for step in steps]
 
     def _compute_window(self, epoch: int, number: int) -> Window:
-        places_by_block, block_numbers, pieces = [], [], []
-        offset = 0
-        for piece_steps, stretch in self.pieces(epoch, number):
-            pieces.append(piece_steps)
-            for block, rows_in_block in stretch:
-                places_by_block.append(offset + rows_in_block)
-                block_numbers.append(block)
-                offset += int(self.block_starts[block + 1] - self.block_starts[block])
+        places_by_block, block_numbers = [], []
+        offset, begins = 0, self.step_begins(number)
+        for block, rows_in_block in self.stretch(epoch, begins[0], begins[-1]):
+            places_by_block.append(offset + rows_in_block)
+            block_numbers.append(block)
+            offset += int(self.block_starts[block + 1] - self.block_starts[block])
         blocks, places = np.array(block_numbers, np.int64), np.concatenate(places_by_block)
         ends = np.cumsum(self.block_starts[blocks + 1] - self.block_starts[blocks])
         block_lengths = [np.asarray(self.lengths(block), np.int32) for block in block_numbers]
         lengths = np.concatenate(block_lengths).take(places)
-        by_step, cuts = self._batches(epoch, number, lengths, pieces)
+        by_step, cuts = self._batches(epoch, number, lengths, np.diff(begins))
         return Window(
             first_step=self.first_step(number),
             blocks=blocks,
@@ -184,20 +175,13 @@ class Order:
             cuts=cuts,
         )
 
-    def pieces(self, epoch: int, number: int) -> Pieces:
-        """The number of rows of each batch in a window, and blocks with these rows."""
-        steps = range(self.first_step(number), self.first_step(number + 1) + 1)
-        begins = [step * self.num_rows // self.steps_per_epoch for step in steps]
-        yield np.diff(begins), self.stretch(epoch, begins[0], begins[-1])
-
     def _batches(
-        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
+        self, epoch: int, number: int, lengths: np.ndarray, sizes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """A window's rows in the order of its steps, as indices into ``lengths``; and ``cuts``, as in ``Window``.
 
-        ``pieces``: of ``pieces``. Sort keys have 16 bits, which numpy sorts by radix.
+        ``sizes`` ``[steps]``: rows of each batch. Sort keys have 16 bits, which numpy sorts by radix.
         """
-        (sizes,) = pieces
         num_words = len(sizes) * max(1, min(MAX_PERMUTATIONS, MAX_PERMUTED_BATCHES // len(sizes)))
         random = words(self.spec.seed, epoch, 1, number, count=num_words + -(-len(lengths) // 4))
         keys = self._blur(lengths, random[num_words:].view(np.uint16)[: len(lengths)])
@@ -248,69 +232,13 @@ class Order:
         return blocks, np.cumsum(sizes[blocks])
 
 
-class MixedOrder(Order):
-    """The sequence of global batches over the rows of a mixture."""
-
-    def __init__(self, sources: Sequence[Order], shares: Sequence[float], *args: Any) -> None:
-        """``sources``: an order for the rows of each dataset, of which only the passes count; ``shares``: theirs of
-        every step; ``args``: as for an order of all rows, one source after the other.
-        """
-        super().__init__(*args)
-        self.sources = sources
-        self.smallest_step = self.largest_step = self.spec.global_batch
-        bounds = np.rint(np.cumsum([0, *shares]) * (PERIOD * self.spec.global_batch)).astype(np.int64)
-        rows_by_step = np.diff((bounds + np.arange(PERIOD)[:, None] * TURN % PERIOD) // PERIOD)
-        self.rows_before = np.pad(rows_by_step, ((1, 0), (0, 0))).cumsum(axis=0)
-        """``[steps + 1, sources]``: rows of each source before each step of a period."""
-
-    def pieces(self, epoch: int, number: int) -> Pieces:
-        """For each pass of a source in a window: the step of each row there, ascending, and blocks with these rows."""
-        steps = epoch * self.steps_per_epoch + np.arange(self.first_step(number), self.first_step(number + 1) + 1)
-        first_block = 0
-        for source, rows_before in zip(self.sources, self.rows_before.T, strict=True):
-            begins = steps // PERIOD * rows_before[-1] + rows_before[steps % PERIOD]
-            start, end = int(begins[0]), int(begins[-1])
-            while start < end:
-                source_pass, offset = divmod(start, source.num_rows)
-                stop = min(end, start - offset + source.num_rows)
-                step_by_row = begins.searchsorted(np.arange(start, stop), side="right") - 1
-                stretch = source.stretch(source_pass, offset, offset + stop - start)
-                yield step_by_row, shift_blocks(stretch, first_block)
-                start = stop
-            first_block += len(source.block_widths)
-
-    def _batches(
-        self, epoch: int, number: int, lengths: np.ndarray, pieces: list[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As for one dataset. The rows of each piece, sorted by length, are dealt to its steps in a random order."""
-        count = self.first_step(number + 1) - self.first_step(number)
-        random = words(self.spec.seed, epoch, 1, number, count=count + -(-len(lengths) // 4))
-        keys = self._blur(lengths, random[count:].view(np.uint16)[: len(lengths)])
-        sizes = [len(steps) for steps in pieces]
-        pieces_by_row, steps = np.repeat(np.arange(len(pieces)), sizes), np.concatenate(pieces)
-        step_by_row = np.empty_like(steps)
-        step_by_row[np.lexsort((~keys, pieces_by_row))] = steps[np.lexsort((random[steps], pieces_by_row))]
-        return sort_by_step(step_by_row, lengths), np.arange(count + 1) * self.spec.global_batch
-
-
-def shift_blocks(stretch: Stretch, first_block: int) -> Stretch:
-    """The same rows, of blocks that are counted from ``first_block``."""
-    for block, rows in stretch:
-        yield first_block + block, rows
-
-
 def order_over(split: Split, spec: OrderSpec) -> Order:
     """The order of an open split's rows; each block is checked when a window first contains it."""
 
     def lengths(block: int) -> np.ndarray:
         return split.blocks[block].length
 
-    if not (isinstance(split, MixedSplit) and spec.shuffle):
-        return Order(split.block_starts, lengths, spec, split.block_widths)
-    seeds = splitmix64(np.uint64(spec.seed) ^ np.arange(1, len(split.parts) + 1, dtype=np.uint64)).tolist()
-    specs = [replace(spec, seed=seed) for seed in seeds]
-    sources = [order_over(part, part_spec) for part, part_spec in zip(split.parts.values(), specs, strict=True)]
-    return MixedOrder(sources, split.shares, split.block_starts, lengths, spec, split.block_widths)
+    return Order(split.block_starts, lengths, spec, split.block_widths)
 
 
 def spread_groups(groups: np.ndarray, *key: int) -> np.ndarray:

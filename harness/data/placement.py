@@ -21,17 +21,17 @@ from preprocessing.base.atomic import storage_errors
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.processes import lock_file
 from preprocessing.base.untrusted import make_private, open_regular
+from preprocessing.corpus.addresses import is_remote
 from preprocessing.dataset.index import INDEX
-from preprocessing.dataset.remote import ADDRESS
 from preprocessing.dataset.shards import Manifest, Split
-from preprocessing.dataset.views import open_split, parts_of, read_data
+from preprocessing.dataset.views import home_of, open_split, read_data
 
 CHUNK_BYTES = 8 << 20
 
 
 @dataclass
 class OpenData:
-    """The open splits of a dataset or mixture. After a mapped file is truncated, reading a lost page kills the process
+    """The open splits of a dataset. After a mapped file is truncated, reading a lost page kills the process
     (SIGBUS), which its launcher explains.
     """
 
@@ -63,13 +63,12 @@ def open_data(
     for name in sorted({*names}.difference(manifest.names)):
         splits = ", ".join(sorted(manifest.names))
         raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
-    staged = dict[str | Path, Path]()
+    staged = None
     with world.raise_together("staging the dataset"):
-        for path, part, _ in parts_of(data, manifest):
-            if stage_dir != NOTHING and not Path(path, ADDRESS).exists():  # blocks of a remote one are cached already
-                staged[path] = staging_path(stage_dir, part)
-                if read_local_rank() == 0:
-                    stage(path, part, stage_dir, [*filter(part.splits.get, names)], timeout_s)
+        if stage_dir != NOTHING and not is_remote(data):  # blocks of a remote one are cached already
+            staged = staging_path(stage_dir, manifest)
+            if read_local_rank() == 0:
+                stage(home_of(data), manifest, stage_dir, [*filter(manifest.splits.get, names)], timeout_s)
     with world.raise_together("opening the dataset"):
         return OpenData(data, manifest, {name: open_split(data, manifest, name, staged) for name in names})
 

@@ -21,7 +21,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import mix_datasets, open_split, parts_of, read_data, with_splits
+from preprocessing.dataset.views import open_split, read_data, with_splits
 
 
 def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -31,9 +31,6 @@ def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest
     """
     if fold is None:
         return manifest
-    parts = parts_of(data, manifest)
-    if len(parts) > 1:
-        return mix_datasets([(path, hold_out(part, fold, path), share) for path, part, share in parts])
     check_folds(manifest, data, "fold")
     if fold >= manifest.folds:
         raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
@@ -58,9 +55,6 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
     Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
     predict, and as ``hold_out`` does for a missing fold.
     """
-    parts = parts_of(data, manifest)
-    if len(parts) > 1:
-        return mix_datasets([(path, rows_of_task(task, part, path, fold), share) for path, part, share in parts])
     manifest = hold_out(manifest, fold, data)
     if task != LANGUAGE_MODEL:
         return manifest

@@ -110,7 +110,7 @@ def prepare(
 
 @naming_arguments()
 def train(
-    data: Dataset | Source | dict[str, float],
+    data: Dataset | Source,
     run: str | Path | None = None,
     *,
     text: str | list[str] | None = None,
@@ -121,16 +121,15 @@ def train(
     """Train on a dataset as ``padless train`` does, and return the run; the same call again resumes or opens it.
 
     Keys are those of the command: ``epochs=3``, ``num_processes=2``, ``optim={"lr": 1e-3}``. ``data`` may also be
-    a mixture, ``{"data/a": 0.7, "data/b": 0.3}``, or a frame or files, from which ``RUN-data`` is prepared first, with
-    columns ``text`` and ``label`` and the keys of ``prepare``. An interrupt saves a checkpoint and raises
-    ``KeyboardInterrupt``. Raises ``UserError``.
+    a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
+    ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
     """
     num_processes = keys.pop("num_processes", None)
     source: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(source, str | Path)
     if is_path and not Path(source).exists():
         read_data(source)  # a missing file is refused before its keys, which are none of a training
-    elif not isinstance(source, dict) and not (is_path and Path(source, MANIFEST).exists()):
+    elif not (is_path and Path(source, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
         prepare_options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}

@@ -21,7 +21,6 @@ from harness.scores.label_errors import find_label_errors
 from harness.scores.metrics import probabilities
 from preprocessing.base import atomic
 from preprocessing.base.atomic import storage_errors
-from preprocessing.base.configuration import shares_of
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import LocalPath, Name
 from preprocessing.base.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
@@ -51,8 +50,6 @@ class SuspectsConfig:
 
     def __post_init__(self) -> None:
         """Check that the output fits."""
-        if len(shares_of(self.data)) > 1:
-            raise ConfigError(f"data: {self.data} is a mixture; name one of its datasets")
         if self.output is not None and Path(self.output).suffix.lower() != ".csv":
             raise ConfigError(f"output: {self.output}: unknown ending; use .csv")
         if self.output is not None and os.path.lexists(self.output):

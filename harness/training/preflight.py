@@ -214,7 +214,6 @@ def dataset_facts(manifest: Manifest) -> dict[str, Any]:
     """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
     return {
         "classes": manifest.labels,
-        "shares": [share for *_, share in views.parts_of("", manifest)],
         "text pipeline": manifest.text_hash,
         "vocabulary": manifest.vocabulary_hash,
     }

@@ -46,7 +46,7 @@ from preprocessing.corpus.batches import Reader, SourceBatch
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.views import home_of, open_split, parts_of, read_data
+from preprocessing.dataset.views import home_of, open_split, read_data
 from preprocessing.labels import normalize_label
 
 ROW = "row"
@@ -92,8 +92,6 @@ def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
     if config.teacher is None:
         return None
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    if len(parts_of(config.data, manifest)) > 1:
-        raise ConfigError("teacher: a teacher teaches one dataset, not a mixture; name one in data")
     if manifest.has_label_sets:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")

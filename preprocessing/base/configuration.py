@@ -171,15 +171,6 @@ def describe_range(meta: Meta) -> str:
     return meta.description or " and ".join(limits)
 
 
-def shares_of(data: str) -> dict[str, float]:
-    """Directory -> share, of a mixture such as ``data/a:7,data/b:3``, adding up to 1; of a dataset ``{data: 1.0}``."""
-    pairs = re.findall(r"(.+?):(\d+(?:\.\d+)?(?:e[+-]\d+)?)(?:,|\Z)", data)
-    share_by_path = {path: float(share) for path, share in pairs}
-    if not 1 < len(share_by_path) > data.count(",") or not all(share_by_path.values()):
-        return {data: 1.0}
-    return {path: share / sum(share_by_path.values()) for path, share in share_by_path.items()}
-
-
 ENDING = ".yaml"
 SHIPPED = shipped_folder("configs")
 """The folder of recipes that belongs to this code."""

@@ -34,18 +34,16 @@ from tests.runs import arguments, small, train_to_end
 pytestmark = pytest.mark.processes
 
 ROWS = {"global_batch": 21}
-MIXED = "{0}/data:0.5,{0}/b:0.3,{0}/c:0.2"
 RUNS: dict[str, dict[str, Any]] = {
     "accumulated": {**ROWS, "micro_batch": 3},
-    "mixture": {"data": MIXED, **ROWS},
-    "pretraining on a mixture": {"data": MIXED, **ROWS, "task": "language_model"},
+    "pretraining": {**ROWS, "task": "language_model"},
 }
 
 
-def configure(run: Path, data: str = "{0}/data", **options: Any) -> RunConfig:
-    """``data`` lies in the folder of the run's folder, ``{0}``."""
+def configure(run: Path, **options: Any) -> RunConfig:
+    """The dataset lies in the folder of the run's folder."""
     every_step = TrackingConfig(log_every=1)
-    return small(data.format(run.parents[1]), run, timeout_s=60, epochs=2, tracking=every_step, **options)
+    return small(run.parents[1] / "data", run, timeout_s=60, epochs=2, tracking=every_step, **options)
 
 
 def train(root: Path) -> None:
@@ -61,8 +59,6 @@ def train(root: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     write_dataset(root / "data", {"train": 150, "validation": 20, "test": 20, "unlabelled": 60})
-    write_dataset(root / "b", {"train": 31, "validation": 9}, base=root / "data", seed=4)
-    write_dataset(root / "c", {"train": 64, "validation": 20}, base=root / "data", seed=8)
     for ranks in (1, 4):
         run_ranks(train, ranks, root / str(ranks))
     return root

@@ -29,7 +29,7 @@ from harness.scores.calibration import Decision
 from harness.scores.figures import figures
 from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
-from preprocessing.dataset.views import ROW_STRIDE, open_split, parts_of, read_data
+from preprocessing.dataset.views import open_split
 from tests.batches import loader_of
 from tests.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
 from tests.ranks import run_ranks
@@ -138,30 +138,6 @@ def test_ranks_together_load_every_row_once(
         assert len(steps) == order.steps_per_epoch
         rows += [row for step in steps for batch in step.micro_batches for row in batch.rows.tolist()]
     assert sorted(rows) == list(range(97))
-
-
-def test_every_row_of_a_mixture_is_evaluated_once(dataset: Path, tmp_path: Path) -> None:
-    """A test split has the test rows of all datasets; one of them has none."""
-    write_dataset(tmp_path / "second", {"train": 50, "validation": 30}, base=dataset)
-    write_dataset(tmp_path / "third", {"train": 50, "validation": 30, "test": 60}, base=dataset)
-    mixture = f"{dataset}:1,{tmp_path}/second:5,{tmp_path}/third:4"
-    manifest = read_data(mixture)
-    test = open_split(parts_of(mixture, manifest), manifest, "test")
-    batches = []
-    for rank in range(3):
-        order = order_over(test, OrderSpec(seed=0, global_batch=21, shuffle=False))
-        loader = loader_of(test, order, rank=rank, world_size=3)
-        batches += [
-            (batch.rows.copy(), batch.labels.numpy().copy()) for step in loader.steps(0) for batch in step.micro_batches
-        ]
-    rows, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
-    assert sorted(rows.tolist()) == [*range(TEST_ROWS), *range(2 * ROW_STRIDE, 2 * ROW_STRIDE + 60)]
-    for number, root in ((0, dataset), (2, tmp_path / "third")):
-        label_by_row = {row: stored_row.label for row, stored_row in rows_by_number(root, "test").items()}
-        is_of_source = rows // ROW_STRIDE == number
-        assert label_by_row == dict(
-            zip((rows[is_of_source] % ROW_STRIDE).tolist(), labels[is_of_source].tolist(), strict=True)
-        )
 
 
 def test_every_row_with_a_label_or_without_is_learned_once_with_what_the_teacher_says(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -17,9 +16,9 @@ import numpy as np
 import pytest
 
 from harness.rundir.records import read_attempts
-from tests.commands import read_metrics, run_module, status_of, succeed, values_in_log
+from tests.commands import read_metrics, run_module, status_of, succeed
 from tests.datasets import shared_dataset, write_dataset
-from tests.runs import Ranks, final, finish, kill, launch, log, start, wait_for_step
+from tests.runs import Ranks, final, finish, kill, launch, start, wait_for_step
 from tests.teachers import ORACLE, prepare_corpus, write_taught
 
 pytestmark = pytest.mark.processes
@@ -89,28 +88,6 @@ def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
     write_taught(data, np.arange(1, 801), shares)
     finish(start(data, run, *words), run)
     assert final(run) == final(reference)
-
-
-@pytest.mark.timeout(280, func_only=True)
-def test_killed_while_it_learns_from_a_mixture(tmp_path: Path) -> None:
-    """It goes on with the same rows of both datasets, on another number of processes too."""
-    write_dataset(tmp_path / "large", {"train": 300, "validation": 60, "test": 50})
-    write_dataset(tmp_path / "small", {"train": 70, "validation": 40}, seed=3, base=tmp_path / "large")
-    data = f"{tmp_path}/large:0.6,{tmp_path}/small:0.4"
-    run, reference = tmp_path / "killed" / "run", tmp_path / "whole" / "run"
-    finish(start(data, reference, processes=1), reference)
-    process = start(data, run, processes=1)
-    wait_for_step(process, run, 30)
-    process.kill()
-    shutil.copytree(run, tmp_path / "more" / "run")
-    finish(start(data, run, processes=1), run)
-    assert final(run) == final(reference)
-    finish(start(data, tmp_path / "more" / "run", processes=2), tmp_path / "more" / "run")
-    hashes = [values_in_log(run_folder, "row_hash") for run_folder in (reference, tmp_path / "more" / "run")]
-    assert hashes[0] == hashes[1]
-    other_mixture = str(data).replace("0.4", "0.5")
-    start(other_mixture, run, "--epochs", "4", processes=1).wait(120)
-    assert f"{other_mixture}: not the dataset that {run} was trained on: its shares differ" in log(run)
 
 
 @pytest.mark.slow

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is;
-of a mixture, of all its datasets and their shares. Ranks and restarts only slice it.
-
+"""Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is.
+Ranks and restarts only slice it.
 """
 
 from __future__ import annotations
 
 import itertools
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.order import PERIOD, MixedOrder, Order, OrderSpec, order_over
+from harness.data.order import Order, OrderSpec, order_over
 from harness.data.views import hold_out
 from preprocessing.dataset.shards import Split, read_manifest
 from tests.datasets import assign_folds, write_dataset
@@ -171,66 +169,3 @@ def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp
     first, first_again, second = steps(0), steps(0), steps(1)
     assert first == first_again
     assert {*itertools.chain(*first)} != {*itertools.chain(*second)}
-
-
-def make_mixture(sizes: list[int], shares: list[int], spec: OrderSpec) -> tuple[MixedOrder, np.ndarray, np.ndarray]:
-    """The order of a mixture of sources with so many rows, the length of each row, and the source of each."""
-    blocks = [[40] * (size // 40) + [size % 40] * (size % 40 > 0) for size in sizes]
-    specs = [replace(spec, seed=number) for number in range(len(sizes))]
-    sources = [make_order(rows, source_spec) for rows, source_spec in zip(blocks, specs, strict=True)]
-    lengths = np.concatenate([lengths_of(source) for source in sources])
-    starts = np.cumsum([0, *itertools.chain(*blocks)])
-    parts = starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, np.ones(len(starts) - 1)
-    order = MixedOrder(sources, [share / sum(shares) for share in shares], *parts)
-    return order, lengths, np.repeat(np.arange(len(sizes)), sizes)
-
-
-SOURCES = st.lists(st.tuples(st.integers(1, 150), st.integers(1, 9)), min_size=2, max_size=4)
-MIXED = st.builds(
-    OrderSpec,
-    seed=st.integers(0, 2**31),
-    global_batch=st.integers(1, 24),
-    window_rows=st.integers(1, 200),
-    length_noise=st.floats(0, 1),
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(SOURCES, MIXED)
-def test_a_mixture_meets_its_shares_in_every_step(sources: list[tuple[int, int]], spec: OrderSpec) -> None:
-    """Also: each source has passes of its own, in each of which every row comes once; any step is reached directly."""
-    sizes, shares = map(list, zip(*sources, strict=True))
-    order, lengths, source_of = make_mixture(sizes, shares, spec)
-    steps = [(epoch, step) for epoch in range(2) for step in range(order.steps_per_epoch)]
-    batches = [order.batch_rows(*position) for position in steps]
-    num_passes, wanted = np.zeros(len(lengths), int), np.array(shares) / sum(shares) * spec.global_batch
-    for batch in batches:
-        counts = np.bincount(source_of[batch], minlength=len(sizes))
-        assert counts.sum() == len(batch) == spec.global_batch
-        assert np.abs(counts - wanted).max() < 1 + 1 / PERIOD, "a share is met within a row"
-        assert (np.diff(lengths[batch]) <= 0).all(), "the longest row comes first"
-        np.add.at(num_passes, batch, 1)
-        for source, size in enumerate(sizes):
-            times, passes = num_passes[source_of == source], num_passes[source_of == source].sum() / size
-            assert times.min() == int(passes)
-            assert times.max() == -(-times.sum() // size)
-    assert order.steps_per_epoch == -(-len(lengths) // spec.global_batch)
-    new_order, *_ = make_mixture(sizes, shares, spec)
-    for position, batch in reversed([*zip(steps, batches, strict=True)]):
-        assert new_order.batch_rows(*position).tolist() == batch.tolist()
-
-
-def test_a_mixture_of_long_passes_is_exact_and_has_little_padding() -> None:
-    """A small source is read again and again, each time in another order, and its rows meet others of their length."""
-    order, lengths, source_of = make_mixture([90_000, 700, 3000], [90, 3, 7], OrderSpec(seed=2, global_batch=50))
-    batches = [order.batch_rows(*divmod(step, order.steps_per_epoch)) for step in range(PERIOD)]
-    rows = np.concatenate(batches)
-    assert np.bincount(source_of[rows]).tolist() == [450_000, 15_000, 35_000]
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    assert 1 - lengths[rows].sum() / padded < 0.06
-    small = rows[source_of[rows] == 1]
-    first, second = (small[700 * number : 700 * (number + 1)] for number in (0, 1))
-    assert abs(np.corrcoef(np.argsort(first), np.argsort(second))[0, 1]) < 0.15
-    assert sum(len(batch) - len(np.unique(batch)) for batch in batches) < 20, "a row hardly ever meets itself"
-    means = np.array([lengths[batch].mean() for batch in batches])
-    assert abs(np.corrcoef(means[1:], means[:-1])[0, 1]) < 0.05

@@ -27,9 +27,8 @@ from preprocessing.dataset.shards import (
     read_manifest,
     write_shard,
 )
-from preprocessing.dataset.views import read_data
 from tests.commands import read_json
-from tests.datasets import copy_of, shared_dataset, write_dataset
+from tests.datasets import copy_of, shared_dataset
 from tests.fuzz.test_hostile_datasets import manifest_bytes
 
 SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
@@ -146,18 +145,4 @@ def test_open_splits_are_staged_mapped_and_watched(root: Path, manifest: Manifes
     opened.check()
     os.truncate(path, 100)
     with pytest.raises(DataError, match="truncated or changed"):
-        opened.check()
-
-
-def test_each_dataset_of_a_mixture_is_staged_and_watched(root: Path, tmp_path: Path) -> None:
-    write_dataset(tmp_path / "second", {"train": 30, "validation": 9}, base=root, seed=6, **SMALL)
-    stage_dir, mixture = str(tmp_path / "stage"), f"{root}:2,{tmp_path}/second:1"
-    manifest, second = read_data(mixture), read_manifest(tmp_path / "second")
-    opened = open_data(mixture, manifest, ["test", "train"], World(), timeout_s=5, stage_dir=stage_dir)
-    num_rows = {name: len(split) for name, split in opened.splits.items()}
-    assert num_rows == {name: manifest.rows(name) for name in ("test", "train")}
-    opened.splits["train"].column("row")
-    opened.check()
-    os.truncate(staging_path(stage_dir, second) / second.shards(tmp_path / "second", ["train"])[0].path, 100)
-    with pytest.raises(DataError, match=f"{second.fingerprint[:32]}.*truncated or changed"):
         opened.check()

@@ -215,15 +215,10 @@ def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(remote_data: str
     assert final(tmp_path / "there" / "run") == final(tmp_path / "here" / "run")
 
 
-@pytest.mark.parametrize("mixture", ["{}", "{}:0.7,HERE:0.3", pytest.param("HERE:0.4,{}:0.6", marks=pytest.mark.slow)])
-def test_batches_of_remote_rows_are_those_of_local_ones(
-    remote_data: str, proxy: Proxy, mixture: str, tmp_path: Path
-) -> None:
+def test_batches_of_remote_rows_are_those_of_local_ones(remote_data: str, proxy: Proxy, tmp_path: Path) -> None:
     local_data, spec = tmp_path / "data", OrderSpec(seed=1, global_batch=12, window_rows=96)
-    write_dataset(tmp_path / "other", {"train": 200, "validation": 20}, seed=5, block_rows=16, base=local_data)
 
-    def steps(source: object) -> Iterator[StepBatch]:
-        data = mixture.format(source).replace("HERE", str(tmp_path / "other"))
+    def steps(data: str | Path) -> Iterator[StepBatch]:
         split = open_split(data, read_data(data), "train")
         for epoch in range(3):
             yield from loader_of(split, order_over(split, spec)).steps(epoch)
@@ -231,12 +226,11 @@ def test_batches_of_remote_rows_are_those_of_local_ones(
     for step, remote_step in zip(steps(local_data), steps(remote_data), strict=True):
         (batch,), (remote_batch,) = step.micro_batches, remote_step.micro_batches
         assert (batch.rows.tolist(), batch.ids.tolist()) == (remote_batch.rows.tolist(), remote_batch.ids.tolist())
-    if mixture == "{}":
-        order = order_over(open_split(local_data, read_data(local_data), "train"), spec)
-        windows = itertools.product(range(3), range(order.num_windows))
-        reads = [block for epoch, window in windows for block in order.blocks_of_window(epoch, window)]
-        num_reads = sum(number for name, number in proxy.gets.items() if "/train/" in name)
-        assert len({*reads}) < num_reads < len(reads)
+    order = order_over(open_split(local_data, read_data(local_data), "train"), spec)
+    windows = itertools.product(range(3), range(order.num_windows))
+    reads = [block for epoch, window in windows for block in order.blocks_of_window(epoch, window)]
+    num_reads = sum(number for name, number in proxy.gets.items() if "/train/" in name)
+    assert len({*reads}) < num_reads < len(reads)
 
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
