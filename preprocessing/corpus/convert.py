@@ -134,13 +134,13 @@ def convert_parts(
         yield from writer.write(check_rows(batch, converted, keep_columns))
     yield from writer.finish()
     converted.parts = writer.parts
-    if identity_of(file) != identity:
-        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     labels = file.source.label_map()
     if labels and not file.source.has_label_sets:
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
+    if identity_of(file) != identity:
+        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     return converted
 
 
