@@ -31,7 +31,7 @@ from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
 from preprocessing.corpus.corrections import correct_labels
 from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import File, fingerprint_of, identity_of
+from preprocessing.corpus.sources import File, fingerprint_of, identity_of, state_of
 from preprocessing.labels import (
     AUTO,
     LIST,
@@ -121,7 +121,7 @@ def convert_parts(
     the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
     fails.
     """
-    identity, reader = identity_of(file), open_reader(file)
+    identity, state, reader = identity_of(file), state_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.columns:
         file = replace(file, splits=replace(file.splits, group_column=None))
         reader.file = replace(reader.file, splits=file.splits)
@@ -139,7 +139,7 @@ def convert_parts(
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
-    if identity_of(file) != identity:
+    if (identity_of(file), state_of(file)) != (identity, state):
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     return converted
 
