@@ -109,7 +109,8 @@ def check_directory(run: str | Path) -> None:
     dataset = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).is_file()), None)
     if dataset is not None:
         raise ConfigError(f"run: {run} lies inside the dataset {dataset}; name a directory outside of it")
-    if path.is_dir() and not {*os.listdir(path)} <= {LOCK, BASELINE, TEACHERS}:
+    names = {*os.listdir(path)} - {BASELINE, TEACHERS} if path.is_dir() else set[str]()
+    if any(name != LOCK or (path / name).stat().st_size for name in names):  # a kill may have left it without content
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")
 
 

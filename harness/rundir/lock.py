@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TextIO, cast
@@ -38,9 +37,8 @@ def open_locked(run: Path, limit_s: float, mode: str) -> TextIO:
     """
     lock = cast(TextIO, open(run / LOCK, mode))  # noqa: SIM115 - held for as long as the run
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            sentence = f"run: another process trains in {run}; wait for it or name another directory"
-            acquire(lock, limit_s, ConfigError(sentence))
+        sentence = f"run: another process trains in {run}; wait for it or name another directory"
+        acquire(lock, limit_s, ConfigError(sentence))
     except ConfigError:
         lock.close()
         raise

@@ -101,6 +101,10 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
             word.removesuffix(".py").lstrip("-"), command_by_name, f"{prog} ", f"{prog} --help lists them"
         )
         raise ConfigError(f"{word}: no such command; {hint}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder was removed; change to another") from None
     command = command_by_name[word]
     usage = " ".join(filter(None, (prog, word, command.words)))
     config = parse(load_object(command.config), arguments_after, prog=usage, command=command)

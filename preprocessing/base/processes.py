@@ -9,7 +9,6 @@ import fcntl
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,18 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from preprocessing.base.errors import UserError
-
-
-def kill_spawned_workers() -> None:
-    """Kill the workers of this process, also one that is just starting: it would print a broken pipe."""
-    pids: list[int] = []
-    for children in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended
-            pids += map(int, children.read_text().split())
-    for pid in pids:
-        with contextlib.suppress(OSError):  # the process has ended
-            if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
+from preprocessing.base.terminal import print_stderr
 
 
 def available_cores() -> int:
@@ -55,10 +43,10 @@ POLL_S = 0.1
 
 def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool = False) -> None:
     """Lock an open file against every other process, or with ``shared`` against those that do not share it; closing the
-    file releases it.
+    file releases it. On a file system without locks nothing is locked, which a warning says.
 
     Raises ``refusal``, with the holder, if another process still holds the lock after ``timeout_s`` seconds (0: do not
-    wait), ``OSError`` on a file system without locks. The holder is recorded only if the file is writable.
+    wait). The holder is recorded only if the file is writable.
     """
     deadline = time.monotonic() + timeout_s
     while True:
@@ -68,17 +56,29 @@ def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool
             if time.monotonic() >= deadline:
                 raise type(refusal)(f"{refusal}{describe_holder(file)}") from None
             time.sleep(POLL_S)
-        else:
-            if file.writable() and not shared:
-                os.ftruncate(file.fileno(), 0)
-                os.pwrite(file.fileno(), f"{os.getpid()} {platform.node()}".encode(), 0)
-            return
+            continue
+        except OSError as error:
+            warn_unlocked(f"{file.name}: cannot be locked ({error.strerror})")
+        if file.writable() and not shared:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"padless {os.getpid()} {platform.node()}".encode(), 0)
+        return
+
+
+_warned = set[str]()
+
+
+def warn_unlocked(problem: str) -> None:
+    """Warn once in a process that a file system has no locks."""
+    if not _warned:
+        print_stderr(f"warning: {problem}: start no other command that writes there meanwhile")
+    _warned.add(problem)
 
 
 def describe_holder(file: IO[Any]) -> str:
     """The process that holds a lock, as the end of a sentence; empty if the file does not name it."""
     try:
-        number, _, host = os.pread(file.fileno(), 300, 0).decode().partition(" ")
+        _, number, host = os.pread(file.fileno(), 300, 0).decode().split(" ")
         pid = int(number)
     except (OSError, ValueError):
         return ""
@@ -89,7 +89,7 @@ def describe_holder(file: IO[Any]) -> str:
 def lock_file(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``, created if missing, while the block runs.
 
-    Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made or locked.
+    Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
@@ -99,7 +99,7 @@ def lock_file(path: Path, timeout_s: float, refusal: UserError, *, shared: bool 
 
 def is_lock(path: Path) -> bool:
     """Whether a file is one that ``acquire`` locked: it names a process and a machine."""
-    return path.is_file() and re.fullmatch(rb"\d+ \S+", path.read_bytes()[:300]) is not None
+    return path.is_file() and re.fullmatch(rb"padless \d+ \S+", path.read_bytes()[:300]) is not None
 
 
 PR_SET_PDEATHSIG = 1

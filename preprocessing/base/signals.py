@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from preprocessing.base.processes import PARENT, kill_spawned_workers, signal_on_parents_death
+from preprocessing.base.processes import PARENT, signal_on_parents_death
 
 if TYPE_CHECKING:
     import psutil
@@ -202,8 +202,7 @@ class StopHandler:
         self._end(self.stop_sentence)
 
     def _end(self, sentence: str) -> NoReturn:
-        """End this process and its workers at once."""
-        kill_spawned_workers()
+        """End this process at once; its workers end with it."""
         if self.exit_code is None:
             end_process(self.stop_code, sentence)
         end_process(self.exit_code)

@@ -30,7 +30,7 @@ from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
 from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import File, fingerprint_of, identity_of
+from preprocessing.corpus.sources import File, fingerprint_of, identity_of, state_of
 from preprocessing.labels import (
     AUTO,
     LIST,
@@ -116,7 +116,7 @@ def convert_parts(
     the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
     fails.
     """
-    identity, reader = identity_of(file), open_reader(file)
+    identity, state, reader = identity_of(file), state_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.columns:
         file = replace(file, splits=replace(file.splits, group_column=None))
         reader.file = replace(reader.file, splits=file.splits)
@@ -129,13 +129,13 @@ def convert_parts(
         yield from writer.write(check_rows(batch, converted, keep_columns))
     yield from writer.finish()
     converted.parts = writer.parts
-    if identity_of(file) != identity:
-        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     labels = file.source.label_map()
     if labels and not file.source.has_label_sets:
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
+    if (identity_of(file), state_of(file)) != (identity, state):
+        raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     return converted
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -248,6 +249,15 @@ def identity_of(file: File) -> dict[str, Any]:
         return addresses.identity(file.address)
     texts = [[f"/{text.path}", text.bytes, text.modified_ns] for text in list_texts(file)]
     return {"bytes": sum(size for _, size, _ in texts), "texts": texts}
+
+
+def state_of(file: File) -> tuple[int, int]:
+    """Inode and time of change of a local file: a copy of equal size and time has others. Zeros for other files."""
+    path = addresses.local_path(file.address.rpartition("::")[2])
+    if file.format == "folder" or addresses.is_remote(file.address) or not os.path.exists(path):
+        return 0, 0
+    status = os.stat(path)
+    return status.st_ino, status.st_ctime_ns
 
 
 def fingerprint_of(file: File) -> dict[str, str]:

@@ -440,6 +440,7 @@ class Split:
         """A block, and the file that holds it."""
         line, number_in_shard = self.locate_block(number)
         shard = self.shards[line]
+        check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
         if not self._is_checked[number]:
             shard.check_hash(number_in_shard)
         return shard.path, shard.blocks[number_in_shard]

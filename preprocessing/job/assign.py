@@ -7,7 +7,9 @@ Units of several rows are packed by ``preprocessing.job.packing``, by row counts
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -45,6 +47,8 @@ MEMORY_LIMIT = "200MB"
 """Of DuckDB, which writes to files beyond it."""
 MAX_THREADS = 2
 """Of DuckDB: each needs its share of the memory."""
+FULL_DISK = ("No space left", "max_temp_directory_size")
+"""In errors of DuckDB, which leaves a tenth of the disk free."""
 ASSIGNED = "assigned.parquet"
 """The table of the decisions on all rows, beside the parts."""
 MANY_CLASSES = 20
@@ -72,17 +76,18 @@ class Assignment(engine.Part[dict[str, Any]]):
         (rows of each split that the source names) and ``labelled`` (rows with a label). Raises ``DataError`` for an
         unusable split.
         """
-        facts = [str(tokenize.part_path(self.root, number, "facts")) for number in range(self.num_parts)]
-        folder = self.root.with_name("assign")
-        atomic.sweep(folder)
-        folder = atomic.temporary_path(folder)  # another share may make the same part
+        spilled = self.root / "spilled"
+        atomic.sweep(spilled)
+        spilled = atomic.temporary_path(spilled)  # another share may make the same part
         try:
-            with open_database(folder, self.threads) as database, atomic.replacing(self.root / ASSIGNED) as path:
+            with literal_path(self.root) as root, open_database(root / spilled.name, self.threads) as database:
+                facts = [str(tokenize.part_path(root, number, "facts")) for number in range(self.num_parts)]
                 assigner = Assigner(database, self.config, self.classes, self.source_name)
-                observed = assigner.run(facts, path)
+                with atomic.replacing(self.root / ASSIGNED) as path:
+                    observed = assigner.run(facts, self.size, root / path.name)
             return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(spilled, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -128,16 +133,28 @@ def split_macros() -> str:
 
 
 @contextmanager
-def open_database(folder: Path, threads: int) -> Iterator[DuckDBPyConnection]:
-    """A database in a new folder."""
+def literal_path(folder: Path) -> Iterator[Path]:
+    """Another path of a folder, without the characters by which DuckDB matches names or divides a path."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_database(spilled: Path, threads: int) -> Iterator[DuckDBPyConnection]:
+    """A database in memory, and beyond its limit in a new folder. A full disk is an ``OSError``."""
     import duckdb
 
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": threads}
-    settings["temp_directory"] = str(folder / "spilled")
-    with duckdb.connect(str(folder / "facts.duckdb"), config=settings) as database:
-        yield database
+    settings = {"memory_limit": MEMORY_LIMIT, "threads": threads, "temp_directory": str(spilled)}
+    try:
+        with duckdb.connect(config=settings) as database:
+            yield database
+    except duckdb.Error as error:
+        if any(words in str(error) for words in FULL_DISK):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -149,8 +166,10 @@ class Assigner:
     classes: Classes
     source_name: str
 
-    def run(self, facts: list[str], result_path: str | Path) -> dict[str, Any]:
-        """Write the ``result`` of ``rules.sql`` for files of facts; returns what ``Assignment.make`` does."""
+    def run(self, facts: list[str], num_rows: int, result_path: str | Path) -> dict[str, Any]:
+        """Write the ``result`` of ``rules.sql`` for files of facts on ``num_rows`` rows; returns what
+        ``Assignment.make`` does.
+        """
         splits, numbers = self.config.splits, self.classes.numbers
         for name in POLICIES:
             self.set_variable(f"drop_{name}", name in self.config.quality.drop)
@@ -178,6 +197,7 @@ class Assigner:
         quoted_path = str(result_path).replace("'", "''")
         self.database.execute(f"copy ({read_rules()['result']}) to '{quoted_path}' (format parquet)")
         self.database.execute(f"create view result as from read_parquet('{quoted_path}')")
+        assert self.count("result") == num_rows, "facts on other rows than those of the corpus"
         if has_unlabelled:
             (report[UNLABELLED],) = self.rows(read_rules()["unlabelled_counts"])
         policies = [name for name in POLICIES if name in self.config.quality.drop]

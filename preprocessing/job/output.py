@@ -8,7 +8,6 @@ signed (``atomic.sign``); an unsigned directory of such a name is the user's and
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, read_manifest
 from preprocessing.job.executors import Share
+from preprocessing.job.parts import hash_of
 
 WORK, LOCK = ".work", "lock"
 SHARE_LOCK_S = 5.0
@@ -56,8 +56,6 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     if not target.name:
         raise ConfigError(f"output: {target}: the root of the file system is no dataset; name a directory below it")
-    if re.search(r"[?\\]", os.path.abspath(target)):
-        raise ConfigError(f"output: {target}: DuckDB, which assigns rows, takes no ? and no \\ in a path; name another")
     with storing_output(target):
         if is_leftover(atomic.aside(target), target):
             atomic.recover(target)
@@ -103,13 +101,10 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
 
 def check_shares(work: Path, settings: Any) -> None:
     """Raise ``ConfigError`` if another share works below ``work`` with other settings (a value of JSON)."""
-    path, text = work / "shares.json", json.dumps(settings, sort_keys=True)
-    temporary = atomic.temporary_path(path)
-    temporary.write_text(text)
-    with suppress(FileExistsError):  # another share was first
-        os.link(temporary, path)
-    temporary.unlink()
-    if path.read_text() != text:
+    marker = work / f"shares-{hash_of(settings)}"
+    marker.touch()
+    if len([*work.glob("shares-*")]) > 1:
+        marker.unlink()
         problem = f"shares with other settings, or another number of them, work in {work}"
         raise ConfigError(f"executor.share: {problem}; give all the same keys, or remove that folder")
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.convert import Converted, ConvertedPart, check_number, convert, convert_parts
 from preprocessing.corpus.sources import File, identity_of
@@ -50,7 +51,13 @@ class ConvertedFile(engine.Part[Converted]):
     def make(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
         converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
+        self.check_unchanged()
         return converted, hashes_of(converted)
+
+    def check_unchanged(self) -> None:
+        """Raise ``DataError`` if the file is another than when the job began."""
+        if self.from_file(self.root.parent, self.file, self.keep_columns).key != self.key:
+            raise DataError(f"{self.file.name}: it changed while it was read; start again when it is whole")
 
     @property
     def prefix(self) -> str:
@@ -62,6 +69,7 @@ class ConvertedFile(engine.Part[Converted]):
         converted = engine.read_result(self)
         if converted is None:
             converted = yield from convert_parts(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
+            self.check_unchanged()
             engine.write_marker(self, converted, hashes_of(converted))
         else:
             yield from converted.parts

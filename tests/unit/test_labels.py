@@ -313,7 +313,7 @@ def assign(facts: pd.DataFrame, splits: SplitConfig, labels: int = 3) -> tuple[p
         names = [str(number) for number in range(labels)]
         classes = Classes(names, {name: number for number, name in enumerate(names)}, "text")
         assigner = Assigner(database, config, classes, "reviews.csv")
-        report = assigner.run([path], f"{folder}/result.parquet")["report"]
+        report = assigner.run([path], len(facts), f"{folder}/result.parquet")["report"]
         return database.execute(read_rules()["result"]).df().set_index("row"), report
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 import yaml
@@ -19,9 +20,10 @@ from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
+from preprocessing.job.assign import Assigner, Assignment
 from tests.bundles import write_drawn, write_run
 from tests.commands import unwrapped
-from tests.corpora import Command, prepare, reviews, write_csv
+from tests.corpora import Command, contents, prepare, reviews, write_csv
 from tests.fuzz.outcome import limit_resources
 from tests.report_runs import write_log
 
@@ -177,3 +179,48 @@ def test_a_driver_that_refuses_an_address_is_a_sentence(
     assert command(*words.split()) in (2, 3)
     assert "://" in command.sentence
     assert ("SECRET" in command.err) == ("github" in words)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "**", "what?", "a\\b[c", "it's"])
+def test_the_name_of_an_output_is_no_pattern(
+    name: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a job of other rows that was killed when its facts were complete."""
+    source = write_csv(tmp_path / "in.csv", reviews(100))
+    others = write_csv(
+        tmp_path / "others.csv", [(text, "x" if label == "neg" else label) for text, label in reviews(300)]
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Assignment, "make", stop)
+        assert command("prepare", others, "-o", tmp_path / "run1") == 130
+    command.build(source, tmp_path / "plain")
+    command.build(source, tmp_path / name)
+    assert contents(tmp_path / name) == contents(tmp_path / "plain")
+
+
+def stop(_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("message", ["Could not write: No space left on device", "see max_temp_directory_size"])
+def test_a_disk_that_fills_while_rows_are_assigned_is_a_sentence(
+    message: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise duckdb.IOException(message)
+
+    monkeypatch.setattr(Assigner, "check_labelled", fail)
+    source = write_csv(tmp_path / "in.csv", reviews(100))
+    assert "No space left on device" in command.refused(4, source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("words", ["prepare in.csv -o out", "train data", "predict run a"])
+def test_a_folder_that_was_removed_is_a_sentence(
+    words: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    os.chdir("gone")
+    os.rmdir(tmp_path / "gone")
+    assert command(*words.split()) == 2
+    assert "folder was removed" in command.sentence

@@ -74,7 +74,7 @@ def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
     user_folder = tmp_path / "out.building"
     shutil.copytree(out, user_folder)
     (user_folder / output.WORK).mkdir()
-    (user_folder / output.WORK / output.LOCK).write_text("1 elsewhere")
+    (user_folder / output.WORK / output.LOCK).write_text("padless 1 elsewhere")
     files = contents(user_folder)
     command.refused(2, source, out, *PARTS, "--seed", 1)  # another dataset
     assert contents(user_folder) == files

@@ -150,7 +150,7 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
         holder.kill()
         holder.communicate(timeout=20)
     with lock_file(path, 5, LOCK_ERROR):  # a dead process holds nothing
-        assert path.read_text().split()[0] == str(os.getpid())
+        assert path.read_text().split()[1] == str(os.getpid())
 
 
 LAUNCHER = """

@@ -207,12 +207,17 @@ def encrypt(archive: bytes) -> bytes:
     return archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
 
 
-def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_same_size_and_time", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_named(has_same_size_and_time: bool, tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv")
+    status = path.stat()
     (file,) = resolve_path(path).files
     parts = convert_parts(file, tmp_path)
     assert next(parts).rows == len(ROWS)
     path.write_text("text,label\n")
+    if has_same_size_and_time:
+        path.write_bytes(bytes(status.st_size))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(DataError, match=r"a\.csv: it changed while it was read"):
         next(parts)
 
