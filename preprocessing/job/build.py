@@ -144,7 +144,7 @@ class DatasetJob:
         check_files(sources)
         classes = Classes.merge(self.config.source, sources)
         assigned, observed = self.assign(classes, tasks)
-        words = count_all(assigned, self.workers)
+        words = count_all(assigned, self.config.text, self.workers)
         config = replace(self.config, vocabulary=self.config.vocabulary.resolve_min_count(int(words.counts.sum())))
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)

@@ -23,7 +23,8 @@ from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.job import tokenize
 from preprocessing.job.assign import AssignedParts
 from preprocessing.job.executors import Workers
-from preprocessing.text.spec import TextPipeline
+from preprocessing.text.encoder import mask_kept
+from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.vocabulary import (
     UNK,
     TokenCounts,
@@ -42,21 +43,24 @@ MAX_COUNTS_IN_MEMORY = 16
 """Counts of parts that are held before they are merged."""
 
 
-def count_part(assigned: AssignedParts, number: int) -> TokenCounts:
-    """How often each token of a part occurs in rows of training and without a label."""
+def count_part(assigned: AssignedParts, spec: TextSpec, number: int) -> TokenCounts:
+    """How often each token of a part occurs in rows of training and without a label, as far as shards hold them.
+
+    Of words that become pieces, those are counted that shards would hold if each were one piece.
+    """
     rows, types = tokenize.load_part(assigned.folder, number), tokenize.load_types(assigned.folder, number)
     is_counted = np.isin(assigned.load(number)["split"], (TRAIN_NUMBER, UNLABELLED_NUMBER))
-    is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"]))
+    is_token_counted = np.repeat(is_counted, np.diff(rows["offsets"])) & mask_kept(rows["offsets"], spec)
     counts = np.bincount(rows["codes"][is_token_counted], minlength=len(types))
     occurring = np.flatnonzero(counts)
     return TokenCounts(types.take(occurring), counts[occurring])
 
 
-def count_all(assigned: AssignedParts, workers: Workers) -> TokenCounts:
+def count_all(assigned: AssignedParts, spec: TextSpec, workers: Workers) -> TokenCounts:
     """How often each token occurs in the splits that are learned from: training, and unlabelled."""
     merged = list[TokenCounts]()
     numbers = range(len(assigned.rows_per_part))
-    for _, counts in workers.map(partial(count_part, assigned), numbers, step="count"):
+    for _, counts in workers.map(partial(count_part, assigned, spec), numbers, step="count"):
         merged.append(counts)
         if len(merged) > MAX_COUNTS_IN_MEMORY:
             merged = [merge_counts(merged)]

@@ -43,13 +43,18 @@ class Encoded:
 def truncate(ids: np.ndarray, offsets: np.ndarray, spec: TextSpec) -> Encoded:
     """Cut each text's ids to ``spec.max_tokens``; a text without ids becomes one ``<unk>``."""
     num_tokens = np.diff(offsets)
-    limit, head = spec.max_tokens, num_head_tokens(spec)
-    is_kept = np.ones(len(ids), bool)
-    for row in np.flatnonzero(num_tokens > limit):
-        is_kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
-    lengths = np.minimum(num_tokens, limit)
-    ids = np.insert(ids[is_kept], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
+    lengths = np.minimum(num_tokens, spec.max_tokens)
+    ids = np.insert(ids[mask_kept(offsets, spec)], np.cumsum(lengths)[num_tokens == 0], np.int32(UNK))
     return Encoded(ids, np.concatenate([[0], np.cumsum(np.maximum(lengths, 1))]), num_tokens)
+
+
+def mask_kept(offsets: np.ndarray, spec: TextSpec) -> np.ndarray:
+    """bool ``[tokens]``: which tokens ``spec.truncate`` keeps of texts with these ``offsets``."""
+    limit, head = spec.max_tokens, num_head_tokens(spec)
+    is_kept = np.ones(offsets[-1], bool)
+    for row in np.flatnonzero(np.diff(offsets) > limit):
+        is_kept[offsets[row] + head : offsets[row + 1] - (limit - head)] = False
+    return is_kept
 
 
 def num_head_tokens(spec: TextSpec) -> int:
