@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.scorer import Engine, open_scorer
+from harness.inference.scorer import Engine, open_scorer, pad_texts
 from harness.model.registry import num_outputs
 from harness.rundir.results import label_column
 from preprocessing.base.atomic import temporary_folder
@@ -81,6 +81,11 @@ class Model:
     def predict_proba(self, texts: Texts) -> np.ndarray:
         """Calibrated probabilities, float64 ``[texts, classes]``, with the classes in the order of ``classes_``."""
         return self._scorer.decision.predictions(self._logits(texts))[1]
+
+    def encode(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """The inputs of an exported network: ids, int32 ``[texts, time]``, and lengths, int32 ``[texts]``."""
+        encoded = [ids for chunk in chunks(texts) for ids in self._scorer.encode(chunk)]
+        return pad_texts(encoded), np.array([len(ids) for ids in encoded], np.int32)
 
     def explain(self, text: str, label: str | float | None = None) -> Explanation:
         """How much each word of a text adds to the logit of ``label``, or of the class predicted for the text.

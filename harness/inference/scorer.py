@@ -216,6 +216,14 @@ def download(address: str | Path) -> Path:
         raise DataError(f"{text}: cannot be fetched ({' '.join(str(error).split())[:300]})") from None
 
 
+def pad_texts(encoded: Sequence[np.ndarray]) -> np.ndarray:
+    """int32 ``[texts, time]``: the ids of each text, then zeros."""
+    padded = np.zeros((len(encoded), max(map(len, encoded), default=0)), np.int32)
+    for row, ids in enumerate(encoded):
+        padded[row, : len(ids)] = ids
+    return padded
+
+
 def unknown_shares(encoded: list[np.ndarray]) -> np.ndarray:
     """float64 ``[texts]``: the share of unknown tokens of each text."""
     return np.array([float((ids == UNK).mean()) for ids in encoded])
@@ -246,11 +254,8 @@ def score_in_batches(
         start += len(batches[-1])
 
     def score_rows(rows: np.ndarray) -> np.ndarray:
-        padded = np.zeros((len(rows), lengths[rows[0]]), np.int32)
-        for position, row in enumerate(rows):
-            padded[position, : lengths[row]] = texts[row]
         ROWS.add(len(rows))
-        return score_batch(padded, lengths[rows]).astype(np.float64)
+        return score_batch(pad_texts([texts[row] for row in rows]), lengths[rows]).astype(np.float64)
 
     if threads == 1 or len(batches) == 1:
         parts = [score_rows(rows) for rows in batches]

@@ -127,9 +127,9 @@ def choose_thresholds(logits: np.ndarray, labels: np.ndarray, config: Evaluation
 
 def choose_f1_threshold(chances: np.ndarray, is_labelled: np.ndarray) -> float:
     """A threshold of a class with a high F1, of float64 and bool ``[rows]``: the geometric mean of the lowest and the
-    highest one in ``FLAT_SHARE``, or if these do not differ, below them. A class that all rows have is predicted for all
-    of them, and from 0.5 on. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if a
-    probability is no number.
+    highest one in ``FLAT_SHARE``, or if these do not differ, below them. A class that all rows have is predicted for
+    all of them, and from 0.5 on. 0.5 if less than one row is expected to have the class: any F1 would be chance; or if
+    a probability is no number.
 
     Few rows of a class would decide by chance, so each row counts in part by its label, and in part by its probability
     (``PRIOR_ROWS``).

@@ -263,6 +263,9 @@ def as_words(values: Iterable[tuple[str, Any]]) -> list[str]:
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
+    # How often an OpenMP thread looks for work before it sleeps, read when torch is imported. By default it spins for
+    # milliseconds, which on a machine with other work makes two threads slower than one.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     with (
         open(os.devnull, "w") as nowhere,  # where the shell has closed a stream, as by >&-, which is None then
         redirect_stdout(Guarded(unguarded(sys.stdout or nowhere))),

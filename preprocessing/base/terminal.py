@@ -8,6 +8,7 @@ recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` on
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -28,7 +29,7 @@ ADDRESS = re.compile(
     ([^\s?\#"]*) ([?\#][^\s"]*)?""",
     re.IGNORECASE | re.VERBOSE,
 )
-MARKUP = re.compile(r"([\\`*_\[\]~|#!<>&])")
+MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
 """Characters with a meaning in Markdown."""
 
 
@@ -78,14 +79,14 @@ def public_values(value: Any) -> Any:
 
 
 def markdown(text: str) -> str:
-    """A name on one line, with Markdown's markup escaped."""
-    return MARKUP.sub(r"\\\1", " ".join(plain_line(public(text)).split()))
+    """A name on one line, with the markup of Markdown and HTML escaped."""
+    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(text)).split()), quote=False))
 
 
 def markdown_code(text: str) -> str:
-    """A name as Markdown code; backticks become apostrophes."""
+    """A name as Markdown code, where backticks become apostrophes; one with markup of HTML as ``markdown``."""
     code = " ".join(plain_line(public(text)).split()).replace("`", "'")
-    return f"`{code}`"
+    return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
 
 
 def print_stderr(sentence: str) -> None:

@@ -88,6 +88,8 @@ def test_importing_is_cheap_and_a_script_needs_no_guard(tmp_path: Path) -> None:
         "import sys\n"
         "import padless\n"
         "assert not {'torch', 'pandas', 'accelerate', 'sklearn', 'matplotlib'} & set(sys.modules)\n"
+        "import os\n"
+        "assert 'GOMP_SPINCOUNT' not in os.environ\n"
         "import pandas\n"
         "frame = pandas.DataFrame({'text': [f'text {at}' for at in range(99)], 'label': [0, 1, 2] * 33})\n"
         "print(padless.prepare(frame, output=sys.argv[1], options={'executor.workers': 2, 'shards.rows': 20}))\n"
