@@ -3,22 +3,32 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from harness.rundir.records import read_attempts
-from tests.commands import read_metrics, run_module, status_of, succeed
+from harness.launch import many
+from harness.launch.launcher import Launch
+from harness.launch.options import TrainConfig
+from harness.rundir.records import Ending, State, read_attempts, write_status
+from preprocessing.base import cli
+from preprocessing.base.errors import ERRORS, UserError
+from tests.commands import CPU, read_metrics, run_module, status_of, succeed, unwrapped
 from tests.datasets import shared_dataset, write_dataset
-from tests.runs import Ranks, final, finish, kill, launch, start, wait_for_step
+from tests.runs import Ranks, arguments, final, finish, kill, launch, log, start, wait_for_step
 from tests.teachers import ORACLE, prepare_corpus, write_taught
 
 pytestmark = pytest.mark.processes
@@ -32,6 +42,96 @@ def reference_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(data, run), run)
     return run
+
+
+def read_files(run: Path) -> dict[Path, bytes]:
+    """All files of a run but its lock, which names the process that has it."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def repeat_command(data: Path, run: Path, *words: str) -> tuple[int, str]:
+    """The exit code of the command of a run that ended, and what it printed. It starts no rank and changes no file."""
+    files = read_files(run)
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
+        patch.setattr(Launch, "run", lambda launch: pytest.fail("it trains"))
+        try:
+            code = many.main(cli.parse(TrainConfig, [*CPU, *arguments(data, run, *words)], prog="train"))
+        except UserError as error:
+            code = error.exit_code
+            print(error)
+    assert read_files(run) == files
+    return code, unwrapped(out.getvalue())
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "gone": lambda path: shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True),
+    "cut": lambda path: path.is_file() and os.truncate(path, path.stat().st_size // 2),
+    "garbled": lambda path: path.is_file() and path.write_text("x"),
+}
+
+
+@pytest.mark.thorough
+@settings(max_examples=40, deadline=None)
+@given(draw=st.data())
+def test_a_finished_run_never_trains_again_whatever_is_damaged(
+    draw: st.DataObject, data: Path, reference_run: Path
+) -> None:
+    names = sorted(str(path.relative_to(reference_run)) for path in reference_run.rglob("*"))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        shutil.copytree(reference_run, run)
+        for name in draw.draw(st.lists(st.sampled_from(["checkpoints", *names]), max_size=4)):
+            DAMAGES[draw.draw(st.sampled_from([*DAMAGES]))](run / name)
+        code, sentence = repeat_command(data, run)
+        assert code in ERRORS or (code == 0 and "has finished already" in sentence)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    ("state", "damaged", "way", "words", "expected"),
+    [
+        ("finished", "checkpoints", "gone", "", (0, "has finished already")),
+        ("finished", "checkpoints", "gone", "--epochs 9 --allow epochs", (3, "no checkpoint")),
+        ("finished", "checkpoints/*/state.json", "cut", "", (3, "state.json")),
+        ("preempted", "checkpoints/*/state.json", "garbled", "", (3, "state.json")),
+        ("finished", "status.json", "gone", "", (3, "status.json")),
+        ("finished", "", "cut", "--evaluation.threshold f1", (2, "evaluation.threshold")),
+        ("preempted", "", "cut", "--evaluation.threshold f1 --allow evaluation", (2, "evaluation.threshold")),
+    ],
+)
+def test_what_is_lost_of_a_run_is_never_replaced(
+    data: Path, reference_run: Path, tmp_path: Path, state: State, damaged: str, way: str, words: str, expected: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference_run, run)
+    write_status(run, Ending(state, 9))
+    for path in run.glob(damaged) if damaged else ():
+        DAMAGES[way](path)
+    code, sentence = repeat_command(data, run, *words.split())
+    assert code == expected[0]
+    assert expected[1] in sentence
+
+
+def test_ranks_that_waited_for_the_end_of_a_run_leave_it_as_it_is(
+    data: Path, reference_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference_run, run)
+    files = read_files(run)
+    finish(start(data, run), run)
+    assert read_files(run) == files
+    assert f"{run} has finished already" in unwrapped(log(run))
+
+
+@pytest.mark.timeout(280, func_only=True)
+def test_patience_that_ended_a_run_lets_it_go_on_when_there_is_more_of_it(data: Path, tmp_path: Path) -> None:
+    run, still = tmp_path / "run", ("--optim.lr", "1e-9", "--global_batch", "300")
+    for patience, epochs, validations in (("1", "5", 2), ("3", "6", 4)):
+        words = (*still, "--patience", patience, "--epochs", epochs, "--allow", "patience,epochs")
+        finish(start(data, run, *words, processes=1), run)
+        assert len(read_metrics(run, "validation")) == validations
+    assert "patience was 1, now 3" in unwrapped(log(run))
 
 
 def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Path, total: int, kills: int) -> int:

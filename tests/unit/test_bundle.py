@@ -64,6 +64,15 @@ def test_a_dataset_of_other_texts_or_classes_is_refused(bundle_copy: Path, tmp_p
         same_text(info, replace(manifest, labels=["positive", "negative"]), dataset)
 
 
+def test_new_weights_are_visible_with_their_index(bundle_copy: Path) -> None:
+    """Another machine may see the one without the other for a while."""
+    info = bundle_files.read_info(bundle_copy)
+    assert bundle_files.has_weights(bundle_copy, info.weights_sha256)
+    assert not bundle_files.has_weights(bundle_copy, "0" * 64)
+    (bundle_copy / info.weights).unlink()
+    assert not bundle_files.has_weights(bundle_copy, info.weights_sha256)
+
+
 def test_bf16_rounds(bundle_copy: Path, tmp_path: Path) -> None:
     texts = texts_in(split_of(tmp_path / "data"))
     exact, rounded = Bundle(bundle_copy).score(texts), Bundle(bundle_copy, precision="bf16").score(texts)

@@ -25,7 +25,7 @@ from harness.config import CheckpointConfig, OptimConfig, RunConfig
 from harness.rundir import checkpoint, layout, lock, results
 from harness.rundir.json_files import read_lines
 from harness.rundir.metrics_log import MetricsLog, read_log
-from harness.rundir.records import read_run_config, read_status, write_config
+from harness.rundir.records import dataset_of, read_run_config, read_status, write_config, write_environment
 from harness.training.checkpointer import Checkpointer
 from harness.training.preflight import check_run
 from harness.training.rules import resolve_config
@@ -192,7 +192,35 @@ def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, 
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"epochs: the run began with 4, now 5; .* with --allow epochs"):
         check_run(config(root, epochs=5), ignore_message)
+    with pytest.raises(ConfigError, match=r"class_weights.praize: the dataset has no such label"):
+        check_run(config(root, epochs=5, optim=OptimConfig(class_weights={"praize": 2.0})), ignore_message)
     assert check_run(config(root, timeout_s=5), ignore_message).checkpoint is not None
+
+
+def test_a_patience_that_was_auto_stays_where_fewer_epochs_are_allowed(root: Path) -> None:
+    began = config(root, epochs=40, patience=13)
+    checkpoints.write(root / "run", STEP, {"weight": torch.zeros(1)}, **checkpoints.facts_of(began))
+    resolved = resolve_config(replace(began, epochs=4, patience="auto", allow=["epochs"])).config
+    assert (resolved.epochs, resolved.patience) == (4, 13)
+    assert check_run(resolved, ignore_message).checkpoint is not None
+
+
+@pytest.mark.processes
+def test_a_run_finds_its_dataset_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside it, also if both have moved, or where the command was given."""
+    for name in ("at/home", "away"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "at/home")
+    for name in ("data", "runs/1", "../2"):
+        Path(name).mkdir(parents=True)
+        write_config(RunConfig(data="data", run=name))
+        write_environment(name, {})
+    assert dataset_of("runs/1") == "data"
+    monkeypatch.chdir(tmp_path / "away")
+    assert dataset_of("../at/2") == dataset_of("../at/home/runs/1") == str(tmp_path / "at/home/data")
+    Path("../at/home").rename("../at/work")
+    assert dataset_of("../at/work/runs/1") == str(tmp_path / "at/work/data")
+    assert dataset_of("../at/2") == "data"
 
 
 @pytest.mark.parametrize("state", ["preempted", "finished"])
@@ -218,6 +246,7 @@ def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(lock, "MAX_CLAIM_S", 0.3)
     config = RunConfig(run=str(tmp_path / "run"))
     run = tmp_path / "run"
+    (run / layout.TEACHERS).mkdir(parents=True)  # of a dataset that cannot be written
     with lock.claim_run(run), pytest.raises(ConfigError, match="another process trains in"):
         lock.claim_run(run)
     lock.claim_run(run).close()
@@ -240,7 +269,7 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
 def test_a_damaged_status_is_named(tmp_path: Path, content: bytes) -> None:
     assert read_status(tmp_path) == {}
     (tmp_path / layout.STATUS).write_bytes(content)
-    with pytest.raises(DataError, match=r"status\.json.*; remove it, and the run goes on from its newest checkpoint"):
+    with pytest.raises(DataError, match=r"status\.json.*; restore it, or write"):
         read_status(tmp_path)
 
 

@@ -101,6 +101,7 @@ def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
         write_status(tmp_path, Ending(state, 9))  # type: ignore[arg-type]
         launch = Launch(RunConfig(run=str(tmp_path), timeout_s=30), SimpleNamespace(**facts))
         assert launch.conclude(launch.describe_error(TimeoutError("1/2 clients joined"))) == 1
+        assert state != "finished" or launch.conclude(None) == 0
         status = read_status(tmp_path)
         assert (status["state"], status["step"]) == (expected, 9)
     sentence = (

@@ -16,6 +16,7 @@ import torch
 
 from harness.config import CheckpointConfig, RunConfig, TrackingConfig
 from harness.ranks.session import Session, open_session
+from harness.ranks.stopping import Preempted
 from harness.rundir.layout import THROUGHPUT
 from harness.rundir.lock import check_claim, claim_run
 from harness.rundir.metrics_log import read_log
@@ -151,6 +152,7 @@ def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
             clock_s += 1
             run.save(wait=True)
             lines.append(read_log(opened.directory, THROUGHPUT)[-1])
+            raise Preempted
     assert lines == [{"kind": "validation", "step": 0, "seconds": seconds} for seconds in (5.0, 8.0)]
     assert all("seconds" not in line for line in read_log(tmp_path / "run"))
 

@@ -20,11 +20,13 @@ FACTS = {"dataset": "0123456789abcdef"}
 def start(run: Path, name: str, **options: Any) -> Trackers:
     """Trackers of a run in ``run``."""
     run.mkdir(exist_ok=True)
-    config = RunConfig(run=str(run), tracking=TrackingConfig(tracker=name, **options))
+    config = RunConfig(run=str(run), quiet=True, tracking=TrackingConfig(tracker=name, **options))
     return Trackers(config, run, facts=FACTS)
 
 
-def test_numbers_of_rows_arrive_at_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_of_rows_arrive_at_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = install(tmp_path, monkeypatch)
     trackers = start(tmp_path / "run", "trackio")
     trackers.log("train", {"step": 1, "loss": 0.5, "mfu": None, "rows_per_s": 9.0})
@@ -33,6 +35,7 @@ def test_numbers_of_rows_arrive_at_their_steps(tmp_path: Path, monkeypatch: pyte
     trackers.close(Ending("preempted", 2))
     expected = ["1 ['train/loss', 'train/rows_per_s']", "2 ['validation/accuracy', 'validation/best']"]
     assert rows.read_text().splitlines() == expected
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.slow
