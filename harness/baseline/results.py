@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,13 @@ from harness.rundir.results import (
 )
 from harness.scores.intervals import difference_interval
 from harness.scores.tables import show_figures
-from preprocessing.base.errors import DataError
+from preprocessing.base.atomic import refusal
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.schema import LocalPath, Name
-from preprocessing.base.split_names import TEST, VALIDATION
+from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
 from preprocessing.base.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import folder_for, read_data
+from preprocessing.dataset.views import folder_for, open_split, read_data
 
 FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 HINT = "delete it, and `padless baseline` makes it again"
@@ -76,14 +78,16 @@ def main(config: BaselineConfig) -> None:
         folder /= recipe["encoder"]
     names = names_of(manifest)
     check_figures_directory(folder)
-    for name in names:
-        check_replaceable(folder, name)
-    figures, origin = {}, f"found in {folder}"
+    check_stored(config, folder, manifest)
+    figures, origin, failure = {}, f"measured before, found in {folder}", None
     try:
         figures = read_results(folder, manifest.fingerprint, recipe)
     except DataError as error:
         print_stderr(f"warning: {error}; computing it again now")
-    if not len(figures) == len(names) > 0:
+    if len(figures) == len(names) > 0:
+        for name in (TRAIN, *names):
+            open_split(config.data, manifest, name)  # that its shards are there still
+    else:
         if embeddings is None:
             results = measure_linear(config.data, manifest)
         else:
@@ -92,12 +96,34 @@ def main(config: BaselineConfig) -> None:
         try:
             write_baseline(folder, manifest, results)
         except OSError as error:
-            origin = ""
-            print_stderr(f"warning: {folder} cannot be written ({error.strerror}); no run finds the figures there")
+            origin, failure = "", error
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
         print_results(config, manifest, figures, origin)
+    if failure and config.output:
+        raise refusal(failure, folder)
+    if failure:
+        print_stderr(f"warning: {folder} cannot be written ({failure.strerror}); no run finds the figures there")
+
+
+def check_stored(config: BaselineConfig, folder: Path, manifest: Manifest) -> None:
+    """Check that files in ``folder`` may be replaced. Raises ``ConfigError`` for a folder of the user's that holds
+    figures of something else, ``DataError`` for a file in the dataset that is damaged or not padless's.
+    """
+    is_home = folder.is_relative_to(Path(config.data, FOLDER))
+    for name in names_of(manifest):
+        try:
+            check_replaceable(folder, name)
+        except ConfigError:
+            if not is_home:
+                raise
+            names = f"{figures_name(name)} or {predictions_name(name)}"
+            raise DataError(f"{folder}: {names} is damaged, or no file of padless; {HINT}") from None
+        with suppress(DataError):
+            values = read_figures(folder, name)
+            if not is_home and values and (values.get("dataset"), "recipe" in values) != (manifest.fingerprint, True):
+                raise ConfigError(f"output: {folder} holds figures of something else; name another directory")
 
 
 def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
@@ -117,10 +143,8 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
         screen.print_text(f"{origin} ({duration(first['seconds'])})")
 
 
-def read_results(
-    folder: Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE
-) -> dict[str, dict[str, Any]]:
-    """Existing figures of a model by split, for the dataset with this fingerprint; empty if it is None.
+def read_results(folder: Path, fingerprint: str, recipe: Mapping[str, Any] = RECIPE) -> dict[str, dict[str, Any]]:
+    """Existing figures of a model by split, for the dataset with this fingerprint.
 
     Raises ``DataError`` for a damaged file.
     """
@@ -130,22 +154,24 @@ def read_results(
             values = read_figures(folder, name)
         except DataError:
             raise DataError(f"{folder / figures_name(name)}: damaged; {HINT}") from None
-        if fingerprint and values and (values.get("dataset"), values.get("recipe")) == (fingerprint, recipe):
+        if values and (values.get("dataset"), values.get("recipe")) == (fingerprint, recipe):
             results[name] = values
     return results
 
 
 def find_results(
-    run: Path, data: str | Path, fingerprint: str | None, recipe: Mapping[str, Any] = RECIPE
+    run: Path, data: str | Path, fingerprint: str, recipe: Mapping[str, Any] = RECIPE
 ) -> tuple[Path, dict[str, dict[str, Any]]]:
     """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
-    it.
+    it. Damaged figures of runs beside it are skipped.
     """
-    for parent in (Path(data, FOLDER), *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))):
+    own_parents = [Path(data, FOLDER), run.absolute() / FOLDER]
+    for parent in [*own_parents, *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))]:
         folder = parent / recipe.get("encoder", "")
-        if results := read_results(folder, fingerprint, recipe):
-            break
-    return folder, results
+        with nullcontext() if parent in own_parents else suppress(DataError):
+            if results := read_results(folder, fingerprint, recipe):
+                return folder, results
+    return own_parents[0], {}
 
 
 def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:

@@ -122,10 +122,11 @@ class RunFacts:
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
     """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it.
 
-    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures.
+    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures, and for a missing dataset
+    of a run without a bundle.
     """
     info = find_info(run / BUNDLE)
-    folder, linear = find_results(run, data, info.dataset if info is not None else None)
+    folder, linear = find_results(run, data, info.dataset if info is not None else read_data(data).fingerprint)
     if info is not None and info.fold is not None:
         linear.pop(VALIDATION, None)
     return linear, compare_with_run(read_measured(run), folder, linear)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import STEP, write_index
 from tests.commands import read_json, unwrapped
-from tests.corpora import Command
+from tests.corpora import Command, contents
 from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -94,7 +96,7 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     with monkeypatch.context() as patch:
         patch.setattr(results, "measure_linear", None)  # a second time nothing is computed
         results.main(BaselineConfig(data=str(data_copy)))
-    assert unwrapped(capsys.readouterr().out).replace("found in", "written in") == first
+    assert unwrapped(capsys.readouterr().out).replace("measured before, found in", "written in") == first
     content = path.read_bytes()
     path.write_bytes(content[:100])
     results.main(BaselineConfig(data=str(data_copy)))
@@ -103,6 +105,31 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     assert read_json(path)["accuracy"] == json.loads(content)["accuracy"]
     write_manifest(data_copy, replace(manifest, splits={**manifest.splits, "test": []}))
     assert read_results(data_copy / FOLDER, read_manifest(data_copy).fingerprint) == {}
+
+
+def test_what_is_not_measured_is_said(
+    data_copy: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Zeros, figures of another dataset, shards that are gone since, and a full disk."""
+    other, output = write_data(tmp_path / "other", 3), tmp_path / "figures"
+    assert command("baseline", "--data", other, "-o", output) == 0
+    first = contents(output)
+    assert command("baseline", "--data", data_copy, "-o", output) == 2
+    assert "holds figures of something else" in command.sentence
+    assert contents(output) == first
+    path = other / FOLDER / "test.json"
+    path.parent.mkdir()
+    path.write_bytes(bytes(500))
+    assert command("baseline", "--data", other) == 3
+    assert "--output" not in command.sentence
+    path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "write_figures", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        assert command("baseline", "--data", other, "-o", tmp_path / "full") == 4
+        assert command("baseline", "--data", other) == 0
+    assert command("baseline", "--data", other) == 0
+    next((other / "train").iterdir()).unlink()
+    assert command("baseline", "--data", other) == 3
 
 
 def test_a_dataset_that_teaches_nothing_is_refused(tmp_path: Path, command: Command) -> None:
@@ -180,6 +207,9 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     write_index(run / "bundle", dataset=fingerprint)
     figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
     write_figures(run, "test", {**figures, "dataset": fingerprint, "step": STEP})
+    beside = tmp_path / "beside" / FOLDER / "test.json"  # of another run
+    beside.parent.mkdir(parents=True)
+    beside.write_bytes(bytes(100))
     sink = ReportSink(RunConfig(run=str(run), data=str(data_copy)), tracker)
     sink.begin()
     sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
@@ -191,6 +221,9 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
     sink.close(Ending("finished", 10))
     fitted, comparison = sink.fit, compare_linear(run, data_copy)[1]
+    (run / "bundle").rename(run / "gone")
+    assert compare_linear(run, data_copy)[1] == comparison
+    (run / "gone").rename(run / "bundle")
     sink.begin()
     assert sink.fit is fitted  # it is kept in the run: none is started again
     assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
