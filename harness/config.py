@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
@@ -228,6 +228,8 @@ class RunConfig:
     SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
+    files_read: ClassVar[Sequence[str]] = ()
+    """Names of the configuration files whose keys these are; a later one wins."""
     is_unnamed: ClassVar[bool] = False
     """Whether ``run`` was auto."""
 

@@ -63,7 +63,7 @@ class SourceConfig:
     labels_separator: Name | None = AUTO
     """Between the labels of a text that has several, as in joy;surprise; an empty field is a text without any. list:
     the column holds lists (JSON, Parquet). auto: one is taken if parts of the cells repeat; null: one label a text."""
-    neutral: str | list[str] = field(default_factory=list)
+    neutral: list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five."""
     where: dict[str, str] = field(default_factory=dict)
     """Column -> value: rows with another value in that column are left out and counted."""
@@ -82,7 +82,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         """Check values, and give lists, encoding and delimiter their final form."""
-        for name in ("path", "validation_path", "test_path", "unlabelled_path", "neutral"):
+        for name in ("path", "validation_path", "test_path", "unlabelled_path"):
             value = getattr(self, name)
             vars(self)[name] = [value] if isinstance(value, str) else list(value)
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter

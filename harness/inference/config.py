@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
+from preprocessing.base.configuration import Texts
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from preprocessing.base.split_names import TEST
@@ -137,28 +138,31 @@ class ReadingConfig(RunningConfig):
     SUBJECT = ("run", "texts")
     run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
-    texts: list[str] = field(default_factory=list)
-    """Texts; - is standard input, one text a line. Names of files are taken for --input; without any, what is piped to
-    the command, which may be a CSV file with a header."""
+    texts: Texts = field(default_factory=list)
+    """Texts, as what follows the run is unless it names files, and what follows -- in any case. Without any, what is
+    piped to the command, which may be a CSV file with a header."""
     input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
     lines are texts unless --source.format says otherwise."""
 
     def __post_init__(self) -> None:
-        """Take ``texts`` that are names of files for ``input``. Raise ``ConfigError`` for neither or both."""
+        """Take what is piped, where neither is given. Raise ``ConfigError`` for none or both."""
         super().__post_init__()
-        file_names = list(filter(names_file, self.texts))
-        if file_names and len(file_names) < len(self.texts):
-            raise ConfigError(f"texts: {file_names[0]!r} names a file, others are texts; give files, or texts, alone")
-        if self.input is None and file_names:
-            vars(self).update(input=file_names, texts=[])
         if not (self.texts or self.inputs) and (piped := piped_format()):
             is_auto = self.source.format == AUTO
             vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
             raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
+
+    @staticmethod
+    def name_key(words: Sequence[str]) -> str:
+        """Which key words are: ``input``, if they name files, else ``texts``. Raises ``ConfigError`` for both."""
+        file_names = list(filter(names_file, words))
+        if file_names and len(file_names) < len(words):
+            raise ConfigError(f"texts: {file_names[0]!r} names a file, others are texts; give files, or texts, alone")
+        return "input" if file_names else "texts"
 
     @property
     def inputs(self) -> Sequence[str]:

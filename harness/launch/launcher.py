@@ -99,6 +99,8 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         preflight.check_start(config)
     if arguments.num_machines > 1:
         screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {where_to_meet(arguments)}")
+    if launch_config.files_read:
+        screen.print_text(f"recipe: {', then '.join(launch_config.files_read)}")
     return Launch(recipe, arguments).run()
 
 

@@ -23,7 +23,7 @@ from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from harness.tracking.trackers import check_trackers
-from preprocessing.base.cli import read_values
+from preprocessing.base.cli import read_files
 from preprocessing.base.configuration import build_config, find_config
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.suggestions import suggestion
@@ -185,7 +185,7 @@ def pretraining(config: RunConfig) -> RunConfig | None:
     recipe, values = find_config(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
     shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
     language_model: RunConfig = build_config(
-        RunConfig, read_values(RunConfig, recipe) | {"task": LANGUAGE_MODEL, "run": run} | shared
+        RunConfig, read_files(RunConfig, [recipe])[0] | {"task": LANGUAGE_MODEL, "run": run} | shared
     )
     return language_model
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of a command, by cyclopts: it splits them into keys and words, prints the pages of ``--help``, and
-writes completions for shells. Values stay texts, which ``preprocessing.base.configuration`` converts.
+"""The arguments of a command: keys, words and texts; and by cyclopts the pages of ``--help``, and completions for
+shells. Values stay texts, which ``preprocessing.base.configuration`` converts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import re
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING
+from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from preprocessing.base.configuration import Option, groups_of, names, options_of
+from preprocessing.base.errors import ConfigError
 from preprocessing.base.terminal import unguarded
 
 if TYPE_CHECKING:
@@ -22,37 +23,62 @@ if TYPE_CHECKING:
 ANSWERS = ("true", "false", "yes", "no")
 """Arguments that are the value of the switch before them."""
 CONFIG = "config"
-DASH = "\0-"
-"""Stands for the dash of an argument with a blank, or of a dash alone, which are no options but texts."""
 MAX_COLUMNS = 100
 """Longer lines of help are hard to read, whatever the terminal's width."""
 APP_SETTINGS: dict[str, Any] = {"help_flags": (), "version_flags": (), "help_format": "plaintext"}
 """Of every App; ``--help`` and ``--version`` are read before it."""
 
 
-def split_arguments(config_class: type, arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The words, and the text of each key, the last where it is given twice; all of ``config``.
+@dataclass(frozen=True)
+class Arguments:
+    """What stands on a command line."""
 
-    A switch takes the next argument only if it is one of ``ANSWERS``; after ``--`` all are words. Raises
-    ``CycloptsError``.
+    texts_by_key: dict[str, list[str]]
+    """The texts of each key, in their order; ``true`` for a switch alone."""
+    words: list[str]
+    """What belongs to no key."""
+    after_dashes: list[str]
+    """What follows ``--``, as it stands."""
+
+
+def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
+    """Keys with the texts after them, and words. A switch takes the next argument only if it is one of ``ANSWERS``.
+
+    An argument with a blank, and a dash alone, are no keys but words. Raises ``UnknownKeyError`` for a key that the
+    class does not have, ``ConfigError`` for one without its value.
     """
-    options = options_of(config_class)
-    tokens: list[str] = []
-    for argument in arguments:
-        option = options.get(tokens[-1].removeprefix("--")) if tokens else None
-        is_after_switch = option is not None and option.kind is bool
-        is_value = option is not None and not is_after_switch
-        if is_after_switch and argument.lower() in ANSWERS:
-            tokens[-1] += f"={argument}"
-        elif argument == "-" or (argument[:1] == "-" and " " in (argument if is_value else argument.partition("=")[0])):
-            tokens.append(DASH + argument[1:])
-        else:
-            tokens.append(re.sub("^-o(?==|$)", f"--{output_key(config_class)}", argument))
-    app = app_of_options(config_class)
-    _, bound, _ = app.parse_args(tokens, print_error=False, exit_on_error=False)
-    text_by_key = {name.replace("__", "."): value for name, value in bound.arguments.items()}
-    words = [word.replace(DASH, "-") for word in text_by_key.pop("words", ())]
-    return words, text_by_key
+    options = {**options_of(config_class), **common_options(config_class)}
+    split = Arguments({}, [], [])
+    waiting = [*reversed(arguments)]
+    while waiting:
+        argument = waiting.pop()
+        if argument == "--":
+            split.after_dashes.extend(reversed(waiting))
+            break
+        name, equals, text = argument.partition("=")
+        if not is_key(argument):
+            split.words.append(argument)
+            continue
+        key = output_key(config_class) if name == "-o" else name.removeprefix("--")
+        if key not in options:
+            raise UnknownKeyError(name)
+        if not equals and options[key].kind is bool:
+            text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
+        elif not equals:
+            if not waiting or (waiting[-1].startswith("--") and is_key(waiting[-1])):
+                raise ConfigError(f"{name}: its value is missing; --help {key} says what it takes")
+            text = waiting.pop()
+        split.texts_by_key.setdefault(key, []).append(text)
+    return split
+
+
+def is_key(argument: str) -> bool:
+    """Whether an argument is spelt as a key: with a dash in front, and without a blank in its name."""
+    return argument[:1] == "-" != argument and " " not in argument.partition("=")[0]
+
+
+class UnknownKeyError(Exception):
+    """A key that a command does not have, as it was typed."""
 
 
 def output_key(config_class: type) -> str:
@@ -60,9 +86,7 @@ def output_key(config_class: type) -> str:
     return getattr(config_class, "OUTPUT", "output")
 
 
-def app_of_options(
-    config_class: type, visible_keys: Collection[str] = (), values: Mapping[str, Any] | None = None
-) -> App:
+def app_of_options(config_class: type, visible_keys: Collection[str], values: Mapping[str, Any] | None = None) -> App:
     """What cyclopts knows of a command. Its help has ``visible_keys``, with ``values`` in place of their defaults."""
     from cyclopts import App, Group, Parameter
 
@@ -83,16 +107,8 @@ def app_of_options(
             show_default=bool(default),
             negative=(),
             accepts_keys=False,
-            json_list=False,
-            json_dict=False,
-            allow_repeating=True,
-            converter=None if key == CONFIG else text_of_tokens,
-            n_tokens=None if option.kind is bool or key == CONFIG else 1,
         )
-        # where pydantic is imported, cyclopts would hold texts and the default None against the type
-        annotation = option.kind if visible_keys or option.kind is bool else Any
-        annotation = list[str] | None if key == CONFIG and not visible_keys else annotation
-        kind, name = Annotated[annotation, parameter], key.replace(".", "__")
+        kind, name = Annotated[option.kind, parameter], key.replace(".", "__")
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     app = App(group_arguments=Group("words", show=False), **APP_SETTINGS)
@@ -109,11 +125,6 @@ def common_options(config_class: type) -> dict[str, Option]:
         CONFIG: Option(CONFIG, list[str], None, about),
         "print_config": Option("print_config", bool, False, "Print the resulting configuration."),
     }
-
-
-def text_of_tokens(_: Any, tokens: Sequence[Any]) -> str:
-    """What stands on the command line; ``true`` for a switch alone."""
-    return "true" if tokens[-1].implicit_value is True else str(tokens[-1].value).replace(DASH, "-")
 
 
 def print_help(app: App) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -25,13 +26,15 @@ from preprocessing.base import atomic, configuration
 from preprocessing.base.arguments import (
     APP_SETTINGS,
     CONFIG,
+    Arguments,
+    UnknownKeyError,
     app_of_options,
     output_key,
     print_help,
     split_arguments,
     without_markup,
 )
-from preprocessing.base.configuration import NULL, build_config, groups_of, options_of
+from preprocessing.base.configuration import NULL, Option, build_config, groups_of, options_of
 from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.base.installed import VERSION, load_object
 from preprocessing.base.signals import COMMAND, STOP
@@ -47,9 +50,12 @@ NOTE = (
     "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
+HELP = ("-h", "--help", "help")
 SHELLS = ("bash", "zsh", "fish")
 ALL_KEYS = "all"
 """The topic of ``--help`` with all keys."""
+DEFAULT_RECIPE = Option("default_recipe", bool, True, "")
+"""A key of YAML files alone: ``false`` in a recipe that says all it needs, so that none stands below it."""
 SECTIONS = {"prepare": "train", "train": "prepare"}
 """Key of a YAML file for one command, and for the other."""
 
@@ -80,7 +86,11 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     bash, zsh or fish. Raises ``ConfigError`` for an unknown command.
     """
     word, *arguments_after = argv or ["--help"]
-    if word in ("-h", "--help", "help", "--completion"):
+    command_by_name = {command.name: command for command in commands}
+    if word in HELP and arguments_after and arguments_after[0] in command_by_name:
+        word, *topic = arguments_after
+        arguments_after = ["--help", *topic]
+    if word in (*HELP, "--completion"):
         app = app_of_commands(commands, prog, note, has_options=word == "--completion")
         if word == "--completion":
             shell: Any = "".join(arguments_after[:1]) or SHELLS[0]
@@ -95,7 +105,6 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     if word in ("-V", "--version"):
         print(f"padless {VERSION}")
         return 0
-    command_by_name = {command.name: command for command in commands}
     if word not in command_by_name:
         hint = suggestion(
             word.removesuffix(".py").lstrip("-"), command_by_name, f"{prog} ", f"{prog} --help lists them"
@@ -133,21 +142,21 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     ``--help`` ends the program. Raises ``ConfigError``.
     """
     usage = f"{prog} [--key value …]"
-    default = getattr(config_class, "DEFAULT", None)
-    values = read_values(config_class, default) if default else {}
     help_positions = [position for position, argument in enumerate(argv) if argument in ("-h", "--help")]
     if help_positions:
-        print_topic("".join(argv[help_positions[0] + 1 :][:1]), config_class, usage, command, values)
+        print_topic("".join(argv[help_positions[0] + 1 :][:1]), config_class, usage, command)
         raise SystemExit(0)
-    words, text_by_key = read_arguments(config_class, argv)
-    files, prints_config = text_by_key.pop(CONFIG, ()), text_by_key.pop("print_config", False)
-    extra_words = fill_words(words, text_by_key, config_class)
-    values = {} if files else values
-    for file in files:
-        values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
-    values |= text_by_key
+    arguments = read_arguments(config_class, argv)
+    files = arguments.texts_by_key.pop(CONFIG, [])
+    prints_config = arguments.texts_by_key.pop("print_config", ["false"])[-1].lower() in ("true", "yes")
+    value_by_key = {key: join_texts(config_class, key, texts) for key, texts in arguments.texts_by_key.items()}
+    extra_words = fill_words(arguments, value_by_key, config_class)
+    values, files = read_files(config_class, files)
+    values |= value_by_key
     check_required(config_class, values, (command and command.example) or usage)
     config: Any = build_config(config_class, values)
+    if hasattr(config_class, "files_read"):
+        vars(config).update(files_read=files)
     if extra_words:
         raise ConfigError(
             f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"
@@ -167,8 +176,8 @@ def check_required(config_class: type, values: Mapping[str, Any], example: str) 
             raise ConfigError(f"--{key} is missing, as in {example}")
 
 
-def print_topic(topic: str, config_class: type, usage: str, command: Command | None, values: Mapping[str, Any]) -> None:
-    """Print the first screen of help, or that of a ``topic``: all keys, a group or a key. ``values`` replace defaults.
+def print_topic(topic: str, config_class: type, usage: str, command: Command | None) -> None:
+    """Print the first screen of help, or that of a ``topic``: all keys, a group or a key.
 
     Raises ``ConfigError`` for another topic.
     """
@@ -182,39 +191,54 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
     elif not visible_keys:
         hint = suggestion(topic, [*groups, *options], "--help ")
         raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
-    app = app_of_options(config_class, visible_keys, values)
+    app = app_of_options(config_class, visible_keys, read_files(config_class, [])[0])
     app.usage, app.help = usage, "\n\n".join(about)
     print_help(app)
 
 
-def read_arguments(config_class: type, argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """:func:`split_arguments`. Raises ``ConfigError`` for an unknown key, or one without its value."""
-    from cyclopts import CycloptsError
-    from cyclopts.exceptions import UnknownOptionError
-
+def read_arguments(config_class: type, argv: Sequence[str]) -> Arguments:
+    """:func:`split_arguments`. Raises ``ConfigError`` also for an unknown key."""
     try:
         return split_arguments(config_class, argv)
-    except UnknownOptionError as error:
-        key = error.token.value.partition("=")[0]
-        raise ConfigError(f"{key}: no such option; {hint_of_key(config_class, key)}") from None
-    except CycloptsError as error:
-        raise ConfigError(str(error)) from None
+    except UnknownKeyError as error:
+        raise ConfigError(f"{error}: no such option of this command; {hint_of_key(config_class, str(error))}") from None
 
 
-def fill_words(words: list[str], text_by_key: dict[str, Any], config_class: type) -> list[str]:
+def join_texts(config_class: type, key: str, texts: list[str]) -> Any:
+    """The value of a key from its texts on the command line: those of a list add up.
+
+    Raises ``ConfigError`` for several of a key that takes one.
+    """
+    option = options_of(config_class)[key]
+    if len(texts) == 1:
+        return texts[0]
+    if list not in option.kinds:
+        raise ConfigError(f"--{option.key}: given {len(texts)} times, and it takes one value; keep one of them")
+    return [*itertools.chain.from_iterable(map(option.split_list, texts))]
+
+
+def fill_words(arguments: Arguments, value_by_key: dict[str, Any], config_class: type) -> list[str]:
     """Add the keys of ``SUBJECT`` that are not given, with the words that fill them; returns the other words.
 
-    A key that takes a list takes all. Raises ``ConfigError`` for a YAML file.
+    A key that takes a list takes all; ``name_key`` of the class says which key words in front of ``--`` are, if it is
+    another one. Raises ``ConfigError`` for a YAML file.
     """
+    words, after_dashes = [*arguments.words], [*arguments.after_dashes]
     for word in words:
         if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
             raise ConfigError(f"{word}: a configuration file; name it as --config {word}")
     for key in getattr(config_class, "SUBJECT", ()):
-        if words and key not in text_by_key:
-            takes_list = list in options_of(config_class)[key].kinds
-            text_by_key[key] = words if takes_list else words[0]
-            words = [] if takes_list else words[1:]
-    return words
+        if key in value_by_key:
+            continue
+        if list not in options_of(config_class)[key].kinds:
+            value_by_key |= {key: (words or after_dashes).pop(0)} if words or after_dashes else {}
+            continue
+        words_key = getattr(config_class, "name_key", lambda _, key=key: key)(words)
+        if words and words_key not in value_by_key:
+            value_by_key[words_key], words = words, []
+        if after_dashes:
+            value_by_key[key], after_dashes = [*value_by_key.get(key, ()), *after_dashes], []
+    return [*words, *after_dashes]
 
 
 def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> str:
@@ -229,8 +253,27 @@ def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> st
 def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
     """The end of the sentence about a key that a class does not have."""
     options, name = options_of(config_class), key.lstrip("-")
-    keys = [dashes + option for option in options if option.startswith(f"{name}.")]
-    return f"its keys are {', '.join(keys)}" if keys else suggestion(name, options, dashes)
+    if keys := [dashes + option for option in options if option.startswith(f"{name}.")]:
+        return f"its keys are {', '.join(keys)}"
+    for mapping in options:
+        if name.startswith(f"{mapping}.") and dict in options[mapping].kinds:
+            entry = name.removeprefix(f"{mapping}.")
+            return f"{dashes}{mapping} takes a mapping, as in {dashes}{mapping} '{{{entry}: …}}'"
+    return suggestion(name, options, dashes)
+
+
+def read_files(config_class: type, files: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of configuration files, of which a later one wins, and the names of these files.
+
+    They stand on the class's ``DEFAULT``, unless one of them says ``default_recipe: false``. Raises ``ConfigError``.
+    """
+    default, values = getattr(config_class, "DEFAULT", None), dict[str, Any]()
+    for file in files:
+        values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
+    stands_on_default = DEFAULT_RECIPE.parse(values.pop(DEFAULT_RECIPE.key, "true"))
+    if default is None or not stands_on_default:
+        return values, [*files]
+    return read_values(config_class, default) | values, [default.stem, *files]
 
 
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
@@ -247,7 +290,7 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: the key {key!r} occurs twice, alone and in its group; remove one")
         values |= values_of_name
     for key in values:
-        if key not in options:
+        if key not in options and not (key == DEFAULT_RECIPE.key and hasattr(config_class, "DEFAULT")):
             raise ConfigError(f"{path}: unknown key {key!r}; {hint_of_key(config_class, key, dashes='')}")
     return values
 

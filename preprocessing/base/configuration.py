@@ -29,6 +29,8 @@ from preprocessing.base.installed import shipped_folder
 from preprocessing.base.schema import MAX_COUNT
 from preprocessing.base.untrusted import MOST_DEPTH, one_line, quote_value, read_bytes, unique
 
+Texts = Annotated[list[str], Meta(extra={"split": False})]
+"""The type of a key whose value on a command line is one text, whatever stands in it."""
 NULL = "null"
 """None in YAML and on a command line."""
 FIELD_DOC = re.compile(r'^    (\w+): [^\n]+\n    """(.+?)"""$', re.MULTILINE | re.DOTALL)
@@ -63,7 +65,10 @@ class Option:
         """Convert a value from a command line or from YAML to the option's type. Raises ``ConfigError``."""
         if text == NULL and NoneType in self.kinds:
             return None
-        if isinstance(text, str) and re.search("[\0\ud800-\udfff]", text):  # surrogates stand for other bytes
+        if self.kind == Texts and isinstance(text, str):
+            text = [text]
+        texts = [part for part in (text if isinstance(text, list) else [text]) if isinstance(part, str)]
+        if re.search("[\0\ud800-\udfff]", "".join(texts)):  # surrogates stand for other bytes
             raise ConfigError(
                 f"{self.key}: {quote_value(text)} is not UTF-8 without zeros; give a file another name or a link"
             )
@@ -83,11 +88,24 @@ class Option:
         if isinstance(text, str) and self.kinds & {list, tuple, dict}:
             if text[:1] in ("[", "{"):
                 text = parse_yaml(text)
-            elif self.kinds & {list, tuple} and str not in self.kinds:
-                text = [part.strip() for part in text.split(",") if part.strip()]
+            elif self.kinds & {list, tuple}:
+                text = self.split_list(text) if str not in self.kinds else text
         if isinstance(text, dict) and any(map(has_lists, alternatives(self.kind))):
             return {name: [value] if isinstance(value, str) else value for name, value in text.items()}
         return text
+
+    def split_list(self, text: str) -> list[str]:
+        """The parts of one text of a list: ``[a, b]``, or ``a,b`` where a single text is none. A text of ``Texts`` is
+        one. Raises ``ConfigError``.
+        """
+        if self.kind == Texts:
+            return [text]
+        if text[:1] == "[":
+            try:
+                return list(parse_yaml(text))
+            except ValueError as error:
+                raise ConfigError(f"{self.key}: {quote_value(text)}: {error}") from None
+        return [text] if str in self.kinds else [part.strip() for part in text.split(",") if part.strip()]
 
 
 @cache
@@ -191,7 +209,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds {quote_value(content)}, expected keys and values")
+        what = "nothing" if content == NULL else quote_value(content)
+        raise ConfigError(f"{path}: holds {what}, expected keys and values, as in epochs: 3")
     return content
 
 
@@ -210,19 +229,36 @@ def parse_yaml(content: str, loader: Any = None) -> Any:
             if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or len(open_nodes) > MOST_DEPTH:
                 raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
             if isinstance(event, yaml.ScalarEvent):
-                open_nodes[-1].append(event.value if event.value or event.style else NULL)
+                is_empty = not (event.value or event.style)
+                open_nodes[-1].append(NULL if is_empty else join_surrogates(event.value))
             elif isinstance(event, yaml.CollectionStartEvent):
                 open_nodes.append([])
             elif isinstance(event, yaml.CollectionEndEvent):
                 node = open_nodes.pop()
                 is_list = isinstance(event, yaml.SequenceEndEvent)
-                open_nodes[-1].append(node if is_list else unique([*zip(node[::2], node[1::2], strict=True)]))
-    except (yaml.YAMLError, TypeError) as error:  # a list or a mapping as a key is no text
+                open_nodes[-1].append(node if is_list else mapping_of(node))
+    except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
     if len(open_nodes[0]) > 1:
         raise ValueError("several documents; one is read")
     return open_nodes[0][0] if open_nodes[0] else NULL
+
+
+def mapping_of(node: list[Any]) -> dict[str, Any]:
+    """A mapping from its keys and values, in turn. Raises ``ValueError`` for a key that is no text, or occurs twice."""
+    pairs = [*zip(node[::2], node[1::2], strict=True)]
+    for key, value in pairs:
+        if not isinstance(key, str):
+            raise ValueError(f"{quote_value(key)} stands where a key belongs; write KEY: VALUE")
+        if value == NULL and re.search(r":\S", key):
+            raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
+    return unique(pairs)
+
+
+def join_surrogates(text: str) -> str:
+    """``text`` with one character for each pair of JSON's escapes, such as \\ud83d\\ude42. Raises ``ValueError``."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def names(kind: str) -> list[str]:

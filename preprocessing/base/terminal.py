@@ -90,8 +90,9 @@ def markdown_code(text: str) -> str:
 
 
 def print_stderr(sentence: str) -> None:
-    """Print one line on stderr."""
-    Screen(errors=True).write([plain_line(public_sentence(sentence))])
+    """Print one line on stderr, in a terminal wrapped between words."""
+    screen, line = Screen(errors=True), plain_line(public_sentence(sentence))
+    screen.write(wrap_text(line, screen.width) if is_terminal(screen.stream) else [line])
 
 
 class Guarded:

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
 ROWS, BATCH, EPOCHS = 12_000, 16, 2
 EPOCH = ROWS // BATCH
 SETTINGS = {
+    "default_recipe": False,
     "epochs": EPOCHS,
     "global_batch": BATCH,
     "precision": "fp32",
