@@ -187,7 +187,7 @@ def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | Non
 
 
 def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = True) -> None:
-    """Train in this process, which is then as it was before; nothing to do if the run has finished already.
+    """Train in this process, which is then as it was before.
 
     ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
     """
@@ -203,14 +203,10 @@ def train_here(recipe: RunConfig, chosen: str | None = None, *, reports: bool = 
         if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
             return
     resolved = resolve_config(recipe)
-    config = resolved.config
     with _training, restore_process():
         if chosen is not None:
             os.environ[devices.CHOSEN] = chosen
-        if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-            Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
-        else:
-            fit(resolved, reports=reports)
+        fit(resolved, reports=reports)
 
 
 def launch(words: Sequence[str]) -> None:
