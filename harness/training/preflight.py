@@ -22,6 +22,7 @@ from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from harness.tracking.trackers import check_trackers
+from preprocessing.base import atomic
 from preprocessing.base.cli import read_values
 from preprocessing.base.configuration import build_config, find_config
 from preprocessing.base.errors import ConfigError, DataError
@@ -46,7 +47,7 @@ OF_BOTH = (
 KEPT = {
     "model": "the weights fit no other",
     "task": "the weights fit no other",
-    "evaluation": "the bundle predicts by the first",
+    "evaluation": "the bundle decides by the former already",
 }
 """Keys, or prefixes of keys, that no start may change, and why."""
 FITTING = frozenset(["model.freeze_embedding"])
@@ -126,6 +127,9 @@ def list_changes(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
     teacher_info = find_teacher_info(vars(config), facts["dataset"])
     if teacher_info is not None and "teacher" in facts:
         old["teacher"], new["teacher"] = facts["teacher"], teacher_info.origin
+        file = Path(str(config.teacher))
+        if file.is_file() and atomic.sha256_file(file) != teacher_info.source_sha256:
+            new["teacher"] = f"{file.name} with other predictions"
     changes = {}
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET
