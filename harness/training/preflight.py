@@ -44,7 +44,7 @@ OF_BOTH = (
     *(f"model.{key}" for key in SHAPE),
 )
 """Keys of a run that the language model trained before it has too."""
-KEPT = {
+UNCHANGEABLE = {
     "model": "the weights fit no other",
     "task": "the weights fit no other",
     "evaluation": "the bundle decides by the former already",
@@ -144,7 +144,7 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     """
     changes = list_changes(config, facts)
     for key, values in changes.items():
-        reason = KEPT.get(key.partition(".")[0])
+        reason = UNCHANGEABLE.get(key.partition(".")[0])
         if reason is not None and key not in FITTING:
             raise ConfigError(f"{key}: was {values}: {reason}; name another run directory")
     for key, values in changes.items():
