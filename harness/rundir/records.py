@@ -105,8 +105,8 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
 def reach_path(path: str, run: str | Path, run_in_command: str) -> str:
     """A ``path`` in the command that made a run, as it is reached from here; unchanged where it is not found.
 
-    ``run_in_command``: the run in that command. The path is looked for beside the run, in case both have moved, then where the
-    command was given.
+    ``run_in_command``: the run as that command named it. The path is looked for beside the run, in case both have
+    moved, then where the command was given.
     """
     run_path, folders = os.path.abspath(run), list[str]()
     if run_path.endswith(f"/{os.path.normpath(run_in_command)}"):
