@@ -194,7 +194,7 @@ def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | Non
 
 
 def train_here(recipe: RunConfig, chosen: str | None, reports: bool) -> None:
-    """Train in this process, which then ends; nothing to do if the run has finished already.
+    """Train in this process, which then ends.
 
     ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
     """
@@ -202,13 +202,9 @@ def train_here(recipe: RunConfig, chosen: str | None, reports: bool) -> None:
 
     listen_in_rank(can_save=lambda: HEARTBEAT.in_loop)
     resolved = resolve_config(recipe)
-    config = resolved.config
     if chosen is not None:
         os.environ[devices.CHOSEN] = chosen
-    if preflight.check_run(config, lambda _: None).finished and not config.dry_run:
-        Screen(quiet=config.quiet).print_text(preflight.describe_finished(config))
-    else:
-        fit(resolved, reports=reports)
+    fit(resolved, reports=reports)
 
 
 def launch(words: Sequence[str]) -> None:

@@ -60,10 +60,6 @@ KEYS = {"step", "trainer", "selection", "dataset", "dataset_parts", "config", "l
 """Keys that every ``state.json`` has."""
 
 
-class OtherVersionError(DataError):
-    """A complete checkpoint of another version of padless: not damaged, so it must not be skipped."""
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint."""
@@ -144,7 +140,7 @@ def verify_checkpoint(path: Path) -> Checkpoint:
         raise DataError(f"{path / MANIFEST}: not the manifest of a padless checkpoint; {ADVICE}")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise OtherVersionError(
+        raise DataError(
             f"{path}: a checkpoint of format version {quote_value(version)}, this padless reads version "
             f"{FORMAT_VERSION}: go on with the padless that wrote it, or name another run directory"
         )
@@ -171,15 +167,12 @@ def steps(run: str | Path) -> list[int]:
 def newest(run: str | Path, damaged: Callable[[DataError], None]) -> Checkpoint | None:
     """The newest valid checkpoint, None where there are none; ``damaged`` is called for every newer invalid one.
 
-    Raises ``OtherVersionError`` for one of another version, ``DataError`` if all are damaged: training from the start
-    would overwrite what the run still has.
+    Raises ``DataError`` if all are invalid: training from the start would overwrite what the run still has.
     """
     errors = []
     for step in reversed(steps(run)):
         try:
             return verify_checkpoint(checkpoint_path(run, step))
-        except OtherVersionError:
-            raise
         except DataError as error:
             damaged(error)
             errors.append(error)

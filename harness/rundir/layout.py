@@ -69,9 +69,10 @@ OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
 """How the runs of a folder differ."""
 KINDS: tuple[Kind, ...] = ("seed", "fold")
-MAX_LOOK_S = 60.0
 MAX_LISTED = 5
 """Maximum number of runs listed in a message."""
+MAX_LOOK_S = 60.0
+"""Longest wait for a file of another machine to become visible."""
 
 
 storage = partial(storage_errors, otherwise="name another directory")

@@ -102,15 +102,15 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     return dict(content)
 
 
-def reach_path(path: str, run: str | Path, named: str) -> str:
+def reach_path(path: str, run: str | Path, run_in_command: str) -> str:
     """A ``path`` in the command that made a run, as it is reached from here; unchanged where it is not found.
 
-    ``named``: the run in that command. The path is looked for beside the run, in case both have moved, then where the
-    command was given.
+    ``run_in_command``: the run as that command named it. The path is looked for beside the run, in case both have
+    moved, then where the command was given.
     """
-    place, folders = os.path.abspath(run), list[str]()
-    if place.endswith(f"/{os.path.normpath(named)}"):
-        folders.append(place.removesuffix(os.path.normpath(named)))
+    run_path, folders = os.path.abspath(run), list[str]()
+    if run_path.endswith(f"/{os.path.normpath(run_in_command)}"):
+        folders.append(run_path.removesuffix(os.path.normpath(run_in_command)))
     with suppress(DataError):
         folders.append(read_environment(run).get("folder", ""))
     for folder in folders:

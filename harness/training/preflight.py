@@ -7,7 +7,6 @@ Nothing here imports torch or touches a device.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ from harness.data.targets import find_teacher_info
 from harness.data.views import rows_of_run
 from harness.model.starts import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
-from harness.rundir.bundle_files import INDEX, find_info
+from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from harness.tracking.trackers import check_trackers
+from preprocessing.base import atomic
 from preprocessing.base.cli import read_files
 from preprocessing.base.configuration import build_config, find_config
 from preprocessing.base.errors import ConfigError, DataError
@@ -44,10 +44,10 @@ OF_BOTH = (
     *(f"model.{key}" for key in SHAPE),
 )
 """Keys of a run that the language model trained before it has too."""
-KEPT = {
+UNCHANGEABLE = {
     "model": "the weights fit no other",
     "task": "the weights fit no other",
-    "evaluation": "the bundle predicts by the first",
+    "evaluation": "the bundle decides by the former already",
 }
 """Keys, or prefixes of keys, that no start may change, and why."""
 FITTING = frozenset(["model.freeze_embedding"])
@@ -90,11 +90,11 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         raise DataError(f"{Path(config.run, layout.STATUS)}: {problem}; {RESTORE_STATUS}")
     is_finished = state == "finished"
     checkpoint = newest(config.run, lambda error: warn(f"damaged checkpoint: {error}; looking at the one before"))
-    facts = read_facts(config.run, checkpoint, is_finished=is_finished)
+    if checkpoint is None and not is_finished:
+        return ResumePoint()
+    facts = read_facts(config.run) if checkpoint is None else checkpoint.state
     is_same_data = is_same_dataset(facts, config, is_finished=is_finished)
     checks.check_useful(config, rows_of_run(config))
-    if "config" not in facts:
-        return ResumePoint()
     has_changed = check_keys(config, facts) or not is_same_data
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
@@ -106,24 +106,16 @@ def describe_finished(config: RunConfig) -> str:
     return f"{config.run} has finished already; name another run directory to train again"
 
 
-def read_facts(run: str, checkpoint: Checkpoint | None, *, is_finished: bool) -> Mapping[str, Any]:
-    """What a run says of its dataset and its configuration: the state of its checkpoint; without one what
-    ``bundle.json`` and, if it has finished, ``config.yaml`` say.
+def read_facts(run: str) -> dict[str, Any]:
+    """What the state of a checkpoint would say of dataset and configuration, of a finished run without checkpoints.
 
-    Raises ``DataError`` if a finished run has no such files.
+    Raises ``DataError`` if it has no bundle or no configuration either.
     """
-    if checkpoint is not None:
-        return checkpoint.state
-    bundle = Path(run, layout.BUNDLE)
-    if not is_finished:
-        with suppress(DataError):  # a damaged bundle is replaced
-            info = find_info(bundle)
-            return {} if info is None else {"dataset": info.dataset}
-        return {}
-    info = find_info(bundle)
+    info = find_info(Path(run, layout.BUNDLE))
     if info is None:
-        problem = "missing, and the run, which has finished, has no checkpoint either"
-        raise DataError(f"{bundle / INDEX}: {problem}; restore one, or to begin again remove {run}")
+        raise DataError(
+            f"{run}: has finished, but has no bundle and no checkpoint; restore one, or to begin again remove {run}"
+        )
     return {"dataset": info.dataset, "config": read_run_config(run), "order_version": order.VERSION}
 
 
@@ -135,6 +127,9 @@ def list_changes(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
     teacher_info = find_teacher_info(vars(config), facts["dataset"])
     if teacher_info is not None and "teacher" in facts:
         old["teacher"], new["teacher"] = facts["teacher"], teacher_info.origin
+        file = Path(str(config.teacher))
+        if file.is_file() and atomic.sha256_file(file) != teacher_info.source_sha256:
+            new["teacher"] = f"{file.name} with other predictions"
     changes = {}
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET
@@ -149,7 +144,7 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     """
     changes = list_changes(config, facts)
     for key, values in changes.items():
-        reason = KEPT.get(key.partition(".")[0])
+        reason = UNCHANGEABLE.get(key.partition(".")[0])
         if reason is not None and key not in FITTING:
             raise ConfigError(f"{key}: was {values}: {reason}; name another run directory")
     for key, values in changes.items():
@@ -220,13 +215,13 @@ def dataset_facts(manifest: Manifest) -> dict[str, Any]:
 
 
 def is_same_dataset(facts: Mapping[str, Any], config: RunConfig, *, is_finished: bool) -> bool:
-    """Whether the dataset is the one in ``facts``; True if they name none.
+    """Whether the dataset is the one in ``facts``.
 
     Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a finished run
     also needs ``epochs`` there, or it would not train on the new dataset.
     """
     manifest = views.read_data(config.data)
-    if facts.get("dataset") in (None, manifest.fingerprint):
+    if facts["dataset"] == manifest.fingerprint:
         return True
     old, new = facts.get("dataset_parts"), dataset_facts(manifest)
     changed = [part for part in new if old is not None and old[part] != new[part]] or ["rows, labels or texts"]

@@ -15,6 +15,8 @@ from harness.baseline import encoder as encoders
 from harness.baseline.encoder import Embeddings, Regression, find_encoder
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
+from harness.config import to_dict
+from harness.data.order import VERSION
 from harness.data.targets import find_teacher_info, folder_of_targets, open_targets
 from harness.data.views import rows_of_run
 from harness.export.config import ExportConfig
@@ -22,6 +24,7 @@ from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
 from harness.training import teacher
+from harness.training.preflight import list_changes
 from harness.training.teacher import prepare_targets
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import Screen
@@ -80,6 +83,11 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     labelled = alone.rows("train")
     assert teacher_info.summary == f"teaches 60 of {labelled + 60} training rows ({60 / (labelled + 60):.0%})"
+    facts = {"config": to_dict(config), "order_version": VERSION, "dataset": manifest.fingerprint}
+    facts["teacher"] = teacher_info.origin
+    assert list_changes(config, facts) == {}
+    Path(config.teacher).write_text("")
+    assert [*list_changes(config, facts)] == ["teacher"]
 
 
 @pytest.mark.parametrize(
