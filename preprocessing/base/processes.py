@@ -9,7 +9,6 @@ import fcntl
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time

@@ -121,7 +121,7 @@ def open_database(spilled: Path, threads: int) -> Iterator[DuckDBPyConnection]:
     """A database in memory, and beyond its limit in a new folder. A full disk is an ``OSError``."""
     import duckdb
 
-    settings = {"memory_limit": MEMORY_LIMIT, "threads": threads, "temp_directory": str(spilled)}
+    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": threads, "temp_directory": str(spilled)}
     try:
         with duckdb.connect(config=settings) as database:
             yield database
