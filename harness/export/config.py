@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from preprocessing.base.atomic import refuse_inside
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.schema import LanguageCode, LocalPath, Name
 
@@ -33,5 +35,6 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         """Check that nothing would be overwritten."""
+        refuse_inside("output", Path(self.output))
         if os.path.lexists(self.output):
             raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

@@ -166,9 +166,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         info = read_classifier(bundle_directory(config.run))
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
-        if config.rank and target.exists() and not config.overwrite:
-            raise ConfigError(f"--output {target}: is there already, perhaps with labels; {OTHERWISE}")
-        check_replaced(target, config.overwrite, ["predicted", probability_column("")])
+        check_replaced(target, config.overwrite)
         num_bytes = sum(identity_of(file)["bytes"] for file in files)
         num_processes = 1
         if open_model.keywords["device"] == "cpu":  # starting a process takes seconds

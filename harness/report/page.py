@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,7 +67,7 @@ from preprocessing.labels import name_label_value
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
-GENERATOR = "padless report"
+GENERATOR = f"padless sha256={'0' * 64}"
 """``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
@@ -111,7 +112,7 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
     """Write the report of ``runs`` and return its path.
 
     Raises ``DataError`` for a path that is not a run or has no metrics, ``ConfigError`` for an existing file that is
-    not a report, without ``overwrite``.
+    not a report, or was edited, without ``overwrite``.
     """
     folders = list(map(Path, runs))
     first, spread, directories = folders[0], None, list[Path]()
@@ -122,10 +123,10 @@ def write_report(runs: Sequence[str | Path], output: str | Path | None = None, *
             started = spread["runs"]
         directories += [run.path for run in started] or [folder]
     target = Path(output or (first / REPORT if len(folders) == 1 else REPORT))
-    atomic.check_replaced(target, overwrite, [GENERATOR])
+    atomic.check_replaced(target, overwrite, partial(atomic.is_sealed, target))
     page = render_page([RunFacts(directory) for directory in directories], spread)
     with atomic.storage_errors(target, otherwise="name another --output"):
-        atomic.write_text(target, page)
+        atomic.write_bytes(target, atomic.seal(page.encode()))
     return target
 
 

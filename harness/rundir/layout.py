@@ -43,7 +43,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import contains_words, storage_errors
+from preprocessing.base.atomic import contains_words, refuse_inside, storage_errors
 from preprocessing.base.errors import ConfigError
 from preprocessing.base.processes import is_lock
 from preprocessing.base.suggestions import path_suggestion
@@ -107,9 +107,7 @@ def check_directory(run: str | Path) -> None:
     if is_own(run):
         return
     path = Path(os.path.realpath(run))
-    dataset = next((folder for folder in (path, *path.parents) if (folder / MANIFEST).is_file()), None)
-    if dataset is not None:
-        raise ConfigError(f"run: {run} lies inside the dataset {dataset}; name a directory outside of it")
+    refuse_inside("run", path / LOCK)
     names = {*os.listdir(path)} - {BASELINE, TEACHERS} if path.is_dir() else set[str]()
     if any(name != LOCK or (path / name).stat().st_size for name in names):  # a kill may have left it without content
         raise ConfigError(f"run: {run} holds other files, and no run; name an empty or a new directory")

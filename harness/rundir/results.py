@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
 
 def check_replaceable(directory: Path, split: str) -> None:
     """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote."""
-    atomic.check_replaced(directory / figures_name(split), None, KIND[:1])
-    atomic.check_replaced(directory / predictions_name(split), None, ["predicted"])
+    for name, words in ((figures_name(split), KIND[0]), (predictions_name(split), "predicted")):
+        atomic.check_replaced(directory / name, None, partial(atomic.contains_words, directory / name, words))
 
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from preprocessing.base import atomic
@@ -29,6 +30,8 @@ from preprocessing.job.executors import Share
 from preprocessing.job.parts import hash_of
 
 WORK, LOCK = ".work", "lock"
+MAKING_WORK = Lock()
+"""Held by one thread, since the temporary folder of a process is the same in all."""
 SHARE_LOCK_S = 5.0
 """Longest wait of a share for a lock that a command holds for a moment."""
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
@@ -56,6 +59,7 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
         target = Path(os.path.realpath(target))  # Path.resolve raises RuntimeError for a link to itself
     if not target.name:
         raise ConfigError(f"output: {target}: the root of the file system is no dataset; name a directory below it")
+    atomic.refuse_inside("output", target)
     with storing_output(target):
         if is_leftover(atomic.aside(target), target):
             atomic.recover(target)
@@ -85,11 +89,12 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
     Raises ``StorageError`` where nothing can be written, ``UserError`` while another run writes.
     """
     with storing_output(root):
-        atomic.sweep(root / WORK)
-        refuse_foreign(root)
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         is_new, is_shared = not root.exists(), share.count > 1
-        make_work(root)
+        with MAKING_WORK:
+            atomic.sweep(root / WORK)
+            refuse_foreign(root)
+            make_work(root)
         with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
             try:
                 yield

@@ -187,9 +187,7 @@ def test_the_name_of_an_output_is_no_pattern(
 ) -> None:
     """Beside a job of other rows that was killed when its facts were complete."""
     source = write_csv(tmp_path / "in.csv", reviews(100))
-    others = write_csv(
-        tmp_path / "others.csv", [(text, "x" if label == "neg" else label) for text, label in reviews(300)]
-    )
+    others = write_csv(tmp_path / "others.csv", [(text, f"other {label}") for text, label in reviews(300)])
     with monkeypatch.context() as patch:
         patch.setattr(Assignment, "make", stop)
         assert command("prepare", others, "-o", tmp_path / "run1") == 130

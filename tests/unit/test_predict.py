@@ -270,6 +270,7 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
     assert predict(name, output, *SMALL) == 0
     assert (0 < num_begun < ROWS, len(Stub.texts_seen)) == (True, ROWS - num_begun)
     assert output.read_bytes() == whole_output.read_bytes()
+    output.unlink()
     interrupt(monkeypatch, 3)
     assert predict(name, output, *SMALL) == 130
     restore()
@@ -304,11 +305,15 @@ def test_a_share_makes_what_others_do_not(capsys: pytest.CaptureFixture[str], mo
 def test_a_file_of_something_else_is_replaced_only_where_that_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     name, output = write("csv", 20), Path("out.csv")
     output.write_text("mine\n1\n")
-    problem = "is there already, and holds something else; name another, or set --overwrite true to replace it"
-    assert read_refusal(capsys, name, output) == (2, f"--output {output}: {problem}")
+    assert read_refusal(capsys, name, output)[0] == 2
     assert output.read_text() == "mine\n1\n"
     assert predict(name, output, "--overwrite", "true") == 0
-    assert predict(name, output) == 0  # which it wrote itself
+    output.write_text("predicted,probability_x\nmine,1\n")
+    assert read_refusal(capsys, name, output)[0] == 2
+    assert output.read_text() == "predicted,probability_x\nmine,1\n"
+    output.unlink()
+    os.mkfifo(output)
+    assert read_refusal(capsys, name, output)[0] == 2
     assert sorted(path.name for path in Path().iterdir()) == ["in.csv", output.name]
 
 
@@ -351,7 +356,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         ("new/**/*.csv*", ["first", "second", "third"]),
         ('["new/deep/c.csv", "new/b.csv"]', ["third", "second"]),
     ):
-        assert predict(source, "out.csv") == 0
+        assert predict(source, "out.csv", "--overwrite", "true") == 0
         assert Stub.texts_seen == texts
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
     assert read_refusal(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
