@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -13,7 +14,7 @@ from msgspec import Meta
 from preprocessing.base.errors import ConfigError, require
 from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
 from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, as_recorded
+from preprocessing.labels import AUTO, LabelMap, as_recorded, normalize_label
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -92,8 +93,8 @@ class SourceConfig:
         is_valid = are_characters and len(set(signs)) == len(signs)
         require(is_valid, "source.delimiter, quote, escape", signs, "one ASCII character for each, all different")
         require(len(set(self.columns)) == len(self.columns), "source.columns", self.columns, "each name once")
-        label_map, separator = self.label_map(), self.labels_separator or ""
-        for value in label_map.name_by_value if label_map and self.has_label_sets else ():
+        labels, separator = self.label_map, self.labels_separator or ""
+        for value in labels.name_by_value if labels and self.has_label_sets else ():
             if separator.casefold() in value:
                 problem = f"{separator!r} is in the value {value!r} of source.labels, so it cannot separate labels"
                 raise ConfigError(f"source.labels_separator: {problem}; separate them by another one, or set null")
@@ -108,9 +109,17 @@ class SourceConfig:
         """The columns of which the text is made."""
         return [self.text_column] if isinstance(self.text_column, str) else self.text_column
 
+    @cached_property
     def label_map(self) -> LabelMap | None:
         """The map of ``labels``; None for ``auto``."""
         return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
+
+    @property
+    def named_labels(self) -> set[str]:
+        """The normalized labels that ``labels`` and ``neutral`` name."""
+        if self.label_map:
+            return {*self.label_map.name_by_value}
+        return {normalize_label(value) or "" for value in self.neutral}
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:

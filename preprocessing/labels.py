@@ -7,8 +7,10 @@ recorded, so that predictions are values of that type.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -18,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.untrusted import quote_value
 
 AUTO: Final = "auto"
 LabelType = Literal["text", "int", "float", "bool"]
@@ -35,6 +38,9 @@ NEUTRAL_NAME = "\0neutral"
 """In place of a class name for a label whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
+_ITEM = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*"|-?\d+(\.\d+)?|None)"""
+LIST_AS_TEXT = re.compile(rf"\s*\[\s*({_ITEM}\s*(,\s*{_ITEM}\s*)*)?\]\s*", re.DOTALL)
+"""A list in a cell of CSV, as pandas writes it: ``['joy', 'fear']``."""
 
 
 def normalize_label(value: Any) -> str | None:
@@ -45,22 +51,32 @@ def normalize_label(value: Any) -> str | None:
 
 
 def name_label_value(value: Any) -> str | None:
-    """The class name that ``auto`` gives a raw label: a text unchanged, the numbers 1 and 1.0 ``1``, True ``true``.
-    Inverse of ``convert_names``.
+    """The class name that ``auto`` gives a raw label: a text in Unicode's composed form (NFC), the numbers 1 and 1.0
+    ``1``, True ``true``. Inverse of ``convert_names``. Raises ``ValueError`` for bytes that are not UTF-8.
     """
     if value is None or value != value:
         return None
-    if isinstance(value, (str, bytes)):
-        return value if isinstance(value, str) else value.decode("utf-8", "replace")
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError as error:
+            problem = f"the label {quote_value(value)} is not UTF-8 ({error})"
+            raise ValueError(f"{problem}; set source.encoding, or correct the row") from None
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
     if isinstance(value, bool):
         return str(value).lower()
-    return drop_zero_fraction(str(float(value) if isinstance(value, Decimal) else value))
+    if isinstance(value, Decimal):
+        value = f"{value:f}"  # a float would merge long ones
+        value = value.rstrip("0").rstrip(".") if "." in value else value
+    return drop_zero_fraction(str(value))
 
 
 def drop_zero_fraction(text: str) -> str:
-    """``1.0`` as ``1``; other texts unchanged."""
+    """``1.0`` as ``1``, ``-0.0`` as ``0``; other texts unchanged."""
     number = WHOLE_NUMBER.fullmatch(text)
-    return number[1] if number else text
+    whole = number[1] if number else text
+    return "0" if whole == "-0" else whole
 
 
 def type_of(kind: pa.DataType) -> LabelType | None:
@@ -173,7 +189,7 @@ def find_separator(values: Collection[Any]) -> str | None:
     parts occur in other cells too. Those of a name such as ``Arts, Crafts and Sewing`` do not.
     """
     cells = {name_label_value(value) or "" for value in values}
-    if any(cell.endswith(NAME_END) for cell in cells):
+    if any(cell.endswith(NAME_END) or LIST_AS_TEXT.fullmatch(cell) for cell in cells):
         return LIST
     for separator in SEPARATORS:
         parts_of_cells = [{*split_labels(cell, separator)} for cell in cells]
@@ -185,19 +201,40 @@ def find_separator(values: Collection[Any]) -> str | None:
     return None
 
 
+def check_label(label: Any) -> None:
+    """Raise ``ValueError`` for a raw label that is a list or an object, or holds what separates labels here."""
+    if isinstance(label, list | dict):
+        raise ValueError(f"the label {quote_value(label)} is no text; write a text, or a list of texts")
+    if isinstance(label, str) and (NAME_END in label or label.startswith(NEUTRAL_NAME[0])):
+        raise ValueError(f"the label {quote_value(label)} holds a control character; remove it")
+
+
 def join_label_set(labels: Iterable[Any]) -> str:
-    """Raw labels, or names, as one text, the same for any order; inverse of ``split_label_set``."""
-    names = {name_label_value(label) or "" for label in labels} - {""}
+    """Raw labels, or names, as one text, the same for any order; inverse of ``split_label_set``. Raises ``ValueError``
+    for an empty label, and as ``check_label``.
+    """
+    names = set[str]()
+    for label in labels:
+        check_label(label)
+        name = name_label_value(label) or ""
+        if not name.strip():
+            raise ValueError("a label in the list is empty; take it out, or write [] for a text without any")
+        names.add(name)
     return "".join(name + NAME_END for name in sorted(names))
 
 
 def join_lists(values: Iterable[Any]) -> list[Any]:
-    """Values with lists as label sets (``join_label_set``), others unchanged."""
-    return [join_label_set(value) if isinstance(value, list) else value for value in values]
+    """Values of a sample with lists as label sets (``join_label_set``), others unchanged; none if one is no label."""
+    try:
+        return [join_label_set(value) if isinstance(value, list) else value for value in values]
+    except ValueError:
+        return []
 
 
 def split_labels(cell: str, separator: str) -> list[str]:
     """The labels in a cell; ``separator`` as ``find_separator`` returns it."""
+    if separator == LIST and LIST_AS_TEXT.fullmatch(cell):
+        cell = join_label_set(ast.literal_eval(cell.strip()))
     labels = cell.split(NAME_END if separator == LIST else separator)
     return [label.strip() for label in labels if label.strip()]
 

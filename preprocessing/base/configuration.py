@@ -78,6 +78,8 @@ class Option:
             return msgspec.convert(self.parse_structure(text), self.kind, strict=False)
         except ValueError:
             examples = [f", as in {example}" for kind, example in EXAMPLES.items() if kind in self.kinds]
+            if str in self.kinds:  # in which a comma separates nothing
+                examples = [example.replace("a,b", "[a, b]") for example in examples]
             expected = describe_kind(self.kind) + "".join(examples[:1])
             raise ConfigError(f"{self.key}: expected {expected}, got {quote_value(text)}") from None
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from preprocessing.base.errors import DataError
 from preprocessing.corpus.sources import File
-from preprocessing.labels import is_list, join_lists
+from preprocessing.labels import check_label, is_list, join_label_set, join_lists
 
 SEPARATOR = " xxsep "
 """The word between the columns of a text: a token for every tokenizer, which people can type too."""
@@ -64,6 +64,19 @@ class SourceBatch:
         if pa.types.is_nested(values.type) and not is_labels:
             raise self.error(0, f"{column!r} holds {values.type}, expected texts; name another column")
         return values
+
+    def join_lists(self, labels: Sequence[Any]) -> list[Any]:
+        """The raw labels of the rows, lists as label sets. Raises ``DataError`` for the first that is no label."""
+        joined = list(labels)
+        for row, label in enumerate(labels):
+            try:
+                if isinstance(label, list):
+                    joined[row] = join_label_set(label)
+                else:
+                    check_label(label)
+            except ValueError as error:
+                raise self.error(row, str(error)) from None
+        return joined
 
     def column(self, column: str | int) -> pa.Array:
         """A column, by its name or position, as large_string; numbers become digits. Raises ``DataError`` for the first

@@ -26,23 +26,24 @@ import pyarrow.parquet as pq
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST_NUMBER, UNLABELLED_NUMBER, VALIDATION_NUMBER, split_number
-from preprocessing.base.untrusted import join_names
+from preprocessing.base.untrusted import MOST_LISTED, join_names, quote_value
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.batches import BYTES, FOLDER_SPLIT, TEXT, SourceBatch
+from preprocessing.corpus.batches import FOLDER_SPLIT, TEXT, SourceBatch
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import File, fingerprint_of, identity_of, state_of
 from preprocessing.labels import (
     AUTO,
     LIST,
+    LIST_AS_TEXT,
     MAX_CLASSES,
     MAX_LABEL_SETS,
     NAME_END,
     NEUTRAL_NAME,
     LabelType,
+    check_label,
     distinct,
     is_list,
     join_label_set,
-    join_lists,
     name_label_value,
     normalize_label,
     split_label_set,
@@ -91,6 +92,8 @@ class Converted(msgspec.Struct):
     classes: list[str] = []
     """The class names that occur, sorted; those of ``source.labels``, if it is a map. With several labels to a text,
     the label sets that occur (``join_label_set``)."""
+    named_labels: list[str] = []
+    """Those of ``SourceConfig.named_labels`` that occur."""
     label_types: list[LabelType] = []
     """Of the label column; several if batches differ."""
 
@@ -129,7 +132,7 @@ def convert_parts(
         yield from writer.write(check_rows(batch, converted, keep_columns))
     yield from writer.finish()
     converted.parts = writer.parts
-    labels = file.source.label_map()
+    labels = file.source.label_map
     if labels and not file.source.has_label_sets:
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
@@ -237,13 +240,14 @@ def read_labels(batch: SourceBatch, is_hidden: np.ndarray, converted: Converted)
     if batch.file.is_unlabelled:
         return pa.nulls(len(batch), pa.string()), np.zeros(len(batch), bool)
     column = batch.values(source.label_column)
-    if column.type in (pa.binary(), BYTES):
-        column = batch.column(source.label_column)
-    kind = type_of(column.type)
+    kind, is_joined = type_of(column.type), is_list(column.type) or batch.file.format == "jsonl"
     if is_list(column.type):
-        column = pa.array(join_lists(column.to_pylist()), TEXT)
+        column = pa.array(batch.join_lists(column.to_pylist()), TEXT)
     column = pc.if_else(pa.array(is_hidden), pa.scalar(None, column.type), column)
-    names, indices = map_values(batch, column, partial(name_labels, source=source))
+    spellings = set[str]()
+    namer = partial(name_labels, source=source, is_joined=is_joined, spellings=spellings)
+    names, indices = map_values(batch, column, namer)
+    converted.named_labels = sorted({*converted.named_labels, *spellings.intersection(source.named_labels)})
     is_neutral = np.array([name == NEUTRAL_NAME for name in names], bool)
     labels = pa.array(names, pa.string(), mask=is_neutral).take(pa.array(indices))
     converted.neutral += int(is_neutral[indices].sum())
@@ -268,31 +272,35 @@ def map_values(batch: SourceBatch, column: pa.Array, map_value: Callable[[Any], 
     return results, indices
 
 
-def name_label(value: Any, source: SourceConfig) -> str | None:
-    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Raises ``ValueError`` for an unknown label,
-    and for a missing one unless ``source`` allows it.
+def name_label(value: Any, source: SourceConfig, spellings: set[str]) -> str | None:
+    """The class name of a raw label, or ``NEUTRAL_NAME``; None without one. Adds its normalized spelling to
+    ``spellings``. Raises ``ValueError`` for an unknown label, and for a missing one unless ``source`` allows it.
     """
-    text, labels = normalize_label(value), source.label_map()
+    text, labels = normalize_label(value), source.label_map
+    spellings.add(text or "")
     if not text and source.missing_label == "error":
         raise ValueError("there is no label; fill it in, or leave such rows out with source.missing_label drop")
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.name_by_value:
-        spellings = ", ".join(labels.name_by_value)
-        problem = f"label {value[:60]!r} is not known; known are {spellings}"
+        known, num_more = [*labels.name_by_value][:MOST_LISTED], len(labels.name_by_value) - MOST_LISTED
+        more = f" and {num_more:,} more" if num_more > 0 else ""
+        problem = f"label {quote_value(value)} is not known; known are {', '.join(known)}{more}"
         key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
         raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]
 
 
-def name_labels(value: Any, source: SourceConfig) -> str | None:
+def name_labels(value: Any, source: SourceConfig, is_joined: bool, spellings: set[str]) -> str | None:
     """The class name of a raw cell as ``name_label``; with several labels to a text, their label set as one text, or
-    ``NEUTRAL_NAME`` if one of them is. Raises ``ValueError`` as ``name_label`` does, and for a list where a name is
-    expected, or the reverse.
+    ``NEUTRAL_NAME`` if one of them is. ``is_joined``: lists have become label sets. Raises ``ValueError`` as
+    ``name_label`` does, for a list where a name is expected, or the reverse, and as ``check_label``.
     """
     name, separator = name_label_value(value), source.labels_separator or AUTO
     text = name or ""
-    is_listed = text.endswith(NAME_END)
+    if not is_joined:
+        check_label(text)
+    is_listed = text.endswith(NAME_END) or (separator == LIST and LIST_AS_TEXT.fullmatch(text) is not None)
     if text and is_listed != (separator == LIST):
         labels = join_names(split_label_set(text))
         problem = f"the label is a list of {labels}, where source.labels_separator expects a text"
@@ -301,21 +309,21 @@ def name_labels(value: Any, source: SourceConfig) -> str | None:
         raise ValueError(f"{problem}; write all labels as lists, or none")
     is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
     if is_missing or not source.has_label_sets:
-        return name_label(value, source)
-    names = {name_label(label, source) for label in split_labels(text, separator)}
+        return name_label(value, source, spellings)
+    names = {name_label(label, source, spellings) for label in split_labels(text, separator)}
     return NEUTRAL_NAME if NEUTRAL_NAME in names else join_label_set(names)
 
 
 def check_number(classes: Collection[str], file: File) -> None:
-    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values, or ``MAX_LABEL_SETS``
-    sets of them.
+    """Raise ``DataError`` for a label column of more than ``MAX_CLASSES`` distinct values that no map names, or
+    ``MAX_LABEL_SETS`` sets of them.
     """
     if file.source.has_label_sets:
         if len(classes) > MAX_LABEL_SETS:
             problem = f"column {file.source.label_column!r} has more than {MAX_LABEL_SETS:,} different sets of labels"
             raise DataError(f"{file.name}: {problem}; leave rare labels out")
         classes = {name for label_set in classes for name in split_label_set(label_set)}
-    if len(classes) > MAX_CLASSES:
+    if len(classes) > MAX_CLASSES and file.source.label_map is None:
         problem = (
             f"column {file.source.label_column!r} has more than {MAX_CLASSES:,} different values: is it the label?"
         )

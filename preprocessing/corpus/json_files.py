@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -45,14 +45,17 @@ class JsonReader(Reader):
     def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """The values of the wanted columns, which are no objects; lists of labels are label sets."""
         for batch in self.lines:
-            records = parse_objects(batch)
+            records, columns = parse_objects(batch), dict[str, pa.Array]()
             for name in self.file.key_by_column:
-                types = [type(record.get(name)) for record in records]
-                refused = (dict,) if name == self.file.source.label_column else (list, dict)
-                for row in [types.index(kind) for kind in refused if kind in types]:
-                    raise batch.error(row, f"{name!r} is {quote_value(records[row][name])}, expected a text")
-            table = pa.table({name: column_of_json(records, name) for name in self.file.key_by_column})
-            yield SourceBatch(self.file, batch.numbers, table.append_column(LINE, batch.table[LINE]))
+                values = [record.get(name) for record in records]
+                if name == self.file.source.label_column:
+                    values = batch.join_lists(values)
+                for row, value in enumerate(values):
+                    if isinstance(value, list | dict):
+                        raise batch.error(row, f"{name!r} is {quote_value(value)}, expected a text")
+                columns[name] = column_of_json(values)
+            columns[LINE] = batch.table[LINE]
+            yield SourceBatch(self.file, batch.numbers, pa.table(columns))
 
     def read_sample(self) -> dict[str, list[Any]]:
         """The values of the first batch, lists as label sets; none of columns with objects."""
@@ -103,9 +106,8 @@ def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
     return record
 
 
-def column_of_json(records: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
+def column_of_json(values: Sequence[Any]) -> pa.Array:
     """The values at a key as a column of numbers or booleans, if all are; else of texts."""
-    values = join_lists(record.get(name) for record in records)
     try:
         column = pa.array(values)
         return column.cast(TEXT) if column.type == pa.string() else column

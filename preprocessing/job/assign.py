@@ -383,7 +383,7 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
                 "split, and quality.drop may leave rows out; give more, or change splits"
             )
         elif len(present_names) == 1 and classes.label_sets is None:
-            only = f"all {sum(label_rows)} rows have the label {present_names[0]!r}"
+            only = f"every row has the label {present_names[0]!r}"
             hint = "give more rows of the others, or change splits"
             if name == TRAIN:
                 hint = "check the source and its labels"
@@ -393,6 +393,7 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
             others = zip(fractions, observed["labels"], strict=True)
             counts = [f"{rows[number]:,} of {other}" for other, rows in others if rows[number]]
             hint = "move some of them to train, or leave it out with source.labels or source.neutral"
-            problem = f"no row has the label {absent_names[0]!r}, but {' and '.join(counts)} have it; {hint}"
+            but = f", but {' and '.join(counts)} have it" if counts else ""
+            problem = f"no row has the label {absent_names[0]!r}{but}; {hint}"
         if problem:
             raise DataError(f"split {name}: {problem}")

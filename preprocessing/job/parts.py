@@ -21,7 +21,7 @@ from preprocessing.job import engine
 from preprocessing.job.executors import Workers
 from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
 
-VERSION = 7
+VERSION = 8
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
     "source": {"path", "validation_path", "test_path", "unlabelled_path"},
@@ -139,7 +139,7 @@ class Classes:
     @classmethod
     def merge(cls, config: SourceConfig, sources: Sequence[Source]) -> Classes:
         """Merge the classes of all parts, and with several labels to a text their label sets."""
-        label_map, converted = config.label_map(), [source.converted for source in sources]
+        label_map, converted = config.label_map, [source.converted for source in sources]
         values = sorted({value for source in converted for value in source.classes})
         value_names = [split_label_set(value) if config.has_label_sets else [value] for value in values]
         if label_map is None:

@@ -214,7 +214,7 @@ def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Comman
     manifest = command.build(*separated, "--source.labels", names, "--overwrite", "true")
     assert (manifest.labels, manifest.label_sets) == (["happy", "fond"], [[], [0], [0, 1], [1]])
     listed = ("--source.labels_separator", "list")
-    lists = [(text, None if at == 30 else cell.split(";")) for at, (text, cell) in enumerate(rows)]
+    lists = [(text, None if at == 30 else [*filter(None, cell.split(";"))]) for at, (text, cell) in enumerate(rows)]
     refused = command.refused(3, write_jsonl(tmp_path / "a.jsonl", lists), tmp_path / "lists", *listed)
     assert "a.jsonl: row 31: there is no label" in refused
 
