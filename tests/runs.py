@@ -95,7 +95,7 @@ def train_to_end(
     module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
     """``module argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
-    words = (*later_wins("--baseline", "none", *argv),)
+    words = (*later_wins(*argv, *(() if "--baseline" in argv else ("--baseline", "none"))),)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         ranks = start_ranks(_train, processes, words, out, err, setup, module)
