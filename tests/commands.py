@@ -25,6 +25,18 @@ PLAIN_RECIPE = ("--config", str(ROOT / "tests" / "plain.yaml"))
 CPU = ("--config_file", str(ROOT / "configs/accelerate/cpu.yaml"))
 
 
+def later_wins(*words: object) -> list[str]:
+    """Keys and their values, as a command takes them: of a key that stands there twice, the last."""
+    group_by_key: dict[str, list[str]] = {}
+    key = ""
+    for word in map(str, words):
+        if word.startswith("--"):
+            key = word.partition("=")[0]
+            group_by_key[key] = []
+        group_by_key.setdefault(key, []).append(word)
+    return [word for group in group_by_key.values() for word in group]
+
+
 def run_module(module: str, *arguments: object, timeout_s: float = 180, **env: str) -> subprocess.CompletedProcess[str]:
     """``python -m module arguments`` from the repository's root."""
     command = [sys.executable, "-m", module, *map(str, arguments)]

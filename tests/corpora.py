@@ -15,7 +15,7 @@ import pytest
 from harness.__main__ import main
 from preprocessing.base import cli
 from preprocessing.dataset.shards import Manifest, read_manifest
-from tests.commands import unwrapped
+from tests.commands import later_wins, unwrapped
 
 GOOD, BAD = ("great", "superb", "moving"), ("dull", "awful", "boring")
 
@@ -69,7 +69,7 @@ def contents(root: Path) -> dict[str, bytes]:
 def words_of(source: object, output: object, *more: object) -> list[str]:
     """A command that builds a dataset with small shards and one worker."""
     words = ("prepare", "--source.path", source, "--output", output, "--executor.workers", 1)
-    return [*map(str, (*words, "--text.max_tokens", 64, "--vocabulary.min_count", 1, *more))]
+    return later_wins(*words, "--text.max_tokens", 64, "--vocabulary.min_count", 1, *more)
 
 
 def prepare(source: object, output: Path, *more: object) -> Manifest:

@@ -23,7 +23,7 @@ import psutil
 from harness.config import ModelConfig, RunConfig
 from harness.ranks.stopping import run_rank
 from preprocessing.base.signals import end_process
-from tests.commands import CPU, PLAIN_RECIPE, start_python, status_of, wait_until
+from tests.commands import CPU, PLAIN_RECIPE, later_wins, start_python, status_of, wait_until
 from tests.ranks import start_ranks
 
 MODEL = "--model.embedding_dim 16 --model.hidden_size 16 --model.dropout 0.2 --optim.ema 0.99 --model.wide 256"
@@ -34,7 +34,7 @@ SAVING = ["--checkpoint.every_steps", "11", "--tracking.log_every", "4", "--time
 
 def arguments(data: Path, run: Path, *more: str) -> tuple[str, ...]:
     """The keys of a training."""
-    return ("--data", str(data), "--run", str(run), *TRAINING, *SAVING, *more)
+    return (*later_wins("--data", data, "--run", run, *TRAINING, *SAVING, *more),)
 
 
 def small(data: object, run: object, *, wide: int = 0, **more: Any) -> RunConfig:
@@ -95,7 +95,7 @@ def train_to_end(
     module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
     """``module argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
-    words = (*map(str, argv), *(() if "--baseline" in argv else ("--baseline", "none")))
+    words = (*later_wins(*argv, *(() if "--baseline" in argv else ("--baseline", "none"))),)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         ranks = start_ranks(_train, processes, words, out, err, setup, module)

@@ -37,7 +37,7 @@ from harness.scores.calibration import Decision
 from preprocessing import __main__ as preprocessing
 from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import read_json, unwrapped
+from tests.commands import later_wins, read_json, unwrapped
 from tests.conftest import NLTK_DATA
 
 pytestmark = pytest.mark.thorough
@@ -242,7 +242,7 @@ def run_and_report(program: ModuleType, *words: str) -> str:
 
 def prepare(words: str, output: str = "out") -> None:
     """Build a dataset from files in the working directory."""
-    answer = run_and_report(preprocessing, "prepare", *OPTIONS, "--output", output, *words.split())
+    answer = run_and_report(preprocessing, "prepare", *later_wins(*OPTIONS, "--output", output, *words.split()))
     assert answer.startswith("0 "), answer
 
 

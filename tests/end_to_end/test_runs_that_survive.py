@@ -22,6 +22,7 @@ from preprocessing.dataset.shards import read_manifest
 from tests.commands import (
     CPU,
     accelerate,
+    later_wins,
     read_json,
     read_metrics,
     run_module,
@@ -147,7 +148,7 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(
     assert train_to_end(*words).returncode == 0
 
     log_bytes = (run / "metrics.jsonl").read_bytes()
-    assert cli.run(harness, ["train", *CPU, *words, "--epochs", "3", "--model.embedding_dim", "8"]) == 2
+    assert cli.run(harness, ["train", *later_wins(*CPU, *words, "--epochs", "3", "--model.embedding_dim", "8")]) == 2
     assert "model.embedding_dim: was 16, now 8: the weights fit no other" in unwrapped(capsys.readouterr().err)
     assert (run / "metrics.jsonl").read_bytes() == log_bytes
 

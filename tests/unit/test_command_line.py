@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import Meta
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
@@ -24,6 +26,7 @@ from harness import evaluate, train
 from harness.__main__ import COMMANDS as HARNESS
 from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
+from harness.inference.config import PredictConfig
 from harness.library.commands import train_here
 from harness.library.server import SERVER
 from preprocessing.__main__ import COMMANDS as PREPROCESSING
@@ -132,6 +135,7 @@ def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
     assert re.findall(r"--\S+", page.partition("order")[2]) == ["--order.length_noise"]
     assert "[default: 0.003]" in page
     page = read_help(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")
+    assert page == read_help(capsys, harness, "help", "train", "optim.lr")
     assert re.findall(r"│ (--\S+) ", page) == ["--optim.lr"]
 
 
@@ -185,6 +189,9 @@ class Options:
         (["--run=~/r"], "run", str(Path.home() / "r")),
         (["--paths", "[a, b]"], "paths", ["a", "b"]),
         (["--tags", "a, b"], "tags", ["a", "b"]),
+        (["--tags", "a, b", "--tags=[c]", "--tags", "d"], "tags", ["a", "b", "c", "d"]),
+        (["--paths", "a,b", "--paths", "c"], "paths", ["a,b", "c"]),
+        (["--labels", '{a: "\\ud83d\\ude42"}'], "labels", {"a": "🙂"}),
         (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
@@ -208,6 +215,61 @@ def test_words_win_over_files_which_come_in_their_order(tmp_path: Path, capsys: 
     third = tmp_path / "3.yaml"
     third.write_text(capsys.readouterr().out)
     assert cli.parse(Options, ["--config", str(third)], prog="test") == options
+
+
+@pytest.mark.parametrize(
+    ("argv", "key"),
+    [
+        (["--run", "a", "--run=b"], "run"),
+        (["--number", "1", "--number", "1"], "number"),
+        (["--part.weights.b", "3"], "part.weights"),
+        (["--label_map.a.b", "3"], "label_map"),
+        (["--labels", '{a: "\\ud83d"}'], "labels"),
+        (["--labels", "{a:neg, b:pos}"], "labels"),
+        (["--run", "--json"], "run"),
+        (["--config", "list.yaml"], "list.yaml"),
+        (["--config", "empty.yaml"], "empty.yaml"),
+    ],
+)
+def test_what_a_key_does_not_take_is_refused(folder: Path, argv: list[str], key: str) -> None:
+    (folder / "list.yaml").write_text("[a]: 1\n")
+    (folder / "empty.yaml").write_text("# only a comment\n")
+    with pytest.raises(ConfigError, match=re.escape(key)):
+        cli.parse(Options, argv, prog="test")
+
+
+LIKE_KEYS = ["quiet", "yes", "-o", "--json", "--", "-", "in.csv", "a, b", "[a]", "~/a", "null"]
+WORD = st.one_of(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.sampled_from(LIKE_KEYS))
+
+
+@given(texts=st.lists(WORD, min_size=1))
+def test_what_follows_two_dashes_is_predicted_as_it_stands(texts: list[str]) -> None:
+    config = cli.parse(PredictConfig, ["--json", "run", "--", *texts], prog="test")
+    assert (config.run, config.texts, config.input, config.json) == ("run", texts, None, True)
+    assert cli.parse(PredictConfig, ["run", f"--texts={texts[0]}"], prog="test").texts == texts[:1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "texts", "is_quiet"),
+    [
+        (["run", "--json", "quiet", "yes"], ["quiet", "yes"], False),
+        (["run", "yes", "--quiet", "true", "json"], ["yes", "json"], True),
+        (["run", "--texts", "good, but long", "--texts", "[a"], ["good, but long", "[a"], False),
+    ],
+)
+def test_a_word_is_no_switch(argv: list[str], texts: list[str], is_quiet: bool) -> None:
+    config = cli.parse(PredictConfig, argv, prog="test")
+    assert (config.texts, config.quiet) == (texts, is_quiet)
+
+
+def test_a_file_of_keys_stands_on_the_default_recipe(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("epochs: 3\n")
+    (folder / "whole.yaml").write_text("default_recipe: false\nepochs: 3\n")
+    default = cli.parse(RunConfig, ["--epochs", "3"], prog="test")
+    mine = cli.parse(RunConfig, ["--config", "mine.yaml"], prog="test")
+    assert (mine, mine.files_read) == (default, ["default", "mine.yaml"])
+    whole = cli.parse(RunConfig, ["--config", "whole.yaml"], prog="test")
+    assert (whole, whole.files_read) == (RunConfig(epochs=3), ["whole.yaml"])
 
 
 @pytest.mark.parametrize("kind", sorted(CLASSES, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)

@@ -31,11 +31,18 @@ pytestmark = pytest.mark.thorough
 
 DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/README.md")
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
+DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "configs").rglob("*.yaml")))
+DOCUMENTS += ("launch/sweep.yaml",)
 FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
 COMMAND = re.compile(r"(?:python -m |`)(harness|preprocessing|benchmarks|padless)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
+SPAN = re.compile(r"`(--)?([a-z_]+(?:\.[a-z_]+)*)\b(?!\()[^`\n]*`")
+"""What may be a key: a span of code that begins with dashes or a name."""
+FILE_ENDINGS = (".arrow", ".onnx")
+OF_OTHERS = {"cpus", "dependency", "hypothesis", "parsable", "signal"}
+"""Options of sbatch and pytest that pages name."""
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SCRIPT = re.compile(r"^[!$]? ?(padless) (.+)$", re.MULTILINE)
 
@@ -85,6 +92,18 @@ def unknown_words(package: str, words: Sequence[str]) -> list[str]:
 def test_every_command_takes_its_options(document: str) -> None:
     for package, words in commands((ROOT / document).read_text()):
         assert unknown_words(package, words) == [], f"{document}: {package} {words}"
+
+
+def test_every_key_that_pages_name_is_one() -> None:
+    classes = {load_object(command.config) for command in (*HARNESS, *PREPROCESSING, *BENCHMARKS)}
+    groups = {group for config_class in classes for group in groups_of(config_class)}
+    keys = {key for config_class in classes for key in options_of(config_class)} | groups
+    keys |= {"completion", "config", "help", "print_config", "version"}
+    for document in DOCUMENTS:
+        for dashes, name in SPAN.findall((ROOT / document).read_text()):
+            is_dotted = name.partition(".")[0] in groups and "." in name and not name.endswith(FILE_ENDINGS)
+            if dashes or is_dotted:
+                assert name in keys or (dashes and name in OF_OTHERS), f"{document}: {dashes}{name}"
 
 
 @pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])

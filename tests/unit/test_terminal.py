@@ -6,6 +6,7 @@ terminal only; and what a training prints, in few lines of 80 columns.
 from __future__ import annotations
 
 import io
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from harness.training.console import Console
 from preprocessing.base import terminal as screens
-from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, table, wrap_text
+from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
 from preprocessing.dataset.shards import Manifest, read_manifest
 from tests.report_runs import write_data, write_run
 
@@ -86,6 +87,18 @@ def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its
     assert f"{WIPE}\x1b[33mone sentence" in terminal.getvalue()
     assert all(cells(line) <= 60 + len(f"{WIPE}\x1b[33m\x1b[0m") for line in lines)
     assert lines[-1] == f"{WIPE}\x1b[1mdata\x1b[0m{third[4:]}"
+
+
+def test_an_error_is_one_line_of_a_log_and_breaks_between_words_in_a_terminal(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stream in (file := io.StringIO(), terminal):
+        monkeypatch.setattr(sys, "stderr", stream)
+        print_stderr(LONG)
+    assert file.getvalue() == f"{LONG}\n"
+    lines = terminal.getvalue().replace(WIPE, "").splitlines()
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line.strip() for line in lines) == LONG
 
 
 def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end(
