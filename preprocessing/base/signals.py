@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from preprocessing.base.atomic import remove_open_folders
 from preprocessing.base.processes import PARENT, kill_spawned_workers, signal_on_parents_death
 from preprocessing.base.terminal import print_stderr
 
@@ -205,6 +206,7 @@ class StopHandler:
 
     def _end(self, sentence: str) -> NoReturn:
         """End this process and its workers at once."""
+        remove_open_folders()
         kill_spawned_workers()
         if self.exit_code is None:
             end_process(self.stop_code, sentence)
