@@ -7,12 +7,14 @@ import csv
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.rundir.results import join_label_column
@@ -59,6 +61,9 @@ class Output:
         for name in names:
             if name in schema.names:
                 raise DataError(f"{first.file.name}: already has a column {name!r}; rename or remove it")
+        if first.file.format == "jsonl":
+            for source in sources:
+                refuse_keys(source, names)
         if first.file.format == "jsonl" != FORMAT_BY_SUFFIX[path.suffix.lower()]:
             raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
         return cls(path, sources, schema, names, labels_separator)
@@ -85,6 +90,17 @@ class Output:
         for name, column in zip(self.names, columns.columns, strict=True):
             table = table.append_column(name, join_label_column(column, self.labels_separator) if is_joined else column)
         return table
+
+
+def refuse_keys(source: Source, names: Sequence[str]) -> None:
+    """Raise ``DataError`` for the first object of JSON lines that has one of these keys."""
+    pattern = "|".join(re.escape(json.dumps(name, ensure_ascii=False)) for name in names) + r"|\\u"
+    for part in source.converted.parts:
+        table = pq.read_table(source.folder / part.path, columns=["row", "line"])
+        candidates = table.filter(pc.match_substring_regex(table["line"].cast(pa.large_binary()), pattern))
+        for row, line in zip(candidates["row"].to_pylist(), candidates["line"].to_pylist(), strict=True):
+            if keys := sorted({*names} & {*json.loads(line)}):
+                raise DataError(f"{source.file.name}: row {row}: already has a key {keys[0]!r}; rename or remove it")
 
 
 def write_tables(

@@ -43,7 +43,7 @@ from harness.inference.scorer import (
 )
 from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column
+from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
 from preprocessing.base import atomic
 from preprocessing.base.atomic import check_replaced, storage_errors
 from preprocessing.base.errors import ConfigError, DataError, UserError
@@ -204,9 +204,28 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         if config.abstain:
             num_unlabelled = sum(part.without_label for part in facts)
             screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
+            if sentence := describe_measured_labels(Path(config.run), info.labels, config.abstain):
+                screen.print_text(sentence)
         if num_unknown:
             proportion = percent(num_unknown / num_rows)
             print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
+
+
+def describe_measured_labels(run: Path, labels: Sequence[str], abstain: float) -> str | None:
+    """How many rows of a run's test, or validation, have a label from this probability on, and how many of these are
+    right; None if it was not measured.
+    """
+    with suppress(DataError):  # predictions need no figures
+        if measured := read_measured(run):
+            columns = [probability_column(label) for label in labels]
+            table = read_predictions(measured.directory, measured.split, columns)
+            confidence = np.max([table[name].to_numpy() for name in columns], axis=0)
+            _, is_right = read_hits(measured.directory, measured.split)
+            right = is_right[confidence >= abstain]
+            share = f"of {len(is_right):,} {measured.split} rows {percent(len(right) / len(is_right))} have one"
+            accuracy = f", of which {percent(right.mean())} are right" if len(right) else ""
+            return f"{share} from {abstain:g} on{accuracy}: texts like those will come near that"
+    return None
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:

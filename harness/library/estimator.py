@@ -62,8 +62,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises ``UserError``.
         """
         targets = np.asarray(y)
-        self.multilabel_ = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
-        if self.multilabel_:
+        has_label_sets = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
+        if has_label_sets:
             labels: Any = [np.flatnonzero(row).tolist() for row in targets]
         else:
             targets = column_or_1d(targets, warn=True)
@@ -89,7 +89,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
             texts, _ = pair_labels(X, labels, "y")
             check_classification_targets(targets)
-            labels = labels if self.multilabel_ else targets
+            labels = labels if has_label_sets else targets
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
             with temporary_folder() as folder:
                 if unlabelled_texts := [text for chunk in chunks(unlabelled) for text in chunk]:
@@ -104,8 +104,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
         except UserError as error:
             raise FitError(error) from error
+        self.multilabel_ = has_label_sets
         self.classes_ = np.sort(self.model_.classes_).astype(targets.dtype)
-        if self.multilabel_:
+        if has_label_sets:
             self.classes_ = np.arange(targets.shape[1])
         return self
 

@@ -343,6 +343,8 @@ def as_storage_error(error: OSError) -> UserError | None:
 
 TEMPORARY_FOLDER = "padless-"
 """Start of the name of a folder in TMPDIR."""
+OPEN_FOLDERS = set[str]()
+"""The temporary folders that are in use."""
 
 
 @contextmanager
@@ -355,9 +357,19 @@ def temporary_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=own_suffix())
     remove_abandoned(Path(folder.name).parent, f"{TEMPORARY_FOLDER}*")
     with folder as name:
+        OPEN_FOLDERS.add(name)
         try:
             yield Path(name)
         except OSError as error:
             if error.errno not in NO_ROOM or not str(error.filename or name).startswith(name):
                 raise
             raise refusal(error, name, otherwise=TMPDIR) from None
+        finally:
+            OPEN_FOLDERS.discard(name)
+
+
+def remove_open_folders() -> None:
+    """Remove the temporary folders of this process, which ends before their blocks do."""
+    for name in [*OPEN_FOLDERS]:
+        if name.endswith(own_suffix()):  # not those of a process that this one was forked from
+            shutil.rmtree(name, ignore_errors=True)

@@ -84,9 +84,11 @@ class Option:
             raise ConfigError(f"{self.key}: expected {expected}, got {quote_value(text)}") from None
 
     def parse_structure(self, text: Any) -> Any:
-        """Lists and mappings in a text as YAML, ``a,b`` as a list, a mapping's ``a: 1`` as ``a: [1]`` where lists are
-        expected. Raises ``ValueError``.
+        """Lists and mappings in a text as YAML, ``.5`` as a number, ``a,b`` as a list, a mapping's ``a: 1`` as
+        ``a: [1]`` where lists are expected. Raises ``ValueError``.
         """
+        if isinstance(text, str) and float in self.kinds and re.fullmatch(r"[+-]?(\.\d+|\d+\.)", text):
+            return float(text)
         if isinstance(text, str) and self.kinds & {list, tuple, dict}:
             if text[:1] in ("[", "{"):
                 text = parse_yaml(text)

@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from preprocessing.base.atomic import remove_open_folders
 from preprocessing.base.processes import PARENT, signal_on_parents_death
 
 if TYPE_CHECKING:
@@ -203,6 +204,7 @@ class StopHandler:
 
     def _end(self, sentence: str) -> NoReturn:
         """End this process at once; its workers end with it."""
+        remove_open_folders()
         if self.exit_code is None:
             end_process(self.stop_code, sentence)
         end_process(self.exit_code)

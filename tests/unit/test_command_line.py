@@ -195,6 +195,7 @@ class Options:
         (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate=auto", "--part.pair", "[0.1, 2]"], "part", Part(rate="auto", pair=(0.1, 2.0))),
+        (["--part.rate", ".5"], "part", Part(rate=0.5)),
         (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
     ],
 )

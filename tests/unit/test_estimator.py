@@ -14,9 +14,11 @@ import pytest
 from joblib import parallel_config
 from scipy.sparse import coo_matrix
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.validation import check_is_fitted
 
 import padless
 from tests.datasets import sentences
@@ -85,8 +87,11 @@ def test_a_search_over_a_pipeline() -> None:
     ],
 )
 def test_a_mistake_gets_a_sentence(keys: dict[str, Any], y: Any, sentence: str) -> None:
+    classifier = padless.TextClassifier(**keys)
     with pytest.raises(ValueError, match=sentence):
-        padless.TextClassifier(**keys).fit(TEXTS, y)
+        classifier.fit(TEXTS, y)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(classifier)
 
 
 @pytest.mark.parametrize("texts", [set(TEXTS), frozenset(TEXTS), np.eye(100), coo_matrix(np.eye(100))])

@@ -152,6 +152,24 @@ def test_rows_without_a_text_are_empty_texts() -> None:
     assert [sorted(set(row) - set(COLUMNS)) for row in objects] == [["deep", "text"], [], [], ["n"], ["text"]]
 
 
+@pytest.mark.parametrize("key", ["predicted", "predict\\u0065d", "probability_bad"])
+def test_objects_that_have_a_key_of_the_predictions_are_refused(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_file(
+        "in.jsonl", f'{{"text": "the \\"predicted\\"", "deep": {{"predicted": 1}}}}\n{{"text": "b", "{key}": "x"}}\n'
+    )
+    code, sentence = read_refusal(capsys, "in.jsonl", "out.jsonl")
+    assert (code, sentence.startswith("in.jsonl: row 2: already has a key 'pr")) == (3, True)
+    assert [path.name for path in Path().iterdir()] == ["in.jsonl"]
+    assert Stub.texts_seen == []
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.tsv", "out.xlsx"])
+def test_other_formats_are_not_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write_file("in.csv", "text\nfine\n")
+    code, sentence = read_refusal(capsys, "in.csv", name)
+    assert (code, ".parquet, .csv or .jsonl" in sentence, Path(name).exists()) == (2, True, False)
+
+
 def test_json_lines_keep_the_bytes_of_their_objects() -> None:
     lines = ['{"id": "007", "text": "a b", "n": 1e5}', ' { "text" : "fine" , "deep": {"a": [1.0, null]} } ', ""]
     write_file("in.jsonl", "\ufeff" + "\r\n".join(lines) + '{"text": "l\\u00e9 ", "d": "2020-01-01", "é": NaN}')

@@ -100,13 +100,18 @@ def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path)
     assert marker.exists()
 
 
-def test_a_second_press_of_ctrl_c_means_now() -> None:
-    process = start_command("""
-    try:
-        time.sleep(30)
-    finally:
-        time.sleep(20)
+def test_a_second_press_of_ctrl_c_means_now(tmp_path: Path) -> None:
+    process = start_command(f"""
+    import tempfile
+    from preprocessing.base.atomic import temporary_folder
+    tempfile.tempdir = {str(tmp_path)!r}
+    with temporary_folder():
+        try:
+            time.sleep(30)
+        finally:
+            time.sleep(20)
 """)
+    assert len([*tmp_path.iterdir()]) == 1
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
@@ -114,6 +119,7 @@ def test_a_second_press_of_ctrl_c_means_now() -> None:
     assert (code, len(lines)) == (130, 1)
     assert lines[0].startswith("error: interrupted again: ended at once")
     assert seconds < 15, "it did not sleep to its end"
+    assert [*tmp_path.iterdir()] == [], "no temporary folder is left"
 
 
 def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
