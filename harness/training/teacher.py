@@ -42,17 +42,19 @@ from preprocessing.base.split_names import TRAIN, UNLABELLED
 from preprocessing.base.terminal import Screen, percent
 from preprocessing.base.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.batches import Reader, SourceBatch
+from preprocessing.corpus.batches import Reader, SourceBatch, row_error
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import home_of, open_split, read_data
-from preprocessing.labels import normalize_label
+from preprocessing.labels import drop_zero_fraction, normalize_label
 
-ROW = "row"
+ROW, PROBABILITY = "row", probability_column("")
 LABEL_COLUMNS = ("predicted", "label")
 MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
+MAX_ROUNDING = 0.001
+"""Between two predictions for the same row or text: targets are not stored more exactly."""
 USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
@@ -125,24 +127,40 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
     (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))
-    key_columns, probability_columns = find_prediction_columns(open_reader(file), manifest)
-    reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *probability_columns])))
-    split = open_split(config.data, manifest, UNLABELLED)
-    rows = split.column("row")
-    keys = rows.astype(str) if key_columns == [ROW] else read_texts(split)
-    parts = []
+    row_column, text_columns, columns = find_prediction_columns(open_reader(file), manifest)
+    read_columns = [*row_column, *text_columns, *columns]
+    reader = open_reader(replace(file, source=replace(file.source, text_column=read_columns)))
+    numbers, row_keys, text_keys = list[int](), list[str](), list[str]()
+    parts = [np.empty((0, len(manifest.labels)))]
     for batch in reader.batches():
-        batch_keys = pc.fill_null(batch.texts_of(key_columns), "").to_pylist()
-        parts.append(pd.DataFrame(read_chances(batch, probability_columns, manifest.labels), batch_keys))
-    table = pd.concat(parts)
-    chances = table[~table.index.duplicated()].reindex(keys).to_numpy()
-    is_missing = np.isnan(chances[:, 0])
-    if is_missing.any():
+        numbers += batch.numbers.tolist()
+        row_keys += [drop_zero_fraction(row or "") for name in row_column for row in batch.column(name).to_pylist()]
+        text_keys += pc.fill_null(batch.texts_of(text_columns), "").to_pylist() if text_columns else []
+        parts.append(read_chances(batch, columns, manifest.labels))
+    chances, keys = np.concatenate(parts), row_keys or text_keys
+    codes, distinct_keys = pd.factorize(np.array(keys, object))
+    first_lines = np.unique(codes, return_index=True)[1]
+    differs = (np.abs(chances - chances[first_lines[codes]]) > MAX_ROUNDING).any(axis=1)
+    if differs.any():
+        problem = f"predicts otherwise than a row before with the same {join_names(row_column or text_columns)}"
+        raise row_error(file, numbers[differs.argmax()], f"{problem}; keep one of them")
+    split = open_split(config.data, manifest, UNLABELLED)
+    rows, texts = split.column("row"), read_texts(split) if text_columns else []
+    key_numbers = pd.Index(distinct_keys).get_indexer(rows.astype(str) if row_column else texts)
+    if (key_numbers < 0).any():
+        missing_rows = rows[key_numbers < 0]
         raise DataError(
-            f"{file.name}: lacks {is_missing.sum():,} of the {len(rows):,} rows without labels, such as row "
-            f"{rows[is_missing].min()} (by {join_names(key_columns)}); add them, or build the dataset without them"
+            f"{file.name}: lacks {len(missing_rows):,} of the {len(rows):,} rows without labels, such as row "
+            f"{missing_rows.min()} (by {join_names(row_column or text_columns)}); add them, or build the dataset "
+            "without them"
         )
-    return describe_share(manifest), rows, chances
+    lines = first_lines[key_numbers]
+    for row, line, text in zip(rows, lines, texts, strict=False):
+        if text_keys[line] != text:
+            problem = f"has another text than row {row} of {config.data}; correct it, or leave out the column {ROW!r}"
+            raise row_error(file, numbers[line], problem)
+    by_labels = ", by labels without probabilities" if len(columns) == 1 else ""
+    return describe_share(manifest) + by_labels, rows, chances[lines]
 
 
 def predict_with_encoder(
@@ -188,24 +206,34 @@ def describe_share(manifest: Manifest) -> str:
     return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
 
 
-def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
-    """The columns of a file of predictions: those of the row's number or text, and those of the probabilities, in the
-    order of the dataset's classes, or that of the label alone.
+def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
+    """The columns of a file of predictions: that of the row's number, those of its text, of which either may be
+    missing, and those of the probabilities, in the order of the dataset's classes, or that of the label alone.
 
-    Raises ``DataError`` if some are missing, or are of other classes.
+    Raises ``DataError`` if some are missing, are there twice, or are of other classes.
     """
     names, labels = reader.columns, manifest.labels
-    texts = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
-    text_columns = [texts] if isinstance(texts, str) else list(texts)
-    keys = [ROW] if ROW in names else text_columns
+    source_columns = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
+    text_columns = [source_columns] if isinstance(source_columns, str) else list(source_columns)
+    row_column = [name for name in names if name == ROW]
+    missing_texts = {*text_columns} - {*names}
+    chosen = list[str]()
     for candidates in (list(map(probability_column, labels)), labels, *([name] for name in LABEL_COLUMNS)):
-        if {*keys, *candidates} <= {*names}:
-            return keys, candidates
-    rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
-    raise DataError(
-        f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
-        f"{join_names(labels)}, or a column 'predicted' of labels; it has {join_names(names)}"
-    )
+        if chosen := [name for name in candidates if name in names]:
+            break
+    is_other_class = any(name.startswith(PROBABILITY) and name not in candidates for name in names)
+    if chosen != [*candidates] or is_other_class or (missing_texts and not row_column):
+        rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
+        raise DataError(
+            f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
+            f"{join_names(labels)}, or a column 'predicted' of labels and none of probabilities; it has "
+            f"{join_names(names)}"
+        )
+    texts = [] if missing_texts else text_columns
+    repeated = [name for name in (*row_column, *texts, *chosen) if names.count(name) > 1]
+    if repeated:
+        raise DataError(f"{reader.file.name}: has the column {repeated[0]!r} twice; remove one of them")
+    return row_column, texts, chosen
 
 
 def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -217,8 +245,11 @@ def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[st
 
     texts = pd.DataFrame({name: batch.column(name).to_pylist() for name in columns}, dtype=object)
     if len(columns) == 1:
-        names, classes = texts[columns[0]].map(normalize_label), [*map(normalize_label, labels)]
-        chances, problem = (names.to_numpy()[:, None] == classes).astype(np.float64), f"one of {join_names(labels)}"
+        names, classes = texts[columns[0]], pd.Series(labels)
+        is_named = names.to_numpy()[:, None] == classes.to_numpy()
+        is_alike = names.map(normalize_label).to_numpy()[:, None] == classes.map(normalize_label).to_numpy()
+        is_class = np.where(is_named.any(axis=1, keepdims=True), is_named, is_alike)  # of Pos and pos, the one named
+        chances, problem = is_class.astype(np.float64), f"one of {join_names(labels)}"
     else:
         chances = texts.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         problem = "numbers from 0 to 1 that add up to 1; a softmax makes them of logits"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from harness.baseline import encoder as encoders
@@ -28,6 +29,9 @@ from harness.training.preflight import list_changes
 from harness.training.teacher import prepare_targets
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.terminal import Screen
+from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.corpus.batches import SourceBatch
+from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
 from tests.commands import read_json, start_python
@@ -107,18 +111,27 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
             "has no predictions: a column 'row' of row numbers, or the texts in 'text', and a column",
         ),
         ({"only": ["text", "predicted"], "predicted": "joy"}, "row 1: 'predicted': 'joy', expected one of 'mood0'"),
+        ({"rename": {"probability_mood1": "probabilty_mood1"}}, r"a column probability_CLASS for each of 'mood0'"),
+        ({"rename": {"predicted": "probability_joy"}}, r"a column probability_CLASS for each of 'mood0'"),
+        ({"rename": {f"probability_{name}": name for name in CLASSES[1:]}}, r"a column probability_CLASS for each"),
+        ({"rename": {"predicted": "probability_mood2"}}, r"has the column 'probability_mood2' twice"),
+        ({"rows": lambda table: pd.concat([table, table[:1].assign(text=table["text"][1])])}, "row 61: predicts other"),
+        ({"rows": lambda table: table.assign(row=range(180, 120, -1))}, r"row \d+: has another text than row \d+ of"),
+        ({"rows": lambda table: table[:0], "suffix": ".parquet"}, r"lacks 60 of the 60 rows without labels"),
     ],
 )
 def test_predictions_that_cannot_teach_are_refused(
     tmp_path: Path, corpus: pd.DataFrame, changes: dict[str, Any], expected: str
 ) -> None:
-    path = tmp_path / "said.csv"
+    path = tmp_path / "answers.csv"
     write_answers(path, corpus)
     table = pd.read_csv(path).rename(columns=changes.get("rename", {})).drop(index=changes.get("drop", []))
     table = table[changes.get("only", list(table))].astype(object)
     for column in {*changes} & {*table}:
         table.loc[0, column] = changes[column]
-    table.to_csv(path, index=False)
+    path = path.with_suffix(changes.get("suffix", ".csv"))
+    table = changes.get("rows", pd.DataFrame)(table)
+    (table.to_csv if path.suffix == ".csv" else table.to_parquet)(path, index=False)
     with pytest.raises(DataError, match=expected):
         prepare_targets(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
 
@@ -126,14 +139,24 @@ def test_predictions_that_cannot_teach_are_refused(
 def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> None:
     rows = corpus.index[120:] + 1
     labels = corpus["label"][120:].str.upper()
-    pd.DataFrame({"row": rows[::-1], "label": labels[::-1]}).to_json(
-        tmp_path / "said.jsonl", orient="records", lines=True
-    )
-    config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.jsonl"))
+    pd.DataFrame({"row": rows[::-1].astype(float), "label": labels[::-1]}).to_csv(tmp_path / "said.csv", index=False)
+    config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.csv"))
     prepare_targets(config)
     targets = open_targets(vars(config), read_manifest(config.data).fingerprint).look_up(rows.to_numpy())
     assert [CLASSES[number].upper() for number in targets.argmax(axis=1)] == labels.tolist()
     assert targets.max(axis=1).tolist() == [1.0] * 60
+
+
+def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) -> None:
+    def read(*names: str) -> list[list[float]]:
+        table = pa.table({"predicted": names})
+        return teacher.read_chances(SourceBatch(file, np.arange(1, 3), table), ["predicted"], ["Pos", "pos"]).tolist()
+
+    (tmp_path / "said.csv").write_text("text,predicted\n")
+    (file,) = list_files(SourceConfig(path=[str(tmp_path / "said.csv")]), SplitConfig(column=None))
+    assert read("pos", "Pos") == [[0.0, 1.0], [1.0, 0.0]]
+    with pytest.raises(DataError, match="row 2: 'predicted': 'POS', expected one of 'Pos', 'pos'"):
+        read("pos", "POS")
 
 
 KILLED = """
