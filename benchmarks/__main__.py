@@ -14,11 +14,11 @@ BENCHMARKS = (
     ("train", "TrainBenchmark", "A training step, and plain PyTorch loops."),
     ("predict", "PredictBenchmark", "Predictions of raw texts, and common alternatives."),
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
-    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline, NB-SVM, fastText."),
+    ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline."),
 )
 FIRST = {
-    "text": ("source.path", "texts", "rounds", "text.tokenizer", "json"),
-    "train": ("data", "batch", "steps", "rounds", "precision", "json"),
+    "text": ("source.path", "texts", "rounds", "text.tokenizer"),
+    "train": ("data", "batch", "steps", "rounds", "precision"),
 }
 """Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(

@@ -2,8 +2,7 @@
 """``loader``: rows/s of the loader and of common alternatives, over the same rows in one run.
 
 Every contender yields batches with the same number of rows, all as wide as the widest shard, with lengths and labels,
-in its own random order. Contenders take turns; slow ones have fewer batches per turn. ``numpy copy`` copies the same
-number of bytes from the shards sequentially, without order or ranks.
+in its own random order. Contenders take turns; slow ones have fewer batches per turn.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import functools
 import itertools
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ import torch
 from msgspec import Meta
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from preprocessing.base.split_names import TRAIN
@@ -30,8 +29,6 @@ from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 
 Epoch = Callable[[], Iterable[Any]]
-PAUSE_S = 0.05
-"""Pause after each turn, so that workers prefetching for their next turn do not take a core from another contender."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class LoaderConfig(BenchmarkConfig):
     """Rows per batch."""
 
 
-def measure_loaders(config: LoaderConfig) -> dict[str, Any]:
+def main(config: LoaderConfig) -> None:
     """Rows/s of each contender."""
     with tempfile.TemporaryDirectory() as folder:
         split = write_random(Path(folder), config)
@@ -56,9 +53,9 @@ def measure_loaders(config: LoaderConfig) -> dict[str, Any]:
             batches = max_batches and max(1, min(max_batches, config.rows // config.batch))
             turns[name] = turn(prepare(split, config.batch), batches)
             rows_by_name[name] = config.batch * batches if batches else config.rows
-        seconds = alternate(turns, config.rounds, PAUSE_S)
+        seconds = alternate(turns, config.rounds)
         speeds = {name: rows_by_name[name] / median for name, median in seconds.items()}
-        return result("rows/s", speeds, size={"batch": config.batch, "width": config.width, "rows": config.rows})
+        print_result("rows/s", speeds, size=f"{config.rows:,} rows of {config.width}, batches of {config.batch}")
 
 
 def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:
@@ -88,20 +85,6 @@ def padless_loader(split: Split, batch: int) -> Epoch:
     return lambda: loader.steps(next(epochs))
 
 
-def numpy_copy(split: Split, batch: int) -> Epoch:
-    """Copy consecutive rows of the mapped shards into one buffer."""
-    out = np.empty((batch, split.max_width), split.blocks[0].ids.dtype)
-
-    def epoch() -> Iterator[None]:
-        for block in split.blocks:
-            for start in range(0, len(block.ids), batch):
-                rows = block.ids[start : start + batch]
-                np.copyto(out[: len(rows)], rows)
-                yield
-
-    return epoch
-
-
 def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
     """The usual PyTorch code, over one array of all rows in memory, of the same size in a dtype of torch."""
     ids = np.concatenate([block.ids for block in split.blocks]).view(np.int16)
@@ -115,9 +98,7 @@ def tensor_dataset(split: Split, batch: int, workers: int = 0) -> Epoch:
 
 CONTENDERS: dict[str, tuple[Callable[[Split, int], Epoch], int | None]] = {
     "ours": (padless_loader, None),
-    "numpy copy": (numpy_copy, None),
     "TensorDataset + DataLoader": (tensor_dataset, 40),
     "TensorDataset + DataLoader, 2 workers": (functools.partial(tensor_dataset, workers=2), 40),
 }
 """Name -> (function that builds an epoch, batches per turn); None: a whole epoch."""
-main = print_result(measure_loaders)

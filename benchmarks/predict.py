@@ -22,11 +22,10 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from benchmarks.measuring import BenchmarkConfig, alternate, cores, peer, print_result, read_frame, result
+from benchmarks.measuring import BenchmarkConfig, alternate, cores, print_result, read_frame
 from benchmarks.text import notebook
 from harness.inference.predict import BLOCK_ROWS
 from harness.inference.scorer import Scorer, open_scorer
-from preprocessing.base.errors import DataError
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import PAD, UNK
 
@@ -44,33 +43,26 @@ class PredictBenchmark(BenchmarkConfig):
     run: str
     """Run directory or bundle whose best weights predict."""
     input: str
-    """File with texts: .csv, .jsonl or .parquet."""
-    column: str = "text"
-    """Column of the input that holds the text."""
+    """File with a column text: .csv or .parquet."""
     rows: Annotated[int, Meta(ge=2, le=1 << 24)] = 4000
     """Texts per turn, the first of the input."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Precision of ours; fp32 is measured too."""
+    """Precision of ours."""
 
 
-def measure_predictors(config: PredictBenchmark) -> dict[str, Any]:
+def main(config: PredictBenchmark) -> None:
     """Rows/s of each contender on one core. Raises ``DataError`` without texts."""
-    texts = read_frame(Path(config.input))[config.column].map(str).head(config.rows).tolist()
-    if len(texts) < 2:
-        raise DataError(f"{config.input}: holds too few rows to measure with; name a larger file")
+    texts = read_frame(Path(config.input))["text"].map(str).head(config.rows).tolist()
     scorer = open_scorer(config.run, "torch", BATCH, precision=config.precision)
     turns: dict[str, tuple[Callable[[Texts], object], Texts]] = {"ours": (functools.partial(logits, scorer), texts)}
-    left_out: dict[str, str] = {}
-    turns |= peer(left_out, LOOP, functools.partial(NotebookLoop, scorer), texts[:SLOWEST])
-    if scorer.arithmetic["precision"] != "fp32":
-        exact = open_scorer(config.run, "torch", BATCH)
-        turns["ours in fp32"] = functools.partial(logits, exact), texts
+    turns[LOOP] = NotebookLoop(scorer), texts[:SLOWEST]
     turns[LINEAR] = linear_predictor(texts), texts
+    torch.set_num_threads(1)
     with cores(1):
         contenders = {name: functools.partial(run, sample) for name, (run, sample) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
-    return result("rows/s", speeds, precision=scorer.arithmetic["precision"], left_out=left_out)
+    print_result("rows/s", speeds, precision=scorer.arithmetic["precision"])
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:
@@ -115,6 +107,3 @@ def linear_predictor(texts: Texts) -> Callable[[Texts], object]:
         warnings.simplefilter("ignore")  # it may not converge, but only its time is measured
         pipeline.fit(list(texts), np.arange(len(texts)) % 2)
     return lambda sample: pipeline.predict_proba(list(sample))
-
-
-main = print_result(measure_predictors)

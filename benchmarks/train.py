@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``train``: real tokens/s of a training step, compared with plain PyTorch loops.
+"""``train``: real tokens/s of a training step, compared with a plain PyTorch loop.
 
-The other loops run in a separate process, without padless's process settings.
+The other loop runs in a separate process, without padless's process settings.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result, result
+from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
@@ -30,9 +29,7 @@ from harness.data.placement import open_data
 from harness.ranks.precision import configure_threads, set_tf32
 from harness.ranks.session import Session, open_session
 from harness.training.assembly import build_trainer
-from harness.training.run import no_requests
 from harness.training.throughput import synchronize
-from preprocessing.base.errors import require
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import PAD
 
@@ -45,44 +42,36 @@ class TrainBenchmark(BenchmarkConfig):
 
     data: str
     """Dataset directory; its training split is used. The padded loop pads every row to the widest shard."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The network:"""
+    embedding_dim: Size = 128
+    """Numbers per token."""
+    hidden_size: Size = 128
+    """Units of each direction of the one bidirectional layer."""
     batch: Size = 64
     """Rows per step."""
     steps: Size = 8
     """Steps per contender and turn."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
-    """Precision of ours, and by autocast of the others, whose fp32 is TF32 on CUDA, as in notebooks. A packed LSTM on a
-    CPU is always fp32."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        shape, default = self.model, ModelConfig()
-        for name in ("pooling", "dropout", "word_dropout", "embedding_std", "freeze_embedding", "wide"):
-            value, only = getattr(shape, name), getattr(default, name)
-            require(value == only, f"model.{name}", value, f"{only!r}, the only value that the other loops support")
+    """Precision of ours, and by autocast of the other, whose fp32 is TF32 on CUDA, as in notebooks."""
 
 
-def measure_steps(config: TrainBenchmark) -> dict[str, Any]:
-    """Measure ours, a loop that pads every row to the maximum, and a packed one; of ours also padding and data wait."""
+def main(config: TrainBenchmark) -> None:
+    """Measure ours and a loop that pads every row to the maximum."""
     log = TrackingConfig(log_every=config.steps)
-    run = RunConfig(data=config.data, model=config.model, global_batch=config.batch, epochs=1_000_000, tracking=log)
+    model = ModelConfig(embedding_dim=config.embedding_dim, hidden_size=config.hidden_size)
+    run = RunConfig(data=config.data, model=model, global_batch=config.batch, epochs=1_000_000, tracking=log)
     with ExitStack() as stack:
         session = stack.enter_context(open_session("auto", config.precision, 600))
-        fit = Fit(run, session)
-        contenders: dict[str, Callable[[], float]] = {"ours": fit}
+        contenders: dict[str, Callable[[], float]] = {"ours": Fit(run, session)}
         pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-        for name, packed in (("padded to the maximum, random order", False), ("packed, random order", True)):
-            words = (session.device.type, config.precision, packed, config.steps)
-            contenders[name] = functools.partial(run_turn, pool, run, *words)
+        words = (run, session.device.type, config.precision, config.steps)
+        contenders["padded to the maximum, random order"] = functools.partial(run_turn, pool, *words)
         seconds = alternate(contenders, config.rounds)
-        details = {name: fit.figures[name] for name in ("padding", "data_wait")}
         speeds = {name: 1 / median for name, median in seconds.items()}
-        return result("tokens/s", speeds, ours_details=details, precision=config.precision)
+        print_result("tokens/s", speeds, precision=config.precision)
 
 
 class Fit:
-    """The loop of a training, one log line per turn, with the requests between ranks of a real run."""
+    """The loop of a training, one log line per turn."""
 
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Start at step 0, like a run of one process."""
@@ -90,9 +79,7 @@ class Fit:
         data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
         self.trainer = build_trainer(config, session, data, {}, {})
         self.batches = self.endless_batches()
-        self.read_requests: Callable[[], object] = no_requests
         self.turn_ended = time.perf_counter()
-        self.figures: dict[str, Any] = {}
 
     def endless_batches(self) -> Iterator[StepBatch]:
         """Epoch after epoch."""
@@ -106,11 +93,9 @@ class Fit:
         trainer.meter.pause_s += time.perf_counter() - self.turn_ended
         for batch in itertools.islice(self.batches, trainer.config.tracking.log_every):
             trainer.update(batch)
-            self.read_requests()
-            self.read_requests = trainer.world.start_maximum(np.zeros(3, int), "the requests of a step")
-        self.figures = trainer.read_figures()
+        tokens_per_s = float(trainer.read_figures()["tokens_per_s"])
         self.turn_ended = time.perf_counter()
-        return 1 / float(self.figures["tokens_per_s"])
+        return 1 / tokens_per_s
 
 
 def run_turn(pool: ProcessPoolExecutor, *words: Any) -> float:
@@ -118,17 +103,17 @@ def run_turn(pool: ProcessPoolExecutor, *words: Any) -> float:
     return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
 
 
-LOOPS: dict[bool, Loop] = {}
-"""Loops of this process by ``packed``, created at first use."""
+@functools.cache
+def open_loop(run: RunConfig, device: str, precision: str) -> Loop:
+    """The loop of this process, created at first use."""
+    configure_threads(device)
+    set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
+    return Loop(run, torch.device(device), bf16=precision == "bf16")
 
 
-def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, steps: int) -> float:
+def turn_of_loop(run: RunConfig, device: str, precision: str, steps: int) -> float:
     """Run in the separate process: seconds per real token of a turn."""
-    if packed not in LOOPS:
-        configure_threads(device)
-        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
-        LOOPS[packed] = Loop(run, torch.device(device), packed=packed, bf16=precision == "bf16")
-    loop = LOOPS[packed]
+    loop = open_loop(run, device, precision)
     synchronize(loop.device)
     started = time.perf_counter()
     tokens = loop(steps)
@@ -137,12 +122,12 @@ def turn_of_loop(run: RunConfig, device: str, precision: str, packed: bool, step
 
 
 class Loop:
-    """A plain PyTorch loop: rows in random order, padded or packed, all rows in memory."""
+    """A plain PyTorch loop: rows in random order, padded to the maximum, all rows in memory."""
 
-    def __init__(self, config: RunConfig, device: torch.device, *, packed: bool, bf16: bool) -> None:
+    def __init__(self, config: RunConfig, device: torch.device, *, bf16: bool) -> None:
         """Torch's modules with the sizes of ``config``, on at most 16,384 evenly spaced rows of its dataset."""
         torch.manual_seed(0)
-        self.config, self.device, self.packed, self.bf16 = config, device, packed, bf16
+        self.config, self.device, self.bf16 = config, device, bf16
         manifest = read_manifest(config.data)
         split = Split(config.data, manifest, TRAIN)
         step = -(-len(split) // 16_384)
@@ -154,10 +139,9 @@ class Loop:
         self.lengths = torch.from_numpy(lengths.astype(np.int64))
         self.labels = torch.from_numpy((labels > 0).astype(np.float32)).to(device)
         shape = config.model
-        options: dict[str, Any] = {"batch_first": True, "bidirectional": shape.bidirectional}
         self.embedding = nn.Embedding(manifest.vocabulary_size, shape.embedding_dim, padding_idx=PAD)
-        self.lstm = nn.LSTM(shape.embedding_dim, shape.hidden_size, shape.num_layers, **options)
-        self.head = nn.Linear(shape.hidden_size * (1 + shape.bidirectional), 1)
+        self.lstm = nn.LSTM(shape.embedding_dim, shape.hidden_size, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(2 * shape.hidden_size, 1)
         self.model = nn.ModuleList([self.embedding, self.lstm, self.head]).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         self.remaining = torch.empty(0, dtype=torch.int64)
@@ -178,17 +162,8 @@ class Loop:
         return tokens
 
     def loss(self, rows: torch.Tensor) -> torch.Tensor:
-        """The loss of a batch. The padded loop takes the maximum over padding too."""
-        lengths = self.lengths[rows]
-        embedded = self.embedding(self.ids[rows.to(self.device), : lengths.max() if self.packed else None])
+        """The loss of a batch, whose maximum is taken over padding too."""
+        embedded = self.embedding(self.ids[rows.to(self.device)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            if self.packed:
-                sequence = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-                outputs = pad_packed_sequence(self.lstm(sequence)[0], batch_first=True, padding_value=-1e4)[0]
-            else:
-                outputs = self.lstm(embedded)[0]
-            logits = self.head(outputs.amax(1)).squeeze(1).float()
+            logits = self.head(self.lstm(embedded)[0].amax(1)).squeeze(1).float()
         return functional.binary_cross_entropy_with_logits(logits, self.labels[rows])
-
-
-main = print_result(measure_steps)

@@ -14,10 +14,11 @@ import numpy as np
 
 from harness.__main__ import main
 from harness.config import ModelConfig, OptimConfig, RunConfig
+from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.layout import BUNDLE, EVALUATION
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending, write_config, write_status
-from harness.rundir.results import Predictions, write_figures, write_predictions
+from harness.rundir.results import Predictions, write_results
 from harness.scores.calibration import Decision
 from harness.scores.figures import Scores, figures, scalar_figures
 from harness.scores.metrics import classification_metrics, mistakes_to_show, predict_labels, probabilities
@@ -111,10 +112,12 @@ def write_evaluation(folder: Path, split: str, data: Path, manifest: Manifest, s
         }
         for at in worst
     ]
+    run = folder.parent if folder.name == EVALUATION else folder
     values |= {"split": split, "dataset": manifest.fingerprint, "step": STEP}
-    write_figures(folder, split, {**values, "mistakes": mistakes, "mistakes_method": "made up"})
+    values |= {OF_WEIGHTS: read_info(run / BUNDLE).weights_sha256}
+    values |= {"mistakes": mistakes, "mistakes_method": "made up"}
     columns = Predictions(rows, labels, predictions, chances)
-    write_predictions(folder, split, manifest.labels, manifest.label_type, columns)
+    write_results(folder, values, manifest.labels, manifest.label_type, columns)
 
 
 def write_log(run: Path, manifest: Manifest, data: Path, skill: float, seed: int) -> None:

@@ -29,8 +29,7 @@ from harness.rundir.results import (
     read_figures,
     read_hits,
     read_measured,
-    write_figures,
-    write_predictions,
+    write_results,
 )
 from harness.scores.intervals import difference_interval
 from harness.scores.tables import show_figures
@@ -176,9 +175,8 @@ def find_results(
 
 def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
     """Write predictions and figures of each split. Raises ``OSError``."""
-    for name, (figures, predictions) in results.items():
-        write_predictions(folder, name, manifest.labels, manifest.label_type, predictions)
-        write_figures(folder, name, figures)
+    for figures, predictions in results.values():
+        write_results(folder, figures, manifest.labels, manifest.label_type, predictions)
 
 
 @dataclass(frozen=True)
@@ -243,8 +241,8 @@ def compare_with_run(
     rows, network_hits = read_hits(measured.directory, split)
     linear_rows, linear_hits = read_hits(folder, split, HINT)
     if not np.array_equal(rows, linear_rows):
-        path = folder / predictions_name(split)
-        raise DataError(f"{path}: not the rows that {measured.directory} predicts; {HINT}")
+        path = measured.directory / predictions_name(split)
+        raise DataError(f"{path}: predicts other rows than {folder}: one of them is of another dataset or fold")
     return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
 
 

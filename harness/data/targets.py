@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a teacher says of the rows of a dataset: a target for each training row, with a label or without.
 
-A teacher_info is a folder, for one dataset, one teacher and one fold that is held out::
+The folder of a teacher is for one dataset, one teacher and one fold that is held out::
 
     targets.arrow     one line a row, ascending by its number in the source: row int64, target list<float16>[classes]
     teacher.json      who teaches, what came of it, and the sha256 of the targets (sealed, written last)

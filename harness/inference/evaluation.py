@@ -22,7 +22,7 @@ from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import BundleInfo, bundle_directory
+from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import (
     Predictions,
@@ -30,8 +30,7 @@ from harness.rundir.results import (
     figures_name,
     label_texts,
     predictions_name,
-    write_figures,
-    write_predictions,
+    write_results,
 )
 from harness.scores.figures import Scores, figures
 from harness.scores.metrics import find_wrong, mistakes_to_show
@@ -228,7 +227,8 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
 
 def compute_figures(scores: Scores, bundle: Bundle, name: str) -> dict[str, Any]:
     """The figures that need only labels and logits."""
-    origin = {"split": name, "dataset": bundle.info.dataset, "step": bundle.info.step}
+    info = bundle.info
+    origin = {"split": name, "dataset": info.dataset, "step": info.step, OF_WEIGHTS: info.weights_sha256}
     return origin | figures(scores, bundle.labels, bundle.decision)
 
 
@@ -236,8 +236,7 @@ def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: di
     """Write the figures of a split, and the prediction for every row. Raises ``OSError``."""
     predicted, chances = bundle.decision.predictions(scores.logits)
     predictions = Predictions(scores.rows, scores.labels, predicted, chances)
-    write_predictions(directory, values["split"], bundle.labels, bundle.label_type, predictions)
-    write_figures(directory, values["split"], values)
+    write_results(directory, values, bundle.labels, bundle.label_type, predictions)
 
 
 def describe_mistakes(

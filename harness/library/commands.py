@@ -154,7 +154,7 @@ def check_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def words_of(arguments: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
-    """A command line: what is ``named`` and not None, then ``keys``, also in groups, where None is a value. Raises
+    """A command line: the ``arguments`` that are not None, then ``keys``, also in groups, where None is a value. Raises
     ``ConfigError`` for a file or a directory to write that is no path.
     """
     pairs = [(key, value) for key, value in arguments.items() if value is not None]

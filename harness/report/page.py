@@ -223,10 +223,11 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
                 mistake_by_row[mistake["row"]] = {**suspect, **mistake, "is_suspect": suspect["is_suspect"]}
             shown_mistakes = [*mistake_by_row.values()]
         mistakes, no_texts = mistakes_of(shown_mistakes, manifest, str(run.config["data"]))
+        missed = never_found(figures["per_class"], has_label_sets=has_label_sets)
         quality = {
             "split": run.measured.split,
             "figures": figures,
-            "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
+            "warnings": list(filter(None, (majority(figures), missed))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
             "examples": {mistake["label"]: mistake for mistake in mistakes if mistake["label"] == mistake["predicted"]},
@@ -344,6 +345,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
+    "rows": lambda value: count_noun(value, "row"),
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.baseline.results import Comparison, compare_with_encoder, compare_with_run, find_results
-from harness.config import LANGUAGE_MODEL, flat
+from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data.views import hold_out
 from harness.rundir.bundle_files import find_info, read_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import BUNDLE, EVALUATION, METRICS, OUT_OF_FOLD, THROUGHPUT, Member, join_runs, storage
+from harness.rundir.layout import (
+    BUNDLE,
+    CONFIG,
+    ENVIRONMENT,
+    EVALUATION,
+    METRICS,
+    OUT_OF_FOLD,
+    THROUGHPUT,
+    Member,
+    join_runs,
+    storage,
+)
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_environment, read_run_config, read_status
 from harness.rundir.results import (
+    figures_name,
     probability_column,
     read_figures,
     read_measured,
@@ -41,7 +53,7 @@ from harness.scores.tables import still_improving
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import public_values
+from preprocessing.base.terminal import count_noun, public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.labels import convert_names, is_list
@@ -72,6 +84,8 @@ class RunFacts:
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
         """Figures on the test split, else on validation, if any."""
+        self.gaps = list(self.find_gaps(lines))
+        """What is missing in files of the run, one sentence each."""
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
@@ -93,6 +107,20 @@ class RunFacts:
         """The comparison with an encoder that taught the run."""
         with suppress(DataError):
             self.encoder = compare_with_encoder(self.directory, self.config)
+
+    def find_gaps(self, lines: Sequence[Line]) -> Iterator[str]:
+        """What an intact run has and this one does not: a file was cut, or is of another run."""
+        if missing := sorted(flat(to_dict(RunConfig())).keys() - flat(self.config).keys()):
+            yield f"{CONFIG} lacks {count_noun(len(missing), 'key')}, such as {missing[0]}"
+        if not self.environment.get("effective") or not self.environment.get("versions"):
+            yield f"{ENVIRONMENT} is missing or incomplete"
+        last_step = lines[-1]["step"]
+        if self.status.get("state") == "finished" and last_step < self.status["step"]:
+            yield f"{METRICS} ends at step {last_step:,}, the run at step {self.status['step']:,}"
+        for split, folder in ((TEST, self.directory), (VALIDATION, self.directory / EVALUATION)):
+            has_figures = (folder / figures_name(split)).exists()
+            if has_figures and (self.measured is None or (self.measured.split != split and split == TEST)):
+                yield f"{folder / figures_name(split)} is not of the weights in {BUNDLE}/, so it is not shown"
 
     @property
     def labels(self) -> list[str]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.rundir.bundle_files import find_info
+from harness.rundir.bundle_files import OF_WEIGHTS, find_info
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
@@ -29,6 +29,8 @@ from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)
 MANY_KIND = ("padless-many-runs", 1)
+OF_PREDICTIONS = "predictions_sha256"
+"""Name in ``SPLIT.json`` of the sha256 of the predictions beside it."""
 
 
 def figures_name(split: str) -> str:
@@ -134,10 +136,8 @@ def read_measured(directory: Path) -> Measured | None:
     info = find_info(directory / BUNDLE)
     for split, folder in ((TEST, directory), (VALIDATION, directory / EVALUATION)):
         figures = read_figures(folder, split)
-        if figures is not None:
-            is_current = info is None or (figures.get("dataset"), figures.get("step")) == (info.dataset, info.step)
-            if is_current:
-                return Measured(split, figures, folder)
+        if figures and (info is None or figures.get(OF_WEIGHTS) == info.weights_sha256):
+            return Measured(split, figures, folder)
     return None
 
 
@@ -153,6 +153,20 @@ class Predictions:
     """As ``labels``."""
     chances: np.ndarray
     """float64 ``[rows, labels]``."""
+
+
+def write_results(
+    directory: Path,
+    values: dict[str, Any],
+    names: Sequence[str],
+    label_type: LabelType,
+    predictions: Predictions,
+) -> None:
+    """Write the predictions of a split, then its figures with the hash of the predictions. Raises ``OSError``."""
+    split = values["split"]
+    write_predictions(directory, split, names, label_type, predictions)
+    sha256 = atomic.sha256_file(directory / predictions_name(split))
+    write_figures(directory, split, {**values, OF_PREDICTIONS: sha256})
 
 
 def write_predictions(
@@ -173,8 +187,11 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], advice
     """
     path = directory / predictions_name(split)
     try:
+        figures = read_figures(directory, split) or {}
         with open_regular(path) as file:
             table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
+        if figures.get(OF_PREDICTIONS) not in (None, atomic.sha256_file(path)):
+            raise ValueError(f"not the predictions of {figures_name(split)}")
         table.validate(full=True)  # that texts are UTF-8
         for field, column in zip(table.schema, table.columns, strict=True):
             if pa.types.is_floating(field.type) and not np.isfinite(column.to_numpy()).all():

@@ -3,7 +3,7 @@
 
 Confident learning (Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset Labels): as
 many as are off the diagonal of its confident joint, ranked by self-confidence. With 5 % of the labels replaced at
-random, that found more of them, at the same number of rows, than counts by class (``python -m benchmarks suspects``).
+random, that found more of them, at the same number of rows, than counts by class.
 """
 
 from __future__ import annotations

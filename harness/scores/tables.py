@@ -22,6 +22,7 @@ MARK = "*"
 """Marks the figure by which the best epoch was chosen."""
 LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blind guess among n classes has ln(n)"
 LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
+BEFORE_CALIBRATION = "; in this table before calibration, which corrects probabilities that are too certain"
 CALIBRATED = "the log loss once a temperature, fitted on validation, has made probabilities match frequencies"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
@@ -191,12 +192,13 @@ def describe_classes(entries: Sequence[Mapping[str, Any]]) -> str:
     return f"{classes}{more}"
 
 
-def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
+def never_found(per_class: Sequence[Mapping[str, Any]], *, has_label_sets: bool = False) -> str | None:
     """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
     missed = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
     if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
+    judge = "F1 (macro)" if has_label_sets else "balanced accuracy"
     return (
-        f"no row of {describe_classes(missed)} is recognised: judge by balanced accuracy, and weigh classes with "
+        f"no row of {describe_classes(missed)} is recognised: judge by {judge}, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )

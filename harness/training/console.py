@@ -21,6 +21,7 @@ from harness.rundir.results import figures_name
 from harness.scores.figures import CHOSEN_BY
 from harness.scores.intervals import wilson
 from harness.scores.tables import (
+    BEFORE_CALIBRATION,
     CALIBRATED,
     LOG_LOSS,
     LOG_LOSS_OF_SETS,
@@ -148,9 +149,13 @@ class Console(Sink):
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
                 if self.config.task == CLASSIFIER:
-                    self.screen.fact("log loss", LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS)
+                    meaning = LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS
+                    self.screen.fact("log loss", meaning + BEFORE_CALIBRATION)
                 if self.selecting_figure == "calibrated_log_loss":
-                    self.screen.fact(f"calibrated{MARK}", f"{CALIBRATED}; {MARK} chooses the best epoch")
+                    self.screen.fact(
+                        f"calibrated{MARK}",
+                        f"{CALIBRATED}; {MARK} chooses the best epoch, of nearly equal ones a later",
+                    )
                 self.screen.write([head], "head")
             self.screen.write([line], "good" if values["best"] else "")
             self.validations.append(values)
@@ -166,9 +171,10 @@ class Console(Sink):
             if key == "accuracy":
                 low, high = wilson(round(values[key] * values["rows"]), values["rows"])
                 cell += f" ± {(high - low) / 2:.4f}"
-            cells[TITLES[key] + (MARK if key == self.selecting_figure else "")] = cell
+            title = "subset accuracy" if key == "accuracy" and "f1_micro" in values else TITLES[key]
+            cells[title + (MARK if key == self.selecting_figure else "")] = cell
         cells["time"] = duration(time.monotonic() - self.started).rjust(6)
-        return cells | {" ": "best" if values["best"] else "    "}
+        return cells | {" ": "kept" if values["best"] else "    "}
 
     def results(self, figures_by_split: Mapping[str, Mapping[str, Any]]) -> None:
         """Print the figures of the best weights, as in ``SPLIT.json``, and notes on how the training went; as details
@@ -181,7 +187,7 @@ class Console(Sink):
             if "f1_micro" in values:
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        sentences = [majority(values), never_found(values["per_class"])]
+        sentences = [majority(values), never_found(values["per_class"], has_label_sets=self.manifest.has_label_sets)]
         if self.manifest.has_label_sets and VALIDATION in figures_by_split:
             sentences.append(rare_classes(figures_by_split[VALIDATION]["per_class"]))
         for sentence in filter(None, sentences):

@@ -128,10 +128,10 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     process_tokens = max(1, count_exchanged_parameters(config, manifest) // PARAMETERS_PER_TOKEN)
     limits = [
         (cores, f"on {count_noun(cores, 'core')}"),
-        (rows // MIN_ROWS_PER_PROCESS, f"each with {MIN_ROWS_PER_PROCESS} or more of the {rows} rows of a step"),
+        (rows // MIN_ROWS_PER_PROCESS, f"as a step has {rows} rows and each needs {MIN_ROWS_PER_PROCESS}"),
         (
             step_tokens // process_tokens,
-            f"each with {process_tokens:,} or more of the {step_tokens:,} tokens of a step",
+            f"as a step has {step_tokens:,} tokens and each needs {process_tokens:,}",
         ),
         (psutil.virtual_memory().available // PROCESS_BYTES, "as free memory holds"),
     ]

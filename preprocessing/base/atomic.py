@@ -98,9 +98,13 @@ def is_abandoned(name: str) -> bool:
     match = UNFINISHED.fullmatch(name)
     if match is None or match[2] != os.uname().nodename:
         return False
-    import psutil  # a machine that only predicts needs none
-
-    return not psutil.pid_exists(int(match[3]))
+    try:
+        os.kill(int(match[3]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # a process of another user
+        return False
+    return False
 
 
 def sweep(path: str | Path) -> None:

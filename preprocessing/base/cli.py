@@ -328,6 +328,9 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
             return COMMAND.report_stop()
 
 
+OWN_PACKAGES = ("harness", "padless", "preprocessing")
+
+
 def describe_failure(error: Exception) -> int:
     """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
     refusal = atomic.as_storage_error(error) if isinstance(error, OSError) else error
@@ -336,6 +339,10 @@ def describe_failure(error: Exception) -> int:
         line, code = f"error: {refusal}", refusal.exit_code
     elif isinstance(error, MemoryError):
         line = f"error: not enough memory ({error}); reduce batch or processes, or use a machine with more"
+    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in OWN_PACKAGES:
+        package = str(error.name).partition(".")[0]
+        line = f"error: {package} is not installed here, which this command needs; pip install padless brings it"
+        code = ConfigError.exit_code
     elif isinstance(error, BrokenPipeError):
         discard_output()
         return 0

@@ -286,7 +286,7 @@ class Screen:
         return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
 
     def print_text(self, text: str, tone: Tone = "") -> None:
-        """Print a sentence, wrap_text."""
+        """Print a sentence, wrapped."""
         self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
 
     def print_lines(self, text: str) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import padless
-from tests.commands import run_command
+from tests.commands import ROOT, run_command
 from tests.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
@@ -93,6 +94,24 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
     assert lines[0] == "id,text,predicted,probability_negative,probability_positive"
     expected = padless.load(run.parent / "out", "onnx").predict_proba(["a fine film", "awful w1"])
     np.testing.assert_allclose([float(line.split(",")[-1]) for line in lines[1:]], expected[:, 1], atol=1e-6)
+
+
+def test_the_page_names_these_packages_and_the_command_predicts_texts(run: Path) -> None:
+    page = (ROOT / "docs/export.md").read_text()
+    (line,) = re.findall(r"^pip install (onnxruntime .*)$", page, re.MULTILINE)
+    assert set(line.split()) <= set(PACKAGES)
+    result = serve(COMMAND, "predict", run.parent / "out", "a fine film", "--json")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["predicted"] == padless.load(run).predict(["a fine film"])[0]
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "data"), ("evaluate", "RUN", "data"), ("report", "RUN"), ("explain", "RUN", "a")]
+)
+def test_other_commands_name_the_package_that_they_need(run: Path, words: tuple[str, ...]) -> None:
+    result = serve(COMMAND, *(run if word == "RUN" else word for word in words))
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "is not installed here" in result.stderr
 
 
 def test_what_cannot_be_done_there_gets_a_sentence(run: Path) -> None:

@@ -25,12 +25,13 @@ from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import compare_linear
 from harness.report.sinks import ReportSink
+from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, Predictions, write_figures, write_predictions
 from harness.tracking.tracking import Sink
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import STEP, write_index
+from tests.bundles import write_index
 from tests.commands import read_json, unwrapped
 from tests.corpora import Command, contents
 from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
@@ -206,7 +207,7 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingSink()
     write_index(run / "bundle", dataset=fingerprint)
     figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
-    write_figures(run, "test", {**figures, "dataset": fingerprint, "step": STEP})
+    write_figures(run, "test", {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
     beside = tmp_path / "beside" / FOLDER / "test.json"  # of another run
     beside.parent.mkdir(parents=True)
     beside.write_bytes(bytes(100))

@@ -32,7 +32,7 @@ from harness.model.registry import num_outputs
 from harness.model.starts import Start
 from harness.ranks.distributed import World
 from harness.rundir import bundle_files
-from harness.rundir.bundle_files import CARD, INDEX, ONNX, read_info
+from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training.assembly import begin, describe_origin
@@ -308,8 +308,8 @@ def test_names_are_no_markup_in_a_card(run: Path) -> None:
 
 
 def test_a_card_says_where_no_figures_of_these_weights_are(run: Path, own_run: Path, tmp_path: Path) -> None:
-    """For a bundle without a run, and for a run with figures of another step."""
-    write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), "step": 6})
+    """For a bundle without a run, and for a run with figures of other weights."""
+    write_figures(own_run, "test", {**(read_figures(own_run, "test") or {}), OF_WEIGHTS: "0" * 64})
     for number, source in enumerate((own_run / BUNDLE, own_run)):
         out = tmp_path / f"out-{number}"
         assert export(source, "--output", out, "--quiet") == 0

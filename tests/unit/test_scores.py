@@ -240,4 +240,5 @@ def test_intervals_of_a_difference_cover() -> None:
 def test_spread_is_students_over_the_runs() -> None:
     summary = spread([0.80, 0.82, 0.84])
     assert summary == pytest.approx({"mean": 0.82, "sd": 0.02, "low": 0.770317, "high": 0.869683}, abs=1e-6)
+    assert spread([0.0, 0.1])["low"] == 0  # no calibration error is negative
     assert spread([0.5]) == {"mean": 0.5, "sd": None, "low": None, "high": None}
