@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 import torch
 
-from harness.data.targets import TeacherInfo, folder_of_targets, write_targets, write_teacher_info
+from harness.data.targets import TeacherInfo, path_of_info, path_of_targets, write_targets, write_teacher_info
 from preprocessing.dataset.shards import read_manifest
 from tests.corpora import prepare
 from tests.datasets import sentences
@@ -25,15 +25,16 @@ TEXTS = [f"great w{number % 14}" for number in range(40)]
 def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
     """Write the targets of a teacher called oracle for a dataset, float ``[rows, classes]``."""
     config = {"data": str(data), "run": f"{data}-run", "fold": None, "teacher": ORACLE}
-    folder = folder_of_targets(config, read_manifest(data).fingerprint)
+    fingerprint, source_sha256 = read_manifest(data).fingerprint, "0" * 64
     write_teacher_info(
-        folder,
+        path_of_info(config, fingerprint),
         TeacherInfo(
             teacher=ORACLE,
-            source_sha256="0" * 64,
+            dataset=fingerprint,
+            source_sha256=source_sha256,
             is_used=True,
             summary="says everything",
-            targets_sha256=write_targets(folder, rows, shares),
+            targets_sha256=write_targets(path_of_targets(config, fingerprint, source_sha256), rows, shares),
         ),
     )
 

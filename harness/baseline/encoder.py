@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from threadpoolctl import threadpool_limits
 
 from harness.baseline.linear import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
@@ -154,14 +153,17 @@ class Embeddings:
 
         Raises as ``model`` does, and ``StorageError`` if writing fails.
         """
-        hashes, table = identify_texts(texts), self.read()
-        text_by_hash = dict(zip(hashes.to_pylist(), texts, strict=True))
-        if new_ids := sorted(text_by_hash.keys() - set(table["text"].to_pylist())):
-            self.embed([text_by_hash[key] for key in new_ids])
+        ids, table = [*map(identify_text, texts)], self.read()
+        text_by_id = dict(zip(ids, texts, strict=True))
+        if new_ids := sorted(text_by_id.keys() - {*table["text"].to_pylist()}):
+            self.embed([text_by_id[key] for key in new_ids])
             table = self.read()
-        lines = pc.index_in(hashes, value_set=table["text"].combine_chunks()).to_numpy()
-        matrix = table["vector"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-        return matrix[lines].astype(np.float32)
+        line_by_id = {key: line for line, key in enumerate(table["text"].to_pylist())}
+        parts = [
+            part.flatten().to_numpy() for part in table["vector"].chunks
+        ]  # one array of all has too many for int32
+        matrix = np.concatenate(parts).reshape(len(table), -1)
+        return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
 
     def measure_speed(self, texts: Sequence[str]) -> float:
         """Texts/s, by a few of them. Raises as ``model`` does."""
@@ -177,7 +179,7 @@ class Embeddings:
         for path in sorted(self.folder.glob("*.arrow")):
             with suppress(OSError, ValueError, pa.ArrowException), arrays.map_file(path) as file:
                 batches += arrays.record_batches(file)[1]
-        return pa.Table.from_batches(batches) if batches else pa.table({"text": identify_texts([])})
+        return pa.Table.from_batches(batches) if batches else pa.table({"text": pa.array([], pa.string())})
 
     def embed(self, texts: Sequence[str]) -> None:
         """Embed texts and write them, part by part. Raises as ``look_up`` does."""
@@ -195,7 +197,7 @@ class Embeddings:
                 for first in range(0, len(part), PROGRESS_TEXTS):
                     vectors.append(compute_embeddings(model, part[first : first + PROGRESS_TEXTS]))
                     num_done += len(vectors[-1])
-                ids, values = identify_texts(part), np.concatenate(vectors).astype(np.float16)
+                ids, values = [*map(identify_text, part)], np.concatenate(vectors).astype(np.float16)
                 path = self.folder / f"{ids[0]}.arrow"
                 with atomic.storage_errors(path):
                     arrays.write_batch(path, {"text": ids, "vector": pa.array([*values])})
@@ -212,9 +214,9 @@ def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
     return embeddings
 
 
-def identify_texts(texts: Sequence[str]) -> pa.Array:
-    """The names of texts in these files: ``t`` and 16 digits of the sha256."""
-    return pa.array([f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}" for text in texts], pa.string())
+def identify_text(text: str) -> str:
+    """The name of a text in these files: ``t`` and 16 digits of its sha256."""
+    return f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def read_texts(split: Split) -> list[str]:

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a teacher says of the rows of a dataset: a target for each training row, with a label or without.
 
-The folder of a teacher is for one dataset, one teacher and one fold that is held out::
+They lie in ``DATA/teachers``, or in the run if nothing can be written there::
 
-    targets.arrow     one line a row, ascending by its number in the source: row int64, target list<float16>[classes]
-    teacher.json      who teaches, what came of it, and the sha256 of the targets (sealed, written last)
+    NAME-0123456789ab.json    who teaches, what came of it, and hashes (sealed, written last), for one dataset, one
+                              held-out fold and one path or name of a teacher; replaced when the teacher changes
+    NAME-0123456789ab.arrow   the targets, for one content of a teacher; one line a row, ascending by its number in the
+                              source: row int64, target float16[classes]
 
-A target holds the probability of each class.
+A run keeps the former as ``RUN/teacher.json`` and goes on with its targets. A target holds the probability of each
+class.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +28,13 @@ from harness.rundir.bundle_files import read_named
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import TEACHERS, storage, writable_path
 from preprocessing.base import arrays, atomic
+from preprocessing.base.errors import DataError
 from preprocessing.base.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
-TARGETS, TEACHER_INFO = "targets.arrow", "teacher.json"
-KIND = ("padless-teacher", 1)
-REMOVE = "remove the folder, and `padless train` makes it again"
+TEACHER = "teacher.json"
+KIND = ("padless-teacher", 2)
+REMOVE = "remove the file, and `padless train` makes it again"
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class TeacherInfo:
 
     teacher: str
     """As the user names it."""
+    dataset: Sha256
+    """The fingerprint of the dataset."""
     source_sha256: Sha256
     """Of the files of an encoder, or of the file of predictions."""
     is_used: bool
@@ -54,7 +61,7 @@ class TeacherInfo:
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The targets of a teacher_info."""
+    """The targets of the rows of a split."""
 
     rows: np.ndarray
     """int64 ``[rows]``, ascending."""
@@ -62,8 +69,16 @@ class SoftTargets:
     """float16 ``[rows, classes]``."""
 
     def look_up(self, rows: np.ndarray) -> np.ndarray:
-        """float32 ``[rows, classes]``: the targets of rows by their number in the source."""
-        return self.values[self.rows.searchsorted(rows)].astype(np.float32)
+        """float32 ``[rows, classes]``: the targets of rows by their number in the source.
+
+        Raises ``DataError`` for a row that has none.
+        """
+        lines = self.rows.searchsorted(rows).clip(max=len(self.rows) - 1)
+        is_missing = self.rows[lines] != rows
+        if is_missing.any():
+            problem = f"has no target for row {rows[is_missing][0]}, which the dataset has"
+            raise DataError(f"teacher: {problem}; remove the dataset's folder {TEACHERS}, and start another run")
+        return self.values[lines].astype(np.float32)
 
 
 def folder_of_teachers(data: str, run: str) -> Path:
@@ -71,52 +86,65 @@ def folder_of_teachers(data: str, run: str) -> Path:
     return writable_path(str(home_of(data)), run, TEACHERS)
 
 
-def folder_of_targets(config: Mapping[str, Any], fingerprint: str) -> Path:
-    """The folder of the targets for the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
+def path_of_info(config: Mapping[str, Any], fingerprint: str) -> Path:
+    """The file on the teacher of the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
     teacher = str(config["teacher"])
-    key = hashlib.sha256(f"{fingerprint} {config['fold']} {teacher}".encode()).hexdigest()[:12]
-    return folder_of_teachers(config["data"], config["run"]) / f"{Path(teacher).name}-{key}"
+    return path_of(config, fingerprint, os.path.realpath(teacher) if os.path.exists(teacher) else teacher, ".json")
+
+
+def path_of_targets(config: Mapping[str, Any], fingerprint: str, source_sha256: str) -> Path:
+    """The file of the targets by a teacher with this content."""
+    return path_of(config, fingerprint, source_sha256, ".arrow")
+
+
+def path_of(config: Mapping[str, Any], fingerprint: str, source: str, suffix: str) -> Path:
+    """A file named after a teacher and after what it is for."""
+    key = hashlib.sha256(f"{fingerprint} {config['fold']} {source}".encode()).hexdigest()[:12]
+    return folder_of_teachers(config["data"], config["run"]) / f"{Path(str(config['teacher'])).name}-{key}{suffix}"
 
 
 def find_teacher_info(config: Mapping[str, Any], fingerprint: str) -> TeacherInfo | None:
-    """The ``teacher.json`` of a run, as for ``folder_of_targets``; None without a teacher, and before it has targets.
-
-    Raises ``DataError`` for a damaged one.
+    """What is known of a run's teacher: as it was when the run began, else as it is now; ``config`` is as for
+    ``path_of_info``. None without a teacher, and before it has targets. Raises ``DataError`` for a damaged file.
     """
     if config.get("teacher") is None:
         return None
-    path = folder_of_targets(config, fingerprint) / TEACHER_INFO
-    content = read_sealed(path, KIND, REMOVE)
-    return None if content is None else convert_json(TeacherInfo, content, str(path), REMOVE)
+    for path in (Path(config["run"], TEACHER), path_of_info(config, fingerprint)):
+        if (content := read_sealed(path, KIND, REMOVE)) is not None:
+            info: TeacherInfo = convert_json(TeacherInfo, content, str(path), REMOVE)
+            if (info.teacher, info.dataset) == (str(config["teacher"]), fingerprint):
+                return info
+    return None
 
 
 def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | None:
-    """The targets of a run's teacher_info, as for ``find_teacher_info``; None if it does not learn from them.
+    """The targets of a run, as for ``find_teacher_info``; None if it does not learn from them.
 
-    Raises ``DataError`` if the file is missing, or not the one of the teacher_info.
+    Raises ``DataError`` if the file is missing or damaged.
     """
     teacher_info = find_teacher_info(config, fingerprint)
     if teacher_info is None or not teacher_info.is_used:
         return None
-    content = read_named(folder_of_targets(config, fingerprint) / TARGETS, teacher_info.targets_sha256, TEACHER_INFO)
+    path = path_of_targets(config, fingerprint, teacher_info.source_sha256)
+    content = read_named(path, teacher_info.targets_sha256, TEACHER)
     _, (batch,) = arrays.record_batches(pa.BufferReader(content))
     values = batch["target"].flatten().to_numpy().reshape(batch.num_rows, -1)
     return SoftTargets(batch["row"].to_numpy(), values)
 
 
-def write_targets(folder: Path, rows: np.ndarray, values: np.ndarray) -> str:
+def write_targets(path: Path, rows: np.ndarray, values: np.ndarray) -> str:
     """Write targets, float ``[rows, classes]`` in any order of rows; returns the sha256 of the file.
 
     Raises ``StorageError``.
     """
-    path, order = folder / TARGETS, np.argsort(rows)
-    columns = {"row": pa.array(rows[order]), "target": pa.array([*values[order].astype(np.float16)])}
+    order = np.argsort(rows)
+    targets = pa.FixedSizeListArray.from_arrays(values[order].astype(np.float16).reshape(-1), values.shape[1])
     with storage(path):
-        arrays.write_batch(path, columns)
+        arrays.write_batch(path, {"row": pa.array(rows[order]), "target": targets})
     return atomic.sha256_file(path)
 
 
-def write_teacher_info(folder: Path, teacher_info: TeacherInfo) -> None:
-    """Write ``teacher.json``, the last file of a teacher_info. Raises ``StorageError``."""
-    with storage(folder / TEACHER_INFO):
-        write_sealed(folder / TEACHER_INFO, KIND, asdict(teacher_info))
+def write_teacher_info(path: Path, teacher_info: TeacherInfo) -> None:
+    """Write what is known of a teacher, after its targets. Raises ``StorageError``."""
+    with storage(path):
+        write_sealed(path, KIND, asdict(teacher_info))

@@ -156,7 +156,7 @@ def gather_rows(
     values_of: Callable[[Batch], tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rows' numbers in the source and both columns of ``values_of``: on rank 0 of all rows, in the order of the
-    source, on others of none. The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
+    source, on others of none. The model is in evaluation mode meanwhile. The host waits once, at the end.
     """
     parts: list[tuple[torch.Tensor, ...]] = []
     name, was_training = f"split {loader.split.name}", model.training

@@ -150,8 +150,8 @@ class RunFacts:
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:
     """The TF-IDF baseline's figures on the dataset of a run, by split, and the comparison of the run with it.
 
-    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures, and for a missing dataset
-    of a run without a bundle.
+    Validation is left out if the run held out a fold instead. Raises ``DataError`` for damaged figures, and for a
+    missing dataset of a run without a bundle.
     """
     info = find_info(run / BUNDLE)
     folder, linear = find_results(run, data, info.dataset if info is not None else read_data(data).fingerprint)

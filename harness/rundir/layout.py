@@ -12,6 +12,7 @@
     log.txt                    what was printed, and all settings with their reasons; appended by each start
     checkpoints/               states from which the run can resume (``checkpoint``)
     bundle/                    best weights with all that prediction needs (``bundle_files``)
+    teacher.json               who taught it, and the hash of the targets (``harness/data/targets.py``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,

@@ -22,7 +22,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
+from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
 from harness.model.classifier import Objective
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
@@ -115,6 +115,8 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(session, start, settings)
+        if writer.active and teacher_info is not None:
+            write_teacher_info(writer.directory / TEACHER, teacher_info)
         if writer.active:
             restore_best_weights(config, manifest, selection, origin)
     console = Console(

@@ -24,8 +24,9 @@ from harness.config import RunConfig
 from harness.data.targets import (
     TeacherInfo,
     find_teacher_info,
-    folder_of_targets,
     folder_of_teachers,
+    path_of_info,
+    path_of_targets,
     write_targets,
     write_teacher_info,
 )
@@ -72,24 +73,27 @@ def prepare_targets(config: RunConfig) -> None:
     if teacher is None:
         return
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    folder = folder_of_targets(vars(config), manifest.fingerprint)
+    path = path_of_info(vars(config), manifest.fingerprint)
     if isinstance(teacher, Path):
         summary, rows, chances = read_teacher_file(config, manifest)
     else:
         refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
-        with storage(folder), lock_file(folder.with_name(".lock"), MAX_WAIT_S, refusal):
+        with storage(path), lock_file(path.with_name(".lock"), MAX_WAIT_S, refusal):
             summary, rows, chances = predict_with_encoder(config, manifest, teacher)
     train = open_split(config.data, manifest, TRAIN)
     targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
-    sha256 = write_targets(folder, np.concatenate((train.column("row"), rows)), targets)
-    write_teacher_info(folder, TeacherInfo(str(config.teacher), hash_teacher(teacher), len(rows) > 0, summary, sha256))
+    all_rows, source_sha256 = np.concatenate((train.column("row"), rows)), hash_teacher(teacher)
+    sha256 = write_targets(path_of_targets(vars(config), manifest.fingerprint, source_sha256), all_rows, targets)
+    identity = str(config.teacher), manifest.fingerprint, source_sha256
+    write_teacher_info(path, TeacherInfo(*identity, len(rows) > 0, summary, sha256))
 
 
 def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
     """The encoder, or the file of predictions, that is to write the targets of a run; None if they exist, the run has
     begun, or it is a dry run, for which a teacher must only be there.
 
-    Raises ``ConfigError`` for a dataset that cannot have a teacher and for no encoder, ``DataError`` for no file.
+    Raises ``ConfigError`` for a dataset that cannot have a teacher, for no encoder, and for a file that has changed
+    since the run began, ``DataError`` for no file.
     """
     if config.teacher is None:
         return None
@@ -98,13 +102,18 @@ def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    if teacher_info is not None and holds_run(config.run):
+    sha256 = "" if teacher_info is None else teacher_info.source_sha256
+    has_targets = path_of_targets(vars(config), manifest.fingerprint, sha256).exists()
+    if has_targets and holds_run(config.run):
+        if Path(config.teacher).is_file() and sha256 != atomic.sha256_file(Path(config.teacher)):
+            problem = f"{config.teacher} has changed since the run began"
+            raise ConfigError(f"teacher: {problem}; restore it, or name another run directory")
         return None
     is_file = Path(config.teacher).is_file() or suffix_of(config.teacher) in FORMAT_BY_SUFFIX
     teacher = Path(config.teacher) if is_file else find_encoder(config.teacher)
     if isinstance(teacher, Path) and not teacher.is_file():
         raise DataError(f"teacher: {teacher}: no such file; name a file of predictions, or an encoder")
-    is_done = teacher_info is not None and teacher_info.source_sha256 == hash_teacher(teacher)
+    is_done = has_targets and sha256 == hash_teacher(teacher)
     return None if is_done or config.dry_run else teacher
 
 

@@ -16,18 +16,19 @@ from harness.baseline import encoder as encoders
 from harness.baseline.encoder import Embeddings, Regression, find_encoder
 from harness.baseline.results import BaselineConfig
 from harness.baseline.results import main as show_baseline
-from harness.config import to_dict
+from harness.config import RunConfig, to_dict
 from harness.data.order import VERSION
-from harness.data.targets import find_teacher_info, folder_of_targets, open_targets
+from harness.data.targets import TEACHER, find_teacher_info, open_targets, path_of_info, write_teacher_info
 from harness.data.views import rows_of_run
 from harness.export.config import ExportConfig
 from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
+from harness.rundir.records import write_config
 from harness.training import teacher
 from harness.training.preflight import list_changes
 from harness.training.teacher import prepare_targets
-from preprocessing.base.errors import DataError, UserError
+from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.terminal import Screen
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.batches import SourceBatch
@@ -147,6 +148,38 @@ def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> Non
     assert targets.max(axis=1).tolist() == [1.0] * 60
 
 
+def test_targets_are_those_of_the_content_of_a_file(
+    tmp_path: Path, corpus: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files have one name in two folders; then one of them is edited, after a run began with it."""
+    config = small(tmp_path / "data", tmp_path / "run", teacher="said.csv")
+    fingerprint = read_manifest(config.data).fingerprint
+
+    def read_targets(folder: str, config: RunConfig) -> list[list[float]]:
+        monkeypatch.chdir(tmp_path / folder)
+        return open_targets(vars(config), fingerprint).look_up(corpus.index[120:].to_numpy() + 1).tolist()
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        answers = write_answers(Path("said.csv"), corpus).to_numpy()
+        if folder == "two":
+            pd.read_csv("said.csv")[["text", "predicted"]].to_csv("said.csv")
+        prepare_targets(config)
+    np.testing.assert_allclose(read_targets("one", config), answers, atol=1e-3)
+    write_config(config)
+    write_teacher_info(Path(config.run, TEACHER), find_teacher_info(vars(config), fingerprint))
+    (tmp_path / "two" / "said.csv").rename(tmp_path / "one" / "said.csv")
+    with pytest.raises(ConfigError, match=r"said\.csv has changed since the run began"):
+        prepare_targets(config)
+    another = small(tmp_path / "data", tmp_path / "another", teacher="said.csv")
+    prepare_targets(another)
+    assert np.max(read_targets("one", another), axis=1).tolist() == [1.0] * 60
+    np.testing.assert_allclose(read_targets("one", config), answers, atol=1e-3)
+    with pytest.raises(DataError, match="no target for row 181"):
+        open_targets(vars(config), fingerprint).look_up(np.array([180, 181]))
+
+
 def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) -> None:
     def read(*names: str) -> list[list[float]]:
         table = pa.table({"predicted": names})
@@ -226,9 +259,7 @@ def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
 ) -> None:
     monkeypatch.setattr(teacher, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
     config = small(tiny / "data", tiny / "another", teacher=str(tiny / "encoder"), fold=None)
-    folder = folder_of_targets(vars(config), read_manifest(config.data).fingerprint)
-    for file in folder.glob("*"):
-        file.unlink()
+    path_of_info(vars(config), read_manifest(config.data).fingerprint).unlink()
     prepare_targets(config)
     teacher_info = find_teacher_info(vars(config), read_manifest(config.data).fingerprint)
     assert not teacher_info.is_used
