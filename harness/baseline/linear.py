@@ -28,6 +28,7 @@ from harness.scores.calibration import fit_decision
 from harness.scores.figures import Scores, figures
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
 from preprocessing.dataset.views import open_split
 
@@ -66,7 +67,7 @@ def estimate_seconds(manifest: Manifest) -> float:
 
 def check(data: str | Path, manifest: Manifest) -> None:
     """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
-    path = Path(data, MANIFEST)
+    path = join(data, MANIFEST)
     for name in (TRAIN, VALIDATION):
         if not manifest.splits.get(name):
             raise DataError(f"{path}: has no {name} split, which the TF-IDF baseline needs; build the dataset with one")
@@ -144,7 +145,7 @@ class Linear:
         features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
         features = features[times[features] > 0]
         if not len(features):
-            raise DataError(f"{Path(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+            raise DataError(f"{join(data, MANIFEST)}: no two training rows share a word: nothing to learn")
         matrix = matrix[:, features]
         limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)

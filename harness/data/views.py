@@ -20,6 +20,7 @@ from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
 from preprocessing.dataset.views import open_split, read_data, with_splits
 
@@ -44,7 +45,7 @@ def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
     """Raise ``DataError`` for a dataset without folds; ``key`` is the option that needs them."""
     if not manifest.folds:
         raise DataError(
-            f"{Path(data, MANIFEST)}: has no folds for --{key}; build the dataset with --splits.folds 5, or leave the "
+            f"{join(data, MANIFEST)}: has no folds for --{key}; build the dataset with --splits.folds 5, or leave the "
             "key out"
         )
 
@@ -67,12 +68,12 @@ def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | N
         rows, purpose = view.rows(split), "to pretrain on" if split == TRAIN else "to measure perplexity on"
         if not rows:
             raise DataError(
-                f"{Path(data, MANIFEST)}: no rows {purpose}: there is no split {names}; build a dataset that has one "
+                f"{join(data, MANIFEST)}: no rows {purpose}: there is no split {names}; build a dataset that has one "
                 "with `padless prepare`"
             )
         if view.tokens(split) == rows:
             raise DataError(
-                f"{Path(data, MANIFEST)}: no row {purpose} has a second token, so there is nothing to predict; look at "
+                f"{join(data, MANIFEST)}: no row {purpose} has a second token, so there is nothing to predict; look at "
                 "the texts and at text.stop_words"
             )
     return view

@@ -17,7 +17,7 @@ class ExportConfig:
     """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
 
     SUBJECT = ("run",)
-    run: Name
+    run: LocalPath
     """Run directory or bundle."""
     output: LocalPath
     """Folder to write, which must not be there yet."""

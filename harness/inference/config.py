@@ -66,7 +66,7 @@ class EvaluateConfig(RunningConfig):
     """
 
     SUBJECT = ("run", "input")
-    run: Name
+    run: LocalPath
     """Run directory (or bundle directory) whose best weights are evaluated."""
     input: Name | None = None
     """Labelled rows: a file, a glob or a folder, in any format that preprocessing reads; or a dataset directory."""

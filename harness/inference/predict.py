@@ -34,7 +34,6 @@ from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
     Scorer,
-    download,
     open_scorer,
     read_decision,
     resolve_engine,
@@ -120,7 +119,7 @@ def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.nda
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     check_device(config.device)
-    config = replace(config, run=str(download(config.run)))
+    config = replace(config, run=str(bundle_directory(config.run)))
     if config.output is not None:
         predict_files(config, Path(config.output))
         return

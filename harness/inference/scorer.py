@@ -43,9 +43,6 @@ from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK
 
 Engine: TypeAlias = Literal["auto", "torch", "onnx"]
-SCHEME = "hf://"
-FILES = ["*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md"]
-"""The files of an export: only these are downloaded from a repository."""
 BATCH_ROWS = 128
 """Maximum rows of a batch, unless given."""
 PADDED_TOKENS = 8192
@@ -171,7 +168,7 @@ def open_scorer(path: str | Path, engine: str = "auto", batch_rows: int = BATCH_
 
     ``options``: device, precision, threads and what decides, as for a ``Scorer``. Raises ``UserError``.
     """
-    directory = bundle_directory(download(path))
+    directory = bundle_directory(path)
     scorer = scorer_class(resolve_engine(directory, engine))(directory, batch_rows, **options)
     scorer.encode([])  # refuses another text→ids function now, not at the first text
     return scorer
@@ -195,25 +192,6 @@ def resolve_engine(directory: Path, engine: str) -> str:
     if engine != "auto":
         return engine
     return "torch" if is_importable("torch") else "onnx"
-
-
-def download(address: str | Path) -> Path:
-    """A local folder: ``address`` itself, or the copy of a hub repository, downloaded if necessary.
-
-    Raises ``DataError`` if the download fails.
-    """
-    text = str(address)
-    if not text.startswith(SCHEME):
-        return Path(address)
-    repository, _, revision = text.removeprefix(SCHEME).rstrip("/").partition("@")
-    require_package("huggingface_hub", text, "hub")
-    import huggingface_hub.utils
-
-    try:
-        huggingface_hub.utils.disable_progress_bars()  # whose cursor movements a command would escape
-        return Path(huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=FILES))
-    except Exception as error:  # its errors share no base class; no padless code is called
-        raise DataError(f"{text}: cannot be fetched ({' '.join(str(error).split())[:300]})") from None
 
 
 def pad_texts(encoded: Sequence[np.ndarray]) -> np.ndarray:

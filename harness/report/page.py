@@ -62,7 +62,6 @@ from preprocessing.base.terminal import (
     public_values,
     shorten_line,
 )
-from preprocessing.config import Names
 from preprocessing.labels import name_label_value
 
 FOLDER = Path(__file__).parent
@@ -85,7 +84,7 @@ class ReportConfig:
     """
 
     SUBJECT = ("run",)
-    run: Names
+    run: LocalPath | list[LocalPath]
     """Run directories, or folders of train --seeds or --folds."""
     output: LocalPath | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for

@@ -43,6 +43,7 @@ from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_js
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.untrusted import quote_value, read_bytes
 from preprocessing.config import SourceConfig
+from preprocessing.corpus.addresses import HUB, fetch_repository, is_remote
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.labels import AUTO, LabelType, fits_label_type
 from preprocessing.text.vocabulary import Vocabulary
@@ -54,6 +55,8 @@ MIN_LABELS = 2
 DAMAGED = "written by another version of padless, or edited or damaged; restore it"
 CARD = "README.md"
 ONNX = "model.onnx"
+FETCHED_FILES = ("*.json", "*.arrow", "*.safetensors", "*.onnx", "*.md")
+"""The files of an export: only these are fetched from a repository."""
 IDS, LENGTHS, LOGITS, PROBABILITIES = "ids", "lengths", "logits", "probabilities"
 """Names of the inputs and outputs of the ONNX graph."""
 OF_WEIGHTS = "weights_sha256"
@@ -131,7 +134,14 @@ class BundleInfo:
 
 
 def bundle_directory(run: str | Path) -> Path:
-    """The bundle directory of a run. A path that already is a bundle directory is returned unchanged."""
+    """The bundle directory of a run; a bundle directory itself; or the copy of a repository of the hub (``hf://…``).
+
+    Raises ``DataError`` for another address, and if the hub does not give the repository.
+    """
+    if str(run).startswith(HUB):
+        return fetch_repository(str(run), FETCHED_FILES)
+    if is_remote(str(run)):
+        raise DataError(f"{run}: runs and bundles are read from this machine or {HUB}; copy it here, and name the copy")
     return Path(run) if Path(run, INDEX).exists() else Path(run, BUNDLE)
 
 

@@ -214,8 +214,6 @@ def describe_missing_bundle(directory: Path) -> str:
     path = directory.parent if directory.name == BUNDLE else directory
     if path.is_file():
         return f"{path} is a file; name a run directory, as in runs/mine"
-    if not path.is_dir() and path.parts[0].endswith(":"):  # of s3://bucket/run
-        return "runs and bundles are read from this machine; copy it here, and name the copy"
     if not path.is_dir():
         return f"there is no folder {path}{path_suggestion(path) or '; name a run directory, or a bundle'}"
     if holds_run(path):

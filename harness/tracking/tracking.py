@@ -24,7 +24,7 @@ from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
 from harness.tracking.trackers import TRACKERS, AccelerateTracker
 from preprocessing.base.installed import load_object
-from preprocessing.base.terminal import Screen, print_stderr, public
+from preprocessing.base.terminal import Screen, print_stderr, public, public_values
 from preprocessing.base.untrusted import one_line
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
@@ -68,7 +68,7 @@ class Trackers(Sink):
         settings = config.tracking
         values = to_dict(replace(config, tracking=replace(settings, name=settings.name or run.resolve().name)))
         values["tracking"]["group"] = group_of(run.resolve(), facts)
-        self.trackers = [GuardedTracker(name, run, values | dict(facts)) for name in settings.trackers]
+        self.trackers = [GuardedTracker(name, run, public_values(values | dict(facts))) for name in settings.trackers]
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Pass on a row, or figures of the whole run, such as those of a baseline."""

@@ -26,7 +26,7 @@ from harness.rundir.records import read_run_config, read_status
 from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_installed
 from preprocessing.base import atomic
 from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.schema import Name
+from preprocessing.base.schema import LocalPath
 from preprocessing.base.untrusted import one_line
 
 INIT_S = 60.0
@@ -157,7 +157,7 @@ class SyncConfig:
     """Send a run to W&B from a machine with a network, such as a login node."""
 
     SUBJECT = ("run",)
-    run: Name
+    run: LocalPath
     """Run directory, or a folder of many."""
 
 

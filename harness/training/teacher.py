@@ -46,6 +46,7 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus.batches import Reader, SourceBatch, row_error
 from preprocessing.corpus.readers import open_reader
 from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
+from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import home_of, open_split, read_data
 from preprocessing.labels import drop_zero_fraction, normalize_label
@@ -132,7 +133,7 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
 
     if not manifest.rows(UNLABELLED):
         raise DataError(
-            f"{Path(config.data, MANIFEST)}: has no rows without labels, which {config.teacher} could teach; "
+            f"{join(config.data, MANIFEST)}: has no rows without labels, which {config.teacher} could teach; "
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
     (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))

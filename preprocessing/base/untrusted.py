@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.terminal import public
 
 MOST_JSON = 64 << 20
 """Most bytes of a JSON file, unless its reader allows more."""
@@ -41,6 +42,7 @@ LONGEST_SHOWN = 60
 
 def quote_value(value: object) -> str:
     """An untrusted value for a message: short, on one line, control characters escaped."""
+    value = public(value) if isinstance(value, str) else value
     text = repr(value[: LONGEST_SHOWN + 1] if isinstance(value, str | bytes | list | tuple) else value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 

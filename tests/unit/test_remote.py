@@ -10,9 +10,11 @@ import itertools
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.__main__ import COMMANDS
 from harness.batch import StepBatch
 from harness.data.order import OrderSpec, order_over
-from preprocessing.base.errors import ConfigError, DataError
+from harness.launch import launcher
+from preprocessing.base.configuration import options_of
+from preprocessing.base.errors import ConfigError, DataError, UserError
+from preprocessing.base.installed import load_object
 from preprocessing.corpus import addresses
 from preprocessing.dataset.remote import CACHE_VARIABLE, LIMIT_VARIABLE
+from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import open_split, read_data
 from tests.batches import loader_of
 from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
@@ -255,3 +262,113 @@ def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, 
         command.refused(3, f"{address}.csv", tmp_path / "none")
         == "memory://host/reviews.csv.csv: no such file; check source.path"
     )
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder; a request may be for a part of one."""
+
+    def do_GET(self) -> None:
+        first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        path = Path(self.translate_path(self.path))
+        if not first or not path.is_file():
+            super().do_GET()
+            return
+        part = path.read_bytes()[int(first) : int(last) + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        self.wfile.write(part)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def served(folder: Path, handler: type = Ranges, port: int = 0) -> Iterator[int]:
+    """The port of a web server for a folder, while the block runs."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_a_store_that_is_away_for_a_while(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked again, and people are told; in the end the exit code is that of a job that may start again."""
+    write_dataset(tmp_path / "www" / "data", {"train": 60, "validation": 20}, block_rows=16)
+    expected = Split(tmp_path / "www" / "data", read_data(tmp_path / "www" / "data"), "train").column("row")
+    with served(tmp_path / "www") as port:
+        address = f"http://127.0.0.1:{port}/data"
+        manifest = read_data(address)
+    monkeypatch.setattr(addresses, "PAUSES_S", ())
+    assert read_data(address) == manifest, "it is not asked for again"
+    with pytest.raises(UserError, match="its store does not answer") as failure:
+        open_split(address, manifest, "train").column("row")
+    assert failure.value.exit_code == 1
+    assert command("prepare", f"{address}.csv", "-o", tmp_path / "none") == 1
+    monkeypatch.setattr(addresses, "PAUSES_S", (0.05,) * 200)
+    monkeypatch.setattr(addresses, "REPORTED_PAUSE_S", 0.05)
+    back = threading.Event()
+
+    def come_back() -> None:
+        time.sleep(0.2)
+        with served(tmp_path / "www", port=port):
+            back.wait(60)
+
+    thread = threading.Thread(target=come_back)
+    thread.start()
+    rows = open_split(address, manifest, "train").column("row")
+    assert "it is asked again in" in capsys.readouterr().err
+    assert command("prepare", f"{address}.csv", "-o", tmp_path / "none") == 3, "what is missing is not asked for again"
+    back.set()
+    thread.join(60)
+    assert rows.tolist() == expected.tolist()
+
+
+def test_a_server_that_sends_whole_files_only(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files are read whole; of others the sentence says what is the matter."""
+    monkeypatch.setattr(addresses, "PAUSES_S", ())
+    www = tmp_path / "www"
+    write_dataset(www / "data", {"train": 60, "validation": 20}, block_rows=16)
+    table = pa.table(dict(zip(("text", "label"), zip(*ROWS, strict=True), strict=True)))
+    table.to_pandas().to_excel(www / "a.xlsx", index=False)
+    pq.write_table(table, www / "a.parquet")
+    with served(www, http.server.SimpleHTTPRequestHandler) as port:
+        for name in ("a.xlsx", "a.parquet"):
+            manifest = command.build(f"http://127.0.0.1:{port}/{name}", tmp_path / name)
+            assert manifest.fingerprint == command.build(www / name, tmp_path / f"local-{name}").fingerprint
+        assert command("inspect", f"http://127.0.0.1:{port}/data", "--verify") == 3
+        assert "sends whole files where a part is asked for" in command.err
+        monkeypatch.setattr(addresses, "READ_BYTES", 1000)
+        write_csv(www / "a.csv", ROWS)
+        assert command("prepare", f"http://127.0.0.1:{port}/a.csv", "-o", tmp_path / "none") == 3
+        assert "sends whole files where a part is asked for" in command.err
+
+
+SECRET_ADDRESS = "http://me:SECRET@127.0.0.1:1/a.csv?token=HIDDEN"
+
+
+def test_no_command_says_the_secrets_of_an_address(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever key or word it stands in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(addresses, "PAUSES_S", ())
+    monkeypatch.setattr(launcher.Launch, "run", lambda _: 0)  # before any rank
+    write_dataset(tmp_path / "data", {"train": 60, "validation": 20, "unlabelled": 20})
+    num_commands = 0
+    for entry in COMMANDS:
+        options = options_of(load_object(entry.config))
+        subject = {"data": "data", "source.path": "data"}.get(next(iter(load_object(entry.config).SUBJECT), ""), "run")
+        keys = [key for key, option in options.items() if {str, list} & option.kinds]
+        for words in ([SECRET_ADDRESS], *([subject, f"--{key}", SECRET_ADDRESS] for key in keys)):
+            code = command(entry.name, *words)
+            said = command.out + command.err
+            num_commands += code > 0
+            assert "SECRET" not in said, (entry.name, words, said)
+            assert "HIDDEN" not in said, (entry.name, words, said)
+    assert num_commands > 100
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"SECRET" in path.read_bytes()]
