@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from preprocessing.base import processes
 from preprocessing.base.atomic import temporary_suffix
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import output, tokenize
@@ -115,3 +118,22 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
     with output.lock_directory(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *REPLACING)
+
+
+def test_an_output_inside_a_dataset_is_refused(out: Path, source: Path, command: Command) -> None:
+    files = contents(out)
+    command.refused(2, source, out / "inner", *PARTS)
+    assert contents(out) == files
+
+
+def test_a_file_system_without_locks_and_links_is_said_once(
+    source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(processes, "_warned", set())
+    command.build(source, tmp_path / "out", *PARTS)
+    assert command.err.count("cannot be locked") == 1

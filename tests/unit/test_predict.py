@@ -377,7 +377,7 @@ def test_globs_and_folders(capsys: pytest.CaptureFixture[str]) -> None:
         assert predict(source, "out.csv", "--overwrite", "true") == 0
         assert Stub.texts_seen == texts
         assert [line.split(",")[0] for line in Path("out.csv").read_text().splitlines()] == ["text", *texts]
-    assert read_refusal(capsys, "new", "out.csv")[1].startswith("new: holds no *.txt below it; name other files")
+    assert read_refusal(capsys, "new", "other.csv")[1].startswith("new: holds no *.txt below it; name other files")
 
 
 def test_a_folder_of_texts() -> None:
