@@ -141,7 +141,7 @@ def encoding_name(name: str) -> str:
     try:
         codec = codecs.lookup(name)
         "".encode(codec.name)
-    except LookupError:
+    except (LookupError, UnicodeError):  # of the codec called undefined
         if name != AUTO:
             raise ConfigError(f"source.encoding: {name!r} is not known; utf-8, latin-1, utf-16, cp1251 are") from None
         return name

@@ -138,7 +138,10 @@ def find_columns(
         return [role]
     name, source, splits = reader.file.name, reader.file.source, reader.file.splits
     if not any(sample.values()):
-        raise DataError(f"{name}: the corpus is empty: no row to learn from")
+        problem = "the corpus is empty: no row to learn from"
+        if reader.columns and reader.file.format == "jsonl":
+            problem = f"{join_names(reader.columns)} hold no texts; write a text and a label into each object"
+        raise DataError(f"{name}: {problem}")
     used = {*other_columns, splits.column, splits.group_column, splits.time_column, *source.where}
     candidates = find_candidates({column: cells for column, cells in sample.items() if column not in used}, role)
     if len(candidates) > 1:
@@ -149,7 +152,10 @@ def find_columns(
         problem = (
             f"has no column {role!r}, and none that looks like it ({expected}); it has {join_names(reader.columns)}"
         )
-        raise DataError(f"{name}: {problem}; set source.{role}_column")
+        hint = f"set source.{role}_column"
+        if reader.file.format == "csv" and any(" " in column.strip() for column in reader.columns):
+            hint += ", or if its first line is a row, name the columns, as in --source.columns '[text, label]'"
+        raise DataError(f"{name}: {problem}; {hint}")
     lines.append(f"source: {name}: the {role} is column {candidates[0]!r} (source.{role}_column)")
     return candidates
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from preprocessing.base.errors import DataError
 from preprocessing.config import SourceConfig
 from preprocessing.corpus.sources import File
-from preprocessing.labels import NUMBER
+from preprocessing.labels import AUTO, NUMBER
 
 UTF8, LATIN = "utf-8", "windows-1252"
 ENCODING_BY_MARK = {
@@ -108,7 +108,8 @@ def name_columns(rows: Sequence[Sequence[str]], file: File) -> tuple[list[str], 
     """
     source, columns, first_row = file.source, file.source.columns, rows[0]
     if len(columns) != len(first_row) or {*columns} == {*first_row}:
-        if not columns and is_no_header(rows):
+        is_named = not {source.label_column, *source.text_columns}.isdisjoint({*first_row} - {AUTO})
+        if not columns and not is_named and is_no_header(rows):
             problem = "its first line is a row, and no header; name the columns, as in"
             raise DataError(f"{file.name}: {problem} --source.columns '[text, label]'")
         return [*first_row], True

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import csv
 import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from preprocessing.base.errors import DataError, UserError
 from preprocessing.base.installed import require_package
@@ -22,8 +22,8 @@ from preprocessing.corpus.text_files import CsvReader, LineReader, convert_to_ut
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
-MAX_SHEET_ROWS = 1 << 20
-"""As many as Excel has."""
+MAX_SHEET_CELLS = 1 << 26
+"""Between the first cell and the last one of each row, empty ones too."""
 
 
 def open_reader(file: File) -> Reader:
@@ -45,25 +45,51 @@ def open_reader(file: File) -> Reader:
 
 
 def iter_sheet(file: File) -> Iterator[bytes]:
-    """The first sheet of an Excel file as CSV, without empty rows; dates and numbers without their format. Raises
-    ``DataError`` for a file that is damaged or hostile.
+    """The first sheet of an Excel file as CSV, without empty rows and columns; dates and numbers without their format.
+    Raises ``DataError`` for a file that is damaged or hostile.
     """
     require_package("openpyxl", file.name, "excel")
-    import pandas as pd
+    import openpyxl
 
+    rows, num_cells = list[dict[int, str]](), 0
     with addresses.open_file(file.address) as opened, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on what openpyxl does not read
         try:
             with zipfile.ZipFile(opened) as archive:
                 check_unpacked(file.name, sum(member.file_size for member in archive.infolist()), opened.size())
-            cells = pd.read_excel(opened, header=None, dtype=str, keep_default_na=False, nrows=MAX_SHEET_ROWS)
+            book = openpyxl.load_workbook(opened, read_only=True, data_only=True)
+            sheet = next(iter(book.worksheets), None)  # not one of charts
+            if sheet is not None:
+                sheet.reset_dimensions()  # or each row has as many cells as the widest
+            for row in sheet.iter_rows() if sheet is not None else ():
+                cells = {cell.column: text for cell in row if (text := text_of_cell(cell))}
+                rows += [cells] if cells else []
+                num_cells += len(row)
+                check_sheet(file.name, num_cells)
         except UserError:
             raise
         except Exception as error:  # openpyxl raises errors of every kind for a damaged file
             problem = one_line(error.__cause__ or error)
             raise DataError(f"{file.name}: not a readable Excel file ({problem}); save it again, or as CSV") from None
-    filled = cells[(cells != "").any(axis=1)]
-    yield encode(filled.to_csv(header=False, index=False, quoting=csv.QUOTE_ALL))
+    columns = sorted({column for cells in rows for column in cells})
+    check_sheet(file.name, len(rows) * len(columns))
+    for cells in rows:
+        yield line_of_csv(*(encode(cells.get(column, "")) for column in columns))
+
+
+def check_sheet(name: str, num_cells: int) -> None:
+    """Raise ``DataError`` for more than ``MAX_SHEET_CELLS``."""
+    if num_cells > MAX_SHEET_CELLS:
+        raise DataError(f"{name}: its cells lie too far apart; keep the table alone, or save it as CSV")
+
+
+def text_of_cell(cell: Any) -> str:
+    """The value of a cell of Excel; empty for none, and for an error."""
+    value = cell.value
+    if value is None or cell.data_type == "e":
+        return ""
+    is_whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if is_whole else value)
 
 
 def iter_folder(file: File) -> Iterator[bytes]:

@@ -35,6 +35,8 @@ END_MARK = b"\xfeend\xfe"
 """Each field of a row that is added after the last one: it is missing if a quote is open."""
 MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
 """In Arrow's error for a row with too few or too many fields; the header is row 1."""
+SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")
+"""The first line of CSV for Excel, which is no row."""
 QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quotes are text"
 
 
@@ -109,8 +111,11 @@ class LineReader(Reader):
         """The error for what Arrow refuses: a row with too few or too many fields, or a long one."""
         mismatch, num_columns = MISMATCH.search(str(error)), len(self.columns)
         if mismatch is None:
-            problem = f"cannot be read ({one_line(error)}); a row has at most {MAX_ROW_BYTES >> 20} MiB"
-            return row_error(self.file, self.num_rows + 1, problem)
+            if "straddl" in str(error):
+                problem = f"has more than {MAX_ROW_BYTES >> 20} MiB; shorten its text"
+                hint = f"; perhaps {QUOTE_SENTENCE}" if self.quote else ""
+                return row_error(self.file, self.num_rows + 1, problem + hint)
+            return row_error(self.file, self.num_rows + 1, f"cannot be read ({one_line(error)}); correct it")
         number, num_fields = int(mismatch[1]) - self.has_header, int(mismatch[2])
         problem = f"{num_fields} fields, the header has {num_columns}; correct the row"
         hint = f"(a text with {self.delimiter!r} must be in quotes), or set source.delimiter, quote or escape"
@@ -137,14 +142,19 @@ class CsvReader(LineReader):
     def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
         super().__init__(file, chunks)
         source, text = file.source, self.look_ahead().decode("utf-8", "replace")
-        expected = source.delimiter or ("\t" if suffix_of(file.address) == ".tsv" else ",")
+        line = SEPARATOR_LINE.match(text)
+        if line:
+            text = text[line.end() :]
+            self.chunks = itertools.chain([next(self.chunks)[line.end() :]], self.chunks)
+        expected = source.delimiter or (line[1] if line else "\t" if suffix_of(file.address) == ".tsv" else ",")
         self.delimiter = self.separator = detect_delimiter(text, expected, source)
         self.quote, self.escape = source.quote, source.escape or ""
         if self.delimiter != expected:
             self.read_as = {"delimiter": self.delimiter} | self.read_as
         first_rows = list(itertools.islice(iter_records(text, self.delimiter, source), FIRST_ROWS))
         if not first_rows:
-            raise DataError(f"{file.name}: the file is empty; it needs a header line and a row for each text")
+            problem = "its first line is too long for a header" if text.strip() else "the file is empty"
+            raise DataError(f"{file.name}: {problem}; it needs a header line and a row for each text")
         check_width(file.name, len(first_rows[0]))
         self.columns, self.has_header = name_columns(first_rows, file)
 

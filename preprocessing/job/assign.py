@@ -215,7 +215,7 @@ class Assigner:
             problem = f"no row has a label in {column!r}, and a classifier needs some; check source.label_column"
         elif num_empty == num_labelled:
             problem = "no token is left of any text; check source.text_column and text.stop_words"
-        elif num_classes > max(MANY_CLASSES, num_labelled // 2):
+        elif num_classes > max(MANY_CLASSES, self.count_label_names() // 2):
             problem = (
                 f"{column!r} has {num_classes:,} different labels in {num_labelled:,} rows, and a classifier needs "
                 "labels that repeat; name another source.label_column, or turn numbers into a few classes first"
@@ -254,6 +254,10 @@ class Assigner:
         counts = np.zeros((num_values, len(self.classes.members)), np.int64)
         counts[columns["value"], columns["label"]] = columns["num_rows"]
         return counts
+
+    def count_label_names(self) -> int:
+        """The number of labels of all rows; a row may have several."""
+        return int((self.count_labels("labelled", "0", 1) @ self.classes.members).sum())
 
     def keep_groups_together(self) -> dict[str, Any]:
         """Move rows to the split of their group; returns the manifest's ``statistics.groups``.
