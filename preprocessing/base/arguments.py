@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from preprocessing.base.configuration import Option, groups_of, names, options_of
 from preprocessing.base.errors import ConfigError
+from preprocessing.base.suggestions import suggestion
 from preprocessing.base.terminal import unguarded
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Arguments:
 def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
     """Keys with the texts after them, and words. A switch takes the next argument only if it is one of ``ANSWERS``.
 
-    An argument with a blank, and a dash alone, are no keys but words. Raises ``UnknownKeyError`` for a key that the
-    class does not have, ``ConfigError`` for one without its value.
+    An argument with a blank, and a dash alone, are no keys but words. Raises ``ConfigError`` for a key that the
+    class does not have, and for one without its value.
     """
     options = {**options_of(config_class), **common_options(config_class)}
     split = Arguments({}, [], [])
@@ -61,7 +62,7 @@ def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
             continue
         key = output_key(config_class) if name == "-o" else name.removeprefix("--")
         if key not in options:
-            raise UnknownKeyError(name)
+            raise ConfigError(f"{name}: no such option of this command; {hint_of_key(config_class, name)}")
         if not equals and options[key].kind is bool:
             text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
         elif not equals:
@@ -77,8 +78,16 @@ def is_key(argument: str) -> bool:
     return argument[:1] == "-" != argument and " " not in argument.partition("=")[0]
 
 
-class UnknownKeyError(Exception):
-    """A key that a command does not have, as it was typed."""
+def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
+    """The end of the sentence about a key that a class does not have."""
+    options, name = options_of(config_class), key.lstrip("-")
+    if keys := [dashes + option for option in options if option.startswith(f"{name}.")]:
+        return f"its keys are {', '.join(keys)}"
+    for mapping in options:
+        if name.startswith(f"{mapping}.") and dict in options[mapping].kinds:
+            entry = name.removeprefix(f"{mapping}.")
+            return f"{dashes}{mapping} takes a mapping, as in {dashes}{mapping} '{{{entry}: …}}'"
+    return suggestion(name, options, dashes)
 
 
 def output_key(config_class: type) -> str:

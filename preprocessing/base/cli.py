@@ -27,8 +27,8 @@ from preprocessing.base.arguments import (
     APP_SETTINGS,
     CONFIG,
     Arguments,
-    UnknownKeyError,
     app_of_options,
+    hint_of_key,
     output_key,
     print_help,
     split_arguments,
@@ -142,11 +142,12 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     ``--help`` ends the program. Raises ``ConfigError``.
     """
     usage = f"{prog} [--key value …]"
-    help_positions = [position for position, argument in enumerate(argv) if argument in ("-h", "--help")]
+    keys_end = argv.index("--") if "--" in argv else len(argv)
+    help_positions = [position for position, argument in enumerate(argv[:keys_end]) if argument in ("-h", "--help")]
     if help_positions:
         print_topic("".join(argv[help_positions[0] + 1 :][:1]), config_class, usage, command)
         raise SystemExit(0)
-    arguments = read_arguments(config_class, argv)
+    arguments = split_arguments(config_class, argv)
     files = arguments.texts_by_key.pop(CONFIG, [])
     prints_config = arguments.texts_by_key.pop("print_config", ["false"])[-1].lower() in ("true", "yes")
     value_by_key = {key: join_texts(config_class, key, texts) for key, texts in arguments.texts_by_key.items()}
@@ -196,14 +197,6 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
     print_help(app)
 
 
-def read_arguments(config_class: type, argv: Sequence[str]) -> Arguments:
-    """:func:`split_arguments`. Raises ``ConfigError`` also for an unknown key."""
-    try:
-        return split_arguments(config_class, argv)
-    except UnknownKeyError as error:
-        raise ConfigError(f"{error}: no such option of this command; {hint_of_key(config_class, str(error))}") from None
-
-
 def join_texts(config_class: type, key: str, texts: list[str]) -> Any:
     """The value of a key from its texts on the command line: those of a list add up.
 
@@ -248,18 +241,6 @@ def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> st
     if key in options:
         return f"; did you mean --{key} VALUE?"
     return f"; did you mean -o {word}?" if output in options and output not in values else ""
-
-
-def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
-    """The end of the sentence about a key that a class does not have."""
-    options, name = options_of(config_class), key.lstrip("-")
-    if keys := [dashes + option for option in options if option.startswith(f"{name}.")]:
-        return f"its keys are {', '.join(keys)}"
-    for mapping in options:
-        if name.startswith(f"{mapping}.") and dict in options[mapping].kinds:
-            entry = name.removeprefix(f"{mapping}.")
-            return f"{dashes}{mapping} takes a mapping, as in {dashes}{mapping} '{{{entry}: …}}'"
-    return suggestion(name, options, dashes)
 
 
 def read_files(config_class: type, files: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

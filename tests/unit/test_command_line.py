@@ -239,7 +239,7 @@ def test_what_a_key_does_not_take_is_refused(folder: Path, argv: list[str], key:
         cli.parse(Options, argv, prog="test")
 
 
-LIKE_KEYS = ["quiet", "yes", "-o", "--json", "--", "-", "in.csv", "a, b", "[a]", "~/a", "null"]
+LIKE_KEYS = ["--help", "quiet", "yes", "-o", "--json", "--", "-", "in.csv", "a, b", "[a]", "~/a", "null"]
 WORD = st.one_of(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.sampled_from(LIKE_KEYS))
 
 
