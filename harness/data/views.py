@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Views of a dataset for training: with a fold held out, or with all rows for pretraining; and overlap of texts.
+"""Views of a dataset for training: with a fold held out, or with all rows for pretraining.
 
 A manifest lists the parts of each split, so a view is a manifest with other parts in its splits. Order, loader,
 staging and checks need nothing else.
@@ -11,18 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.config import LANGUAGE_MODEL, RunConfig, Task
 from harness.data.targets import find_teacher_info
-from harness.rundir.records import read_run_config
-from preprocessing.base import arrays
 from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.randomness import splitmix64
 from preprocessing.base.split_names import TRAIN, UNLABELLED, VALIDATION
 from preprocessing.dataset.remote import join
-from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import open_split, read_data, with_splits
+from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import read_data, with_splits
 
 
 def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
@@ -91,35 +86,3 @@ def rows_of_run(config: RunConfig) -> Manifest:
         return manifest
     splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}
     return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})
-
-
-MAX_TOKENS = 1_000_000_000
-"""Up to this many training tokens, texts are searched for overlap; that takes about a minute on one core."""
-
-
-def row_hashes(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint64 ``[rows]``: hash of each row ``ids[offsets[i]:offsets[i + 1]]``; equal rows have equal hashes."""
-    return arrays.segment_hashes(splitmix64(ids), offsets)
-
-
-def read_row_hashes(split: Split) -> np.ndarray:
-    """``row_hashes`` of a split, in the order of its blocks."""
-    return np.concatenate([row_hashes(*arrays.unpad_segments(block.ids, block.length)) for block in split.blocks])
-
-
-def training_texts(hashes: np.ndarray, run: str | Path, fingerprint: str) -> int | None:
-    """Number of these rows that are also training texts of the run; ``fingerprint`` is that of its dataset.
-
-    None if unknown: a bundle without its run, or a dataset that is missing, damaged, changed or too large.
-    """
-    try:
-        config = read_run_config(run)
-        manifest = read_data(config["data"])
-        if manifest.fingerprint != fingerprint:
-            return None
-        manifest = hold_out(manifest, config.get("fold"), config["data"])
-        if manifest.tokens(TRAIN) > MAX_TOKENS:
-            return None
-        return int(np.isin(hashes, read_row_hashes(open_split(config["data"], manifest, TRAIN))).sum())
-    except (ConfigError, DataError, KeyError):
-        return None

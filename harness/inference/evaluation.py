@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harness.data.views import read_row_hashes, row_hashes, training_texts
 from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
+from harness.inference.overlap import HashedRows, Overlap, find_training_texts, hash_rows, hash_split, join_rows
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
@@ -40,6 +41,7 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import UNLABELLED
 from preprocessing.base.terminal import Screen, percent, print_stderr, public
 from preprocessing.corpus import addresses
+from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
 from preprocessing.job.engine import show_progress
 from preprocessing.job.executors import Workers
@@ -69,8 +71,10 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
     with session.world.raise_together("writing the results"):
         if session.world.is_main:
             values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
-            is_unread = [(block.ids == UNK).sum(axis=1) == block.length for block in split.blocks]
-            return finish_evaluation(config, bundle, scores, read_row_hashes(split)[~np.concatenate(is_unread)], values)
+            num_unread = sum(int(((block.ids == UNK).sum(axis=1) == block.length).sum()) for block in split.blocks)
+            read_texts = partial(find_originals, split.manifest)
+            overlap = find_training_texts(hash_split(split), read_texts, bundle.encoder, config.run)
+            return finish_evaluation(config, bundle, scores, values, num_unread, overlap)
     return {}
 
 
@@ -89,19 +93,22 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
         sources = convert_all(files, Workers(config.timeout_s), folder)
-        scores, hashes = score_sources(config, sources, bundle)
+        scores, num_unread, hashed = score_sources(config, sources, bundle)
         predicted, _ = bundle.decision.predictions(scores.logits)
         mistakes = describe_mistakes(find_wrong(scores.labels, predicted), scores, bundle, NUM_MISTAKES)
-        text_by_row = read_excerpts(sources, [mistake["row"] for mistake in mistakes])
+        text_by_row = read_texts(sources, [mistake["row"] for mistake in mistakes])
+        overlap = find_training_texts(
+            hashed, lambda rows: (read_texts(sources, rows), None), bundle.encoder, config.run
+        )
     counts = [source.converted for source in sources]
     num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
     values = {
         **compute_figures(scores, bundle, name),
         "left_out": num_left_out,
-        "mistakes": [{**mistake, "text": text_by_row[mistake["row"]]} for mistake in mistakes],
+        "mistakes": [{**mistake, "text": text_by_row[mistake["row"]][:MAX_MISTAKE_CHARACTERS]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }
-    return finish_evaluation(config, bundle, scores, hashes, values)
+    return finish_evaluation(config, bundle, scores, values, num_unread, overlap)
 
 
 def output_of(config: EvaluateConfig) -> Path:
@@ -133,18 +140,19 @@ def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any
     return label_map
 
 
-def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bundle) -> tuple[Scores, np.ndarray]:
-    """The scores of all labelled rows, and ``row_hashes`` of the texts with a known word.
+def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bundle) -> tuple[Scores, int, HashedRows]:
+    """The scores of all labelled rows, how many have no known word, and the rows by the hashes of their ids.
 
     Raises ``DataError`` for labels that are no class, and without rows.
     """
-    columns, hashes = list[tuple[np.ndarray, ...]](), list[np.ndarray]()
+    columns, hashed, num_unread = list[tuple[np.ndarray, ...]](), list[HashedRows](), 0
     with show_progress("evaluating", sum(source.converted.rows_read for source in sources), config.quiet):
         for source, rows in iter_parts(sources):
             encoded = bundle.encoder(pc.fill_null(rows["text"], "").combine_chunks())
             ids = np.split(encoded.ids, encoded.offsets[1:-1])
-            is_known = unknown_shares(ids) < 1
-            hashes.append(row_hashes(encoded.ids, encoded.offsets)[is_known])
+            num_unread += int((unknown_shares(ids) == 1).sum())
+            numbers = rows["row"].to_numpy() + source.offset
+            hashed.append(hash_rows(encoded.ids, encoded.offsets, numbers, bundle.encoder.pipeline.spec.max_tokens))
             labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
             if is_unknown.any():
                 row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
@@ -152,10 +160,11 @@ def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bun
                 raise DataError(
                     f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator"
                 )
-            columns.append((rows["row"].to_numpy() + source.offset, labels, bundle.score(ids)))
+            columns.append((numbers, labels, bundle.score(ids)))
     if not columns:
         raise DataError(f"{config.input}: holds no labelled row")
-    return Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True))), np.concatenate(hashes)
+    scores = Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
+    return scores, num_unread, join_rows(hashed)
 
 
 def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndarray]:
@@ -171,35 +180,39 @@ def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndar
     return members.argmax(axis=1)[index], ((num_known != 1) | (num_names != 1))[index]
 
 
-def read_excerpts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
-    """The beginning of the text of each of these rows, by its number."""
+def read_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
+    """The text of each of these rows, by its number."""
     text_by_row = {}
     for source, part in iter_parts(sources):
         numbers = part["row"].to_numpy() + source.offset
         for position in np.flatnonzero(np.isin(numbers, rows)).tolist():
-            text = part["text"][position].as_py() or ""
-            text_by_row[int(numbers[position])] = text[:MAX_MISTAKE_CHARACTERS]
+            text_by_row[int(numbers[position])] = part["text"][position].as_py() or ""
     return text_by_row
 
 
 def finish_evaluation(
-    config: EvaluateConfig, bundle: Bundle, scores: Scores, hashes: np.ndarray, values: dict[str, Any]
+    config: EvaluateConfig,
+    bundle: Bundle,
+    scores: Scores,
+    values: dict[str, Any],
+    num_unread: int,
+    overlap: Overlap | None,
 ) -> dict[str, Any]:
     """Add facts about the texts to the figures, write them and the predictions, print and return them.
 
-    ``hashes`` are the ``row_hashes`` of the texts with a known word; the ids of others do not identify them.
+    ``num_unread``: texts without a known word.
     """
     directory, name, num_rows = output_of(config), values["split"], len(scores.rows)
-    num_trained = training_texts(hashes, config.run, bundle.info.dataset)
-    facts = {"without_known_word": num_rows - len(hashes), "training_texts": num_trained}
+    facts = {"without_known_word": num_unread, "training_texts": None if overlap is None else overlap.rows}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storage_errors(directory, otherwise="name another --output"):
         write_evaluation(directory, scores, bundle, values)
-    if num_trained:
-        share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
-        print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
-    elif num_trained is None:
+    if overlap is None:
         print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
+    elif overlap.rows or overlap.others:
+        share = f"{overlap.rows:,} of {num_rows:,} rows ({percent(overlap.rows / num_rows)})"
+        others = f", and {overlap.others:,} more may be ({overlap.reason})" if overlap.others else ""
+        print_stderr(f"warning: {share} are training texts{others}, so new texts may do worse than these figures")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:

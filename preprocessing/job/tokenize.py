@@ -33,7 +33,7 @@ from preprocessing.job import engine
 from preprocessing.job.executors import Workers
 from preprocessing.job.parts import VERSION, ConvertedFile, Source, convert_all, hash_of
 from preprocessing.text.spec import TextPipeline
-from preprocessing.text.tokenizer import Tokenizer
+from preprocessing.text.tokenizer import Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TokenizedPart(engine.Part[int]):
         code_type = np.uint16 if len(tokens.types) <= 1 << 16 else np.int32
         columns: dict[str, Any] = {"key": key[order], "row": row[order]}
         columns["codes"] = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(codes.astype(code_type)))
-        text_hash = arrays.segment_hashes(hash_types(tokens.types)[tokens.codes], tokens.offsets)
+        text_hash = hash_tokens(tokens)
         facts = {
             "row": row,
             "label": table["label"],
@@ -163,6 +163,11 @@ def mix_hash(seed: int, purpose: str, values: np.ndarray) -> np.ndarray:
     """uint64, pseudo-random: a pure function of the seed, what it is for, and each value."""
     salt = hashlib.sha256(f"{seed} {purpose}".encode()).digest()[:8]
     return splitmix64(values.astype(np.uint64) ^ np.frombuffer(salt, "<u8")[0])
+
+
+def hash_tokens(tokens: Tokens) -> np.ndarray:
+    """uint64 per text."""
+    return arrays.segment_hashes(hash_types(tokens.types)[tokens.codes], tokens.offsets)
 
 
 def hash_types(types: pa.Array) -> np.ndarray:

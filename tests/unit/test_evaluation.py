@@ -33,7 +33,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
-from tests.corpora import Command, write_csv
+from tests.corpora import Command, prepare, write_csv
 from tests.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -103,6 +103,30 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     output = evaluate(*arguments, run_folder=tmp_path / "run")
     assert "warning: 7 of 9 rows (" in command.err
     assert "note: 2 of 9 rows (" in output
+
+
+def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
+    evaluate: Callable[..., str], tmp_path: Path, command: Command
+) -> None:
+    """An unknown word is no other one; rows without labels count where a language model learned from them."""
+    frame = [(f"fine film number{number % 2}", number % 2) for number in range(40)]
+    source = write_csv(tmp_path / "in.csv", [*frame, ("anna is fine", 0), ("fine is good", 1)], ("text", "label"))
+    write_csv(tmp_path / "more.csv", [("nobody says film",)], ("text",))
+    words = ("--vocabulary.min_count", 2, "--splits.validation", 0, "--splits.test", 0)
+    prepare(source, tmp_path / "data", "--source.unlabelled_path", tmp_path / "more.csv", *words)
+    started = {"weights": str(tmp_path / "first")}
+    write_drawn(tmp_path / "first" / "bundle", tmp_path / "data", language=True)
+    write_drawn(tmp_path / "run" / "bundle", tmp_path / "data", facts={"started_from": {"source": "first"}})
+    (tmp_path / "first" / "config.yaml").write_text(f"data: {tmp_path / 'data'}\n")
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": str(tmp_path / "data"), "init": started}))
+    rows = ["fine film number1", "anna is fine", "ben is fine", "nobody says film", "somebody says film"]
+    new = write_csv(tmp_path / "new.csv", [(text, 0) for text in rows], ("text", "label"))
+    arguments = ("--input", new, "--output", tmp_path / "figures")
+    evaluate(*arguments, run_folder=tmp_path / "run")
+    assert "warning: 3 of 5 rows (60%) are training texts, so" in unwrapped(command.err)
+    source.write_text("text,label\nother,0\n")
+    evaluate(*arguments, run_folder=tmp_path / "run")
+    assert f"warning: 2 of 5 rows (40%) are training texts, and 3 more may be ({source} has" in unwrapped(command.err)
 
 
 def test_uncertain_texts_get_no_label(
