@@ -32,6 +32,7 @@ from harness.data.targets import (
 )
 from harness.data.views import rows_of_task
 from harness.rundir.layout import holds_run, storage, writable_path
+from harness.rundir.records import read_status
 from harness.rundir.results import probability_column
 from harness.scores.calibration import choose_share, fit_temperature
 from harness.scores.intervals import difference_interval
@@ -105,8 +106,9 @@ def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     sha256 = "" if teacher_info is None else teacher_info.source_sha256
     has_targets = path_of_targets(vars(config), manifest.fingerprint, sha256).exists()
-    if has_targets and holds_run(config.run):
-        if Path(config.teacher).is_file() and sha256 != atomic.sha256_file(Path(config.teacher)):
+    is_finished = read_status(config.run).get("state") == "finished" and not config.allow
+    if is_finished or (has_targets and holds_run(config.run)):
+        if sha256 and Path(config.teacher).is_file() and sha256 != atomic.sha256_file(Path(config.teacher)):
             problem = f"{config.teacher} has changed since the run began"
             raise ConfigError(f"teacher: {problem}; restore it, or name another run directory")
         return None

@@ -184,8 +184,8 @@ def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
     wait_for_step(process, run, 60)
     process.kill()
     write_taught(data, np.arange(1, 801), shares[::-1])
-    finish(start(data, run, *words), run, code=2)
-    assert "teacher: the run began with 'oracle (targets" in status_of(run)["reason"]
+    finish(start(data, run, *words), run, code=3)
+    assert "its sha256 is not the one in teacher.json" in status_of(run)["reason"]
     write_taught(data, np.arange(1, 801), shares)
     finish(start(data, run, *words), run)
     assert final(run) == final(reference)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from harness.export.config import ExportConfig
 from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
-from harness.rundir.records import write_config
+from harness.rundir.records import Ending, write_config, write_status
 from harness.training import teacher
 from harness.training.preflight import list_changes
 from harness.training.teacher import prepare_targets
@@ -178,6 +179,11 @@ def test_targets_are_those_of_the_content_of_a_file(
     np.testing.assert_allclose(read_targets("one", config), answers, atol=1e-3)
     with pytest.raises(DataError, match="no target for row 181"):
         open_targets(vars(config), fingerprint).look_up(np.array([180, 181]))
+    write_status(config.run, Ending("finished", 10))
+    (tmp_path / "one" / "said.csv").unlink()
+    shutil.rmtree(tmp_path / "data" / "teachers")
+    prepare_targets(config)
+    assert not (tmp_path / "data" / "teachers").exists(), "a run that has finished needs none"
 
 
 def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) -> None:
