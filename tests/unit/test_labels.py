@@ -55,6 +55,7 @@ def test_classes_as_found(tmp_path: Path, command: Command) -> None:
 
 LABEL_COLUMNS: dict[str, tuple[pa.Array, str, list[str]]] = {
     "beyond int64": (pa.array([1, 2**64 - 1], pa.uint64()), "text", ["1", str(2**64 - 1)]),
+    "long decimals": (pa.array([10**19, 10**19 + 1], pa.decimal128(38, 0)), "text", [str(10**19), str(10**19 + 1)]),
     "bool": (pa.array([False, True]), "bool", ["false", "true"]),
     "numbers of a dictionary": (pa.array([4, 7]).dictionary_encode(), "int", ["4", "7"]),
 }
@@ -134,7 +135,8 @@ def write_emotions(path: Path, number: int = 400) -> Path:
     texts, authors = [text for text, _ in reviews(number)], [f"author {row % 150}" for row in range(number)]
     frame = pd.DataFrame({"text": texts, "emotions": emotions_of(number), "author": authors})
     if path.suffix == ".csv":
-        frame.assign(emotions=frame["emotions"].map(";".join)).to_csv(path, index=False)
+        form = str if path.name == "pandas.csv" else ";".join
+        frame.assign(emotions=frame["emotions"].map(form)).to_csv(path, index=False)
     elif path.suffix == ".parquet":
         frame.to_parquet(path)
     else:
@@ -142,7 +144,7 @@ def write_emotions(path: Path, number: int = 400) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.csv", "pandas.csv", "a.parquet", "a.jsonl"])
 def test_several_labels_are_read_from_every_format(name: str, tmp_path: Path, command: Command) -> None:
     command.build(write_emotions(tmp_path / name), tmp_path / "data")
     dataset = Dataset(tmp_path / "data")
@@ -217,6 +219,22 @@ def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Comman
     lists = [(text, None if at == 30 else [*filter(None, cell.split(";"))]) for at, (text, cell) in enumerate(rows)]
     refused = command.refused(3, write_jsonl(tmp_path / "a.jsonl", lists), tmp_path / "lists", *listed)
     assert "a.jsonl: row 31: there is no label" in refused
+
+
+def test_a_map_may_have_more_classes_than_are_detected(tmp_path: Path, command: Command) -> None:
+    """And what it names that no row has is said."""
+    rows = [(f"text number {row}", row % 1100) for row in range(5500)]
+    labels = {f"c{number}": [number] for number in range(1100)} | {"c0": [0, "zero"]}
+    (tmp_path / "map.json").write_text(json.dumps({"source": {"labels": labels, "neutral": ["none,other"]}}))
+    path = write_csv(tmp_path / "a.csv", rows)
+    assert command.build(path, tmp_path / "out", "--config", tmp_path / "map.json").labels == [*labels]
+    assert "no row has 'none,other', 'zero'" in command.err
+
+
+def test_many_labels_to_a_text(tmp_path: Path, command: Command) -> None:
+    lists = [[f"l{(8 * row + at) % 500}" for at in range(8)] for row in range(600)]
+    path = write_jsonl(tmp_path / "a.jsonl", [(f"text number {row}", labels) for row, labels in enumerate(lists)])
+    assert len(command.build(path, tmp_path / "out").labels) == 500
 
 
 def test_a_manifest_whose_sets_name_an_unknown_class_is_refused(tmp_path: Path) -> None:

@@ -232,6 +232,10 @@ def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
     Path("a.docx").write_bytes(b"PK\3\4" + bytes(99))
     Path("short.csv").write_text("a fine film,good\na dull film,bad\nthe film was fine,good\n")
     Path("one.json").write_text('{"data": [\n{"text": "a film"}\n]}')
+    Path("nested.json").write_text('{"data": {"text": "a film"}}')
+    Path("wide.csv").write_text(f"text,{'x' * 200_000}\na film,good\n")
+    Path("long.csv").write_text(f"text,label\na film,good\n{'a ' * (5 << 20)},bad\n")
+    Path("row.csv").write_text("hello there,a\nbye now,b\n")
     for name, sentence in (
         ("pipe.csv", "is a pipe or a device"),
         ("exp:1", "no such file"),
@@ -242,10 +246,48 @@ def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
         ("a.docx", "is a zip archive, or a document of Word or Excel"),
         ("short.csv", "its first line is a row, and no header; name the columns"),
         ("one.json", "row 1: not a JSON value"),
+        ("nested.json", "'data' hold no texts"),
+        ("wide.csv", "its first line is too long"),
+        ("long.csv", "row 2: has more than 4 MiB"),
+        ("row.csv", "if its first line is a row, name the columns"),
     ):
         with pytest.raises(DataError, match=sentence):
             pairs_of(name)
     assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
+
+
+def test_what_is_before_the_rows(tmp_path: Path) -> None:
+    """A line for Excel is no row; a first line with the columns that are named is the header."""
+    (tmp_path / "a.csv").write_text("sep=;\n" + csv_of([("text", "label"), *ROWS], ";", "\n"))
+    assert pairs_of(tmp_path / "a.csv") == ROWS
+    header = ("What do you think of our new service?", "How would you rate it overall?")
+    named = dict(zip(("text_column", "label_column"), header, strict=True))
+    assert pairs_of(write_csv(tmp_path / "b.csv", ROWS, header), **named) == ROWS
+
+
+BAD_LABELS = ([["b"]], [{"b": 1}], ["b", ""], ["b\x1fc"], ["\0neutral"], "b\x1f", "\0neutral", {"b": 1})
+
+
+@pytest.mark.parametrize("bad", BAD_LABELS, ids=repr)
+def test_what_no_label_can_be(bad: Any, tmp_path: Path) -> None:
+    rows = [(text, [label] if isinstance(bad, list) else label) for text, label in ROWS]
+    with pytest.raises(DataError, match=r"a\.jsonl: row 8: .*label"):
+        pairs_of(write_jsonl(tmp_path / "a.jsonl", [*rows[:7], ("a text", bad), *rows[7:]]))
+
+
+def test_labels_that_are_not_utf8_are_no_class(tmp_path: Path) -> None:
+    for kind, values in ((pa.binary(2), [b"ok", b"\xff\xfe"]), (pa.list_(pa.binary()), [[b"ok"], [b"\xff"]])):
+        table = pa.table({"text": [text for text, _ in ROWS[:40]], "label": pa.array(values * 20, kind)})
+        pa.parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match="row 2: .*not UTF-8"):
+            pairs_of(tmp_path / "a.parquet")
+
+
+def test_spellings_of_one_name(tmp_path: Path) -> None:
+    (converted,), _ = convert_path(write(tmp_path / "a.csv", [(text, "cafe\u0301") for text, _ in ROWS]), tmp_path)
+    assert converted.classes == ["caf\u00e9"]
+    pa.parquet.write_table(pa.table({"text": ["a", "b"], "label": [0.0, -0.0]}), tmp_path / "a.parquet")
+    assert convert_path(tmp_path / "a.parquet", tmp_path)[0][0].classes == ["0"]
 
 
 def test_new_files_have_a_header_or_none(tmp_path: Path) -> None:
@@ -283,7 +325,8 @@ def test_a_file_without_a_header(tmp_path: Path) -> None:
 
 
 def test_a_sheet(tmp_path: Path) -> None:
-    book = pytest.importorskip("openpyxl").Workbook()
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
     for row in (
         [],
         ["", "text", "label", "when"],
@@ -296,6 +339,11 @@ def test_a_sheet(tmp_path: Path) -> None:
     assert converted.columns == ["", "text", "label", "when"]
     assert [(row["text"], row["label"]) for row in rows] == ROWS
     assert [row["row"] for row in rows] == list(range(1, len(ROWS) + 1))
+    book.create_chartsheet("first", 0).add_chart(openpyxl.chart.BarChart())
+    book.worksheets[0]["XFD1048576"] = "far"
+    book.save(path)
+    with pytest.raises(DataError, match=f"row {len(ROWS) + 1}: there is no label"):
+        convert_path(path, tmp_path)
 
 
 def test_several_columns_are_one_text(tmp_path: Path) -> None:
