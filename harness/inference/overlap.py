@@ -9,6 +9,7 @@ and nothing was cut; of other rows the originals are read again, and their token
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -108,7 +109,7 @@ def find_training_texts(rows: HashedRows, read_texts: ReadTexts, encoder: Encode
 
 def list_learned_splits(run: str | Path) -> Iterator[Split]:
     """The splits whose texts the weights of a run have learned from. Raises ``DataError`` if one is not there any more,
-    has changed, or is too large.
+    has changed, or is too large. Of the run that the weights started from, if it is there and its ids are the same.
     """
     config, info = read_run_config(run), read_info(bundle_directory(run))
     data, manifest = config["data"], read_data(config["data"])
@@ -123,5 +124,7 @@ def list_learned_splits(run: str | Path) -> Iterator[Split]:
         if manifest.rows(name):
             yield open_split(data, manifest, name)
     if info.started_from is not None:
-        init = config.get("init", {})
-        yield from list_learned_splits(init.get("weights") or f"{config['run']}-pretrained")
+        with suppress(ConfigError, DataError, KeyError):
+            first_run = config.get("init", {}).get("weights") or f"{config['run']}-pretrained"
+            if read_info(bundle_directory(first_run)).text_hash == info.text_hash:
+                yield from list_learned_splits(first_run)
