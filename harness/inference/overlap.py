@@ -54,11 +54,11 @@ class HashedRows:
 class Overlap:
     """The number of evaluated rows that are training texts."""
 
-    rows: int
-    others: int = 0
-    """Rows that may be, since their ids are those of training texts."""
+    num_rows: int
+    num_uncertain: int = 0
+    """Rows that may be, too, since their ids are those of training texts."""
     reason: str | None = None
-    """Why the originals of these others were not compared."""
+    """Why the originals of the uncertain rows were not compared."""
 
 
 def hash_rows(ids: np.ndarray, offsets: np.ndarray, numbers: np.ndarray, max_tokens: int) -> HashedRows:
@@ -93,8 +93,8 @@ def find_training_texts(rows: HashedRows, read_texts: ReadTexts, encoder: Encode
             is_shared = np.isin(rows.hashes, trained.hashes)
             is_equal |= is_shared & rows.is_exact
             are_ids_equal |= is_shared & ~rows.is_exact
-            others = trained.numbers[np.isin(trained.hashes, rows.hashes[is_shared & ~rows.is_exact])]
-            text_by_row, reason = find_originals(split.manifest, others.tolist())
+            numbers = trained.numbers[np.isin(trained.hashes, rows.hashes[is_shared & ~rows.is_exact])]
+            text_by_row, reason = find_originals(split.manifest, numbers.tolist())
             texts += text_by_row.values()
             reasons.append(reason)
     except (ConfigError, DataError, KeyError):
@@ -103,8 +103,8 @@ def find_training_texts(rows: HashedRows, read_texts: ReadTexts, encoder: Encode
     hashes, hashes_of_training = (hash_tokens(encoder.tokenizer([*part])) for part in (text_by_row.values(), texts))
     num_equal = int(np.isin(hashes, hashes_of_training).sum())
     reason = next(filter(None, [reason, *reasons]), None)
-    num_others = int(are_ids_equal.sum()) - num_equal if reason else 0
-    return Overlap(int(is_equal.sum()) + num_equal, num_others, reason if num_others else None)
+    num_uncertain = int(are_ids_equal.sum()) - num_equal if reason else 0
+    return Overlap(int(is_equal.sum()) + num_equal, num_uncertain, reason if num_uncertain else None)
 
 
 def list_learned_splits(run: str | Path) -> Iterator[Split]:
