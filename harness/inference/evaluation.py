@@ -96,9 +96,9 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         scores, num_unread, hashed = score_sources(config, sources, bundle)
         predicted, _ = bundle.decision.predictions(scores.logits)
         mistakes = describe_mistakes(find_wrong(scores.labels, predicted), scores, bundle, NUM_MISTAKES)
-        text_by_row = read_texts(sources, [mistake["row"] for mistake in mistakes])
+        text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
         overlap = find_training_texts(
-            hashed, lambda rows: (read_texts(sources, rows), None), bundle.encoder, config.run
+            hashed, lambda rows: (read_source_texts(sources, rows), None), bundle.encoder, config.run
         )
     counts = [source.converted for source in sources]
     num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
@@ -180,7 +180,7 @@ def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndar
     return members.argmax(axis=1)[index], ((num_known != 1) | (num_names != 1))[index]
 
 
-def read_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
+def read_source_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[int, str]:
     """The text of each of these rows, by its number."""
     text_by_row = {}
     for source, part in iter_parts(sources):
@@ -203,16 +203,16 @@ def finish_evaluation(
     ``num_unread``: texts without a known word.
     """
     directory, name, num_rows = output_of(config), values["split"], len(scores.rows)
-    facts = {"without_known_word": num_unread, "training_texts": None if overlap is None else overlap.rows}
+    facts = {"without_known_word": num_unread, "training_texts": None if overlap is None else overlap.num_rows}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storage_errors(directory, otherwise="name another --output"):
         write_evaluation(directory, scores, bundle, values)
     if overlap is None:
         print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
-    elif overlap.rows or overlap.others:
-        share = f"{overlap.rows:,} of {num_rows:,} rows ({percent(overlap.rows / num_rows)})"
-        others = f", and {overlap.others:,} more may be ({overlap.reason})" if overlap.others else ""
-        print_stderr(f"warning: {share} are training texts{others}, so new texts may do worse than these figures")
+    elif overlap.num_rows or overlap.num_uncertain:
+        share = f"{overlap.num_rows:,} of {num_rows:,} rows ({percent(overlap.num_rows / num_rows)})"
+        doubt = f", and {overlap.num_uncertain:,} more may be ({overlap.reason})" if overlap.num_uncertain else ""
+        print_stderr(f"warning: {share} are training texts{doubt}, so new texts may do worse than these figures")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:

@@ -9,6 +9,7 @@ and nothing was cut; of other rows the originals are read again, and their token
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -53,11 +54,11 @@ class HashedRows:
 class Overlap:
     """The number of evaluated rows that are training texts."""
 
-    rows: int
-    others: int = 0
-    """Rows that may be, since their ids are those of training texts."""
+    num_rows: int
+    num_uncertain: int = 0
+    """Rows that may be, too, since their ids are those of training texts."""
     reason: str | None = None
-    """Why the originals of these others were not compared."""
+    """Why the originals of the uncertain rows were not compared."""
 
 
 def hash_rows(ids: np.ndarray, offsets: np.ndarray, numbers: np.ndarray, max_tokens: int) -> HashedRows:
@@ -92,8 +93,8 @@ def find_training_texts(rows: HashedRows, read_texts: ReadTexts, encoder: Encode
             is_shared = np.isin(rows.hashes, trained.hashes)
             is_equal |= is_shared & rows.is_exact
             are_ids_equal |= is_shared & ~rows.is_exact
-            others = trained.numbers[np.isin(trained.hashes, rows.hashes[is_shared & ~rows.is_exact])]
-            text_by_row, reason = find_originals(split.manifest, others.tolist())
+            numbers = trained.numbers[np.isin(trained.hashes, rows.hashes[is_shared & ~rows.is_exact])]
+            text_by_row, reason = find_originals(split.manifest, numbers.tolist())
             texts += text_by_row.values()
             reasons.append(reason)
     except (ConfigError, DataError, KeyError):
@@ -102,13 +103,13 @@ def find_training_texts(rows: HashedRows, read_texts: ReadTexts, encoder: Encode
     hashes, hashes_of_training = (hash_tokens(encoder.tokenizer([*part])) for part in (text_by_row.values(), texts))
     num_equal = int(np.isin(hashes, hashes_of_training).sum())
     reason = next(filter(None, [reason, *reasons]), None)
-    num_others = int(are_ids_equal.sum()) - num_equal if reason else 0
-    return Overlap(int(is_equal.sum()) + num_equal, num_others, reason if num_others else None)
+    num_uncertain = int(are_ids_equal.sum()) - num_equal if reason else 0
+    return Overlap(int(is_equal.sum()) + num_equal, num_uncertain, reason if num_uncertain else None)
 
 
 def list_learned_splits(run: str | Path) -> Iterator[Split]:
     """The splits whose texts the weights of a run have learned from. Raises ``DataError`` if one is not there any more,
-    has changed, or is too large.
+    has changed, or is too large. Of the run that the weights started from, if it is there and its ids are the same.
     """
     config, info = read_run_config(run), read_info(bundle_directory(run))
     data, manifest = config["data"], read_data(config["data"])
@@ -123,5 +124,7 @@ def list_learned_splits(run: str | Path) -> Iterator[Split]:
         if manifest.rows(name):
             yield open_split(data, manifest, name)
     if info.started_from is not None:
-        init = config.get("init", {})
-        yield from list_learned_splits(init.get("weights") or f"{config['run']}-pretrained")
+        with suppress(ConfigError, DataError, KeyError):
+            first_run = config.get("init", {}).get("weights") or f"{config['run']}-pretrained"
+            if read_info(bundle_directory(first_run)).text_hash == info.text_hash:
+                yield from list_learned_splits(first_run)
