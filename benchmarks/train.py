@@ -103,17 +103,17 @@ def run_turn(pool: ProcessPoolExecutor, *words: Any) -> float:
     return pool.submit(turn_of_loop, *words).result(TURN_LIMIT_S)
 
 
-@functools.cache
-def open_loop(run: RunConfig, device: str, precision: str) -> Loop:
-    """The loop of this process, created at first use."""
-    configure_threads(device)
-    set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
-    return Loop(run, torch.device(device), bf16=precision == "bf16")
+LOOPS: dict[str, Loop] = {}
+"""The loop of this process by its precision, created at first use."""
 
 
 def turn_of_loop(run: RunConfig, device: str, precision: str, steps: int) -> float:
     """Run in the separate process: seconds per real token of a turn."""
-    loop = open_loop(run, device, precision)
+    if precision not in LOOPS:
+        configure_threads(device)
+        set_tf32(True)  # as notebooks allow it; ours computes in fp32 proper unless tf32 is set
+        LOOPS[precision] = Loop(run, torch.device(device), bf16=precision == "bf16")
+    loop = LOOPS[precision]
     synchronize(loop.device)
     started = time.perf_counter()
     tokens = loop(steps)

@@ -27,8 +27,9 @@ from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
-from harness.rundir.results import read_figures
+from harness.rundir.results import read_figures, read_predictions
 from harness.scores.label_errors import find_label_errors
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.originals import find_originals
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
@@ -146,7 +147,7 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
 ) -> None:
     """The run is under way, too."""
     run = Path(shutil.copytree(page_of_many_classes.parent, tmp_path / "run"))
-    write_info(run / "bundle", replace(read_info(run / "bundle"), step=200))
+    write_info(run / "bundle", replace(read_info(run / "bundle"), weights_sha256="1" * 64))
     write_status(run, Ending("preempted", 12, 85))
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "st')  # killed while it wrote
@@ -160,7 +161,33 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
     other_run = write_run(tmp_path / "other", pair)
     assert "are not comparable" in words(write_report([run, other_run], tmp_path / "two.html"))
     shutil.copy(other_run / "test.json", run)
-    assert "The best validation so far" in words(write_report([run]))
+    page = words(write_report([run]))
+    assert "The best validation so far" in page
+    assert "test.json is not of the weights in bundle/, so it is not shown." in page
+
+
+def test_predictions_of_another_run_of_the_dataset_are_refused(pair: Path, tmp_path: Path) -> None:
+    run, other_run = (write_run(tmp_path / f"{seed}", pair, seed=seed) for seed in (0, 1))
+    shutil.copy(other_run / "test-predictions.parquet", run)
+    with pytest.raises(
+        DataError, match=r"0/test-predictions\.parquet: .*not the predictions of test\.json\); `padless ev"
+    ):
+        read_predictions(run, "test", ["label"])
+    assert "No comparison with the TF-IDF baseline" in words(write_report([run]))
+
+
+def test_a_page_says_which_files_of_the_run_were_cut(pair: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", pair)
+    (run / "environment.json").write_text('{"effective": {"device": "cpu"}, "versions": {"torch": "2"}}')
+    assert 'class="banner"' not in re.sub(r'banner">There are few', "", write_report([run]).read_text())
+    for name, share in (("config.yaml", 0.8), ("metrics.jsonl", 0.5)):
+        lines = (run / name).read_text().splitlines(keepends=True)
+        (run / name).write_text("".join(lines[: int(share * len(lines))]))
+    (run / "environment.json").write_text("{}")
+    page = words(write_report([run]))
+    assert re.search(r"config\.yaml lacks \d+ keys, such as", page)
+    assert "environment.json is missing or incomplete." in page
+    assert re.search(r"metrics\.jsonl ends at step \d+, the run at step 200\.", page)
 
 
 def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(folder: Path, pair: Path) -> None:
@@ -174,7 +201,7 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     (low, high), rows = figures["intervals"]["accuracy"], figures["rows"]
     interval = f"(95 %: {low:.1%} to {high:.1%})"
     start = f"Right on {figures['accuracy']:.1%} of {rows} test rows {interval}, the TF-IDF baseline on"
-    assert ", 2 classes), 200 steps in 1m40s; the weights of step 150 were best on validation" in page
+    assert ", 2 classes), 200 steps in 1m40s; the weights of step 150 were chosen on validation" in page
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page

@@ -57,14 +57,14 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
     ("corpus", "keys", "cores", "expected"),
     [
         (LONG, {}, 2, "2: of one thread, on 2 cores; several threads would wait for each other"),
-        (LONG, {}, 64, "8: of one thread, each with 4 or more of the 32 rows of a step"),
+        (LONG, {}, 64, "8: of one thread, as a step has 32 rows and each needs 4"),
         (LONG, {"epochs": 12}, 8, "1: of one thread, for 3,960,000 tokens in all starting more would take longer"),
-        (SHORT, {"epochs": 400}, 8, "1: of one thread, each with 688 or more of the 645 tokens of a step"),
+        (SHORT, {"epochs": 400}, 8, "1: of one thread, as a step has 645 tokens and each needs 688"),
         (
             MANY_WORDS,
             {"model": ModelConfig(wide=1 << 22)},
             8,
-            "1: of one thread, each with 17,242 or more of the 7,395 tokens",
+            "1: of one thread, as a step has 7,395 tokens and each needs 17,242",
         ),
         (LONG, {"free": 3}, 64, "3: of one thread, as free memory holds"),
         (LONG, {"free": 2}, 2, "2: of one thread, on 2 cores"),
