@@ -252,14 +252,10 @@ def open_file(address: str) -> Iterator[NativeFile]:
     if hasattr(file, "_fetch_range") and file.size:  # fsspec's own reader of ranges
         from fsspec.caching import caches
 
-        fetch = file._fetch_range
-        cache = caches["all" if file.size <= READ_BYTES else "readahead"]
-        with file:
-            file.cache = cache(READ_BYTES, lambda start, stop: ask(address, partial(fetch, start, stop)), file.size)
-            yield pa.PythonFile(file, mode="r")
-    else:
-        with file:
-            yield pa.PythonFile(file, mode="r")
+        fetch, cache = file._fetch_range, caches["all" if file.size <= READ_BYTES else "readahead"]
+        file.cache = cache(READ_BYTES, lambda start, stop: ask(address, partial(fetch, start, stop)), file.size)
+    with file:
+        yield pa.PythonFile(file, mode="r")
 
 
 def read_range(address: str, start: int, stop: int, sha256: str | None = None) -> bytes:

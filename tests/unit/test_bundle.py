@@ -21,6 +21,7 @@ import torch
 from huggingface_hub import ModelCard
 
 import padless
+from harness.__main__ import main as harness_main
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.export import folder as writing
 from harness.export.config import ExportConfig
@@ -36,6 +37,7 @@ from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training.assembly import begin, describe_origin
+from preprocessing.base import cli
 from preprocessing.base.errors import DataError
 from preprocessing.base.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
@@ -348,3 +350,4 @@ def test_a_repository_of_the_hub_is_loaded(run: Path, folder: Path, monkeypatch:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     expected = padless.load(run).predict_proba(TEXTS)
     np.testing.assert_array_equal(padless.load("hf://me/mine@main").predict_proba(TEXTS), expected)
+    assert cli.run(harness_main, ["explain", "hf://me/mine@main", TEXTS[0]]) == 0
