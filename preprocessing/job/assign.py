@@ -379,7 +379,7 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
     fractions = {TRAIN: 1.0, VALIDATION: splits.validation, TEST: splits.test}
     for (name, fraction), label_rows in zip(fractions.items(), observed["labels"], strict=True):
         present_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if rows]
-        absent_names = [class_name for class_name in classes.names if class_name not in present_names]
+        absent_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if not rows]
         problem = ""
         if not present_names and (fraction or observed["named"][name]):
             problem = (

@@ -279,7 +279,7 @@ def test_labels_that_are_not_utf8_are_no_class(tmp_path: Path) -> None:
     for kind, values in ((pa.binary(2), [b"ok", b"\xff\xfe"]), (pa.list_(pa.binary()), [[b"ok"], [b"\xff"]])):
         table = pa.table({"text": [text for text, _ in ROWS[:40]], "label": pa.array(values * 20, kind)})
         pa.parquet.write_table(table, tmp_path / "a.parquet")
-        with pytest.raises(DataError, match="row 2: .*not UTF-8"):
+        with pytest.raises(DataError, match=r"row 2: .*not UTF-8"):
             pairs_of(tmp_path / "a.parquet")
 
 
