@@ -51,7 +51,7 @@ from harness.scores.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_fo
 from preprocessing.base import atomic
 from preprocessing.base.errors import DataError, require
 from preprocessing.base.installed import VERSION
-from preprocessing.base.schema import LocalPath
+from preprocessing.base.schema import LocalPath, LocalPaths
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.terminal import (
     count_noun,
@@ -84,7 +84,7 @@ class ReportConfig:
     """
 
     SUBJECT = ("run",)
-    run: LocalPath | list[LocalPath]
+    run: LocalPaths
     """Run directories, or folders of train --seeds or --folds."""
     output: LocalPath | None = None
     """File to write; RUN/report.html for one run, or one folder of runs, report.html in the current directory for
