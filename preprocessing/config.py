@@ -63,7 +63,8 @@ class SourceConfig:
     the order of the names."""
     labels_separator: Name | None = AUTO
     """Between the labels of a text that has several, as in joy;surprise; an empty field is a text without any. list:
-    the column holds lists (JSON, Parquet, CSV of pandas). auto: one is taken if parts of the cells repeat; null: one label a text."""
+    the column holds lists (JSON, Parquet, CSV of pandas). auto: one is taken if parts of the cells repeat; null: one
+    label a text."""
     neutral: str | list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five; several as in [2, 3]."""
     corrections: dict[str, str] = field(default_factory=dict)
