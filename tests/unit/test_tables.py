@@ -25,7 +25,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.corpus import text_files
@@ -254,6 +254,11 @@ def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(DataError, match=sentence):
             pairs_of(name)
     assert pairs_of(write(Path("a:b.csv")), escape="") == ROWS
+
+
+def test_an_encoding_of_no_bytes() -> None:
+    with pytest.raises(ConfigError, match=r"source\.encoding: 'undefined'"):
+        SourceConfig(encoding="undefined")
 
 
 def test_what_is_before_the_rows(tmp_path: Path) -> None:
