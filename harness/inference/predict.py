@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -119,7 +119,6 @@ def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.nda
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
     check_device(config.device)
-    config = replace(config, run=str(bundle_directory(config.run)))
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
@@ -237,7 +236,7 @@ def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any
     arithmetic = scorer_class(name).choose(info, config.device, config.precision)
     settings = {"version": VERSION, "engine": name, "batch": config.batch, "abstain": abstain, **arithmetic}
     options = {**arithmetic, "abstain": abstain, "threads": 1}  # so that nothing depends on their number
-    return partial(open_scorer, config.run, name, config.batch, **options), settings
+    return partial(open_scorer, directory, name, config.batch, **options), settings
 
 
 def list_parts(

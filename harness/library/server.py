@@ -21,6 +21,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn
 
+from preprocessing.base.cli import SPINS
 from preprocessing.base.errors import UserError
 from preprocessing.base.processes import signal_on_parents_death
 from preprocessing.base.signals import TRAINING_SIGNALS
@@ -64,7 +65,10 @@ class ForkServer:
             with servers_end:
                 words = [sys.executable, "-c", START, str(servers_end.fileno()), *sys.path]
                 # in a session of its own: signals from the keyboard are for the caller
-                self.process = subprocess.Popen(words, pass_fds=[servers_end.fileno()], start_new_session=True)
+                environment = {"GOMP_SPINCOUNT": SPINS, **os.environ}
+                self.process = subprocess.Popen(
+                    words, pass_fds=[servers_end.fileno()], env=environment, start_new_session=True
+                )
             self.control, self.owner_pid = control, os.getpid()
             return control
 
@@ -73,7 +77,7 @@ class ForkServer:
         if self.process is not None and self.control is not None and self.owner_pid == os.getpid():
             self.control.close()
             self.process.kill()
-            self.process.wait()
+            self.process.wait()  # cannot hang: it was killed
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What ``function(*arguments)`` returns in a new process, whose output is printed here.
@@ -91,9 +95,9 @@ class ForkServer:
                 os.close(writer)
             pipe.send((function, arguments, dict(os.environ), os.getcwd()))
             try:
-                pid = pipe.recv()
+                pid = pipe.recv()  # cannot hang: a process that ends closes its end
                 was_interrupted = pass_on(pipe, output.fileno(), pid)
-                is_done, value = pipe.recv()
+                is_done, value = pipe.recv()  # cannot hang: it sends its result, or ends
             except (EOFError, ConnectionError):
                 problem = "the process that computed it died; was it killed for its memory? The same call goes on"
                 raise UserError(problem) from None
@@ -161,7 +165,7 @@ def answer(descriptor: int, output: int) -> NoReturn:
     os.close(output)
     pipe = Connection(descriptor)
     try:
-        function, arguments, environment, folder = pipe.recv()
+        function, arguments, environment, folder = pipe.recv()  # cannot hang: its caller sends it at once, or ends
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)

@@ -52,6 +52,8 @@ NOTE = (
 )
 HELP = ("-h", "--help", "help")
 SHELLS = ("bash", "zsh", "fish")
+SPINS = "10000"
+"""How often a thread of OpenMP looks for work before it sleeps."""
 ALL_KEYS = "all"
 """The topic of ``--help`` with all keys."""
 DEFAULT_RECIPE = Option("default_recipe", bool, True, "")
@@ -289,7 +291,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     """Call ``main(argv)`` and turn an exception into one line on stderr and a documented exit code."""
     # How often an OpenMP thread looks for work before it sleeps, read when torch is imported. By default it spins for
     # milliseconds, which on a machine with other work makes two threads slower than one.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     with (
         open(os.devnull, "w") as nowhere,  # where the shell has closed a stream, as by >&-, which is None then
         redirect_stdout(Guarded(unguarded(sys.stdout or nowhere))),

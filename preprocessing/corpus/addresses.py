@@ -43,6 +43,8 @@ REPORTED_PAUSE_S = 2.0
 MAX_WRONG_READS = 2
 """Attempts after which wrong bytes are taken for those of the file, not of a bad connection."""
 NO_RANGES = "its server sends whole files where a part is asked for; copy the files here, and name the copy"
+REFUSED = re.compile("credentials|validation failed")
+"""In errors of S3's driver about what it was given."""
 T = TypeVar("T")
 
 
@@ -85,7 +87,7 @@ def is_outage(error: BaseException | None) -> bool:
     status = getattr(error, "status", getattr(getattr(error, "response", None), "status_code", None))
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
-    return error is not None and not isinstance(error, LASTING) and "credentials" not in str(error)
+    return error is not None and not isinstance(error, LASTING) and not REFUSED.search(str(error))
 
 
 def ask(address: str, request: Callable[[], T]) -> T:

@@ -22,6 +22,8 @@ from preprocessing.corpus.text_files import CsvReader, LineReader, convert_to_ut
 from preprocessing.labels import AUTO
 from preprocessing.text.cleaning import encode
 
+MAX_SHEET_ROWS = 1 << 20
+"""Rows of Excel; a damaged or hostile file may name others."""
 MAX_SHEET_CELLS = 1 << 26
 """Between the first cell and the last one of each row, empty ones too."""
 
@@ -61,7 +63,7 @@ def iter_sheet(file: File) -> Iterator[bytes]:
             sheet = next(iter(book.worksheets), None)  # not one of charts
             if sheet is not None:
                 sheet.reset_dimensions()  # or each row has as many cells as the widest
-            for row in sheet.iter_rows() if sheet is not None else ():
+            for row in sheet.iter_rows(max_row=MAX_SHEET_ROWS) if sheet is not None else ():
                 cells = {cell.column: text for cell in row if (text := text_of_cell(cell))}
                 rows += [cells] if cells else []
                 num_cells += len(row)

@@ -305,8 +305,8 @@ def bundle_and_data(folder: Path) -> None:
 def fingerprint_of_predictions(case: str) -> str:
     """The second line of a file of predictions, numbers rounded, and a hash over all."""
     source, target = case.split()
-    words = f"--run run --input {source} --output {target} --processes 1 --device cpu --precision fp32 --quiet".split()
-    answer = run_and_report(harness, "predict", *words)
+    words = f"--run run --input {source} --output {target} --overwrite true --processes 1 --device cpu".split()
+    answer = run_and_report(harness, "predict", *words, "--precision", "fp32", "--quiet")
     assert answer.startswith("0 "), answer
     content = Path(target).read_bytes()
     if target.endswith("parquet"):

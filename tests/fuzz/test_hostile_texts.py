@@ -164,7 +164,7 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
         partial(pq.write_table, pa.table([["a"], ["b"], ["c"]], ["text", "text", "label"])),
         "a.parquet: has more than one column 'text'",
     ),
-    "a line without end": ("a.csv", long_line, "a.csv: row 1: cannot be read ("),
+    "a line without end": ("a.csv", long_line, "a.csv: row 1: has more than 4 MiB"),
 }
 
 
@@ -185,7 +185,8 @@ def test_a_hopeless_file_is_refused_soon(case: str, tmp_path: Path, monkeypatch:
 
     for read_rows in READERS.values():
         assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
-    assert [sentence in message and "quote" not in message for message in messages] == [True] * len(READERS), messages
+    is_hint = case == "a line without end"  # where a quote may be open
+    assert [sentence in message and ("quote" in message) == is_hint for message in messages] == [True] * len(READERS)
 
 
 SPECS = {

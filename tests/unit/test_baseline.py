@@ -125,7 +125,7 @@ def test_what_is_not_measured_is_said(
     assert "--output" not in command.sentence
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_figures", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        patch.setattr(results, "write_results", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         assert command("baseline", "--data", other, "-o", tmp_path / "full") == 4
         assert command("baseline", "--data", other) == 0
     assert command("baseline", "--data", other) == 0

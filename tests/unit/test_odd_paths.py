@@ -175,8 +175,9 @@ def test_a_driver_that_refuses_an_address_is_a_sentence(
 ) -> None:
     pytest.importorskip(driver)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(addresses, "PAUSES_S", (0.01,))
     write_csv(tmp_path / "in.csv", reviews(20))
-    assert command(*words.split()) in (2, 3)
+    assert command(*words.split()) in ((1,) if "webhdfs" in words else (2, 3))
     assert "://" in command.sentence
     assert ("SECRET" in command.err) == ("github" in words)
 
