@@ -20,6 +20,7 @@ from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
 from preprocessing.base import cli, terminal
 from preprocessing.base.errors import DataError
+from preprocessing.corpus import addresses
 from preprocessing.job.assign import Assigner, Assignment
 from tests.bundles import write_drawn, write_run
 from tests.commands import unwrapped
