@@ -33,10 +33,10 @@ LABEL_NAME = re.compile(
     r"toxic|spam|gold|y)s?(_(id|name|text|index|label))?|department|score|v1"
 )
 NEVER_LABEL_NAME = re.compile(
-    r"|(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
+    r"(.+_)?(id|ids|uuid|index|idx|split|subset|fold|partition|date|time|timestamp|year|month|day|datum|user|username|film|movie|"
     r"product|item|length|len|count|num|number|unnamed_0|predicted)"
 )
-"""Columns, those without a name among them, that are never taken for the label unless the user names them."""
+"""Columns that are never taken for the label unless they are named."""
 MAX_CLASSES = 200
 """Most distinct values of a label column that is not named."""
 MAX_LABEL_CHARACTERS = 100
