@@ -16,11 +16,6 @@ BENCHMARKS = (
     ("corpora", "CorporaConfig", "Recipes by the number of labels, and a TF-IDF baseline."),
     ("speedrun", "SpeedrunConfig", "Seconds to an accuracy, and a TF-IDF baseline."),
 )
-FIRST = {
-    "text": ("source.path", "texts", "rounds", "text.tokenizer"),
-    "train": ("data", "batch", "steps", "rounds", "precision"),
-}
-"""Keys on the first screen of the help, for benchmarks with many keys."""
 COMMANDS = tuple(
     Command(
         name,
@@ -28,7 +23,6 @@ COMMANDS = tuple(
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",
-        first=FIRST.get(name, ()),
     )
     for name, config, summary in BENCHMARKS
 )

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.measuring import read_frame
+from benchmarks.measuring import JsonConfig, print_result, read_frame
 from harness.baseline.linear import RECIPE
 from harness.rundir.results import read_figures
 from preprocessing.base import atomic
@@ -32,13 +32,13 @@ from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.randomness import permutation
 from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
-LINEAR, NETWORK = "linear", "network"
+LINEAR, NETWORK = "TF-IDF", "ours"
 LABEL_STREAM = 0x64726177
 """The random stream for the choice of rows that keep their label."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorporaConfig:
+class CorporaConfig(JsonConfig):
     """Train on labelled files with several seeds, and a TF-IDF baseline; the columns are text, label and split."""
 
     SUBJECT = ("files",)
@@ -75,7 +75,8 @@ def main(config: CorporaConfig) -> None:
     table = groups.agg(
         rows=("rows", "first"), accuracy=("accuracy", "mean"), sd=("accuracy", "std"), seconds=("seconds", "mean")
     )
-    print(table.round({"accuracy": 4, "sd": 4, "seconds": 1}).reset_index().to_string(index=False))
+    mean_by_method = table["accuracy"].groupby("method").mean()
+    print_result(config, "accuracy", dict(mean_by_method), corpora=table.reset_index())
 
 
 def measure_once(path: Path, key: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def read_corpus(file: Path) -> pd.DataFrame:
     frame = read_frame(file)
     columns = ["text", "label", "split"]
     for name in set(columns) - set(frame):
-        raise DataError(f"{file}: no column {name!r}; there are {', '.join(map(str, frame))}")
+        raise DataError(f"{file}: no column {name!r}; there are {list(frame)}")
     corpus: pd.DataFrame = frame[columns].astype(str)
     corpus["split"] = corpus["split"].str.lower().map(SPELLINGS)
     for split in {TRAIN, TEST} - {*corpus["split"]}:
@@ -152,9 +153,9 @@ def sources(config: CorporaConfig, corpus: pd.DataFrame, labelled: np.ndarray, f
 
 
 def run_module(*arguments: object) -> None:
-    """Run ``python -m arguments`` with the same output. Raises ``SystemExit`` with its exit code if it fails."""
+    """Run ``python -m arguments``, its output on stderr. Raises ``SystemExit`` with its exit code if it fails."""
     # cannot hang: all waits of padless's commands have limits
-    if code := subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False).returncode:
+    if code := subprocess.run([sys.executable, "-m", *map(str, arguments)], check=False, stdout=2).returncode:
         raise SystemExit(code)
 
 

@@ -55,7 +55,9 @@ def main(config: LoaderConfig) -> None:
             rows_by_name[name] = config.batch * batches if batches else config.rows
         seconds = alternate(turns, config.rounds)
         speeds = {name: rows_by_name[name] / median for name, median in seconds.items()}
-        print_result("rows/s", speeds, size=f"{config.rows:,} rows of {config.width}, batches of {config.batch}")
+        print_result(
+            config, "rows/s", speeds, size=f"{config.rows:,} rows of {config.width}, batches of {config.batch}"
+        )
 
 
 def turn(epoch: Epoch, batches: int | None) -> Callable[[], object]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import statistics
@@ -27,7 +28,15 @@ PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class JsonConfig:
+    """The key of every benchmark."""
+
+    json: bool = False
+    """Print JSON instead of tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(JsonConfig):
     """The keys of every benchmark whose contenders take turns."""
 
     rounds: Size = 5
@@ -84,15 +93,20 @@ def cores(number: int) -> Iterator[None]:
         os.sched_setaffinity(0, cores_before)
 
 
-def print_result(unit: str, values: Mapping[str, float], **facts: Any) -> None:
+def print_result(config: JsonConfig, unit: str, values: Mapping[str, float], **facts: Any) -> None:
     """Print values of ``ours`` and its peers with the ratios ours / peer; then ``facts`` and the machine."""
     import pandas as pd
 
-    columns = {unit: values, "ours / it": {name: values["ours"] / value for name, value in values.items()}}
-    frame = pd.DataFrame(columns).rename_axis(columns="contender")
-    print(frame.to_string(formatters=["{:,.0f}".format, "{:,.2f}".format]))
-    for name, fact in {**facts, "machine": machine()}.items():
-        print(f"{name}: {fact}")
+    facts["machine"], peers = machine(), dict(values)
+    ours = peers.pop("ours")
+    ratios = {name: ours / value for name, value in peers.items()}
+    if config.json:
+        result = {"unit": unit, "ours": ours, "peers": peers, "ratios": ratios, **facts}
+        print(json.dumps(result, default=lambda frame: json.loads(frame.to_json(orient="records"))))
+        return
+    print(pd.DataFrame({unit: values, "ours / it": ratios}).to_string(float_format="{:,.2f}".format, na_rep=""))
+    for name, fact in facts.items():
+        print(f"{name}:\n{fact}")
 
 
 def machine() -> str:

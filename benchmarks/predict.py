@@ -62,7 +62,7 @@ def main(config: PredictBenchmark) -> None:
         contenders = {name: functools.partial(run, sample) for name, (run, sample) in turns.items()}
         seconds = alternate(contenders, config.rounds, clock=time.process_time)
     speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
-    print_result("rows/s", speeds, precision=scorer.arithmetic["precision"])
+    print_result(config, "rows/s", speeds, precision=scorer.arithmetic["precision"])
 
 
 def logits(scorer: Scorer, texts: Texts) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.corpora import linear_model, run_module
-from benchmarks.measuring import cores, machine, read_frame
+from benchmarks.measuring import JsonConfig, cores, print_result, read_frame
 from harness.rundir.layout import THROUGHPUT, Member
 from harness.rundir.metrics_log import read_log
 from preprocessing.base.schema import AtLeast1, Processes, Share
@@ -26,7 +26,7 @@ from preprocessing.dataset.inspect import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedrunConfig:
+class SpeedrunConfig(JsonConfig):
     """Seconds of training to an accuracy out of fold and a TF-IDF baseline."""
 
     SUBJECT = ("file",)
@@ -58,9 +58,8 @@ def main(config: SpeedrunConfig) -> None:
         rows = rows_of(config)
         contenders = {"ours": curve(runs, rows), "TF-IDF, logistic regression": [measure_linear(config, rows)]}
     table = [line_of(name, points, config.targets) for name, points in contenders.items()]
-    print(pd.DataFrame(table).astype(object).fillna("–").to_string(index=False))
-    facts = f"{len(rows):,} rows out of {config.folds} folds; seconds; threads of each contender: {config.threads}"
-    print(f"{facts}; {machine()}")
+    seconds = {line["contender"]: line["seconds"] for line in table}
+    print_result(config, "s", seconds, rows=len(rows), table=pd.DataFrame(table))
 
 
 def prepare(config: SpeedrunConfig) -> None:
@@ -119,8 +118,7 @@ def measure_linear(config: SpeedrunConfig, rows: pd.DataFrame) -> tuple[float, f
 def line_of(name: str, points: list[tuple[float, float]], targets: list[float]) -> dict[str, Any]:
     """A line of the table: accuracy and seconds of the whole training, and the seconds to each target, if reached."""
     seconds_by_target = {
-        f"{target:g}": next((round(seconds, 1) for seconds, accuracy in points if accuracy >= target), None)
-        for target in targets
+        str(target): next((seconds for seconds, accuracy in points if accuracy >= target), None) for target in targets
     }
     seconds, accuracy = points[-1]
-    return {"contender": name, "accuracy": round(accuracy, 4), "seconds": round(seconds, 1), **seconds_by_target}
+    return {"contender": name, "accuracy": accuracy, "seconds": seconds, **seconds_by_target}

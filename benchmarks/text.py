@@ -46,27 +46,6 @@ class TextConfig(PreprocessConfig, BenchmarkConfig):
     """Maximum number of texts."""
 
 
-def measure_tokenizers(texts: list[str], spec: TextSpec, rounds: int) -> None:
-    """Documents/s on one core; ours with warm caches, after one pass over the texts.
-
-    Raises ``DataError`` without texts, or if something that ``spec`` needs is not installed.
-    """
-    if not texts:
-        raise DataError("there are no texts to measure with; check the source")
-    tokenizer = Tokenizer(resolve_pipeline(spec))
-    column = pa.array(texts, pa.large_string())
-    tokenizer(column)
-    turns: dict[str, tuple[Run, Sequence[str]]] = {"ours": (lambda _: tokenizer(column), texts)}
-    for name, (build, sample) in PEERS.items():
-        try:
-            turns[name] = build(spec, texts), texts[:sample]
-        except DataError as error:
-            print(f"{name} is left out: {error}")
-    with cores(1):
-        seconds = alternate({name: functools.partial(run, sample) for name, (run, sample) in turns.items()}, rounds)
-    print_result("docs/s", {name: len(turns[name][1]) / median for name, median in seconds.items()}, texts=len(texts))
-
-
 def notebook(spec: TextSpec, _: Sequence[str] = ()) -> Run:
     """The notebook's tokens of each text. Raises ``DataError`` if something is not installed."""
     soup, pandas = peer_module("bs4").BeautifulSoup, peer_module("pandas")
@@ -112,10 +91,23 @@ PEERS: dict[str, tuple[Callable[[TextSpec, Sequence[str]], Run], int]] = {
 
 
 def main(config: TextConfig) -> None:
-    """Measure on the first texts of the source."""
+    """Measure on one core, on the first texts of the source; ours with warm caches, after one pass over them."""
     texts: list[str] = []
     for file in columns.resolve_source(list(list_files(config.source, config.splits))).files:
         batches = open_reader(file).batches()
         while len(texts) < config.texts and (batch := next(batches, None)) is not None:
             texts += (text or "" for text in batch.texts().to_pylist())
-    measure_tokenizers(texts[: config.texts], config.text, config.rounds)
+    tokenizer = Tokenizer(resolve_pipeline(config.text))
+    column = pa.array(texts[: config.texts], pa.large_string())
+    tokenizer(column)
+    turns: dict[str, tuple[Run, Any]] = {"ours": (lambda _: tokenizer(column), column)}
+    for name, (build, sample) in PEERS.items():
+        try:
+            turns[name] = build(config.text, texts), texts[:sample]
+        except DataError as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=1)
+    with cores(1):
+        contenders = {name: functools.partial(run, sample) for name, (run, sample) in turns.items()}
+        seconds = alternate(contenders, config.rounds)
+    speeds = {name: len(turns[name][1]) / median for name, median in seconds.items()}
+    print_result(config, "docs/s", speeds, texts=len(column))

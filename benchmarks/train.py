@@ -67,7 +67,7 @@ def main(config: TrainBenchmark) -> None:
         contenders["padded to the maximum, random order"] = functools.partial(run_turn, pool, *words)
         seconds = alternate(contenders, config.rounds)
         speeds = {name: 1 / median for name, median in seconds.items()}
-        print_result("tokens/s", speeds, precision=config.precision)
+        print_result(config, "tokens/s", speeds, precision=config.precision)
 
 
 class Fit:

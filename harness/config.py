@@ -32,7 +32,7 @@ from preprocessing.base.schema import (
     Share,
     Wait,
 )
-from preprocessing.base.terminal import public
+from preprocessing.base.terminal import public, public_values
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -367,6 +367,12 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain values for YAML, JSON and trackers; tuples become lists."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return values
+
+
+def to_record(config: Any) -> dict[str, Any]:
+    """``to_dict`` without the secrets of addresses, for files."""
+    record: dict[str, Any] = public_values(to_dict(config))
+    return record
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,9 +38,12 @@ NEUTRAL_NAME = "\0neutral"
 """In place of a class name for a label whose rows are left out."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0+")
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
-_ITEM = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*"|-?\d+(\.\d+)?|None)"""
-LIST_AS_TEXT = re.compile(rf"\s*\[\s*({_ITEM}\s*(,\s*{_ITEM}\s*)*)?\]\s*", re.DOTALL)
-"""A list in a cell of CSV, as pandas writes it: ``['joy', 'fear']``."""
+_TEXT = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""
+_ITEM = rf"({_TEXT}|-?\d+(\.\d+)?|None)"
+_LIST = rf"\[\s*({_ITEM}\s*(,\s*{_ITEM}\s*)*)?\]"
+_TUPLE_OR_SET = rf"\(\s*(({_TEXT}\s*,\s*)+({_TEXT}\s*)?)?\)|\{{\s*{_TEXT}\s*(,\s*{_TEXT}\s*)*\}}"
+LIST_AS_TEXT = re.compile(rf"\s*({_LIST}|{_TUPLE_OR_SET})\s*", re.DOTALL)
+"""A list, tuple or set in a cell of CSV, as pandas writes it: ``['joy', 'fear']``."""
 
 
 def normalize_label(value: Any) -> str | None:

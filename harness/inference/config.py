@@ -154,7 +154,7 @@ class ReadingConfig(RunningConfig):
             vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
         if bool(self.texts) == bool(self.inputs):
             run = self.run if os.path.isdir(self.run) else "runs/mine"
-            raise ConfigError(f'texts or a file (not both) follow the run, as in padless predict {run} "a fine film"')
+            raise ConfigError(f'texts or a file (not both) follow the run, as in {run} "a fine film"')
 
     @staticmethod
     def name_key(words: Sequence[str]) -> str:

@@ -143,8 +143,10 @@ class RunFacts:
     @property
     def advice(self) -> str | None:
         """Whether a finished run should have had more epochs."""
-        is_finished = self.status.get("state") == "finished"
-        return still_improving(self.validation, self.deciding_figure, self.config["epochs"]) if is_finished else None
+        epochs = self.config.get("epochs")  # a cut file lacks it
+        if self.status.get("state") != "finished" or epochs is None:
+            return None
+        return still_improving(self.validation, self.deciding_figure, epochs)
 
 
 def compare_linear(run: Path, data: str | Path) -> tuple[dict[str, dict[str, Any]], Comparison | None]:

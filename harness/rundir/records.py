@@ -16,7 +16,7 @@ from typing import Any, Literal, TypedDict
 import yaml
 from msgspec.structs import asdict
 
-from harness.config import RunConfig, Task, to_dict
+from harness.config import RunConfig, Task, to_record
 from harness.rundir.json_files import RESTORE, Line, read_lines, read_typed
 from harness.rundir.layout import (
     ATTEMPTS,
@@ -52,9 +52,9 @@ State = Literal["running", "finished", "preempted", "failed"]
 
 
 def write_config(config: RunConfig) -> None:
-    """Write the configuration with all defaults into the run directory. Raises ``StorageError``."""
+    """Write the configuration with all defaults, but no secrets, into the run directory. Raises ``StorageError``."""
     with storage(config.run):
-        atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_dict(config), sort_keys=False))
+        atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_record(config), sort_keys=False))
 
 
 class Trained(TypedDict):

@@ -35,7 +35,7 @@ from harness.scores.tables import (
 from harness.tracking.tracking import Sink
 from preprocessing.base.atomic import append_line
 from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, table
+from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
 from preprocessing.dataset.shards import Manifest
 
 TITLES = {
@@ -115,7 +115,7 @@ class Console(Sink):
         parameters = f"{parameters_of(config, manifest):,} parameters"
         steps = f"{self.total_steps // config.epochs:,} steps of {config.global_batch} rows"
         return {
-            "data": f"{config.data}: {rows} rows{classes}{fold}",
+            "data": f"{public(config.data)}: {rows} rows{classes}{fold}",
             "model": f"{kind}{cell} {shape.embedding_dim}→{shape.hidden_size}{wide}, {parameters}",
             "training": f"{count_noun(config.epochs, 'epoch')} of {steps}",
             "device": f"{device}, {precision}, {processes} process{'' if processes == '1' else 'es'}",

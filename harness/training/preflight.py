@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
 from harness.data import checks, order
 from harness.data.targets import find_teacher_info
 from harness.data.views import rows_of_run
@@ -121,7 +121,7 @@ def read_facts(run: str) -> dict[str, Any]:
 
 def list_changes(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
     """The keys that differ from those in ``facts`` and change the result: what each was, and is now."""
-    old, new = flat(facts["config"]), flat(to_dict(config))
+    old, new = flat(facts["config"]), flat(to_record(config))
     versions = facts["order_version"], order.VERSION
     old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
     teacher_info = find_teacher_info(vars(config), facts["dataset"])

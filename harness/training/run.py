@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.config import CLASSIFIER, RunConfig, to_dict
+from harness.config import CLASSIFIER, RunConfig, to_record
 from harness.data import order
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
@@ -155,7 +155,7 @@ class TrainingRun:
             "dataset": self.data.manifest.fingerprint,
             "order_version": order.VERSION,
             **self.origin,
-            "config": to_dict(self.config),
+            "config": to_record(self.config),
             "versions": {"torch": torch.__version__, "padless": installed_version("padless")},
         }
         self.writer.save(tensors, state, wait=wait)

@@ -24,8 +24,12 @@ import pytest
 
 from harness.__main__ import COMMANDS
 from harness.batch import StepBatch
+from harness.config import RunConfig
+from harness.data import order
 from harness.data.order import OrderSpec, order_over
 from harness.launch import launcher
+from harness.rundir.records import read_run_config, write_config
+from harness.training.preflight import list_changes
 from preprocessing.base.configuration import options_of
 from preprocessing.base.errors import ConfigError, DataError, UserError
 from preprocessing.base.installed import load_object
@@ -262,6 +266,15 @@ def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, 
         command.refused(3, f"{address}.csv", tmp_path / "none")
         == "memory://host/reviews.csv.csv: no such file; check source.path"
     )
+
+
+def test_records_of_a_run_hold_no_secrets_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    config = RunConfig(data=SECRET_ADDRESS, run=str(tmp_path / "run"))
+    (tmp_path / "run").mkdir()
+    write_config(config)
+    assert not [name for name, content in contents(tmp_path).items() if b"SECRET" in content or b"HIDDEN" in content]
+    facts = {"dataset": "", "config": read_run_config(config.run), "order_version": order.VERSION}
+    assert list_changes(config, facts) == {}
 
 
 class Ranges(http.server.SimpleHTTPRequestHandler):
