@@ -124,6 +124,7 @@ def train(
     a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
     ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
     """
+    words_of({"config": config, "run": run}, {})  # refused before anything is made
     num_processes = keys.pop("num_processes", None)
     source: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(source, str | Path)
