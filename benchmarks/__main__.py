@@ -23,6 +23,7 @@ COMMANDS = tuple(
         summary,
         f"benchmarks.{name}:main",
         f"benchmarks.{name}:{config}",
+        ("json", "rounds", "source.path", "source.text_column") if name == "text" else (),
     )
     for name, config, summary in BENCHMARKS
 )

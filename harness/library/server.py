@@ -27,7 +27,9 @@ from preprocessing.base.processes import signal_on_parents_death
 from preprocessing.base.signals import TRAINING_SIGNALS
 from preprocessing.base.terminal import print_stderr
 
-START = "import sys; sys.path = sys.argv[2:]; from harness.library.server import serve; serve(int(sys.argv[1]))"
+START = (
+    "import sys; sys.path = sys.argv[2:]; from harness.library.server import fork_calls; fork_calls(int(sys.argv[1]))"
+)
 PRELOADED = (
     "harness.evaluate",
     "harness.inference.evaluation",
@@ -96,7 +98,7 @@ class ForkServer:
             pipe.send((function, arguments, dict(os.environ), os.getcwd()))
             try:
                 pid = pipe.recv()  # cannot hang: a process that ends closes its end
-                was_interrupted = pass_on(pipe, output.fileno(), pid)
+                was_interrupted = forward_output(pipe, output.fileno(), pid)
                 is_done, value = pipe.recv()  # cannot hang: it sends its result, or ends
             except (EOFError, ConnectionError):
                 problem = "the process that computed it died; was it killed for its memory? The same call goes on"
@@ -112,7 +114,7 @@ SERVER = ForkServer()
 atexit.register(SERVER.close)
 
 
-def pass_on(pipe: Connection, output: int, pid: int) -> bool:
+def forward_output(pipe: Connection, output: int, pid: int) -> bool:
     """Print what a process writes until it sends its result, and send interrupts to it; returns whether one came."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     num_interrupts = 0
@@ -135,7 +137,7 @@ def pass_on(pipe: Connection, output: int, pid: int) -> bool:
             print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
 
 
-def serve(descriptor: int) -> NoReturn:
+def fork_calls(descriptor: int) -> NoReturn:
     """Fork a process for each message on a socket, until it is closed."""
     for stop_signal in TRAINING_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)

@@ -25,7 +25,7 @@ from harness.export.config import ExportConfig
 from harness.export.folder import main as export
 from harness.library.commands import train
 from harness.library.estimator import TextClassifier
-from harness.library.server import ForkServer
+from harness.library.server import SERVER
 from harness.rundir.records import Ending, write_config, write_status
 from harness.training import teacher
 from harness.training.preflight import list_changes
@@ -274,13 +274,6 @@ def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
     assert rows_of_run(config).rows("train") == read_manifest(config.data).rows("train")
 
 
-class ServerWithPatches(ForkServer):
-    """Prepares targets in this process, where constants are patched."""
-
-    def call(self, function: Any, *arguments: Any) -> Any:
-        return function(*arguments) if function is prepare_targets else super().call(function, *arguments)
-
-
 SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epochs": 2, "device": "cpu", "quiet": True}
 
 
@@ -291,7 +284,12 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
     frame.loc[120:, "label"] = None
     monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
-    monkeypatch.setattr("harness.library.commands.SERVER", ServerWithPatches())
+    call = SERVER.call
+
+    def prepare_here(function: Any, *arguments: Any) -> Any:
+        return function(*arguments) if function is prepare_targets else call(function, *arguments)
+
+    monkeypatch.setattr(SERVER, "call", prepare_here)  # where the constant is patched
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
     run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
