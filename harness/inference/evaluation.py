@@ -23,7 +23,7 @@ from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
 from harness.ranks.precision import NAMES, configure_threads
 from harness.ranks.session import Session
-from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory
+from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import (
     Predictions,
@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
             f"{config.data or config.run}: the rows of split {UNLABELLED} have no labels to compare with; `padless "
             "predict` scores the file that they are from"
         )
-    check_replaceable(output_of(config), config.split)
+    check_output(config, config.split)
     bundle, scores, split = score_split(config, session)
     with session.world.raise_together("writing the results"):
         if session.world.is_main:
@@ -85,7 +85,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     """
     assert config.input is not None
     name = result_name(config.input)
-    check_replaceable(output_of(config), name)
+    check_output(config, name)
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
@@ -109,6 +109,15 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
         "input": public(addresses.absolute(config.input)),
     }
     return finish_evaluation(config, bundle, scores, values, num_unread, overlap)
+
+
+def check_output(config: EvaluateConfig, name: str) -> None:
+    """Raise ``ConfigError`` for files that no evaluation of this run wrote. In its own directory the weights may be
+    older ones.
+    """
+    output, info = output_of(config), find_info(bundle_directory(config.run))
+    is_inside = output.resolve().is_relative_to(Path(config.run).resolve())
+    check_replaceable(output, name, None if is_inside or info is None else info.weights_sha256)
 
 
 def output_of(config: EvaluateConfig) -> Path:

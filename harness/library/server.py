@@ -101,8 +101,8 @@ class ForkServer:
                 was_interrupted = forward_output(pipe, output.fileno(), pid)
                 is_done, value = pipe.recv()  # cannot hang: it sends its result, or ends
             except (EOFError, ConnectionError):
-                problem = "the process that computed it died; was it killed for its memory? The same call goes on"
-                raise UserError(problem) from None
+                problem = "the process that computed it died; was it killed for its memory, or a shard cut?"
+                raise UserError(f"{problem} The same call goes on") from None
         if was_interrupted:
             raise KeyboardInterrupt
         if not is_done:

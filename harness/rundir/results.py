@@ -8,6 +8,7 @@ Those of the test at the end of a run are in the run directory, those of later e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from harness.rundir.bundle_files import OF_WEIGHTS, find_info
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
@@ -79,10 +80,16 @@ def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
     return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
-def check_replaceable(directory: Path, split: str) -> None:
-    """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote."""
+def check_replaceable(directory: Path, split: str, weights_sha256: str | None = None) -> None:
+    """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote; or, if
+    ``weights_sha256`` is given, one of other weights.
+    """
     for name, words in ((figures_name(split), KIND[0]), (predictions_name(split), "predicted")):
         atomic.check_replaced(directory / name, None, partial(atomic.contains_words, directory / name, words))
+    with suppress(DataError):  # damaged ones are written again
+        figures = read_figures(directory, split)
+        if weights_sha256 and figures and figures.get(OF_WEIGHTS) != weights_sha256:
+            raise ConfigError(f"output: {directory} holds figures of other weights; name another directory")
 
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:

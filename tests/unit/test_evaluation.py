@@ -33,7 +33,7 @@ from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import shared_run, write_drawn
 from tests.commands import read_json, unwrapped
-from tests.corpora import Command, prepare, write_csv
+from tests.corpora import Command, contents, prepare, write_csv
 from tests.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
@@ -127,6 +127,17 @@ def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     source.write_text("text,label\nother,0\n")
     evaluate(*arguments, run_folder=tmp_path / "run")
     assert f"warning: 2 of 5 rows (40%) are training texts, and 3 more may be ({source} has" in unwrapped(command.err)
+
+
+def test_figures_of_another_run_stay(run: Path, multi_run: Path, tmp_path: Path, command: Command) -> None:
+    """Those of the same weights are written again."""
+    data, output = run.parent / "data", tmp_path / "figures"
+    for _ in range(2):
+        assert command("evaluate", run, "--data", data, "--split", "train", "-o", output) == 0
+    files = contents(output)
+    assert command("evaluate", multi_run, "--data", multi_run.parent / "data", "--split", "train", "-o", output) == 2
+    assert "holds figures of other weights" in command.sentence
+    assert contents(output) == files
 
 
 def test_uncertain_texts_get_no_label(
