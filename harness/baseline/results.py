@@ -20,6 +20,7 @@ import numpy as np
 from harness.baseline.encoder import Embeddings, find_encoder, measure_encoder, recipe_of
 from harness.baseline.linear import RECIPE, OnSplit, measure_linear, names_of
 from harness.data.targets import find_teacher_info
+from harness.rundir.bundle_files import OF_WEIGHTS
 from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
 from harness.rundir.results import (
     Measured,
@@ -77,12 +78,12 @@ def main(config: BaselineConfig) -> None:
         folder /= recipe["encoder"]
     names = names_of(manifest)
     check_figures_directory(folder)
-    check_stored(config, folder, manifest)
-    figures, origin, failure = {}, f"measured before, found in {folder}", None
-    try:
-        figures = read_results(folder, manifest.fingerprint, recipe)
-    except DataError as error:
-        print_stderr(f"warning: {error}; computing it again now")
+    check_stored(folder, config.data, manifest)
+    figures, origin, failure = (
+        read_results(folder, manifest.fingerprint, recipe),
+        f"measured before, found in {folder}",
+        None,
+    )
     if len(figures) == len(names) > 0:
         for name in (TRAIN, *names):
             open_split(config.data, manifest, name)  # that its shards are there still
@@ -106,23 +107,22 @@ def main(config: BaselineConfig) -> None:
         print_stderr(f"warning: {folder} cannot be written ({failure.strerror}); no run finds the figures there")
 
 
-def check_stored(config: BaselineConfig, folder: Path, manifest: Manifest) -> None:
-    """Check that files in ``folder`` may be replaced. Raises ``ConfigError`` for a folder of the user's that holds
-    figures of something else, ``DataError`` for a file in the dataset that is damaged or not padless's.
+def check_stored(folder: Path, data: str | Path, manifest: Manifest) -> None:
+    """Check that files in ``folder`` may be replaced. Raises ``ConfigError`` for a folder of the user's with files
+    that are edited or not of a baseline on this dataset, ``DataError`` for edited or damaged ones in the dataset.
     """
-    is_home = folder.is_relative_to(Path(config.data, FOLDER))
+    is_home = folder.is_relative_to(Path(data, FOLDER))
+    origin: dict[str, str | None] = {OF_WEIGHTS: None}
+    if not is_home:  # the dataset there may have been built anew
+        origin["dataset"] = manifest.fingerprint
     for name in names_of(manifest):
         try:
-            check_replaceable(folder, name)
+            check_replaceable(folder, name, origin)
         except ConfigError:
             if not is_home:
                 raise
             names = f"{figures_name(name)} or {predictions_name(name)}"
-            raise DataError(f"{folder}: {names} is damaged, or no file of padless; {HINT}") from None
-        with suppress(DataError):
-            values = read_figures(folder, name)
-            if not is_home and values and (values.get("dataset"), "recipe" in values) != (manifest.fingerprint, True):
-                raise ConfigError(f"output: {folder} holds figures of something else; name another directory")
+            raise DataError(f"{folder}: {names} is damaged or edited, or no file of padless; {HINT}") from None
 
 
 def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:

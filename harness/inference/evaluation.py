@@ -112,12 +112,12 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def check_output(config: EvaluateConfig, name: str) -> None:
-    """Raise ``ConfigError`` for files that no evaluation of this run wrote. In its own directory the weights may be
-    older ones.
+    """Raise ``ConfigError`` for files that no evaluation of this run wrote, or that were edited. In its own directory
+    the weights may be older ones.
     """
     output, info = output_of(config), find_info(bundle_directory(config.run))
     is_inside = output.resolve().is_relative_to(Path(config.run).resolve())
-    check_replaceable(output, name, None if is_inside or info is None else info.weights_sha256)
+    check_replaceable(output, name, {} if is_inside or info is None else {OF_WEIGHTS: info.weights_sha256})
 
 
 def output_of(config: EvaluateConfig) -> Path:

@@ -7,10 +7,8 @@ Those of the test at the end of a run are in the run directory, those of later e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from harness.rundir.bundle_files import OF_WEIGHTS, find_info
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
 from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from preprocessing.base.errors import DataError
 from preprocessing.base.split_names import TEST, VALIDATION
 from preprocessing.base.untrusted import one_line, open_regular
 from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
@@ -80,16 +78,21 @@ def label_texts(labels: np.ndarray, names: Sequence[str]) -> list[str]:
     return values if labels.ndim == 1 else list(map(", ".join, values))
 
 
-def check_replaceable(directory: Path, split: str, weights_sha256: str | None = None) -> None:
-    """Raise ``ConfigError`` if a file with the name of one of the two is there that no evaluation wrote; or, if
-    ``weights_sha256`` is given, one of other weights.
+def check_replaceable(directory: Path, split: str, origin: Mapping[str, Any]) -> None:
+    """Raise ``ConfigError`` if one of the two files is there and was edited, or is not of this origin.
+
+    ``origin``: values that the figures in ``SPLIT.json`` must have to be replaced, None for one they must not have.
     """
-    for name, words in ((figures_name(split), KIND[0]), (predictions_name(split), "predicted")):
-        atomic.check_replaced(directory / name, None, partial(atomic.contains_words, directory / name, words))
-    with suppress(DataError):  # damaged ones are written again
-        figures = read_figures(directory, split)
-        if weights_sha256 and figures and figures.get(OF_WEIGHTS) != weights_sha256:
-            raise ConfigError(f"output: {directory} holds figures of other weights; name another directory")
+    predictions = directory / predictions_name(split)
+    try:
+        figures = read_figures(directory, split) or {}
+        is_ours = bool(figures) and all(figures.get(name) == value for name, value in origin.items())
+    except DataError:
+        figures, is_ours = {}, False
+    atomic.check_replaced(directory / figures_name(split), None, lambda: is_ours)
+    atomic.check_replaced(
+        predictions, None, lambda: is_ours and figures.get(OF_PREDICTIONS) == atomic.sha256_file(predictions)
+    )
 
 
 def write_figures(directory: Path, split: str, values: dict[str, Any]) -> None:
@@ -105,7 +108,7 @@ def read_figures(directory: Path, split: str) -> dict[str, Any] | None:
 def rerun_command(directory: Path, split: str) -> str:
     """The command that replaces damaged results of a run."""
     run = directory.parent if directory.name == EVALUATION else directory
-    return f"`padless evaluate {run} --split {split} -o {directory}` writes it again"
+    return f"`padless evaluate {run} --split {split} -o {directory}` writes it again, once a changed one is moved away"
 
 
 def summary_path(folder: str | Path, kind: Kind) -> Path:
@@ -169,23 +172,20 @@ def write_results(
     label_type: LabelType,
     predictions: Predictions,
 ) -> None:
-    """Write the predictions of a split, then its figures with the hash of the predictions. Raises ``OSError``."""
-    split = values["split"]
-    write_predictions(directory, split, names, label_type, predictions)
-    sha256 = atomic.sha256_file(directory / predictions_name(split))
-    write_figures(directory, split, {**values, OF_PREDICTIONS: sha256})
+    """Write ``SPLIT.json`` with the hash of the predictions, and ``SPLIT-predictions.parquet``: row number in the
+    source, true label, predicted label, probabilities. Raises ``OSError``.
 
-
-def write_predictions(
-    directory: Path, split: str, names: Sequence[str], label_type: LabelType, predictions: Predictions
-) -> None:
-    """Write ``SPLIT-predictions.parquet``: row number in the source, true label, predicted label, probabilities.
-    Raises ``OSError``.
+    Old predictions are removed before: a killed process leaves none beside figures with another hash, which
+    ``check_replaceable`` would take for edited ones.
     """
     columns = {"row": predictions.rows, "label": label_column(predictions.labels, names, label_type)}
     columns |= prediction_columns(predictions.predicted, predictions.chances, names, label_type)
-    with atomic.replacing(directory / predictions_name(split)) as temporary, open(temporary, "wb") as file:
-        pq.write_table(pa.table(columns), file)
+    path = directory / predictions_name(values["split"])
+    with atomic.replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            pq.write_table(pa.table(columns), file)
+        path.unlink(missing_ok=True)
+        write_figures(directory, values["split"], {**values, OF_PREDICTIONS: atomic.sha256_file(temporary)})
 
 
 def read_predictions(directory: Path, split: str, columns: Sequence[str], advice: str | None = None) -> pa.Table:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from harness.baseline.encoder import Embeddings, SentenceEncoder, find_encoder, measure_encoder, read_texts, recipe_of
 from harness.baseline.linear import Linear
 from harness.baseline.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
-from harness.baseline.results import FOLDER, write_baseline
+from harness.baseline.results import FOLDER, check_stored, write_baseline
 from harness.config import RunConfig
 from harness.data.targets import (
     TeacherInfo,
@@ -187,10 +187,13 @@ def predict_with_encoder(
     parent = folder_of_teachers(config.data, config.run)
     nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
     embeddings = Embeddings(encoder, parent, config.device, Screen(quiet=config.quiet))
+    data = home_of(config.data)
+    baselines = writable_path(str(data), config.run, FOLDER) / recipe_of(encoder.sha256)["encoder"]
+    if config.fold is None:
+        check_stored(baselines, data, manifest)
     regression, results = measure_encoder(config.data, manifest, embeddings)
     if config.fold is None:
-        baselines = writable_path(str(home_of(config.data)), config.run, FOLDER)
-        write_baseline(baselines / recipe_of(encoder.sha256)["encoder"], manifest, results)
+        write_baseline(baselines, manifest, results)
     if not manifest.rows(UNLABELLED):
         return "left out: there are no rows without labels for it to teach", *nothing
     rows, blocks = read_labelled(config.data, manifest, [TRAIN])

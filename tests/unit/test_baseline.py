@@ -27,8 +27,9 @@ from harness.report.runs import compare_linear
 from harness.report.sinks import ReportSink
 from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.records import Ending
-from harness.rundir.results import Measured, Predictions, write_figures, write_predictions
+from harness.rundir.results import Measured, Predictions, write_figures
 from harness.tracking.tracking import Sink
+from preprocessing.base.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.bundles import write_index
@@ -88,7 +89,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     assert measured["test"][0]["accuracy"] == reference.score(test_features, test.column("label"))
 
 
-def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
+def test_it_is_measured_once_for_each_fingerprint_and_again_if_a_damaged_file_is_deleted(
     data_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results.main(BaselineConfig(data=str(data_copy)))
@@ -100,9 +101,12 @@ def test_it_is_measured_once_for_each_fingerprint_and_again_if_damaged(
     assert unwrapped(capsys.readouterr().out).replace("measured before, found in", "written in") == first
     content = path.read_bytes()
     path.write_bytes(content[:100])
+    with pytest.raises(DataError, match=r"test\.json or .* is damaged or edited"):
+        results.main(BaselineConfig(data=str(data_copy)))
+    assert path.read_bytes() == content[:100]
+    path.unlink()
+    path.with_name("test-predictions.parquet").unlink()
     results.main(BaselineConfig(data=str(data_copy)))
-    warning = f"warning: {path}: damaged; delete it, and `padless baseline` makes it again; computing it again now\n"
-    assert capsys.readouterr().err == warning
     assert read_json(path)["accuracy"] == json.loads(content)["accuracy"]
     write_manifest(data_copy, replace(manifest, splits={**manifest.splits, "test": []}))
     assert read_results(data_copy / FOLDER, read_manifest(data_copy).fingerprint) == {}
@@ -116,7 +120,6 @@ def test_what_is_not_measured_is_said(
     assert command("baseline", "--data", other, "-o", output) == 0
     first = contents(output)
     assert command("baseline", "--data", data_copy, "-o", output) == 2
-    assert "holds figures of something else" in command.sentence
     assert contents(output) == first
     path = other / FOLDER / "test.json"
     path.parent.mkdir()
@@ -154,7 +157,7 @@ def write_results(folder: Path, split: str, right: np.ndarray) -> dict[str, Any]
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
     predictions = Predictions(np.arange(len(right)), labels, predicted, chances)
-    write_predictions(folder, split, ["no", "yes"], "text", predictions)
+    results.write_results(folder, {"split": split}, ["no", "yes"], "text", predictions)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 

@@ -321,7 +321,7 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     chances = np.array([[0.25, 0.75], [0.5, 0.5]])
     rows, labels, predicted = np.array([7, 9]), np.array([1, 0]), np.array([1, 1])
     predictions = results.Predictions(rows, labels, predicted, chances)
-    results.write_predictions(tmp_path, "test", names, "float", predictions)
+    results.write_results(tmp_path, {"split": "test"}, names, "float", predictions)
     frame = pd.read_parquet(tmp_path / results.predictions_name("test"))
     assert (frame["label"].tolist(), frame["predicted"].tolist()) == ([1.0, 0.5], [1.0, 1.0])
     table = results.read_predictions(tmp_path, "test", ["label", "probability_1"])

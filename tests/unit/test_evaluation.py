@@ -129,15 +129,26 @@ def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     assert f"warning: 2 of 5 rows (40%) are training texts, and 3 more may be ({source} has" in unwrapped(command.err)
 
 
-def test_figures_of_another_run_stay(run: Path, multi_run: Path, tmp_path: Path, command: Command) -> None:
-    """Those of the same weights are written again."""
+def test_figures_of_another_run_and_edited_ones_stay(
+    run: Path, multi_run: Path, tmp_path: Path, command: Command
+) -> None:
+    """Those of the same weights are written again, also after a kill between the two files."""
     data, output = run.parent / "data", tmp_path / "figures"
+    words = ("evaluate", run, "--data", data, "--split", "train", "-o", output)
     for _ in range(2):
-        assert command("evaluate", run, "--data", data, "--split", "train", "-o", output) == 0
+        assert command(*words) == 0
+    (output / "train-predictions.parquet").unlink()
+    assert command(*words) == 0
     files = contents(output)
     assert command("evaluate", multi_run, "--data", multi_run.parent / "data", "--split", "train", "-o", output) == 2
-    assert "holds figures of other weights" in command.sentence
     assert contents(output) == files
+    for name, content in files.items():
+        edited = content.replace(b"accuracy", b"Accuracy", 1) if name.endswith(".json") else content + b" "
+        (output / name).write_bytes(edited)
+        assert command(*words) == 2
+        assert name in command.sentence
+        assert contents(output) == {**files, name: edited}
+        (output / name).write_bytes(content)
 
 
 def test_uncertain_texts_get_no_label(
