@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset that is there: ``--overwrite`` loses nothing."""
+"""Outputs that are there: ``--overwrite`` loses nothing, and nobody else's are taken."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from preprocessing.base import processes
+import padless
+from harness.rundir import checkpoint
+from harness.rundir.layout import check_directory
+from harness.rundir.lock import claim_run
+from preprocessing.base import atomic, processes
 from preprocessing.base.atomic import temporary_suffix
+from preprocessing.base.errors import ConfigError, UserError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.job import output, tokenize
 from preprocessing.job.executors import Share
-from tests.corpora import Command, contents, reviews, write_csv
+from tests.bundles import write_drawn, write_index
+from tests.corpora import Command, contents, reviews, words_of, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -120,20 +129,79 @@ def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: C
         assert "another run is writing this dataset" in command.refused(1, source, out, *REPLACING)
 
 
-def test_an_output_inside_a_dataset_is_refused(out: Path, source: Path, command: Command) -> None:
-    files = contents(out)
-    command.refused(2, source, out / "inner", *PARTS)
-    assert contents(out) == files
+def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, refusals, all_refused = tokenize.TokenizedPart.make, list[str](), threading.Event()
+
+    def make_last(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
+        assert all_refused.wait(60)
+        return make(part)
+
+    def prepare_or_note(_: int) -> int:
+        try:
+            return len(padless.prepare(source, output=tmp_path / "out", options={"quiet": True})["train"])
+        except UserError as error:
+            refusals.append(str(error))
+            if len(refusals) == 3:
+                all_refused.set()
+            return 0
+
+    monkeypatch.setattr(tokenize.TokenizedPart, "make", make_last)
+    with ThreadPoolExecutor(4) as pool:
+        num_rows = sorted(pool.map(prepare_or_note, range(4)))
+    assert num_rows == [0, 0, 0, read_manifest(tmp_path / "out").rows("train")]
+    sentence = f"{tmp_path / 'out'}: another run is writing this dataset; wait for it, or stop it"
+    assert refusals == [f"{sentence} (process {os.getpid()})"] * 3
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["dataset", "bundle", "checkpoint"])
+def test_an_output_inside_what_is_moved_as_a_whole_is_refused(
+    kind: str, out: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    folder = out
+    if kind == "bundle":
+        write_index(folder := tmp_path / "bundle")
+    elif kind == "checkpoint":
+        folder = tmp_path / "checkpoint"
+        atomic.write_json(folder / checkpoint.MANIFEST, {"format": checkpoint.FORMAT})
+    files = contents(folder)
+    command.refused(2, source, folder / "inner" / "deep", *PARTS)
+    assert command("export", tmp_path, "-o", folder / "inner") == 2
+    assert kind in command.sentence
+    assert contents(folder) == files
+
+
+@pytest.mark.parametrize(("content", "is_ours"), [("mine", False), ("padless 12 other-host", True), ("", True)])
+def test_a_run_takes_no_lock_of_another_program(content: str, is_ours: bool, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text(content)
+    with nullcontext() if is_ours else pytest.raises(ConfigError):
+        check_directory(tmp_path)
+    assert contents(tmp_path) == {".lock": content.encode()}
 
 
 def test_a_file_system_without_locks_and_links_is_said_once(
     source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of a dataset, a prediction and a run."""
+
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    def run_warned(*words: object) -> None:
+        processes._warned.clear()
+        assert command(*words) == 0
+        assert command.err.count("cannot be locked") == 1
 
     monkeypatch.setattr(fcntl, "flock", fail)
     monkeypatch.setattr(os, "link", fail)
     monkeypatch.setattr(processes, "_warned", set())
-    command.build(source, tmp_path / "out", *PARTS)
-    assert command.err.count("cannot be locked") == 1
+    out = tmp_path / "out"
+    run_warned(*words_of(source, out, *PARTS))
+    write_drawn(tmp_path / "run" / "bundle", out, embedding_dim=8, hidden_size=8)
+    words = ("predict", tmp_path / "run", source, "-o", tmp_path / "p.csv", "--device", "cpu", "--processes", 1)
+    run_warned(*words)
+    run_warned(*words, "--overwrite", "true")
+    for _ in range(2):
+        claim_run(tmp_path / "other").close()

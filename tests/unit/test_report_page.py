@@ -29,7 +29,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures, read_predictions
 from harness.scores.label_errors import find_label_errors
-from preprocessing.base.errors import DataError
+from preprocessing.base.errors import ConfigError, DataError
 from preprocessing.dataset.originals import find_originals
 from tests.commands import read_json
 from tests.corpora import prepare, reviews, write_csv
@@ -174,6 +174,18 @@ def test_predictions_of_another_run_of_the_dataset_are_refused(pair: Path, tmp_p
     ):
         read_predictions(run, "test", ["label"])
     assert "No comparison with the TF-IDF baseline" in words(write_report([run]))
+
+
+def test_a_page_that_was_edited_is_replaced_only_where_that_is_wanted(pair: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", pair)
+    for _ in range(2):
+        path = write_report([run])
+    page = path.read_bytes()
+    path.write_bytes(page.replace(b"</body>", b"<p>mine</p></body>"))
+    with pytest.raises(ConfigError):
+        write_report([run])
+    assert b"mine" in path.read_bytes()
+    assert write_report([run], overwrite=True).read_bytes() == page
 
 
 def test_a_page_says_which_files_of_the_run_were_cut(pair: Path, tmp_path: Path) -> None:
