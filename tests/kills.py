@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from typing import Any
 from harness.config import CheckpointConfig, OptimConfig, TrackingConfig
 from harness.inference.bundle import Bundle
 from harness.ranks.session import open_session
+from harness.ranks.stopping import AlreadyFinished
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX
 from harness.rundir.layout import BUNDLE, CONFIG
@@ -123,7 +125,8 @@ def train(source: Path, run: Path) -> int:
     config = small(source, run, wide=64, epochs=2, global_batch=20, **parts)
     save = Checkpointer.save  # not beside the training: in its own place among the changes
     Checkpointer.save = lambda *args, wait: save(*args, wait=True)  # type: ignore[method-assign]
-    with open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:
+    leaving = suppress(AlreadyFinished)  # as the entry point of a rank does
+    with leaving, open_session("cpu", "fp32", 60) as session, assembly.open_run(config, session) as opened:
         opened.train()
     return 0
 
@@ -164,11 +167,13 @@ def go_on(source: Path, folder: Path) -> int:
         assert read_status(run)
     if names_seen.get(str(Path(BUNDLE, INDEX))):
         Bundle(run / BUNDLE)
+    is_finished = read_status(run).get("state") == "finished"
     if train(source, run):
         return 1
     litter = [path for path in run.rglob("*") if ".tmp-" in path.name or path.name.endswith(".before")]
     is_same = final(run) == final(folder / "new")
-    return 0 if is_same and not litter and read_attempts(run)[-1]["resumed_from"] == (step or None) else DIFFERENT
+    has_resumed = is_finished or read_attempts(run)[-1]["resumed_from"] == (step or None)
+    return 0 if is_same and not litter and has_resumed else DIFFERENT
 
 
 def make_new(job_kind: str, source: Path, folder: Path) -> None:
