@@ -218,8 +218,8 @@ def test_a_run_finds_its_dataset_from_any_folder(tmp_path: Path, monkeypatch: py
     assert dataset_of("runs/1") == "data"
     monkeypatch.chdir(tmp_path / "away")
     assert dataset_of("../at/2") == dataset_of("../at/home/runs/1") == str(tmp_path / "at/home/data")
-    Path("../at/home").rename("../at/work")
-    assert dataset_of("../at/work/runs/1") == str(tmp_path / "at/work/data")
+    Path("../at/home").rename("../at/moved")
+    assert dataset_of("../at/moved/runs/1") == str(tmp_path / "at/moved/data")
     assert dataset_of("../at/2") == "data"
 
 
