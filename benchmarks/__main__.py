@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import sys
 
-from preprocessing.base import cli
-from preprocessing.base.cli import Command, dispatch
+from padless.core import cli
+from padless.core.cli import Command, dispatch
 
 BENCHMARKS = (
     ("text", "TextConfig", "Tokenizing texts, and common alternatives."),

@@ -25,12 +25,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measuring import JsonConfig, print_result, read_frame
-from harness.baseline.linear import RECIPE
+from harness.baselines.tfidf import RECIPE
 from harness.rundir.results import read_figures
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.randomness import permutation
-from preprocessing.base.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
+from padless.core import atomic
+from padless.core.errors import ConfigError, DataError
+from padless.core.randomness import permutation
+from padless.core.split_names import SPELLINGS, TEST, TRAIN, VALIDATION
 
 LINEAR, NETWORK = "TF-IDF", "ours"
 LABEL_STREAM = 0x64726177

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from preprocessing.base.split_names import TRAIN
+from padless.core.split_names import TRAIN
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 from threadpoolctl import threadpool_limits
 
-from preprocessing.base.errors import require
-from preprocessing.base.installed import require_package
+from padless.core.errors import require
+from padless.core.installed import require_package
 
 Size = Annotated[int, Meta(ge=1, le=1 << 24)]
 """Rows, features, repetitions, within reasonable limits."""

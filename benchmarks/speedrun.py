@@ -20,8 +20,8 @@ from benchmarks.corpora import linear_model, run_module
 from benchmarks.measuring import JsonConfig, cores, print_result, read_frame
 from harness.rundir.layout import THROUGHPUT, Member
 from harness.rundir.metrics_log import read_log
-from preprocessing.base.schema import AtLeast1, Processes, Share
-from preprocessing.base.split_names import TRAIN, VALIDATION
+from padless.core.schema import AtLeast1, Processes, Share
+from padless.core.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import Dataset
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.measuring import BenchmarkConfig, Size, alternate, cores, peer_module, print_result
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.config import PreprocessConfig
-from preprocessing.corpus import columns
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import list_files
+from preprocessing.sources import columns
+from preprocessing.sources.readers import open_reader
+from preprocessing.sources.sources import list_files
 from preprocessing.text import resources
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec

@@ -26,8 +26,8 @@ from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
 from harness.data.checks import TRAIN
 from harness.data.placement import open_data
-from harness.ranks.precision import configure_threads, set_tf32
-from harness.ranks.session import Session, open_session
+from harness.distributed.precision import configure_threads, set_tf32
+from harness.distributed.session import Session, open_session
 from harness.training.assembly import build_trainer
 from harness.training.throughput import synchronize
 from preprocessing.dataset.shards import Split, read_manifest

@@ -18,21 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 
 from msgspec import Meta
 
-from preprocessing.base import configuration
-from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import (
-    Above0,
-    AtLeast0,
-    AtLeast1,
-    Chance,
-    LocalPath,
-    Name,
-    Processes,
-    Seconds,
-    Share,
-    Wait,
-)
-from preprocessing.base.terminal import public, public_values
+from padless.core import configuration
+from padless.core.errors import ConfigError, require
+from padless.core.schema import Above0, AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, Seconds, Share, Wait
+from padless.core.terminal import public, public_values
 
 T = TypeVar("T")
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.distributed.devices import check_device
+from harness.distributed.stopping import run_rank
 from harness.inference.config import EvaluateConfig
-from harness.ranks.devices import check_device
-from harness.ranks.stopping import run_rank
-from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.signals import end_process
+from padless.core import cli
+from padless.core.errors import ConfigError
+from padless.core.signals import end_process
 
 
 def main(argv: list[str]) -> int:
@@ -32,8 +32,8 @@ def evaluate_here(config: EvaluateConfig) -> None:
 def measure_here(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of an evaluation."""
     check_device(config.device)
+    from harness.distributed.session import open_session
     from harness.inference.evaluation import evaluate, evaluate_input
-    from harness.ranks.session import open_session
 
     if config.input is not None:
         return evaluate_input(config)

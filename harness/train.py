@@ -9,15 +9,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from harness.config import RunConfig
-from harness.ranks.devices import count_cards
-from harness.ranks.stopping import HEARTBEAT, AlreadyFinished, run_rank
+from harness.distributed.devices import count_cards
+from harness.distributed.stopping import HEARTBEAT, AlreadyFinished, run_rank
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import ResolvedConfig, resolve_config
-from preprocessing.base import cli
-from preprocessing.base.atomic import nearest_existing
-from preprocessing.base.processes import signal_on_parents_death
-from preprocessing.base.signals import end_process, listen_in_rank
-from preprocessing.base.terminal import print_stderr
+from padless.core import cli
+from padless.core.atomic import nearest_existing
+from padless.core.processes import signal_on_parents_death
+from padless.core.signals import end_process, listen_in_rank
+from padless.core.terminal import print_stderr
 
 if TYPE_CHECKING:
     from harness.training.run import TrainingRun
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
 
 def count_cards_here(config: RunConfig) -> int | None:
     """The number of GPUs that train, from this rank's settings; None on CPUs."""
-    from harness.ranks.distributed import read_local_world_size, read_world_size
+    from harness.distributed.world import read_local_world_size, read_world_size
 
     return count_cards(config.device, read_local_world_size(), read_world_size())
 
@@ -48,7 +48,7 @@ def count_cards_here(config: RunConfig) -> int | None:
 def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     """Build, fit and close on this rank; with ``reports`` also the report and the comparison with the baseline."""
     config = resolved.config
-    from harness.ranks.session import open_session
+    from harness.distributed.session import open_session
     from harness.report.sinks import ReportSink
     from harness.tracking.tracking import Sink
     from harness.training.assembly import open_run
@@ -68,7 +68,7 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
 
 def check_machine(run: TrainingRun) -> None:
     """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
-    from harness.ranks.devices import describe_devices
+    from harness.distributed.devices import describe_devices
     from harness.training.assembly import check_shared
 
     world, print_fact = run.session.world, run.console.screen.fact

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from preprocessing.base import installed
+from padless.core import installed
 
 if TYPE_CHECKING:
     from harness.inference.model import Model, load
-    from harness.library.commands import Run, prepare, train
-    from harness.library.estimator import TextClassifier
     from harness.rundir.metrics_log import read_metrics
-    from preprocessing.base.errors import UserError
+    from padless.api import Run, prepare, train
+    from padless.core.errors import UserError
+    from padless.sklearn import TextClassifier
     from preprocessing.dataset.inspect import Dataset
 
     open_dataset = Dataset
@@ -46,14 +46,14 @@ __all__ = [
 ORIGIN_BY_NAME = {
     "Dataset": "preprocessing.dataset.inspect:Dataset",
     "Model": "harness.inference.model:Model",
-    "Run": "harness.library.commands:Run",
-    "TextClassifier": "harness.library.estimator:TextClassifier",
-    "UserError": "preprocessing.base.errors:UserError",
+    "Run": "padless.api:Run",
+    "TextClassifier": "padless.sklearn:TextClassifier",
+    "UserError": "padless.core.errors:UserError",
     "load": "harness.inference.model:load",
     "open_dataset": "preprocessing.dataset.inspect:Dataset",
-    "prepare": "harness.library.commands:prepare",
+    "prepare": "padless.api:prepare",
     "read_metrics": "harness.rundir.metrics_log:read_metrics",
-    "train": "harness.library.commands:train",
+    "train": "padless.api:train",
 }
 """Name -> where it is defined."""
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
-from preprocessing.base.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
+from padless.core.errors import ConfigError, require
+from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
+from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, as_recorded, normalize_label
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig

@@ -19,8 +19,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.untrusted import quote_value
+from padless.core.errors import ConfigError
+from padless.core.untrusted import quote_value
 
 AUTO: Final = "auto"
 LabelType = Literal["text", "int", "float", "bool"]

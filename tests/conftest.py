@@ -27,7 +27,7 @@ import psutil
 import pytest
 import sklearn  # noqa: F401  here: old threadpoolctl starts one (ldconfig)
 
-from harness.library.server import SERVER
+from padless.fork_server import SERVER
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"
@@ -157,6 +157,6 @@ def imdb() -> list[str]:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Any:
     """``padless`` in this process; keeps what it printed."""
-    from tests.corpora import Command
+    from tests.helpers.corpora import Command
 
     return Command(capsys)

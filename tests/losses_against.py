@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.launch.options import find_free_port
-from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError
-from tests.commands import ROOT, run_command
-from tests.datasets import write_dataset
+from padless.core import cli
+from padless.core.errors import ConfigError
+from tests.helpers.commands import ROOT, run_command
+from tests.helpers.datasets import write_dataset
 
 LIMIT_S = 600
 ROWS = {"train": 600, "validation": 120, "test": 120}
@@ -75,7 +75,8 @@ def train(tree: Path, data: Path, run: Path, processes: int) -> list[dict[str, A
     port = ("--main_process_port", str(find_free_port()))
     keys = ("--config", str(tree / "tests/plain.yaml"), "--data", str(data), "--run", str(run), *TRAINING.split())
     threads = max(1, len(os.sched_getaffinity(0)) // processes)  # as a tree takes them that does not heed the variable
-    command = [sys.executable, "-m", "harness", "train", *options, *port, *keys]
+    package = "padless" if (tree / "padless/__main__.py").exists() else "harness"  # as it was named before
+    command = [sys.executable, "-m", package, "train", *options, *port, *keys]
     environment = {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
     result = run_command(command, LIMIT_S, environment, cwd=tree)
     if result.returncode:

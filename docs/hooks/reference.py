@@ -157,7 +157,7 @@ def commands_tables(package: str) -> str:
 
     Keys of one name and one meaning share a line.
     """
-    commands = importlib.import_module(f"{package}.__main__").COMMANDS
+    commands = importlib.import_module(f"{package}.commands").COMMANDS
     lines = ["| command | what | example |", "|---|---|---|"]
     for command in commands:
         words = command.words.replace('"', "").replace(" | ", "` or `")  # a bar ends a cell

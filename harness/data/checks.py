@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from harness.config import LANGUAGE_MODEL, RunConfig
 from harness.data.order import OrderSpec, steps_over
-from harness.data.views import rows_of_run
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import TRAIN, VALIDATION
+from harness.data.run_rows import rows_of_run
+from padless.core.errors import ConfigError, DataError
+from padless.core.split_names import TRAIN, VALIDATION
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, check_vocabulary

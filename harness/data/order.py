@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.config import OrderConfig
-from preprocessing.base.errors import DataError
-from preprocessing.base.randomness import permutation, words
+from padless.core.errors import DataError
+from padless.core.randomness import permutation, words
 
 if TYPE_CHECKING:
     from preprocessing.dataset.shards import Split

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from harness.config import NOTHING
 from harness.data.targets import SoftTargets
-from harness.ranks.distributed import World, read_local_rank
-from preprocessing.base import atomic
-from preprocessing.base.atomic import storage_errors
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.processes import lock_file
-from preprocessing.base.untrusted import make_private, open_regular
-from preprocessing.corpus.addresses import is_remote
+from harness.distributed.world import World, read_local_rank
+from padless.core import atomic
+from padless.core.atomic import storage_errors
+from padless.core.errors import ConfigError, DataError
+from padless.core.processes import lock_file
+from padless.core.untrusted import make_private, open_regular
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import Manifest, Split
 from preprocessing.dataset.views import home_of, open_split, read_data
+from preprocessing.sources.addresses import is_remote
 
 CHUNK_BYTES = 8 << 20
 

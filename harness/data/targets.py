@@ -27,9 +27,9 @@ import pyarrow as pa
 from harness.rundir.bundle_files import read_named
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import TEACHERS, storage, writable_path
-from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Sha256, convert_json
+from padless.core import arrays, atomic
+from padless.core.errors import DataError
+from padless.core.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
 TEACHER = "teacher.json"

@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.base.atomic import refuse_inside
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import LanguageCode, LocalPath, Name
+from padless.core.atomic import refuse_inside
+from padless.core.errors import ConfigError
+from padless.core.schema import LanguageCode, LocalPath, Name
 
 
 @dataclass(frozen=True, kw_only=True)

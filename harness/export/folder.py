@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.baseline.results import compare_with_encoder, find_results
+from harness.baselines.measured import compare_with_encoder, find_results
 from harness.export.config import ExportConfig
 from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
+from harness.metrics.figures import FIGURES, title_of
+from harness.metrics.tables import interval
 from harness.model.registry import num_outputs, num_parameters
 from harness.rundir.bundle_files import (
     CARD,
@@ -34,14 +36,12 @@ from harness.rundir.bundle_files import (
 from harness.rundir.layout import BUNDLE, CONFIG
 from harness.rundir.records import read_environment, read_run_config
 from harness.rundir.results import read_measured
-from harness.scores.figures import FIGURES, title_of
-from harness.scores.tables import interval
-from preprocessing.base import atomic
-from preprocessing.base.atomic import storage_errors
-from preprocessing.base.errors import DataError
-from preprocessing.base.installed import VERSION, require_package
-from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import Screen, markdown, markdown_code, percent, printable, public
+from padless.core import atomic
+from padless.core.atomic import storage_errors
+from padless.core.errors import DataError
+from padless.core.installed import VERSION, require_package
+from padless.core.split_names import TRAIN
+from padless.core.terminal import Screen, markdown, markdown_code, percent, printable, public
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import UNK
 

@@ -21,8 +21,8 @@ from harness.model.classifier import Classifier
 from harness.model.pooling import Last, Pooling
 from harness.model.registry import GATES
 from harness.rundir.bundle_files import IDS, LENGTHS, LOGITS, OF_WEIGHTS, PROBABILITIES, BundleInfo
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import VERSION
+from padless.core.errors import ConfigError
+from padless.core.installed import VERSION
 from preprocessing.text.vocabulary import PAD, UNK
 
 OPSET = 18

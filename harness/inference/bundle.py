@@ -14,11 +14,7 @@ import torch
 from safetensors.torch import save
 
 from harness.batch import Batch
-from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
-from harness.model.attribution import Attribution, attributions
-from harness.model.classifier import Classifier
-from harness.model.networks import AnyNetwork, read_network
-from harness.ranks.precision import (
+from harness.distributed.precision import (
     DTYPES,
     choose_device,
     choose_precision,
@@ -26,12 +22,16 @@ from harness.ranks.precision import (
     recurrent_dtype,
     set_tf32,
 )
-from harness.ranks.stopping import HEARTBEAT
+from harness.distributed.stopping import HEARTBEAT
+from harness.inference.scorer import PADDED_TOKENS, Scorer, score_in_batches
+from harness.metrics.calibration import Decision
+from harness.model.attribution import Attribution, attributions
+from harness.model.classifier import Classifier
+from harness.model.networks import AnyNetwork, read_network
 from harness.rundir.bundle_files import BundleInfo, source_of, split_facts, write_info, write_weights
-from harness.scores.calibration import Decision
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import shorten_line
+from padless.core.errors import DataError
+from padless.core.split_names import TRAIN
+from padless.core.terminal import shorten_line
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import View
 

@@ -19,16 +19,16 @@ from msgspec import Meta
 
 from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
-from preprocessing.base.configuration import Texts
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
-from preprocessing.base.split_names import TEST
+from padless.core.configuration import Texts
+from padless.core.errors import ConfigError
+from padless.core.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
+from padless.core.split_names import TEST
 from preprocessing.config import ExecutorConfig, Names, SourceConfig
-from preprocessing.corpus.addresses import COMPRESSED_SUFFIXES
-from preprocessing.corpus.detection import TEXT_NAME, normalize_name
-from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, suffix_of
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.labels import AUTO
+from preprocessing.sources.addresses import COMPRESSED_SUFFIXES
+from preprocessing.sources.detection import TEXT_NAME, normalize_name
+from preprocessing.sources.sources import FORMAT_BY_SUFFIX, suffix_of
 
 STDIN = "-"
 WORD = re.compile(r"\w+")

@@ -15,14 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.distributed.precision import NAMES, configure_threads
+from harness.distributed.session import Session
 from harness.inference.bundle import Bundle
 from harness.inference.config import EvaluateConfig
 from harness.inference.overlap import HashedRows, Overlap, find_training_texts, hash_rows, hash_split, join_rows
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.inference.scoring import score_split
-from harness.ranks.precision import NAMES, configure_threads
-from harness.ranks.session import Session
+from harness.metrics.figures import Scores, figures
+from harness.metrics.metrics import find_wrong, mistakes_to_show
+from harness.metrics.tables import show_evaluation
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.results import (
@@ -33,20 +36,17 @@ from harness.rundir.results import (
     predictions_name,
     write_results,
 )
-from harness.scores.figures import Scores, figures
-from harness.scores.metrics import find_wrong, mistakes_to_show
-from harness.scores.tables import show_evaluation
-from preprocessing.base.atomic import storage_errors, temporary_folder
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, percent, print_stderr, public
-from preprocessing.corpus import addresses
+from padless.core.atomic import storage_errors, temporary_folder
+from padless.core.errors import ConfigError, DataError
+from padless.core.split_names import UNLABELLED
+from padless.core.terminal import Screen, percent, print_stderr, public
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
-from preprocessing.job.engine import show_progress
-from preprocessing.job.executors import Workers
-from preprocessing.job.parts import Source, convert_all
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
+from preprocessing.pipeline.engine import show_progress
+from preprocessing.pipeline.executors import Workers
+from preprocessing.pipeline.parts import Source, convert_all
+from preprocessing.sources import addresses
 from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.distributed.devices import check_device
 from harness.inference.config import ExplainConfig
 from harness.inference.rows import find_texts, iter_texts
-from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.rundir.results import label_texts
-from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.terminal import Screen, printable, shorten_line
+from padless.core.atomic import temporary_folder
+from padless.core.errors import ConfigError
+from padless.core.terminal import Screen, printable, shorten_line
 from preprocessing.text.cleaning import encode
 from preprocessing.text.encoder import Span, spans_of
 from preprocessing.text.vocabulary import RESERVED, UNK

@@ -15,9 +15,9 @@ import pyarrow as pa
 from harness.inference.scorer import Engine, open_scorer, pad_texts
 from harness.model.registry import num_outputs
 from harness.rundir.results import label_column
-from preprocessing.base.atomic import temporary_folder
-from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.terminal import shorten_line
+from padless.core.atomic import temporary_folder
+from padless.core.errors import ConfigError, DataError, require
+from padless.core.terminal import shorten_line
 from preprocessing.labels import convert_names, name_label_value
 
 if TYPE_CHECKING:

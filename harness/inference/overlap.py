@@ -17,18 +17,18 @@ from typing import TypeAlias
 import numpy as np
 
 from harness.config import LANGUAGE_MODEL
+from harness.data.run_rows import hold_out
 from harness.data.targets import find_teacher_info
-from harness.data.views import hold_out
 from harness.rundir.bundle_files import bundle_directory, read_info
 from harness.rundir.records import read_run_config
-from preprocessing.base import arrays
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.randomness import splitmix64
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from padless.core import arrays
+from padless.core.errors import ConfigError, DataError
+from padless.core.randomness import splitmix64
+from padless.core.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import open_split, read_data
-from preprocessing.job.tokenize import hash_tokens
+from preprocessing.pipeline.tokenize import hash_tokens
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.vocabulary import UNK
 

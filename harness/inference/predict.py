@@ -28,8 +28,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.distributed.devices import check_device
 from harness.inference.config import PredictConfig
-from harness.inference.output import BLOCK_ROWS, Output, Part
+from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
 from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
@@ -40,20 +41,19 @@ from harness.inference.scorer import (
     scorer_class,
     unknown_shares,
 )
-from harness.ranks.devices import check_device
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
-from preprocessing.base import atomic
-from preprocessing.base.atomic import check_replaced, storage_errors
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import available_cores, lock_file
-from preprocessing.base.signals import COMMAND
-from preprocessing.base.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
-from preprocessing.corpus.sources import identity_of
-from preprocessing.job import engine
-from preprocessing.job.executors import Share, open_workers
-from preprocessing.job.parts import Source, convert_all
+from padless.core import atomic
+from padless.core.atomic import check_replaced, storage_errors
+from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.processes import available_cores, lock_file
+from padless.core.signals import COMMAND
+from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.labels import LIST, name_label_value
+from preprocessing.pipeline import engine
+from preprocessing.pipeline.executors import Share, open_workers
+from preprocessing.pipeline.parts import Source, convert_all
+from preprocessing.sources.sources import identity_of
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""

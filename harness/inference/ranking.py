@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from harness.inference.output import Part
-from preprocessing.job.tokenize import hash_types
+from harness.inference.prediction_files import Part
+from preprocessing.pipeline.tokenize import hash_types
 
 
 def choose_rows(number: int, list_parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:

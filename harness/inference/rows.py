@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""New files for predict, evaluate and explain: ``preprocessing.corpus`` reads them as the training corpus was read,
+"""New files for predict, evaluate and explain: ``preprocessing.sources`` reads them as the training corpus was read,
 unless the user sets ``source``.
 """
 
@@ -17,16 +17,16 @@ from pyarrow import fs
 
 from harness.inference.config import STDIN
 from harness.rundir.bundle_files import reading_of
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import print_stderr
+from padless.core.errors import ConfigError, DataError
+from padless.core.terminal import print_stderr
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses
-from preprocessing.corpus.columns import resolve_source, resolve_unlabelled
-from preprocessing.corpus.convert import read_part
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import File, list_files
-from preprocessing.job.parts import Source
 from preprocessing.labels import AUTO
+from preprocessing.pipeline.parts import Source
+from preprocessing.sources import addresses
+from preprocessing.sources.columns import resolve_source, resolve_unlabelled
+from preprocessing.sources.convert import read_part
+from preprocessing.sources.readers import open_reader
+from preprocessing.sources.sources import File, list_files
 
 TEXT = "text"
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
+from harness.metrics.calibration import Decision
 from harness.rundir.bundle_files import (
     IDS,
     INDEX,
@@ -32,12 +33,11 @@ from harness.rundir.bundle_files import (
     read_vocabulary,
 )
 from harness.rundir.results import prediction_columns
-from harness.scores.calibration import Decision
-from preprocessing.base.errors import ConfigError, DataError, require
-from preprocessing.base.installed import is_importable, load_object, require_package
-from preprocessing.base.processes import available_cores
-from preprocessing.base.untrusted import one_line
-from preprocessing.job.executors import ROWS
+from padless.core.errors import ConfigError, DataError, require
+from padless.core.installed import is_importable, load_object, require_package
+from padless.core.processes import available_cores
+from padless.core.untrusted import one_line
+from preprocessing.pipeline.executors import ROWS
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK

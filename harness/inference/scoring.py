@@ -20,22 +20,22 @@ from harness.config import NOTHING
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
-from harness.data.views import hold_out
+from harness.data.run_rows import hold_out
+from harness.distributed.precision import layout_on
+from harness.distributed.session import Session
+from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
+from harness.metrics.figures import Scores
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from harness.ranks.distributed import World
-from harness.ranks.precision import layout_on
-from harness.ranks.session import Session
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.records import dataset_of
-from harness.scores.figures import Scores
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import read_data
-from preprocessing.job.engine import show_progress
-from preprocessing.job.executors import ROWS
+from preprocessing.pipeline.engine import show_progress
+from preprocessing.pipeline.executors import ROWS
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""

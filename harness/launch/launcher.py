@@ -23,23 +23,23 @@ from typing import Any
 
 import yaml
 
-from harness.baseline.encoder import SentenceEncoder
+from harness.baselines.sentence_encoder import SentenceEncoder
 from harness.config import RunConfig, to_dict
+from harness.distributed import devices
+from harness.distributed.stopping import FINAL_ERROR
 from harness.launch.options import AUTO, TrainConfig, accelerate_arguments, set_machines
-from harness.ranks import devices
-from harness.ranks.stopping import FINAL_ERROR
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import processes_on_cores, resolve_config
 from harness.training.teacher import find_teacher, prepare_targets
-from preprocessing.base.atomic import as_storage_error, temporary_folder
-from preprocessing.base.errors import ERRORS, ConfigError, UserError
-from preprocessing.base.processes import available_cores
-from preprocessing.base.signals import LAUNCHER, PREEMPTED, STOP, end_process
-from preprocessing.base.terminal import Screen, print_stderr
-from preprocessing.base.untrusted import parse_json
-from preprocessing.job.pool import ProcessPool, WorkerDiedError
+from padless.core.atomic import as_storage_error, temporary_folder
+from padless.core.errors import ERRORS, ConfigError, UserError
+from padless.core.processes import available_cores
+from padless.core.signals import LAUNCHER, PREEMPTED, STOP, end_process
+from padless.core.terminal import Screen, print_stderr
+from padless.core.untrusted import parse_json
+from preprocessing.pipeline.pool import ProcessPool, WorkerDiedError
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""

@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
-from harness.data.views import check_folds
+from harness.data.run_rows import check_folds
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
+from harness.metrics.tables import spread_table
 from harness.report.page import write_report_quietly
 from harness.report.runs import collect, score_all_rows
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
-from harness.scores.tables import spread_table
 from harness.training import preflight
 from harness.training.rules import with_values
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.signals import LAUNCHER, PREEMPTED, STOP
-from preprocessing.base.terminal import Screen
+from padless.core.errors import ConfigError
+from padless.core.signals import LAUNCHER, PREEMPTED, STOP
+from padless.core.terminal import Screen
 from preprocessing.dataset.views import read_data
 
 SHORTEST_S = 1.0

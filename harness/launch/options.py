@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import LaunchRecipe, RunConfig
-from harness.ranks import devices
-from preprocessing.base.configuration import find_config, read_config
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.schema import AtLeast0, AtLeast1
+from harness.distributed import devices
+from padless.core.configuration import find_config, read_config
+from padless.core.errors import ConfigError
+from padless.core.schema import AtLeast0, AtLeast1
 
 AUTO = 0
 """A number of processes that the user left open."""

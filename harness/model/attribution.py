@@ -20,8 +20,8 @@ import torch
 
 from harness.batch import Batch
 from harness.model.classifier import Classifier
+from harness.model.linear_part import END, WidePart
 from harness.model.registry import SHARED_UP_TO
-from harness.model.wide import END, WidePart
 from preprocessing.text.vocabulary import UNK
 
 NUM_STEPS = 50

@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import PackedSequence
 from harness.batch import Batch, Masks, StepBatch, send
 from harness.config import CLASSIFIER, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
+from harness.model.linear_part import WidePart
 from harness.model.recurrent import Network
 from harness.model.registry import POOLINGS
-from harness.model.wide import WidePart
-from preprocessing.base.installed import load_object
+from padless.core.installed import load_object
 from preprocessing.text.vocabulary import UNK
 
 
@@ -180,7 +180,7 @@ class Objective(nn.Module):
         classes of each label set, if a text may have several labels.
 
         ``seed``: seed of the run; dropout is a function of seed, step and row. ``recurrent_dtype``: dtype of the
-        recurrent layers in training; see ``harness.ranks.precision.recurrent_dtype``.
+        recurrent layers in training; see ``harness.distributed.precision.recurrent_dtype``.
         """
         super().__init__()
         self.classifier = classifier

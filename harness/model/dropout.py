@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from harness.batch import Batch, Masks, send
-from preprocessing.base.randomness import FIRST, GAMMA, SECOND, finalize, splitmix64
+from padless.core.randomness import FIRST, GAMMA, SECOND, finalize, splitmix64
 
 WORDS, EMBEDDING, HEAD, LAYERS = 0, 1, 2, 3
 """Sites: tokens, their vectors, the pooled vector; the input of layer n is site ``LAYERS + n``."""

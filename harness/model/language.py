@@ -47,7 +47,7 @@ from harness.batch import Batch, Masks, PackedIndex, StepBatch, send
 from harness.config import LANGUAGE_MODEL, LanguageModelConfig, ModelConfig
 from harness.model.dropout import EMBEDDING, HEAD, drop
 from harness.model.recurrent import Network, pad_packed
-from preprocessing.base.randomness import words
+from padless.core.randomness import words
 from preprocessing.text.vocabulary import PAD, UNK
 
 FIRST = PAD + 1

@@ -14,8 +14,8 @@ from harness.model.classifier import Classifier, Objective
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.registry import num_outputs, num_parameters
 from harness.rundir.bundle_files import INDEX, BundleInfo, read_named
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.untrusted import one_line
+from padless.core.errors import ConfigError, DataError
+from padless.core.untrusted import one_line
 from preprocessing.dataset.shards import Manifest
 
 AnyNetwork = Classifier | LanguageModel

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, ModelConfig, RunConfig, Task
 from harness.rundir.bundle_files import BundleInfo
-from preprocessing.base.errors import require
+from padless.core.errors import require
 from preprocessing.dataset.shards import Manifest
 
 SHARED_UP_TO = 2
-"""Longest n-grams of the linear part that share buckets, in words; see ``harness.model.wide``."""
+"""Longest n-grams of the linear part that share buckets, in words; see ``harness.model.linear_part``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from harness.inference.explanation import as_html, split_text
+from harness.metrics.label_errors import find_label_errors
 from harness.rundir.results import Measured, probability_column, read_predictions
-from harness.scores.label_errors import find_label_errors
-from preprocessing.base.errors import UserError
+from padless.core.errors import UserError
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of

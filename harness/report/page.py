@@ -26,9 +26,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import yaml
 
-from harness.baseline.results import Comparison
+from harness.baselines.measured import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
+from harness.metrics.figures import FIGURES, title_of
+from harness.metrics.intervals import wilson
+from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
+from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from harness.report.mistakes import describe_suspects, mistakes_of
 from harness.report.runs import (
     RunFacts,
@@ -44,24 +48,12 @@ from harness.rundir.bundle_files import split_facts
 from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
 from harness.rundir.results import Measured, probability_column, read_predictions
-from harness.scores.figures import FIGURES, title_of
-from harness.scores.intervals import wilson
-from harness.scores.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
-from harness.scores.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError, require
-from preprocessing.base.installed import VERSION
-from preprocessing.base.schema import LocalPath, LocalPaths
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import (
-    count_noun,
-    duration,
-    print_stderr,
-    printable,
-    public,
-    public_values,
-    shorten_line,
-)
+from padless.core import atomic
+from padless.core.errors import DataError, require
+from padless.core.installed import VERSION
+from padless.core.schema import LocalPath, LocalPaths
+from padless.core.split_names import TEST, VALIDATION
+from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values, shorten_line
 from preprocessing.labels import name_label_value
 
 FOLDER = Path(__file__).parent

@@ -19,9 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from harness.baseline.results import Comparison, compare_with_encoder, compare_with_run, find_results
+from harness.baselines.measured import Comparison, compare_with_encoder, compare_with_run, find_results
 from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict
-from harness.data.views import hold_out
+from harness.data.run_rows import hold_out
+from harness.metrics.figures import CHOSEN_BY, FIGURES, spreads
+from harness.metrics.intervals import LEVEL, METHOD_OVER_RUNS, intervals
+from harness.metrics.metrics import classification_metrics, per_class
+from harness.metrics.tables import still_improving
 from harness.rundir.bundle_files import find_info, read_info
 from harness.rundir.json_files import Line
 from harness.rundir.layout import (
@@ -46,14 +50,10 @@ from harness.rundir.results import (
     read_predictions,
     read_summary,
 )
-from harness.scores.figures import CHOSEN_BY, FIGURES, spreads
-from harness.scores.intervals import LEVEL, METHOD_OVER_RUNS, intervals
-from harness.scores.metrics import classification_metrics, per_class
-from harness.scores.tables import still_improving
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import count_noun, public_values
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.split_names import TEST, TRAIN, VALIDATION
+from padless.core.terminal import count_noun, public_values
 from preprocessing.dataset.shards import Manifest
 from preprocessing.dataset.views import read_data
 from preprocessing.labels import convert_names, is_list

@@ -9,19 +9,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from harness.baseline.linear import estimate_seconds, names_of
-from harness.baseline.results import FOLDER, compare_with_encoder, find_results
+from harness.baselines.measured import FOLDER, compare_with_encoder, find_results
+from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig
+from harness.metrics.figures import scalar_figures
 from harness.report.page import write_report_quietly
 from harness.report.runs import compare_linear
 from harness.rundir.layout import writable_path
 from harness.rundir.records import Ending
-from harness.scores.figures import scalar_figures
 from harness.tracking.tracking import Sink
-from preprocessing.base.errors import DataError, UserError
-from preprocessing.base.processes import start_child
-from preprocessing.base.signals import STOP
-from preprocessing.base.terminal import print_stderr
+from padless.core.errors import DataError, UserError
+from padless.core.processes import start_child
+from padless.core.signals import STOP
+from padless.core.terminal import print_stderr
 from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
@@ -58,7 +58,7 @@ class ReportSink(Sink):
             manifest = read_data(data)
             is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
             if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
-                words = ["-m", "harness", "baseline", data, "-o", str(writable_path(data, run, FOLDER))]
+                words = ["-m", "padless", "baseline", data, "-o", str(writable_path(data, run, FOLDER))]
                 self.fit = start_child(*words)
                 os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
                 Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)

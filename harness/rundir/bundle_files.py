@@ -36,16 +36,16 @@ from harness.rundir.json_files import (
     write_sealed,
 )
 from harness.rundir.layout import BUNDLE, describe_missing_bundle
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.processes import memory_bytes
-from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_json
-from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.untrusted import quote_value, read_bytes
+from padless.core import atomic
+from padless.core.errors import ConfigError, DataError
+from padless.core.processes import memory_bytes
+from padless.core.schema import Count, Positive, Sha256, Share, convert_json
+from padless.core.split_names import UNLABELLED
+from padless.core.untrusted import quote_value, read_bytes
 from preprocessing.config import SourceConfig
-from preprocessing.corpus.addresses import HUB, fetch_repository, is_remote
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.labels import AUTO, LabelType, fits_label_type
+from preprocessing.sources.addresses import HUB, fetch_repository, is_remote
 from preprocessing.text.vocabulary import Vocabulary
 
 KIND = ("padless-bundle", 3)

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.rundir.json_files import FileName, Indexed, check_file, facts_of, read_object
 from harness.rundir.layout import BUNDLE, CHECKPOINTS, EVALUATION
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, convert_json
-from preprocessing.base.untrusted import quote_value
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.schema import Count, Record, convert_json
+from padless.core.untrusted import quote_value
 
 if TYPE_CHECKING:
     import torch

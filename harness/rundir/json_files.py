@@ -4,7 +4,7 @@
 A file that only padless changes is sealed: its last key is the sha256 of the others. A process that is killed while it
 appends leaves an incomplete last line, which is ignored. Any other line that is not a JSON object raises ``DataError``.
 If several processes append to a file, incomplete lines may occur anywhere, and all are skipped. All files are read as
-untrusted (``preprocessing.base.untrusted``).
+untrusted (``padless.core.untrusted``).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
 
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Record, Sha256, convert_json
-from preprocessing.base.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.schema import Count, Record, Sha256, convert_json
+from padless.core.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
 
 T = TypeVar("T")
 Line = dict[str, Any]

@@ -44,10 +44,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from preprocessing.base.atomic import contains_words, refuse_inside, storage_errors
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.processes import is_lock
-from preprocessing.base.suggestions import path_suggestion
+from padless.core.atomic import contains_words, refuse_inside, storage_errors
+from padless.core.errors import ConfigError
+from padless.core.processes import is_lock
+from padless.core.suggestions import path_suggestion
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from harness.rundir.layout import LOCK, check_directory
-from preprocessing.base.atomic import nearest_existing, storage_errors
-from preprocessing.base.errors import ConfigError, StorageError, UserError
-from preprocessing.base.processes import acquire
+from padless.core.atomic import nearest_existing, storage_errors
+from padless.core.errors import ConfigError, StorageError, UserError
+from padless.core.processes import acquire
 
 MAX_CLAIM_S = 20.0
 """How long a start waits for another process to release the directory.

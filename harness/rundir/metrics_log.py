@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from harness.rundir.json_files import MAX_LINES_BYTES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, fits_schema
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import print_stderr
-from preprocessing.base.untrusted import quote_value, read_bytes
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.schema import Count, fits_schema
+from padless.core.split_names import TEST, VALIDATION
+from padless.core.terminal import print_stderr
+from padless.core.untrusted import quote_value, read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,13 +28,13 @@ from harness.rundir.layout import (
     members,
     storage,
 )
-from preprocessing.base import atomic
-from preprocessing.base.configuration import parse_yaml
-from preprocessing.base.errors import DataError
-from preprocessing.base.processes import available_cores
-from preprocessing.base.schema import Count, Record, convert_json
-from preprocessing.base.terminal import public
-from preprocessing.base.untrusted import one_line, parse_json, read_bytes
+from padless.core import atomic
+from padless.core.configuration import parse_yaml
+from padless.core.errors import DataError
+from padless.core.processes import available_cores
+from padless.core.schema import Count, Record, convert_json
+from padless.core.terminal import public
+from padless.core.untrusted import one_line, parse_json, read_bytes
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable that identifies a launch; copied into the status, so that a launcher recognises its own."""

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 from harness.rundir.bundle_files import OF_WEIGHTS, find_info
 from harness.rundir.json_files import read_sealed, write_sealed
 from harness.rundir.layout import BUNDLE, EVALUATION, Kind, storage
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.untrusted import one_line, open_regular
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.split_names import TEST, VALIDATION
+from padless.core.untrusted import one_line, open_regular
 from preprocessing.labels import NAME_END, LabelType, convert_names, is_list
 
 KIND = ("padless-evaluation", 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config import TrackingConfig, flat
 from harness.rundir.metrics_log import read_log
-from preprocessing.base.errors import ConfigError
+from padless.core.errors import ConfigError
 
 PACKAGES = ("wandb", "tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
 """Accelerate's trackers; each needs the package of its name."""

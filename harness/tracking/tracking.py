@@ -23,9 +23,9 @@ from harness.config import RunConfig, to_dict
 from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
 from harness.tracking.trackers import TRACKERS, AccelerateTracker
-from preprocessing.base.installed import load_object
-from preprocessing.base.terminal import Screen, print_stderr, public, public_values
-from preprocessing.base.untrusted import one_line
+from padless.core.installed import load_object
+from padless.core.terminal import Screen, print_stderr, public, public_values
+from padless.core.untrusted import one_line
 
 FINISH_S, SHORT_FINISH_S = 30.0, 15.0
 """How long a run's end waits for its trackers; the short time if the run did not finish."""

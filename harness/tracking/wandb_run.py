@@ -24,10 +24,10 @@ from harness.rundir.lock import open_locked
 from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import read_run_config, read_status
 from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_installed
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, UserError
-from preprocessing.base.schema import LocalPath
-from preprocessing.base.untrusted import one_line
+from padless.core import atomic
+from padless.core.errors import ConfigError, UserError
+from padless.core.schema import LocalPath
+from padless.core.untrusted import one_line
 
 INIT_S = 60.0
 """How long W&B's server may take to answer when a run starts."""

@@ -23,14 +23,14 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
+from harness.distributed.precision import DTYPES, recurrent_dtype
+from harness.distributed.session import Session
+from harness.distributed.stopping import AlreadyFinished, StopWatch
+from harness.distributed.world import World, count_machines, read_local_rank
 from harness.model.classifier import Objective
+from harness.model.initialization import Start, find_donor, learn_start, read_donor_weights, read_start
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
-from harness.model.starts import Start, find_donor, learn_start, read_donor_weights, read_start
-from harness.ranks.distributed import World, count_machines, read_local_rank
-from harness.ranks.precision import DTYPES, recurrent_dtype
-from harness.ranks.session import Session
-from harness.ranks.stopping import AlreadyFinished, StopWatch
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.layout import STOP, storage, wait_for_file
@@ -38,15 +38,15 @@ from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
+from harness.training.linear_fit import C_OF_SETS, C, learn_wide
 from harness.training.recurrence import choose_layout, try_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
-from harness.training.wide import C_OF_SETS, C, learn_wide
 from harness.training.writer import RunWriter
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen
+from padless.core.errors import ConfigError
+from padless.core.split_names import UNLABELLED
+from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import LEARN_FROM
 from preprocessing.dataset.views import home_of, open_split

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.config import CheckpointConfig
-from harness.ranks.stopping import HEARTBEAT
+from harness.distributed.stopping import HEARTBEAT
 from harness.rundir import checkpoint
 from harness.rundir.layout import storage
 from harness.training.trainer import Tensors

@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.model.registry import parameters_of
-from harness.rundir import layout
-from harness.rundir.records import Ending
-from harness.rundir.results import figures_name
-from harness.scores.figures import CHOSEN_BY
-from harness.scores.intervals import wilson
-from harness.scores.tables import (
+from harness.metrics.figures import CHOSEN_BY
+from harness.metrics.intervals import wilson
+from harness.metrics.tables import (
     BEFORE_CALIBRATION,
     CALIBRATED,
     LOG_LOSS,
@@ -32,10 +28,14 @@ from harness.scores.tables import (
     show_figures,
     still_improving,
 )
+from harness.model.registry import parameters_of
+from harness.rundir import layout
+from harness.rundir.records import Ending
+from harness.rundir.results import figures_name
 from harness.tracking.tracking import Sink
-from preprocessing.base.atomic import append_line
-from preprocessing.base.split_names import TEST, VALIDATION
-from preprocessing.base.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
+from padless.core.atomic import append_line
+from padless.core.split_names import TEST, VALIDATION
+from padless.core.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
 from preprocessing.dataset.shards import Manifest
 
 TITLES = {

@@ -13,21 +13,21 @@ from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
 from harness.data import checks, order
+from harness.data.run_rows import rows_of_run
 from harness.data.targets import find_teacher_info
-from harness.data.views import rows_of_run
-from harness.model.starts import SHAPE, check_dim, find_donor, read_head
+from harness.model.initialization import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from harness.tracking.trackers import check_trackers
-from preprocessing.base import atomic
-from preprocessing.base.cli import read_files
-from preprocessing.base.configuration import build_config, find_config
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.suggestions import suggestion
-from preprocessing.base.untrusted import quote_value
+from padless.core import atomic
+from padless.core.cli import read_files
+from padless.core.configuration import build_config, find_config
+from padless.core.errors import ConfigError, DataError
+from padless.core.suggestions import suggestion
+from padless.core.untrusted import quote_value
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
 

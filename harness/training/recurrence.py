@@ -20,12 +20,12 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from harness.batch import Layout
 from harness.config import Choice, RunConfig
 from harness.data.loader import Loader
+from harness.distributed.precision import DTYPES, layout_on, recurrent_dtype
+from harness.distributed.session import Session
 from harness.model.recurrent import VariableLengthLSTM
-from harness.ranks.precision import DTYPES, layout_on, recurrent_dtype
-from harness.ranks.session import Session
 from harness.training.throughput import synchronize
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.untrusted import one_line
+from padless.core.errors import ConfigError
+from padless.core.untrusted import one_line
 
 STEPS, ROUNDS = 3, 3
 """Steps that are timed, each of its own shape; the least time of so many rounds counts."""

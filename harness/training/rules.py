@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, is_auto, to_dict
-from harness.data.views import rows_of_run
+from harness.data.run_rows import rows_of_run
 from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
 from harness.rundir.checkpoint import newest
-from preprocessing.base.errors import require
-from preprocessing.base.split_names import TRAIN
-from preprocessing.base.terminal import count_noun
+from padless.core.errors import require
+from padless.core.split_names import TRAIN
+from padless.core.terminal import count_noun
 
 MIN_STEPS, SHORT_TOKENS = 2500, 32
 """Minimum number of optimizer steps, for small corpora of texts of up to ``SHORT_TOKENS``. For longer texts it falls

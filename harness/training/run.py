@@ -19,23 +19,23 @@ from harness.config import CLASSIFIER, RunConfig, to_record
 from harness.data import order
 from harness.data.loader import Loader
 from harness.data.placement import OpenData
+from harness.distributed.precision import set_tf32
+from harness.distributed.session import Session
+from harness.distributed.stopping import HEARTBEAT, Preempted, StopWatch
 from harness.inference.bundle import Bundle, write_bundle
 from harness.inference.evaluation import assess, write_evaluation
 from harness.inference.scoring import loader_over, score
-from harness.ranks.precision import set_tf32
-from harness.ranks.session import Session
-from harness.ranks.stopping import HEARTBEAT, Preempted, StopWatch
+from harness.metrics.figures import scalar_figures
 from harness.rundir.bundle_files import INDEX, has_weights, read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, storage, wait_for_file
 from harness.rundir.records import installed_version
-from harness.scores.figures import scalar_figures
 from harness.training.console import Console
 from harness.training.throughput import peak_memory_bytes, synchronize
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, measure_objective
 from harness.training.writer import RunWriter
-from preprocessing.base.split_names import TEST, TRAIN, VALIDATION
-from preprocessing.base.terminal import duration
+from padless.core.split_names import TEST, TRAIN, VALIDATION
+from padless.core.terminal import duration
 
 REHEARSED_STEPS = 2000
 """A dry run looks for the longest batch among so many first steps."""

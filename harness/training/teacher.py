@@ -16,11 +16,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baseline.encoder import Embeddings, SentenceEncoder, find_encoder, measure_encoder, read_texts, recipe_of
-from harness.baseline.linear import Linear
-from harness.baseline.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
-from harness.baseline.results import FOLDER, check_stored, write_baseline
+from harness.baselines.measured import FOLDER, check_stored, write_baseline
+from harness.baselines.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
+from harness.baselines.sentence_encoder import (
+    Embeddings,
+    SentenceEncoder,
+    find_encoder,
+    measure_encoder,
+    read_texts,
+    recipe_of,
+)
+from harness.baselines.tfidf import Linear
 from harness.config import RunConfig
+from harness.data.run_rows import rows_of_task
 from harness.data.targets import (
     TeacherInfo,
     find_teacher_info,
@@ -30,27 +38,26 @@ from harness.data.targets import (
     write_targets,
     write_teacher_info,
 )
-from harness.data.views import rows_of_task
+from harness.metrics.calibration import choose_share, fit_temperature
+from harness.metrics.intervals import difference_interval
+from harness.metrics.metrics import probabilities
 from harness.rundir.layout import holds_run, storage, writable_path
 from harness.rundir.records import read_status
 from harness.rundir.results import probability_column
-from harness.scores.calibration import choose_share, fit_temperature
-from harness.scores.intervals import difference_interval
-from harness.scores.metrics import probabilities
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.processes import lock_file
-from preprocessing.base.split_names import TRAIN, UNLABELLED
-from preprocessing.base.terminal import Screen, percent
-from preprocessing.base.untrusted import join_names
+from padless.core import atomic
+from padless.core.errors import ConfigError, DataError
+from padless.core.processes import lock_file
+from padless.core.split_names import TRAIN, UNLABELLED
+from padless.core.terminal import Screen, percent
+from padless.core.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.batches import Reader, SourceBatch, row_error
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import home_of, open_split, read_data
 from preprocessing.labels import drop_zero_fraction, normalize_label
+from preprocessing.sources.batches import Reader, SourceBatch, row_error
+from preprocessing.sources.readers import open_reader
+from preprocessing.sources.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 
 ROW, PROBABILITY = "row", probability_column("")
 LABEL_COLUMNS = ("predicted", "label")

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from harness.batch import StepBatch
-from harness.ranks.distributed import World
-from preprocessing.base.randomness import splitmix64
+from harness.distributed.world import World
+from padless.core.randomness import splitmix64
 
 HASH_MASK = (1 << 64) - 1
 TIMING = ("rows_per_s", "tokens_per_s", "data_wait", "memory_bytes", "seconds")

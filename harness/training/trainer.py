@@ -13,8 +13,8 @@ from accelerate import DistributedDataParallelKwargs
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data.loader import Loader
+from harness.distributed.session import Session
 from harness.model.networks import AnyObjective, load_weights
-from harness.ranks.session import Session
 from harness.rundir.checkpoint import MODEL, OPTIMIZER, Checkpoint
 from harness.training.optim import (
     WeightAverage,
@@ -25,7 +25,7 @@ from harness.training.optim import (
     skip_if_not_finite,
 )
 from harness.training.throughput import Meter
-from preprocessing.base.errors import ConfigError, DataError
+from padless.core.errors import ConfigError, DataError
 
 NAN_LIMIT = 3
 """Steps in a row without a finite gradient after which a training ends."""

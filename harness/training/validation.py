@@ -14,19 +14,19 @@ import numpy as np
 
 from harness.config import RunConfig
 from harness.data.loader import Loader
+from harness.distributed.world import World
 from harness.inference.bundle import write_bundle
 from harness.inference.scoring import measure_language_model, score
+from harness.metrics.calibration import Decision, choose_share, fit_decision, log_loss_at_best_temperature
+from harness.metrics.figures import CHOSEN_BY, Scores
+from harness.metrics.metrics import classification_metrics
 from harness.model.classifier import Objective
 from harness.model.language import LanguageObjective
 from harness.model.networks import AnyObjective, build_network, load_weights
-from harness.ranks.distributed import World
 from harness.rundir import checkpoint
 from harness.rundir.bundle_files import INDEX, read_info
 from harness.rundir.layout import BUNDLE, storage
 from harness.rundir.metrics_log import jsonable
-from harness.scores.calibration import Decision, choose_share, fit_decision, log_loss_at_best_temperature
-from harness.scores.figures import CHOSEN_BY, Scores
-from harness.scores.metrics import classification_metrics
 from preprocessing.dataset.shards import Manifest
 
 EARLY_NATS = 4.0

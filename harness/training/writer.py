@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from harness.config import RunConfig
-from harness.ranks.session import Session
-from harness.ranks.stopping import HEARTBEAT, Preempted
+from harness.distributed.session import Session
+from harness.distributed.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
@@ -34,9 +34,9 @@ from harness.tracking.tracking import Sink
 from harness.training.checkpointer import Checkpointer
 from harness.training.throughput import TIMING
 from harness.training.trainer import Tensors
-from preprocessing.base.errors import UserError
-from preprocessing.base.signals import PREEMPTED
-from preprocessing.base.terminal import print_stderr
+from padless.core.errors import UserError
+from padless.core.signals import PREEMPTED
+from padless.core.terminal import print_stderr
 from preprocessing.dataset.views import home_of
 
 

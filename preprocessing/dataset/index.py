@@ -28,11 +28,11 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Meta
 
-from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Positive
-from preprocessing.base.split_names import ALL_SPLITS
-from preprocessing.base.untrusted import one_line
+from padless.core import arrays, atomic
+from padless.core.errors import DataError
+from padless.core.schema import Count, Positive
+from padless.core.split_names import ALL_SPLITS
+from padless.core.untrusted import one_line
 
 INDEX = "index.arrow"
 ROW_BYTES = 16

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.base import atomic
-from preprocessing.base.arrays import unpad_segments
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import AtLeast0, Name
-from preprocessing.base.split_names import UNLABELLED
-from preprocessing.base.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
+from padless.core import atomic
+from padless.core.arrays import unpad_segments
+from padless.core.errors import DataError
+from padless.core.schema import AtLeast0, Name
+from padless.core.split_names import UNLABELLED
+from padless.core.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,

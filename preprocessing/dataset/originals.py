@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.base.errors import DataError, UserError
+from padless.core.errors import DataError, UserError
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import addresses
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import File, fingerprint_of, list_files
 from preprocessing.dataset.shards import Manifest
+from preprocessing.sources import addresses
+from preprocessing.sources.readers import open_reader
+from preprocessing.sources.sources import File, fingerprint_of, list_files
 
 MAX_BYTES = 1 << 28
 """Larger files are not searched for a report, since finding rows in a CSV file reads it from the start."""

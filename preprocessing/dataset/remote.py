@@ -24,11 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-from preprocessing.base import arrays, atomic
-from preprocessing.base.atomic import storage_errors
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.processes import lock_file
-from preprocessing.corpus import addresses
+from padless.core import arrays, atomic
+from padless.core.atomic import storage_errors
+from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.processes import lock_file
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -43,6 +42,7 @@ from preprocessing.dataset.shards import (
     parse_manifest,
     schema,
 )
+from preprocessing.sources import addresses
 
 CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
 ADDRESS = "address"

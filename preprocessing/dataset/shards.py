@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Meta
 
-from preprocessing.base import arrays, atomic
-from preprocessing.base.errors import DataError
-from preprocessing.base.schema import Count, Positive, Sha256, Share, convert_json
-from preprocessing.base.split_names import NO_LABEL, UNLABELLED
-from preprocessing.base.suggestions import path_suggestion
-from preprocessing.base.untrusted import check_regular, one_line, parse_json, read_bytes
+from padless.core import arrays, atomic
+from padless.core.errors import DataError
+from padless.core.schema import Count, Positive, Sha256, Share, convert_json
+from padless.core.split_names import NO_LABEL, UNLABELLED
+from padless.core.suggestions import path_suggestion
+from padless.core.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
 from preprocessing.labels import MAX_LABEL_SETS, LabelType, fits_label_type, label_set_members
 from preprocessing.text.encoder import text_hash

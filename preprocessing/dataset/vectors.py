@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from preprocessing.base.randomness import permutation
-from preprocessing.base.split_names import TRAIN, UNLABELLED
+from padless.core.randomness import permutation
+from padless.core.split_names import TRAIN, UNLABELLED
 from preprocessing.dataset.shards import Block, Split
 
 LEARN_FROM = (TRAIN, UNLABELLED)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from preprocessing.base.errors import ConfigError
-from preprocessing.corpus import addresses
+from padless.core.errors import ConfigError
 from preprocessing.dataset import remote
 from preprocessing.dataset.index import Totals
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
+from preprocessing.sources import addresses
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.installed import load_object
-from preprocessing.base.untrusted import one_line, read_bytes
+from padless.core.errors import ConfigError, DataError
+from padless.core.installed import load_object
+from padless.core.untrusted import one_line, read_bytes
 from preprocessing.text.cleaning import nfc, normalize
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec
 

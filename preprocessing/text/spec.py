@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from preprocessing.base.atomic import canonical_json
-from preprocessing.base.errors import ConfigError, require
-from preprocessing.base.schema import LanguageCode, Name, convert_json
+from padless.core.atomic import canonical_json
+from padless.core.errors import ConfigError, require
+from padless.core.schema import LanguageCode, Name, convert_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from typing import Protocol, TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 
-from preprocessing.base import arrays
-from preprocessing.base.errors import DataError
-from preprocessing.base.installed import load_object
+from padless.core import arrays
+from padless.core.errors import DataError
+from padless.core.installed import load_object
 from preprocessing.text import resources
 from preprocessing.text.cleaning import clean_text, encode
 from preprocessing.text.spec import TOKENIZERS, TextPipeline, TextSpec

@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Meta
 
-from preprocessing.base.arrays import map_file, record_batches, write_batch
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.installed import require_package
-from preprocessing.base.schema import MAX_COUNT, AtLeast1, Name
-from preprocessing.base.untrusted import one_line
+from padless.core.arrays import map_file, record_batches, write_batch
+from padless.core.errors import ConfigError, DataError
+from padless.core.installed import require_package
+from padless.core.schema import MAX_COUNT, AtLeast1, Name
+from padless.core.untrusted import one_line
 
 PAD, UNK = 0, 1
 TINY_CORPUS, HUGE_CORPUS = 10_000, 50_000_000

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from harness.config import OptimConfig, RunConfig, TrackingConfig
-from harness.ranks.session import open_session
-from preprocessing.base.errors import ConfigError
+from harness.distributed.session import open_session
+from padless.core.errors import ConfigError
 from preprocessing.dataset.shards import Split
 from preprocessing.text.vocabulary import UNK
-from tests.datasets import shared_dataset
-from tests.ranks import run_ranks
-from tests.runs import small
-from tests.trainers import fit, make_trainer
+from tests.helpers.datasets import shared_dataset
+from tests.helpers.ranks import run_ranks
+from tests.helpers.runs import small
+from tests.helpers.trainers import fit, make_trainer
 
 pytestmark = pytest.mark.processes
 

@@ -19,17 +19,17 @@ from harness.batch import Batch
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.checks import order_spec
 from harness.data.order import order_over
-from harness.data.views import rows_of_task
+from harness.data.run_rows import rows_of_task
+from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, measure_language_model
 from harness.model import language
 from harness.model.language import LanguageModel, Targets
-from harness.ranks.session import open_session
 from harness.training.assembly import vocabulary_of
 from preprocessing.dataset.shards import Manifest, Split, read_manifest
-from tests.datasets import texts_in, write_dataset
-from tests.ranks import run_ranks
+from tests.helpers.datasets import texts_in, write_dataset
+from tests.helpers.ranks import run_ranks
+from tests.helpers.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 from tests.reference import plain_language_model as plain
-from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from preprocessing.base.errors import ConfigError, UserError
+from padless.core.errors import ConfigError, UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.job import executors, output
-from preprocessing.job.executors import open_workers
-from tests.commands import start_python, wait_until
-from tests.corpora import Command, contents, reviews, words_of, write_csv
+from preprocessing.pipeline import executors, work_folder
+from preprocessing.pipeline.executors import open_workers
+from tests.helpers.commands import start_python, wait_until
+from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
 
 pytestmark = pytest.mark.processes
 SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
@@ -27,7 +27,7 @@ SMALL = ("--shards.rows", 500, "--source.part_mb", 0.02)
 
 def start(*words: object, **options: Any) -> subprocess.Popen[str]:
     """A command of preprocessing."""
-    return start_python("-m", "preprocessing", *words, **options)
+    return start_python("-m", "padless", *words, **options)
 
 
 @pytest.mark.timeout(240)
@@ -81,10 +81,10 @@ def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> N
 
 def test_shares_of_other_settings_are_refused(tmp_path: Path) -> None:
     for _ in range(2):
-        output.check_shares(tmp_path, [{"seed": 0}, 2])
+        work_folder.check_shares(tmp_path, [{"seed": 0}, 2])
     for settings in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
         with pytest.raises(ConfigError, match=r"^executor.share: shares with other settings, or another number"):
-            output.check_shares(tmp_path, settings)
+            work_folder.check_shares(tmp_path, settings)
 
 
 class Cluster:

@@ -18,18 +18,18 @@ import torch
 from safetensors.numpy import load_file
 
 from harness.config import CheckpointConfig, RunConfig, TrackingConfig
-from harness.ranks.session import open_session
+from harness.distributed.session import open_session
 from harness.rundir import checkpoint
 from harness.training.assembly import open_run
 from harness.training.trainer import Trainer
-from preprocessing.base.errors import UserError
+from padless.core.errors import UserError
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.vectors import learn_vectors, sample
-from tests.bundles import write_drawn
-from tests.commands import read_json, read_metrics, status_of, values_in_log
-from tests.datasets import shared_dataset, split_of, write_dataset
-from tests.ranks import run_ranks
-from tests.runs import arguments, small, train_to_end
+from tests.helpers.bundles import write_drawn
+from tests.helpers.commands import read_json, read_metrics, status_of, values_in_log
+from tests.helpers.datasets import shared_dataset, split_of, write_dataset
+from tests.helpers.ranks import run_ranks
+from tests.helpers.runs import arguments, small, train_to_end
 
 pytestmark = pytest.mark.processes
 
@@ -134,7 +134,7 @@ def test_any_error_of_the_checkpoint_thread_ends_all_ranks_together(tmp_path: Pa
 
 
 SIZES: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 16}
-"""Those of ``tests.runs``."""
+"""Those of ``tests.helpers.runs``."""
 
 
 data = shared_dataset({"train": 400, "validation": 100, "test": 50})

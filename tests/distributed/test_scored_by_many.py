@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
-from tests.bundles import write_run
-from tests.commands import start_python
-from tests.corpora import reviews, write_csv
+from padless.commands import main
+from tests.helpers.bundles import write_run
+from tests.helpers.commands import start_python
+from tests.helpers.corpora import reviews, write_csv
 
 pytestmark = pytest.mark.processes
 ROWS = 3_000
@@ -26,7 +26,7 @@ def test_two_shares_write_the_bytes_of_one_process(tmp_path: Path) -> None:
     words = ["predict", tmp_path / "run", tmp_path / "in.csv", "--source.part_mb", 0.005, "--device", "cpu", "--quiet"]
     words += ["--processes", 1, "-o"]
     assert main([*map(str, [*words, tmp_path / "one.csv"])]) == 0
-    shared, parts = ["-m", "harness", *words, tmp_path / "two.csv", "--share"], tmp_path / "two.csv.parts"
+    shared, parts = ["-m", "padless", *words, tmp_path / "two.csv", "--share"], tmp_path / "two.csv.parts"
     leader, follower = (start_python(*shared, share) for share in ("2/2", "1/2"))
     while not any(parts.glob("*-00003.json")):
         assert (leader.poll(), follower.poll()) == (None, None)

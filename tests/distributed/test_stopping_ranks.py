@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.ranks import stopping
-from harness.ranks.distributed import LostPeerError, World
-from harness.ranks.session import open_session
-from harness.ranks.stopping import ERROR_FILE, HEARTBEAT, write_reason
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.signals import listen_in_rank
-from tests.commands import read_json
-from tests.ranks import start_ranks
+from harness.distributed import stopping
+from harness.distributed.session import open_session
+from harness.distributed.stopping import ERROR_FILE, HEARTBEAT, write_reason
+from harness.distributed.world import LostPeerError, World
+from padless.core.errors import ConfigError, DataError
+from padless.core.signals import listen_in_rank
+from tests.helpers.commands import read_json
+from tests.helpers.ranks import start_ranks
 
 PEER_IS_GONE = "another rank has ended or does not respond"
 

@@ -21,16 +21,16 @@ import pytest
 
 from harness.data.order import OrderSpec, order_over
 from harness.data.placement import open_data
-from harness.ranks.distributed import World
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from harness.distributed.world import World
+from padless.core import atomic
+from padless.core.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
-from tests.batches import loader_of
-from tests.bundles import write_run
-from tests.commands import ROOT, run_module, succeed, wait_until
-from tests.corpora import reviews, write_csv
-from tests.datasets import infos_with_histograms, write_dataset
+from tests.helpers.batches import loader_of
+from tests.helpers.bundles import write_run
+from tests.helpers.commands import ROOT, run_module, succeed, wait_until
+from tests.helpers.corpora import reviews, write_csv
+from tests.helpers.datasets import infos_with_histograms, write_dataset
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -46,7 +46,9 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
             with contextlib.suppress(psutil.Error, OSError):
                 high_water = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{member.pid}/status").read_text())
                 # a child that has not yet become a worker still has its parent's command line, and memory
-                if high_water and (member.pid == process.pid or "preprocessing.job.pool" in " ".join(member.cmdline())):
+                if high_water and (
+                    member.pid == process.pid or "preprocessing.pipeline.pool" in " ".join(member.cmdline())
+                ):
                     peaks[member.pid] = int(high_water[1]) << 10
         time.sleep(0.2)
     assert process.returncode == 0
@@ -109,7 +111,7 @@ def test_memory_does_not_grow_with_rows(workers: int, tmp_path: Path) -> None:
         texts = (" ".join(map("w{}".format, ids)) for ids in random.integers(0, 30_000, (rows, 8)).tolist())
         source, out = write_csv(tmp_path / "rows.csv", zip(texts, itertools.cycle("ab"))), tmp_path / str(rows)
         words = ["prepare", source, "--output", out, "--executor.workers", workers]
-        job, worker_peaks = peaks_of([sys.executable, "-m", "preprocessing", *map(str, words)])
+        job, worker_peaks = peaks_of([sys.executable, "-m", "padless", *map(str, words)])
         assert len(worker_peaks) == (workers if workers > 1 else 0)
         peaks.append(max(job, *worker_peaks, 0))
         manifest = read_manifest(out)
@@ -141,7 +143,7 @@ def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
 
 
 def command_of(root: Path, source: str, target: str) -> list[str]:
-    return [sys.executable, "-m", "harness", "predict", *words_of(root, source, target, "--processes", 2)]
+    return [sys.executable, "-m", "padless", "predict", *words_of(root, source, target, "--processes", 2)]
 
 
 def peaks(root: Path, source: str, target: str) -> tuple[int, int]:

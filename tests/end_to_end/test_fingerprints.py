@@ -26,19 +26,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from harness import __main__ as harness
 from harness.config import ModelConfig
 from harness.inference.bundle import write_bundle
+from harness.metrics.calibration import Decision
 from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from harness.scores.calibration import Decision
+from padless import commands as harness
+from padless.core import cli
 from preprocessing import __main__ as preprocessing
-from preprocessing.base import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import later_wins, read_json, unwrapped
 from tests.conftest import NLTK_DATA
+from tests.helpers.commands import later_wins, read_json, unwrapped
 
 pytestmark = pytest.mark.thorough
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.__main__ import main as harness
-from preprocessing.__main__ import main as preprocess
-from preprocessing.base import cli
+from padless.commands import main as harness
+from padless.commands import main as preprocess
+from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import CPU, PLAIN_RECIPE, read_json, run_module, status_of, succeed
-from tests.datasets import sentences
+from tests.helpers.commands import CPU, PLAIN_RECIPE, read_json, run_module, status_of, succeed
+from tests.helpers.datasets import sentences
 
 pytestmark = pytest.mark.processes
 

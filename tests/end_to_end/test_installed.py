@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 
 import padless
-from tests.commands import ROOT, run_command, succeed
-from tests.datasets import sentences
+from tests.helpers.commands import ROOT, run_command, succeed
+from tests.helpers.datasets import sentences
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 

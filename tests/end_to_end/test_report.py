@@ -19,7 +19,7 @@ import pytest
 
 from harness.report.page import write_report
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import (
+from tests.helpers.commands import (
     PLAIN_RECIPE,
     read_json,
     read_metrics,
@@ -29,10 +29,10 @@ from tests.commands import (
     unwrapped,
     values_in_log,
 )
-from tests.corpora import prepare, write_csv
-from tests.datasets import sentences, write_dataset
-from tests.report_runs import write_data, write_run
-from tests.runs import train_to_end
+from tests.helpers.corpora import prepare, write_csv
+from tests.helpers.datasets import sentences, write_dataset
+from tests.helpers.report_runs import write_data, write_run
+from tests.helpers.runs import train_to_end
 from tests.unit.test_report_page import HOSTILE, QUOTED, words
 
 pytestmark = pytest.mark.processes

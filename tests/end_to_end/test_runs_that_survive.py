@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.__main__ import main as harness
 from harness.model.classifier import Classifier
 from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
 from harness.training import run as training_run
-from preprocessing.base import cli
+from padless.commands import main as harness
+from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import (
+from tests.helpers.commands import (
     CPU,
     accelerate,
     later_wins,
@@ -32,8 +32,19 @@ from tests.commands import (
     values_in_log,
     wait_until,
 )
-from tests.datasets import rewritten, shared_dataset, write_dataset
-from tests.runs import TRAINING, arguments, final, finish, launch, log, rank_of, start, train_to_end, wait_for_step
+from tests.helpers.datasets import rewritten, shared_dataset, write_dataset
+from tests.helpers.runs import (
+    TRAINING,
+    arguments,
+    final,
+    finish,
+    launch,
+    log,
+    rank_of,
+    start,
+    train_to_end,
+    wait_for_step,
+)
 
 NO_DROPOUT = ("--model.dropout", "0.0")
 
@@ -187,9 +198,9 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
 def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path, launcher: str) -> None:
     words = ("StopWatch", 1, "--data", long, "--run", tmp_path / "run", *TRAINING)
     if launcher == "accelerate":
-        ended = accelerate("tests.planted", *words, timeout_s=90)
+        ended = accelerate("tests.helpers.planted", *words, timeout_s=90)
     else:
-        ended = train_to_end(*words, processes=2, module="tests.planted")
+        ended = train_to_end(*words, processes=2, module="tests.helpers.planted")
     assert ended.returncode == 1
     status = status_of(tmp_path / "run")
     reason = "rank 1: PlantedError: planted in StopWatch"

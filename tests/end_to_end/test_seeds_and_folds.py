@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import padless
-from tests.commands import read_json
-from tests.corpora import prepare, reviews, write_csv
-from tests.datasets import rows_by_number, write_dataset
-from tests.runs import final, kill, launch, log, wait_for_step
+from tests.helpers.commands import read_json
+from tests.helpers.corpora import prepare, reviews, write_csv
+from tests.helpers.datasets import rows_by_number, write_dataset
+from tests.helpers.runs import final, kill, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 

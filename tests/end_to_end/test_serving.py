@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import padless
-from tests.commands import ROOT, run_command
-from tests.report_runs import TEXTS, export, make_run
+from tests.helpers.commands import ROOT, run_command
+from tests.helpers.report_runs import TEXTS, export, make_run
 
 pytestmark = pytest.mark.processes
 PACKAGES = (
@@ -57,7 +57,7 @@ texts = json.loads(sys.argv[2])
 print(json.dumps([model.predict_proba(texts).tolist(), model.predict(texts).tolist()]))
 """
 COMMAND = """
-from harness.__main__ import run_console_script as script
+from padless.commands import run_console_script as script
 sys.exit(script())
 """
 

@@ -18,7 +18,7 @@ import pytest
 
 import padless
 from preprocessing.dataset.shards import read_manifest
-from tests.commands import ROOT, read_json, run_command, succeed
+from tests.helpers.commands import ROOT, read_json, run_command, succeed
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
@@ -81,7 +81,7 @@ TYPED = {
 
 def test_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
     lines = [line for line in "".join(BLOCK.findall(TUTORIAL)).splitlines() if line.startswith("padless ")]
-    commands = [[sys.executable, "-m", "harness", *shlex.split(line)[1:]] for line in lines]
+    commands = [[sys.executable, "-m", "padless", *shlex.split(line)[1:]] for line in lines]
     outputs = [succeed(run_command(words, 600, cwd=tmp_path)).stdout for words in commands]
     results = {line.removesuffix(" -o predicted.csv"): summary for line, summary in zip(lines, outputs, strict=True)}
     manifest, run = read_manifest(tmp_path / "data/messages"), tmp_path / "runs/messages"

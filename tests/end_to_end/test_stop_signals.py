@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import listens, run_module, start_python, status_of, succeed, unwrapped, wait_until
-from tests.corpora import contents, reviews, write_csv
-from tests.datasets import shared_dataset
-from tests.runs import launch
+from tests.helpers.commands import listens, run_module, start_python, status_of, succeed, unwrapped, wait_until
+from tests.helpers.corpora import contents, reviews, write_csv
+from tests.helpers.datasets import shared_dataset
+from tests.helpers.runs import launch
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(600)]
 PARTS_KEPT = "what is finished is kept in"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import PLAIN_RECIPE, read_json, read_metrics, sentence, status_of, succeed
-from tests.datasets import shared_dataset
-from tests.runs import train_to_end
+from tests.helpers.commands import PLAIN_RECIPE, read_json, read_metrics, sentence, status_of, succeed
+from tests.helpers.datasets import shared_dataset
+from tests.helpers.runs import train_to_end
 
 pytestmark = pytest.mark.processes
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from tests.commands import read_json, unwrapped, wait_until
-from tests.datasets import write_dataset
-from tests.machines import PORT, Two, launch_on, two_machines, why_not
-from tests.runs import arguments, final, rank_of, steps_done
+from tests.helpers.commands import read_json, unwrapped, wait_until
+from tests.helpers.datasets import write_dataset
+from tests.helpers.machines import PORT, Two, launch_on, two_machines, why_not
+from tests.helpers.runs import arguments, final, rank_of, steps_done
 
 pytestmark = [
     pytest.mark.processes,

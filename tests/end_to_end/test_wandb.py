@@ -13,10 +13,10 @@ from unittest.mock import patch
 
 import pytest
 
-from tests.commands import read_metrics, run_module, sentence, start_python, succeed, values_in_log, wait_until
-from tests.datasets import write_dataset
-from tests.runs import kill, launch, steps_done, wait_for_step
-from tests.wandb_server import KEY, Store, StoredRun, wandb_server
+from tests.helpers.commands import read_metrics, run_module, sentence, start_python, succeed, values_in_log, wait_until
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import kill, launch, steps_done, wait_for_step
+from tests.helpers.wandb_server import KEY, Store, StoredRun, wandb_server
 
 pytest.importorskip("wandb", reason="needs the extra wandb")
 
@@ -26,7 +26,7 @@ LIMIT_S = 150
 
 def attempt(run: Path, first: int, last: int, state: str, **environment: str) -> str:
     """An attempt that ends in ``state``; returns its warnings."""
-    result = succeed(run_module("tests.attempt", run, first, last, state, timeout_s=2 * LIMIT_S, **environment))
+    result = succeed(run_module("tests.helpers.attempt", run, first, last, state, timeout_s=2 * LIMIT_S, **environment))
     return "".join(line for line in result.stderr.splitlines(keepends=True) if line.startswith("warning"))
 
 
@@ -80,7 +80,7 @@ def test_online_attempts_append_to_one_curve(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with wandb_server() as store:
         environment = {"HOME": str(tmp_path), **store.environment()}
-        doomed = start_python("-m", "tests.attempt", run, 1, 100_000, "finished", env=environment)
+        doomed = start_python("-m", "tests.helpers.attempt", run, 1, 100_000, "finished", env=environment)
 
         def has_twenty_steps() -> bool:
             return any(len(stored_run.history("train/step")) >= 20 for stored_run in list(store.runs.values()))

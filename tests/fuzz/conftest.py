@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.datasets import copy_of
+from tests.helpers.datasets import copy_of
 
 NUM_SHORT, NUM_LONG, NUM_NIGHT = 30, 200, 5000
 

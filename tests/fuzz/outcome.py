@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from preprocessing.base.errors import ConfigError, UserError
+from padless.core.errors import ConfigError, UserError
 
 SECONDS = 20.0
 """Longer than any case may take, on a machine that does other things as well."""

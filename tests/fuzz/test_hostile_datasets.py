@@ -24,18 +24,18 @@ from harness.data.checks import check_dataset, check_fit, order_spec
 from harness.data.order import order_over
 from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
-from preprocessing.base import arrays, atomic
-from preprocessing.base.split_names import TRAIN
+from padless.core import arrays, atomic
+from padless.core.split_names import TRAIN
 from preprocessing.dataset import inspect
 from preprocessing.dataset.index import INDEX, INDEX_SCHEMA
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest, Split
-from tests.batches import loader_of
-from tests.commands import read_json
-from tests.datasets import write_dataset
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, replace
 from tests.fuzz.outcome import check_sentence, outcome
+from tests.helpers.batches import loader_of
+from tests.helpers.commands import read_json
+from tests.helpers.datasets import write_dataset
 
 HASHED = {field.name for field in fields(Manifest)} - {"statistics", "provenance", "label_type"}
 

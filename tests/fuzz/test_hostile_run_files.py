@@ -25,11 +25,11 @@ from harness.inference.scorer import open_scorer
 from harness.rundir.bundle_files import INDEX, ONNX, bundle_directory, read_info
 from harness.rundir.json_files import SEAL, seal_of
 from preprocessing.dataset.shards import VOCABULARY
-from tests.bundles import reseal
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, reseal_json
 from tests.fuzz.outcome import outcome
-from tests.report_runs import TEXTS, export, make_run
+from tests.helpers.bundles import reseal
+from tests.helpers.report_runs import TEXTS, export, make_run
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 NAMES = ("bundle index", "bundle weights", "bundle vocabulary", "export network")

@@ -19,22 +19,22 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.inference.rows import find_texts
-from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, DataError
+from padless.core import cli
+from padless.core.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
-from preprocessing.corpus.columns import resolve_source
-from preprocessing.corpus.convert import convert, read_part
-from preprocessing.corpus.sources import list_files
+from preprocessing.sources.columns import resolve_source
+from preprocessing.sources.convert import convert, read_part
+from preprocessing.sources.sources import list_files
 from preprocessing.text import resources
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import UNK, freeze
-from tests.corpora import write_csv, write_jsonl, write_xlsx
-from tests.datasets import count
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
+from tests.helpers.corpora import write_csv, write_jsonl, write_xlsx
+from tests.helpers.datasets import count
 from tests.reference.hostile import PIECES
 
 pytestmark = pytest.mark.thorough
@@ -171,7 +171,7 @@ HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
 @pytest.mark.parametrize("case", HOPELESS)
 def test_a_hopeless_file_is_refused_soon(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before memory, the disk or the day is full; the sentence says what it is, and nothing that it is not."""
-    monkeypatch.setattr("preprocessing.base.untrusted.MOST_UNPACKED", 16 << 20)
+    monkeypatch.setattr("padless.core.untrusted.MOST_UNPACKED", 16 << 20)
     name, write_it, sentence = HOPELESS[case]
     write_it(tmp_path / name)
     messages = []

@@ -12,8 +12,8 @@ import pytest
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
-from tests.datasets import write_dataset, write_splits
 from tests.gpu.device import REVIEWS
+from tests.helpers.datasets import write_dataset, write_splits
 
 MAX_LENGTH, VOCABULARY_SIZE = 400, 40_000
 FIRST_TELLING, NUM_TELLING = 33_000, 50

@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from harness.ranks.precision import list_precisions
+from harness.distributed.precision import list_precisions
 
 DEVICE = os.environ.get("PADLESS_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
 ON_CUDA = DEVICE == "cuda"

@@ -14,29 +14,29 @@ import numpy as np
 import pytest
 import torch
 
-from harness.baseline.encoder import Embeddings, find_encoder
+from harness.baselines.sentence_encoder import Embeddings, find_encoder
 from harness.batch import Batch, Layout
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.data.targets import SoftTargets
+from harness.distributed.precision import set_tf32
+from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
-from harness.model.wide import WidePart
-from harness.ranks.distributed import World
-from harness.ranks.precision import set_tf32
+from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
-from harness.training.wide import learn_wide
-from preprocessing.base.terminal import Screen
+from harness.training.linear_fit import learn_wide
+from padless.core.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
-from tests.batches import CPU, loader_of
-from tests.checkpoints import state_of
-from tests.datasets import split_of
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, on_device, skip_without
-from tests.teachers import TEXTS, write_encoder
-from tests.trainers import all_steps, make_trainer, session_for, state_bytes, train
+from tests.helpers.batches import CPU, loader_of
+from tests.helpers.checkpoints import state_of
+from tests.helpers.datasets import split_of
+from tests.helpers.teachers import TEXTS, write_encoder
+from tests.helpers.trainers import all_steps, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
 INDEX_FIELDS = ("row", "time", "position", "starts", "grid")

@@ -13,7 +13,8 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.commands import (
+from tests.gpu.device import DEVICE, ON_CUDA, for_two_ranks, on_device, skip_without
+from tests.helpers.commands import (
     PLAIN_RECIPE,
     ROOT,
     later_wins,
@@ -25,8 +26,7 @@ from tests.commands import (
     values_in_log,
     wait_until,
 )
-from tests.gpu.device import DEVICE, ON_CUDA, for_two_ranks, on_device, skip_without
-from tests.runs import kill, rank_of, steps_done
+from tests.helpers.runs import kill, rank_of, steps_done
 
 pytestmark = [on_device, pytest.mark.processes]
 OPTIONS = ("--config_file", ROOT / f"configs/accelerate/{'gpu' if ON_CUDA else 'cpu'}.yaml", "--num_processes")

@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness import __main__ as harness
 from harness.rundir.layout import BUNDLE
-from tests.bundles import write_drawn
-from tests.commands import run_command
-from tests.corpora import contents
-from tests.datasets import split_of
+from padless import commands as harness
 from tests.end_to_end import test_fingerprints as small
+from tests.helpers.bundles import write_drawn
+from tests.helpers.commands import run_command
+from tests.helpers.corpora import contents
+from tests.helpers.datasets import split_of
 
 TABLE = Path(__file__).with_name("mistakes.txt")
 
@@ -172,6 +172,6 @@ def test_a_mistake_is_answered(code: str, names: str, line: str, mistakes_folder
 @pytest.mark.processes
 @pytest.mark.parametrize("closed", ["", "<&-", ">&-"])
 def test_the_real_process_prints_one_line_and_no_traceback(tmp_path: Path, closed: str) -> None:
-    words = f"-m preprocessing prepare --source.path absent.csv --output {tmp_path / 'out'}"
+    words = f"-m padless prepare --source.path absent.csv --output {tmp_path / 'out'}"
     result = run_command(["sh", "-c", f"exec {sys.executable} {words} {closed}"])
     assert (result.returncode, result.stderr) == (3, "error: absent.csv: no such file; check source.path\n")

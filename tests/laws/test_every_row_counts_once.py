@@ -20,20 +20,20 @@ from sklearn.metrics import (
 
 from harness.config import ModelConfig, RunConfig
 from harness.data.order import OrderSpec, order_over
+from harness.data.run_rows import hold_out, rows_of_run
 from harness.data.targets import open_targets
-from harness.data.views import hold_out, rows_of_run
+from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, score
+from harness.metrics.calibration import Decision
+from harness.metrics.figures import figures
+from harness.metrics.metrics import classification_metrics, probabilities
 from harness.model.classifier import Classifier
-from harness.ranks.session import open_session
-from harness.scores.calibration import Decision
-from harness.scores.figures import figures
-from harness.scores.metrics import classification_metrics, probabilities
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import open_split
-from tests.batches import loader_of
-from tests.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
-from tests.ranks import run_ranks
-from tests.teachers import ORACLE, prepare_corpus, write_taught
+from tests.helpers.batches import loader_of
+from tests.helpers.datasets import assign_folds, rows_by_number, shared_dataset, split_of, write_dataset
+from tests.helpers.ranks import run_ranks
+from tests.helpers.teachers import ORACLE, prepare_corpus, write_taught
 
 TEST_ROWS = 203
 

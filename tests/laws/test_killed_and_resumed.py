@@ -25,12 +25,12 @@ from harness.launch import many
 from harness.launch.launcher import Launch
 from harness.launch.options import TrainConfig
 from harness.rundir.records import Ending, State, read_attempts, write_status
-from preprocessing.base import cli
-from preprocessing.base.errors import ERRORS, UserError
-from tests.commands import CPU, read_metrics, run_module, status_of, succeed, unwrapped
-from tests.datasets import shared_dataset, write_dataset
-from tests.runs import Ranks, arguments, final, finish, kill, launch, log, start, wait_for_step
-from tests.teachers import ORACLE, prepare_corpus, write_taught
+from padless.core import cli
+from padless.core.errors import ERRORS, UserError
+from tests.helpers.commands import CPU, read_metrics, run_module, status_of, succeed, unwrapped
+from tests.helpers.datasets import shared_dataset, write_dataset
+from tests.helpers.runs import Ranks, arguments, final, finish, kill, launch, log, start, wait_for_step
+from tests.helpers.teachers import ORACLE, prepare_corpus, write_taught
 
 pytestmark = pytest.mark.processes
 
@@ -164,7 +164,7 @@ def test_killed_at_every_change_of_the_disk(tmp_path: Path) -> None:
     rows = {"train": 40, "validation": 16, "test": 16}
     write_dataset(tmp_path / "data", rows, longest=12, widths=(8, 16), block_rows=16)
     words = ("run", tmp_path / "data", tmp_path, "all")
-    report = json.loads(succeed(run_module("tests.kills", *words, timeout_s=1500)).stdout)
+    report = json.loads(succeed(run_module("tests.helpers.kills", *words, timeout_s=1500)).stdout)
     assert report["wrong"] == []
     assert report["kills"] > 100
     assert {"rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])

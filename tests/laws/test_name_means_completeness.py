@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from preprocessing.base import atomic
-from preprocessing.base.errors import DataError
+from padless.core import atomic
+from padless.core.errors import DataError
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
-from tests.commands import is_gone, run_module, start_python, succeed, wait_until
-from tests.corpora import contents, prepare, reviews, write_csv
+from tests.helpers.commands import is_gone, run_module, start_python, succeed, wait_until
+from tests.helpers.corpora import contents, prepare, reviews, write_csv
 
 ARGUMENTS = ("--text.max_tokens", "64", "--shards.rows", "250", "--source.part_mb", "0.03", "--executor.workers", "2")
 
@@ -40,7 +40,7 @@ def reference(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[d
 
 
 def start(source: Path, output: Path) -> subprocess.Popen[str]:
-    words = ("-m", "preprocessing", "prepare", "--source.path", source, "--output", output, *ARGUMENTS)
+    words = ("-m", "padless", "prepare", "--source.path", source, "--output", output, *ARGUMENTS)
     return start_python(*words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
@@ -80,7 +80,9 @@ def test_killed_at_any_moment_and_restarted_the_bytes_are_the_same(
 
 def kill_replacements(folder: Path, instants: str) -> dict[str, Any]:
     source = write_csv(folder / "small.csv", reviews(240))
-    return json.loads(succeed(run_module("tests.kills", "dataset", source, folder, instants, timeout_s=1500)).stdout)
+    return json.loads(
+        succeed(run_module("tests.helpers.kills", "dataset", source, folder, instants, timeout_s=1500)).stdout
+    )
 
 
 @pytest.mark.processes

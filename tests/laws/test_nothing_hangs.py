@@ -26,18 +26,18 @@ from hypothesis import strategies as st
 from harness.batch import Batch
 from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
+from harness.distributed import world
+from harness.distributed.session import open_session
+from harness.distributed.stopping import ERROR_FILE, run_rank
+from harness.distributed.world import RankError, World
 from harness.model.classifier import Classifier
-from harness.ranks import distributed
-from harness.ranks.distributed import RankError, World
-from harness.ranks.session import open_session
-from harness.ranks.stopping import ERROR_FILE, run_rank
 from harness.training import validation
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.signals import end_process
-from tests.commands import ROOT, read_json, values_in_log
-from tests.datasets import write_dataset
-from tests.ranks import RankExit, run_ranks, start_ranks
-from tests.runs import finish, log, start
+from padless.core.errors import ConfigError
+from padless.core.signals import end_process
+from tests.helpers.commands import ROOT, read_json, values_in_log
+from tests.helpers.datasets import write_dataset
+from tests.helpers.ranks import RankExit, run_ranks, start_ranks
+from tests.helpers.runs import finish, log, start
 
 COLLECTIVES = ROOT / "harness" / "ranks" / "distributed.py"
 LIMIT_S = 3
@@ -237,7 +237,7 @@ def end_a_session(way: str, folder: Path) -> None:
         return 0
 
     dist.destroy_process_group = destroy_when_all_do
-    distributed.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
+    world.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
     os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
     os.environ[ERROR_FILE] = str(folder / f"words-{rank}")
     end_process(run_rank(main))

@@ -19,11 +19,11 @@ from harness.config import RunConfig, TrackingConfig
 from harness.rundir.records import Ending
 from harness.tracking import tracking
 from harness.tracking.tracking import Trackers
-from tests.commands import PLAIN_RECIPE, run_module, status_of, succeed
-from tests.datasets import write_dataset
-from tests.fake_trackio import install
-from tests.ranks import run_ranks
-from tests.wandb_server import KEY, wandb_server
+from tests.helpers.commands import PLAIN_RECIPE, run_module, status_of, succeed
+from tests.helpers.datasets import write_dataset
+from tests.helpers.fake_trackio import install
+from tests.helpers.ranks import run_ranks
+from tests.helpers.wandb_server import KEY, wandb_server
 
 pytestmark = pytest.mark.processes
 
@@ -101,7 +101,7 @@ def test_a_server_with_a_fault_delays_the_end_alone(fault: str, tmp_path: Path) 
         store.fault = fault
         address = "http://127.0.0.1:9" if fault == "refuse" else store.url
         environment = {"HOME": str(tmp_path), "WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "PATIENCE_S": "4"}
-        result = succeed(run_module("tests.attempt", tmp_path / "run", 1, 20, "finished", **environment))
+        result = succeed(run_module("tests.helpers.attempt", tmp_path / "run", 1, 20, "finished", **environment))
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["longest_s"] < 0.02  # a call of ``log``
     assert report["end_s"] < 4.5

@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.inference.scorer import OnnxScorer
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.encoder import Encoded, Encoder
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from preprocessing.text.vocabulary import Vocabulary, freeze, freeze_pieces
-from tests.datasets import count
+from tests.helpers.datasets import count
+from tests.helpers.report_runs import TEXTS, export, make_run
 from tests.reference.hostile import TEXT
-from tests.report_runs import TEXTS, export, make_run
 
 SPEC = TextSpec(stop_words="stop-words", lemmatizer="simplemma", max_tokens=5, truncate="both")
 CORPUS = ["A great<br />film, not a bad one &amp; the best of films", "Don’t watch the naïve movie", "", "the"]

@@ -22,13 +22,13 @@ from harness.data.checks import order_spec
 from harness.data.order import order_over
 from harness.data.targets import open_targets
 from harness.model.classifier import Classifier
-from harness.training.wide import fit_wide
+from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import texts_in, write_dataset
-from tests.ranks import run_ranks
-from tests.teachers import write_taught
-from tests.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
+from tests.helpers.datasets import texts_in, write_dataset
+from tests.helpers.ranks import run_ranks
+from tests.helpers.teachers import write_taught
+from tests.helpers.trainers import Case, Weights, build_fp64_network, train_plainly, updates_of
 
 pytestmark = pytest.mark.processes
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.data.order import Order, OrderSpec, order_over
-from harness.data.views import hold_out
+from harness.data.run_rows import hold_out
 from preprocessing.dataset.shards import Split, read_manifest
-from tests.datasets import assign_folds, write_dataset
+from tests.helpers.datasets import assign_folds, write_dataset
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec, widths: list[int] | None = None) -> Order:

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from preprocessing.base import atomic
-from tests.commands import ROOT, read_json, run_command, succeed
-from tests.licences import UNPINNED, Requirement, requirements
+from padless.core import atomic
+from tests.helpers.commands import ROOT, read_json, run_command, succeed
+from tests.helpers.licences import UNPINNED, Requirement, requirements
 
 pytestmark = pytest.mark.night
 

@@ -12,7 +12,7 @@ import torch
 from harness.batch import Masks
 from harness.model.dropout import EMBEDDING, HEAD
 from harness.model.language import LanguageModel
-from preprocessing.base.randomness import words
+from padless.core.randomness import words
 from preprocessing.text.vocabulary import UNK
 
 BITS = 40

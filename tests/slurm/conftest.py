@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT
+from tests.helpers.commands import ROOT
 
 STATE = Path(os.environ.get("PADLESS_SLURM", "/tmp/padless-slurm"))
 COMMAND_LIMIT_S = 120

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import run_module, succeed, wait_until
-from tests.corpora import contents, reviews, write_csv
+from tests.helpers.commands import run_module, succeed, wait_until
+from tests.helpers.corpora import contents, reviews, write_csv
 from tests.slurm.conftest import Cluster, ask
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from harness.launch.options import NUM_RESTARTS
-from tests.commands import CPU, read_json, run_command, status_of, succeed
-from tests.datasets import write_dataset
-from tests.runs import rank_of
+from tests.helpers.commands import CPU, read_json, run_command, status_of, succeed
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import rank_of
 from tests.slurm.conftest import Cluster, ask, why_no_cluster
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(420, func_only=True)]
@@ -99,7 +99,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Training:
 def reference(training: Training) -> dict[str, Any]:
     """What two processes of one machine learn when nothing happens to them."""
     run = training.data.parent / "undisturbed"
-    command = [str(training.python), "-m", "harness", "train", *CPU]
+    command = [str(training.python), "-m", "padless", "train", *CPU]
     command += ["--config", str(training.config), "--run", str(run)]
     succeed(run_command(command, 300, {}))
     return outcome(run)

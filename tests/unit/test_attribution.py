@@ -19,10 +19,10 @@ from harness.model.attribution import attributions
 from harness.model.classifier import Classifier
 from harness.model.dropout import HEAD, LAYERS, SITE_BITS, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
+from harness.model.linear_part import END
 from harness.model.registry import POOLINGS
-from harness.model.wide import END
-from tests.batches import CPU, padded_batch
-from tests.bundles import own_everything
+from tests.helpers.batches import CPU, padded_batch
+from tests.helpers.bundles import own_everything
 
 WORDS = 30
 TEXTS = [np.array(ids) for ids in ([2, 3, 4, 5, 6, 7, 8, 3, 4], [9, 10, 9, 10, 9], [11], [1, 1], [28, 5])]

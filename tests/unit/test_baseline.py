@@ -18,9 +18,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from harness.baseline import linear, results
-from harness.baseline.linear import Linear, measure_linear
-from harness.baseline.results import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
+from harness.baselines import measured, tfidf
+from harness.baselines.measured import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
+from harness.baselines.tfidf import Linear, measure_linear
 from harness.config import RunConfig
 from harness.report import sinks
 from harness.report.runs import compare_linear
@@ -29,13 +29,13 @@ from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, Predictions, write_figures
 from harness.tracking.tracking import Sink
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import write_index
-from tests.commands import read_json, unwrapped
-from tests.corpora import Command, contents
-from tests.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
+from tests.helpers.bundles import write_index
+from tests.helpers.commands import read_json, unwrapped
+from tests.helpers.corpora import Command, contents
+from tests.helpers.datasets import copy_of, rewritten, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 
@@ -75,7 +75,7 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
     num_classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write_data(tmp_path, num_classes)
-    monkeypatch.setattr(linear, "TOLERANCE", 1e-8)
+    monkeypatch.setattr(tfidf, "TOLERANCE", 1e-8)
     manifest = read_manifest(data)
     train, test = (split_of(data, name) for name in ("train", "test"))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2, lowercase=False, token_pattern=r"\S+")
@@ -92,21 +92,21 @@ def test_it_is_what_scikit_learn_makes_of_the_texts(
 def test_it_is_measured_once_for_each_fingerprint_and_again_if_a_damaged_file_is_deleted(
     data_copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results.main(BaselineConfig(data=str(data_copy)))
+    measured.main(BaselineConfig(data=str(data_copy)))
     first = unwrapped(capsys.readouterr().out)
     manifest, path = read_manifest(data_copy), data_copy / "baseline" / "test.json"
     with monkeypatch.context() as patch:
-        patch.setattr(results, "measure_linear", None)  # a second time nothing is computed
-        results.main(BaselineConfig(data=str(data_copy)))
+        patch.setattr(measured, "measure_linear", None)  # a second time nothing is computed
+        measured.main(BaselineConfig(data=str(data_copy)))
     assert unwrapped(capsys.readouterr().out).replace("measured before, found in", "written in") == first
     content = path.read_bytes()
     path.write_bytes(content[:100])
     with pytest.raises(DataError, match=r"test\.json or .* is damaged or edited"):
-        results.main(BaselineConfig(data=str(data_copy)))
+        measured.main(BaselineConfig(data=str(data_copy)))
     assert path.read_bytes() == content[:100]
     path.unlink()
     path.with_name("test-predictions.parquet").unlink()
-    results.main(BaselineConfig(data=str(data_copy)))
+    measured.main(BaselineConfig(data=str(data_copy)))
     assert read_json(path)["accuracy"] == json.loads(content)["accuracy"]
     write_manifest(data_copy, replace(manifest, splits={**manifest.splits, "test": []}))
     assert read_results(data_copy / FOLDER, read_manifest(data_copy).fingerprint) == {}
@@ -128,7 +128,7 @@ def test_what_is_not_measured_is_said(
     assert "--output" not in command.sentence
     path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(results, "write_results", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+        patch.setattr(measured, "write_results", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
         assert command("baseline", "--data", other, "-o", tmp_path / "full") == 4
         assert command("baseline", "--data", other) == 0
     assert command("baseline", "--data", other) == 0
@@ -157,7 +157,7 @@ def write_results(folder: Path, split: str, right: np.ndarray) -> dict[str, Any]
     predicted = np.where(right, labels, 1 - labels)
     chances = np.stack((1 - predicted, predicted), axis=1).astype(float)
     predictions = Predictions(np.arange(len(right)), labels, predicted, chances)
-    results.write_results(folder, {"split": split}, ["no", "yes"], "text", predictions)
+    measured.write_results(folder, {"split": split}, ["no", "yes"], "text", predictions)
     return {"accuracy": float(right.mean()), "rows": len(right), "seconds": 3.2}
 
 

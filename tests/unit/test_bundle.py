@@ -21,31 +21,31 @@ import torch
 from huggingface_hub import ModelCard
 
 import padless
-from harness.__main__ import main as harness_main
 from harness.config import InitConfig, ModelConfig, RunConfig
+from harness.distributed.world import World
 from harness.export import folder as writing
 from harness.export.config import ExportConfig
 from harness.export.folder import compare_with_torch, records_of, render_model_card
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.scorer import OnnxScorer
 from harness.model.classifier import Classifier
+from harness.model.initialization import Start
 from harness.model.registry import num_outputs
-from harness.model.starts import Start
-from harness.ranks.distributed import World
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.results import read_figures, write_figures
 from harness.training.assembly import begin, describe_origin
-from preprocessing.base import cli
-from preprocessing.base.errors import DataError
-from preprocessing.base.terminal import Screen
+from padless.commands import main as harness_main
+from padless.core import cli
+from padless.core.errors import DataError
+from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
-from tests.bundles import reseal, write_drawn, write_run
-from tests.commands import read_json
-from tests.datasets import copy_of, shared_dataset, split_of, texts_in
-from tests.report_runs import TEXTS, export, make_run
+from tests.helpers.bundles import reseal, write_drawn, write_run
+from tests.helpers.commands import read_json
+from tests.helpers.datasets import copy_of, shared_dataset, split_of, texts_in
+from tests.helpers.report_runs import TEXTS, export, make_run
 
 
 @pytest.fixture

@@ -30,12 +30,12 @@ from harness.training.checkpointer import Checkpointer
 from harness.training.preflight import check_run
 from harness.training.rules import resolve_config
 from harness.training.run import Selection
-from preprocessing.base.atomic import temporary_suffix
-from preprocessing.base.errors import ConfigError, DataError
+from padless.core.atomic import temporary_suffix
+from padless.core.errors import ConfigError, DataError
 from preprocessing.dataset.shards import read_manifest, write_manifest
-from tests import checkpoints
-from tests.commands import read_json
-from tests.datasets import rewritten, write_dataset
+from tests.helpers import checkpoints
+from tests.helpers.commands import read_json
+from tests.helpers.datasets import rewritten, write_dataset
 
 WEIGHTS = {
     "weight": torch.arange(12, dtype=torch.float32).reshape(3, 4),

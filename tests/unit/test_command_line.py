@@ -23,27 +23,25 @@ from msgspec import Meta
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from benchmarks.__main__ import main as benchmarks
 from harness import evaluate, train
-from harness.__main__ import COMMANDS as HARNESS
-from harness.__main__ import main as harness
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import PredictConfig
-from harness.library.commands import train_here
-from harness.library.server import SERVER
-from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.__main__ import main as preprocessing
-from preprocessing.base import cli, configuration
-from preprocessing.base.errors import ConfigError
-from preprocessing.base.installed import load_object
+from padless.api import train_here
+from padless.commands import COMMANDS
+from padless.commands import main as padless
+from padless.core import cli, configuration
+from padless.core.errors import ConfigError
+from padless.core.installed import load_object
+from padless.fork_server import SERVER
 from preprocessing.config import PreprocessConfig
-from tests.commands import run_command, succeed
-from tests.datasets import write_dataset
-from tests.runs import small
+from tests.helpers.commands import run_command, succeed
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import small
 
 COLUMNS = 80
 Main = Callable[[list[str]], int]
 
 
-TABLES: list[tuple[Main, Any]] = [(harness, HARNESS), (preprocessing, PREPROCESSING), (benchmarks, BENCHMARKS)]
+TABLES: list[tuple[Main, Any]] = [(padless, COMMANDS), (benchmarks, BENCHMARKS)]
 CLASSES = {load_object(entry.config) for _, table in TABLES for entry in table}
 PAGES = [(train.main, []), (evaluate.main, []), *((main, [entry.name]) for main, table in TABLES for entry in table)]
 
@@ -70,15 +68,14 @@ def read_help(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> st
 
 HELP_WITHOUT_TORCH = """
 import contextlib, io, sys
-from harness.__main__ import COMMANDS, main
-from preprocessing.__main__ import main as preprocessing
-for run, words in [*((main, [one.name]) for one in COMMANDS), (preprocessing, ["prepare"])]:
+from padless.commands import COMMANDS, main
+for words in [[command.name] for command in COMMANDS]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        run([*words, "--help"])
+        main([*words, "--help"])
     found = {"torch", "accelerate"} & set(sys.modules)
     assert not found, f"{words} brought {found}"
-from harness.ranks import devices
-from preprocessing.base.errors import UserError
+from harness.distributed import devices
+from padless.core.errors import UserError
 devices.is_without_cuda = lambda: True
 for line in sys.stdin.read().splitlines():
     try:
@@ -87,7 +84,7 @@ for line in sys.stdin.read().splitlines():
         code = error.exit_code
     assert code in (2, 3), f"{line}: {code}"
     assert "torch" not in sys.modules, f"{line} waited for torch"
-import harness.baseline.results, preprocessing.job.build
+import harness.baselines.measured, preprocessing.pipeline.build
 assert "torch" not in sys.modules, "torch is there before it is needed"
 """
 REFUSED = """train nowhere
@@ -130,12 +127,12 @@ def test_help_is_narrow_and_has_no_marks(capsys, main: Main, words: list[str]) -
 
 
 def test_a_group_and_a_key_are_shown_on_request(capsys) -> None:
-    page = read_help(capsys, harness, "train", "--help", "order")
+    page = read_help(capsys, padless, "train", "--help", "order")
     assert "Which rows are batched together; with the dataset, seed and global batch" in page
     assert re.findall(r"--\S+", page.partition("order")[2]) == ["--order.length_noise"]
     assert "[default: 0.003]" in page
-    page = read_help(capsys, harness, "train", "--epochs", "2", "--help", "optim.lr")
-    assert page == read_help(capsys, harness, "help", "train", "optim.lr")
+    page = read_help(capsys, padless, "train", "--epochs", "2", "--help", "optim.lr")
+    assert page == read_help(capsys, padless, "help", "train", "optim.lr")
     assert re.findall(r"│ (--\S+) ", page) == ["--optim.lr"]
 
 
@@ -152,7 +149,7 @@ def test_help_is_bold_in_a_terminal_and_plain_where_the_encoding_has_no_more(
     monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
     monkeypatch.setattr(sys, "stdout", stream)
     with pytest.raises(SystemExit):
-        cli.run(harness, ["train", "--help", "optim"])
+        cli.run(padless, ["train", "--help", "optim"])
     stream.seek(0)
     page = stream.read()
     assert marks in page
@@ -299,7 +296,7 @@ def test_absurd_numbers_are_refused(kind: type) -> None:
 @pytest.mark.processes
 def test_a_shell_completes_commands_keys_values_and_what_is_here(tmp_path: Path) -> None:
     """In bash itself, with the script that ``--completion`` prints; its ``COMPREPLY`` after a TAB."""
-    script = run_command([sys.executable, "-m", "harness", "--completion", "bash"]).stdout
+    script = run_command([sys.executable, "-m", "padless", "--completion", "bash"]).stdout
     (tmp_path / "padless.bash").write_text(script)
     completion_by_line = {
         "padless trai": "train",

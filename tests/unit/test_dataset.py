@@ -14,9 +14,9 @@ import pytest
 from harness.config import RunConfig
 from harness.data.checks import check_dataset
 from harness.data.placement import open_data, stage, staging_path
-from harness.ranks.distributed import World
-from preprocessing.base import atomic
-from preprocessing.base.errors import ConfigError, DataError
+from harness.distributed.world import World
+from padless.core import atomic
+from padless.core.errors import ConfigError, DataError
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -27,9 +27,9 @@ from preprocessing.dataset.shards import (
     read_manifest,
     write_shard,
 )
-from tests.commands import read_json
-from tests.datasets import copy_of, shared_dataset
 from tests.fuzz.test_hostile_datasets import manifest_bytes
+from tests.helpers.commands import read_json
+from tests.helpers.datasets import copy_of, shared_dataset
 
 SMALL = {"longest": 16, "widths": (8, 16), "block_rows": 32}
 source_data = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 20}, **SMALL)

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from harness.config import RunConfig
+from harness.distributed import devices, network, precision
+from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
+from harness.distributed.network import GLOO
+from harness.distributed.precision import configure_threads
 from harness.launch.options import TrainConfig, accelerate_arguments
-from harness.ranks import devices, network, precision
-from harness.ranks.devices import OMP, USE_CPU, Cuda, choose
-from harness.ranks.network import GLOO
-from harness.ranks.precision import configure_threads
 from harness.rundir.records import LAUNCH_ID
-from preprocessing.base.errors import ConfigError
-from tests.commands import ROOT
+from padless.core.errors import ConfigError
+from tests.helpers.commands import ROOT
 
 NO_DEVICE = Cuda(num_devices=0, driver=False, build=None, visible=None)
 ONE_DEVICE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)

@@ -17,15 +17,13 @@ import yaml
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
-from harness.__main__ import COMMANDS
-from harness.__main__ import COMMANDS as HARNESS
 from harness.config import flat, to_dict
-from preprocessing.__main__ import COMMANDS as PREPROCESSING
-from preprocessing.base.configuration import groups_of, options_of
-from preprocessing.base.errors import ConfigError, DataError, StorageError, UserError
-from preprocessing.base.installed import load_object
-from preprocessing.base.signals import PREEMPTED
-from tests.commands import ROOT
+from padless.commands import COMMANDS
+from padless.core.configuration import groups_of, options_of
+from padless.core.errors import ConfigError, DataError, StorageError, UserError
+from padless.core.installed import load_object
+from padless.core.signals import PREEMPTED
+from tests.helpers.commands import ROOT
 
 pytestmark = pytest.mark.thorough
 
@@ -33,10 +31,10 @@ DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "launch/slurm/RE
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md")))
 DOCUMENTS += tuple(str(path.relative_to(ROOT)) for path in sorted((ROOT / "configs").rglob("*.yaml")))
 DOCUMENTS += ("launch/sweep.yaml",)
-FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "preprocessing/", "tests/")
+FOLDERS = ("benchmarks/", "configs/", "docs/", "harness/", "launch/", "padless/", "preprocessing/", "tests/")
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(FOLDERS)})[\w./-]*)(?::(\w+))?")
 LINK = re.compile(r"\]\(([^)#]+)\)")
-COMMAND = re.compile(r"(?:python -m |`)(harness|preprocessing|benchmarks|padless)((?: +[!-_a-{}~]+)*)")
+COMMAND = re.compile(r"(?:python -m |`)(benchmarks|padless)((?: +[!-_a-{}~]+)*)")
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 SPAN = re.compile(r"`(--)?([a-z_]+(?:\.[a-z_]+)*)\b(?!\()[^`\n]*`")
 """What may be a key: a span of code that begins with dashes or a name."""
@@ -65,17 +63,17 @@ def test_every_path_exists(document: str) -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """``harness``, ``preprocessing`` or ``benchmarks``, and the words after it, of every command of a document."""
+    """``padless`` or ``benchmarks``, and the words after it, of every command of a document."""
     text = text.replace("\\\n", " ")
     for name, arguments in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(arguments, comments=True)
         if words[:1] not in (["--version"], ["--help"], ["--completion"]):
-            yield name.replace("padless", "harness"), words
+            yield name, words
 
 
 def unknown_words(package: str, words: Sequence[str]) -> list[str]:
     """The command, or the options among ``words``, that do not exist."""
-    commands_here = {"harness": HARNESS, "preprocessing": PREPROCESSING, "benchmarks": BENCHMARKS}[package]
+    commands_here = {"padless": COMMANDS, "benchmarks": BENCHMARKS}[package]
     unread = list(words)
     command = None
     if unread and not unread[0].startswith("-"):
@@ -95,7 +93,7 @@ def test_every_command_takes_its_options(document: str) -> None:
 
 
 def test_every_key_that_pages_name_is_one() -> None:
-    classes = {load_object(command.config) for command in (*HARNESS, *PREPROCESSING, *BENCHMARKS)}
+    classes = {load_object(command.config) for command in (*COMMANDS, *BENCHMARKS)}
     groups = {group for config_class in classes for group in groups_of(config_class)}
     keys = {key for config_class in classes for key in options_of(config_class)} | groups
     keys |= {"completion", "config", "help", "print_config", "version"}

@@ -21,7 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
 
 import padless
-from tests.datasets import sentences
+from tests.helpers.datasets import sentences
 
 pytestmark = pytest.mark.processes
 TEXTS, NUMBERS = sentences(100, 2, seed=3, longest=30)

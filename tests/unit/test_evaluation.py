@@ -22,19 +22,19 @@ import pytest
 import torch
 
 import padless
+from harness.distributed.world import World
 from harness.inference.bundle import Bundle
 from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
-from harness.ranks.distributed import World
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
-from preprocessing.base.terminal import percent
+from padless.core.terminal import percent
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.bundles import shared_run, write_drawn
-from tests.commands import read_json, unwrapped
-from tests.corpora import Command, contents, prepare, write_csv
-from tests.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
+from tests.helpers.bundles import shared_run, write_drawn
+from tests.helpers.commands import read_json, unwrapped
+from tests.helpers.corpora import Command, contents, prepare, write_csv
+from tests.helpers.datasets import rewritten, rows_by_number, split_of, texts_in, write_dataset
 
 pytestmark = pytest.mark.thorough
 

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 import pytest
 
-from preprocessing.base import atomic, signals
-from preprocessing.base.errors import DataError, UserError
+from padless.core import atomic, signals
+from padless.core.errors import DataError, UserError
 from preprocessing.config import ExecutorConfig
-from preprocessing.job import engine
-from preprocessing.job.executors import Workers, open_workers
+from preprocessing.pipeline import engine
+from preprocessing.pipeline.executors import Workers, open_workers
 
 
 def square(number: int) -> int:

@@ -24,14 +24,14 @@ from harness.tracking import trackers
 from harness.tracking.trackers import check_trackers
 from harness.tracking.tracking import Trackers
 from harness.training.rules import resolve_config as resolve_settings
-from preprocessing.base import cli
+from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import FIRST_KEYS, TextPipeline, TextSpec
 from preprocessing.text.tokenizer import Tokenizer
-from tests.batches import packed_batch, padded_batch, single_row
-from tests.datasets import shared_dataset
+from tests.helpers.batches import packed_batch, padded_batch, single_row
+from tests.helpers.datasets import shared_dataset
 
 pytestmark = pytest.mark.thorough
 

@@ -24,20 +24,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from padless import open_dataset
-from preprocessing.base.errors import DataError
-from preprocessing.base.split_names import NO_SPLIT, SPLITS
-from preprocessing.base.split_names import TEST_NUMBER as TEST
-from preprocessing.base.split_names import TRAIN_NUMBER as TRAIN
-from preprocessing.base.split_names import VALIDATION_NUMBER as VALIDATION
+from padless.core.errors import DataError
+from padless.core.split_names import NO_SPLIT, SPLITS
+from padless.core.split_names import TEST_NUMBER as TEST
+from padless.core.split_names import TRAIN_NUMBER as TRAIN
+from padless.core.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.job.assign import Assigner, read_rules
-from preprocessing.job.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
-from preprocessing.job.parts import Classes
-from preprocessing.job.tokenize import mix_hash
 from preprocessing.labels import convert_names, find_separator
-from tests.corpora import Command, reviews, write_csv, write_jsonl
-from tests.datasets import rows_by_number, write_dataset
+from preprocessing.pipeline.assign import Assigner, read_rules
+from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
+from preprocessing.pipeline.parts import Classes
+from preprocessing.pipeline.tokenize import mix_hash
+from tests.helpers.corpora import Command, reviews, write_csv, write_jsonl
+from tests.helpers.datasets import rows_by_number, write_dataset
 
 pytestmark = pytest.mark.thorough
 

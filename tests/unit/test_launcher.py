@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from harness.config import Choice, RunConfig
+from harness.distributed import devices
+from harness.distributed.world import World
 from harness.launch import launcher, many
 from harness.launch.launcher import SIGBUS_CAUSE, Failure, Launch, describe_failures
 from harness.launch.options import TrainConfig, accelerate_arguments, set_machines
-from harness.ranks import devices
-from harness.ranks.distributed import World
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training.assembly import check_shared
-from preprocessing.base import cli
-from preprocessing.base.errors import ConfigError, DataError
-from tests.datasets import write_dataset
+from padless.core import cli
+from padless.core.errors import ConfigError, DataError
+from tests.helpers.datasets import write_dataset
 
 BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"

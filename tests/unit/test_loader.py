@@ -16,11 +16,11 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from harness.batch import Layout
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import Block, Manifest, Split, write_shard
-from tests.batches import loader_of
-from tests.datasets import rows_in, shared_dataset, split_of
+from tests.helpers.batches import loader_of
+from tests.helpers.datasets import rows_in, shared_dataset, split_of
 
 dataset = shared_dataset({"train": 300, "validation": 20, "test": 20}, block_rows=32)
 

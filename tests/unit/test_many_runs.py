@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.__main__ import main
 from harness.config import RunConfig
 from harness.launch import launcher, many
 from harness.launch.options import TrainConfig
 from harness.rundir.records import Ending, write_status
-from preprocessing.base.signals import STOP
-from tests.commands import PLAIN_RECIPE
-from tests.datasets import assign_folds, write_dataset
+from padless.commands import main
+from padless.core.signals import STOP
+from tests.helpers.commands import PLAIN_RECIPE
+from tests.helpers.datasets import assign_folds, write_dataset
 
 pytestmark = pytest.mark.thorough
 

@@ -24,18 +24,18 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, PackedIndex
 from harness.config import ModelConfig
+from harness.distributed.precision import recurrent_dtype
+from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
+from harness.model.linear_part import WidePart, pad_ids
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
 from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
-from harness.model.wide import WidePart, pad_ids
-from harness.ranks.distributed import World
-from harness.ranks.precision import recurrent_dtype
-from harness.training import wide as training
+from harness.training import linear_fit as training
+from harness.training.linear_fit import learn_wide
 from harness.training.recurrence import fastest_layout, measure_layout
-from harness.training.wide import learn_wide
 from preprocessing.dataset.shards import read_manifest
-from tests.batches import packed_batch, padded_batch
-from tests.datasets import split_of, write_dataset
+from tests.helpers.batches import packed_batch, padded_batch
+from tests.helpers.datasets import split_of, write_dataset
 
 CPU = torch.device("cpu")
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])

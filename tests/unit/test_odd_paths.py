@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 import yaml
 
-from harness.__main__ import main
 from harness.rundir.layout import BUNDLE, CONFIG
-from preprocessing.base import cli, terminal
-from preprocessing.base.errors import DataError
-from preprocessing.corpus import addresses
-from preprocessing.job.assign import Assigner, Assignment
-from tests.bundles import write_drawn, write_run
-from tests.commands import unwrapped
-from tests.corpora import Command, contents, prepare, reviews, write_csv
+from padless.commands import main
+from padless.core import cli, terminal
+from padless.core.errors import DataError
+from preprocessing.pipeline.assign import Assigner, Assignment
+from preprocessing.sources import addresses
 from tests.fuzz.outcome import limit_resources
-from tests.report_runs import write_log
+from tests.helpers.bundles import write_drawn, write_run
+from tests.helpers.commands import unwrapped
+from tests.helpers.corpora import Command, contents, prepare, reviews, write_csv
+from tests.helpers.report_runs import write_log
 
 pytestmark = pytest.mark.thorough
 

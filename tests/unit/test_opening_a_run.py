@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from harness.config import CheckpointConfig, RunConfig, TrackingConfig
-from harness.ranks.session import Session, open_session
-from harness.ranks.stopping import Preempted
+from harness.distributed.session import Session, open_session
+from harness.distributed.stopping import Preempted
 from harness.rundir.layout import THROUGHPUT
 from harness.rundir.lock import check_claim, claim_run
 from harness.rundir.metrics_log import read_log
@@ -24,11 +24,11 @@ from harness.rundir.records import read_status
 from harness.training import assembly, writer
 from harness.training.assembly import assemble
 from harness.training.writer import RunWriter
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.terminal import Live
-from tests import checkpoints
-from tests.datasets import write_dataset
-from tests.runs import small
+from padless.core.errors import ConfigError, DataError
+from padless.core.terminal import Live
+from tests.helpers import checkpoints
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import small
 
 pytestmark = pytest.mark.processes  # the environment of a run names git's revision
 

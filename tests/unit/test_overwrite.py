@@ -18,14 +18,14 @@ import padless
 from harness.rundir import checkpoint
 from harness.rundir.layout import check_directory
 from harness.rundir.lock import claim_run
-from preprocessing.base import atomic, processes
-from preprocessing.base.atomic import temporary_suffix
-from preprocessing.base.errors import ConfigError, UserError
+from padless.core import atomic, processes
+from padless.core.atomic import temporary_suffix
+from padless.core.errors import ConfigError, UserError
 from preprocessing.dataset.shards import read_manifest
-from preprocessing.job import output, tokenize
-from preprocessing.job.executors import Share
-from tests.bundles import write_drawn, write_index
-from tests.corpora import Command, contents, reviews, words_of, write_csv
+from preprocessing.pipeline import tokenize, work_folder
+from preprocessing.pipeline.executors import Share
+from tests.helpers.bundles import write_drawn, write_index
+from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
 
 pytestmark = pytest.mark.thorough
 
@@ -85,8 +85,8 @@ def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
 ) -> None:
     user_folder = tmp_path / "out.building"
     shutil.copytree(out, user_folder)
-    (user_folder / output.WORK).mkdir()
-    (user_folder / output.WORK / output.LOCK).write_text("padless 1 elsewhere")
+    (user_folder / work_folder.WORK).mkdir()
+    (user_folder / work_folder.WORK / work_folder.LOCK).write_text("padless 1 elsewhere")
     files = contents(user_folder)
     command.refused(2, source, out, *PARTS, "--seed", 1)  # another dataset
     assert contents(user_folder) == files
@@ -125,7 +125,7 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
 
 
 def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with output.lock_directory(out, Share()):
+    with work_folder.lock_directory(out, Share()):
         assert "another run is writing this dataset" in command.refused(1, source, out, *REPLACING)
 
 

@@ -28,17 +28,17 @@ import torch
 from accelerate.state import AcceleratorState
 
 import padless
-from harness.__main__ import main
 from harness.inference import model as model_module
-from harness.library.server import SERVER
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts
+from padless.commands import main
+from padless.fork_server import SERVER
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.labels import name_label_value
-from tests.bundles import shared_run, write_drawn
-from tests.commands import ROOT, run_command, succeed, wait_until
-from tests.datasets import write_dataset
-from tests.runs import final, steps_done, train_to_end
+from tests.helpers.bundles import shared_run, write_drawn
+from tests.helpers.commands import ROOT, run_command, succeed, wait_until
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import final, steps_done, train_to_end
 
 pytestmark = pytest.mark.thorough
 

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preprocessing.dataset.inspect import verify_dataset
-from preprocessing.job.write import choose_widths
+from preprocessing.pipeline.write import choose_widths
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
-from tests.commands import unwrapped
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
-from tests.datasets import rows_by_number
+from tests.helpers.commands import unwrapped
+from tests.helpers.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.helpers.datasets import rows_by_number
 
 pytestmark = pytest.mark.thorough
 

@@ -22,17 +22,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.__main__ import main
 from harness.inference import predict as predicting
 from harness.inference import scorer
 from harness.inference.predict import ScoredPart, claim_predictions
-from harness.scores.calibration import Decision
-from preprocessing.base import cli
-from preprocessing.job import engine
-from preprocessing.job.executors import Share
+from harness.metrics.calibration import Decision
+from padless.commands import main
+from padless.core import cli
+from preprocessing.pipeline import engine
+from preprocessing.pipeline.executors import Share
 from preprocessing.text.vocabulary import UNK
-from tests.commands import unwrapped
-from tests.corpora import write_xlsx
+from tests.helpers.commands import unwrapped
+from tests.helpers.corpora import write_xlsx
 
 LABELS = ["bad", 'good, or "fine"']
 COLUMNS = ("predicted", "probability_bad", 'probability_good, or "fine"')
@@ -251,7 +251,7 @@ def test_a_file_is_read_as_the_corpus_of_the_training_was(case: str, info: Simpl
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predicting, "BLOCK_ROWS", 7)
-    monkeypatch.setattr("preprocessing.corpus.parquet.BATCH_ROWS", 7)
+    monkeypatch.setattr("preprocessing.sources.parquet.BATCH_ROWS", 7)
     name, single, output_of_parts = write(kind), Path(f"one.{kind}"), Path(f"many.{kind}")
     assert predict(name, single) == 0
     texts = list(Stub.texts_seen)

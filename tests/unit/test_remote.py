@@ -22,7 +22,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.__main__ import COMMANDS
 from harness.batch import StepBatch
 from harness.config import RunConfig
 from harness.data import order
@@ -30,17 +29,18 @@ from harness.data.order import OrderSpec, order_over
 from harness.launch import launcher
 from harness.rundir.records import read_run_config, write_config
 from harness.training.preflight import list_changes
-from preprocessing.base.configuration import options_of
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.installed import load_object
-from preprocessing.corpus import addresses
+from padless.commands import COMMANDS
+from padless.core.configuration import options_of
+from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.installed import load_object
 from preprocessing.dataset.remote import CACHE_VARIABLE, LIMIT_VARIABLE
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import open_split, read_data
-from tests.batches import loader_of
-from tests.corpora import Command, contents, reviews, write_csv, write_jsonl
-from tests.datasets import write_dataset
-from tests.runs import final, start, wait_for_step
+from preprocessing.sources import addresses
+from tests.helpers.batches import loader_of
+from tests.helpers.corpora import Command, contents, reviews, write_csv, write_jsonl
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import final, start, wait_for_step
 
 
 class Proxy(http.server.ThreadingHTTPServer):

@@ -19,21 +19,21 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.baseline.results import BaselineConfig
-from harness.baseline.results import main as baseline
+from harness.baselines.measured import BaselineConfig
+from harness.baselines.measured import main as baseline
 from harness.config import ModelConfig, OptimConfig
+from harness.metrics.label_errors import find_label_errors
 from harness.report.page import write_report
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures, read_predictions
-from harness.scores.label_errors import find_label_errors
-from preprocessing.base.errors import ConfigError, DataError
+from padless.core.errors import ConfigError, DataError
 from preprocessing.dataset.originals import find_originals
-from tests.commands import read_json
-from tests.corpora import prepare, reviews, write_csv
-from tests.report_runs import write_data, write_run
+from tests.helpers.commands import read_json
+from tests.helpers.corpora import prepare, reviews, write_csv
+from tests.helpers.report_runs import write_data, write_run
 
 pytestmark = pytest.mark.thorough
 

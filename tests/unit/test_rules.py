@@ -16,17 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import InitConfig, ModelConfig, OptimConfig, RunConfig, flat, to_dict
-from harness.ranks.distributed import World
-from harness.scores.calibration import Decision
+from harness.distributed.world import World
+from harness.metrics.calibration import Decision
 from harness.training import rules
 from harness.training.optim import learning_rate
 from harness.training.rules import Corpus, apply_rules, resolve_config
 from harness.training.throughput import row_hash
 from harness.training.validation import Selection
-from preprocessing.base import cli
-from preprocessing.base.errors import DataError
+from padless.core import cli
+from padless.core.errors import DataError
 from preprocessing.config import VocabularyConfig
-from tests.commands import PLAIN_RECIPE
+from tests.helpers.commands import PLAIN_RECIPE
 
 TREC = Corpus(rows=5_452, tokens=55_000, classes=6)
 IMDB = Corpus(rows=22_500, tokens=5_200_000, classes=2)

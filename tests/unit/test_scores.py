@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.config import EvaluationConfig
-from harness.scores.calibration import (
+from harness.metrics.calibration import (
     SHARES,
     USUAL_SHARE,
     Decision,
@@ -23,9 +23,9 @@ from harness.scores.calibration import (
     fit_temperature,
     log_loss_at_best_temperature,
 )
-from harness.scores.figures import Scores, figures
-from harness.scores.intervals import difference_interval, spread
-from harness.scores.metrics import (
+from harness.metrics.figures import Scores, figures
+from harness.metrics.intervals import difference_interval, spread
+from harness.metrics.metrics import (
     classification_metrics,
     log_loss_per_row,
     mistakes_to_show,

@@ -16,18 +16,18 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 import padless
-from harness.__main__ import main as harness_main
 from harness.config import EvaluationConfig
-from harness.scores import calibration
-from harness.scores.calibration import Decision, choose_f1_threshold, fit_decision
-from harness.scores.figures import Scores, figures
-from harness.scores.metrics import set_probabilities
-from harness.scores.tables import never_found
-from harness.training import wide
-from preprocessing.base.errors import DataError
-from tests.bundles import reseal, write_run
-from tests.corpora import reviews, write_csv
-from tests.datasets import write_dataset
+from harness.metrics import calibration
+from harness.metrics.calibration import Decision, choose_f1_threshold, fit_decision
+from harness.metrics.figures import Scores, figures
+from harness.metrics.metrics import set_probabilities
+from harness.metrics.tables import never_found
+from harness.training import linear_fit
+from padless.commands import main as harness_main
+from padless.core.errors import DataError
+from tests.helpers.bundles import reseal, write_run
+from tests.helpers.corpora import reviews, write_csv
+from tests.helpers.datasets import write_dataset
 
 NAMES = ["anger", "joy", "love", "surprise"]
 SHARES = [0.4, 0.3, 0.15, 0.04]
@@ -148,11 +148,11 @@ def test_the_linear_part_is_a_logistic_regression_of_each_class(monkeypatch: pyt
     random = np.random.default_rng(0)
     values = sparse.random(200, 12, 0.4, "csr", random_state=0)
     labels = random.random((200, 3)) < 1 / (1 + np.exp(-(values @ random.normal(size=(12, 3)) * 3)))
-    monkeypatch.setattr(wide, "TOLERANCE_OF_SETS", 1e-12)
-    table, bias = wide.solve_classes(values, sparse.csr_matrix((12, 4)), labels, np.array([1.0, 1.0, 2.0]))
+    monkeypatch.setattr(linear_fit, "TOLERANCE_OF_SETS", 1e-12)
+    table, bias = linear_fit.solve_classes(values, sparse.csr_matrix((12, 4)), labels, np.array([1.0, 1.0, 2.0]))
     for number in range(3):
         weights = {True: 2.0 if number == 2 else 1.0, False: 1.0}
-        theirs = LogisticRegression(C=wide.C_OF_SETS, tol=1e-10, max_iter=2000, class_weight=weights)
+        theirs = LogisticRegression(C=linear_fit.C_OF_SETS, tol=1e-10, max_iter=2000, class_weight=weights)
         theirs.fit(values, labels[:, number])
         np.testing.assert_allclose(table[:, number], theirs.coef_[0], atol=1e-3)
         assert bias[number] == pytest.approx(theirs.intercept_[0], abs=1e-3)

@@ -13,15 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from preprocessing.base.errors import UserError
-from preprocessing.base.processes import lock_file
-from preprocessing.base.signals import NOTHING_KEPT
-from tests.commands import ROOT, start_python
+from padless.core.errors import UserError
+from padless.core.processes import lock_file
+from padless.core.signals import NOTHING_KEPT
+from tests.helpers.commands import ROOT, start_python
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
-from preprocessing.base import cli, signals
+from padless.core import cli, signals
 signals.CLEANUP_LIMIT_S = 2.0
 signals.COMMAND.listen()
 
@@ -61,7 +61,7 @@ import os, signal, sys
 class Sender:
     '''Sends a signal to this process when the first module of ours with imports of its own is imported.'''
     def find_spec(self, name, *_):
-        if name == "preprocessing.base":
+        if name == "padless.core":
             os.kill(os.getpid(), signal.{name})
 sys.meta_path.insert(0, Sender())
 sys.argv = ["padless", *{words}]
@@ -103,7 +103,7 @@ def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path)
 def test_a_second_press_of_ctrl_c_means_now(tmp_path: Path) -> None:
     process = start_command(f"""
     import tempfile
-    from preprocessing.base.atomic import temporary_folder
+    from padless.core.atomic import temporary_folder
     tempfile.tempdir = {str(tmp_path)!r}
     with temporary_folder():
         try:
@@ -136,8 +136,8 @@ def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from preprocessing.base.errors import UserError
-from preprocessing.base.processes import lock_file
+from padless.core.errors import UserError
+from padless.core.processes import lock_file
 with lock_file(Path({path!r}), 0, UserError("taken")):
     print("held", flush=True)
     time.sleep(60)
@@ -161,7 +161,7 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
 
 LAUNCHER = """
 import subprocess, sys, time
-from preprocessing.base import signals
+from padless.core import signals
 signals.SAVE_LIMIT_S = 3.0
 signals.LAUNCHER.listen()
 
@@ -174,7 +174,7 @@ sys.exit(code % 256)
 """
 RANK = """
 import signal, sys, time
-from preprocessing.base import signals
+from padless.core import signals
 signals.listen_in_rank(can_save=lambda: {can_save})
 print("rank", flush=True)
 while signals.STOP.signal is None:

@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 
 from harness.config import RunConfig
-from harness.ranks.distributed import RankError, World
+from harness.distributed.world import RankError, World
 from harness.training.console import Log
-from preprocessing.base import atomic
-from preprocessing.base.atomic import refusal, storage_errors
-from preprocessing.base.errors import ConfigError, StorageError, UserError
-from preprocessing.base.untrusted import MOST_DEPTH, parse_json
-from tests.commands import ROOT, run_module
-from tests.full_disks import why_not
+from padless.core import atomic
+from padless.core.atomic import refusal, storage_errors
+from padless.core.errors import ConfigError, StorageError, UserError
+from padless.core.untrusted import MOST_DEPTH, parse_json
+from tests.helpers.commands import ROOT, run_module
+from tests.helpers.full_disks import why_not
 
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
@@ -115,7 +115,7 @@ def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[st
 @needs_full
 def test_standard_output_that_is_full() -> None:
     with open("/dev/full", "w") as full_disk:
-        command = [sys.executable, "-m", "harness", "train", "--help"]
+        command = [sys.executable, "-m", "padless", "train", "--help"]
         result = subprocess.run(
             command, stdout=full_disk, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )
@@ -150,7 +150,7 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
     if reason := why_not(tmp_path):
         pytest.skip(reason)
-    result = run_module("tests.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
+    result = run_module("tests.helpers.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
     assert result.stdout, result.stderr
     report = json.loads(result.stdout)
     assert report["faults"] == []

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.baseline.out_of_fold import predict_out_of_fold, read_labelled
-from harness.scores.label_errors import find_label_errors
+from harness.baselines.out_of_fold import predict_out_of_fold, read_labelled
+from harness.metrics.label_errors import find_label_errors
 from preprocessing.dataset.shards import read_manifest
-from tests.bundles import shared_run
-from tests.corpora import Command, prepare, reviews, write_csv
-from tests.datasets import rewritten, write_dataset
+from tests.helpers.bundles import shared_run
+from tests.helpers.corpora import Command, prepare, reviews, write_csv
+from tests.helpers.datasets import rewritten, write_dataset
 
 pytestmark = pytest.mark.thorough
 

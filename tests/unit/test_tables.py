@@ -25,16 +25,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from preprocessing.base.errors import ConfigError, DataError
-from preprocessing.base.split_names import SPLITS
+from padless.core.errors import ConfigError, DataError
+from padless.core.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus import text_files
-from preprocessing.corpus.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
-from preprocessing.corpus.convert import Converted, convert, convert_parts, read_part
-from preprocessing.corpus.readers import open_reader
-from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
-from tests.corpora import Command, reviews, write_csv, write_jsonl
+from preprocessing.sources import text_files
+from preprocessing.sources.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
+from preprocessing.sources.convert import Converted, convert, convert_parts, read_part
+from preprocessing.sources.readers import open_reader
+from preprocessing.sources.sources import list_files
+from tests.helpers.corpora import Command, reviews, write_csv, write_jsonl
 
 ROWS = [*reviews(40), ('quotes " and, commas', "positive"), ("two\nlines", "negative"), ("ünïcode ☃ 😀", "positive")]
 

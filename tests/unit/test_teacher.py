@@ -13,34 +13,34 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from harness.baseline import encoder as encoders
-from harness.baseline.encoder import Embeddings, Regression, find_encoder
-from harness.baseline.results import BaselineConfig
-from harness.baseline.results import main as show_baseline
+from harness.baselines import sentence_encoder as encoders
+from harness.baselines.measured import BaselineConfig
+from harness.baselines.measured import main as show_baseline
+from harness.baselines.sentence_encoder import Embeddings, Regression, find_encoder
 from harness.config import RunConfig, to_dict
 from harness.data.order import VERSION
+from harness.data.run_rows import rows_of_run
 from harness.data.targets import TEACHER, find_teacher_info, open_targets, path_of_info, write_teacher_info
-from harness.data.views import rows_of_run
 from harness.export.config import ExportConfig
 from harness.export.folder import main as export
-from harness.library.commands import train
-from harness.library.estimator import TextClassifier
-from harness.library.server import SERVER
 from harness.rundir.records import Ending, write_config, write_status
 from harness.training import teacher
 from harness.training.preflight import list_changes
 from harness.training.teacher import prepare_targets
-from preprocessing.base.errors import ConfigError, DataError, UserError
-from preprocessing.base.terminal import Screen
+from padless.api import train
+from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.terminal import Screen
+from padless.fork_server import SERVER
+from padless.sklearn import TextClassifier
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.corpus.batches import SourceBatch
-from preprocessing.corpus.sources import list_files
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
-from tests.commands import read_json, start_python
-from tests.datasets import write_dataset
-from tests.runs import small
-from tests.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
+from preprocessing.sources.batches import SourceBatch
+from preprocessing.sources.sources import list_files
+from tests.helpers.commands import read_json, start_python
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import small
+from tests.helpers.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
 
 pytestmark = pytest.mark.thorough
 CLASSES = ["mood0", "mood1", "mood2"]
@@ -201,8 +201,8 @@ def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) ->
 
 KILLED = """
 import os, signal, sys
-from harness.baseline import encoder as encoders
-from tests.teachers import TEXTS
+from harness.baselines import encoder as encoders
+from tests.helpers.teachers import TEXTS
 
 def kill_at_the_third_rename(*names):
     if len(list(embeddings.folder.glob("*.arrow"))) == 2:

@@ -18,10 +18,10 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from harness.training.console import Console
-from preprocessing.base import terminal as screens
-from preprocessing.base.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
+from padless.core import terminal as screens
+from padless.core.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
 from preprocessing.dataset.shards import Manifest, read_manifest
-from tests.report_runs import write_data, write_run
+from tests.helpers.report_runs import write_data, write_run
 
 
 def test_a_sentence_is_cut_at_words_and_goes_on_below_itself() -> None:

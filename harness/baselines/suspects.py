@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``padless suspects``: the rows of a dataset whose label is probably wrong, the worst first.
+
+First come equal texts with different labels, then rows that confident learning finds
+(``harness.metrics.label_errors``), by predictions of a TF-IDF baseline that has not learned from them. Networks of
+``train --folds`` found about as many.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from harness.baselines.out_of_fold import predict_out_of_fold, read_labelled
+from harness.metrics.calibration import fit_temperature
+from harness.metrics.label_errors import find_label_errors
+from harness.metrics.metrics import probabilities
+from padless.core import atomic
+from padless.core.atomic import storage_errors
+from padless.core.errors import ConfigError, DataError
+from padless.core.schema import LocalPath, Name
+from padless.core.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
+from preprocessing.dataset.originals import find_originals
+from preprocessing.dataset.shards import Manifest
+from preprocessing.dataset.views import read_data
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUM_PRINTED = 20
+MIN_TEXT_CELLS = 20
+"""Least width of a text in a printed line."""
+EQUAL_TEXT, CONFIDENT = "equal text has another label", "another label is more probable"
+COLUMNS = ["row", "split", "why", "label", "predicted", "probability", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectsConfig:
+    """Find rows whose label is probably wrong."""
+
+    SUBJECT = ("data",)
+    data: Name
+    """Dataset directory."""
+    output: LocalPath | None = None
+    """New .csv file for all suspects: row of the source, label, the label that is more probable, and why."""
+
+    def __post_init__(self) -> None:
+        """Check that the output fits."""
+        if self.output is not None and Path(self.output).suffix.lower() != ".csv":
+            raise ConfigError(f"output: {self.output}: unknown ending; use .csv")
+        if self.output is not None and os.path.lexists(self.output):
+            raise ConfigError(f"output: {self.output} is there already; name a new file")
+
+
+def main(config: SuspectsConfig) -> None:
+    """List the suspects."""
+    manifest = read_data(config.data)
+    if manifest.has_label_sets:
+        raise DataError(f"{config.data}: its texts have several labels each; suspects are found where each has one")
+    suspects, screen = find_suspects(config, manifest), Screen()
+    num_equal = (suspects["why"] == EQUAL_TEXT).sum()
+    counts = f"{count_noun(len(suspects), 'label')} probably wrong, {num_equal:,} of equal texts with several labels"
+    screen.print_text(f"{public(config.data)}: {counts}")
+    for suspect in suspects[:NUM_PRINTED].itertuples():
+        answer = f"{plain_line(suspect.label)} → {plain_line(suspect.predicted)} {suspect.probability:.2f}"
+        head = f"{suspect.split} row {suspect.row}: {answer}  "
+        screen.write([head + shorten_line(suspect.text, max(screen.width - cells(head), MIN_TEXT_CELLS))])
+    if config.output is not None:
+        path = Path(config.output)
+        with storage_errors(path), atomic.replacing(path) as temporary:
+            suspects.to_csv(temporary, index=False)
+        screen.print_text(f"written to {path}: correct these rows in the source, and prepare it again")
+
+
+def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
+    """The table of suspects, with ``COLUMNS``. Raises ``DataError`` for a dataset that cannot be used."""
+    table, blocks = read_labelled(config.data, manifest)
+    logits, labels = predict_out_of_fold(config.data, manifest, table, blocks), table["label"].to_numpy()
+    chances = probabilities(logits / fit_temperature(logits, labels))
+    predicted, positions = chances.argmax(axis=1), np.arange(len(table))
+    names, is_error = np.array(manifest.labels, object), find_label_errors(labels, chances)
+    has_other_label = table.groupby("text")["label"].transform("nunique") > 1
+    table = table.assign(
+        why=np.where(has_other_label, EQUAL_TEXT, CONFIDENT),
+        label=names[labels],
+        predicted=names[predicted],
+        probability=chances[positions, predicted],
+        chance=chances[positions, labels],
+    )
+    table["text_chance"] = table.groupby("text")["chance"].transform("min")
+    order = ["why", "text_chance", "text", "row"]
+    table = table[is_error | has_other_label].sort_values(order, ascending=[False, True, True, True])
+    text_by_row, reason = find_originals(manifest, table["row"], math.inf)
+    if reason:
+        Screen(errors=True).print_text(f"warning: texts are missing: {reason}")
+    table["text"] = table["row"].map(text_by_row)
+    return table[COLUMNS].fillna("").reset_index(drop=True)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logistic regression on TF-IDF of words and pairs: trained on ``train``, measured on the same splits as a network.
+
+It is a common default, scikit-learn's ``TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)`` and
+``LogisticRegression(C=10)``, and it is fixed: a baseline tuned for each corpus would not be comparable. Only the
+temperature of its probabilities is fitted on ``validation``, as for a network.
+
+Texts are not decoded: a word is its id, which is at least 1, a pair is the number ``first << 32 | second``. Memory
+grows with the training split: about 50 bytes for each word and pair.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from harness.config import EvaluationConfig
+from harness.metrics.calibration import fit_decision
+from harness.metrics.figures import Scores, figures
+from harness.model.registry import num_outputs
+from harness.rundir.results import Predictions
+from padless.core.errors import DataError
+from padless.core.split_names import TEST, TRAIN, VALIDATION
+from preprocessing.dataset.remote import join
+from preprocessing.dataset.shards import MANIFEST, Block, Manifest, Split
+from preprocessing.dataset.views import open_split
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+RECIPE: dict[str, Any] = {"version": 3, "ngrams": "words and pairs", "tf": "sublinear", "min_rows": 2, "C": 10.0}
+"""Settings of the model, stored in ``SPLIT.json``; results with other settings are computed again."""
+TOLERANCE = 1e-5
+"""Solver tolerance: largest gradient of the mean log loss. scikit-learn's 1e-4 stops too early for some rows."""
+MIN_STEPS, MAX_STEPS = 50, 1000
+WORK = 5_000_000_000
+"""Maximum matrix entries times outputs times steps, about a minute on one core; it limits the number of steps.
+
+The last steps change few predictions: on banking77, with 77 classes, 40 of 70 steps give the same accuracy.
+"""
+MAX_WEIGHTS = 5_000_000
+"""Maximum weights of all classes together. The solver needs about 300 bytes per weight, so at most 1.5 GB."""
+NUM_FOLDS, FOLDS_STREAM = 5, 0x666F6C64
+"""Folds of the training rows, which a separate random stream deals out."""
+NEVER_SEEN = 10.0
+"""The logit of a class without training rows is this far below all others."""
+OnSplit = tuple[dict[str, Any], Predictions]
+"""Figures of a split in the format of ``SPLIT.json``, and predictions in source order."""
+
+
+def names_of(manifest: Manifest) -> list[str]:
+    """The splits of a dataset on which the model is measured."""
+    return [name for name in (VALIDATION, TEST) if manifest.splits.get(name)]
+
+
+def estimate_seconds(manifest: Manifest) -> float:
+    """Estimated seconds of one core that fit and measurement take: typical texts and 50 steps of the solver."""
+    return 3 + manifest.tokens(TRAIN) * 1e-6 * (1 + 0.6 * num_outputs(manifest))
+
+
+def check(data: str | Path, manifest: Manifest) -> None:
+    """Raise ``DataError`` if a needed split is missing or training rows have only one class."""
+    path = join(data, MANIFEST)
+    for name in (TRAIN, VALIDATION):
+        if not manifest.splits.get(name):
+            raise DataError(f"{path}: has no {name} split, which the TF-IDF baseline needs; build the dataset with one")
+    classes = np.flatnonzero(manifest.class_rows(TRAIN))
+    if len(classes) < 2:
+        only = manifest.labels[classes.min(initial=0)]
+        raise DataError(
+            f"{path}: every training row is {only!r}, and there is nothing to tell apart; add another class"
+        )
+
+
+def ngrams_of(block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Words and pairs of a block, int64 ``[n-grams]``, and before them the row of each in the block."""
+    ids = block.ids.astype(np.int64)  # padding is 0
+    ngrams = np.hstack((ids, (ids[:, :-1] << 32 | ids[:, 1:]) * (ids[:, 1:] > 0)))
+    row, column = np.nonzero(ngrams)
+    return row, ngrams[row, column]
+
+
+def count_ngrams(block: Block, columns: np.ndarray) -> csr_matrix:
+    """How often each row has the n-gram of each column, as scipy's CSR; ``columns`` are ascending."""
+    from scipy.sparse import csr_matrix
+
+    row, ngrams = ngrams_of(block)
+    column = np.searchsorted(columns, ngrams).clip(max=len(columns) - 1)
+    has_column = columns[column] == ngrams
+    shape = len(block.row), len(columns)
+    return csr_matrix((np.ones(has_column.sum()), (row[has_column], column[has_column])), shape)
+
+
+def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
+    """All n-grams of some blocks, int64, ascending, and how often each row has each."""
+    from scipy.sparse import vstack
+
+    ngrams = np.unique(np.concatenate([ngrams_of(block)[1] for block in blocks]))
+    return ngrams, vstack([count_ngrams(block, ngrams) for block in blocks], "csr")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The TF-IDF baseline, trained on a dataset's training rows."""
+
+    num_classes: int
+    offsets: np.ndarray
+    """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has;
+    else one 0."""
+    ngrams: np.ndarray
+    """int64 ``[features]``, ascending: the n-gram of each column."""
+    model: Any
+    """scikit-learn's, from counts of n-grams to logits."""
+    facts: dict[str, Any]
+    """Facts of the training: features, training rows, steps, whether it converged."""
+
+    @classmethod
+    def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
+        """Fit it to the training split, after ``check``."""
+        train = open_split(data, manifest, TRAIN)
+        return cls.fit(*count_all_ngrams([*train.blocks]), train.column("label"), data, manifest)
+
+    @classmethod
+    def fit(
+        cls, ngrams: np.ndarray, matrix: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest
+    ) -> Linear:
+        """Fit it to rows of a dataset: their counts, as ``count_all_ngrams`` gives them, and their label numbers. More
+        than two classes share one softmax; each has its own model, against the rest, where a text may have several
+        labels. Raises ``DataError`` if no n-gram is in two rows.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.feature_extraction.text import TfidfTransformer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.pipeline import make_pipeline
+
+        times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
+        features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
+        features = features[times[features] > 0]
+        if not len(features):
+            raise DataError(f"{join(data, MANIFEST)}: no two training rows share a word: nothing to learn")
+        matrix = matrix[:, features]
+        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
+        classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
+        members, offsets = manifest.members, np.array(0.0)
+        if members is not None:
+            classifier, labels = OneVsRestClassifier(classifier), members[labels].astype(np.int64)
+            offsets = np.where(labels.any(axis=0), 0.0, -NEVER_SEEN)
+        model = make_pipeline(TfidfTransformer(sublinear_tf=True), classifier)
+        # Sparse matrix products use one thread only, and idle threads that synchronise between products make it many
+        # times slower on a busy machine.
+        with threadpool_limits(1), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
+            warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
+            model.fit(matrix, labels)
+        models = [classifier] if members is None else classifier.estimators_
+        steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
+        facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
+        return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
+
+    def logits(self, split: Split) -> np.ndarray:
+        """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
+        classes without training rows have the lowest.
+        """
+        return np.concatenate([self.logits_of_counts(count_ngrams(block, self.ngrams)) for block in split.blocks])
+
+    def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
+        """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
+        if self.offsets.ndim:
+            return np.asarray(self.model.decision_function(counts) + self.offsets)
+        return logits_of(self.model, counts, self.num_classes)
+
+
+def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
+    """Logits by a model of scikit-learn, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; classes that
+    it has not seen have the lowest.
+    """
+    scores = np.asarray(model.decision_function(features), np.float64)
+    if num_classes == 2:
+        return scores
+    if scores.ndim == 1:
+        scores = np.stack((np.zeros_like(scores), scores), axis=1)
+    result = np.repeat(scores.min(axis=1, keepdims=True) - NEVER_SEEN, num_classes, axis=1)
+    result[:, model.classes_] = scores
+    return result
+
+
+def sort_scores(split: Split, logits: np.ndarray) -> Scores:
+    """Rows, labels and ``logits`` of a split, which are in shard order, in the order of the source."""
+    order = np.argsort(split.column("row"), kind="stable")
+    rows, labels = (split.column(name)[order] for name in ("row", "label"))
+    members = split.manifest.members
+    return Scores(rows, labels if members is None else members[labels], logits[order])
+
+
+def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
+    """Train on the training split, and measure each split of ``names_of``.
+
+    Raises ``DataError`` as ``check`` does, and for shards that are missing or damaged.
+    """
+    check(data, manifest)
+    start_s = time.process_time()
+    linear = Linear.learn(data, manifest)
+    splits = [open_split(data, manifest, name) for name in names_of(manifest)]
+    measured = {split.name: sort_scores(split, linear.logits(split)) for split in splits}
+    facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
+    facts["seconds"] = time.process_time() - start_s
+    return describe_scores(measured, facts, manifest)
+
+
+def describe_scores(measured: Mapping[str, Scores], facts: Mapping[str, Any], manifest: Manifest) -> dict[str, OnSplit]:
+    """Figures and predictions of a model on each split, calibrated on validation; ``facts`` go to all figures."""
+    decision = fit_decision(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
+    results: dict[str, OnSplit] = {}
+    for name, scores in measured.items():
+        predicted, chances = decision.predictions(scores.logits)
+        predictions = Predictions(scores.rows, scores.labels, predicted, chances)
+        results[name] = {"split": name, **facts, **figures(scores, manifest.labels, decision)}, predictions
+    return results

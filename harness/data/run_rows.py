@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views of a dataset for training: with a fold held out, or with all rows for pretraining.
+
+A manifest lists the parts of each split, so a view is a manifest with other parts in its splits. Order, loader,
+staging and checks need nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.config import LANGUAGE_MODEL, RunConfig, Task
+from harness.data.targets import find_teacher_info
+from padless.core.errors import ConfigError, DataError
+from padless.core.split_names import TRAIN, UNLABELLED, VALIDATION
+from preprocessing.dataset.remote import join
+from preprocessing.dataset.shards import MANIFEST, Manifest
+from preprocessing.dataset.views import read_data, with_splits
+
+
+def hold_out(manifest: Manifest, fold: int | None, data: str | Path) -> Manifest:
+    """The manifest of the dataset ``data`` with ``fold`` as validation and the others for training; unchanged for None.
+
+    Raises ``DataError`` for a dataset without folds, ``ConfigError`` for a fold that it does not have.
+    """
+    if fold is None:
+        return manifest
+    check_folds(manifest, data, "fold")
+    if fold >= manifest.folds:
+        raise ConfigError(f"fold: {fold} is none of the {manifest.folds} folds of {data}; they count from 0")
+    parts_by_split: dict[str, Any] = {TRAIN: [], VALIDATION: []}
+    for part in [*manifest.splits.get(TRAIN, []), *manifest.splits.get(VALIDATION, [])]:
+        parts_by_split[VALIDATION if part.fold == fold else TRAIN].append(part)
+    return with_splits(manifest, {**manifest.splits, **parts_by_split}, fold=fold)
+
+
+def check_folds(manifest: Manifest, data: str | Path, key: str) -> None:
+    """Raise ``DataError`` for a dataset without folds; ``key`` is the option that needs them."""
+    if not manifest.folds:
+        raise DataError(
+            f"{join(data, MANIFEST)}: has no folds for --{key}; build the dataset with --splits.folds 5, or leave the "
+            "key out"
+        )
+
+
+def rows_of_task(task: Task, manifest: Manifest, data: str | Path, fold: int | None = None) -> Manifest:
+    """The view of the dataset ``data`` for a task, with ``fold`` held out if given.
+
+    Pretraining uses ``train`` and ``unlabelled`` as one split without labels. Raises ``DataError`` if it has nothing to
+    predict, and as ``hold_out`` does for a missing fold.
+    """
+    manifest = hold_out(manifest, fold, data)
+    if task != LANGUAGE_MODEL:
+        return manifest
+
+    splits: dict[str, Any] = {TRAIN: [], VALIDATION: []}
+    for name, split in {TRAIN: TRAIN, UNLABELLED: TRAIN, VALIDATION: VALIDATION}.items():
+        splits[split] += [replace(part, labels={}) for part in manifest.splits.get(name, [])]
+    view = with_splits(manifest, splits)
+    for split, names in {TRAIN: f"{TRAIN} or {UNLABELLED}", VALIDATION: VALIDATION}.items():
+        rows, purpose = view.rows(split), "to pretrain on" if split == TRAIN else "to measure perplexity on"
+        if not rows:
+            raise DataError(
+                f"{join(data, MANIFEST)}: no rows {purpose}: there is no split {names}; build a dataset that has one "
+                "with `padless prepare`"
+            )
+        if view.tokens(split) == rows:
+            raise DataError(
+                f"{join(data, MANIFEST)}: no row {purpose} has a second token, so there is nothing to predict; look at "
+                "the texts and at text.stop_words"
+            )
+    return view
+
+
+def rows_of_run(config: RunConfig) -> Manifest:
+    """The view of its dataset that a run trains on: where a teacher has taught, with its rows without labels in
+    ``train``.
+
+    Raises ``DataError`` as ``rows_of_task`` and ``find_teacher_info`` do.
+    """
+    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    if teacher_info is None or not teacher_info.is_used:
+        return manifest
+    splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}
+    return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})

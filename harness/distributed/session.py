@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every entry point under ``accelerate launch`` does first and last: device, process group, precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from harness.config import Choice, Precision
+from harness.distributed import network
+from harness.distributed.devices import CHOSEN
+from harness.distributed.precision import (
+    choose_device,
+    choose_precision,
+    configure_threads,
+    expand_segments,
+    keep_memory,
+    set_tf32,
+)
+from harness.distributed.stopping import HEARTBEAT
+from harness.distributed.world import (
+    World,
+    connect,
+    count_machines,
+    count_restarts,
+    disconnect,
+    join_restarted,
+    joining,
+    read_world_size,
+)
+
+NCCL_GRACE_S = 60
+
+
+@dataclass(frozen=True)
+class Session:
+    """One rank, connected to the others."""
+
+    accelerator: Accelerator
+    world: World
+    device: torch.device
+    arithmetic: str
+    """What training computes in."""
+    choices: dict[str, Choice]
+    """Settings that were decided here, each with its reason."""
+
+
+@contextmanager
+def open_session(device: str, precision: Precision, timeout_s: int, threads: int | None = None) -> Iterator[Session]:
+    """Join the other ranks; leave the process group if all ranks reach the end.
+
+    A rank that fails alone does not leave it: NCCL would wait for ranks that wait for this one. It reports the error
+    and exits (``ranks.stopping``), so that its launcher ends the others.
+
+    ``threads``: how many this process computes with on a CPU; None: see ``configure_threads``.
+    """
+    choices = {"device": choose_device(device)}
+    kind = choices["device"].value
+    if kind == "cuda":
+        expand_segments()
+    choices["precision"] = choose_precision(precision, kind)
+    arithmetic = choices["precision"].value
+    choices["processes"] = Choice(str(read_world_size()), os.environ.get(CHOSEN, "as launched"))
+    choices["threads"] = configure_threads(kind, threads)
+    set_tf32(arithmetic == "tf32")
+    if kind == "cpu":
+        keep_memory()
+    if count_machines() > 1:
+        choices["network"] = Choice(network.name_interface(), "the route to the other machines")
+    # NCCL aborts the process when its own limit is over; the heartbeat reports before that.
+    limit = timedelta(seconds=timeout_s + (NCCL_GRACE_S if kind == "cuda" else 0))
+    with joining(timeout_s):
+        if count_restarts():
+            join_restarted("nccl" if kind == "cuda" else "gloo", limit)
+        group = InitProcessGroupKwargs(timeout=limit)
+        mixed = "fp16" if arithmetic == "fp16" else "no"  # for its loss scaling; the model casts to bf16 itself
+        accelerator = Accelerator(cpu=kind == "cpu", mixed_precision=mixed, kwargs_handlers=[group])
+        world = connect(timeout_s)
+    rank_device = accelerator.device
+    if rank_device.type == "cuda" and rank_device.index is None:  # of a single process; set_device refuses it
+        rank_device = torch.device("cuda", torch.cuda.current_device())
+    if world.world_size > 1:
+        HEARTBEAT.start(timeout_s)
+    try:
+        yield Session(accelerator, world, rank_device, arithmetic, choices)
+    except BaseException as error:
+        if world.world_size == 1 or getattr(error, "agreed", False):
+            disconnect()
+        raise
+    disconnect()

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of all figures, and the figures of a split from its logits and labels, as in ``SPLIT.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.metrics.calibration import Decision
+from harness.metrics.intervals import intervals, spread
+from harness.metrics.metrics import calibration_error, classification_metrics, log_loss_per_row, per_class, reliability
+from padless.core.terminal import shorten_line
+
+MAX_NAME_CELLS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """How tables, reports, trackers and model cards show a figure."""
+
+    title: str
+    lower_is_better: bool = False
+    weight: int = 0
+    """If a table of runs is too wide, columns with the largest weight are dropped first."""
+
+
+FIGURES = {
+    "accuracy": Figure(title="accuracy"),
+    "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
+    "f1": Figure(title="F1"),
+    "f1_micro": Figure(title="F1 (micro)"),
+    "roc_auc": Figure(title="ROC AUC", weight=2),
+    "pr_auc": Figure(title="PR AUC", weight=4),
+    "log_loss": Figure(title="log loss", lower_is_better=True),
+    "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
+    "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
+    "perplexity": Figure(title="perplexity", lower_is_better=True),
+}
+"""All figures by key, in display order; a split has those of its task."""
+CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrated_log_loss"}
+"""Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
+
+
+def title_of(key: str, labels: Sequence[str], *, has_label_sets: bool = False) -> str:
+    """A figure's title; that of F1 names class 1 of two classes, or the mean over more. With several labels to a text,
+    accuracy is that of whole label sets.
+    """
+    if has_label_sets and key == "accuracy":
+        return "subset accuracy"
+    if key != "f1" or not labels:
+        return FIGURES[key].title
+    return (
+        f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 and not has_label_sets else "F1 (macro)"
+    )
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits and labels of every row of a split, in the order of the source."""
+
+    rows: np.ndarray
+    """int64 ``[rows]``: row numbers in the source, ascending."""
+    labels: np.ndarray
+    """int64 ``[rows]``; bool ``[rows, classes]`` with several labels to a text."""
+    logits: np.ndarray
+    """float64 ``[rows]`` for two classes, ``[rows, classes]`` for more; before calibration."""
+
+
+def figures(scores: Scores, names: Sequence[str], decision: Decision) -> dict[str, Any]:
+    """Metrics after calibration with intervals, each class, and the calibration, as plain values."""
+    labels, logits = scores.labels, decision.calibrate(scores.logits)
+    raw_bins, bins = reliability(scores.logits, labels), reliability(logits, labels)
+    predicted, _ = decision.predictions(scores.logits)
+    threshold: dict[str, Any] = {"threshold": decision.threshold}
+    if labels.ndim > 1:
+        threshold = {"thresholds": dict(zip(names, decision.thresholds, strict=True))}
+    return {
+        "temperature": decision.temperature,
+        **threshold,
+        **classification_metrics(logits, labels, predicted),
+        "labels": list(names),
+        "intervals": intervals(logits, labels, predicted),
+        "per_class": per_class(labels, predicted, names),
+        "calibration": {
+            "bins": bins.shape[1],
+            "ece_before": calibration_error(raw_bins),
+            "log_loss_before": float(log_loss_per_row(scores.logits, labels).mean()),
+            "before": bins_to_json(raw_bins),
+            "after": bins_to_json(bins),
+        },
+    }
+
+
+def bins_to_json(bins: np.ndarray) -> list[dict[str, Any]]:
+    """The bins of ``reliability`` that hold rows, as plain values."""
+    keys = ("rows", "confidence", "accuracy")
+    columns = [dict(zip(keys, column, strict=True)) for column in bins.T.tolist() if column[0]]
+    return [{**column, "rows": int(column["rows"])} for column in columns]
+
+
+def scalar_figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The scalar figures among all values, for a line of the metrics and for trackers."""
+    kinds = (int, float, type(None))
+    return {name: value for name, value in values.items() if isinstance(value, kinds) and name != "step"}
+
+
+def spreads(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """The spread of each figure that all ``runs`` have."""
+    spread_by_name = {}
+    for name in FIGURES:
+        values = [run[name] for run in runs if run.get(name) is not None]
+        if values and len(values) == len(runs):
+            spread_by_name[name] = spread(values)
+    return spread_by_name

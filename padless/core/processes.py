@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Facts about processes and their machine, child processes, and locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from padless.core.errors import UserError
+from padless.core.terminal import print_stderr
+
+
+def available_cores() -> int:
+    """The cores that this process may run on, which on a cluster are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Most bytes for processes here: the machine's memory, or the limit of their control groups (version 2)."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError):
+        match = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
+        group = Path("/sys/fs/cgroup", match[1] if match else "")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or max
+                limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
+    return min(limits)
+
+
+POLL_S = 0.1
+
+
+def acquire(file: IO[Any], timeout_s: float, refusal: UserError, *, shared: bool = False) -> None:
+    """Lock an open file against every other process, or with ``shared`` against those that do not share it; closing the
+    file releases it. On a file system without locks nothing is locked, which a warning says.
+
+    Raises ``refusal``, with the holder, if another process still holds the lock after ``timeout_s`` seconds (0: do not
+    wait). The holder is recorded only if the file is writable.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise type(refusal)(f"{refusal}{describe_holder(file)}") from None
+            time.sleep(POLL_S)
+            continue
+        except OSError as error:
+            warn_unlocked(f"{file.name}: cannot be locked ({error.strerror})")
+        if file.writable() and not shared:
+            os.ftruncate(file.fileno(), 0)
+            os.pwrite(file.fileno(), f"padless {os.getpid()} {platform.node()}".encode(), 0)
+        return
+
+
+_warned = set[str]()
+
+
+def warn_unlocked(problem: str) -> None:
+    """Warn once in a process that a file system has no locks."""
+    if not _warned:
+        print_stderr(f"warning: {problem}: start no other command that writes there meanwhile")
+    _warned.add(problem)
+
+
+def describe_holder(file: IO[Any]) -> str:
+    """The process that holds a lock, as the end of a sentence; empty if the file does not name it."""
+    try:
+        _, number, host = os.pread(file.fileno(), 300, 0).decode().split(" ")
+        pid = int(number)
+    except (OSError, ValueError):
+        return ""
+    return f" (process {pid})" if host == platform.node() else f" (process {pid} on {host})"
+
+
+@contextmanager
+def lock_file(path: Path, timeout_s: float, refusal: UserError, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path``, created if missing, while the block runs.
+
+    Raises ``refusal`` as :func:`acquire` does, ``OSError`` if the file cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        acquire(file, timeout_s, refusal, shared=shared)
+        yield
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is one that ``acquire`` locked: it names a process and a machine."""
+    return path.is_file() and re.fullmatch(rb"padless \d+ \S+", path.read_bytes()[:300]) is not None
+
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends when the parent ends."""
+PARENT = "PADLESS_PARENT"
+"""Environment variable: this command is to end with its parent."""
+
+
+def signal_on_parents_death(number: int) -> None:
+    """Have the kernel send this signal when the parent of this process ends; has no effect outside Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+def start_child(*words: str) -> subprocess.Popen[bytes]:
+    """Start another command, ``words`` after ``python``, as a silent process; it ends with the thread that starts it.
+
+    Raises ``OSError``.
+    """
+    env, null = {**os.environ, PARENT: "1"}, subprocess.DEVNULL
+    return subprocess.Popen([sys.executable, *words], stdin=null, stdout=null, stderr=null, env=env)

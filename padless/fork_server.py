@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs functions that need torch in processes of their own: a training leaves nothing in the process of its caller.
+
+A server process imports torch once and computes nothing. Each call is a fork of it, which begins in milliseconds. The
+server ends when its user's process does, and each process that it has forked gets SIGTERM then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import codecs
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe, wait
+from typing import Any, NoReturn
+
+from padless.core.cli import SPINS
+from padless.core.errors import UserError
+from padless.core.processes import signal_on_parents_death
+from padless.core.signals import TRAINING_SIGNALS
+from padless.core.terminal import print_stderr
+
+START = "import sys; sys.path = sys.argv[2:]; from padless.fork_server import fork_calls; fork_calls(int(sys.argv[1]))"
+PRELOADED = (
+    "harness.evaluate",
+    "harness.inference.evaluation",
+    "harness.distributed.session",
+    "harness.report.sinks",
+    "harness.train",
+    "harness.training.assembly",
+    "pandas",
+    "scipy.stats",
+    "sklearn.feature_extraction.text",
+    "torch._dynamo",
+)
+"""Modules that each call finds imported; torch's optimizers import the last one, in seconds."""
+CHUNK_BYTES = 1 << 16
+
+
+class ForkServer:
+    """The server of this process. There is one, ``SERVER``."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self.lock = threading.Lock()
+        self.owner_pid = 0
+        """The process that started the server; a fork of it, as joblib makes, starts another."""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.control: socket.socket | None = None
+
+    def start(self) -> socket.socket:
+        """The socket of the running server, which takes seconds to be ready after its start."""
+        with self.lock:
+            is_running = self.owner_pid == os.getpid() and self.process is not None and self.process.poll() is None
+            if is_running and self.control is not None:
+                return self.control
+            control, servers_end = socket.socketpair()
+            with servers_end:
+                words = [sys.executable, "-c", START, str(servers_end.fileno()), *sys.path]
+                # in a session of its own: signals from the keyboard are for the caller
+                environment = {"GOMP_SPINCOUNT": SPINS, **os.environ}
+                self.process = subprocess.Popen(
+                    words, pass_fds=[servers_end.fileno()], env=environment, start_new_session=True
+                )
+            self.control, self.owner_pid = control, os.getpid()
+            return control
+
+    def close(self) -> None:
+        """End the server, and with it what it has forked."""
+        if self.process is not None and self.control is not None and self.owner_pid == os.getpid():
+            self.control.close()
+            self.process.kill()
+            self.process.wait()  # cannot hang: it was killed
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function(*arguments)`` returns in a new process, whose output is printed here.
+
+        Function, arguments and result are pickled. An interrupt is passed on, so that a training saves a checkpoint,
+        and raised at the end; a second one kills the process. Raises what the function raises, and ``UserError`` if the
+        process dies.
+        """
+        control = self.start()
+        pipe, childs_pipe = Pipe()
+        reader, writer = os.pipe()
+        with pipe, os.fdopen(reader, "rb", 0) as output:
+            with self.lock, childs_pipe:
+                socket.send_fds(control, [b"\n"], [childs_pipe.fileno(), writer])
+                os.close(writer)
+            pipe.send((function, arguments, dict(os.environ), os.getcwd()))
+            try:
+                pid = pipe.recv()  # cannot hang: a process that ends closes its end
+                was_interrupted = forward_output(pipe, output.fileno(), pid)
+                is_done, value = pipe.recv()  # cannot hang: it sends its result, or ends
+            except (EOFError, ConnectionError):
+                problem = "the process that computed it died; was it killed for its memory, or a shard cut?"
+                raise UserError(f"{problem} The same call goes on") from None
+        if was_interrupted:
+            raise KeyboardInterrupt
+        if not is_done:
+            raise value
+        return value
+
+
+SERVER = ForkServer()
+atexit.register(SERVER.close)
+
+
+def forward_output(pipe: Connection, output: int, pid: int) -> bool:
+    """Print what a process writes until it sends its result, and send interrupts to it; returns whether one came."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    num_interrupts = 0
+    sources: list[Any] = [pipe, output]
+    while True:
+        try:
+            ready = wait(sources)  # cannot hang: a process that ends closes both
+            if output not in ready:
+                return num_interrupts > 0
+            content = os.read(output, CHUNK_BYTES)
+            sources = sources if content else [pipe]
+            sys.stdout.write(decoder.decode(content))
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            num_interrupts += 1
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT if num_interrupts == 1 else signal.SIGKILL)
+            if num_interrupts > 1:
+                raise
+            print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
+
+
+def fork_calls(descriptor: int) -> NoReturn:
+    """Fork a process for each message on a socket, until it is closed."""
+    for stop_signal in TRAINING_SIGNALS:
+        signal.signal(stop_signal, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets processes that have ended
+    for name in PRELOADED:
+        importlib.import_module(name)
+    control = socket.socket(fileno=descriptor)
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            control.close()
+            answer(*descriptors)
+        for number in descriptors:
+            os.close(number)
+
+
+def answer(descriptor: int, output: int) -> NoReturn:
+    """Run one call in this process, and send its result or its exception."""
+    signal_on_parents_death(signal.SIGTERM)
+    for stop_signal in (*TRAINING_SIGNALS, signal.SIGCHLD):
+        signal.signal(stop_signal, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    pipe = Connection(descriptor)
+    try:
+        function, arguments, environment, folder = pipe.recv()  # cannot hang: its caller sends it at once, or ends
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        pipe.send(os.getpid())
+        result = True, function(*arguments)
+    except BaseException as error:
+        result = False, error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    with suppress(OSError):  # the caller is gone
+        pipe.send(result)
+    os._exit(0)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``TextClassifier``: prepare, train and predict as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from harness.config import RunConfig
+from harness.inference.model import Texts, chunks, load
+from padless.api import check_options, pair_labels, pop_dataset_options, prepare, train_alone, words_of
+from padless.core import cli
+from padless.core.atomic import temporary_folder
+from padless.core.errors import DataError, UserError, require
+from padless.frames import write_frame
+
+
+class FitError(DataError, ValueError):
+    """What scikit-learn expects for texts, labels or parameters that cannot be used."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TextClassifier(ClassifierMixin, BaseEstimator):
+    """An LSTM over texts: lists, tuples, arrays or columns of strings, in pipelines and searches of scikit-learn.
+
+    ``fit`` prepares the texts and trains by the default recipe, as the commands do with the same keys and seed, in a
+    temporary directory, on one device and quietly. What is None follows from the recipe ``config``, or from the texts.
+    """
+
+    epochs: int | None = None
+    batch_size: int | None = None
+    """The key ``global_batch``."""
+    lr: float | None = None
+    hidden_size: int | None = None
+    dropout: float | None = None
+    validation_fraction: float = 0.1
+    """Of the rows, which select the best epoch."""
+    random_state: int | None = None
+    """The seed; None is 0."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    teacher: str | None = None
+    """A sentence encoder, or a file of predictions, that teaches the texts without labels of ``fit``."""
+    config: str | Path | None = None
+    options: Mapping[str, Any] | None = None
+    """Other keys of ``padless prepare`` and ``padless train``, as in ``{"text.max_tokens": 100}``."""
+    verbose: bool = False
+
+    def fit(self, X: Texts, y: Any, unlabelled: Texts = ()) -> TextClassifier:  # noqa: N803 - scikit-learn's name
+        """Train on texts and their labels: strings, whole numbers or booleans; with several labels to a text a matrix
+        of 0 and 1, ``[texts, classes]``. Word vectors, and a teacher's pupil, learn from the ``unlabelled`` texts too.
+        Raises ``UserError``.
+        """
+        targets = np.asarray(y)
+        has_label_sets = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
+        if has_label_sets:
+            labels: Any = [np.flatnonzero(row).tolist() for row in targets]
+        else:
+            targets = column_or_1d(targets, warn=True)
+            labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
+        options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
+        split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
+        of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
+        of_run = {
+            "config": self.config,
+            "epochs": self.epochs,
+            "global_batch": self.batch_size,
+            "optim.lr": self.lr,
+            "model.hidden_size": self.hidden_size,
+            "model.dropout": self.dropout,
+            "device": self.device,
+            "teacher": self.teacher,
+            "baseline": "none",
+            **common,
+        }
+        try:
+            fraction = self.validation_fraction
+            is_share = isinstance(fraction, Real) and 0 < fraction < 1
+            require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
+            texts, _ = pair_labels(X, labels, "y")
+            check_classification_targets(targets)
+            labels = labels if has_label_sets else targets
+            frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
+            with temporary_folder() as folder:
+                if unlabelled_texts := [text for chunk in chunks(unlabelled) for text in chunk]:
+                    (folder / "unlabelled").mkdir()
+                    of_data["source.unlabelled_path"] = write_frame(
+                        pd.DataFrame({"text": unlabelled_texts}), folder / "unlabelled"
+                    )
+                source = frame if self.teacher is None else write_frame(frame, folder)  # for a teacher to read again
+                prepare(source, text="text", label="label", output=folder / "data", options=of_data)
+                words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, options)
+                train_alone(cli.parse(RunConfig, words, prog="TextClassifier"), words, reports=False)
+                self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
+        except UserError as error:
+            raise FitError(error) from error
+        self.multilabel_ = has_label_sets
+        self.classes_ = np.sort(self.model_.classes_).astype(targets.dtype)
+        if has_label_sets:
+            self.classes_ = np.arange(targets.shape[1])
+        return self
+
+    def predict(self, X: Texts) -> np.ndarray:  # noqa: N803
+        """The class of each text, of the type of ``y``; with several labels to a text a matrix as ``y``."""
+        check_is_fitted(self)
+        labels = self.model_.predict(X)
+        if self.multilabel_:
+            return np.array([np.isin(self.classes_, row) for row in labels], np.int64)
+        return labels.astype(self.classes_.dtype)
+
+    def predict_proba(self, X: Texts) -> np.ndarray:  # noqa: N803
+        """Calibrated probabilities, float64 ``[texts, classes]``, in the order of ``classes_``."""
+        check_is_fitted(self)
+        chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
+        # of several labels, a column without a 1 is no class of the model
+        return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()

@@ -1,0 +1,403 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Assigns each row a split and a fold, or leaves it out: runs ``rules.sql`` in DuckDB, whose memory is
+bounded for any number of rows.
+
+Units of several rows are packed by ``preprocessing.pipeline.packing``, by row counts that queries return.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from padless.core import atomic
+from padless.core.errors import DataError
+from padless.core.split_names import (
+    ALL_SPLITS,
+    NO_SPLIT,
+    SPLITS,
+    TEST,
+    TRAIN,
+    TRAIN_NUMBER,
+    UNLABELLED,
+    VALIDATION,
+    VALIDATION_NUMBER,
+)
+from preprocessing.config import POLICIES, PreprocessConfig, SplitConfig
+from preprocessing.pipeline import engine, tokenize
+from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, join_nodes, target_label_rows
+from preprocessing.pipeline.parts import Classes
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+MEMORY_LIMIT = "200MB"
+"""Of DuckDB, which writes to files beyond it."""
+MAX_THREADS = 2
+"""Of DuckDB: each needs its share of the memory."""
+FULL_DISK = ("No space left", "max_temp_directory_size")
+"""In errors of DuckDB, which leaves a tenth of the disk free."""
+ASSIGNED = "assigned.parquet"
+"""The table of the decisions on all rows, beside the parts."""
+MANY_CLASSES = 20
+"""So many may have one or two rows each, as in a first trial."""
+
+
+@dataclass(frozen=True)
+class Assignment(engine.Part[dict[str, Any]]):
+    """The assignment of all rows of a corpus to splits and folds, as a task."""
+
+    config: PreprocessConfig
+    classes: Classes
+    num_parts: int
+    source_name: str
+    """The labelled files, for messages."""
+    threads: int
+    """Of the database."""
+
+    result: ClassVar[Any] = dict[str, Any]
+
+    def make(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Store the assignment of every row.
+
+        Returns what was observed: ``report`` for the manifest, ``labels`` (rows of each split and class), ``named``
+        (rows of each split that the source names) and ``labelled`` (rows with a label). Raises ``DataError`` for an
+        unusable split.
+        """
+        spilled = self.root / "spilled"
+        atomic.sweep(spilled)
+        spilled = atomic.temporary_path(spilled)  # another share may make the same part
+        try:
+            with literal_path(self.root) as root, open_database(root / spilled.name, self.threads) as database:
+                facts = [str(tokenize.part_path(root, number, "facts")) for number in range(self.num_parts)]
+                assigner = Assigner(database, self.config, self.classes, self.source_name)
+                with atomic.replacing(self.root / ASSIGNED) as path:
+                    observed = assigner.run(facts, self.size, root / path.name)
+            return observed, {ASSIGNED: atomic.sha256_file(self.root / ASSIGNED)}
+        finally:
+            shutil.rmtree(spilled, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class AssignedParts:
+    """The parts of a corpus with the assignment of every row, on disk for the workers."""
+
+    folder: Path
+    rows_per_part: list[int]
+    num_labelled: int
+    """Rows with a label, also those that are left out."""
+    hash: str
+    """Over all parts and assignments."""
+
+    @property
+    def num_rows(self) -> int:
+        """All rows, also those that are left out."""
+        return sum(self.rows_per_part)
+
+    def load(self, number: int) -> dict[str, np.ndarray]:
+        """``split`` (int8), ``label`` (int32) and ``fold`` (int16) of the rows of one part, in the order of
+        ``tokenize.load_part``.
+        """
+        row = tokenize.load_part(self.folder, number)["row"]
+        is_of_part = [("row", ">=", row.min()), ("row", "<=", row.max())]  # the file is in the order of rows
+        columns = ["row", "split", "label", "fold"]
+        table = pq.read_table(self.folder / ASSIGNED, columns=columns, filters=is_of_part, use_threads=False)
+        position = table["row"].to_numpy().searchsorted(row)
+        return {name: table[name].to_numpy()[position] for name in columns[1:]}
+
+
+@functools.cache
+def read_rules() -> dict[str, str]:
+    """The statements of ``rules.sql`` by their names."""
+    text = Path(__file__).with_name("rules.sql").read_text(encoding="utf-8")
+    _, *sections = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return dict(zip(sections[::2], sections[1::2], strict=True))
+
+
+def split_macros() -> str:
+    """The statements that give the rules each split's number, as ``train()``."""
+    number_by_name = {name: number for number, name in enumerate(ALL_SPLITS)} | {"no_split": NO_SPLIT}
+    return "".join(f"create macro {name}() as {number}::tinyint;\n" for name, number in number_by_name.items())
+
+
+@contextmanager
+def literal_path(folder: Path) -> Iterator[Path]:
+    """Another path of a folder, without the characters by which DuckDB matches names or divides a path."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def open_database(spilled: Path, threads: int) -> Iterator[DuckDBPyConnection]:
+    """A database in memory, and beyond its limit in a new folder. A full disk is an ``OSError``."""
+    import duckdb
+
+    settings: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "threads": threads, "temp_directory": str(spilled)}
+    try:
+        with duckdb.connect(config=settings) as database:
+            yield database
+    except duckdb.Error as error:
+        if any(words in str(error) for words in FULL_DISK):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise
+
+
+@dataclass(frozen=True)
+class Assigner:
+    """Runs the rules on one table of facts, and counts the rows that they concern."""
+
+    database: DuckDBPyConnection
+    config: PreprocessConfig
+    classes: Classes
+    source_name: str
+
+    def run(self, facts: list[str], num_rows: int, result_path: str | Path) -> dict[str, Any]:
+        """Write the ``result`` of ``rules.sql`` for files of facts on ``num_rows`` rows; returns what
+        ``Assignment.make`` does.
+        """
+        splits, numbers = self.config.splits, self.classes.numbers
+        for name in POLICIES:
+            self.set_variable(f"drop_{name}", name in self.config.quality.drop)
+        self.set_variable("by_time", splits.time_column is not None)
+        self.set_variable("first_measured", TRAIN_NUMBER if splits.folds else VALIDATION_NUMBER)
+        self.database.execute(split_macros() + read_rules()["empty_tables"])
+        self.register("classes", name=list(numbers), number=list(numbers.values()))
+        self.database.execute("set variable fact_files = $files", {"files": facts})
+        self.database.execute(read_rules()["facts"] + read_rules()["labelled"])
+        (counts,) = self.rows(read_rules()["labelled_counts"])
+        rows_by_split = {name: counts.pop(name) for name in SPLITS}
+        num_labelled, report = counts.pop("labelled"), counts
+        self.check_labelled(num_labelled, report["empty"])
+        fractions = {VALIDATION: splits.validation, TEST: splits.test}
+        fractions |= {name: 0.0 for name in fractions if rows_by_split[name]}
+        if splits.group_column is not None:
+            report["groups"] = self.keep_groups_together()
+        self.split_candidates(fractions, report)
+        self.database.execute(read_rules()["assigned"])
+        (report["duplicates"],) = self.rows(read_rules()["duplicate_counts"])
+        if splits.folds:
+            report["folds"] = self.assign_folds()
+        has_unlabelled = self.count("facts where named = unlabelled()") > 0
+        self.database.execute(read_rules()["unlabelled" if has_unlabelled else "no_unlabelled"])
+        quoted_path = str(result_path).replace("'", "''")
+        self.database.execute(f"copy ({read_rules()['result']}) to '{quoted_path}' (format parquet)")
+        self.database.execute(f"create view result as from read_parquet('{quoted_path}')")
+        assert self.count("result") == num_rows, "facts on other rows than those of the corpus"
+        if has_unlabelled:
+            (report[UNLABELLED],) = self.rows(read_rules()["unlabelled_counts"])
+        policies = [name for name in POLICIES if name in self.config.quality.drop]
+        report["dropped"] = {name: self.count(f"result where dropped = '{name}'") for name in policies}
+        labels = (
+            self.count_labels("result where split between train() and test()", "split", len(SPLITS))
+            @ self.classes.members
+        )
+        return {"report": report, "labels": labels.tolist(), "named": rows_by_split, "labelled": num_labelled}
+
+    def check_labelled(self, num_labelled: int, num_empty: int) -> None:
+        """Raise ``DataError`` if nothing can be learned from the rows."""
+        column, num_classes, problem = self.config.source.label_column, len(self.classes.names), ""
+        if not num_labelled:
+            problem = f"no row has a label in {column!r}, and a classifier needs some; check source.label_column"
+        elif num_empty == num_labelled:
+            problem = "no token is left of any text; check source.text_column and text.stop_words"
+        elif num_classes > max(MANY_CLASSES, self.count_label_names() // 2):
+            problem = (
+                f"{column!r} has {num_classes:,} different labels in {num_labelled:,} rows, and a classifier needs "
+                "labels that repeat; name another source.label_column, or turn numbers into a few classes first"
+            )
+        elif self.count(f"repeated_texts where num_rows = {num_labelled}"):
+            problem = f"all {num_labelled} texts are equal; check source.text_column"
+        if problem:
+            raise DataError(f"{self.source_name}: {problem}")
+
+    def set_variable(self, name: str, value: float) -> None:
+        """Give a variable of the rules its value, a number or a boolean."""
+        self.database.execute(f"set variable {name} = {value!r}")
+
+    def register(self, table: str, **columns: Any) -> None:
+        """Make a table for the rules."""
+        self.database.register(table, pa.table(columns))
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        """The rows of a small result."""
+        result = self.database.execute(query)
+        names = [name for name, *_ in result.description or ()]
+        return [dict(zip(names, values, strict=True)) for values in result.fetchall()]
+
+    def columns(self, query: str) -> dict[str, np.ndarray]:
+        """The columns of a result without nulls."""
+        return {name: np.asarray(values) for name, values in self.database.execute(query).fetchnumpy().items()}
+
+    def count(self, condition: str) -> int:
+        """The number of rows of a table that fulfil a condition."""
+        return int(self.rows(f"select count(*) as num_rows from {condition}")[0]["num_rows"])
+
+    def count_labels(self, rows: str, column: str, num_values: int) -> np.ndarray:
+        """int64 ``[values, labels]``: the number of rows by a column of numbers and by label."""
+        query = f"select {column} as value, label, count(*) as num_rows from {rows} group by all"
+        columns = self.columns(query)
+        counts = np.zeros((num_values, len(self.classes.members)), np.int64)
+        counts[columns["value"], columns["label"]] = columns["num_rows"]
+        return counts
+
+    def count_label_names(self) -> int:
+        """The number of labels of all rows; a row may have several."""
+        return int((self.count_labels("labelled", "0", 1) @ self.classes.members).sum())
+
+    def keep_groups_together(self) -> dict[str, Any]:
+        """Move rows to the split of their group; returns the manifest's ``statistics.groups``.
+
+        Groups that the source itself divides are counted and left as they are. Raises ``DataError`` for a column that
+        groups nothing.
+        """
+        column = self.config.splits.group_column
+        (sizes,) = self.rows(read_rules()["group_sizes"])
+        if (sizes["largest"] or 0) < 2:
+            problem = f"no value is in two rows of {column!r}, so it groups nothing"
+            raise DataError(f"splits.group_column: {problem}; name another column, or leave it out")
+        divided_groups = [
+            {
+                "groups": pair["groups"],
+                "rows": {SPLITS[pair["first"]]: pair["first_rows"], SPLITS[pair["second"]]: pair["second_rows"]},
+            }
+            for pair in self.rows(read_rules()["groups_in_two_splits"])
+        ]
+        self.database.execute(read_rules()["grouped"])
+        return {"column": column, **sizes, "shared": divided_groups}
+
+    def split_candidates(self, fractions: dict[str, float], report: dict[str, Any]) -> None:
+        """Split the candidates by time, in groups or by text; adds to the ``report`` what became of them."""
+        splits = self.config.splits
+        self.database.execute(read_rules()["candidates"])
+        if splits.group_column is not None or splits.time_column is not None:
+            self.join_units()
+        self.database.execute(read_rules()["units"])
+        if splits.time_column is not None:
+            report["times"] = self.split_by_time(splits.time_column, fractions)
+        elif any(fractions.values()) and self.count("candidates"):
+            if splits.group_column is None:
+                self.split_by_text(fractions)
+            else:
+                units = self.read_units()
+                split = assign_splits(units, seed=self.config.seed, **fractions)
+                self.insert("unit_splits", unit=units.hash, split=split)
+
+    def join_units(self) -> None:
+        """Join the nodes of the candidates that have a text in common."""
+        links = self.columns(read_rules()["shared_texts"])
+        node, unit = join_nodes(links["node"], links["text_hash"])
+        self.insert("joined", node=node, unit=unit)
+
+    def insert(self, table: str, **columns: np.ndarray) -> None:
+        """Replace the rows of a table."""
+        self.register("inserted", **columns)
+        self.database.execute(f"delete from {table}; insert into {table} from inserted")
+        self.database.unregister("inserted")
+
+    def read_units(self) -> Units:
+        """The units of the candidates, with their rows of each label."""
+        unit_labels = self.columns(read_rules()["unit_labels"])
+        return Units.sum_counts(
+            unit_labels["unit"], unit_labels["label"], unit_labels["num_rows"], self.classes.members
+        )
+
+    def split_by_text(self, fractions: dict[str, float]) -> None:
+        """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
+        self.database.execute(read_rules()["texts"])
+        rows_of_label = self.columns("select label, sum(size)::bigint as num_rows from texts group by label")
+        label_rows = np.zeros(len(self.classes.members), np.int64)
+        label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
+        _, validation, test = target_label_rows(label_rows, self.classes.members, **fractions)
+        smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
+        labels = np.arange(len(self.classes.members))
+        self.register("shares", label=labels, validation=validation, test=test, smallest=smallest)
+        self.database.execute(read_rules()["split_by_text"])
+
+    def split_by_time(self, column: str, fractions: dict[str, float]) -> dict[str, Any]:
+        """Split candidates by their time; returns the manifest's ``statistics.times``."""
+        key = f"splits.time_column: {column!r}"
+        if not any(fractions.values()):
+            problem = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
+            raise DataError(f"{key} {problem}")
+        (counts,) = self.rows(read_rules()["time_counts"])
+        if counts["numbers"] and counts["dates"]:
+            raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
+        self.set_variable("end_of_train", 1 - fractions[TEST] - fractions[VALIDATION])
+        self.set_variable("end_of_validation", 1 - fractions[TEST])
+        self.database.execute(read_rules()["split_by_time"])
+        starts = dict[str, str]()
+        for first in self.rows(read_rules()["first_times"]):
+            time = str(np.datetime64(first["time"], "s") if counts["dates"] else first["time"])
+            starts[SPLITS[first["split"]]] = time.removesuffix("T00:00:00")
+        if not starts:
+            raise DataError(
+                f"{key}: all rows have the same time, or equal texts, so time cannot cut them; leave it out"
+            )
+        return {"column": column, "without": counts["without"], "from": starts}
+
+    def assign_folds(self) -> dict[str, Any]:
+        """Give each row of training and validation a fold; returns the manifest's ``statistics.folds``.
+
+        Raises ``DataError`` if there is nothing to measure on a fold, or if no other fold has one of its labels.
+        """
+        folds = self.config.splits.folds
+        self.database.execute(read_rules()["fold_candidates"])
+        self.join_units()
+        self.database.execute(read_rules()["units"])
+        units = self.read_units()
+        self.insert("unit_folds", unit=units.hash, fold=assign_folds(units, seed=self.config.seed, folds=folds))
+        label_rows = self.count_labels("units join unit_folds using (unit)", "fold", folds)
+        counts = label_rows @ self.classes.members
+        for number, fold_rows in enumerate(counts):
+            is_present = fold_rows > 0
+            if is_present.sum() < 2 or (fold_rows == counts.sum(axis=0))[is_present].any():
+                problem = f"fold {number} of {folds} has fewer than two labels, or all rows of one"
+                raise DataError(f"splits.folds: {problem}; ask for fewer folds, or give more rows of each label")
+        return {"rows": label_rows.sum(axis=1).tolist(), "labels": counts.tolist(), "kept_together": len(units.hash)}
+
+
+def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, splits: SplitConfig) -> None:
+    """Raise ``DataError`` for a split without rows or with too few labels: of one class, unless texts have several.
+
+    ``observed``: of ``Assignment``; ``num_rows``: all rows.
+    """
+    fractions = {TRAIN: 1.0, VALIDATION: splits.validation, TEST: splits.test}
+    for (name, fraction), label_rows in zip(fractions.items(), observed["labels"], strict=True):
+        present_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if rows]
+        absent_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if not rows]
+        problem = ""
+        if not present_names and (fraction or observed["named"][name]):
+            problem = (
+                f"no row is left for it, of {num_rows:,}: equal texts, groups, and a class of one or two, stay in one "
+                "split, and quality.drop may leave rows out; give more, or change splits"
+            )
+        elif len(present_names) == 1 and classes.label_sets is None:
+            only = f"every row has the label {present_names[0]!r}"
+            hint = "give more rows of the others, or change splits"
+            if name == TRAIN:
+                hint = "check the source and its labels"
+            problem = f"{only}; a classifier needs two classes: {hint}"
+        elif name == TRAIN and absent_names:
+            number = classes.names.index(absent_names[0])
+            others = zip(fractions, observed["labels"], strict=True)
+            counts = [f"{rows[number]:,} of {other}" for other, rows in others if rows[number]]
+            hint = "move some of them to train, or leave it out with source.labels or source.neutral"
+            but = f", but {' and '.join(counts)} have it" if counts else ""
+            problem = f"no row has the label {absent_names[0]!r}{but}; {hint}"
+        if problem:
+            raise DataError(f"split {name}: {problem}")

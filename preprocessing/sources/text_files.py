@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads lines: of CSV, of JSON, of texts. Arrow splits them.
+
+Lines end at a newline, a carriage return, or both; within quotes of CSV, neither ends a line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from padless.core.errors import DataError
+from padless.core.untrusted import one_line, refuse_binary
+from preprocessing.labels import AUTO
+from preprocessing.sources.batches import BYTES, Reader, SourceBatch, check_width, row_error
+from preprocessing.sources.detection import UTF8, detect_delimiter, detect_encoding, iter_records, name_columns
+from preprocessing.sources.sources import File, suffix_of
+
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+SAMPLE_BYTES = 2_000_000
+"""How much of the beginning of a file is read to detect its encoding and delimiter."""
+FIRST_ROWS = 200
+"""How many rows are compared to detect whether the first one is a header."""
+MAX_ROW_BYTES = 4 << 20
+"""Files are read in blocks of so many bytes, since no row may be longer."""
+NO_SEPARATOR = "\x01"
+"""Between the fields of texts a line and of JSON, where it becomes a blank."""
+END_MARK = b"\xfeend\xfe"
+"""Each field of a row that is added after the last one: it is missing if a quote is open."""
+MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
+"""In Arrow's error for a row with too few or too many fields; the header is row 1."""
+SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")
+"""The first line of CSV for Excel, which is no row."""
+QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quotes are text"
+
+
+class LineReader(Reader):
+    """Texts, a line each, blank lines too."""
+
+    separator, quote, escape = NO_SEPARATOR, "", ""
+    skip_blank = has_header = False
+
+    def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
+        start, encoding = next(chunks, b""), file.source.encoding
+        refuse_binary(file.name, start)
+        if encoding == AUTO:
+            encoding = detect_encoding(start[:SAMPLE_BYTES], file.name)
+        super().__init__(file, file.source.text_columns[:1], {"encoding": encoding} if encoding != UTF8 else {})
+        self.has_mark = start.startswith(BYTE_ORDER_MARK)
+        self.chunks = convert_to_utf8(itertools.chain([start], chunks), encoding, file.name)
+        """The content from its beginning."""
+        self.num_rows = 0
+        """Rows that were read."""
+
+    def look_ahead(self) -> bytes:
+        """The beginning of the content."""
+        head = next(self.chunks, b"")
+        self.chunks = itertools.chain([head], self.chunks)
+        return head[:SAMPLE_BYTES]
+
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
+        """Columns of bytes."""
+        used = self.columns if keep_columns or self.file.format == "folder" else self.file.key_by_column
+        wanted = {at: name for at, name in enumerate(self.columns) if name in used}
+        has_header, last = self.has_header, b""
+        try:
+            for record_batch in self.open_csv([*map(str, wanted)]):
+                table = pa.Table.from_batches([record_batch]).rename_columns([*wanted.values()])
+                last = table.column(-1)[-1].as_py()
+                num_rows = len(table) - (last == END_MARK)
+                table = table.slice(0, num_rows).slice(has_header)
+                has_header, start = False, self.num_rows + 1
+                self.num_rows += len(table)
+                yield SourceBatch(self.file, np.arange(start, start + len(table)), table)
+        except pa.ArrowInvalid as error:
+            raise self.parse_error(error) from None
+        if last != END_MARK:
+            raise row_error(self.file, self.num_rows, QUOTE_SENTENCE)
+
+    def open_csv(self, included: list[str]) -> pa.csv.CSVStreamingReader:
+        """Arrow's reader of the columns at these positions; the row of ``END_MARK`` is the last."""
+        num_columns = len(self.columns)
+        end = self.separator.encode().join([END_MARK] * num_columns)
+        chunks = self.chunks
+        if self.separator == NO_SEPARATOR:
+            chunks = (chunk.replace(NO_SEPARATOR.encode(), b" ") for chunk in chunks)
+        return pa.csv.open_csv(
+            pa.PythonFile(LineStream(add_line(chunks, end)), mode="r"),
+            pa.csv.ReadOptions(
+                column_names=[*map(str, range(num_columns))], use_threads=False, block_size=MAX_ROW_BYTES
+            ),
+            pa.csv.ParseOptions(
+                delimiter=self.separator,
+                quote_char=self.quote or False,
+                escape_char=self.escape or False,
+                newlines_in_values=bool(self.quote or self.escape),
+                ignore_empty_lines=self.skip_blank,
+            ),
+            pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(included, BYTES), include_columns=included, strings_can_be_null=False
+            ),
+        )
+
+    def parse_error(self, error: pa.ArrowInvalid) -> DataError:
+        """The error for what Arrow refuses: a row with too few or too many fields, or a long one."""
+        mismatch, num_columns = MISMATCH.search(str(error)), len(self.columns)
+        if mismatch is None:
+            if "straddl" in str(error):
+                problem = f"has more than {MAX_ROW_BYTES >> 20} MiB; shorten its text"
+                hint = f"; perhaps {QUOTE_SENTENCE}" if self.quote else ""
+                return row_error(self.file, self.num_rows + 1, problem + hint)
+            return row_error(self.file, self.num_rows + 1, f"cannot be read ({one_line(error)}); correct it")
+        number, num_fields = int(mismatch[1]) - self.has_header, int(mismatch[2])
+        problem = f"{num_fields} fields, the header has {num_columns}; correct the row"
+        hint = f"(a text with {self.delimiter!r} must be in quotes), or set source.delimiter, quote or escape"
+        if num_fields < num_columns:
+            hint += f"; perhaps {QUOTE_SENTENCE}"
+        return row_error(self.file, number, f"{problem} {hint}")
+
+
+def convert_to_utf8(chunks: Iterable[bytes], encoding: str, name: str) -> Iterator[bytes]:
+    """A stream as UTF-8, without a byte order mark. Raises ``DataError`` for bytes that are not in the encoding."""
+    try:
+        converted = chunks if encoding == UTF8 else map(str.encode, codecs.iterdecode(chunks, encoding))
+        for number, chunk in enumerate(converted):
+            yield chunk if number else chunk.removeprefix(BYTE_ORDER_MARK)
+    except UnicodeError as error:
+        raise DataError(f"{name}: is not {encoding} ({one_line(error)}); set source.encoding to its encoding") from None
+
+
+class CsvReader(LineReader):
+    """CSV."""
+
+    skip_blank = True
+
+    def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
+        super().__init__(file, chunks)
+        source, text = file.source, self.look_ahead().decode("utf-8", "replace")
+        line = SEPARATOR_LINE.match(text)
+        if line:
+            text = text[line.end() :]
+            self.chunks = itertools.chain([next(self.chunks)[line.end() :]], self.chunks)
+        expected = source.delimiter or (line[1] if line else "\t" if suffix_of(file.address) == ".tsv" else ",")
+        self.delimiter = self.separator = detect_delimiter(text, expected, source)
+        self.quote, self.escape = source.quote, source.escape or ""
+        if self.delimiter != expected:
+            self.read_as = {"delimiter": self.delimiter} | self.read_as
+        first_rows = list(itertools.islice(iter_records(text, self.delimiter, source), FIRST_ROWS))
+        if not first_rows:
+            problem = "its first line is too long for a header" if text.strip() else "the file is empty"
+            raise DataError(f"{file.name}: {problem}; it needs a header line and a row for each text")
+        check_width(file.name, len(first_rows[0]))
+        self.columns, self.has_header = name_columns(first_rows, file)
+
+
+def add_line(chunks: Iterable[bytes], line: bytes) -> Iterator[bytes]:
+    """A stream with one more line."""
+    chunk = b"\n"
+    for chunk in filter(None, chunks):
+        yield chunk
+    yield line if chunk.endswith((b"\n", b"\r")) else b"\n" + line
+
+
+class LineStream:
+    """A stream that Arrow reads."""
+
+    closed = False
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self.chunks, self.buffer = chunks, bytearray()
+
+    def read(self, size: int) -> bytes:
+        """About ``size`` bytes, fewer at the end. Carriage return and newline stay together."""
+        while len(self.buffer) <= size and (chunk := next(self.chunks, None)) is not None:
+            self.buffer += chunk
+        stop = size - (self.buffer[size - 1 : size + 1] == b"\r\n")
+        data = bytes(self.buffer[:stop])
+        del self.buffer[:stop]
+        return data
