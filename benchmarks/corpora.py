@@ -135,7 +135,7 @@ def measure_figure(
         run_module("preprocessing", "prepare", *sources(config, corpus, labelled, folder), "--output", folder / "data")
         words: list[object] = ["--config", config.recipe, "--num_processes", 1, "--seed", seed]
         words += ["--teacher", config.teacher] if config.teacher else []
-        run_module("harness", "train", *words, "--data", folder / "data", "--run", folder / "run")
+        run_module("padless", "train", *words, "--data", folder / "data", "--run", folder / "run")
         accuracy = float((read_figures(folder / "run", TEST) or {})["accuracy"])
     return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}
 

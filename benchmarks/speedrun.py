@@ -76,7 +76,7 @@ def train_fold(config: SpeedrunConfig, member: Member) -> Member:
     shutil.rmtree(Path(config.output, "data", "vectors"), ignore_errors=True)
     words = ["--num_processes", 1, "--threads", config.threads, "--baseline", "none", "--fold", member.number]
     words += ["--config", config.recipe, "--data", Path(config.output, "data"), "--run", member.path]
-    run_module("harness", "train", *words)
+    run_module("padless", "train", *words)
     return member
 
 

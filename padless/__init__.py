@@ -13,8 +13,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from padless.core import installed
-
 if TYPE_CHECKING:
     from harness.inference.model import Model, load
     from harness.rundir.metrics_log import read_metrics
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
 
     ``arrow`` gives a split as an Arrow table, ``batches`` as record batches; both have the ids too.
     """
+    __version__: str
 
-__version__ = installed.VERSION
 __all__ = [
     "Dataset",
     "Model",
@@ -49,6 +47,7 @@ ORIGIN_BY_NAME = {
     "Run": "padless.api:Run",
     "TextClassifier": "padless.sklearn:TextClassifier",
     "UserError": "padless.core.errors:UserError",
+    "__version__": "padless.core.installed:VERSION",
     "load": "harness.inference.model:load",
     "open_dataset": "preprocessing.dataset.inspect:Dataset",
     "prepare": "padless.api:prepare",
@@ -61,6 +60,8 @@ ORIGIN_BY_NAME = {
 def __getattr__(name: str) -> Any:
     """Import a public name when it is used: a program that only predicts needs few packages."""
     if name in ORIGIN_BY_NAME:
+        from padless.core import installed
+
         globals()[name] = installed.load_object(ORIGIN_BY_NAME[name])
         return globals()[name]
     raise AttributeError(f"module 'padless' has no attribute {name!r}")

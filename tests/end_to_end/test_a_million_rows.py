@@ -180,6 +180,6 @@ def test_killed_twice_and_continued(root: Path, reference: tuple[str, tuple[int,
         _, running = psutil.wait_procs(workers, timeout=30)
         assert running == []
         assert not (root / "killed.csv").exists()
-    result = succeed(run_module("harness", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
+    result = succeed(run_module("padless", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
     assert "already done" in result.stderr
     assert atomic.sha256_file(root / "killed.csv") == reference[0]

@@ -33,9 +33,8 @@ from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from padless import commands as harness
+from padless import commands as padless
 from padless.core import cli
-from preprocessing import __main__ as preprocessing
 from preprocessing.dataset.shards import read_manifest
 from tests.conftest import NLTK_DATA
 from tests.helpers.commands import later_wins, read_json, unwrapped
@@ -242,7 +241,7 @@ def run_and_report(program: ModuleType, *words: str) -> str:
 
 def prepare(words: str, output: str = "out") -> None:
     """Build a dataset from files in the working directory."""
-    answer = run_and_report(preprocessing, "prepare", *later_wins(*OPTIONS, "--output", output, *words.split()))
+    answer = run_and_report(padless, "prepare", *later_wins(*OPTIONS, "--output", output, *words.split()))
     assert answer.startswith("0 "), answer
 
 
@@ -306,7 +305,7 @@ def fingerprint_of_predictions(case: str) -> str:
     """The second line of a file of predictions, numbers rounded, and a hash over all."""
     source, target = case.split()
     words = f"--run run --input {source} --output {target} --overwrite true --processes 1 --device cpu".split()
-    answer = run_and_report(harness, "predict", *words, "--precision", "fp32", "--quiet")
+    answer = run_and_report(padless, "predict", *words, "--precision", "fp32", "--quiet")
     assert answer.startswith("0 "), answer
     content = Path(target).read_bytes()
     if target.endswith("parquet"):

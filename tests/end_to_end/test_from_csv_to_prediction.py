@@ -49,7 +49,7 @@ def run(data: Path) -> Path:
     directory, temporary = data.parent / "two", data.parent / "tmp"
     temporary.mkdir()
     options = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
-    succeed(run_module("harness", "train", *options, TMPDIR=str(temporary)))
+    succeed(run_module("padless", "train", *options, TMPDIR=str(temporary)))
     return directory
 
 

@@ -81,7 +81,7 @@ def test_its_command_makes_the_same_run_again(run: Path, root: Path) -> None:
     content = html.unescape((run / "report.html").read_text())
     line = next(line for line in content.splitlines() if line.startswith("padless train"))
     arguments = shlex.split(line.removesuffix("</code></pre>"))[1:]
-    succeed(run_module("harness", *arguments))
+    succeed(run_module("padless", *arguments))
     repeated_run = Path(f"{run}-again")
     for name in ("step", "row_hash"):
         assert values_in_log(run, name) == values_in_log(repeated_run, name)

@@ -183,7 +183,7 @@ long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
 
 def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
     words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
-    output = succeed(run_module("harness", "train", *words, timeout_s=90)).stdout
+    output = succeed(run_module("padless", "train", *words, timeout_s=90)).stdout
     for line in (
         r"all-reduce +2 ranks on 1 machine added 10 MB in",
         r"devices +no GPU is used",

@@ -33,7 +33,7 @@ def attempt(run: Path, first: int, last: int, state: str, **environment: str) ->
 def sync(run: Path, store: Store) -> tuple[int, int]:
     """``wandb-sync`` to a server; the rows that it has then, and how many of them are new."""
     environment = {"HOME": str(run.parent), **store.environment()}
-    output = succeed(run_module("harness", "wandb-sync", run, **environment)).stdout
+    output = succeed(run_module("padless", "wandb-sync", run, **environment)).stdout
     num_rows, num_new = re.findall(r"all (\d+) rows of .*, (\d+) of them new", output)[0]
     return int(num_rows), int(num_new)
 
@@ -107,7 +107,7 @@ def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_p
         Timer(3.0, setattr, (store, "fault", fault)).start()
         environment = {"HOME": str(tmp_path), "PATIENCE_S": "6", **store.environment()}
         assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
-        refused = run_module("harness", "wandb-sync", run, timeout_s=LIMIT_S, **environment)
+        refused = run_module("padless", "wandb-sync", run, timeout_s=LIMIT_S, **environment)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
         store.fault = ""
         assert sync(run, store)[0] == 120
@@ -118,7 +118,7 @@ def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_p
 def test_without_a_key_or_a_server_the_rows_are_kept(tmp_path: Path) -> None:
     run, nowhere = tmp_path / "run", {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     assert "no API key: set WANDB_API_KEY" in attempt(run, 1, 20, "finished", **nowhere)
-    refused = run_module("harness", "wandb-sync", run, **nowhere, WANDB_API_KEY=KEY)
+    refused = run_module("padless", "wandb-sync", run, **nowhere, WANDB_API_KEY=KEY)
     assert (refused.returncode, sentence(refused).partition(" (")[0]) == (1, f"{run}: W&B did not accept all")
     with wandb_server() as store:
         assert sync(run, store) == (20, 20)

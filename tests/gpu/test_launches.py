@@ -37,7 +37,7 @@ NOTICE_S = 90
 def words_of(data: Path, run: Path, processes: int, *keys: object) -> tuple[object, ...]:
     """The words of ``python -m`` for a training."""
     places = ("--data", data, "--run", run, "--device", DEVICE, "--timeout_s", 15, "--tracking.log_every", 1)
-    return (*later_wins("harness", "train", *OPTIONS, processes, *PLAIN_RECIPE, *MODEL.split(), *places, *keys),)
+    return (*later_wins("padless", "train", *OPTIONS, processes, *PLAIN_RECIPE, *MODEL.split(), *places, *keys),)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])

@@ -201,7 +201,7 @@ def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) ->
 
 KILLED = """
 import os, signal, sys
-from harness.baselines import encoder as encoders
+from harness.baselines import sentence_encoder as encoders
 from tests.helpers.teachers import TEXTS
 
 def kill_at_the_third_rename(*names):
