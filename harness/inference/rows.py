@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs
 
 from harness.inference.config import STDIN
 from harness.rundir.bundle_files import reading_of
@@ -76,7 +75,7 @@ def find_labelled(name: str, options: SourceConfig, trained: Mapping[str, Any], 
 def list_new_files(source: SourceConfig) -> list[File]:
     """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
-        if addresses.kind(addresses.find_files(name)[0]) == fs.FileType.NotFound:
+        if addresses.find_info(addresses.find_files(name)[0]) is None:
             raise DataError(f"{name}: {addresses.absence(name)}; check --input")
     return list(list_files(source, SplitConfig(column=None)))
 

@@ -102,7 +102,7 @@ def iter_folder(file: File) -> Iterator[bytes]:
     names = (source.text_columns[0].replace(AUTO, "text"), source.label_column.replace(AUTO, "label"))
     yield line_of_csv(*map(str.encode, (*names, FOLDER_SPLIT, PATH)))
     for text in list_texts(file):
-        content, encoding = addresses.read_range(text.address, 0, text.bytes), source.encoding
+        content, encoding = addresses.read_bytes(text.address, text.info.bytes), source.encoding
         if encoding == AUTO:
             encoding = detect_encoding(content, text.address)
         content = b"".join(convert_to_utf8([content], encoding, text.address))
