@@ -215,6 +215,7 @@ def remote_data(
     assert {0, 1, 429, 503} == {*proxy.dealt}
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.timeout(280, func_only=True)
 def test_a_training_on_remote_data_is_the_local_one_bit_for_bit(remote_data: str, tmp_path: Path) -> None:
@@ -279,29 +280,12 @@ def test_records_of_a_run_hold_no_secrets_and_the_same_command_goes_on(tmp_path:
     assert list_changes(config, facts) == {}
 
 
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """Files of a folder; a request may be for a part of one."""
-
-    def do_GET(self) -> None:
-        first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
-        path = Path(self.translate_path(self.path))
-        if not first or not path.is_file():
-            super().do_GET()
-            return
-        part = path.read_bytes()[int(first) : int(last) + 1]
-        self.send_response(206)
-        self.send_header("Content-Length", str(len(part)))
-        self.end_headers()
-        self.wfile.write(part)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @contextmanager
-def served(folder: Path, handler: type = Ranges, port: int = 0) -> Iterator[int]:
+def served(folder: Path, port: int = 0) -> Iterator[int]:
     """The port of a web server for a folder, while the block runs."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), partial(handler, directory=str(folder))) as server:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", port), partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    ) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server.server_port
         server.shutdown()
@@ -339,23 +323,6 @@ def test_a_store_that_is_away_for_a_while(
     back.set()
     thread.join(60)
     assert rows.tolist() == expected.tolist()
-
-
-def test_a_server_that_sends_whole_files_only(
-    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files are copied whole, so it needs to know no ranges."""
-    monkeypatch.setattr(addresses, "PAUSES_S", ())
-    www = tmp_path / "www"
-    write_dataset(www / "data", {"train": 60, "validation": 20}, block_rows=16)
-    table = pa.table(dict(zip(("text", "label"), zip(*ROWS, strict=True), strict=True)))
-    table.to_pandas().to_excel(www / "a.xlsx", index=False)
-    pq.write_table(table, www / "a.parquet")
-    with served(www, http.server.SimpleHTTPRequestHandler) as port:
-        for name in ("a.xlsx", "a.parquet"):
-            manifest = command.build(f"http://127.0.0.1:{port}/{name}", tmp_path / name)
-            assert manifest.fingerprint == command.build(www / name, tmp_path / f"local-{name}").fingerprint
-        assert command("inspect", f"http://127.0.0.1:{port}/data", "--verify") == 0
 
 
 SECRET_ADDRESS = "http://me:SECRET@127.0.0.1:1/a.csv?token=HIDDEN"
