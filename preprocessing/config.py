@@ -14,7 +14,7 @@ from msgspec import Meta
 from padless.core.errors import ConfigError, require
 from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, as_recorded, normalize_label
+from preprocessing.labels import AUTO, LabelMap, normalize_label
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -278,7 +278,4 @@ class PreprocessConfig:
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]  # it changes no bytes
-        if not isinstance(self.source.labels, str):
-            labels = content["source"]["labels"]
-            content["source"]["labels"] = {name: [*map(as_recorded, values)] for name, values in labels.items()}
         return json.loads(json.dumps(content))

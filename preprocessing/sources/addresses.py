@@ -85,19 +85,10 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
         if is_remote(address) and not address.startswith(ZIP) and is_outage(error):
             problem = f"its store does not answer ({one_line(error.__cause__ or error)}); check network and address"
             raise UserError(f"{name or address}: {problem}, and run this again") from None
-        problem = absence(address) if isinstance(error, FileNotFoundError) else one_line(error)
+        problem = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
         is_packed = without_query(address).lower().endswith(COMPRESSED_SUFFIXES)
         hint = "; end its name as what it is, or pack or copy it again" if is_packed else ""
         raise DataError(f"{name or address}: {problem}{hint}") from None
-
-
-def absence(address: str) -> str:
-    """The reason why there is nothing at an address."""
-    if address == "-":
-        return "standard input is not read here, only files"
-    return "no such file" + (
-        ", or its server gives it to others" if address.startswith(("http://", "https://")) else ""
-    )
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -157,16 +148,15 @@ def remote_system(address: str) -> tuple[Any, str]:
 
 
 def local_path(address: str) -> str:
-    """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
+    """The absolute path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    path = Path(os.path.expanduser(address))
-    return str(path.absolute() if ":" in address else path)  # Arrow takes a relative a:b for a URI
+    return str(Path(os.path.expanduser(address)).absolute())
 
 
 def absolute(address: str) -> str:
     """The absolute address."""
-    return address if is_remote(address) else str(Path(local_path(address)).absolute())
+    return address if is_remote(address) else local_path(address)
 
 
 def find_files(address: str) -> list[str]:
@@ -181,7 +171,7 @@ def find_files(address: str) -> list[str]:
         system, path = remote_system(address)
         matches = [address_of(address, path, name) for name in ask(address, partial(system.glob, path))]
     else:
-        matches = glob.glob(local_path(address), recursive=True)
+        matches = glob.glob(os.path.expanduser(address), recursive=True)
     if files := [name for name in sorted(matches) if (info := find_info(name)) and not info.is_folder]:
         return files
     raise DataError(f"{address}: no file matches; check the pattern")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -39,8 +38,6 @@ FORMAT_BY_SUFFIX = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-ENCRYPTED = 1
-"""The flag of a member of a zip archive."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,8 @@ def list_tables(archive: str, split: str | None) -> list[str]:
     tables = [member for member in members if suffix_of(member.filename) in suffixes and not is_hidden(member.filename)]
     problem = "" if tables else "holds no table"
     for member in tables:
-        if member.flag_bits & ENCRYPTED or suffix_of(member.filename) in (".parquet", ".xlsx"):
-            problem = f"{member.filename} is encrypted, or no CSV or JSON"
+        if suffix_of(member.filename) in (".parquet", ".xlsx"):
+            problem = f"{member.filename} is no CSV or JSON"
     if problem:
         raise DataError(f"{public(archive)}: {problem}; unpack it, and name the files that are meant")
     check_unpacked(public(archive), sum(member.file_size for member in tables), packed_bytes)
@@ -159,7 +156,7 @@ def format_of(file: File, address: str) -> str:
     info, suffix = addresses.find_info(address), suffix_of(address)
     if info is None:
         key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
-        raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}{path_suggestion(address)}")
+        raise DataError(f"{address}: no such file; check source.{key}{path_suggestion(address)}")
     if info.is_folder:
         return "folder"
     if file.source.format != AUTO:
@@ -247,15 +244,6 @@ def identity_of(file: File) -> dict[str, Any]:
         return addresses.identity(file.address)
     texts = [[f"/{text.path}", text.info.bytes, text.info.version] for text in list_texts(file)]
     return {"bytes": sum(size for _, size, _ in texts), "texts": texts}
-
-
-def state_of(file: File) -> tuple[int, int]:
-    """Inode and time of change of a local file: a copy of equal size and time has others. Zeros for other files."""
-    path = addresses.local_path(file.address.rpartition("::")[2])
-    if file.format == "folder" or addresses.is_remote(file.address) or not os.path.exists(path):
-        return 0, 0
-    status = os.stat(path)
-    return status.st_ino, status.st_ctime_ns
 
 
 def fingerprint_of(file: File) -> dict[str, str]:
