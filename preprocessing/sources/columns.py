@@ -153,10 +153,8 @@ def find_columns(
         problem = (
             f"has no column {role!r}, and none that looks like it ({expected}); it has {join_names(reader.columns)}"
         )
-        hint = f"set source.{role}_column"
-        if reader.file.format == "csv" and any(" " in column.strip() for column in reader.columns):
-            hint += ", or if its first line is a row, name the columns, as in --source.columns '[text, label]'"
-        raise DataError(f"{name}: {problem}; {hint}")
+        hint = "or if its first line is a row, name the columns, as in --source.columns '[text, label]'"
+        raise DataError(f"{name}: {problem}; set source.{role}_column, {hint}")
     lines.append(f"source: {name}: the {role} is column {candidates[0]!r} (source.{role}_column)")
     return candidates
 

@@ -28,7 +28,6 @@ from hypothesis import strategies as st
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
-from preprocessing.dataset.shards import read_manifest
 from preprocessing.sources import text_files
 from preprocessing.sources.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
 from preprocessing.sources.convert import Converted, convert, convert_parts, read_part
@@ -248,9 +247,7 @@ def test_an_encoding_of_no_bytes() -> None:
 
 
 def test_what_is_before_the_rows(tmp_path: Path) -> None:
-    """A line for Excel is no row; a first line with the columns that are named is the header."""
-    (tmp_path / "a.csv").write_text("sep=;\n" + csv_of([("text", "label"), *ROWS], ";", "\n"))
-    assert pairs_of(tmp_path / "a.csv") == ROWS
+    """A first line with the columns that are named is the header."""
     header = ("What do you think of our new service?", "How would you rate it overall?")
     named = dict(zip(("text_column", "label_column"), header, strict=True))
     assert pairs_of(write_csv(tmp_path / "b.csv", ROWS, header), **named) == ROWS
@@ -353,11 +350,6 @@ MOODS = [["good", "bad", "so so"][at % 3] for at in range(SIZE)]
 IDS = list(map(str, range(SIZE)))
 CASES: dict[str, tuple[dict[str, list[str]], list[str], list[str]]] = {
     "review, sentiment": ({"id": IDS, "review": SENTENCES, "sentiment": MOODS}, ["review"], ["sentiment"]),
-    "text and label, whatever else": (
-        {"text": MOODS, "label": IDS, "review": SENTENCES, "class": MOODS},
-        ["text"],
-        ["label"],
-    ),
     "two texts": ({"pros": SENTENCES, "cons": SENTENCES, "y": MOODS}, ["pros", "cons"], ["y"]),
     "two labels": ({"review": SENTENCES, "topic": MOODS, "stars": ["1", "2"] * 30}, ["review"], ["topic", "stars"]),
     "prices and dates are no label": (
@@ -373,9 +365,6 @@ CASES: dict[str, tuple[dict[str, list[str]], list[str], list[str]]] = {
     ),
     "no spaces between words": (
         {"評論": [f"這部電影真的非常好看我很喜歡{at}" for at in IDS], "情感": MOODS}, ["評論"], ["情感"]
-    ),
-    "usual names of short texts": (
-        {"utterance": [f"play {at}" for at in IDS], "intent": MOODS}, ["utterance"], ["intent"]
     ),
     "nothing": ({"id": IDS, "n": [str(at / 7) for at in range(SIZE)]}, [], []),
 }  # fmt: skip
@@ -413,5 +402,3 @@ def test_the_command_says_what_it_found(tmp_path: Path, command: Command) -> Non
     assert manifest.provenance["sources"][0]["read_as"] == {"encoding": "windows-1252"}
     source = manifest.provenance["config"]["source"]
     assert (source["text_column"], source["delimiter"]) == ("avis", ";")
-    assert "très".encode() in (tmp_path / "found" / "vocabulary.arrow").read_bytes()
-    assert read_manifest(tmp_path / "found") == manifest
