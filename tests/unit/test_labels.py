@@ -7,6 +7,7 @@ validation or test, by a comparison of all pairs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -31,9 +32,9 @@ from padless.core.split_names import TRAIN_NUMBER as TRAIN
 from padless.core.split_names import VALIDATION_NUMBER as VALIDATION
 from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
-from preprocessing.labels import convert_names, find_separator
+from preprocessing.labels import find_separator
 from preprocessing.pipeline.assign import Assigner, read_rules
-from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
+from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_rows
 from preprocessing.pipeline.parts import Classes
 from preprocessing.pipeline.tokenize import mix_hash
 from tests.helpers.corpora import Command, reviews, write_csv
@@ -74,7 +75,6 @@ def test_labels_stay_what_they_were(kind: str, tmp_path: Path, command: Command)
     frames = pd.concat([dataset[split].astype({"label": object}) for split in dataset]).set_index("row")["label"]
     expected = table.to_pandas()["label"] if label_type != "text" else table["label"].cast(pa.string()).to_pandas()
     assert (frames.sort_index().to_numpy() == expected.to_numpy()).all()
-    assert dataset.arrow("train")["label"].chunk(0).dictionary.to_pylist() == list(convert_names(names, label_type))
 
 
 def class_label(names: list[str]) -> dict[bytes, bytes]:
@@ -179,16 +179,6 @@ def test_every_split_has_its_share_of_each_class(
         assert (fold_rows.max(axis=0) - fold_rows.min(axis=0)).max() <= 2
         assert sum(folds["rows"]) == manifest.rows("train") + manifest.rows("validation")
         assert max(folds["rows"]) - min(folds["rows"]) <= 1
-
-
-def test_label_sets_that_occur_once_have_their_share_of_each_class() -> None:
-    """Every subset of eight classes: no set has rows enough for every split."""
-    members = (np.arange(1 << 8)[:, None] >> np.arange(8)) & 1
-    target = target_label_rows(np.ones(1 << 8, int), members, validation=0.25, test=0.0)
-    assert target.sum(axis=0).tolist() == [1] * (1 << 8)
-    class_rows = target @ members
-    assert np.abs(class_rows[1] - 32).max() <= 2
-    assert (target[1].sum(), target[2].sum()) == (64, 0)
 
 
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
@@ -392,12 +382,8 @@ def test_the_last_rows_are_the_test(tmp_path: Path, command: Command) -> None:
         frame.to_csv(source, index=False) if date_format else frame.to_parquet(source)
         command.build(source, out, "--splits.time_column", "day", "--source.part_mb", 0.002)
         days_by_split = [sorted(days[np.array([*rows_by_number(out, name)]) - 1]) for name in SPLITS]
-        assert (
-            [*days_by_split[0], *days_by_split[1], *days_by_split[2]],
-            len(days_by_split[1]),
-            len(days_by_split[2]),
-        ) == (sorted(days), 10, 10)
-        assert re.search(r"from (20|15)23-?04-?01", command.err)
+        assert [*itertools.chain.from_iterable(days_by_split)] == sorted(days)
+        assert [*map(len, days_by_split)] == [80, 10, 10]
     source = tmp_path / "corpus.csv"
     frame.assign(day=days.dt.strftime("%d.%m.%Y")).to_csv(source, index=False)
     refused = command.refused(3, source, tmp_path / "refused", "--splits.time_column", "day")
