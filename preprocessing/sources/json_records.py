@@ -14,7 +14,7 @@ import pyarrow as pa
 from padless.core.errors import DataError
 from padless.core.untrusted import one_line, quote_value
 from preprocessing.labels import join_lists
-from preprocessing.sources.batches import LINE, TEXT, Reader, SourceBatch, row_error
+from preprocessing.sources.batches import LINE, TEXT, Reader, SourceBatch
 from preprocessing.sources.sources import File
 from preprocessing.sources.text_files import LineReader
 from preprocessing.text.cleaning import encode
@@ -85,25 +85,20 @@ def list_as_lines(chunks: Iterable[bytes], name: str) -> bytes:
 
 def parse_objects(batch: SourceBatch) -> list[dict[str, Any]]:
     """The objects in some lines. Raises ``DataError`` for another value."""
-    lines = batch.table[LINE].to_pylist()
-    try:
-        return list(map(OBJECT_DECODER.decode, lines))  # several times as fast
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        numbered_lines = zip(lines, batch.numbers.tolist(), strict=True)
-        return [parse_object(line, batch.file, number) for line, number in numbered_lines]
-
-
-def parse_object(line: bytes, file: File, number: int) -> dict[str, Any]:
-    """The object in a line of JSON. Raises ``DataError``."""
-    try:
-        record = LENIENT_DECODER.decode(line.decode())
-    except (ValueError, RecursionError) as error:
-        problem = f"not a JSON value ({one_line(error)}); write one object a line, or one list of objects"
-        raise row_error(file, number, problem) from None
-    if not isinstance(record, dict):
-        problem = f'a {type(record).__name__}, expected an object such as {{"text": "…"}}'
-        raise row_error(file, number, problem)
-    return record
+    records = batch.table[LINE].to_pylist()
+    for row, line in enumerate(records):
+        try:
+            records[row] = OBJECT_DECODER.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            try:
+                records[row] = LENIENT_DECODER.decode(line.decode())
+            except (ValueError, RecursionError) as error:
+                problem = f"not a JSON value ({one_line(error)}); write one object a line, or one list of objects"
+                raise batch.error(row, problem) from None
+            if not isinstance(records[row], dict):
+                problem = f'a {type(records[row]).__name__}, expected an object such as {{"text": "…"}}'
+                raise batch.error(row, problem) from None
+    return records
 
 
 def column_of_json(values: Sequence[Any]) -> pa.Array:

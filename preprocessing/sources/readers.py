@@ -129,21 +129,19 @@ def text_of_cell(cell: Any) -> str:
 def open_folder(file: File) -> TableReader:
     """The reader of a folder: columns of text, label, split and path."""
     text, label = file.source.text_columns[0].replace(AUTO, "text"), file.source.label_column.replace(AUTO, "label")
-    return TableReader(file, [text, label, FOLDER_SPLIT, PATH], iter_folder(file, text, label))
+    columns = [text, label, FOLDER_SPLIT, PATH]
+    return TableReader(file, columns, iter_folder(file, pa.schema(dict.fromkeys(columns, BYTES))))
 
 
-def iter_folder(file: File, text_column: str, label_column: str) -> Iterator[pa.Table]:
+def iter_folder(file: File, schema: pa.Schema) -> Iterator[pa.Table]:
     """The texts of a folder. Raises ``DataError`` for one in another encoding, and a long one."""
-    all_texts = list_texts(file)
-    for start in range(0, len(all_texts), BATCH_TEXTS):
-        texts = all_texts[start : start + BATCH_TEXTS]
-        columns = {
-            text_column: [read_text(file, text) for text in texts],
-            label_column: [text.label for text in texts],
-            FOLDER_SPLIT: [file.split or text.split or "" for text in texts],
-            PATH: [text.path for text in texts],
-        }
-        yield pa.table(columns, pa.schema(dict.fromkeys(columns, BYTES)))
+    texts = list_texts(file)
+    for start in range(0, len(texts), BATCH_TEXTS):
+        rows = [
+            (read_text(file, text), text.label, file.split or text.split or "", text.path)
+            for text in texts[start : start + BATCH_TEXTS]
+        ]
+        yield pa.table([*zip(*rows, strict=True)], schema=schema)
 
 
 def read_text(file: File, text: FolderText) -> bytes:
