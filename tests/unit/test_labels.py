@@ -203,6 +203,15 @@ def test_label_sets_that_occur_once_have_their_share_of_each_class() -> None:
     assert (target[1].sum(), target[2].sum()) == (64, 0)
 
 
+def test_every_class_of_rare_label_sets_is_in_training() -> None:
+    """600 texts with 8 of 500 labels each: few classes have rows enough for every split."""
+    members = np.zeros((600, 500), np.int64)
+    np.put_along_axis(members, np.random.default_rng(0).random((600, 500)).argsort(axis=1)[:, :8], 1, axis=1)
+    target = target_label_rows(np.ones(600, np.int64), members, validation=0.1, test=0.1)
+    assert (target[0] @ members)[members.any(axis=0)].min() >= 1
+    assert np.abs(target.sum(axis=1) - (480, 60, 60)).max() <= 25
+
+
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:
     """Neutral labels leave rows out; an empty cell is no label, or as ``missing_label`` says; null is missing."""
     cells = ["joy;love", "joy;meh", "love", "", "love;joy;joy", "joy"]
