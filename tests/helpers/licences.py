@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of licences in docs/security.md; and what ``pyproject.toml`` requires, line by line, with the lowest and
+"""The table of licences in docs/reference/files.md; and what ``pyproject.toml`` requires, line by line, with the lowest and
 newest versions that it allows.
 """
 
@@ -69,7 +69,7 @@ def groups_of(lines: Iterable[Requirement]) -> dict[str, list[str]]:
     return groups_by_name
 
 
-PAGE = ROOT / "docs" / "security.md"
+PAGE = ROOT / "docs" / "reference" / "files.md"
 NAME = r"`[a-z0-9-]+`"
 ROW = re.compile(
     rf"^\| (?P<names>{NAME}(?:, {NAME})*) \| (?P<licence>[^|]+) \| (?P<copyleft>yes|) ?\| (?P<groups>[^|]+) \|$", re.M

@@ -162,7 +162,7 @@ def test_the_page_names_the_licence_of_each_dependency_and_none_of_all_is_copyle
 def test_every_public_name_is_typed_and_imported_when_it_is_used() -> None:
     tree = ast.parse((ROOT / "padless/__init__.py").read_text())
     (typed,) = (ast.unparse(node.body) for node in tree.body if isinstance(node, ast.If))
-    assert {"__version__", *padless.ORIGIN_BY_NAME} == set(padless.__all__)
+    assert set(padless.ORIGIN_BY_NAME) == set(padless.__all__)
     for name in padless.ORIGIN_BY_NAME:
         assert re.search(rf"\b{name}\b", typed), name
-        assert callable(getattr(padless, name)), name
+        assert name == "__version__" or callable(getattr(padless, name)), name
