@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of licences in docs/reference/files.md; and what ``pyproject.toml`` requires, line by line, with the lowest and
-newest versions that it allows.
+"""The table of licences in docs/reference/files.md; and what ``pyproject.toml`` requires, line by line, with the
+lowest and newest versions that it allows.
 """
 
 from __future__ import annotations
