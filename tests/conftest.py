@@ -6,7 +6,7 @@ fast, and it is checked here. Fixtures count as part of the test that needs them
 running is killed when it ends. The programs that tests start obey signals, whichever shell started pytest.
 
 A test of properties tries the same cases every time, so that a change is not refused for a fault that it does not have;
-``--hypothesis-profile default`` tries others.
+``--hypothesis-profile night`` tries others, and ten times as many.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ MAY_START = ("processes", "slow", "night")
 STARTED_BY = "PADLESS_TEST"
 """Environment variable: the test that started a process, to find processes that outlive their parents."""
 
-hypothesis.settings.register_profile("same", derandomize=True)
+UNLIMITED = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("same", max_examples=20, derandomize=True, **UNLIMITED)
+hypothesis.settings.register_profile("night", max_examples=200, print_blob=True, **UNLIMITED)
 hypothesis.settings.load_profile("same")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
