@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test tests test-fast test-slow test-night lint format docs dist bench clean
+.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night lint format docs dist bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,7 +41,13 @@ test-fast: lint ## Lint, types and the tests that start no process (under a minu
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
-	$(BIN)/python -m tests.slow
+	@$(MAKE) -j2 --output-sync=target tests-slow tests-slurm
+
+tests-slow: setup
+	$(PYTEST) -n 2 --dist loadfile --timeout 2400 --durations 30 -m 'slow and not night' --ignore tests/slurm
+
+tests-slurm: setup # these mostly wait for the cluster
+	$(PYTEST) -m 'slow and not night' tests/slurm
 
 test-night: setup ## Ten times as many cases of each property, other ones each time, and the large counts of what is slow
 	$(PYTEST) -m night --timeout 0
