@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from padless.core.errors import ConfigError, require
-from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
+from padless.core.executors import ExecutorConfig
+from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, normalize_label
 from preprocessing.text.spec import TextSpec
@@ -216,30 +217,6 @@ class QualityConfig:
     different labels. duplicates: rows of one split with the same tokens, but the first. leaks: equal texts in two
     splits that the source names, from the one nearer to training, and unlabelled texts that are also in validation or
     test, or belong to one of their groups. []: none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutorConfig:
-    """Where the work runs; never changes the result."""
-
-    workers: Processes | None = None
-    """Number of local processes; none: one per core that this process may use."""
-    scheduler: Name | None = None
-    """Address of a running Dask scheduler (tcp://host:8786), or the path of its scheduler file: its workers make the
-    parts."""
-    share: ShareText | None = None
-    """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
-    SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
-    timeout_s: Wait = 900.0
-    """Longest wait for the next part; then the job fails and names the parts it waited for, or a share makes those of
-    others itself."""
-
-    def __post_init__(self) -> None:
-        """Check that the share is one of its number."""
-        if self.share is not None:
-            index, count = map(int, self.share.split("/"))
-            require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
-            require(self.scheduler is None, "executor.share", self.share, "null with executor.scheduler")
 
 
 @dataclass(frozen=True, kw_only=True)

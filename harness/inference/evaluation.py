@@ -38,13 +38,13 @@ from harness.rundir.results import (
 )
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.errors import ConfigError, DataError
+from padless.core.executors import Workers
+from padless.core.jobs import show_progress
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
-from preprocessing.pipeline.engine import show_progress
-from preprocessing.pipeline.executors import Workers
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
 from preprocessing.text.vocabulary import UNK

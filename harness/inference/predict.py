@@ -43,16 +43,15 @@ from harness.inference.scorer import (
 )
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
-from padless.core import atomic
+from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.executors import Share, open_workers
 from padless.core.processes import available_cores, lock_file
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.config import ReadingOptions
 from preprocessing.labels import LIST, name_label_value
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Share, open_workers
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources.sources import identity_of
 
@@ -78,7 +77,7 @@ class PartFacts:
 
 
 @dataclass(frozen=True)
-class ScoredPart(engine.Part[PartFacts]):
+class ScoredPart(jobs.Task[PartFacts]):
     """The predictions for one part of the input, as Parquet."""
 
     path: Path
@@ -90,9 +89,9 @@ class ScoredPart(engine.Part[PartFacts]):
 
     result: ClassVar[type] = PartFacts
 
-    def make(self) -> tuple[PartFacts, dict[str, str]]:
+    def run(self) -> tuple[PartFacts, dict[str, str]]:
         """Raises ``OSError`` if reading or writing fails."""
-        scorer: Scorer = engine.open_once(self.key, self.open_model)
+        scorer: Scorer = jobs.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
         num_unknown = num_unlabelled = 0
         tables: list[pa.Table] = []
@@ -159,7 +158,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
     work = target.with_name(f"{target.name}.parts").absolute()
     share, screen = Share.parse(config.share), Screen(quiet=config.quiet)
     if share.count > 1 and target.exists():
-        screen.print_text(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
+        screen.print_text(
+            f"{target}: is there already, so share {config.share} has nothing to do; remove it to predict anew"
+        )
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
@@ -182,10 +183,10 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         separator = info.source.labels_separator if info.source.has_label_sets else None
         output = Output.plan(target, sources, names, separator or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
-        with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
+        with jobs.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
+            facts = [facts for _, facts in jobs.run_tasks(work, parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
-            screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
+            screen.print_text(f"{target}: share {config.share} is done; share 0 writes the file")
             return
 
         def read_parts() -> Iterator[Part]:

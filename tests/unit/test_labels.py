@@ -34,7 +34,7 @@ from preprocessing.config import PreprocessConfig, SplitConfig
 from preprocessing.dataset.inspect import Dataset
 from preprocessing.labels import find_separator
 from preprocessing.pipeline.assign import Assigner, read_rules
-from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_rows
+from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, target_label_rows, target_rows
 from preprocessing.pipeline.parts import Classes
 from preprocessing.pipeline.tokenize import mix_hash
 from tests.helpers.corpora import Command, reviews, write_csv
@@ -179,6 +179,15 @@ def test_every_split_has_its_share_of_each_class(
         assert (fold_rows.max(axis=0) - fold_rows.min(axis=0)).max() <= 2
         assert sum(folds["rows"]) == manifest.rows("train") + manifest.rows("validation")
         assert max(folds["rows"]) - min(folds["rows"]) <= 1
+
+
+def test_every_class_of_rare_label_sets_is_in_training() -> None:
+    """600 texts with 8 of 500 labels each: few classes have rows enough for every split."""
+    members = np.zeros((600, 500), np.int64)
+    np.put_along_axis(members, np.random.default_rng(0).random((600, 500)).argsort(axis=1)[:, :8], 1, axis=1)
+    target = target_label_rows(np.ones(600, np.int64), members, validation=0.1, test=0.1)
+    assert (target[0] @ members)[members.any(axis=0)].min() >= 1
+    assert np.abs(target.sum(axis=1) - (480, 60, 60)).max() <= 25
 
 
 def test_what_is_no_label_of_a_text_with_several(tmp_path: Path, command: Command) -> None:

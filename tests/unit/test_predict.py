@@ -27,10 +27,9 @@ from harness.inference import scorer
 from harness.inference.predict import ScoredPart, claim_predictions
 from harness.metrics.calibration import Decision
 from padless.commands import main
-from padless.core import cli
+from padless.core import cli, jobs
+from padless.core.executors import Share
 from preprocessing.config import ReadingOptions
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Share
 from preprocessing.text.vocabulary import UNK
 from tests.helpers.commands import unwrapped
 from tests.helpers.corpora import write_xlsx
@@ -81,7 +80,7 @@ def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "weights_sha256": "w",
     }
     info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
-    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
+    monkeypatch.setattr(jobs, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
@@ -272,15 +271,15 @@ def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
     """Kill the process when it begins this part."""
-    make = ScoredPart.make
+    make = ScoredPart.run
 
     def make_or_interrupt(part: ScoredPart) -> Any:
         if part.path.name.endswith(f"-{number:05d}.parquet"):
             raise KeyboardInterrupt
         return make(part)
 
-    monkeypatch.setattr(ScoredPart, "make", make_or_interrupt)
-    return lambda: monkeypatch.setattr(ScoredPart, "make", make)
+    monkeypatch.setattr(ScoredPart, "run", make_or_interrupt)
+    return lambda: monkeypatch.setattr(ScoredPart, "run", make)
 
 
 def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
