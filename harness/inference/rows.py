@@ -74,7 +74,7 @@ def find_labelled(name: str, options: SourceConfig, trained: ReadingOptions, lab
 def list_new_files(source: SourceConfig) -> list[File]:
     """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
-        if addresses.find_info(addresses.find_files(name)[0]) is None:
+        if addresses.find_file_info(addresses.find_files(name)[0]) is None:
             raise DataError(f"{name}: no such file; check --input")
     return list(list_files(source, SplitConfig(column=None)))
 

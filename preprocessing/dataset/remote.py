@@ -65,12 +65,12 @@ def local(address: str) -> Path:
 
 def fetch(address: str, target: Path) -> None:
     """Copy all of a dataset but its shards to ``target``, check it, and write the manifest last."""
-    content = addresses.read_bytes(join(address, MANIFEST), MAX_MANIFEST_BYTES)
+    content = addresses.read_address(join(address, MANIFEST), MAX_MANIFEST_BYTES)
     manifest = parse_manifest(content, join(address, MANIFEST))
     target.mkdir(mode=0o700, parents=True, exist_ok=True)  # an address may hold a password
     atomic.write_text(target / ADDRESS, address.rstrip("/"))
     for name in (INDEX, VOCABULARY):
-        atomic.write_bytes(target / name, addresses.read_bytes(join(address, name), MAX_VOCABULARY_BYTES))
+        atomic.write_bytes(target / name, addresses.read_address(join(address, name), MAX_VOCABULARY_BYTES))
     try:
         manifest.shards(target)
         check_vocabulary(target, manifest)

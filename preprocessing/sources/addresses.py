@@ -165,14 +165,14 @@ def find_files(address: str) -> list[str]:
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
     is not read as a glob. Raises ``DataError`` if no file matches.
     """
-    if not glob.has_magic(without_query(address)) or find_info(address):
+    if not glob.has_magic(without_query(address)) or find_file_info(address):
         return [address]
     if is_remote(address):
         system, path = remote_system(address)
         matches = [address_of(address, path, name) for name in ask(address, partial(system.glob, path))]
     else:
         matches = glob.glob(os.path.expanduser(address), recursive=True)
-    if files := [name for name in sorted(matches) if (info := find_info(name)) and not info.is_folder]:
+    if files := [name for name in sorted(matches) if (info := find_file_info(name)) and not info.is_folder]:
         return files
     raise DataError(f"{address}: no file matches; check the pattern")
 
@@ -210,12 +210,12 @@ def info_from_store(details: dict[str, Any]) -> FileInfo:
     return FileInfo(details["type"] == "directory", details.get("size") or 0, version)
 
 
-def find_info(address: str) -> FileInfo | None:
+def find_file_info(address: str) -> FileInfo | None:
     """What is at an address, of a member of a zip archive the archive; None for nothing. Raises ``DataError`` for what
     is neither a file nor a folder.
     """
     if address.startswith(ZIP):
-        return find_info(address.rpartition("::")[2])
+        return find_file_info(address.rpartition("::")[2])
     if is_remote(address):
         return ask(address, partial(find_remote_info, *remote_system(address)))
     path = local_path(address)
@@ -241,7 +241,7 @@ def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
 
     Raises ``DataError``, with this ``hint`` for a missing file.
     """
-    info = find_info(address)
+    info = find_file_info(address)
     if info is None:
         raise DataError(f"{address}: no such file; {hint}")
     return {"bytes": info.bytes, **info.version}
@@ -261,7 +261,7 @@ def open_file(address: str) -> Iterator[pa.NativeFile]:
         yield file
 
 
-def read_bytes(address: str, max_bytes: int) -> bytes:
+def read_address(address: str, max_bytes: int) -> bytes:
     """All of a small file. Raises ``DataError`` for a remote one of more than ``max_bytes``, and as ``naming``."""
     if not is_remote(address):
         with open_file(address) as file:

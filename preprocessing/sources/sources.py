@@ -111,7 +111,7 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
 
 def is_archive(address: str) -> bool:
     """Whether an address is that of a zip archive."""
-    info = addresses.find_info(address) if suffix_of(address) == ".zip" else None
+    info = addresses.find_file_info(address) if suffix_of(address) == ".zip" else None
     return info is not None and not info.is_folder
 
 
@@ -153,7 +153,7 @@ def format_of(file: File, address: str) -> str:
     """The format of the file at an address: configured, or from its name. Raises ``DataError`` for a missing file,
     ``ConfigError`` for an unknown format.
     """
-    info, suffix = addresses.find_info(address), suffix_of(address)
+    info, suffix = addresses.find_file_info(address), suffix_of(address)
     if info is None:
         key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
         raise DataError(f"{address}: no such file; check source.{key}{path_suggestion(address)}")

@@ -212,10 +212,10 @@ def test_batches_of_remote_rows_are_those_of_local_ones(
 
 def test_an_unknown_protocol_and_a_missing_driver_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"zz://a/b.csv: no driver for zz://"):
-        addresses.find_info("zz://a/b.csv")
+        addresses.find_file_info("zz://a/b.csv")
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match=r"hf://datasets/a: no driver for hf:// .*padless\[remote\]"):
-        addresses.find_info("hf://datasets/a")
+        addresses.find_file_info("hf://datasets/a")
 
 
 def test_the_password_of_an_address_is_neither_written_nor_said(tmp_path: Path, command: Command) -> None:
