@@ -40,8 +40,9 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?")
 _TEXT = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*")"""
 _ITEM = rf"({_TEXT}|-?\d+(\.\d+)?|None)"
 _LIST = rf"\[\s*({_ITEM}\s*(,\s*{_ITEM}\s*)*)?\]"
-LIST_AS_TEXT = re.compile(rf"\s*{_LIST}\s*", re.DOTALL)
-"""A list in a cell of CSV, as pandas writes it: ``['joy', 'fear']``."""
+_TUPLE_OR_SET = rf"\(\s*(({_TEXT}\s*,\s*)+({_TEXT}\s*)?)?\)|\{{\s*{_TEXT}\s*(,\s*{_TEXT}\s*)*\}}"
+LIST_AS_TEXT = re.compile(rf"\s*({_LIST}|{_TUPLE_OR_SET})\s*", re.DOTALL)
+"""A list, tuple or set in a cell of CSV, as pandas writes it: ``['joy', 'fear']``."""
 
 
 def normalize_label(value: Any) -> str | None:

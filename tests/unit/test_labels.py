@@ -130,8 +130,8 @@ def write_emotions(path: Path, number: int = 400) -> Path:
     texts, authors = [text for text, _ in reviews(number)], [f"author {row % 150}" for row in range(number)]
     frame = pd.DataFrame({"text": texts, "emotions": emotions_of(number), "author": authors})
     if path.suffix == ".csv":
-        form = str if path.name == "pandas.csv" else ";".join
-        frame.assign(emotions=frame["emotions"].map(form)).to_csv(path, index=False)
+        form_by_name = {"pandas.csv": str, "tuples.csv": lambda labels: str(tuple(labels))}
+        frame.assign(emotions=frame["emotions"].map(form_by_name.get(path.name, ";".join))).to_csv(path, index=False)
     elif path.suffix == ".parquet":
         frame.to_parquet(path)
     else:
@@ -139,7 +139,7 @@ def write_emotions(path: Path, number: int = 400) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["a.csv", "pandas.csv", "a.parquet", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.csv", "pandas.csv", "tuples.csv", "a.parquet", "a.jsonl"])
 def test_several_labels_are_read_from_every_format(name: str, tmp_path: Path, command: Command) -> None:
     command.build(write_emotions(tmp_path / name), tmp_path / "data")
     dataset = Dataset(tmp_path / "data")
