@@ -247,7 +247,9 @@ def test_an_encoding_of_no_bytes() -> None:
 
 
 def test_what_is_before_the_rows(tmp_path: Path) -> None:
-    """A first line with the columns that are named is the header."""
+    """A line for Excel is no row; a first line with the columns that are named is the header."""
+    (tmp_path / "a.csv").write_text("sep=;\n" + csv_of([("text", "label"), *ROWS], ";", "\n"))
+    assert pairs_of(tmp_path / "a.csv") == ROWS
     header = ("What do you think of our new service?", "How would you rate it overall?")
     named = dict(zip(("text_column", "label_column"), header, strict=True))
     assert pairs_of(write_csv(tmp_path / "b.csv", ROWS, header), **named) == ROWS
