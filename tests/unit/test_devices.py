@@ -14,12 +14,12 @@ import psutil
 import pytest
 import torch
 
-from harness.config import RunConfig
-from harness.distributed import devices, network, precision
+from harness.distributed import network, precision
 from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
 from harness.distributed.network import GLOO
 from harness.distributed.precision import configure_threads
-from harness.launch.options import TrainConfig, accelerate_arguments
+from harness.launch import options
+from harness.launch.options import TrainConfig
 from harness.rundir.records import LAUNCH_ID
 from padless.core.errors import ConfigError
 from tests.helpers.commands import ROOT
@@ -44,11 +44,11 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
-    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr(options, "HF_HOME", str(tmp_path))
 
 
-def resolve_config(**options: Any) -> RunConfig:
-    return accelerate_arguments(TrainConfig(num_processes=3, **options), RunConfig())[1]
+def resolve_config(**keys: Any) -> TrainConfig:
+    return options.complete_options(TrainConfig(num_processes=4, main_process_ip="n", main_process_port=1, **keys))
 
 
 def test_what_was_asked_for(tmp_path: Path) -> None:
@@ -92,7 +92,6 @@ def test_the_threads_that_the_user_gave(monkeypatch: pytest.MonkeyPatch, omp: st
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     num_threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    monkeypatch.delenv(devices.CHOSEN, raising=False)
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
