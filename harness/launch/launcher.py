@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from harness.baselines.sentence_encoder import SentenceEncoder
@@ -36,7 +37,7 @@ from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_
 from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
 from harness.training.teacher import find_teacher, prepare_targets
-from padless.core.atomic import as_storage_error, temporary_folder
+from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
 from padless.core.processes import available_cores
 from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
@@ -164,23 +165,28 @@ class Launch:
         ``SAVE_LIMIT_S`` or a second Ctrl-C. If torch's agent does not end then, or has started no rank in time (what
         answers for another machine may be another program), this process ends without it.
         """
-        silence = self.describe_error(TimeoutError("no answer"))
-        last_rank_s = time.monotonic() + self.config.timeout_s + RENDEZVOUS_MARGIN_S
-        while STOP.signal is None:
-            if ended.wait(POLL_S):
-                return
-            if last_rank_s != float("inf"):
-                self.end_without_ranks(last_rank_s, silence)
-                last_rank_s = float("inf") if find_ranks() else last_rank_s
-        signalled, last_rank_s = set[int](), time.monotonic()
+        signalled = set[int]()
+        failure: Failure | None = self.describe_error(TimeoutError("no answer"))
+        deadline_s = time.monotonic() + self.config.timeout_s + RENDEZVOUS_MARGIN_S
         while not ended.wait(POLL_S):
+            if STOP.signal is None and deadline_s == float("inf"):
+                continue
+            ranks = [child.pid for child in psutil.Process().children()]
+            if STOP.signal is None and ranks:
+                deadline_s = float("inf")
+            elif ranks or deadline_s == float("inf"):
+                deadline_s, failure = time.monotonic() + AGENT_LIMIT_S, None
+            if time.monotonic() > deadline_s:
+                with self.concluding:
+                    end_process(self.conclude(failure))
+            if STOP.signal is None:
+                continue
             if STOP.is_urgent:
                 self.verdict = Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
             elif time.monotonic() > STOP.received_at + SAVE_LIMIT_S:
                 reason = f"the ranks had not ended {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
                 self.verdict = Failure(1, f"{reason}; {RESUMES}")
-            for rank in find_ranks():
-                last_rank_s = time.monotonic()
+            for rank in ranks:
                 with contextlib.suppress(ProcessLookupError):
                     if self.verdict is not None:
                         os.kill(rank, signal.SIGKILL)
@@ -188,13 +194,6 @@ class Launch:
                         os.kill(rank, STOP.signal)
                         os.kill(rank, signal.SIGCONT)
                         signalled.add(rank)
-            self.end_without_ranks(last_rank_s + AGENT_LIMIT_S, None)
-
-    def end_without_ranks(self, deadline_s: float, failure: Failure | None) -> None:
-        """End this process after the deadline, in monotonic seconds."""
-        if time.monotonic() > deadline_s:
-            with self.concluding:
-                end_process(self.conclude(failure))
 
     def start_ranks(self) -> Failure | None:
         """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure.
@@ -211,23 +210,15 @@ class Launch:
                 CHOICES: json.dumps([self.resolved.processes, self.resolved.reasons]),
                 COMPILED: os.environ.get(COMPILED, folder / "compiled"),
             }
-            try:
-                keys.write_text(yaml.safe_dump(to_dict(self.config)), encoding="utf-8")
-                with patch_environment(**environment):
-                    words = ["--config", str(keys), f"--run={self.config.run}"]  # the run for ps
-                    arguments = accelerate_arguments(self.options, self.num_processes, words)
-                    arguments.log_dir = str(folder)
-                    return self.call_accelerate(arguments, reasons)
-            except OSError as error:  # it needs temporary files
-                if (refusal := as_storage_error(error)) is None:
-                    raise
-                raise refusal from None
+            keys.write_text(yaml.safe_dump(to_dict(self.config)), encoding="utf-8")
+            with patch_environment(**environment):
+                words = ["--config", str(keys), f"--run={self.config.run}"]  # the run for ps
+                arguments = accelerate_arguments(self.options, self.num_processes, words)
+                arguments.log_dir = str(folder)
+                return self.call_accelerate(arguments, reasons)
 
     def call_accelerate(self, arguments: Any, reasons: Path) -> Failure | None:
-        """Run accelerate's launcher, which ends when the ranks have; they write why into ``reasons``.
-
-        Raises ``OSError``.
-        """
+        """Run accelerate's launcher, which ends when the ranks have; they write why into ``reasons``."""
         from accelerate.commands.launch import launch_command
 
         exit_codes: dict[int, int] = {}
@@ -235,10 +226,8 @@ class Launch:
             if STOP.signal is None:
                 launch_command(arguments)
                 return None
-        except subprocess.CalledProcessError as error:
-            exit_codes = {0: error.returncode}
-        except SystemExit as error:
-            exit_codes = {0: error.code if isinstance(error.code, int) else 1} if error.code else {}
+        except (subprocess.CalledProcessError, SystemExit) as error:
+            exit_codes = {0: getattr(error, "returncode", 1)}
         except ConnectionError:
             sentence = (
                 f"main_process_port: {arguments.main_process_port} is taken by another program on "
@@ -326,13 +315,6 @@ class Launch:
                 return False
             return bool(read_status(self.config.run).get("state") != "finished")
         return state == "running" or not failure.follows
-
-
-def find_ranks() -> list[int]:
-    """The processes that the launcher has started, as their numbers."""
-    import psutil
-
-    return [child.pid for child in psutil.Process().children()]
 
 
 def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[str, Any]]) -> Failure | None:
