@@ -22,7 +22,6 @@ from harness.launch import options
 from harness.launch.options import TrainConfig
 from harness.rundir.records import LAUNCH_ID
 from padless.core.errors import ConfigError
-from tests.helpers.commands import ROOT
 
 NO_DEVICE = Cuda(num_devices=0, driver=False, build=None, visible=None)
 ONE_DEVICE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)
@@ -51,20 +50,20 @@ def resolve_config(**keys: Any) -> TrainConfig:
     return options.complete_options(TrainConfig(num_processes=4, main_process_ip="n", main_process_port=1, **keys))
 
 
-def test_what_was_asked_for(tmp_path: Path) -> None:
-    config_file = tmp_path / "mine.yaml"
-    assert resolve_config().device == "auto"
-    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
-    assert resolve_config(config_file=str(config_file)).device == "cpu"
-    config_file.write_text("distributed_type: MULTI_GPU")
-    assert resolve_config(config_file=str(config_file)).device == "cpu"
-    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: all")
-    assert resolve_config(config_file=str(config_file)).device == "cuda"
-
-
-def test_the_shipped_files_ask_for_what_their_names_say() -> None:
-    for name, device in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
-        assert resolve_config(config_file=str(ROOT / f"configs/accelerate/{name}.yaml")).device == device
+@pytest.mark.parametrize(
+    ("file", "device"),
+    [
+        ("", "auto"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: null", "cpu"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: all", "cuda"),
+        *[("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")],
+    ],
+)
+def test_the_device_of_a_configuration_file(tmp_path: Path, file: str, device: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(file)
+    config_file = str(path) if ":" in file else file or None
+    assert resolve_config(config_file=config_file).device == device
 
 
 def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:

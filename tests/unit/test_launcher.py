@@ -42,7 +42,6 @@ def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure:
     ("rank_0", "rank_1", "failure"),
     [
         ((1, 5.1, WAITED, True), (1, 5.9, BUG, False), Failure(1, BUG, True)),
-        ((1, 5.1, WAITED, True), (-15, 5.0, "", False), Failure(1, WAITED, True, True)),
         ((1, 5.1, WAITED, True), (85, 5.0, "", False), Failure(1, WAITED, True, True)),
         ((1, 5.1, WAITED, True), (-9, 5.0, "", False), Failure(1, "rank 1 was killed by SIGKILL")),
         ((1, 5.9, "later", False), (1, 5.2, "sooner", False), Failure(1, "sooner", True)),
