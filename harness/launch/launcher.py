@@ -253,16 +253,6 @@ class Launch:
             "each, with its own --machine_rank, and see whether they reach that address and port",
         )
 
-    def state(self) -> State | None:
-        """The run's state as written by the ranks of this launch; None if they have written none.
-
-        On another machine than the first one the status has the name of that machine's launch.
-        """
-        status = read_status(self.config.run)
-        is_own = status.get("launch") == self.id
-        is_new = bool(self.options.machine_rank) and status.get("launch") != self.earlier_id
-        return status["state"] if is_own or is_new else None
-
     def conclude(self, failure: Failure | None) -> int:
         """The exit code in ``status.json``, if this launch wrote one; else the launcher's own, which it writes there.
 
@@ -280,7 +270,10 @@ class Launch:
 
         A dry run has no status.
         """
-        status, state = read_status(self.config.run), self.state()
+        status = read_status(self.config.run)
+        launch = status.get("launch")  # on another machine than the first one, the name of that machine's launch
+        is_own = launch == self.id or (bool(self.options.machine_rank) and launch != self.earlier_id)
+        state: State | None = status["state"] if is_own else None
         is_finished = status.get("state") == "finished" and (state is not None or STOP.signal is None)
         if is_finished and (failure is None or STOP.is_urgent):  # by another launch too, whose end this one waited for
             return 0
@@ -298,23 +291,18 @@ class Launch:
                 print_stderr(f"error: {status['reason']}")  # which was printed on the first machine
             return int(status["exit_code"])
         failure = failure or Failure(1, "the processes ended without recording how the run ended")
-        if self.may_write(state, failure):
+        if state is None:  # no rank came so far
+            is_known = failure.is_reported or self.options.machine_rank or status.get("state") == "finished"
+            must_write = not is_known and is_free(Path(self.config.run))
+        else:  # rank 0 may know better which rank was lost
+            must_write = state == "running" or not failure.follows
+        if must_write and not self.config.dry_run:
             with contextlib.suppress(UserError):
                 new_state: State = "preempted" if failure.code == PREEMPTED else "failed"
                 write_status(self.config.run, Ending(new_state, status.get("step", 0), failure.code, failure.sentence))
         if not failure.is_reported:
             print_stderr(f"error: {failure.sentence}")
         return failure.code
-
-    def may_write(self, state: State | None, failure: Failure) -> bool:
-        """Whether the status is to say how the launcher saw the end; rank 0 may know better which rank was lost."""
-        if self.config.dry_run:
-            return False
-        if state is None:  # no rank came so far
-            if failure.is_reported or self.options.machine_rank or not is_free(Path(self.config.run)):
-                return False
-            return bool(read_status(self.config.run).get("state") != "finished")
-        return state == "running" or not failure.follows
 
 
 def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[str, Any]]) -> Failure | None:
@@ -337,11 +325,7 @@ def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[s
     if not causes:
         return None
     _, _, rank = min(causes)
-    return describe_exit(rank, exit_codes[rank], line_by_rank.get(rank, {}))
-
-
-def describe_exit(rank: int, code: int, line: Mapping[str, Any]) -> Failure:
-    """The failure of the rank that ended first: its exit code, and the ``line`` that it wrote."""
+    code, line = exit_codes[rank], line_by_rank.get(rank, {})
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {SIGBUS_CAUSE}")
     ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
