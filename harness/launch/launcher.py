@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, 
 from harness.training.teacher import find_teacher, prepare_targets
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
+from padless.core.executors import ProcessPool
 from padless.core.processes import available_cores
 from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
 from padless.core.terminal import Screen, print_stderr
-from preprocessing.pipeline.pool import ProcessPool, WorkerDiedError
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
@@ -125,7 +126,7 @@ def prepare_targets_apart(config: RunConfig) -> None:
     try:
         with ProcessPool(1) as pool:
             pool.submit(prepare_targets, config).result()  # cannot hang: the work ends, and the process with its pipe
-    except WorkerDiedError:
+    except BrokenExecutor:
         problem = "the process that embeds the texts died; was it killed for its memory?"
         raise UserError(f"teacher: {problem} Run the same command to continue") from None
 
