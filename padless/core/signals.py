@@ -24,6 +24,7 @@ from typing import NoReturn
 
 from padless.core.atomic import remove_open_paths
 from padless.core.processes import PARENT, signal_on_parents_death
+from padless.core.terminal import print_stderr
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """Stop signals of a command."""
@@ -148,7 +149,8 @@ class StopHandler:
         reason = "interrupted from the keyboard" if is_interrupt else f"stopped by {STOP.name}"
         try:
             remove_open_paths()
-            print(f"error: {reason}: {self.advice}", file=sys.stderr, flush=True)
+            print_stderr(f"error: {reason}: {self.advice}")  # in place of a line on progress
+            sys.stderr.flush()
         finally:
             os._exit(SIGNAL_BASE + STOP.signal)  # without what standard output still holds: its reader may be stuck
 
