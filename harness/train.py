@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from harness.config import RunConfig
+from harness.config import Choice, RunConfig
 from harness.distributed.devices import count_cards
-from harness.distributed.stopping import HEARTBEAT, AlreadyFinished, run_rank
+from harness.distributed.stopping import AlreadyFinished, run_rank
 from harness.rundir.records import LAUNCH_ID, installed_version
-from harness.training.rules import ResolvedConfig, resolve_config
+from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
 from padless.core import cli
 from padless.core.atomic import nearest_existing
 from padless.core.processes import signal_on_parents_death
@@ -27,22 +28,27 @@ PACKAGES = ("padless", "torch", "accelerate", "pyarrow")
 
 def main(argv: list[str]) -> int:
     """Train on this rank; returns the exit code."""
-    listen_in_rank(can_save=lambda: HEARTBEAT.in_loop)  # before torch is imported: a signal may come that early
+    listen_in_rank()  # before torch is imported: a signal may come that early
     if LAUNCH_ID in os.environ:
         # Ranks have sessions of their own: a SIGKILL of the launcher alone would leave them training without it.
         signal_on_parents_death(signal.SIGUSR2)
     if (number := int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) and os.environ["LOCAL_RANK"] == "0":
         print_stderr(f"restart {number} of {os.environ['TORCHELASTIC_MAX_RESTARTS']}, from the last checkpoint")
-    config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
-    fit(resolve_config(config, lambda: count_cards_here(config)))
+    fit(read_resolved(argv))
     return 0
 
 
-def count_cards_here(config: RunConfig) -> int | None:
-    """The number of GPUs that train, from this rank's settings; None on CPUs."""
-    from harness.distributed.world import read_local_world_size, read_world_size
+def read_resolved(argv: list[str]) -> ResolvedConfig:
+    """The configuration of this training. ``padless train`` has resolved it; under bare ``accelerate launch``, each
+    rank does so, and ranks compare what they have.
+    """
+    config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
+    if CHOICES not in os.environ:
+        from harness.distributed.world import read_local_world_size, read_world_size
 
-    return count_cards(config.device, read_local_world_size(), read_world_size())
+        return resolve_config(config, lambda: count_cards(config.device, read_local_world_size(), read_world_size()))
+    processes, reasons = json.loads(os.environ[CHOICES])
+    return ResolvedConfig(config, {key: Choice(*choice) for key, choice in reasons.items()}, processes)
 
 
 def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
@@ -56,7 +62,7 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     def listeners(writer: Sink) -> tuple[Sink, ...]:
         return (ReportSink(config, writer),) if reports else ()
 
-    joined = open_session(config.device, config.precision, config.timeout_s, config.threads)
+    joined = open_session(config.device, config.precision, config.timeout_s, config.threads, chosen=resolved.processes)
     leaving = suppress(AlreadyFinished)
     with leaving, joined as session, open_run(config, session, listeners, resolved.reasons) as run:
         if config.dry_run:

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PosixPath
 from subprocess import PIPE, STDOUT, Popen
@@ -25,7 +26,6 @@ import pyarrow as pa
 
 from harness.config import LaunchRecipe, RunConfig
 from harness.distributed import devices
-from harness.distributed.stopping import HEARTBEAT
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
 from harness.inference.model import Model, Texts, chunks, load
@@ -33,7 +33,7 @@ from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from harness.training import preflight
-from harness.training.rules import processes_on_cores, resolve_config
+from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
 from harness.training.teacher import prepare_targets
 from padless.core import cli
 from padless.core.atomic import temporary_folder
@@ -178,33 +178,27 @@ def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | Non
     SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
         SERVER.call(prepare_targets, recipe)
-    chosen = None
+    resolved = resolve_config(recipe)
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if not by_user and devices.count_cards(recipe.device, 1, 1) is None:
-        choice = processes_on_cores(resolve_config(recipe).config, available_cores())
+        choice = processes_on_cores(resolved.config, available_cores())
         if choice.value != "1":
             launch(words)
             return
-        chosen = choice.reason
+        resolved = replace(resolved, processes=choice.reason)
     with _training:
         if (first := preflight.pretraining(recipe)) is not None:
-            SERVER.call(train_here, first, chosen, reports)
+            SERVER.call(train_here, replace(resolve_config(first), processes=resolved.processes), reports)
             if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
                 return
-        SERVER.call(train_here, recipe, chosen, reports)
+        SERVER.call(train_here, resolved, reports)
 
 
-def train_here(recipe: RunConfig, chosen: str | None, reports: bool) -> None:
-    """Train in this process, which then ends.
-
-    ``chosen``: why one thread was chosen for it; None: it has a share of the cores, or those that the user gave.
-    """
+def train_here(resolved: ResolvedConfig, reports: bool) -> None:
+    """Train in this process, which then ends."""
     from harness.train import fit
 
-    listen_in_rank(can_save=lambda: HEARTBEAT.in_loop)
-    resolved = resolve_config(recipe)
-    if chosen is not None:
-        os.environ[devices.CHOSEN] = chosen
+    listen_in_rank()
     fit(resolved, reports=reports)
 
 

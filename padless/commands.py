@@ -118,6 +118,9 @@ def main(argv: list[str]) -> int:
 
 def run_console_script() -> int:
     """Run the command of ``sys.argv``; returns its exit code."""
-    signals.listen(sys.argv[1:])
+    if sys.argv[1:2] == ["train"]:  # it stops its ranks first
+        signals.listen_in_launcher()
+    else:
+        signals.COMMAND.listen()
     keep_folder_out()
     return cli.run(main)

@@ -23,7 +23,6 @@ import sys
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal
 
 from padless.core.errors import ConfigError
 from padless.core.terminal import size
@@ -33,9 +32,6 @@ USE_CPU = "ACCELERATE_USE_CPU"
 OMP = "OMP_NUM_THREADS"
 TRACES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia")
 """Of a card or its driver: NVIDIA's, the same in a Jetson, under WSL, and AMD's."""
-CHOSEN = "PADLESS_PROCESSES"
-"""Environment variable: why so many processes of one thread train on the cores of a machine, where padless chose that
-number."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +71,6 @@ def find_cuda() -> Cuda:
 
     driver = Path("/proc/driver/nvidia/version").exists()
     return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def find_device(settings: Any) -> Literal["cpu", "cuda"]:
-    """The device in the configuration file of accelerate."""
-    return "cpu" if settings.use_cpu or settings.gpu_ids is None else "cuda"
 
 
 def find_threads() -> int | None:

@@ -79,14 +79,14 @@ def has_cpu_bf16() -> bool:
     return features is not None and not {"avx512_bf16", "bf16"}.isdisjoint(features[2].split())
 
 
-def configure_threads(device_type: str, num_threads: int | None = None) -> Choice:
-    """Set how many threads this process computes with: ``num_threads`` if given; else on a CPU one, where padless
-    chose the number of processes, or a share of the cores. torch's own number stays on CUDA, and where
+def configure_threads(device_type: str, num_threads: int | None = None, *, has_one: bool = False) -> Choice:
+    """Set how many threads this process computes with: ``num_threads`` if given; else on a CPU one, where ``has_one``
+    says so, or a share of the cores. torch's own number stays on CUDA, and where
     ``OMP_NUM_THREADS`` is not that of ``padless train``.
     """
     if num_threads is not None:
         count, reason = num_threads, "asked for"
-    elif device_type == "cpu" and devices.CHOSEN in os.environ:
+    elif device_type == "cpu" and has_one:
         count, reason = 1, "each process has one"
     elif device_type != "cpu":
         return Choice(str(torch.get_num_threads()), "torch's default; the work is on the device")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from harness.config import Choice, Precision
 from harness.distributed import network
-from harness.distributed.devices import CHOSEN
 from harness.distributed.precision import (
     choose_device,
     choose_precision,
@@ -53,13 +51,16 @@ class Session:
 
 
 @contextmanager
-def open_session(device: str, precision: Precision, timeout_s: int, threads: int | None = None) -> Iterator[Session]:
+def open_session(
+    device: str, precision: Precision, timeout_s: int, threads: int | None = None, *, chosen: str | None = None
+) -> Iterator[Session]:
     """Join the other ranks; leave the process group if all ranks reach the end.
 
     A rank that fails alone does not leave it: NCCL would wait for ranks that wait for this one. It reports the error
     and exits (``ranks.stopping``), so that its launcher ends the others.
 
-    ``threads``: how many this process computes with on a CPU; None: see ``configure_threads``.
+    ``threads``: how many this process computes with on a CPU; None: see ``configure_threads``. ``chosen``: why padless
+    chose this number of processes, each with one thread on a CPU.
     """
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
@@ -67,8 +68,8 @@ def open_session(device: str, precision: Precision, timeout_s: int, threads: int
         expand_segments()
     choices["precision"] = choose_precision(precision, kind)
     arithmetic = choices["precision"].value
-    choices["processes"] = Choice(str(read_world_size()), os.environ.get(CHOSEN, "as launched"))
-    choices["threads"] = configure_threads(kind, threads)
+    choices["processes"] = Choice(str(read_world_size()), chosen or "as launched")
+    choices["threads"] = configure_threads(kind, threads, has_one=chosen is not None)
     set_tf32(arithmetic == "tf32")
     if kind == "cpu":
         keep_memory()

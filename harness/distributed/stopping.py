@@ -9,8 +9,8 @@ without a sentence. So a thread watches what the main thread waits for. After th
 signal, it prints why, writes it to ``status.json``, and ends the process.
 
 **Errors** (``run_rank``): the launcher kills all ranks when the first one fails. When the ranks have agreed on an
-error, the first rank of each machine reports it and the others leave with exit code 0. The reason also goes to the file
-that torch's elastic agent reads (``write_reason``).
+error, the first rank of each machine reports it and the others leave with exit code 0. The reason also goes to a file
+of the launcher's (``write_reason``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from padless.core import cli
+from padless.core import atomic, cli
 from padless.core.errors import UserError
 from padless.core.signals import STOP, end_process
 
@@ -35,10 +36,8 @@ MARGIN_S = 10.0
 """A collective with its own time limit has this much longer to raise before the watchdog ends the process."""
 STOP_LIMIT_S = 45.0
 """Longest wait for another rank after this one was asked to stop."""
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-"""Environment variable: the file in which torch's agent looks for the reason; empty or missing under no launcher."""
-FINAL_ERROR = "PADLESS_FINAL_ERROR"
-"""Environment variable: the file for an error that no restart of the ranks would help against."""
+REASONS = "PADLESS_REASONS"
+"""Environment variable: the file, on this machine, in which the launcher looks for the reasons why ranks ended."""
 GRACE_S = 5.0
 """How long other ranks wait for rank 0 to report an error before ranks can communicate."""
 
@@ -51,8 +50,6 @@ class Heartbeat:
         """The optimizer step that messages name."""
         self.waits: list[tuple[str, float]] = []
         """What is waited for, and since when (monotonic seconds); inner waits last."""
-        self.in_loop = False
-        """Training has begun: there is something to save. Before, long waits are allowed."""
         self.last_words: Callable[[str], object] | None = None
         """Takes the reason before the process ends, as the writer of ``status.json`` does."""
         self.limit_s: float | None = None
@@ -77,7 +74,7 @@ class Heartbeat:
         rank, limit_s = f"rank {os.environ.get('RANK', '0')}", (self.limit_s or 0.0) + MARGIN_S
         for awaited, since_s in self.waits[-1:]:
             cause = f"for {awaited}: another rank has ended or does not respond"
-            if self.in_loop and now_s - max(since_s, STOP.received_at) > STOP_LIMIT_S:
+            if STOP.must_save and now_s - max(since_s, STOP.received_at) > STOP_LIMIT_S:
                 return f"{rank} had a stop request at step {self.step} and waited {STOP_LIMIT_S:.0f} s {cause}"
             if now_s - since_s > limit_s:
                 return f"{rank} at step {self.step} waited {now_s - since_s:.0f} s {cause}"
@@ -141,23 +138,31 @@ class StopWatch:
             self.path.unlink(missing_ok=True)
 
 
-def write_reason(sentence: str, *, follows: bool = False) -> None:
-    """Write the reason why this rank exits to ``TORCHELASTIC_ERROR_FILE``, for its launcher; the first reason stays.
+def write_reason(sentence: str, code: int = 1, *, follows: bool = False, is_final: bool = False) -> None:
+    """Append the reason why this rank ends to the file of its launcher, if there is one.
 
-    The file is on this machine, so no shared file system and no other rank is needed. ``follows``: only because another
-    rank is gone or silent.
+    ``follows``: only because another rank is gone or silent. ``is_final``: no restart of the ranks would help; then
+    ``code`` is the exit code of the launcher.
     """
-    write_once(ERROR_FILE, {"message": sentence, "timestamp": time.time(), "follows": follows})
-
-
-def write_once(variable: str, values: dict[str, object]) -> None:
-    """Write JSON to the file that an environment variable names, unless there is none, or it exists."""
-    path = os.environ.get(variable)
-    if path and not Path(path).exists():
+    line = {
+        "rank": int(os.environ.get("RANK", "0")),
+        "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        "time": time.time(),
+        "sentence": sentence,
+        "code": code,
+        "follows": follows,
+        "final": is_final,
+    }
+    if path := os.environ.get(REASONS):
         with contextlib.suppress(OSError):  # a full disk must not change how a rank ends
-            part = Path(f"{path}.{os.getpid()}")
-            part.write_text(json.dumps(values), encoding="utf-8")
-            os.replace(part, path)
+            atomic.append_line(path, json.dumps(line))
+
+
+def read_reasons(path: str | Path) -> list[dict[str, Any]]:
+    """What ranks wrote with ``write_reason``, first the earliest."""
+    if not os.path.exists(path):
+        return []
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def run_rank(main: Callable[[list[str]], int]) -> int:
@@ -168,7 +173,7 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
     """
     rank = int(os.environ.get("RANK", "0"))
     is_first_here = int(os.environ.get("LOCAL_RANK", rank)) == 0
-    if os.path.exists(os.environ.get(FINAL_ERROR, "")):
+    if any(line["final"] for line in read_reasons(os.environ.get(REASONS, ""))):
         return 1  # torch's agent restarts ranks whatever their error was; after a 0 it would wait for other machines
 
     def run_quietly(argv: list[str]) -> int:
@@ -178,9 +183,9 @@ def run_rank(main: Callable[[list[str]], int]) -> int:
             is_agreed = getattr(error, "agreed", False)
             if is_agreed and not is_first_here:
                 return 0
-            write_reason(str(error), follows=getattr(error, "follows", False))
-            if error.exit_code != 1 or getattr(error, "is_final", False):
-                write_once(FINAL_ERROR, {"code": error.exit_code, "sentence": str(error)})
+            is_final = error.exit_code != 1 or getattr(error, "is_final", False)
+            follows = getattr(error, "follows", False)
+            write_reason(str(error), error.exit_code, follows=follows, is_final=is_final)
             if rank != 0 and not is_agreed:  # rank 0 reports the same, and the launcher ends the others
                 time.sleep(GRACE_S)
             raise

@@ -7,7 +7,6 @@ error names what was waited for.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import re
@@ -109,21 +108,10 @@ class World:
         """The ``columns``, arrays of numbers, of every rank that has some, in rank order, on rank 0; none on others."""
         if self.world_size == 1:
             return [[*columns]]
-        kinds_by_rank = self.gather_objects([(column.shape, column.dtype) for column in columns], awaited)
-        sizes = [sum(math.prod(shape) * dtype.itemsize for shape, dtype in kinds) for kinds in kinds_by_rank]
-        content = b"".join(map(np.ndarray.tobytes, columns))
-        sent = torch.frombuffer(bytearray(content.ljust(max(sizes), b"\0")), dtype=torch.uint8)
-        received = [torch.empty_like(sent) for _ in sizes] if self.is_main else None
+        received: list[Any] | None = [None] * self.world_size if self.is_main else None
         with self.watch_wait(awaited):
-            dist.gather(sent, received, group=self.control)
-        columns_by_rank = []
-        for part, kinds in zip(received or (), kinds_by_rank, strict=False):
-            start, columns_of_rank = 0, []
-            for shape, dtype in kinds:
-                columns_of_rank.append(np.frombuffer(part.numpy(), dtype, math.prod(shape), start).reshape(shape))
-                start += columns_of_rank[-1].nbytes
-            columns_by_rank += [columns_of_rank] if columns_of_rank else []
-        return columns_by_rank
+            dist.gather_object([*columns], received, dst=0, group=self.control)
+        return [columns_of_rank for columns_of_rank in received or [] if columns_of_rank]
 
     def start_maximum(self, numbers: np.ndarray, awaited: str) -> Callable[[], np.ndarray]:
         """Start the maximum over ranks of ``numbers`` int64 ``[n]``, on the control group, and go on at once.

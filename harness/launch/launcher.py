@@ -10,37 +10,40 @@ one in the run's ``status.json``. The rendezvous of several machines, and the re
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import platform
 import signal
 import subprocess
+import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from harness.baselines.sentence_encoder import SentenceEncoder
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
-from harness.distributed.stopping import FINAL_ERROR
-from harness.launch.options import AUTO, TrainConfig, accelerate_arguments, set_machines
+from harness.distributed.stopping import REASONS, read_reasons
+from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
-from harness.training.rules import processes_on_cores, resolve_config
+from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
 from harness.training.teacher import find_teacher, prepare_targets
-from padless.core.atomic import as_storage_error, temporary_folder
+from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
 from padless.core.executors import ProcessPool
 from padless.core.processes import available_cores
-from padless.core.signals import LAUNCHER, PREEMPTED, STOP, end_process
+from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
 from padless.core.terminal import Screen, print_stderr
-from padless.core.untrusted import parse_json
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
@@ -49,6 +52,12 @@ SIGBUS_CAUSE = (
     "verify the dataset with padless inspect --verify, and check the disk"
 )
 """What SIGBUS means to a process whose data is mapped."""
+POLL_S = 0.1
+SAVE_LIMIT_S = 300.0
+"""Most time for ranks at work to save."""
+AGENT_LIMIT_S = 5.0
+"""Most time for this process to end once its ranks are gone: torch's agent may wait for other machines."""
+RESUMES = "the last whole checkpoint is kept, and the same command goes on"
 RENDEZVOUS_MARGIN_S = 30.0
 """How much longer than its own limit torch may take to report that the rendezvous failed."""
 SIGNAL_ORDER = {-signal.SIGABRT: 2, PREEMPTED: 4, -signal.SIGTERM: 4}
@@ -71,38 +80,39 @@ class Failure:
 
 def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
-    screen, point = Screen(quiet=recipe.quiet), None
+    screen = Screen(quiet=recipe.quiet)
     screen.show_work("reading the dataset")
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
-    devices.check_device(recipe.device)
+    options = complete_options(launch_config)
+    devices.check_device(options.device)
     prepare_targets_apart(recipe)
-    config_on_cpu = resolve_config(recipe).config  # what can be refused is refused before accelerate imports torch
-    if devices.is_without_cuda():
-        point = preflight.check_run(config_on_cpu, print_stderr)
-    arguments, recipe = accelerate_arguments(launch_config, recipe)
-    num_processes = arguments.num_processes or 1
-    num_cards = devices.count_cards(recipe.device, -(-num_processes // arguments.num_machines), num_processes)
-    config = resolve_config(recipe, lambda: num_cards).config
-    os.environ.pop(devices.CHOSEN, None)  # of the training before
-    if arguments.num_processes == AUTO and num_cards is None and config.threads is None:
-        choice = processes_on_cores(config, available_cores())
-        num_processes, os.environ[devices.CHOSEN] = int(choice.value), choice.reason
-    arguments.num_processes = num_processes
-    set_machines(arguments, config.timeout_s)
-    if point is None or config != config_on_cpu:
-        point = preflight.check_run(config, print_stderr)
+    resolved, num_processes = resolve(options, replace(recipe, device=options.device, threads=options.threads))
+    config = resolved.config
+    point = preflight.check_run(config, print_stderr)
     if point.finished and not config.dry_run:
         screen.print_text(preflight.describe_finished(config))
         return 0
-    preflight.check_data(config, arguments.num_processes, hashes=False)  # rank 0 verifies them
-    if point.checkpoint is None and not arguments.machine_rank:
+    preflight.check_data(config, num_processes, hashes=False)  # rank 0 verifies them
+    if point.checkpoint is None and not options.machine_rank:
         preflight.check_start(config)
-    if arguments.num_machines > 1:
-        screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {where_to_meet(arguments)}")
+    if options.num_machines and options.num_machines > 1:
+        screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {rendezvous_of(options)}")
     if launch_config.files_read:
         screen.print_text(f"recipe: {', then '.join(launch_config.files_read)}")
-    return Launch(recipe, arguments).run()
+    return Launch(resolved, options, num_processes).run()
+
+
+def resolve(options: TrainConfig, recipe: RunConfig) -> tuple[ResolvedConfig, int]:
+    """The keys of a training without ``auto``, for its ranks too, and the number of processes on all machines."""
+    num_cards, num_processes = None, options.num_processes or 1
+    if not devices.is_without_cuda():  # else known without torch
+        num_cards = devices.count_cards(recipe.device, -(-num_processes // (options.num_machines or 1)), num_processes)
+    resolved = resolve_config(recipe, lambda: num_cards)
+    if options.num_processes is None and num_cards is None and recipe.threads is None:
+        choice = processes_on_cores(resolved.config, available_cores())
+        return replace(resolved, processes=choice.reason), int(choice.value)
+    return resolved, num_processes
 
 
 def prepare_targets_apart(config: RunConfig) -> None:
@@ -121,109 +131,128 @@ def prepare_targets_apart(config: RunConfig) -> None:
         raise UserError(f"teacher: {problem} Run the same command to continue") from None
 
 
-def where_to_meet(arguments: Any) -> str:
+def rendezvous_of(options: TrainConfig) -> str:
     """Address and port of machine 0."""
-    return f"{arguments.main_process_ip}:{arguments.main_process_port}"
+    return f"{options.main_process_ip}:{options.main_process_port}"
 
 
 class Launch:
     """One start of the ranks, and what became of the run."""
 
-    def __init__(self, config: RunConfig, arguments: Any) -> None:
-        """``arguments`` are those of accelerate's launcher."""
-        self.config, self.arguments = config, arguments
+    def __init__(self, resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> None:
+        """``num_processes`` on all machines together."""
+        self.resolved, self.config = resolved, resolved.config
+        self.options, self.num_processes = options, num_processes
         self.id = os.environ[LAUNCH_ID] = uuid.uuid4().hex
-        self.earlier_id = read_status(config.run).get("launch")
+        self.earlier_id = read_status(self.config.run).get("launch")
+        self.verdict: Failure | None = None
+        """Why the ranks were killed."""
+        self.concluding = threading.Lock()
+        """Held while the end of the run is written."""
 
     def run(self) -> int:
         """Start the ranks and wait for their end; returns the exit code."""
-        silence = self.describe_error(TimeoutError("no answer"))
-        start_limit_s = self.config.timeout_s + RENDEZVOUS_MARGIN_S
-        with LAUNCHER.supervise(lambda: self.conclude(silence), start_limit_s):
+        STOP.must_save, ended = True, threading.Event()
+        threading.Thread(target=self.end_ranks, args=(ended,), name="padless-ranks", daemon=True).start()
+        try:
             failure = self.start_ranks()
-        with LAUNCHER.concluding:
-            code = self.conclude(failure)
-        if STOP.signal is not None and code:
-            end_process(code)  # an interpreter with torch takes seconds to end
-        return code
+        finally:
+            ended.set()
+        with self.concluding:
+            return self.conclude(failure)
+
+    def end_ranks(self, ended: threading.Event) -> None:
+        """Pass the first stop signal to each rank, with SIGCONT; those with nothing to save leave. Kill all after
+        ``SAVE_LIMIT_S`` or a second Ctrl-C. If torch's agent does not end then, or has started no rank in time (what
+        answers for another machine may be another program), this process ends without it.
+        """
+        signalled = set[int]()
+        failure: Failure | None = self.describe_error(TimeoutError("no answer"))
+        deadline_s = time.monotonic() + self.config.timeout_s + RENDEZVOUS_MARGIN_S
+        while not ended.wait(POLL_S):
+            if STOP.signal is None and deadline_s == float("inf"):
+                continue
+            ranks = [child.pid for child in psutil.Process().children()]
+            if STOP.signal is None and ranks:
+                deadline_s = float("inf")
+            elif ranks or deadline_s == float("inf"):
+                deadline_s, failure = time.monotonic() + AGENT_LIMIT_S, None
+            if time.monotonic() > deadline_s:
+                with self.concluding:
+                    end_process(self.conclude(failure))
+            if STOP.signal is None:
+                continue
+            if STOP.is_urgent:
+                self.verdict = Failure(INTERRUPTED, f"interrupted twice from the keyboard: ended at once; {RESUMES}")
+            elif time.monotonic() > STOP.received_at + SAVE_LIMIT_S:
+                reason = f"the ranks had not ended {SAVE_LIMIT_S:.0f} s after {STOP.name}, and were killed"
+                self.verdict = Failure(1, f"{reason}; {RESUMES}")
+            for rank in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    if self.verdict is not None:
+                        os.kill(rank, signal.SIGKILL)
+                    elif rank not in signalled:
+                        os.kill(rank, STOP.signal)
+                        os.kill(rank, signal.SIGCONT)
+                        signalled.add(rank)
 
     def start_ranks(self) -> Failure | None:
         """Run accelerate's launcher to its end; None if all ranks left with 0, else what is known of the failure.
 
-        The ranks read the configuration from a file.
+        The ranks read the resolved keys from a file.
         """
         from accelerate.utils import patch_environment
 
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-        with temporary_folder() as folder:  # torch itself would leave both of these in TMPDIR
-            self.arguments.log_dir = str(folder)
-            final_error, keys = folder / "error.json", folder / "keys.yaml"
-            self.arguments.training_script_args = ["--config", str(keys), f"--run={self.config.run}"]  # for ps
-            environment = {FINAL_ERROR: final_error, COMPILED: os.environ.get(COMPILED, folder / "compiled")}
-            try:
-                keys.write_text(yaml.safe_dump(to_dict(self.config)), encoding="utf-8")
-                with patch_environment(**environment):
-                    failure = self.call_accelerate()
-                if final_error.exists():
-                    values = parse_json(final_error.read_bytes())
-                    failure = Failure(values["code"], values["sentence"], is_reported=True)
-            except OSError as error:  # it needs temporary files
-                if (refusal := as_storage_error(error)) is None:
-                    raise
-                raise refusal from None
-            return failure
+        with temporary_folder() as folder:  # torch itself would leave logs and compiled code in TMPDIR
+            keys, reasons = folder / "keys.yaml", folder / "reasons.jsonl"
+            environment = {
+                REASONS: reasons,
+                CHOICES: json.dumps([self.resolved.processes, self.resolved.reasons]),
+                COMPILED: os.environ.get(COMPILED, folder / "compiled"),
+            }
+            keys.write_text(yaml.safe_dump(to_dict(self.config)), encoding="utf-8")
+            with patch_environment(**environment):
+                words = ["--config", str(keys), f"--run={self.config.run}"]  # the run for ps
+                arguments = accelerate_arguments(self.options, self.num_processes, words)
+                arguments.log_dir = str(folder)
+                return self.call_accelerate(arguments, reasons)
 
-    def call_accelerate(self) -> Failure | None:
-        """Run accelerate's launcher, which ends when the ranks have. Raises ``OSError``."""
+    def call_accelerate(self, arguments: Any, reasons: Path) -> Failure | None:
+        """Run accelerate's launcher, which ends when the ranks have; they write why into ``reasons``."""
         from accelerate.commands.launch import launch_command
 
+        exit_codes: dict[int, int] = {}
         try:
             if STOP.signal is None:
-                launch_command(self.arguments)
-        except subprocess.CalledProcessError as error:
-            return describe_exit(0, error.returncode, {})
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-            return describe_exit(0, code, {}) if error.code else None
+                launch_command(arguments)
+                return None
+        except (subprocess.CalledProcessError, SystemExit) as error:
+            exit_codes = {0: getattr(error, "returncode", 1)}
         except ConnectionError:
             sentence = (
-                f"main_process_port: {self.arguments.main_process_port} is taken by another program on "
+                f"main_process_port: {arguments.main_process_port} is taken by another program on "
                 f"{platform.node()}; name another, the same on every machine"
             )
             return Failure(ConfigError.exit_code, sentence)
         except Exception as error:
-            return self.describe_error(error)
-        return None
+            failures = getattr(error, "failures", None)
+            if not failures:
+                return self.describe_error(error)
+            exit_codes = {int(rank): failure.exitcode for rank, failure in failures.items()}
+        return describe_failures(exit_codes, read_reasons(reasons))
 
     def describe_error(self, error: Exception) -> Failure:
-        """The failure of the rank that failed first, from an exception of torch's launcher; without any rank, the
-        machines did not meet.
-
-        The order of causes: killed ranks, those that ended by themselves, those that were aborted, those that report
-        that another one was gone. Within these the rank's own time decides, since torch's has whole seconds.
-        """
-        failures = getattr(error, "failures", None)
-        if failures:
-            return describe_failures(failures)
+        """The failure that torch's launcher reports without any rank: several machines did not meet."""
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if self.arguments.num_machines == 1:
+        if (self.options.num_machines or 1) == 1:
             return Failure(1, f"the launcher stopped: {reason}")
         return Failure(
             1,
-            f"machine {self.arguments.machine_rank} of {self.arguments.num_machines}: the machines did not meet at "
-            f"{where_to_meet(self.arguments)} within {self.config.timeout_s} s ({reason}); start the same command on "
+            f"machine {self.options.machine_rank or 0} of {self.options.num_machines}: the machines did not meet at "
+            f"{rendezvous_of(self.options)} within {self.config.timeout_s} s ({reason}); start the same command on "
             "each, with its own --machine_rank, and see whether they reach that address and port",
         )
-
-    def state(self) -> State | None:
-        """The run's state as written by the ranks of this launch; None if they have written none.
-
-        On another machine than the first one the status has the name of that machine's launch.
-        """
-        status = read_status(self.config.run)
-        is_own = status.get("launch") == self.id
-        is_new = bool(self.arguments.machine_rank) and status.get("launch") != self.earlier_id
-        return status["state"] if is_own or is_new else None
 
     def conclude(self, failure: Failure | None) -> int:
         """The exit code in ``status.json``, if this launch wrote one; else the launcher's own, which it writes there.
@@ -242,7 +271,10 @@ class Launch:
 
         A dry run has no status.
         """
-        status, state = read_status(self.config.run), self.state()
+        status = read_status(self.config.run)
+        launch = status.get("launch")  # on another machine than the first one, the name of that machine's launch
+        is_own = launch == self.id or (bool(self.options.machine_rank) and launch != self.earlier_id)
+        state: State | None = status["state"] if is_own else None
         is_finished = status.get("state") == "finished" and (state is not None or STOP.signal is None)
         if is_finished and (failure is None or STOP.is_urgent):  # by another launch too, whose end this one waited for
             return 0
@@ -250,17 +282,22 @@ class Launch:
             return PREEMPTED
         if self.config.dry_run and failure is None and STOP.signal is None:
             return 0
-        if LAUNCHER.verdict is not None:
-            failure = Failure(*LAUNCHER.verdict)
+        if self.verdict is not None:
+            failure = self.verdict
         elif STOP.signal is not None and state in (None, "running") and not (failure and failure.is_reported):
             reason = f"stopped by {STOP.name} before the first step; the same command goes on"
             failure = Failure(PREEMPTED, reason)
         elif state == "failed" and (failure is None or status["exit_code"] != 1):
-            if self.arguments.machine_rank and failure is not None and not failure.is_reported:
+            if self.options.machine_rank and failure is not None and not failure.is_reported:
                 print_stderr(f"error: {status['reason']}")  # which was printed on the first machine
             return int(status["exit_code"])
         failure = failure or Failure(1, "the processes ended without recording how the run ended")
-        if self.may_write(state, failure):
+        if state is None:  # no rank came so far
+            is_known = failure.is_reported or self.options.machine_rank or status.get("state") == "finished"
+            must_write = not is_known and is_free(Path(self.config.run))
+        else:  # rank 0 may know better which rank was lost
+            must_write = state == "running" or not failure.follows
+        if must_write and not self.config.dry_run:
             with contextlib.suppress(UserError):
                 new_state: State = "preempted" if failure.code == PREEMPTED else "failed"
                 write_status(self.config.run, Ending(new_state, status.get("step", 0), failure.code, failure.sentence))
@@ -268,37 +305,35 @@ class Launch:
             print_stderr(f"error: {failure.sentence}")
         return failure.code
 
-    def may_write(self, state: State | None, failure: Failure) -> bool:
-        """Whether the status is to say how the launcher saw the end; rank 0 may know better which rank was lost."""
-        if self.config.dry_run:
-            return False
-        if state is None:  # no rank came so far
-            if failure.is_reported or self.arguments.machine_rank or not is_free(Path(self.config.run)):
-                return False
-            return bool(read_status(self.config.run).get("state") != "finished")
-        return state == "running" or not failure.follows
 
+def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[str, Any]]) -> Failure | None:
+    """The failure of the rank that is the cause, from the exit codes of those that failed (below 0: the signal that
+    killed it) and what ranks wrote; None without any.
 
-def describe_failures(failures: Mapping[int, Any]) -> Failure:
-    """The failure of the rank that is the cause, from torch's records of those that failed."""
+    The order of causes: killed ranks, those that ended by themselves, those that were aborted, those that report that
+    another one was gone. Within these the rank's own time decides.
+    """
+    for line in reasons:
+        if line["final"]:
+            return Failure(line["code"], line["sentence"], is_reported=True)
+    last_restart = max((line["restart"] for line in reasons), default=0)
+    line_by_rank = {line["rank"]: line for line in reversed(reasons) if line["restart"] == last_restart}
     causes = []
-    for rank, record in failures.items():
-        words = record.error_file_data if "follows" in record.error_file_data else {}  # torch itself leaves others
-        order = 3 if words.get("follows") else SIGNAL_ORDER.get(record.exitcode, int(record.exitcode > 0))
-        causes.append(((order, words.get("timestamp", record.timestamp), int(rank)), record.exitcode, words))
-    (_, _, rank), code, words = min(causes, key=lambda cause: cause[0])
-    return describe_exit(rank, code, words)
-
-
-def describe_exit(rank: int, code: int, words: Mapping[str, Any]) -> Failure:
-    """The failure of the rank that ended first: ``code``, below 0 the signal that killed it, and its own report."""
+    for rank, code in exit_codes.items():
+        line = line_by_rank.get(rank, {})
+        order = 3 if line.get("follows") else SIGNAL_ORDER.get(code, int(code > 0))
+        causes.append((order, line.get("time", float("inf")), rank))
+    if not causes:
+        return None
+    _, _, rank = min(causes)
+    code, line = exit_codes[rank], line_by_rank.get(rank, {})
     if code == -signal.SIGBUS:
         return Failure(3, f"rank {rank} was killed by SIGBUS: {SIGBUS_CAUSE}")
     ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     is_documented = code in ERRORS  # any other one of a rank becomes 1
     return Failure(
         code if is_documented else 1,
-        words.get("message", f"rank {rank} {ending}"),
-        is_reported=is_documented or bool(words),
-        follows=words.get("follows", False),
+        line.get("sentence", f"rank {rank} {ending}"),
+        is_reported=is_documented or bool(line),
+        follows=line.get("follows", False),
     )

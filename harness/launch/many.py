@@ -31,7 +31,7 @@ from harness.rundir.layout import REPORT, Member
 from harness.training import preflight
 from harness.training.rules import with_values
 from padless.core.errors import ConfigError
-from padless.core.signals import LAUNCHER, PREEMPTED, STOP
+from padless.core.signals import PREEMPTED, STOP
 from padless.core.terminal import Screen
 from preprocessing.dataset.views import read_data
 
@@ -77,7 +77,7 @@ def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int
     """
     began, screen = time.monotonic(), Screen(quiet=launch_config.quiet)
     for number, config in enumerate(steps, 1):
-        LAUNCHER.is_idle = True
+        STOP.must_save = False
         left_s = (launch_config.max_time_s or inf) - (time.monotonic() - began)
         if STOP.signal is not None or left_s < SHORTEST_S:
             return PREEMPTED
@@ -88,7 +88,7 @@ def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int
         )
         if code or launch_config.dry_run:
             return code
-    LAUNCHER.is_idle = True
+    STOP.must_save = False
     return 0 if STOP.signal is None else PREEMPTED
 
 

@@ -1,25 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keys of ``padless train`` that say where and how often: those of ``accelerate launch``, and its own parser's word
-for all that they leave open. It brings torch, which takes seconds, so it is imported after the dataset was found.
+for all that they leave open. That parser brings torch, which takes seconds, so it is asked when all else is checked.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
-from harness.config import LaunchRecipe, RunConfig
+from huggingface_hub.constants import HF_HOME
+
+from harness.config import LaunchRecipe
 from harness.distributed import devices
-from padless.core.configuration import find_config, read_config
+from padless.core.configuration import NULL, build_config, find_config, read_config
 from padless.core.errors import ConfigError
 from padless.core.schema import AtLeast0, AtLeast1
 
-AUTO = 0
-"""A number of processes that the user left open."""
 LOG_LEVEL = "TORCH_CPP_LOG_LEVEL"
+DEFAULT_FILE = "accelerate/default_config.yaml"
+"""What ``accelerate config`` writes, below the folder of Hugging Face."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,68 +55,78 @@ MACHINE_KEYS = ("num_processes", "num_machines", "machine_rank", "main_process_i
 """Keys of which a configuration file of accelerate may have the values."""
 
 
-def accelerate_arguments(launch_config: TrainConfig, config: RunConfig) -> tuple[Any, RunConfig]:
-    """What accelerate's launcher is called with; every value that it would guess is set. Also returns ``config`` with
-    the device that accelerate's configuration file names, and the threads of ``OMP_NUM_THREADS``, where its own keys
-    leave them open.
+def complete_options(launch_config: TrainConfig) -> TrainConfig:
+    """The options with what they leave open from a configuration file of accelerate, if there is one: of the machines
+    and their processes, the device, and the threads of ``OMP_NUM_THREADS``.
 
     Raises ``ConfigError`` for a configuration file that is missing and for keys that do not fit together.
     """
-    users_level = os.environ.get(LOG_LEVEL)
-    os.environ[LOG_LEVEL] = users_level or "FATAL"  # torch would print a stack for a missing machine
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    os.environ[LOG_LEVEL] = users_level or "ERROR"  # for the ranks: torch would warn of addresses without a name
-    arguments = launch_command_parser().parse_args(["--module", "harness.train"])
-    vars(arguments).update({name: getattr(launch_config, name) for name in ACCELERATE_KEYS})
-    if arguments.config_file:
-        arguments.config_file = find_config(arguments.config_file, "accelerate", "--config_file")
-        if not Path(arguments.config_file).is_file():
-            raise ConfigError(f"--config_file {arguments.config_file}: no such file; name one, or a recipe such as cpu")
-    file, settings = arguments.config_file or default_config_file, None
-    if Path(file).is_file():
-        read_config(file)  # accelerate has no sentence for a file that is no YAML
-        settings = load_config_from_file(file)
-    elif arguments.num_processes is None and (arguments.num_machines or 1) == 1:
-        arguments.num_processes = AUTO
-    for name in MACHINE_KEYS:
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, getattr(settings, name, 1 if name.startswith("num") else None))
-    if settings is None:
-        arguments.mixed_precision = arguments.dynamo_backend = "no"
-    elif config.device == "auto":
-        config = replace(config, device=devices.find_device(settings))
-    if config.threads is None:  # accelerate sets OMP_NUM_THREADS for the ranks
-        config = replace(config, threads=devices.find_threads())
-    return arguments, config
+    values: dict[str, Any] = {"threads": launch_config.threads or devices.find_threads()}
+    file = launch_config.config_file or os.path.join(HF_HOME, DEFAULT_FILE)
+    if launch_config.config_file:
+        file = values["config_file"] = find_config(file, "accelerate", "--config_file")
+        if not os.path.isfile(file):
+            raise ConfigError(f"--config_file {file}: no such file; name one, or a recipe such as cpu")
+    if os.path.isfile(file):
+        settings = read_config(file)
+        keys = {name: settings[name] for name in MACHINE_KEYS if settings.get(name, NULL) != NULL}
+        of_file = build_config(TrainConfig, {"num_processes": "1", **keys})
+        values |= {name: getattr(of_file, name) for name in MACHINE_KEYS if getattr(launch_config, name) is None}
+        if launch_config.device == "auto":
+            has_gpus = settings.get("use_cpu") != "true" and settings.get("gpu_ids", NULL) != NULL
+            values["device"] = "cuda" if has_gpus else "cpu"
+    options = replace(launch_config, **values)
+    check_machines(options)
+    return options
 
 
-def set_machines(arguments: Any, timeout_s: int) -> None:
-    """Check the options of several machines, and set how their processes are started.
-
-    Raises ``ConfigError``.
-    """
-    num_machines, rank = arguments.num_machines, arguments.machine_rank or 0
-    arguments.multi_gpu = arguments.num_processes > 1  # what it calls DDP, also on CPUs
+def check_machines(options: TrainConfig) -> None:
+    """Raise ``ConfigError`` if the keys of several machines do not fit together."""
+    num_machines, num_processes = options.num_machines or 1, options.num_processes or 1
     if num_machines == 1:
-        arguments.main_process_port = arguments.main_process_port or find_free_port()
-        arguments.max_restarts = arguments.max_restarts or 0
         return
-    if not arguments.main_process_ip or arguments.main_process_port is None:
+    if not options.main_process_ip or options.main_process_port is None:
         raise ConfigError(
             f"{num_machines} machines meet at an address: give --main_process_ip and --main_process_port, the same on "
             "each"
         )
-    if arguments.num_processes % num_machines:
+    if num_processes % num_machines:
         raise ConfigError(
-            f"--num_processes {arguments.num_processes}: counts the processes of all {num_machines} machines, as many "
-            f"on each; give a multiple of {num_machines}"
+            f"--num_processes {num_processes}: counts the processes of all {num_machines} machines, as many on each; "
+            f"give a multiple of {num_machines}"
         )
-    if not 0 <= rank < num_machines:
-        raise ConfigError(f"--machine_rank {rank}: {num_machines} machines are counted from 0 to {num_machines - 1}")
-    arguments.machine_rank, arguments.rdzv_conf = rank, f"timeout={timeout_s}"
-    arguments.max_restarts = NUM_RESTARTS if arguments.max_restarts is None else arguments.max_restarts
+    if (options.machine_rank or 0) >= num_machines:
+        raise ConfigError(
+            f"--machine_rank {options.machine_rank}: {num_machines} machines are counted from 0 to {num_machines - 1}"
+        )
+
+
+def accelerate_arguments(options: TrainConfig, num_processes: int, keys: Sequence[str]) -> Any:
+    """What accelerate's launcher is called with: its own parser's values for a training with the words ``keys``, and
+    all that it would guess.
+    """
+    users_level = os.environ.get(LOG_LEVEL)
+    os.environ[LOG_LEVEL] = users_level or "FATAL"  # torch would print a stack for a missing machine
+    from accelerate.commands.launch import launch_command_parser
+
+    os.environ[LOG_LEVEL] = users_level or "ERROR"  # for the ranks: torch would warn of addresses without a name
+    arguments = launch_command_parser().parse_args(["--module", "harness.train", *keys])
+    vars(arguments).update({name: getattr(options, name) for name in ACCELERATE_KEYS})
+    vars(arguments).update(
+        num_processes=num_processes,
+        num_machines=options.num_machines or 1,
+        machine_rank=options.machine_rank or 0,
+        multi_gpu=num_processes > 1,  # what it calls DDP, also on CPUs
+        max_restarts=options.max_restarts or 0,
+    )
+    if arguments.num_machines == 1:
+        arguments.main_process_port = options.main_process_port or find_free_port()
+    else:
+        arguments.rdzv_conf = f"timeout={options.timeout_s}"
+        arguments.max_restarts = NUM_RESTARTS if options.max_restarts is None else options.max_restarts
+    if not os.path.isfile(options.config_file or os.path.join(HF_HOME, DEFAULT_FILE)):
+        arguments.mixed_precision = arguments.dynamo_backend = "no"
+    return arguments
 
 
 def find_free_port() -> int:

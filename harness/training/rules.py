@@ -54,6 +54,8 @@ PARAMETERS_PER_TOKEN = 1500
 """Number of parameters whose gradients processes add up, on a CPU, in about the time that a token takes."""
 PROCESS_BYTES = 1 << 30
 """Memory of a process that trains on a CPU: torch, a batch and its gates, a small network with its optimizer."""
+CHOICES = "PADLESS_CHOICES"
+"""Environment variable: of keys that a launcher has resolved for its ranks, why, as JSON."""
 AUTO_KEYS = (
     *("epochs", "global_batch", "patience", "model.wide", "model.wide_ngrams", "init.vectors"),
     *("optim.lr", "optim.ema"),
@@ -79,6 +81,8 @@ class ResolvedConfig:
     config: RunConfig
     reasons: dict[str, Choice]
     """The value of each key that was ``auto``, and why, in the order of the rules."""
+    processes: str | None = None
+    """Why so many processes of one thread train, where padless chose their number."""
 
 
 def resolve_config(config: RunConfig, count_gpus: Callable[[], int | None] = lambda: None) -> ResolvedConfig:

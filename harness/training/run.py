@@ -34,6 +34,7 @@ from harness.training.throughput import peak_memory_bytes, synchronize
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, measure_objective
 from harness.training.writer import RunWriter
+from padless.core.signals import STOP
 from padless.core.split_names import TEST, TRAIN, VALIDATION
 from padless.core.terminal import duration
 
@@ -69,7 +70,7 @@ class TrainingRun:
 
     def train(self) -> None:
         """Train to the end and test, or save and raise ``Preempted`` on all ranks at the same step."""
-        HEARTBEAT.in_loop, HEARTBEAT.step = True, self.trainer.step
+        STOP.must_save, HEARTBEAT.step = True, self.trainer.step
         try:
             self.pause()
             self.fit()

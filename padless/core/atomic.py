@@ -30,6 +30,8 @@ TEMPORARY_MARK = ".tmp-padless-"
 UNFINISHED = re.compile(rf"(.+?){re.escape(TEMPORARY_MARK)}([^/]*)-(\d{{1,7}})(?=/|\Z)")
 MARK = "job.json"
 """The file in a work folder that names the job."""
+OPEN_PATHS = set[str]()
+"""The temporary files and folders that this process is writing."""
 ENDS = 1 << 16
 """Bytes that ``contains_words`` searches at either end of a file."""
 
@@ -134,6 +136,7 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         raise OSError(errno.EISDIR, problem, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
+    OPEN_PATHS.add(str(temporary))
     try:
         yield temporary
         if lasting:
@@ -145,6 +148,8 @@ def replacing(path: str | Path, *, lasting: bool = True) -> Iterator[Path]:
         if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
             error.filename = str(path)  # the system gives it for ``open``, not for ``write``
         raise
+    finally:
+        OPEN_PATHS.discard(str(temporary))
     if lasting:
         fsync(path.parent)
 
@@ -350,8 +355,6 @@ def as_storage_error(error: OSError) -> UserError | None:
 
 TEMPORARY_FOLDER = "padless-"
 """Start of the name of a folder in TMPDIR."""
-OPEN_FOLDERS = set[str]()
-"""The temporary folders that are in use."""
 
 
 @contextmanager
@@ -364,7 +367,7 @@ def temporary_folder() -> Iterator[Path]:
         folder = tempfile.TemporaryDirectory(prefix=TEMPORARY_FOLDER, suffix=own_suffix())
     remove_abandoned(Path(folder.name).parent, f"{TEMPORARY_FOLDER}*")
     with folder as name:
-        OPEN_FOLDERS.add(name)
+        OPEN_PATHS.add(name)
         try:
             yield Path(name)
         except OSError as error:
@@ -372,11 +375,12 @@ def temporary_folder() -> Iterator[Path]:
                 raise
             raise refusal(error, name, otherwise=TMPDIR) from None
         finally:
-            OPEN_FOLDERS.discard(name)
+            OPEN_PATHS.discard(name)
 
 
-def remove_open_folders() -> None:
-    """Remove the temporary folders of this process, which ends before their blocks do."""
-    for name in [*OPEN_FOLDERS]:
+def remove_open_paths() -> None:
+    """Remove the temporary files and folders of this process, which ends before their blocks do."""
+    for name in [*OPEN_PATHS]:
         if name.endswith(own_suffix()):  # not those of a process that this one was forked from
-            shutil.rmtree(name, ignore_errors=True)
+            with suppress(OSError):
+                remove(Path(name))

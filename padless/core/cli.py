@@ -37,7 +37,7 @@ from padless.core.arguments import (
 from padless.core.configuration import NULL, Option, build_config, groups_of, options_of
 from padless.core.errors import ConfigError, UserError
 from padless.core.installed import VERSION, load_object
-from padless.core.signals import COMMAND, STOP
+from padless.core.signals import COMMAND
 from padless.core.suggestions import suggestion
 from padless.core.terminal import Guarded, print_stderr, unguarded
 
@@ -298,17 +298,15 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         redirect_stderr(Guarded(unguarded(sys.stderr or nowhere))),
     ):
         try:
-            COMMAND.can_catch = True
             try:
-                try:
-                    code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-                finally:
-                    sys.stdout.flush()  # a failure at interpreter exit could not be reported
-            except Exception as error:
-                code = describe_failure(error) if STOP.signal is None else COMMAND.report_stop()
-            return COMMAND.fix_exit_code(code)
-        except KeyboardInterrupt:
-            return COMMAND.report_stop()
+                code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+            finally:
+                sys.stdout.flush()  # a failure at interpreter exit could not be reported
+        except Exception as error:
+            COMMAND.fix_exit_code()  # after a signal, files vanish under the main thread
+            code = describe_failure(error)
+        COMMAND.fix_exit_code()
+        return code
 
 
 OWN_PACKAGES = ("harness", "padless", "preprocessing")

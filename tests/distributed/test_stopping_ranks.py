@@ -15,11 +15,10 @@ import pytest
 
 from harness.distributed import stopping
 from harness.distributed.session import open_session
-from harness.distributed.stopping import ERROR_FILE, HEARTBEAT, write_reason
+from harness.distributed.stopping import HEARTBEAT, REASONS, read_reasons
 from harness.distributed.world import LostPeerError, World
 from padless.core.errors import ConfigError, DataError
-from padless.core.signals import listen_in_rank
-from tests.helpers.commands import read_json
+from padless.core.signals import STOP, listen_in_rank
 from tests.helpers.ranks import start_ranks
 
 PEER_IS_GONE = "another rank has ended or does not respond"
@@ -51,13 +50,14 @@ def rank_main(way: str, folder: Path) -> None:
     rank = int(os.environ["RANK"])
     os.dup2(os.open(folder / f"rank{rank}", os.O_CREAT | os.O_WRONLY), 2)
     stopping.STOP_LIMIT_S, stopping.MARGIN_S = 1.5, 0.5
-    listen_in_rank(can_save=lambda: True)
+    STOP.must_save = True
+    listen_in_rank()
     with open_session("cpu", "fp32", 600) as session:
         session.world.gather_objects(0, "the start")
         if rank == 1:
             (folder / "ready").touch()
             time.sleep(60)
-        HEARTBEAT.step, HEARTBEAT.in_loop = 7, True
+        HEARTBEAT.step = 7
         HEARTBEAT.last_words = (folder / "status").write_text
         if way == "signal":
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -90,15 +90,8 @@ def test_a_silent_peer_inside_a_collective(tmp_path: Path, way: str, sentence: s
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error.json"))
-    return tmp_path / "error.json"
-
-
-def test_the_first_reason_stays(file: Path) -> None:
-    write_reason("the disk is gone")
-    write_reason("and so is the network", follows=True)
-    words = read_json(file)
-    assert (words["message"], words["follows"]) == ("the disk is gone", False)
+    monkeypatch.setenv(REASONS, str(tmp_path / "reasons"))
+    return tmp_path / "reasons"
 
 
 def mark_agreed(error: Exception) -> Exception:
@@ -136,4 +129,4 @@ def test_who_speaks(
 
     assert stopping.run_rank(main) == code
     assert capsys.readouterr().err.endswith(stderr)
-    assert (read_json(file)["message"] if file.exists() else None) == word
+    assert [line["sentence"] for line in read_reasons(file)] == ([word] if word else [])

@@ -39,33 +39,15 @@ PRETRAINING += " --global_batch 20 --patience null --threads 1 --device cpu"
 unlabelled = shared_dataset({"train": 60, "validation": 20, "test": 20, "unlabelled": 60}, longest=20)
 
 
-@pytest.fixture(scope="module")
-def run(unlabelled: Path) -> Path:
-    run = unlabelled.parent / "run"
+def test_a_pretraining_ends_well_and_says_what_it_learned(unlabelled: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
     options = ("--data", unlabelled, "--run", run, *PRETRAINING.split())
     output = " ".join(succeed(train_to_end(*options, processes=2)).stdout.split())
-    assert "model language model, 1-layer BiLSTM 12→8, 2,861 parameters" in output
     assert f"padless train DATA --init.weights {run}" in output
-    return run
-
-
-def test_it_ends_well_and_says_what_it_learned(run: Path) -> None:
-    status = status_of(run)
+    status, lines = status_of(run), read_metrics(run, "validation")
     assert (status["state"], status["step"]) == ("finished", 12)
-    lines = read_metrics(run, "validation")
-    assert [line["epoch"] for line in lines] == [1, 2]
-    for line in lines:
-        assert line["rows"] == 20
+    assert [(line["epoch"], line["rows"]) for line in lines] == [(1, 20), (2, 20)]
     assert read_metrics(run, "train")[-1]["rows"] == 240  # training and unlabelled rows, twice
     assert read_json(run / "bundle" / "bundle.json")["task"] == "language_model"
     assert not (run / "test.json").exists()
-
-
-def test_its_report_shows_perplexity(run: Path, unlabelled: Path) -> None:
-    best = read_metrics(run, "validation")[-1]
-    page = (run / "report.html").read_text()
-    assert "BiLSTM\n12→8, a language model, trained on" in page
-    assert f"<span>Perplexity</span><strong>{best['perplexity']:.4f}</strong>" in page
-    assert f"over {best['targets']:,} tokens of 20 rows" in page
-    assert "Validation perplexity" in page
-    assert "harness.evaluate" not in page
+    assert f"<span>Perplexity</span><strong>{lines[-1]['perplexity']:.4f}</strong>" in (run / "report.html").read_text()

@@ -28,13 +28,13 @@ from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
 from harness.distributed import world
 from harness.distributed.session import open_session
-from harness.distributed.stopping import ERROR_FILE, run_rank
+from harness.distributed.stopping import REASONS, read_reasons, run_rank
 from harness.distributed.world import RankError, World
 from harness.model.classifier import Classifier
 from harness.training import validation
 from padless.core.errors import ConfigError
 from padless.core.signals import end_process
-from tests.helpers.commands import ROOT, read_json, values_in_log
+from tests.helpers.commands import ROOT, values_in_log
 from tests.helpers.datasets import write_dataset
 from tests.helpers.ranks import RankExit, run_ranks, start_ranks
 from tests.helpers.runs import finish, log, start
@@ -239,7 +239,7 @@ def end_a_session(way: str, folder: Path) -> None:
     dist.destroy_process_group = destroy_when_all_do
     world.LEAVE_LIMIT_S = 2.0 if way == "clean for one" else 600.0
     os.dup2(os.open(folder / f"said-{rank}", os.O_CREAT | os.O_WRONLY), 2)
-    os.environ[ERROR_FILE] = str(folder / f"words-{rank}")
+    os.environ[REASONS] = str(folder / f"words-{rank}")
     end_process(run_rank(main))
 
 
@@ -264,8 +264,8 @@ def test_a_rank_that_fails_alone_ends_without_the_others(
     outputs = [path.read_text() for path in tmp_path.glob("said-*")]
     assert tuple(rank.exitcode for rank in ranks) == codes, outputs
     assert len(list(tmp_path.glob("leaves-*"))) == 2 * leave_together
-    words = {path.name[-1]: read_json(path) for path in tmp_path.glob("words-*")}
-    assert {rank: word["follows"] for rank, word in words.items()} == follow
+    reasons = [line for path in tmp_path.glob("words-*") for line in read_reasons(path)]
+    assert {str(line["rank"]): line["follows"] for line in reasons} == follow
 
 
 # A stop signal, at any instant; many more in tests/unit/test_stopping.py and end_to_end/test_stop_signals.py.

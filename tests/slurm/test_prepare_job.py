@@ -36,7 +36,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def files_built_locally(source: Path) -> dict[str, bytes]:
     """Every file of the dataset, built by this machine alone."""
     output = source.parent / "local"
-    succeed(run_module("preprocessing", "prepare", "--source.path", source, "--output", output, *PREPARING))
+    succeed(run_module("padless", "prepare", "--source.path", source, "--output", output, *PREPARING))
     return contents(output)
 
 

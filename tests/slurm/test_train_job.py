@@ -189,23 +189,3 @@ def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> N
     assert cluster.field(job, "Restarts") == "1", log
     assert "not requeued, since it was restarted 1 times already, as max_restarts allows" in log
     assert len(starts(run)) == 2 * starts_per_job
-
-
-@pytest.mark.slow
-def test_a_dry_run_tries_the_network(cluster: Cluster, training: Training) -> None:
-    run = cluster.folder / "run"
-    job = training.submit(cluster, "--dry_run")
-    cluster.complete(job, 120)
-    assert "all-reduce 2 ranks on 2 machines added 10 MB in" in cluster.log(job)
-    assert f"job {job}: exit 0 at step 0, 0 after that of the start: done" in cluster.log(job)
-    assert not run.exists()
-
-
-@pytest.mark.slow
-def test_a_site_that_fails_ends_the_job_before_the_training(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, site="export A=b\nmodule load cuda/99\n")
-    assert cluster.wait(job, 120) == "FAILED"
-    assert cluster.field(job, "ExitCode") == "127:0"
-    reason = f"{cluster.folder}/site.sh failed at line 3, module load cuda/99, with exit code 127; nothing else was run"
-    assert cluster.log(job).splitlines()[-1] == f"error: job {job}: {reason}"
-    assert not (cluster.folder / "run").exists()

@@ -50,7 +50,7 @@ PAGES = [(train.main, []), (evaluate.main, []), *((main, [entry.name]) for main,
 def set_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands run in this process, which keeps its handlers of signals."""
     monkeypatch.setenv("COLUMNS", str(COLUMNS))
-    monkeypatch.setattr(train, "listen_in_rank", lambda can_save: None)
+    monkeypatch.setattr(train, "listen_in_rank", lambda: None)
 
 
 def read_help(capsys: pytest.CaptureFixture[str], main: Main, *words: str) -> str:

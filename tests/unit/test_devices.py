@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from socket import AF_INET, AF_INET6, SOCK_DGRAM
+from socket import AF_INET, AF_INET6
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,15 +14,14 @@ import psutil
 import pytest
 import torch
 
-from harness.config import RunConfig
-from harness.distributed import devices, network, precision
+from harness.distributed import network, precision
 from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
 from harness.distributed.network import GLOO
 from harness.distributed.precision import configure_threads
-from harness.launch.options import TrainConfig, accelerate_arguments
+from harness.launch import options
+from harness.launch.options import TrainConfig
 from harness.rundir.records import LAUNCH_ID
 from padless.core.errors import ConfigError
-from tests.helpers.commands import ROOT
 
 NO_DEVICE = Cuda(num_devices=0, driver=False, build=None, visible=None)
 ONE_DEVICE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)
@@ -44,27 +43,27 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         monkeypatch.setenv(name, "")  # so that what a test sets is taken back
         monkeypatch.delenv(name)
-    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none.yaml"))
+    monkeypatch.setattr(options, "HF_HOME", str(tmp_path))
 
 
-def resolve_config(**options: Any) -> RunConfig:
-    return accelerate_arguments(TrainConfig(num_processes=3, **options), RunConfig())[1]
+def resolve_config(**keys: Any) -> TrainConfig:
+    return options.complete_options(TrainConfig(num_processes=4, main_process_ip="n", main_process_port=1, **keys))
 
 
-def test_what_was_asked_for(tmp_path: Path) -> None:
-    config_file = tmp_path / "mine.yaml"
-    assert resolve_config().device == "auto"
-    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: null")
-    assert resolve_config(config_file=str(config_file)).device == "cpu"
-    config_file.write_text("distributed_type: MULTI_GPU")
-    assert resolve_config(config_file=str(config_file)).device == "cpu"
-    config_file.write_text("distributed_type: MULTI_GPU\ngpu_ids: all")
-    assert resolve_config(config_file=str(config_file)).device == "cuda"
-
-
-def test_the_shipped_files_ask_for_what_their_names_say() -> None:
-    for name, device in (("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")):
-        assert resolve_config(config_file=str(ROOT / f"configs/accelerate/{name}.yaml")).device == device
+@pytest.mark.parametrize(
+    ("file", "device"),
+    [
+        ("", "auto"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: null", "cpu"),
+        ("distributed_type: MULTI_GPU\ngpu_ids: all", "cuda"),
+        *[("cpu", "cpu"), ("gpu", "cuda"), ("multi_gpu", "cuda"), ("multi_node", "cuda")],
+    ],
+)
+def test_the_device_of_a_configuration_file(tmp_path: Path, file: str, device: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(file)
+    config_file = str(path) if ":" in file else file or None
+    assert resolve_config(config_file=config_file).device == device
 
 
 def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +91,6 @@ def test_the_threads_that_the_user_gave(monkeypatch: pytest.MonkeyPatch, omp: st
 def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if a launcher, not the user, has set OMP_NUM_THREADS for its ranks."""
     num_threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
-    monkeypatch.delenv(devices.CHOSEN, raising=False)
     try:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(4 * cores))
         assert str(configure_threads("cpu")) == f"1: {SHARE}"
@@ -106,18 +104,10 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
         torch.set_num_threads(num_threads)
 
 
-@pytest.mark.parametrize(("capability", "runs"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
-def test_tf32_on_cards_that_have_it(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], runs: bool) -> None:
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    if runs:
-        assert str(precision.choose_precision("tf32", "cuda")) == "tf32: asked for"
-    else:
-        with pytest.raises(ConfigError, match=r"tf32 cannot run on cuda here; it can run fp32, fp16$"):
-            precision.choose_precision("tf32", "cuda")
-    with pytest.raises(ConfigError, match="tf32 cannot run on cpu here"):
-        precision.choose_precision("tf32", "cpu")
+@pytest.mark.parametrize("wanted", ["tf32", "fp16"])
+def test_a_precision_that_the_device_lacks(wanted: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{wanted} cannot run on cpu here; it can run fp32"):
+        precision.choose_precision(wanted, "cpu")
 
 
 def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +126,3 @@ def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(network, "find_address", lambda host, port: None)
         with pytest.raises(ConfigError, match=f"network interface: {problem}.*; name it, as in export {GLOO}=eth0"):
             network.name_interface()
-
-
-def test_only_where_the_main_address_is_one_a_loopback_address_leads_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert network.find_address("127.0.0.1", 1) == "127.0.0.1"
-    monkeypatch.setattr(network, "ELSEWHERE", "127.0.0.2")
-    loopback = (AF_INET, SOCK_DGRAM, 0, "", ("127.0.1.1", 1))
-    monkeypatch.setattr(network.socket, "getaddrinfo", lambda *_, **__: [loopback])
-    assert network.find_address("node-1", 1) is None

@@ -5,10 +5,8 @@ machines compare.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +16,10 @@ from harness.distributed import devices
 from harness.distributed.world import World
 from harness.launch import launcher, many
 from harness.launch.launcher import SIGBUS_CAUSE, Failure, Launch, describe_failures
-from harness.launch.options import TrainConfig, accelerate_arguments, set_machines
+from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training.assembly import check_shared
+from harness.training.rules import ResolvedConfig
 from padless.core import cli
 from padless.core.errors import ConfigError, DataError
 from tests.helpers.datasets import write_dataset
@@ -30,19 +29,19 @@ WAITED = "rank 0 at step 3 waited for the gradients"
 
 
 def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure:
-    """The launcher's report of ranks with these exit codes, times and last words, which may follow others."""
-    failures = {}
-    for rank, (code, second, message, follows) in enumerate(ranks):
-        words = {"message": message, "timestamp": second, "follows": follows} if message else {}
-        failures[rank] = SimpleNamespace(timestamp=int(second), exitcode=code, error_file_data=words)
-    return describe_failures(failures)
+    """The launcher's report of ranks with these exit codes, times and reasons, which may follow others."""
+    reasons = [
+        {"rank": rank, "restart": 0, "time": time_s, "sentence": sentence, "follows": follows, "final": False}
+        for rank, (_, time_s, sentence, follows) in enumerate(ranks)
+        if sentence
+    ]
+    return describe_failures({rank: code for rank, (code, *_) in enumerate(ranks)}, reasons)
 
 
 @pytest.mark.parametrize(
     ("rank_0", "rank_1", "failure"),
     [
         ((1, 5.1, WAITED, True), (1, 5.9, BUG, False), Failure(1, BUG, True)),
-        ((1, 5.1, WAITED, True), (-15, 5.0, "", False), Failure(1, WAITED, True, True)),
         ((1, 5.1, WAITED, True), (85, 5.0, "", False), Failure(1, WAITED, True, True)),
         ((1, 5.1, WAITED, True), (-9, 5.0, "", False), Failure(1, "rank 1 was killed by SIGKILL")),
         ((1, 5.9, "later", False), (1, 5.2, "sooner", False), Failure(1, "sooner", True)),
@@ -60,7 +59,6 @@ def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
 
 KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
 LATE = Failure(1, "rank 1 waited for the gradients", is_reported=True, follows=True)
-ONE_MACHINE = {"machine_rank": None, "num_machines": 1}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +84,7 @@ def test_the_status_has_the_code_and_the_cause(
     reason: str,
 ) -> None:
     monkeypatch.setenv(LAUNCH_ID, "of another")
-    launch = Launch(RunConfig(run=str(tmp_path)), SimpleNamespace(**ONE_MACHINE))
+    launch = Launch(ResolvedConfig(RunConfig(run=str(tmp_path)), {}), TrainConfig(), 2)
     write_status(tmp_path, Ending(state, 7, code, WAITED))
     assert launch.conclude(failure) == expected
     assert read_status(tmp_path)["reason"] == reason
@@ -96,10 +94,10 @@ def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LAUNCH_ID, "of another")
-    facts = {"machine_rank": 0, "num_machines": 2, "main_process_ip": "n1", "main_process_port": 5}
+    options = TrainConfig(num_machines=2, main_process_ip="n1", main_process_port=5)
     for state, expected in (("finished", "finished"), ("failed", "failed")):
         write_status(tmp_path, Ending(state, 9))  # type: ignore[arg-type]
-        launch = Launch(RunConfig(run=str(tmp_path), timeout_s=30), SimpleNamespace(**facts))
+        launch = Launch(ResolvedConfig(RunConfig(run=str(tmp_path), timeout_s=30), {}), options, 2)
         assert launch.conclude(launch.describe_error(TimeoutError("1/2 clients joined"))) == 1
         assert state != "finished" or launch.conclude(None) == 0
         status = read_status(tmp_path)
@@ -112,9 +110,8 @@ def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
 
 def test_options_of_several_machines() -> None:
     def parse_arguments(words: str) -> Any:
-        arguments, config = accelerate_arguments(cli.parse(TrainConfig, words.split(), prog="train"), RunConfig())
-        set_machines(arguments, config.timeout_s)
-        return arguments
+        options = complete_options(cli.parse(TrainConfig, words.split(), prog="train"))
+        return accelerate_arguments(options, options.num_processes or 1, [])
 
     two = "--num_machines 2 --main_process_ip n1 --main_process_port 5"
     options = parse_arguments(f"{two} --num_processes 4 --machine_rank 1")
@@ -131,10 +128,10 @@ def test_options_of_several_machines() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("", (2, True, "the reason")),
-        ("--num_processes 1", (1, False, None)),
-        ("--threads 2", (1, False, None)),
-        ("--config_file cpu", (2, True, None)),
+        ("", (2, "the reason")),
+        ("--num_processes 1", (1, None)),
+        ("--threads 2", (1, None)),
+        ("--config_file cpu", (2, None)),
     ],
 )
 def test_cores_get_processes_where_the_user_left_their_number_open(
@@ -144,13 +141,12 @@ def test_cores_get_processes_where_the_user_left_their_number_open(
     launches = list[tuple[Any, ...]]()
 
     def record_launch(launch: Launch) -> int:
-        launches.append((launch.arguments.num_processes, launch.arguments.multi_gpu, os.environ.get(devices.CHOSEN)))
+        launches.append((launch.num_processes, launch.resolved.processes))
         return 0
 
     monkeypatch.setattr(Launch, "run", record_launch)
     monkeypatch.setattr(launcher, "processes_on_cores", lambda config, cores: Choice("2", "the reason"))
     monkeypatch.delenv(devices.OMP, raising=False)
-    monkeypatch.setenv(devices.CHOSEN, "that of an earlier training")
     monkeypatch.setenv(LAUNCH_ID, "of another")
     keys = f"--data {tmp_path}/data --run {tmp_path}/run --device cpu --quiet {words}"
     assert many.main(cli.parse(TrainConfig, keys.split(), prog="train")) == 0

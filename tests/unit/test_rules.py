@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.config import InitConfig, ModelConfig, OptimConfig, RunConfig, flat, to_dict
+from harness.config import ModelConfig, OptimConfig, RunConfig, flat, to_dict
 from harness.distributed.world import World
 from harness.metrics.calibration import Decision
 from harness.training import rules
@@ -37,20 +37,42 @@ def recipe(*argv: str) -> RunConfig:
     return cli.parse(RunConfig, argv, prog="test")
 
 
-def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs() -> None:
-    small, large = apply_rules(recipe(), TREC).config, apply_rules(recipe(), IMDB).config
-    assert (small.global_batch, small.epochs, small.patience) == (32, 15, 5)
-    assert small.epochs * math.ceil(TREC.rows / 32) >= 2_500 > (small.epochs - 1) * math.ceil(TREC.rows / 32)
-    assert (large.global_batch, large.epochs, large.patience) == (64, 4, None)
-    huge = apply_rules(recipe(), Corpus(1_000_000, 20_000_000, 150)).config
-    assert (huge.global_batch, huge.epochs) == (512, 4)
-    assert huge.optim.lr == pytest.approx(0.003 * math.sqrt(8) * 75 ** (1 / 8), rel=0.05)
-    assert (small.optim.lr, large.optim.lr) == (0.0034, 0.003)
-    medium = apply_rules(recipe(), Corpus(1_000, 230_000, 2)).config
-    assert [config.model.wide_ngrams for config in (small, medium, large)] == [2, 2, 4]
+@pytest.mark.parametrize(
+    ("corpus", "gpus", "expected"),
+    [
+        (TREC, 1, (32, 15, 5, 0.0034, 2)),
+        (IMDB, 1, (64, 4, None, 0.003, 4)),
+        (IMDB, 8, (64, 4, None, 0.003, 4)),
+        (Corpus(10_000_000, 2_300_000_000, 2), 1, (512, 4, None, 0.0085, 4)),
+        (Corpus(10_000_000, 2_300_000_000, 2), 8, (4096, 4, None, 0.024, 4)),
+    ],
+)
+def test_small_corpora_get_their_steps_and_large_ones_a_few_epochs(
+    corpus: Corpus, gpus: int, expected: tuple[Any, ...]
+) -> None:
+    """The batch grows with the GPUs while four epochs have steps enough."""
+    config = apply_rules(recipe(), corpus, gpus).config
+    values = (config.global_batch, config.epochs, config.patience, config.optim.lr, config.model.wide_ngrams)
+    assert values == expected
 
 
-LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_500, 5_200_000, 200_000)
+@pytest.mark.parametrize(
+    ("words", "vectors"),
+    [("", "own"), ("--init.vectors glove.txt", "glove.txt"), ("--init.weights runs/lm", "none")],
+)
+def test_vectors_are_learned_unless_other_weights_bring_them(words: str, vectors: str) -> None:
+    assert apply_rules(recipe(*words.split()), IMDB).config.init.vectors == vectors
+
+
+@pytest.mark.parametrize(("decay", "middle", "last"), [("linear", 0.5, 1 / 90), ("cosine", 0.5, 0.0), ("none", 1, 1)])
+def test_learning_rate_climbs_then_falls(decay: Any, middle: float, last: float) -> None:
+    config = OptimConfig(lr=1.0, warmup=0.1, decay=decay)
+    rates = [learning_rate(step, 100, config) for step in range(100)]
+    assert rates[:11] == pytest.approx([*np.linspace(0.1, 1, 10), 1])
+    assert (rates[55], rates[-1]) == pytest.approx((middle, last), abs=1e-3)
+
+
+LONG, MANY_WORDS = (592, 330_000, 14_000), (22_500, 5_200_000, 200_000)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +81,6 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
         (LONG, {}, 2, "2: of one thread, on 2 cores; several threads would wait for each other"),
         (LONG, {}, 64, "8: of one thread, as a step has 32 rows and each needs 4"),
         (LONG, {"epochs": 12}, 8, "1: of one thread, for 3,960,000 tokens in all starting more would take longer"),
-        (SHORT, {"epochs": 400}, 8, "1: of one thread, as a step has 645 tokens and each needs 688"),
         (
             MANY_WORDS,
             {"model": ModelConfig(wide=1 << 22)},
@@ -67,7 +88,6 @@ LONG, SHORT, MANY_WORDS = (592, 330_000, 14_000), (6_400, 129_000, 6_000), (22_5
             "1: of one thread, as a step has 7,395 tokens and each needs 17,242",
         ),
         (LONG, {"free": 3}, 64, "3: of one thread, as free memory holds"),
-        (LONG, {"free": 2}, 2, "2: of one thread, on 2 cores"),
     ],
 )
 def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
@@ -87,16 +107,6 @@ def test_a_process_a_core_while_each_computes_longer_than_it_adds_up_gradients(
     keys = {name: value for name, value in keys.items() if name != "free"}
     config = RunConfig(**{"epochs": 32, "global_batch": 32, "model": ModelConfig(embedding_dim=128), **keys})
     assert str(rules.processes_on_cores(config, cores)).startswith(expected)
-
-
-def test_the_batch_grows_with_the_gpus_while_four_epochs_have_enough_steps() -> None:
-    reviews = Corpus(10_000_000, 2_300_000_000, 2)
-    decision_by_size = {
-        (corpus.rows, cards): apply_rules(recipe(), corpus, cards) for corpus in (IMDB, reviews) for cards in (1, 8)
-    }
-    assert [decision.config.global_batch for decision in decision_by_size.values()] == [64, 64, 512, 4096]
-    assert [decision.config.epochs for decision in decision_by_size.values()] == [4] * 4
-    assert decision_by_size[10_000_000, 8].reasons["global_batch"] == ("4096", "for 10,000,000 rows on 8 GPUs")
 
 
 def test_a_run_on_gpus_goes_on_with_the_batch_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,31 +145,10 @@ def test_a_recipe_without_auto_needs_no_dataset(tmp_path) -> None:
         resolve_config(recipe(*absent_data))
 
 
-def test_vectors_are_learned_unless_other_weights_bring_them() -> None:
-    assert apply_rules(recipe(), TREC).config.init.vectors == "own"
-    assert apply_rules(recipe("--init.vectors", "none"), IMDB).config.init.vectors == "none"
-    assert apply_rules(recipe("--init.vectors", "glove.txt"), TREC).config.init.vectors == "glove.txt"
-    with_weights = apply_rules(recipe("--init.weights", "runs/lm"), IMDB)
-    assert with_weights.config.init == InitConfig(weights="runs/lm")
-    assert apply_rules(recipe("--init.weights", "runs/lm", "--init.vectors", "own"), IMDB).config.init.vectors == "own"
-
-
 def test_the_vocabulary_is_cut_by_the_size_of_the_corpus() -> None:
     tokens = (100, 9_999, 10_000, 49_999_999, 50_000_000)
     assert [VocabularyConfig().resolve_min_count(num_tokens).min_count for num_tokens in tokens] == [1, 1, 2, 2, 5]
     assert VocabularyConfig(min_count=7).resolve_min_count(100).min_count == 7
-
-
-def test_learning_rate_climbs_then_falls_to_zero() -> None:
-    config = OptimConfig(lr=1.0, warmup=0.1, decay="linear")
-    rates = [learning_rate(step, 100, config) for step in range(100)]
-    assert rates[:10] == pytest.approx(np.linspace(0.1, 1, 10))
-    assert rates[10] == 1.0
-    assert rates[55] == pytest.approx(0.5)
-    assert rates[-1] == pytest.approx(1 / 90)
-    cosine = OptimConfig(lr=1.0, warmup=0.0, decay="cosine")
-    assert learning_rate(50, 100, cosine) == pytest.approx(0.5)
-    assert learning_rate(99, 100, OptimConfig(lr=0.3, warmup=0.0, decay="none")) == 0.3
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=2, max_size=40, unique=True), st.integers(0, 1000), st.data())

@@ -16,13 +16,12 @@ import pytest
 from padless.core.errors import UserError
 from padless.core.processes import lock_file
 from padless.core.signals import NOTHING_KEPT
-from tests.helpers.commands import ROOT, start_python
+from tests.helpers.commands import ROOT, start_python, status_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(60)]
 COMMAND = """
 import os, signal, sys, time
 from padless.core import cli, signals
-signals.CLEANUP_LIMIT_S = 2.0
 signals.COMMAND.listen()
 
 def main(words):
@@ -85,52 +84,33 @@ def test_a_signal_during_the_first_imports_of_the_script(name: str, words: list[
     assert wait_for_end(process)[:2] == (code, [f"error: {sentence}"])
 
 
-def test_what_is_kept_is_said_and_what_was_begun_is_put_in_order(tmp_path: Path) -> None:
-    marker = tmp_path / "put in order"
-    body = f"""
-    with signals.COMMAND.advising("all is kept"):
-        try:
-            {READY}time.sleep(30)
-        finally:
-            open({str(marker)!r}, "w").close()
-"""
-    process = start_command(body)
-    process.terminate()
-    assert wait_for_end(process)[:2] == (143, ["error: stopped by SIGTERM: all is kept"])
-    assert marker.exists()
-
-
-def test_a_second_press_of_ctrl_c_means_now(tmp_path: Path) -> None:
+def test_a_command_ends_at_once_whatever_it_does_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     process = start_command(f"""
     import tempfile
-    from padless.core.atomic import temporary_folder
+    from padless.core.atomic import replacing, temporary_folder
     tempfile.tempdir = {str(tmp_path)!r}
-    with temporary_folder():
-        try:
-            time.sleep(30)
-        finally:
-            time.sleep(20)
+    with signals.COMMAND.advising("all is kept"), temporary_folder(), replacing({str(tmp_path / "file")!r}) as path:
+        path.touch()
+        while True:
+            try:
+                time.sleep(30)
+            except BaseException:
+                print("caught")
 """)
-    assert len([*tmp_path.iterdir()]) == 1
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    code, lines, seconds = wait_for_end(process)
-    assert (code, len(lines)) == (130, 1)
-    assert lines[0].startswith("error: interrupted again: ended at once")
-    assert seconds < 15, "it did not sleep to its end"
-    assert [*tmp_path.iterdir()] == [], "no temporary folder is left"
-
-
-def test_an_import_is_not_interrupted_but_ended(tmp_path: Path) -> None:
-    """Native modules abort the process if an exception is raised during their import."""
-    lines = ["import time", "try:", "    print('importing', flush=True)", "    time.sleep(30)"]
-    lines += ["except BaseException:", "    raise SystemExit(9)"]
-    (tmp_path / "slow.py").write_text("\n".join(lines))
-    process = start_command(f"sys.path.insert(0, {str(tmp_path)!r}); import slow")
-    assert process.stdout.readline() == "importing\n"
+    assert len([*tmp_path.iterdir()]) == 2
     process.terminate()
-    assert wait_for_end(process)[:2] == (143, [f"error: stopped by SIGTERM: {NOTHING_KEPT}"])
+    code, lines, seconds = wait_for_end(process)
+    assert (code, lines) == (143, ["error: stopped by SIGTERM: all is kept"])
+    assert seconds < 10
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_signal_after_the_end_of_a_command_changes_nothing() -> None:
+    program = COMMAND.replace("sys.exit(cli.run(main, []))", "code = cli.run(main, []); time.sleep(1); sys.exit(code)")
+    process = start_program(program.replace("{body}", "print('in it', flush=True); return 3"), "ready", "in it")
+    time.sleep(0.5)
+    process.terminate()
+    assert wait_for_end(process)[:2] == (3, [])
 
 
 HOLD = """
@@ -160,64 +140,68 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
 
 
 LAUNCHER = """
-import subprocess, sys, time
+import subprocess, sys
 from padless.core import signals
-signals.SAVE_LIMIT_S = 3.0
-signals.LAUNCHER.listen()
+signals.listen_in_launcher()
+from pathlib import Path
+from harness.config import RunConfig
+from harness.launch import launcher
+from harness.launch.options import TrainConfig
+from harness.training.rules import ResolvedConfig
+launcher.SAVE_LIMIT_S = 3.0
 
-code = 0
-with signals.LAUNCHER.supervise(conclude=lambda: 7, start_limit_s=20):
-    rank = subprocess.Popen([sys.executable, "-c", {rank!r}])
-    code = rank.wait()
-print(signals.STOP.name, signals.LAUNCHER.verdict, flush=True)
-sys.exit(code % 256)
+def start_rank(launch):
+    code = subprocess.Popen([sys.executable, "-c", {rank!r}]).wait()
+    return launcher.describe_failures({{0: code}}, [])
+
+Path({run!r}).mkdir()
+launcher.Launch.start_ranks = start_rank
+sys.exit(launcher.Launch(ResolvedConfig(RunConfig(run={run!r}), {{}}), TrainConfig(), 1).run())
 """
 RANK = """
-import signal, sys, time
+import time
 from padless.core import signals
-signals.listen_in_rank(can_save=lambda: {can_save})
+signals.STOP.must_save = {must_save}
+signals.listen_in_rank()
 print("rank", flush=True)
 while signals.STOP.signal is None:
     time.sleep(0.01)
 time.sleep({seconds})
-sys.exit(5)
+signals.end_process(85)
 """
-KILLED = "(1, 'the ranks had not ended 3 s after SIGTERM, and were killed; "
-TWICE = "(130, 'interrupted twice from the keyboard: ended at once; "
 
 
 @pytest.mark.parametrize(
-    ("can_save", "seconds", "names", "code", "verdict"),
+    ("must_save", "seconds", "names", "code", "reason"),
     [
-        (True, 0.2, ["SIGTERM"], 5, "SIGTERM None"),
-        (True, 0.2, ["SIGUSR2"], 5, "SIGUSR2 None"),
-        (False, 60, ["SIGHUP"], 85, "SIGHUP None"),
-        (True, 60, ["SIGTERM"], -signal.SIGKILL % 256, f"SIGTERM {KILLED}"),
-        (True, 60, ["SIGINT", "SIGINT"], -signal.SIGKILL % 256, f"SIGINT {TWICE}"),
+        (True, 0.2, ["SIGUSR2"], 85, "stopped by SIGUSR2"),
+        (False, 60, ["SIGHUP"], 85, "stopped by SIGHUP"),
+        (True, 60, ["SIGTERM"], 1, "the ranks had not ended 3 s after SIGTERM, and were killed"),
+        (True, 60, ["SIGINT", "SIGINT"], 130, "interrupted twice from the keyboard"),
     ],
 )
 def test_a_rank_is_asked_and_given_its_time(
-    can_save: bool, seconds: float, names: list[str], code: int, verdict: str
+    must_save: bool, seconds: float, names: list[str], code: int, reason: str, tmp_path: Path
 ) -> None:
-    process = start_program(LAUNCHER.format(rank=RANK.format(can_save=can_save, seconds=seconds)), "rank")
+    rank, run = RANK.format(must_save=must_save, seconds=seconds), str(tmp_path / "run")
+    process = start_program(LAUNCHER.format(rank=rank, run=run), "rank")
     for name in names:
         process.send_signal(getattr(signal, name))
         time.sleep(0.3)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert out.startswith(verdict)
+    assert wait_for_end(process)[0] == code
+    status = status_of(tmp_path / "run")
+    assert (status["exit_code"], status["reason"].startswith(reason)) == (code, True)
 
 
-def test_a_rank_that_stays_stopped_is_killed() -> None:
-    process = start_program(LAUNCHER.format(rank=RANK.format(can_save=True, seconds=60)), "rank")
-    (rank,) = psutil.Process(process.pid).children()
-    rank.suspend()
+def test_a_rank_that_stays_stopped_is_killed(tmp_path: Path) -> None:
+    rank = RANK.format(must_save=True, seconds=60)
+    process = start_program(LAUNCHER.format(rank=rank, run=str(tmp_path / "run")), "rank")
+    (child,) = psutil.Process(process.pid).children()
+    child.suspend()
     process.terminate()
     deadline = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < deadline:
-        if psutil.pid_exists(rank.pid) and rank.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
-            rank.suspend()
+        if psutil.pid_exists(child.pid) and child.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            child.suspend()
         time.sleep(0.02)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL % 256
-    assert out.startswith(f"SIGTERM {KILLED}")
+    assert wait_for_end(process)[0] == 1
