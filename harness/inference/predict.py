@@ -155,7 +155,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
     work = target.with_name(f"{target.name}.parts").absolute()
     share, screen = Share.parse(config.share), Screen(quiet=config.quiet)
     if share.count > 1 and target.exists():
-        screen.print_text(f"{target}: is there already, so share {config.share} has nothing to do; remove it to predict anew")
+        screen.print_text(
+            f"{target}: is there already, so share {config.share} has nothing to do; remove it to predict anew"
+        )
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
@@ -177,8 +179,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         names += ["predicted", *map(probability_column, info.labels)]
         output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
-        with jobs.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            facts = [facts for _, facts in jobs.run_tasks(work, parts, workers, progress, wait=share.is_leader)]
+        results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
+        facts = [facts for _, facts in results]
         if not share.is_leader:
             screen.print_text(f"{target}: share {config.share} is done; share 0 writes the file")
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +98,12 @@ AnyTask = TypeVar("AnyTask", bound=Task[Any])
 
 
 def run_tasks(
-    folder: Path, tasks: Iterable[AnyTask], workers: Workers, progress: Progress, *, wait: bool = True
+    step: str, folder: Path, tasks: Iterable[AnyTask], workers: Workers, *, wait: bool = True
 ) -> Iterator[tuple[AnyTask, Any]]:
     """Yield every task with its result: those that workers run as they finish, those that other shares of the job run
     (unless ``wait`` is false), then those that were already done. ``folder`` has the markers.
 
-    ``tasks`` is read lazily, while workers run the first ones. The caller closes ``progress``, also after an error.
-    Raises what a task and ``Workers.map`` raise.
+    ``tasks`` is read lazily, while workers run the first ones. Raises what a task and ``Workers.map`` raise.
     """
     done_tasks, tasks_of_others = list[tuple[AnyTask, Any]](), list[AnyTask]()
 
@@ -118,12 +117,14 @@ def run_tasks(
             else:
                 tasks_of_others.append(task)
 
-    here = workers.map(run_task, select_tasks(), step=progress.step, folder=folder)
-    elsewhere = wait_for_shares(folder, tasks_of_others if wait else [], workers, progress.step)
-    for task, result in itertools.chain(here, elsewhere):
-        progress.finished += task.size
-        yield task, result
-    progress.conclude()
+    num_rows = sum(task.size for task in tasks) if isinstance(tasks, Sequence) else 0
+    with show_progress(step, num_rows, workers.quiet) as progress:
+        here = workers.map(run_task, select_tasks(), step=step, folder=folder)
+        elsewhere = wait_for_shares(folder, tasks_of_others if wait else [], workers, step)
+        for task, result in itertools.chain(here, elsewhere):
+            progress.finished += task.size
+            yield task, result
+        progress.conclude()
     yield from done_tasks
 
 
