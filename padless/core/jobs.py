@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -20,8 +20,9 @@ import msgspec
 import pyarrow as pa
 
 from padless.core import atomic
-from padless.core.errors import DataError
-from padless.core.executors import POLL_S, ROWS, Workers, read_activity
+from padless.core.errors import DataError, UserError
+from padless.core.executors import POLL_S, ROWS, Share, Workers, read_activity
+from padless.core.processes import lock_file
 from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration
 from padless.core.untrusted import MOST_JSON, read_bytes
 
@@ -29,6 +30,11 @@ OPENED = threading.local()
 """What each thread of a worker has opened, kept from one task to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
+
+MAKING_FOLDER = threading.Lock()
+"""Held by one thread, since the temporary folder of a process is the same in all."""
+LOCK = "lock"
+"""The file in a job's folder that is locked."""
 
 Result = TypeVar("Result")
 """The result of a task, which msgspec stores as JSON; not None."""
@@ -145,6 +151,24 @@ def wait_for_shares(folder: Path, tasks: list[AnyTask], workers: Workers, step: 
         if tasks:
             time.sleep(POLL_S)
     yield from workers.map(run_task, tasks, step=step)
+
+
+@contextmanager
+def claim_folder(folder: Path, target: Path, share: Share, wait_s: float, refusal: UserError) -> Iterator[None]:
+    """Make the signed folder of a job that makes ``target``, unless it exists, and lock it for this command, or for the
+    shares of one. A share waits ``wait_s`` for another command.
+
+    Raises ``refusal`` while another command has it, ``OSError`` if it cannot be made.
+    """
+    try:
+        with MAKING_FOLDER, atomic.new_folder(folder) as temporary:
+            atomic.sign(temporary, target)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    is_shared = share.count > 1
+    with lock_file(folder / LOCK, wait_s if is_shared else 0, refusal, shared=is_shared):
+        yield
 
 
 Opened = TypeVar("Opened")
