@@ -89,7 +89,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
-    labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
+    labels = label_options(bundle.labels, config.source.labels, bundle.info.source.labels)
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
         sources = convert_all(files, Workers(config.timeout_s), folder)

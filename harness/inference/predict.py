@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ from padless.core.executors import Share, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
+from preprocessing.config import ReadingOptions
 from preprocessing.labels import LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources.sources import identity_of
@@ -123,7 +124,9 @@ def main(config: PredictConfig) -> None:
     options: dict[str, Any] = {"device": config.device, "precision": config.precision}
     scorer = open_scorer(config.run, config.engine, config.batch, abstain=config.abstain or 0.0, **options)
     with atomic.temporary_folder() as folder:
-        lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
+        lines: Iterable[list[str]] = [config.texts]
+        if config.inputs:
+            lines = iter_texts(find_texts(config.inputs, config.source, ReadingOptions(), folder))
         for texts in lines:
             print_predictions(scorer, texts, config.json)
 
@@ -174,9 +177,10 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         sources = convert_all(files, workers, work, keep_columns=True)
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
-        names = [info.source.get("label_column", "label")] if config.rank else []
+        names = [info.source.label_column] if config.rank else []
         names += ["predicted", *map(probability_column, info.labels)]
-        output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
+        separator = info.source.labels_separator if info.source.has_label_sets else None
+        output = Output.plan(target, sources, names, separator or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Odd names: paths that are not regular files are reported in one sentence, without blocking; no command prints escape
-sequences of labels, texts, paths and options to a terminal (docs/security.md).
+sequences of labels, texts, paths and options to a terminal (docs/reference/files.md).
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from harness.metrics.calibration import Decision
 from padless.commands import main
 from padless.core import cli, jobs
 from padless.core.executors import Share
+from preprocessing.config import ReadingOptions
 from preprocessing.text.vocabulary import UNK
 from tests.helpers.commands import unwrapped
 from tests.helpers.corpora import write_xlsx
@@ -72,7 +73,12 @@ class Stub(scorer.Scorer):
 def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     rule = {"temperature": 1.0, "threshold": 0.5, "thresholds": [], "has_label_sets": False}
-    facts = {"source": {}, "task": "classifier", "weights": "weights-w.safetensors", "weights_sha256": "w"}
+    facts = {
+        "source": ReadingOptions(),
+        "task": "classifier",
+        "weights": "weights-w.safetensors",
+        "weights_sha256": "w",
+    }
     info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
     monkeypatch.setattr(jobs, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
@@ -242,7 +248,8 @@ AS_TRAINED = {
 
 @pytest.mark.parametrize("case", AS_TRAINED)
 def test_a_file_is_read_as_the_corpus_of_the_training_was(case: str, info: SimpleNamespace) -> None:
-    info.source, content, row = AS_TRAINED[case]
+    options, content, row = AS_TRAINED[case]
+    info.source = ReadingOptions(**options)
     assert predict(write_file("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
