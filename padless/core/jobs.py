@@ -114,20 +114,25 @@ def run_tasks(
     done_tasks, tasks_of_others = list[tuple[AnyTask, Any]](), list[AnyTask]()
 
     def select_tasks() -> Iterator[AnyTask]:
+        num_rows = 0
         for number, task in enumerate(tasks):
-            if (result := read_result(task)) is not None:
+            num_rows += task.size
+            result = read_result(task)
+            if result is not None:
                 done_tasks.append((task, result))
+                num_rows -= task.size
                 progress.skip(task.size)
             elif number % workers.share.count == workers.share.index:
                 yield task
             else:
                 tasks_of_others.append(task)
+        progress.total = num_rows
 
     num_rows = sum(task.size for task in tasks) if isinstance(tasks, Sequence) else 0
     with show_progress(step, num_rows, workers.quiet) as progress:
-        here = workers.map(run_task, select_tasks(), step=step, folder=folder)
-        elsewhere = wait_for_shares(folder, tasks_of_others if wait else [], workers, step)
-        for task, result in itertools.chain(here, elsewhere):
+        results = workers.map(run_task, select_tasks(), step=step, folder=folder)
+        results_of_others = wait_for_shares(folder, tasks_of_others if wait else [], workers, step)
+        for task, result in itertools.chain(results, results_of_others):
             progress.finished += task.size
             yield task, result
         progress.conclude()

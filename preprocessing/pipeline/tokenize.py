@@ -119,7 +119,8 @@ def tokenize_all(
                 for part in source.converted.parts:
                     yield make_task(part, source.folder, source.offset)
 
-    deque(jobs.run_tasks("tokenize", work / "parts", list_tasks(), workers), maxlen=0)
+    tasks_to_run = list_tasks() if is_single else [*list_tasks()]
+    deque(jobs.run_tasks("tokenize", work / "parts", tasks_to_run, workers), maxlen=0)
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")
