@@ -18,6 +18,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ from padless.commands import main
 from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.conftest import NLTK_DATA
-from tests.helpers.commands import later_wins, read_json
+from tests.helpers.commands import later_wins, read_json, unwrapped
 
 pytestmark = pytest.mark.thorough
 
@@ -217,6 +218,16 @@ def working_directory(folder: Path, files: dict[str, bytes]) -> Iterator[None]:
         yield
     finally:
         os.chdir(previous)
+
+
+def run_and_report(program: ModuleType, *words: str) -> str:
+    """Exit code and stderr of a command, run in this process."""
+    with contextlib.redirect_stderr(io.StringIO()) as err, contextlib.redirect_stdout(io.StringIO()):
+        try:
+            code = cli.run(program.main, list(words))
+        except SystemExit as help_was_shown:
+            code = help_was_shown.code or 0
+    return f"{code} {unwrapped(err.getvalue()).strip()}"
 
 
 def prepare(words: str, output: str = "out") -> None:
