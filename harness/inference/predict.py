@@ -47,7 +47,7 @@ from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.executors import Share, open_workers
-from padless.core.processes import available_cores, lock_file
+from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.config import ReadingOptions
@@ -59,7 +59,6 @@ VERSION = 4
 """Increase it when the same input and settings give other bytes."""
 MIN_TEXT_WIDTH = 20
 """Of a text in a readable line."""
-LOCK = "lock"
 LOCK_S = 30
 """Longest wait of a share for another command."""
 OTHERWISE = "name another --output"
@@ -183,8 +182,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         separator = info.source.labels_separator if info.source.has_label_sets else None
         output = Output.plan(target, sources, names, separator or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
-        with jobs.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            facts = [facts for _, facts in jobs.run_tasks(work, parts, workers, progress, wait=share.is_leader)]
+        results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
+        facts = [facts for _, facts in results]
         if not share.is_leader:
             screen.print_text(f"{target}: share {config.share} is done; share 0 writes the file")
             return
@@ -274,19 +273,15 @@ def claim_predictions(target: Path, work: Path, share: Share) -> Iterator[None]:
         problem = "would hold the parts of this prediction, but was not made by one"
         raise ConfigError(f"{work}: {problem}; rename it, or {OTHERWISE}")
     refusal = UserError(f"{target}: another process is predicting to it; wait for it, or stop it")
-    is_shared = share.count > 1
-    with storage_errors(target, otherwise=OTHERWISE), ExitStack() as stack:
-        if not work.exists():
-            # another share may have made it
-            with suppress(FileExistsError, IsADirectoryError), atomic.new_folder(work) as folder:
-                atomic.sign(folder, target)
-        limit_s = LOCK_S if is_shared else 0
-        stack.enter_context(lock_file(work / LOCK, limit_s, refusal, shared=is_shared))
+    with (
+        storage_errors(target, otherwise=OTHERWISE),
+        jobs.claim_folder(work, target, share, LOCK_S, refusal),
+    ):
         atomic.sweep(target)
         try:
             yield
         except UserError:
-            if not (is_shared or any(work.glob("*.parquet"))):
+            if share.count == 1 and not any(work.glob("*.parquet")):
                 atomic.vanish(work)
             raise
         if share.is_leader:

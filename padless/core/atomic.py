@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from padless.core.errors import ConfigError, DataError, StorageError, UserError
-from padless.core.untrusted import open_regular, read_json, sha256_of
+from padless.core.untrusted import MOST_JSON, read_bytes, read_json, sha256_of
 
 TEMPORARY_MARK = ".tmp-padless-"
 """An unfinished file is called ``NAME.tmp-padless-HOST-PROCESS``."""
@@ -32,8 +32,6 @@ MARK = "job.json"
 """The file in a work folder that names the job."""
 OPEN_PATHS = set[str]()
 """The temporary files and folders that this process is writing."""
-ENDS = 1 << 16
-"""Bytes that ``contains_words`` searches at either end of a file."""
 
 
 def temporary_suffix(host: str, process: int) -> str:
@@ -70,12 +68,9 @@ def is_signed(folder: Path, target: Path) -> bool:
 
 
 def contains_words(path: str | Path, words: str) -> bool:
-    """Whether a regular file has these words near its beginning or end, as files of padless do."""
+    """Whether a regular file of a JSON's size has these words."""
     try:
-        with open_regular(path) as file:
-            start = file.read(ENDS)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - ENDS))
-            return words.encode() in start or words.encode() in file.read(ENDS)
+        return words.encode() in read_bytes(path, MOST_JSON)
     except (OSError, DataError):
         return False
 
@@ -166,7 +161,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         for entry in temporary.rglob("*"):
             fsync(entry)
         if path.exists():
-            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def write_bytes(path: str | Path, data: bytes, *, lasting: bool = True) -> None:
@@ -253,9 +248,9 @@ NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """The disk is read-only, or the user lacks the permission."""
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
 """A directory in place of a file or the reverse, or an impossible name."""
+KERNEL_FOLDERS = ("/proc/", "/sys/")
 GO_ON = "make room and run the same command to continue"
 NAME_ANOTHER = "name a directory that can be written"
-KERNEL_FOLDERS = ("/proc/", "/sys/")
 TMPDIR = "set TMPDIR to a folder with room"
 """Advice for temporary files."""
 

@@ -115,6 +115,8 @@ class Workers:
     executor: Executor | None = None
     share: Share = Share()
     """Which tasks of a job this command runs."""
+    quiet: bool = False
+    """Show no progress."""
     loss_errors: tuple[type[BaseException], ...] = (BrokenExecutor,)
     """What a task raises when its worker is gone for good."""
 
@@ -177,10 +179,10 @@ def open_workers(config: ExecutorConfig, *, quiet: bool = False) -> Iterator[Wor
         with connect_dask(config, quiet=quiet) as cluster:
             yield cluster
     elif num_workers == 1:
-        yield Workers(config.timeout_s, share=share)
+        yield Workers(config.timeout_s, share=share, quiet=quiet)
     else:
         with ProcessPool(num_workers) as pool:
-            yield Workers(config.timeout_s, pool, share)
+            yield Workers(config.timeout_s, pool, share, quiet)
 
 
 class ProcessPool(ThreadPoolExecutor):
@@ -271,4 +273,4 @@ def connect_dask(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
     with client:
         Screen(errors=True, quiet=quiet).print_text(f"dask: {address}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
-        yield Workers(config.timeout_s, client.get_executor(pure=False), loss_errors=losses)
+        yield Workers(config.timeout_s, client.get_executor(pure=False), quiet=quiet, loss_errors=losses)

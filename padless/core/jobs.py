@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -20,8 +20,9 @@ import msgspec
 import pyarrow as pa
 
 from padless.core import atomic
-from padless.core.errors import DataError
-from padless.core.executors import POLL_S, ROWS, Workers, read_activity
+from padless.core.errors import DataError, UserError
+from padless.core.executors import POLL_S, ROWS, Share, Workers, read_activity
+from padless.core.processes import lock_file
 from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration
 from padless.core.untrusted import MOST_JSON, read_bytes
 
@@ -29,6 +30,11 @@ OPENED = threading.local()
 """What each thread of a worker has opened, kept from one task to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
+
+MAKING_FOLDER = threading.Lock()
+"""Held by one thread, since the temporary folder of a process is the same in all."""
+LOCK = "lock"
+"""The file in a job's folder that is locked."""
 
 Result = TypeVar("Result")
 """The result of a task, which msgspec stores as JSON; not None."""
@@ -98,32 +104,38 @@ AnyTask = TypeVar("AnyTask", bound=Task[Any])
 
 
 def run_tasks(
-    folder: Path, tasks: Iterable[AnyTask], workers: Workers, progress: Progress, *, wait: bool = True
+    step: str, folder: Path, tasks: Iterable[AnyTask], workers: Workers, *, wait: bool = True
 ) -> Iterator[tuple[AnyTask, Any]]:
     """Yield every task with its result: those that workers run as they finish, those that other shares of the job run
     (unless ``wait`` is false), then those that were already done. ``folder`` has the markers.
 
-    ``tasks`` is read lazily, while workers run the first ones. The caller closes ``progress``, also after an error.
-    Raises what a task and ``Workers.map`` raise.
+    ``tasks`` is read lazily, while workers run the first ones. Raises what a task and ``Workers.map`` raise.
     """
     done_tasks, tasks_of_others = list[tuple[AnyTask, Any]](), list[AnyTask]()
 
     def select_tasks() -> Iterator[AnyTask]:
+        num_rows = 0
         for number, task in enumerate(tasks):
-            if (result := read_result(task)) is not None:
+            num_rows += task.size
+            result = read_result(task)
+            if result is not None:
                 done_tasks.append((task, result))
+                num_rows -= task.size
                 progress.skip(task.size)
             elif number % workers.share.count == workers.share.index:
                 yield task
             else:
                 tasks_of_others.append(task)
+        progress.total = num_rows
 
-    here = workers.map(run_task, select_tasks(), step=progress.step, folder=folder)
-    elsewhere = wait_for_shares(folder, tasks_of_others if wait else [], workers, progress.step)
-    for task, result in itertools.chain(here, elsewhere):
-        progress.finished += task.size
-        yield task, result
-    progress.conclude()
+    num_rows = sum(task.size for task in tasks) if isinstance(tasks, Sequence) else 0
+    with show_progress(step, num_rows, workers.quiet) as progress:
+        results = workers.map(run_task, select_tasks(), step=step, folder=folder)
+        results_of_others = wait_for_shares(folder, tasks_of_others if wait else [], workers, step)
+        for task, result in itertools.chain(results, results_of_others):
+            progress.finished += task.size
+            yield task, result
+        progress.conclude()
     yield from done_tasks
 
 
@@ -144,6 +156,24 @@ def wait_for_shares(folder: Path, tasks: list[AnyTask], workers: Workers, step: 
         if tasks:
             time.sleep(POLL_S)
     yield from workers.map(run_task, tasks, step=step)
+
+
+@contextmanager
+def claim_folder(folder: Path, target: Path, share: Share, wait_s: float, refusal: UserError) -> Iterator[None]:
+    """Make the signed folder of a job that makes ``target``, unless it exists, and lock it for this command, or for the
+    shares of one. A share waits ``wait_s`` for another command.
+
+    Raises ``refusal`` while another command has it, ``OSError`` if it cannot be made.
+    """
+    try:
+        with MAKING_FOLDER, atomic.new_folder(folder) as temporary:
+            atomic.sign(temporary, target)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    is_shared = share.count > 1
+    with lock_file(folder / LOCK, wait_s if is_shared else 0, refusal, shared=is_shared):
+        yield
 
 
 Opened = TypeVar("Opened")

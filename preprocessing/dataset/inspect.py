@@ -41,7 +41,6 @@ from preprocessing.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
 
-NUM_FREQUENT_TOKENS = 25
 MAX_SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -99,8 +98,6 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
     manifest = read_manifest(root)
     check_vocabulary(root, manifest)
     vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    words = slice(2, 2 + NUM_FREQUENT_TOKENS)
-    counts = vocabulary.counts[words].tolist()
     corpus = {key: value for key, value in manifest.statistics.items() if key != "splits"}
     descriptions, sample_by_split = {}, {}
     for name in manifest.names:
@@ -116,7 +113,6 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
         "tokens": TextPipeline.from_json(manifest.text, root).spec.summary(),
         "corpus": corpus,
         "splits": descriptions,
-        "frequent_tokens": dict(zip(vocabulary.tokens[words].to_pylist(), counts, strict=True)),
         "samples": sample_by_split,
     }
 
@@ -157,7 +153,7 @@ def render_description(description: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
 
-    table = {name: render_cells(split) for name, split in description["splits"].items()}
+    table = {name: flatten(split) for name, split in description["splits"].items()}
     size = f"{description['vocabulary_size']:,} ({description['id_dtype']})"
     lines = [f"{description['dataset']}: vocabulary {size}, {description['tokens']}", ""]
     lines += [pd.DataFrame(table).fillna("-").to_string(), ""]
@@ -166,7 +162,7 @@ def render_description(description: dict[str, Any], manifest: Manifest) -> str:
             lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{description['dataset']}: its statistics are not those of this version; {REBUILD}") from None
-    lines += ["", "most frequent tokens: " + " ".join(map(plain_line, description["frequent_tokens"])), ""]
+    lines.append("")
     for name, samples in description["samples"].items():
         for row in samples:
             labels = row["label"] or []
@@ -176,15 +172,13 @@ def render_description(description: dict[str, Any], manifest: Manifest) -> str:
     return printable("\n".join(lines))
 
 
-def render_cells(split: dict[str, Any]) -> dict[str, str]:
+def flatten(split: dict[str, Any]) -> dict[str, str]:
     """The column of a split in the table."""
-    rows = split["rows"]
-    cells = {"rows": f"{rows:,}"}
-    cells |= {plain_line(label): f"{count / rows:.1%}" for label, count in split["labels"].items()}
-    cells |= {f"length, {percent} %": f"{length:,}" for percent, length in split["length_percentiles"].items()}
-    cells["padding on disk"] = f"{split['padding_on_disk']:.1%}"
-    cells["unknown tokens"] = f"{split['unknown_rate']:.2%}" if "unknown_rate" in split else "-"
-    return cells | {key: f"{split[key] / rows:.2%}" for key in ("truncated", "empty") if key in split}
+    cells = dict[str, str]()
+    for key, value in split.items():
+        for name, number in value.items() if isinstance(value, dict) else [("", value)]:
+            cells[f"{key.replace('_', ' ')} {plain_line(name)}".strip()] = f"{number:,}"
+    return cells
 
 
 def rows_in_words(manifest: Manifest) -> str:

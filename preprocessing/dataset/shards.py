@@ -334,12 +334,8 @@ def read_manifest(root: str | Path) -> Manifest:
         if not folder.exists():
             hint = "" if folder.suffix else f"; `padless prepare FILE -o {root}` makes it"
             reason = f"there is no folder {root}{path_suggestion(root) or hint}"
-        elif (folder.parent / MANIFEST).is_file():
-            reason = f"{root} lies in the dataset {folder.parent}; name that"
         elif folder.is_file():
             reason = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{folder.stem}`"
-        elif (folder / "bundle").is_dir():
-            reason = f"{root} is a run; name the dataset that it was trained on"
         raise DataError(f"{path}: missing: {reason}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None

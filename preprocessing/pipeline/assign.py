@@ -178,8 +178,8 @@ class Assigner:
         self.database.execute(split_macros() + read_rules()["empty_tables"])
         self.register("classes", name=list(numbers), number=list(numbers.values()))
         self.database.execute("set variable fact_files = $files", {"files": facts})
-        self.database.execute(read_rules()["facts"] + read_rules()["labelled"])
-        (counts,) = self.rows(read_rules()["labelled_counts"])
+        self.apply("facts", "labelled")
+        (counts,) = self.rows_of("labelled_counts")
         rows_by_split = {name: counts.pop(name) for name in SPLITS}
         num_labelled, report = counts.pop("labelled"), counts
         self.check_labelled(num_labelled, report["empty"])
@@ -188,18 +188,18 @@ class Assigner:
         if splits.group_column is not None:
             report["groups"] = self.keep_groups_together()
         self.split_candidates(fractions, report)
-        self.database.execute(read_rules()["assigned"])
-        (report["duplicates"],) = self.rows(read_rules()["duplicate_counts"])
+        self.apply("assigned")
+        (report["duplicates"],) = self.rows_of("duplicate_counts")
         if splits.folds:
             report["folds"] = self.assign_folds()
         has_unlabelled = self.count("facts where named = unlabelled()") > 0
-        self.database.execute(read_rules()["unlabelled" if has_unlabelled else "no_unlabelled"])
+        self.apply("unlabelled" if has_unlabelled else "no_unlabelled")
         quoted_path = str(result_path).replace("'", "''")
         self.database.execute(f"copy ({read_rules()['result']}) to '{quoted_path}' (format parquet)")
         self.database.execute(f"create view result as from read_parquet('{quoted_path}')")
         assert self.count("result") == num_rows, "facts on other rows than those of the corpus"
         if has_unlabelled:
-            (report[UNLABELLED],) = self.rows(read_rules()["unlabelled_counts"])
+            (report[UNLABELLED],) = self.rows_of("unlabelled_counts")
         policies = [name for name in POLICIES if name in self.config.quality.drop]
         report["dropped"] = {name: self.count(f"result where dropped = '{name}'") for name in policies}
         labels = (
@@ -232,6 +232,15 @@ class Assigner:
     def register(self, table: str, **columns: Any) -> None:
         """Make a table for the rules."""
         self.database.register(table, pa.table(columns))
+
+    def apply(self, *names: str) -> None:
+        """Execute rules."""
+        for name in names:
+            self.database.execute(read_rules()[name])
+
+    def rows_of(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a rule's small result."""
+        return self.rows(read_rules()[name])
 
     def rows(self, query: str) -> list[dict[str, Any]]:
         """The rows of a small result."""
@@ -266,7 +275,7 @@ class Assigner:
         groups nothing.
         """
         column = self.config.splits.group_column
-        (sizes,) = self.rows(read_rules()["group_sizes"])
+        (sizes,) = self.rows_of("group_sizes")
         if (sizes["largest"] or 0) < 2:
             problem = f"no value is in two rows of {column!r}, so it groups nothing"
             raise DataError(f"splits.group_column: {problem}; name another column, or leave it out")
@@ -275,18 +284,18 @@ class Assigner:
                 "groups": pair["groups"],
                 "rows": {SPLITS[pair["first"]]: pair["first_rows"], SPLITS[pair["second"]]: pair["second_rows"]},
             }
-            for pair in self.rows(read_rules()["groups_in_two_splits"])
+            for pair in self.rows_of("groups_in_two_splits")
         ]
-        self.database.execute(read_rules()["grouped"])
+        self.apply("grouped")
         return {"column": column, **sizes, "shared": divided_groups}
 
     def split_candidates(self, fractions: dict[str, float], report: dict[str, Any]) -> None:
         """Split the candidates by time, in groups or by text; adds to the ``report`` what became of them."""
         splits = self.config.splits
-        self.database.execute(read_rules()["candidates"])
+        self.apply("candidates")
         if splits.group_column is not None or splits.time_column is not None:
             self.join_units()
-        self.database.execute(read_rules()["units"])
+        self.apply("units")
         if splits.time_column is not None:
             report["times"] = self.split_by_time(splits.time_column, fractions)
         elif any(fractions.values()) and self.count("candidates"):
@@ -318,7 +327,7 @@ class Assigner:
 
     def split_by_text(self, fractions: dict[str, float]) -> None:
         """Split candidates text by text, so that each label has the wanted share exactly, if texts are single."""
-        self.database.execute(read_rules()["texts"])
+        self.apply("texts")
         rows_of_label = self.columns("select label, sum(size)::bigint as num_rows from texts group by label")
         label_rows = np.zeros(len(self.classes.members), np.int64)
         label_rows[rows_of_label["label"]] = rows_of_label["num_rows"]
@@ -326,7 +335,7 @@ class Assigner:
         smallest = np.where((validation > 0) & (test > 0), np.minimum(validation, test), validation + test)
         labels = np.arange(len(self.classes.members))
         self.register("shares", label=labels, validation=validation, test=test, smallest=smallest)
-        self.database.execute(read_rules()["split_by_text"])
+        self.apply("split_by_text")
 
     def split_by_time(self, column: str, fractions: dict[str, float]) -> dict[str, Any]:
         """Split candidates by their time; returns the manifest's ``statistics.times``."""
@@ -334,14 +343,14 @@ class Assigner:
         if not any(fractions.values()):
             problem = "has nothing to cut: the source names the splits, or their shares are 0; leave it out"
             raise DataError(f"{key} {problem}")
-        (counts,) = self.rows(read_rules()["time_counts"])
+        (counts,) = self.rows_of("time_counts")
         if counts["numbers"] and counts["dates"]:
             raise DataError(f"{key}: times are written in two ways (numbers and dates); write all as 2024-12-31")
         self.set_variable("end_of_train", 1 - fractions[TEST] - fractions[VALIDATION])
         self.set_variable("end_of_validation", 1 - fractions[TEST])
-        self.database.execute(read_rules()["split_by_time"])
+        self.apply("split_by_time")
         starts = dict[str, str]()
-        for first in self.rows(read_rules()["first_times"]):
+        for first in self.rows_of("first_times"):
             time = str(np.datetime64(first["time"], "s") if counts["dates"] else first["time"])
             starts[SPLITS[first["split"]]] = time.removesuffix("T00:00:00")
         if not starts:
@@ -356,9 +365,9 @@ class Assigner:
         Raises ``DataError`` if there is nothing to measure on a fold, or if no other fold has one of its labels.
         """
         folds = self.config.splits.folds
-        self.database.execute(read_rules()["fold_candidates"])
+        self.apply("fold_candidates")
         self.join_units()
-        self.database.execute(read_rules()["units"])
+        self.apply("units")
         units = self.read_units()
         self.insert("unit_folds", unit=units.hash, fold=assign_folds(units, seed=self.config.seed, folds=folds))
         label_rows = self.count_labels("units join unit_folds using (unit)", "fold", folds)

@@ -142,7 +142,7 @@ class DatasetJob:
             work_folder.check_shares(work, [self.config.deciding(), share.count])
         if share.is_leader:
             (self.root / MANIFEST).unlink(missing_ok=True)
-        sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work, self.screen)
+        sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work)
         check_files(sources)
         self.print_absent_labels(sources)
         classes = Classes.merge(self.config.source, sources)
@@ -152,7 +152,7 @@ class DatasetJob:
         vocabulary, token_counts = freeze_vocabulary(words, config, base, self.screen)
         vocabulary.write(self.root / VOCABULARY)
         self.screen.print_text(f"tokens: {config.text.summary()}")
-        shards = write_all(assigned, self.root, config, vocabulary, self.workers, self.screen)
+        shards = write_all(assigned, self.root, config, vocabulary, self.workers)
         if not share.is_leader:
             return None
         report = observed["report"] | {"vocabulary": token_counts}
@@ -197,8 +197,7 @@ class DatasetJob:
         marker = folder / "assigned.json"
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
         task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
-        with jobs.show_progress("assign", num_rows, self.screen.quiet) as progress:
-            ((_, observed),) = jobs.run_tasks(folder, [task], self.workers, progress)
+        ((_, observed),) = jobs.run_tasks("assign", folder, [task], self.workers)
         check_splits(observed, num_rows, classes, splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 

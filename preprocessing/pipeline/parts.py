@@ -105,16 +105,12 @@ class Source:
     """Of its parts."""
 
 
-def convert_all(
-    files: Sequence[File], workers: Workers, work: Path, *, keep_columns: bool = False, quiet: bool = False
-) -> list[Source]:
+def convert_all(files: Sequence[File], workers: Workers, work: Path, *, keep_columns: bool = False) -> list[Source]:
     """Every file of the source as Parquet, in order. Finished files are not read again."""
     tasks = [ConvertedFile.from_file(work, file, keep_columns) for file in files]
     task_by_key = {task.key: task for task in tasks}
-    with jobs.show_progress("read", 0, quiet) as progress:
-        converted_by_key = {
-            task.key: result for task, result in jobs.run_tasks(work / SOURCES, task_by_key.values(), workers, progress)
-        }
+    results = jobs.run_tasks("read", work / SOURCES, task_by_key.values(), workers)
+    converted_by_key = {task.key: result for task, result in results}
     sources, classes, offset = list[Source](), set[str](), 0
     for task in tasks:
         converted = converted_by_key[task.key]

@@ -26,7 +26,6 @@ from padless.core import arrays, atomic, jobs
 from padless.core.errors import DataError
 from padless.core.executors import Workers
 from padless.core.randomness import splitmix64
-from padless.core.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.pipeline.parts import VERSION, ConvertedFile, Source, convert_all, hash_of
 from preprocessing.sources.convert import NO_GROUP, ConvertedPart
@@ -91,15 +90,14 @@ def tokenize_all(
     files: Sequence[File],
     workers: Workers,
     work: Path,
-    screen: Screen,
 ) -> tuple[list[Source], list[TokenizedPart]]:
     """Convert all sources and tokenize their parts; returns both in order. What is finished is not made again.
 
     Several files are converted by the workers. A single one is converted here, while the workers tokenize the parts
-    that are there already. Progress is on ``screen``. Raises ``DataError`` for an empty corpus.
+    that are there already. Raises ``DataError`` for an empty corpus.
     """
     is_single = len(files) == 1 and workers.share.count == 1
-    sources = [] if is_single else convert_all(files, workers, work, quiet=screen.quiet)
+    sources = [] if is_single else convert_all(files, workers, work)
     tasks = list[TokenizedPart]()
 
     def make_task(part: ConvertedPart, folder: Path, offset: int) -> TokenizedPart:
@@ -116,15 +114,13 @@ def tokenize_all(
             for part in conversion.find_parts():
                 yield make_task(part, conversion.root, 0)
             sources.append(conversion.source(0))
-            progress.total += sum(task.size for task in tasks)
         else:
             for source in sources:
                 for part in source.converted.parts:
                     yield make_task(part, source.folder, source.offset)
 
-    num_rows = sum(part.rows for source in sources for part in source.converted.parts)
-    with jobs.show_progress("tokenize", num_rows, screen.quiet) as progress:
-        deque(jobs.run_tasks(work / "parts", list_tasks(), workers, progress), maxlen=0)
+    tasks_to_run = list_tasks() if is_single else [*list_tasks()]
+    deque(jobs.run_tasks("tokenize", work / "parts", tasks_to_run, workers), maxlen=0)
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")

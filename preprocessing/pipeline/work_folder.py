@@ -15,23 +15,20 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from padless.core import atomic
 from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.executors import Share
-from padless.core.processes import lock_file
+from padless.core.jobs import LOCK, claim_folder
 from padless.core.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, read_manifest
 from preprocessing.pipeline.parts import hash_of
 
-WORK, LOCK = ".work", "lock"
-MAKING_WORK = Lock()
-"""Held by one thread, since the temporary folder of a process is the same in all."""
+WORK = ".work"
 SHARE_LOCK_S = 5.0
 """Longest wait of a share for a lock that a command holds for a moment."""
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
@@ -91,11 +88,8 @@ def lock_directory(root: Path, share: Share) -> Iterator[None]:
     with storing_output(root):
         refusal = UserError(f"{root}: another run is writing this dataset; wait for it, or stop it")
         is_new, is_shared = not root.exists(), share.count > 1
-        with MAKING_WORK:
-            atomic.sweep(root / WORK)
-            refuse_foreign(root)
-            make_work(root)
-        with lock_file(root / WORK / LOCK, SHARE_LOCK_S if is_shared else 0, refusal, shared=is_shared):
+        refuse_foreign(root)
+        with claim_folder(root / WORK, root, share, SHARE_LOCK_S, refusal):
             try:
                 yield
             except BaseException:
@@ -120,16 +114,6 @@ def discard_work(root: Path, is_new: bool) -> None:
         atomic.vanish(root / WORK)
         if is_new:
             root.rmdir()
-
-
-def make_work(root: Path) -> None:
-    """Make the signed work folder, unless it exists."""
-    try:
-        with atomic.new_folder(root / WORK) as folder:
-            atomic.sign(folder, root)
-    except OSError:
-        if not (root / WORK).is_dir():
-            raise
 
 
 def remove_work(target: Path) -> None:

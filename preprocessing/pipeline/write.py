@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 from padless.core import arrays, atomic, jobs
 from padless.core.executors import Workers
 from padless.core.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split_number
-from padless.core.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import VOCABULARY, Block, id_dtype, write_shard
@@ -151,12 +150,8 @@ def write_all(
     config: PreprocessConfig,
     vocabulary: Vocabulary,
     workers: Workers,
-    screen: Screen,
 ) -> WrittenShards:
-    """Write shards of about ``shards.rows`` rows, and their index, unless another share completes the dataset.
-
-    Progress is on ``screen``.
-    """
+    """Write shards of about ``shards.rows`` rows, and their index, unless another share completes the dataset."""
     key, folder = hash_of((assigned.hash, vocabulary.hash, config.shards.rows)), assigned.folder
     lookups = [
         EncodedPart(
@@ -165,19 +160,18 @@ def write_all(
         for number, num_rows in enumerate(assigned.rows_per_part)
     ]
     lengths, num_unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
-    with jobs.show_progress("lookup", assigned.num_rows, screen.quiet) as progress:
-        for _, lengths_of_part in jobs.run_tasks(folder, lookups, workers, progress):
-            for name, (counts, unknown_of_part) in lengths_of_part.items():
-                lengths[name].update(counts)
-                num_unknown[name] += unknown_of_part
-    ranges = plan_ranges(key, root, config, assigned, lengths)
+    for _, lengths_of_part in jobs.run_tasks("lookup", folder, lookups, workers):
+        for name, (counts, unknown_of_part) in lengths_of_part.items():
+            lengths[name].update(counts)
+            num_unknown[name] += unknown_of_part
     splits, index_hash = dict[str, list[Totals]](), ""
-    with jobs.show_progress("encode", assigned.num_rows, screen.quiet) as progress:
-        results = jobs.run_tasks(folder.with_name("shards"), ranges, workers, progress, wait=workers.share.is_leader)
-        if workers.share.is_leader:
-            splits, index_hash = write_index(root, itertools.chain.from_iterable(shards for _, shards in results))
-        else:
-            deque(results, maxlen=0)
+    ranges = plan_ranges(key, root, config, assigned, lengths)
+    results = jobs.run_tasks("encode", folder.with_name("shards"), ranges, workers, wait=workers.share.is_leader)
+    shards = (shard for _, shards_of_range in results for shard in shards_of_range)
+    if workers.share.is_leader:
+        splits, index_hash = write_index(root, shards)
+    else:
+        deque(shards, maxlen=0)
     return WrittenShards(splits, index_hash, lengths, num_unknown)
 
 

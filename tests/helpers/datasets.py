@@ -6,7 +6,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from preprocessing.dataset.shards import (
     Block,
     Manifest,
     Split,
-    histogram,
     id_dtype,
     read_manifest,
     write_manifest,
@@ -204,47 +202,37 @@ def write_splits(
     write_manifest(root, manifest)
 
 
-def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write the shards of a split again, with columns that functions make of the old ones."""
-    manifest, infos = read_manifest(root), []
-    for shard in Split(root, manifest, split).shards:
-        names = ("ids", "length", "label", "row")
-        columns_by_name = {name: shard_column(shard, name) for name in names}
-        columns_by_name |= {name: change(columns_by_name[name]) for name, change in columns.items()}
-        fold = shard.info.fold
-        infos.append(write_shard(root, split, 0, Block(**columns_by_name), fold=fold, block_rows=manifest.block_rows))
-    write_manifest(root, write_new_index(root, manifest, {split: infos}))
-
-
-def shard_column(shard: Any, name: str) -> np.ndarray:
-    """A column of all rows of a shard."""
-    return np.concatenate([getattr(block, name) for block in shard.blocks])
-
-
-def write_new_index(root: Path, manifest: Manifest, changed: dict[str, list[ShardInfo]]) -> Manifest:
-    """Write the index again with other shards in some splits; the new manifest."""
-    unchanged = [infos_with_histograms(root, manifest, name) for name in manifest.splits.keys() - changed]
-    splits, index = write_index(root, chain(*unchanged, *changed.values()))
-    return replace(manifest, splits=splits, index=index)
-
-
-def infos_with_histograms(root: Path, manifest: Manifest, split: str) -> list[ShardInfo]:
-    """The shards of a split with the histograms of their rows."""
-    infos = []
-    for shard in Split(root, manifest, split).shards:
-        lengths, labels = (histogram(shard_column(shard, name)) for name in ("length", "label"))
-        infos.append(replace(shard.info, lengths=lengths, labels=labels))
+def rewrite_shards(
+    root: Path, folds: int = 0, **changes: dict[str, Callable[[np.ndarray], np.ndarray]]
+) -> list[ShardInfo]:
+    """Write all shards again, with columns of some splits that functions make of the old ones, and with ``folds`` each
+    shard of training and validation in a fold, in turn.
+    """
+    manifest, infos = read_manifest(root), list[ShardInfo]()
+    for split in manifest.splits:
+        for number, shard in enumerate(Split(root, manifest, split).shards):
+            columns = {
+                name: np.concatenate([getattr(block, name) for block in shard.blocks])
+                for name in ("ids", "length", "label", "row")
+            }
+            columns |= {name: change(columns[name]) for name, change in changes.get(split, {}).items()}
+            fold = number % folds if folds and split not in (TEST, UNLABELLED) else shard.info.fold
+            shard.path.unlink()
+            content = Block(**columns)
+            infos.append(
+                write_shard(root, split, shard.info.number, content, fold=fold, block_rows=manifest.block_rows)
+            )
+    splits, index = write_index(root, infos)
+    write_manifest(root, replace(manifest, splits=splits, index=index))
     return infos
 
 
+def rewritten(root: Path, split: str, **columns: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change columns of a split."""
+    rewrite_shards(root, **{split: columns})
+
+
 def assign_folds(root: Path, folds: int) -> Manifest:
-    """Give each shard of training and validation a fold, in turn; the new manifest."""
-    manifest = read_manifest(root)
-    changed = {}
-    for name in manifest.splits.keys() - {TEST, UNLABELLED}:
-        changed[name] = list[ShardInfo]()
-        for number, info in enumerate(infos_with_histograms(root, manifest, name)):
-            changed[name].append(replace(info, fold=number % folds))
-            (root / info.path).rename(root / changed[name][-1].path)
-    write_manifest(root, write_new_index(root, manifest, changed))
+    """Give each shard of training and validation a fold; the new manifest."""
+    rewrite_shards(root, folds)
     return read_manifest(root)

@@ -23,7 +23,7 @@ def square(number: int) -> int:
     return number * number
 
 
-def process_of(number: int) -> int:
+def process_number(_: int) -> int:
     return os.getpid()
 
 
@@ -71,8 +71,7 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
     def make_parts(key: str = "k") -> list[int]:
-        with jobs.show_progress("square", 60, quiet=False) as progress:
-            result_by_part = dict(jobs.run_tasks(tmp_path, squares(tmp_path, key), workers, progress))
+        result_by_part = dict(jobs.run_tasks("square", tmp_path, squares(tmp_path, key), workers))
         results = sorted((part.number, result.rows) for part, result in result_by_part.items())
         assert results == [(number, number) for number in range(6)]
         return sorted(part.number for part in result_by_part if part in new)
@@ -101,7 +100,7 @@ def test_every_task_comes_back_once() -> None:
     with open_workers(ExecutorConfig(workers=2)) as pool:
         for numbers in (range(12), range(5, 6)):  # by processes; here
             assert dict(pool.map(square, numbers, step="test")) == {number: number**2 for number in numbers}
-        assert list(pool.map(process_of, [1], step="test")) == [(1, os.getpid())], "a single task needs no process"
+        assert list(pool.map(process_number, [1], step="test")) == [(1, os.getpid())], "a single task needs no process"
         with pytest.raises(DataError, match=r"^x.csv: row 13: unlucky$"):
             list(pool.map(square, list(range(20)), step="test"))
 

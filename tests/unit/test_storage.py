@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness.config import RunConfig
-from harness.distributed.world import RankError, World
+from harness.distributed.world import World
 from harness.training.console import Log
 from padless.core import atomic
 from padless.core.atomic import refusal, storage_errors
@@ -30,29 +29,22 @@ from tests.helpers.full_disks import why_not
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-def make_refusal(number: int, name: str | None = "/disk/a") -> UserError:
-    return refusal(OSError(number, os.strerror(number), name), "/disk", otherwise="name another")
-
-
 @pytest.mark.parametrize(
-    ("number", "kind", "sentence"),
+    ("number", "kind"),
     [
-        (errno.ENOSPC, StorageError, "(No space left on device); make room and run the same command to continue, or "),
-        (errno.EROFS, StorageError, "(Read-only file system); "),
-        (errno.EACCES, StorageError, "(Permission denied); "),
-        (errno.EISDIR, ConfigError, "(Is a directory); "),
-        (errno.ENAMETOOLONG, ConfigError, "(File name too long); "),
+        (errno.ENOSPC, StorageError),
+        (errno.EROFS, StorageError),
+        (errno.EACCES, StorageError),
+        (errno.EISDIR, ConfigError),
+        (errno.ENAMETOOLONG, ConfigError),
     ],
 )
-def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(
-    number: int, kind: type[UserError], sentence: str
-) -> None:
-    error = make_refusal(number)
+def test_an_error_of_the_system_has_a_sentence_and_an_exit_code(number: int, kind: type[UserError]) -> None:
+    path = f"/disk/step-06{atomic.temporary_suffix('host', 17)}/model.safetensors"
+    error = refusal(OSError(number, os.strerror(number), path), "/disk", otherwise="name another")
     assert type(error) is kind
-    assert str(error) == f"/disk/a: cannot be written {sentence}name another"
-    suffix = atomic.temporary_suffix("host", 17)
-    unfinished = make_refusal(number, f"/disk/step-06{suffix}/model.safetensors")
-    assert str(unfinished).startswith("/disk/step-06/model.safetensors: cannot be written ")
+    assert str(error).startswith(f"/disk/step-06/model.safetensors: cannot be written ({os.strerror(number)}); ")
+    assert str(error).endswith("name another")
 
 
 @pytest.mark.processes
@@ -89,26 +81,24 @@ def test_a_directory_or_a_pipe_is_refused_before_anything_is_written(kind: str, 
 
 
 def test_ranks_agree_on_a_full_disk() -> None:
-    with pytest.raises(StorageError, match="cannot be written") as caught, World().raise_together("writing"):
+    with pytest.raises(StorageError) as caught, World().raise_together("writing"):
         raise OSError(errno.ENOSPC, "No space left on device", "/run/x")
     assert caught.value.agreed  # type: ignore[attr-defined]
     with pytest.raises(OSError, match="Bad file"), World().raise_together("writing"):
         raise OSError(errno.EBADF, "Bad file descriptor")
-    assert RankError.exit_code == 1
 
 
 @needs_full
-def test_a_training_goes_on_when_its_log_is_full(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_training_goes_on_when_its_log_is_full() -> None:
     stream = open("/dev/full", "w")  # noqa: SIM115 - closed below
     log = Log()
     log.replacement = stream
-    log.print_text("step 1")
-    assert log.quiet
-    log.print_text("step 2")
+    for _ in range(2):
+        log.print_text("step 1")
+        assert log.quiet
     assert os.readlink(f"/proc/self/fd/{stream.fileno()}") == "/dev/full"  # a caller's stream stays where it was
     with pytest.raises(OSError, match="No space left"):
         stream.close()
-    assert RunConfig.__name__ not in capfd.readouterr().err
 
 
 @pytest.mark.processes
@@ -120,7 +110,7 @@ def test_standard_output_that_is_full() -> None:
             command, stdout=full_disk, stderr=subprocess.PIPE, text=True, timeout=240, cwd=ROOT, check=False
         )
     assert result.returncode == 4
-    assert " ".join(result.stderr.split()).startswith("error: standard output or a temporary file")
+    assert result.stderr.count("error: ") == 1
     assert "Exception ignored" not in result.stderr
 
 
@@ -141,16 +131,17 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("only", "at_least"),
+    ("command", "at_least"),
     [
-        pytest.param("^(preprocessing|prediction of a file)$", 30, marks=pytest.mark.slow),
-        pytest.param("", 80, marks=pytest.mark.night),
+        pytest.param("prepare", 20, marks=pytest.mark.slow),
+        pytest.param("predict", 5, marks=pytest.mark.slow),
+        pytest.param("train", 30, marks=pytest.mark.night),
     ],
 )
-def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, only: str, at_least: int) -> None:
+def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, command: str, at_least: int) -> None:
     if reason := why_not(tmp_path):
         pytest.skip(reason)
-    result = run_module("tests.helpers.full_disks", "--only", only, timeout_s=3500, OMP_NUM_THREADS="1")
+    result = run_module("tests.helpers.full_disks", command, timeout_s=3500, OMP_NUM_THREADS="1")
     assert result.stdout, result.stderr
     report = json.loads(result.stdout)
     assert report["faults"] == []
