@@ -95,37 +95,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
-    """Fixtures end what they start; if one fails, kill it."""
-    with ending(item, "setup", always=False):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
-    """Kill the processes that a test leaves."""
-    with ending(item, "call", always=True):
-        return (yield)
-
-
-@contextlib.contextmanager
-def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
-    """Kill processes that the block starts and leaves; with ``always`` false only if it fails."""
+    """Kill the processes that a test starts and leaves; what its fixtures started, they end."""
     if not may_start(item):
-        yield
-        return
+        return (yield)
     processes_at_start = set(psutil.Process().children(recursive=True))
-    name = f"{os.getpid()} {phase} {item.nodeid}"
-    os.environ[STARTED_BY] = name
+    os.environ[STARTED_BY] = f"{os.getpid()} {item.nodeid}"
     try:
-        yield
-    except BaseException as error:
-        always = always or not isinstance(error, pytest.skip.Exception)
-        raise
+        return (yield)
     finally:
-        os.environ.pop(STARTED_BY, None)
-        if always:
-            kill_leftover_processes(processes_at_start, name)
+        kill_leftover_processes(processes_at_start, os.environ.pop(STARTED_BY))
 
 
 def kill_leftover_processes(processes_at_start: set[psutil.Process], name: str) -> None:

@@ -169,8 +169,4 @@ def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
     embedding = load_file(path)["embedding.weight"]
     np.testing.assert_allclose(embedding[has], learned[has] * (STD / learned[has].std()), rtol=1e-5)
     assert not embedding[0].any()
-    moments = load_file(max((run / "checkpoints").iterdir()) / "optimizer.safetensors")
-    for name in ("exp_avg", "exp_avg_sq", "step"):
-        assert not moments[f"{name}.embedding.weight"].any(), name
-        assert moments[f"{name}.head.weight"].any()
     assert read_json(run / "bundle" / "bundle.json")["vectors"]["sha256"] == sha256(learned).hexdigest()
