@@ -40,6 +40,7 @@ UNLIMITED = {"deadline": None, "database": None, "suppress_health_check": list(h
 hypothesis.settings.register_profile("same", max_examples=20, derandomize=True, **UNLIMITED)
 hypothesis.settings.register_profile("night", max_examples=200, print_blob=True, **UNLIMITED)
 hypothesis.settings.load_profile("same")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 THREADS_ARE_FREE = "OMP_NUM_THREADS" not in os.environ
 if THREADS_ARE_FREE:  # torch reads it when test files import it; their tiny networks gain nothing by threads
     os.environ["OMP_NUM_THREADS"] = "1"
