@@ -104,16 +104,11 @@ def test_every_key_that_pages_name_is_one() -> None:
 
 
 def test_the_reference_is_as_the_code_is() -> None:
-    texts = {
-        name: (ROOT / f"docs/reference/{name}.md").read_text() for name in ("commands", "preprocessing", "training")
-    }
-    outdated = [name for name, text in texts.items() if reference.with_tables(text) != text]
-    assert outdated == [], "renew them: python -m docs.hooks.reference"
-    rows_by_page = {"commands": [f"padless {command.name}" for command in COMMANDS]}
-    for page, package in (("preprocessing", "preprocessing"), ("training", "harness")):
-        rows_by_page[page] = list(options_of(reference.load(reference.SHARED[package])))
-    for page, rows in rows_by_page.items():
-        assert [row for row in rows if not re.search(rf"^\| `{row}\b", texts[page], re.MULTILINE)] == []
+    text = (ROOT / "docs/reference/options.md").read_text()
+    assert reference.with_tables(text) == text, "renew it: python -m docs.hooks.reference"
+    rows = [f"padless {command.name}" for command in COMMANDS]
+    rows += [key for config in reference.SHARED.values() for key in options_of(reference.load(config))]
+    assert [row for row in rows if not re.search(rf"^\| `{row}\b", text, re.MULTILINE)] == []
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:
@@ -128,6 +123,6 @@ def test_every_page_stands_in_the_navigation_once() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/files.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
     assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]
