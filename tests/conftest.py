@@ -40,6 +40,7 @@ UNLIMITED = {"deadline": None, "database": None, "suppress_health_check": list(h
 hypothesis.settings.register_profile("same", max_examples=20, derandomize=True, **UNLIMITED)
 hypothesis.settings.register_profile("night", max_examples=200, print_blob=True, **UNLIMITED)
 hypothesis.settings.load_profile("same")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
 THREADS_ARE_FREE = "OMP_NUM_THREADS" not in os.environ
 if THREADS_ARE_FREE:  # torch reads it when test files import it; their tiny networks gain nothing by threads
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -95,37 +96,16 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[Any]:
-    """Fixtures end what they start; if one fails, kill it."""
-    with ending(item, "setup", always=False):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
-    """Kill the processes that a test leaves."""
-    with ending(item, "call", always=True):
-        return (yield)
-
-
-@contextlib.contextmanager
-def ending(item: pytest.Item, phase: str, always: bool) -> Iterator[None]:
-    """Kill processes that the block starts and leaves; with ``always`` false only if it fails."""
+    """Kill the processes that a test starts and leaves; what its fixtures started, they end."""
     if not may_start(item):
-        yield
-        return
+        return (yield)
     processes_at_start = set(psutil.Process().children(recursive=True))
-    name = f"{os.getpid()} {phase} {item.nodeid}"
-    os.environ[STARTED_BY] = name
+    os.environ[STARTED_BY] = f"{os.getpid()} {item.nodeid}"
     try:
-        yield
-    except BaseException as error:
-        always = always or not isinstance(error, pytest.skip.Exception)
-        raise
+        return (yield)
     finally:
-        os.environ.pop(STARTED_BY, None)
-        if always:
-            kill_leftover_processes(processes_at_start, name)
+        kill_leftover_processes(processes_at_start, os.environ.pop(STARTED_BY))
 
 
 def kill_leftover_processes(processes_at_start: set[psutil.Process], name: str) -> None:

@@ -26,20 +26,10 @@ SOURCES = ("pyproject.toml", "README.md", "LICENSE", "padless", "harness", "prep
 SMALL = ("--model.embedding_dim", "16", "--model.hidden_size", "16", "--epochs", "1", "--precision", "fp32")
 THREE_LINES = """
 import json, sys
-import pandas as pd
 import padless
-evaluated = pd.read_parquet("runs/mine/test-predictions.parquet")
-texts = pd.read_csv("reviews.csv")["text"].iloc[evaluated["row"] - 1]
-
-model = padless.load("runs/mine")
-frame = model.predict_frame(texts.tolist())
-
-names = [name for name in evaluated if name.startswith("probability_")]
-apart = (frame[names] - evaluated[names]).abs().max().max()
-chances = model.predict_proba(texts)
-same = (chances == frame[names].to_numpy()).all() and (frame["predicted"] == evaluated["predicted"]).all()
+frame = padless.load("runs/mine").predict_frame(["a superb film"])
 needless = {"nltk", "simplemma", "stop_words", "matplotlib", "sklearn"} & set(sys.modules)
-print(json.dumps([padless.__file__, padless.__version__, len(frame), apart, bool(same), sorted(needless)]))
+print(json.dumps([padless.__file__, padless.__version__, frame["probability_1"].item(), sorted(needless)]))
 """
 
 
@@ -104,13 +94,10 @@ def test_from_a_csv_to_three_lines_without_a_checkout(scripts: Path, folder: Pat
     run(folder, scripts / "padless", "train", "--config_file", "cpu", *keys)
     run(folder, scripts / "padless", "evaluate", "--run", "runs/mine", "--data", "data/mine")
     prediction = run(folder, scripts / "padless", "predict", "--run", "runs/mine", "--json", "a superb film")
-    file, version, rows, largest_difference, is_same, needless = json.loads(
-        run(folder, scripts / "python", "three_lines/script.py")
-    )
+    file, version, probability, needless = json.loads(run(folder, scripts / "python", "three_lines/script.py"))
     assert file.startswith(str(scripts.parent))
-    assert (version, rows, is_same, needless) == (padless.__version__, 40, True, [])
-    assert largest_difference <= 1e-6
-    assert set(json.loads(prediction)) == {"text", "predicted", "probability_0", "probability_1", "unknown_share"}
+    assert (version, needless) == (padless.__version__, [])
+    assert json.loads(prediction)["probability_1"] == pytest.approx(probability, abs=1e-6)
 
 
 def checkout(folder: Path) -> Path:

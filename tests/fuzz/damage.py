@@ -20,9 +20,9 @@ JsonPath = tuple[str | int, ...]
 """Keys and indices that lead to a value inside a JSON value."""
 
 NASTY = (
-    *("NaN", "-Infinity", "1e999", "-1", "0", "1.5", "1e300", str(2**63), str(10**15), "1" + "0" * 5000),
-    *('""', '"../x"', '"/etc/passwd"', r'"\u0000"', r'"\u001b[2J"', r'"a\nb"', '"\u202egnp.exe"', r'"\ud800"', '"1"'),
-    *("{}", "[]", '{"a": 1}', "[1]", "null", "true", '"' + "x" * 100_000 + '"'),
+    *("NaN", "1e999", "-1", "0", "1.5", str(2**63), str(10**15), "1" + "0" * 5000),
+    *('""', '"../x"', r'"\u0000"', r'"\u001b[2J"', '"\u202egnp.exe"', r'"\ud800"', '"1"'),
+    *("{}", "[]", '{"a": 1}', "null", "true", '"' + "x" * 100_000 + '"'),
     *("[" * 100_000 + "]" * 100_000, '{"a":' * 2_000 + "1" + "}" * 2_000),
 )
 """Values that no reader hopes for, as JSON or what some take for JSON."""
@@ -112,11 +112,10 @@ def reseal_json(data: bytes, seal: Callable[[Any], dict[str, str]]) -> bytes:
 def json_damages(value: Any, seal: Callable[[Any], dict[str, str]] | None = None) -> st.SearchStrategy[Damage]:
     """Planted values, missing and exchanged parts anywhere in a JSON value; with ``seal`` the hashes agree."""
     inner = st.sampled_from(list(places(value))[1:2_000])
-    parts = inner.map(partial(get, value))
     changes = {
-        "planted": st.builds(lambda path, text: plant(value, path, text), inner, st.sampled_from(NASTY)),
-        "removed": inner.map(lambda path: without(value, path)),
-        "copied": st.builds(lambda target, part: plant(value, target, json.dumps(part)), inner, parts),
+        "planted": st.builds(partial(plant, value), inner, st.sampled_from(NASTY)),
+        "removed": inner.map(partial(without, value)),
+        "copied": st.builds(lambda target, part: plant(value, target, json.dumps(get(value, part))), inner, inner),
     }
 
     def as_damage(kind: str, data: bytes) -> Damage:

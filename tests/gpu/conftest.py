@@ -13,19 +13,15 @@ from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
 from tests.gpu.device import REVIEWS
-from tests.helpers.datasets import write_dataset, write_splits
+from tests.helpers.datasets import shared_dataset, write_splits
 
 MAX_LENGTH, VOCABULARY_SIZE = 400, 40_000
 FIRST_TELLING, NUM_TELLING = 33_000, 50
 """Words that show a class: their ids are negative as int16, so nothing is learned by code that loses the sign bit."""
 
 
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short texts, few words."""
-    root = tmp_path_factory.mktemp("data") / "dataset"
-    write_dataset(root, {"train": 400, "validation": 60, "test": 60})
-    return root
+dataset = shared_dataset({"train": 400, "validation": 60, "test": 60})
+"""Short texts, few words."""
 
 
 @pytest.fixture(scope="session")

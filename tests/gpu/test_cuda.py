@@ -14,12 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from harness.baselines.sentence_encoder import Embeddings, find_encoder
 from harness.batch import Batch, Layout
 from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from harness.data.targets import SoftTargets
 from harness.distributed.precision import set_tf32
 from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
@@ -29,13 +27,11 @@ from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
 from harness.training.linear_fit import learn_wide
-from padless.core.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, on_device, skip_without
 from tests.helpers.batches import CPU, loader_of
 from tests.helpers.checkpoints import state_of
 from tests.helpers.datasets import split_of
-from tests.helpers.teachers import TEXTS, write_encoder
 from tests.helpers.trainers import all_steps, make_trainer, session_for, state_bytes, train
 
 pytestmark = on_device
@@ -48,13 +44,8 @@ def make_loader(dataset: Path, layout: Layout, device: torch.device, **options: 
     return loader_of(split, order, layout=layout, device=device, **options)
 
 
-def random_targets(dataset: Path) -> SoftTargets:
-    rows = np.sort(split_of(dataset).column("row"))
-    return SoftTargets(rows, np.random.default_rng(0).dirichlet(np.ones(2), len(rows)).astype(np.float16))
-
-
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-@pytest.mark.parametrize("task", ["last", "max+mean", "soft targets", "language_model"])
+@pytest.mark.parametrize("task", ["last", "max+mean", "language_model"])
 def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task: str) -> None:
     set_tf32(False)
     size, rates = read_manifest(dataset).vocabulary_size, {"dropout": 0.3, "word_dropout": 0.2}
@@ -66,13 +57,11 @@ def test_both_layouts_on_cuda_equal_the_cpu(dataset: Path, layout: Layout, task:
             model = LanguageModel(ModelConfig(embedding_dim=16, hidden_size=16, **rates), size)
             objective = LanguageObjective(model.to(device), candidates=30).to(device)
         else:
-            pooling = "max" if task == "soft targets" else task
-            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=pooling, **rates)
+            shape = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, pooling=task, **rates)
             objective = Objective(Classifier(shape, size).to(device))
         objective.classifier.recurrent.flatten_parameters()
         losses_of_layout = []
-        targets = random_targets(dataset) if task == "soft targets" else None
-        for step in make_loader(dataset, layout_tried, device, targets=targets).steps(0):
+        for step in make_loader(dataset, layout_tried, device).steps(0):
             for batch in step.micro_batches:
                 loss = objective(batch, step.step)
                 loss.backward()
@@ -129,14 +118,6 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
         )
     for theirs, actual in zip(*outputs, strict=True):
         torch.testing.assert_close(actual, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_an_encoder_embeds_as_on_a_cpu(tmp_path: Path) -> None:
-    encoder = find_encoder(str(write_encoder(tmp_path / "encoder", TEXTS)))
-    quiet = Screen(quiet=True)
-    vectors = [Embeddings(encoder, tmp_path / name, name, quiet).look_up(TEXTS) for name in ("cpu", DEVICE)]
-    assert np.abs(vectors[0]).max() > 0.5
-    np.testing.assert_allclose(*vectors, atol=0.05)
 
 
 SHAPE = ModelConfig(embedding_dim=16, hidden_size=16, num_layers=2, dropout=0.2, word_dropout=0.1, pooling="max+mean")

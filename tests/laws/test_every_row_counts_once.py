@@ -145,6 +145,7 @@ def test_every_row_is_held_out_by_one_fold_and_learned_by_the_others(tmp_path: P
     rows_by_split = {"train": [], "validation": [], "test": []}
     for fold in range(folds):
         view = hold_out(manifest, fold, tmp_path)
+        assert hold_out(manifest, fold, tmp_path) == view
         for name, rows in rows_by_split.items():
             shards = Split(tmp_path, view, name).shards
             blocks = [(shard.path.parent.name, block) for shard in shards for block in shard.blocks]

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Law 3: order is a pure function of (dataset, seed, epoch, global batch), and of the fold that is held out, if one is.
-Ranks and restarts only slice it.
+"""Law 3: order is a pure function of (dataset, seed, epoch, global batch); ranks and restarts only slice it. Which rows
+a run has, where it holds out a fold: ``test_every_row_counts_once.py``.
 """
 
 from __future__ import annotations
 
 import itertools
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.order import Order, OrderSpec, order_over
-from harness.data.run_rows import hold_out
-from preprocessing.dataset.shards import Split, read_manifest
-from tests.helpers.datasets import assign_folds, write_dataset
+from harness.data.order import Order, OrderSpec
 
 
 def make_order(rows_per_block: list[int], spec: OrderSpec) -> Order:
@@ -106,25 +102,24 @@ def test_a_billion_rows_open_at_once_and_any_step_is_near() -> None:
     assert peak < 200e6
 
 
-def corpus(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Like IMDB: labels one after the other in the source, lengths about 250 tokens, and shards by width."""
+def corpus_order(spec: OrderSpec) -> tuple[Order, np.ndarray, np.ndarray]:
+    """Like IMDB: labels one after the other in the source, lengths about 250 tokens, and shards by width; the order,
+    the source row and the length of each row.
+    """
+    rows, widths = 25_000, np.array([64, 128, 256, 512])
     lengths = np.clip(np.random.default_rng(5).lognormal(5.3, 0.6, rows), 10, 512).astype(np.int32)
-    source = np.argsort(np.searchsorted([64, 128, 256, 512], lengths), kind="stable")
-    return source, (source >= rows // 2).astype(np.int64), lengths[source]
-
-
-def corpus_order(lengths: np.ndarray, block_rows: int, spec: OrderSpec) -> Order:
-    widths = np.array([64, 128, 256, 512])[np.searchsorted([64, 128, 256, 512], lengths)]
-    changes = np.flatnonzero(np.diff(widths)) + 1
-    edges = [0, *changes.tolist(), len(lengths)]
-    starts = np.unique([*edges, *(row for a, b in itertools.pairwise(edges) for row in range(a, b, block_rows))])
-    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, widths[starts[:-1]])
+    width_numbers = np.searchsorted(widths, lengths)
+    source = np.argsort(width_numbers, kind="stable")
+    lengths, edges = lengths[source], np.searchsorted(np.sort(width_numbers), range(5))
+    starts = np.unique([*edges, *range(0, rows, 8192)])
+    block_widths = widths[np.searchsorted(edges, starts[:-1], side="right") - 1]
+    return Order(starts, lambda block: lengths[starts[block] : starts[block + 1]], spec, block_widths), source, lengths
 
 
 def test_an_epoch_is_shuffled_like_a_permutation() -> None:
     """Independent: position and source of a row, successive labels, lengths of successive batches."""
-    source, labels, lengths = corpus(25_000)
-    order = corpus_order(lengths, 8192, OrderSpec(seed=0, global_batch=64))
+    order, source, lengths = corpus_order(OrderSpec(seed=0, global_batch=64))
+    labels = source >= len(source) // 2
     places, alike = [], []
     for epoch in range(12):
         batches = [order.batch_rows(epoch, step) for step in range(order.steps_per_epoch)]
@@ -135,20 +130,3 @@ def test_an_epoch_is_shuffled_like_a_permutation() -> None:
         alike.append((labels[rows[1:]] == labels[rows[:-1]]).mean())
     assert abs(np.mean(places)) < 0.02
     assert np.mean(alike) == pytest.approx(0.5, abs=0.015)
-
-
-def test_the_fold_held_out_decides_which_rows_have_an_order_and_nothing_else(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": 90, "validation": 30}, widths=(8, 16, 24, 32, 40, 48, 64))
-    assign_folds(tmp_path, 3)
-    spec = OrderSpec(seed=4, global_batch=8)
-
-    def steps(fold: int) -> list[list[tuple[Path, int]]]:
-        """The rows of each step of epoch 1, by shard and number."""
-        train = Split(tmp_path, hold_out(read_manifest(tmp_path), fold, tmp_path), "train")
-        source_rows = [(shard.path, int(row)) for shard in train.shards for block in shard.blocks for row in block.row]
-        batches = epoch_batches(order_over(train, spec), 1)
-        return [[source_rows[row] for row in batch] for batch in batches]
-
-    first, first_again, second = steps(0), steps(0), steps(1)
-    assert first == first_again
-    assert {*itertools.chain(*first)} != {*itertools.chain(*second)}
