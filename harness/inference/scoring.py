@@ -21,8 +21,8 @@ from harness.distributed.world import World
 from harness.metrics.figures import Scores
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
+from padless.core.executors import ROWS
 from preprocessing.dataset.shards import Split
-from preprocessing.pipeline.executors import ROWS
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""

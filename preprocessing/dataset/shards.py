@@ -261,14 +261,14 @@ class Shard:
     """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
     def __init__(
-        self, root: str | Path, info: ShardInfo, id_dtype: str, block_rows: int, *, is_mapped: bool = True
+        self, path: str | Path, info: ShardInfo, id_dtype: str, block_rows: int, *, is_mapped: bool = True
     ) -> None:
-        """Map ``root/info.path``; raises ``DataError`` if it is missing, truncated or does not match ``info``.
+        """Map a file; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
         ``id_dtype`` and ``block_rows`` are the manifest's. A shard that is not mapped is read into memory.
         """
         self.info = info
-        self.path = Path(root, info.path)
+        self.path = Path(path)
         check_size(self.path, info.bytes)
         try:
             with arrays.map_file(self.path) if is_mapped else pa.OSFile(str(self.path)) as file:
@@ -444,14 +444,15 @@ class Split:
         return line, number - int(self._first_blocks[line])
 
     def _map_shard(self, line: int) -> Shard:
-        shape = self.manifest.id_dtype, self.manifest.block_rows
-        return Shard(self.root, self.index[line], *shape, is_mapped=self.is_mapped)
+        info, shape = self.index[line], (self.manifest.id_dtype, self.manifest.block_rows)
+        return Shard(Path(self.root, info.path), info, *shape, is_mapped=self.is_mapped)
 
     def _map_block(self, number: int) -> tuple[Path, Block]:
         """A block, and the file that holds it."""
         line, number_in_shard = self.locate_block(number)
         shard = self.shards[line]
-        check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
+        if not self.is_remote:  # copies are removed, but never changed
+            check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
         if not self._is_checked[number]:
             shard.check_hash(number_in_shard)
         return shard.path, shard.blocks[number_in_shard]
