@@ -143,7 +143,8 @@ def test_temperature_has_the_lowest_log_loss(classes: int, blunder: float) -> No
 def test_few_rows_that_are_all_right_leave_probabilities_near_the_raw_ones() -> None:
     few, many = (np.arange(rows) % 3 for rows in (240, 9000))
     temperatures = [fit_temperature(5.05 * np.eye(3)[labels], labels) for labels in (few, many)]
-    assert temperatures[1] < 0.4 < temperatures[0] < 0.8
+    assert 0.4 < temperatures[0] < 0.8
+    assert temperatures[1] < temperatures[0]
 
 
 def search_all_cuts(logits: np.ndarray, labels: np.ndarray, quality: Callable[[np.ndarray], float]) -> float:
