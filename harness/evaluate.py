@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.distributed.devices import check_device
 from harness.distributed.stopping import run_rank
-from harness.inference.config import EvaluateConfig
+from harness.inference.config import EvaluateConfig, resolve_evaluation
 from padless.core import cli
 from padless.core.errors import ConfigError
 from padless.core.signals import end_process
@@ -15,7 +15,7 @@ from padless.core.signals import end_process
 
 def main(argv: list[str]) -> int:
     """Evaluate on this rank; returns the exit code."""
-    config = cli.parse(EvaluateConfig, argv, prog="accelerate launch -m harness.evaluate")
+    config = resolve_evaluation(cli.parse(EvaluateConfig, argv, prog="accelerate launch -m harness.evaluate"))
     if config.input is not None:
         raise ConfigError(
             "input: one process evaluates new rows: `padless evaluate`; here, leave it out or give --data"
@@ -31,6 +31,7 @@ def evaluate_here(config: EvaluateConfig) -> None:
 
 def measure_here(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of an evaluation."""
+    config = resolve_evaluation(config)
     check_device(config.device)
     from harness.distributed.session import open_session
     from harness.inference.evaluation import evaluate, evaluate_input

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta
 
@@ -38,6 +38,7 @@ FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls"
 """A word that ends so is no text to predict."""
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
+Reading = TypeVar("Reading", bound="ReadingConfig")
 PredictionPrecision = Literal["fp32", "bf16"]
 Level = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -88,19 +89,28 @@ class EvaluateConfig(RunningConfig):
     """Print the figures as one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
-        """Check that ``input`` and ``data`` are not both given; a dataset directory is taken for ``data``."""
+        """Raise ``ConfigError`` for rows without labels."""
         super().__post_init__()
-        if self.input is not None and self.data is not None:
-            raise ConfigError(f"data: {self.input} and {self.data}: one evaluation is of one of the two; leave one out")
-        if self.input is not None and os.path.isfile(os.path.join(self.input, MANIFEST)):
-            vars(self).update(data=self.input, input=None)
-        if self.input is not None and self.split != TEST:
-            raise ConfigError(f"split: {self.input} has no splits, all of it is measured; leave this out")
-        if self.output is not None:
-            check_figures_directory(self.output, self.run)
         if self.source.has_unlabelled:
             problem = "an evaluation needs labelled rows"
             raise ConfigError(f"source.unlabelled_path and source.missing_label: {problem}; drop skips the others")
+
+
+def resolve_evaluation(config: EvaluateConfig) -> EvaluateConfig:
+    """Take an input that is a dataset directory for ``data``. Raises ``ConfigError`` for two inputs, and for an output
+    that must not be replaced.
+    """
+    if config.input is not None:
+        if config.data is not None:
+            both = f"{config.input} and {config.data}"
+            raise ConfigError(f"data: {both}: one evaluation is of one of the two; leave one out")
+        if os.path.isfile(os.path.join(config.input, MANIFEST)):
+            config = replace(config, data=config.input, input=None)
+        elif config.split != TEST:
+            raise ConfigError(f"split: {config.input} has no splits, all of it is measured; leave this out")
+    if config.output is not None:
+        check_figures_directory(config.output, config.run)
+    return config
 
 
 def names_file(word: str) -> bool:
@@ -146,16 +156,6 @@ class ReadingConfig(RunningConfig):
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
     lines are texts unless --source.format says otherwise."""
-
-    def __post_init__(self) -> None:
-        """Take what is piped, where neither is given. Raise ``ConfigError`` for none or both."""
-        super().__post_init__()
-        if not (self.texts or self.inputs) and (piped := piped_format()):
-            is_auto = self.source.format == AUTO
-            vars(self).update(input=STDIN, source=replace(self.source, format=piped) if is_auto else self.source)
-        if bool(self.texts) == bool(self.inputs):
-            run = self.run if os.path.isdir(self.run) else "runs/mine"
-            raise ConfigError(f'texts or a file (not both) follow the run, as in {run} "a fine film"')
 
     @staticmethod
     def name_key(words: Sequence[str]) -> str:
@@ -205,26 +205,44 @@ class PredictConfig(ReadingConfig):
     are closest, each text once."""
 
     def __post_init__(self) -> None:
-        """Name the output of an input. Texts, and lines of standard input, are answered here."""
+        """Check what can be checked without a look at files."""
         super().__post_init__()
         if self.texts and self.output is not None:
             raise ConfigError("output: predictions of single texts are printed; give a file of texts to write a file")
         if self.output is not None and Path(self.output).suffix.lower() not in OUTPUT_SUFFIXES:
             raise ConfigError(f"output: {self.output}: unknown ending; use .parquet, .csv or .jsonl")
-        are_lines = self.inputs == [STDIN] and self.source.format in ("auto", "txt")
-        if self.inputs and not are_lines and self.json:
-            raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
-        if self.inputs and not are_lines and self.output is None:
-            vars(self).update(output=default_output(self.inputs, self.source.format))
-        if self.rank and (self.output is None or STDIN in self.inputs):
-            raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
-        if self.share and (self.overwrite or self.output is None or STDIN in self.inputs):
-            raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
         self.executor(1)
 
     def executor(self, default_processes: int) -> ExecutorConfig:
         """The processes of this machine: ``default_processes`` unless a number is given."""
         return ExecutorConfig(workers=self.processes or default_processes, share=self.share, timeout_s=self.timeout_s)
+
+
+def resolve_inputs(config: Reading) -> Reading:
+    """Take what is piped, where neither texts nor files are given. Raises ``ConfigError`` for none or both."""
+    if not (config.texts or config.inputs) and (piped := piped_format()):
+        source = replace(config.source, format=piped) if config.source.format == AUTO else config.source
+        config = replace(config, input=STDIN, source=source)
+    if bool(config.texts) == bool(config.inputs):
+        run = config.run if os.path.isdir(config.run) else "runs/mine"
+        raise ConfigError(f'texts or a file (not both) follow the run, as in {run} "a fine film"')
+    return config
+
+
+def resolve_prediction(config: PredictConfig) -> PredictConfig:
+    """``resolve_inputs``, and name the output of files; texts, and lines of standard input, have none."""
+    config = resolve_inputs(config)
+    are_lines = config.inputs == [STDIN] and config.source.format in ("auto", "txt")
+    if config.inputs and not are_lines:
+        if config.json:
+            raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
+        config = replace(config, output=config.output or default_output(config.inputs, config.source.format))
+    is_of_files = config.output is not None and STDIN not in config.inputs
+    if config.rank and not is_of_files:
+        raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
+    if config.share and (config.overwrite or not is_of_files):
+        raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ rows are read like the training corpus and encoded like its rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harness.data.run_rows import hold_out
 from harness.distributed.precision import NAMES, configure_threads
 from harness.distributed.session import Session
-from harness.inference.bundle import Bundle
+from harness.distributed.world import World
+from harness.inference.bundle import Bundle, same_text
 from harness.inference.config import EvaluateConfig
-from harness.inference.overlap import HashedRows, Overlap, find_training_texts, hash_rows, hash_split, join_rows
+from harness.inference.overlap import count_training_texts, hash_texts
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
-from harness.inference.scoring import score_split
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import find_wrong, mistakes_to_show
 from harness.metrics.tables import show_evaluation
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
 from harness.rundir.layout import EVALUATION
+from harness.rundir.records import dataset_of
 from harness.rundir.results import (
     Predictions,
     check_replaceable,
@@ -42,18 +44,40 @@ from padless.core.executors import Workers
 from padless.core.jobs import show_progress
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
+from preprocessing.dataset.views import open_split, read_data
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
-from preprocessing.text.vocabulary import UNK
 
 NUM_MISTAKES = 10
 """Mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 MAX_MISTAKE_CHARACTERS = 500
 """Of a mistake's text."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Some labelled rows."""
+
+    numbers: np.ndarray
+    """int64 ``[rows]``: in the source."""
+    labels: np.ndarray
+    """As for ``Scores``."""
+    ids: list[np.ndarray]
+    """Those of each text."""
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """All rows of an evaluation, scored by all ranks."""
+
+    scores: Scores
+    num_unread: int
+    """Texts without a known word."""
+    hashes: np.ndarray
+    """uint64: of the texts that can be compared with others (``hash_texts``)."""
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
@@ -67,14 +91,16 @@ def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
             "predict` scores the file that they are from"
         )
     check_output(config, config.split)
-    bundle, scores, split = score_split(config, session)
-    with session.world.raise_together("writing the results"):
-        if session.world.is_main:
-            values = assess(scores, bundle, split) | {"dataset": split.manifest.fingerprint}
-            num_unread = sum(int(((block.ids == UNK).sum(axis=1) == block.length).sum()) for block in split.blocks)
-            read_texts = partial(find_originals, split.manifest)
-            overlap = find_training_texts(hash_split(split), read_texts, bundle.encoder, config.run)
-            return finish_evaluation(config, bundle, scores, values, num_unread, overlap)
+    world = session.world
+    bundle, split = open_split_of(config, session)
+    num_rows, is_quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
+    with show_progress(f"scoring {config.split}", num_rows, is_quiet):
+        scored = score_rows(bundle, rows_of_split(split, world), world)
+    with world.raise_together("writing the results"):
+        if scored is not None:
+            assert len(scored.scores.rows) == len(split), "a row was not scored"
+            values = assess(scored.scores, bundle, split) | {"dataset": split.manifest.fingerprint}
+            return finish_evaluation(config, bundle, scored, values)
     return {}
 
 
@@ -93,22 +119,96 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
         sources = convert_all(files, Workers(config.timeout_s), folder)
-        scores, num_unread, hashed = score_sources(config, sources, bundle)
-        predicted, _ = bundle.decision.predictions(scores.logits)
-        mistakes = describe_mistakes(find_wrong(scores.labels, predicted), scores, bundle, NUM_MISTAKES)
+        counts = [source.converted for source in sources]
+        with show_progress("evaluating", sum(count.rows_read for count in counts), config.quiet):
+            scored = score_rows(bundle, rows_of_sources(sources, bundle), World())
+            assert scored is not None
+        scores = scored.scores
+        wrong = find_wrong(scores.labels, bundle.decision.predictions(scores.logits)[0])
+        mistakes = describe_mistakes(wrong, scores, bundle, NUM_MISTAKES)
         text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
-        overlap = find_training_texts(
-            hashed, lambda rows: (read_source_texts(sources, rows), None), bundle.encoder, config.run
-        )
-    counts = [source.converted for source in sources]
-    num_left_out = sum(count.neutral + count.filtered + count.without_label for count in counts)
     values = {
         **compute_figures(scores, bundle, name),
-        "left_out": num_left_out,
+        "left_out": sum(count.neutral + count.filtered + count.without_label for count in counts),
         "mistakes": [{**mistake, "text": text_by_row[mistake["row"]][:MAX_MISTAKE_CHARACTERS]} for mistake in mistakes],
         "input": public(addresses.absolute(config.input)),
     }
-    return finish_evaluation(config, bundle, scores, values, num_unread, overlap)
+    return finish_evaluation(config, bundle, scored, values)
+
+
+def score_rows(bundle: Bundle, parts: Iterable[EncodedRows], world: World) -> ScoredRows | None:
+    """The scores of the rows of all ranks, each of which has ``parts`` of its own, on rank 0; None on others.
+
+    Raises the same ``UserError`` on all ranks.
+    """
+    columns = []
+    with world.raise_together("scoring the rows"):
+        for part in parts:
+            offsets = np.concatenate([[0], np.cumsum(list(map(len, part.ids)))])
+            hashes = hash_texts(np.concatenate(part.ids), offsets)
+            is_unread = unknown_shares(part.ids) == 1
+            columns.append((part.numbers, part.labels, bundle.score(part.ids), is_unread, hashes))
+    columns_of_rank = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    columns_by_rank = world.gather_on_main(columns_of_rank, "the scores")
+    if not world.is_main:
+        return None
+    numbers, labels, logits, is_unread, hashes = map(np.concatenate, zip(*columns_by_rank, strict=True))
+    order = np.argsort(numbers)
+    assert (np.diff(numbers[order]) > 0).all(), "a row was scored twice"
+    return ScoredRows(Scores(numbers[order], labels[order], logits[order]), int(is_unread.sum()), hashes)
+
+
+def open_split_of(config: EvaluateConfig, session: Session) -> tuple[Bundle, Split]:
+    """The weights of a run on the session's device, and ``config.split`` of ``config.data``, or of the dataset of the
+    training. The fold of their training is held out, if there was one.
+
+    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code,
+    and for one that has the name of the training's now.
+    """
+    world = session.world
+    with world.raise_together("loading weights and dataset"):
+        data = config.data or dataset_of(config.run)
+        bundle = Bundle(bundle_directory(config.run), config.batch, session.device.type, config.precision)
+        manifest = read_data(data)
+        if manifest.fingerprint == bundle.info.dataset:
+            manifest = hold_out(manifest, bundle.info.fold, data)
+        elif config.data is None:
+            raise DataError(
+                f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
+                f"training rows; build the old one again, or score this one all the same with --data {data}"
+            )
+        same_text(bundle.info, manifest, data)
+        split = open_split(data, manifest, config.split).read_unmapped()
+        bundle.model.to(session.device).recurrent.flatten_parameters()
+    world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
+    return bundle, split
+
+
+def rows_of_split(split: Split, world: World) -> Iterator[EncodedRows]:
+    """This rank's rows of a split, block by block."""
+    members = split.manifest.members
+    for block in split.blocks:
+        rows = slice(world.rank, None, world.world_size)
+        labels, ids = block.label[rows].astype(np.int64), block.ids[rows]
+        texts = [text[:length] for text, length in zip(ids, block.length[rows], strict=True)]
+        if texts:
+            yield EncodedRows(block.row[rows], labels if members is None else members[labels], texts)
+
+
+def rows_of_sources(sources: Sequence[Source], bundle: Bundle) -> Iterator[EncodedRows]:
+    """The labelled rows of new files. Raises ``DataError`` for labels that are no class, and without rows."""
+    has_rows = False
+    for source, rows in iter_parts(sources):
+        encoded = bundle.encoder(pc.fill_null(rows["text"], "").combine_chunks())
+        labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
+        if is_unknown.any():
+            row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
+            problem = f"its label {str(label)[:40]!r} is no class of the run"
+            raise DataError(f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator")
+        has_rows = True
+        yield EncodedRows(rows["row"].to_numpy() + source.offset, labels, np.split(encoded.ids, encoded.offsets[1:-1]))
+    if not has_rows:
+        raise DataError(f"{sources[0].file.name}: holds no labelled row")
 
 
 def check_output(config: EvaluateConfig, name: str) -> None:
@@ -149,33 +249,6 @@ def label_options(names: Sequence[str], labels: Any, trained_labels: Any) -> Any
     return label_map
 
 
-def score_sources(config: EvaluateConfig, sources: Sequence[Source], bundle: Bundle) -> tuple[Scores, int, HashedRows]:
-    """The scores of all labelled rows, how many have no known word, and the rows by the hashes of their ids.
-
-    Raises ``DataError`` for labels that are no class, and without rows.
-    """
-    columns, hashed, num_unread = list[tuple[np.ndarray, ...]](), list[HashedRows](), 0
-    with show_progress("evaluating", sum(source.converted.rows_read for source in sources), config.quiet):
-        for source, rows in iter_parts(sources):
-            encoded = bundle.encoder(pc.fill_null(rows["text"], "").combine_chunks())
-            ids = np.split(encoded.ids, encoded.offsets[1:-1])
-            num_unread += int((unknown_shares(ids) == 1).sum())
-            numbers = rows["row"].to_numpy() + source.offset
-            hashed.append(hash_rows(encoded.ids, encoded.offsets, numbers, bundle.encoder.pipeline.spec.max_tokens))
-            labels, is_unknown = find_classes(rows["label"].combine_chunks(), bundle.info)
-            if is_unknown.any():
-                row, label = (rows[name][int(is_unknown.argmax())] for name in ("row", "label"))
-                problem = f"its label {str(label)[:40]!r} is no class of the run"
-                raise DataError(
-                    f"{source.file.name}: row {row}: {problem}; set source.labels, or source.labels_separator"
-                )
-            columns.append((numbers, labels, bundle.score(ids)))
-    if not columns:
-        raise DataError(f"{config.input}: holds no labelled row")
-    scores = Scores(*(np.concatenate(parts) for parts in zip(*columns, strict=True)))
-    return scores, num_unread, join_rows(hashed)
-
-
 def find_classes(cells: pa.Array, info: BundleInfo) -> tuple[np.ndarray, np.ndarray]:
     """The labels of converted rows as for ``Scores``, and whether a row has one that is no class of the run, bool
     ``[rows]``.
@@ -200,28 +273,20 @@ def read_source_texts(sources: Sequence[Source], rows: Sequence[int]) -> dict[in
 
 
 def finish_evaluation(
-    config: EvaluateConfig,
-    bundle: Bundle,
-    scores: Scores,
-    values: dict[str, Any],
-    num_unread: int,
-    overlap: Overlap | None,
+    config: EvaluateConfig, bundle: Bundle, scored: ScoredRows, values: dict[str, Any]
 ) -> dict[str, Any]:
-    """Add facts about the texts to the figures, write them and the predictions, print and return them.
-
-    ``num_unread``: texts without a known word.
-    """
-    directory, name, num_rows = output_of(config), values["split"], len(scores.rows)
-    facts = {"without_known_word": num_unread, "training_texts": None if overlap is None else overlap.num_rows}
+    """Add facts about the texts to the figures, write them and the predictions, print and return them."""
+    directory, name, num_rows = output_of(config), values["split"], len(scored.scores.rows)
+    num_trained = count_training_texts(scored.hashes, config.run)
+    facts = {"without_known_word": scored.num_unread, "training_texts": num_trained}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storage_errors(directory, otherwise="name another --output"):
-        write_evaluation(directory, scores, bundle, values)
-    if overlap is None:
+        write_evaluation(directory, scored.scores, bundle, values)
+    if num_trained is None:
         print_stderr("warning: rows were not compared with the training texts: their dataset was moved or changed")
-    elif overlap.num_rows or overlap.num_uncertain:
-        share = f"{overlap.num_rows:,} of {num_rows:,} rows ({percent(overlap.num_rows / num_rows)})"
-        doubt = f", and {overlap.num_uncertain:,} more may be ({overlap.reason})" if overlap.num_uncertain else ""
-        print_stderr(f"warning: {share} are training texts{doubt}, so new texts may do worse than these figures")
+    elif num_trained:
+        share = f"{num_trained:,} of {num_rows:,} rows ({percent(num_trained / num_rows)})"
+        print_stderr(f"warning: {share} are training texts, so new texts may do worse than these figures")
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.distributed.devices import check_device
-from harness.inference.config import PredictConfig
+from harness.inference.config import PredictConfig, resolve_prediction
 from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
 from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
@@ -117,6 +117,7 @@ def encode_ahead(texts: pa.ChunkedArray, scorer: Scorer) -> Iterator[list[np.nda
 
 def main(config: PredictConfig) -> None:
     """Predict the texts given, or every row of the input, with the best weights of a run."""
+    config = resolve_prediction(config)
     check_device(config.device)
     if config.output is not None:
         predict_files(config, Path(config.output))

@@ -9,82 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from harness.batch import Batch, Layout
-from harness.config import NOTHING
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
-from harness.data.placement import open_data
-from harness.data.run_rows import hold_out
-from harness.distributed.precision import layout_on
-from harness.distributed.session import Session
 from harness.distributed.world import World
-from harness.inference.bundle import Bundle, same_text
-from harness.inference.config import EvaluateConfig
 from harness.metrics.figures import Scores
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from harness.rundir.bundle_files import bundle_directory
-from harness.rundir.records import dataset_of
-from padless.core.errors import DataError
 from padless.core.executors import ROWS
-from padless.core.jobs import show_progress
 from preprocessing.dataset.shards import Split
-from preprocessing.dataset.views import read_data
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""
 MEASURED_TOKENS = 1 << 17
 """Of a split with more tokens, a language model is measured on every second, third, … state, so that about so many are
 left: the exact softmax of all takes longer than an epoch on a CPU, and these give the log loss to 0.01 nats."""
-
-
-def score_split(config: EvaluateConfig, session: Session) -> tuple[Bundle, Scores, Split]:
-    """Stage, open and score ``config.split`` of ``config.data``, or of the dataset of the training, with the weights of
-    a run, on the session's device. The fold of their training is held out, if there was one.
-
-    Every rank calls this. Raises the same ``UserError`` on all of them, also for a dataset with another text→ids code,
-    and for one that has the name of the training's now.
-    """
-    world, device = session.world, session.device
-    with world.raise_together("loading weights and dataset"):
-        data = config.data or dataset_of(config.run)
-        directory, precision = bundle_directory(config.run), config.precision
-        bundle = Bundle(directory, device=device.type, precision=precision)
-        manifest = read_data(data)
-        if manifest.fingerprint == bundle.info.dataset:
-            manifest = hold_out(manifest, bundle.info.fold, data)
-        elif config.data is None:
-            raise DataError(
-                f"{data}: not the dataset that {config.run} was trained on, but one built since, and its rows may be "
-                f"training rows; build the old one again, or score this one all the same with --data {data}"
-            )
-        same_text(bundle.info, manifest, data)
-    world.handshake({"weights": bundle.info.weights_sha256, "dataset": manifest.fingerprint})
-    bundle.model.to(device).recurrent.flatten_parameters()
-    opened = open_data(data, manifest, [config.split], world, timeout_s=config.timeout_s, stage_dir=NOTHING)
-    split = opened.splits[config.split]
-    layout, _ = layout_on(device, bundle.model.config.hidden_size)
-    loader = loader_over(split, world, config.batch, layout, device)
-    read = partial(bundle.model, recurrent_dtype=bundle.dtype)
-    if device.type == "cpu":
-        read = partial(score_padded, bundle)
-    num_rows, is_quiet = -(-len(split) // world.world_size), config.quiet or not world.is_main
-    with show_progress(f"scoring {config.split}", num_rows, is_quiet):
-        return bundle, score(bundle.model, loader, world, read=read), split
-
-
-def score_padded(bundle: Bundle, batch: Batch) -> torch.Tensor:
-    """Logits of a padded batch, computed in smaller ones by one thread each: threads that share a batch wait for each
-    other at each token, on a busy machine most of their time.
-    """
-    rows = zip(batch.widen_ids().numpy(), batch.lengths.tolist(), strict=True)
-    return torch.from_numpy(bundle.score([ids[:length] for ids, length in rows]))
 
 
 def score(

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, Record, Sha256, convert_json
+from padless.core.schema import Count, Record, Sha256
 from padless.core.untrusted import open_regular, parse_json, quote_value, read_bytes, read_json, sha256_of
 
 T = TypeVar("T")
@@ -41,12 +41,6 @@ def read_object(path: Path, advice: str = RESTORE) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds no JSON object; {advice}")
     return content
-
-
-def read_typed(kind: type[T], path: Path, advice: str = RESTORE) -> T | None:
-    """The JSON object in a file as a ``kind``; None without the file. Raises ``DataError`` for a damaged one."""
-    content = read_object(path, advice)
-    return None if content is None else convert_json(kind, content, str(path), advice)
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
@@ -101,14 +95,6 @@ def check_file(path: Path, entry: Indexed, index: str, advice: str) -> None:
         raise DataError(f"{path}: its sha256 is not the one in {index}: bytes were changed; {advice}")
 
 
-def parse_line(line: bytes) -> Line:
-    """The JSON object of a line. Raises ``ValueError``."""
-    value = parse_json(line)
-    if not isinstance(value, dict):
-        raise ValueError("no JSON object")
-    return value
-
-
 def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
     """The objects of a file with one JSON object per line, in order; empty if there is no such file.
 
@@ -125,8 +111,8 @@ def read_lines(path: Path, *, several_writers: bool = False) -> list[Line]:
     for number, line in enumerate(lines, 1):
         try:
             if line.strip():
-                objects.append(parse_line(line))
-        except ValueError as error:
+                objects.append({**parse_json(line)})
+        except (ValueError, TypeError) as error:
             if not several_writers:
                 problem = f"line {number} is not JSON ({error})"
                 raise DataError(f"{path}: {problem}; remove it, or restore the file") from None

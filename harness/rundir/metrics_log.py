@@ -17,16 +17,15 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from harness.rundir.json_files import MAX_LINES_BYTES, Line, read_lines
 from harness.rundir.layout import METRICS, THROUGHPUT, members, storage
 from padless.core import atomic
 from padless.core.errors import DataError
-from padless.core.schema import Count, fits_schema
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import print_stderr
-from padless.core.untrusted import quote_value, read_bytes
+from padless.core.untrusted import read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +34,6 @@ FILES = (METRICS, THROUGHPUT)
 KINDS = ("train", VALIDATION, TEST)
 """Kinds of lines."""
 NON_FINITE = ("nan", "inf", "-inf")
-TEXT_KEYS = ("kind", "row_hash")
-"""Keys of a line whose values are strings; all others are numbers or null."""
 
 
 class MetricsLog:
@@ -85,37 +82,16 @@ class MetricsLog:
             atomic.fsync(self.run / name)
 
 
-class LogLine(TypedDict):
-    """The keys of every line."""
-
-    kind: str
-    step: Count
-
-
-def numbers_of(line: Line) -> Line:
-    """A line with strings converted back to numbers. Raises ``ValueError`` for a line that padless has not written."""
-    if not fits_schema(LogLine, line):
-        raise ValueError("has no kind or no step")
-    row = dict[str, Any]()
-    for name, value in line.items():
-        row[name] = float(value) if isinstance(value, str) and value in NON_FINITE else value
-        if not isinstance(row[name], int | float | None) and not (name in TEXT_KEYS and isinstance(value, str)):
-            raise ValueError(f"has {quote_value(value)} under {quote_value(name)}")
-    return row
-
-
 def read_log(run: str | Path, name: str = METRICS) -> list[Line]:
     """The lines of ``metrics.jsonl``, or of ``throughput.jsonl``, in order, with numbers as numbers.
 
     None where there is no such file. Raises ``DataError`` for a damaged line.
     """
-    rows = []
-    for number, line in enumerate(read_lines(Path(run, name)), 1):
-        try:
-            rows.append(numbers_of(line))
-        except ValueError as error:
-            raise DataError(f"{Path(run, name)}: line {number} {error}; remove it, or restore the file") from None
-    return rows
+    lines = read_lines(Path(run, name))
+    for number, line in enumerate(lines, 1):
+        if not {"kind", "step"} <= line.keys():
+            raise DataError(f"{Path(run, name)}: line {number} has no kind or no step; remove it, or restore the file")
+    return [{key: float(value) if value in NON_FINITE else value for key, value in line.items()} for line in lines]
 
 
 def jsonable(value: Any) -> Any:

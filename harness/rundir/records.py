@@ -11,13 +11,13 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import yaml
 from msgspec.structs import asdict
 
-from harness.config import RunConfig, Task, to_record
-from harness.rundir.json_files import RESTORE, Line, read_lines, read_typed
+from harness.config import RunConfig, to_record
+from harness.rundir.json_files import RESTORE, Line, read_lines, read_object
 from harness.rundir.layout import (
     ATTEMPTS,
     CONFIG,
@@ -29,18 +29,15 @@ from harness.rundir.layout import (
     storage,
 )
 from padless.core import atomic
-from padless.core.configuration import parse_yaml
 from padless.core.errors import DataError
 from padless.core.processes import available_cores
 from padless.core.schema import Count, Record, convert_json
 from padless.core.terminal import public
-from padless.core.untrusted import one_line, parse_json, read_bytes
+from padless.core.untrusted import one_line
 
 LAUNCH_ID = "PADLESS_LAUNCH_ID"
 """Environment variable that identifies a launch; copied into the status, so that a launcher recognises its own."""
 QUICK = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-MAX_CONFIG_BYTES = 4 << 20
-"""Maximum bytes of ``config.yaml``; it usually has a few kilobytes."""
 CODE = Path(__file__).resolve().parents[2]
 RECORDED = (
     *("padless", "torch", "accelerate", "numpy", "pyarrow", "safetensors", "scikit-learn"),
@@ -57,24 +54,6 @@ def write_config(config: RunConfig) -> None:
         atomic.write_text(Path(config.run, CONFIG), yaml.safe_dump(to_record(config), sort_keys=False))
 
 
-class Trained(TypedDict):
-    """The key that every stored configuration has."""
-
-    data: str
-
-
-class StoredConfig(Trained, total=False):
-    """The keys of a stored configuration that padless reads."""
-
-    run: str
-    task: Task
-    fold: Count | None
-    seed: Count
-    model: dict[str, Any]
-    optim: dict[str, Any]
-    tracking: dict[str, Any]
-
-
 def read_run_config(run: str | Path) -> dict[str, Any]:
     """The resolved configuration of a run, as plain values; dataset and teacher as they are reached from here.
 
@@ -82,9 +61,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     """
     path = Path(run, CONFIG)
     try:
-        text = read_bytes(path, MAX_CONFIG_BYTES).decode()
-        parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
-        content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
+        content = dict[str, Any](yaml.load(path.read_text(encoding="utf-8"), QUICK))
     except (FileNotFoundError, NotADirectoryError):
         runs = members(run)
         if runs:
@@ -93,13 +70,14 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
         raise DataError(f"{path}: missing: {describe_missing_bundle(Path(run))}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); {RESTORE}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not readable as YAML ({one_line(error)}); {RESTORE}") from None
-    convert_json(StoredConfig, content, str(path), RESTORE)
+    if "data" not in content:
+        raise DataError(f"{path}: has no key data; {RESTORE}")
     for key in ("data", "teacher"):
         if content.get(key):
             content[key] = reach_path(str(content[key]), run, str(content.get("run")))
-    return dict(content)
+    return content
 
 
 def reach_path(path: str, run: str | Path, run_in_command: str) -> str:
@@ -125,19 +103,6 @@ def dataset_of(run: str | Path) -> str:
     return str(read_run_config(run)["data"])
 
 
-class StoredEnvironment(TypedDict, total=False):
-    """The keys of ``environment.json`` that padless reads."""
-
-    folder: str
-    effective: dict[str, str]
-    python: str
-    platform: str
-    versions: dict[str, str]
-    git_revision: str | None
-    host: str
-    cores: Count
-
-
 def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
     """Write ``environment.json`` for this process. Raises ``StorageError``.
 
@@ -157,10 +122,10 @@ def write_environment(run: str | Path, effective: dict[str, Any]) -> None:
         atomic.write_json(Path(run, ENVIRONMENT), content)
 
 
-def read_environment(run: str | Path) -> StoredEnvironment:
-    """What padless reads of ``environment.json``, of the last start; empty if there is none. Raises ``DataError``."""
+def read_environment(run: str | Path) -> dict[str, Any]:
+    """``environment.json`` of the last start; empty if there is none. Raises ``DataError``."""
     advice = "start the run again, which writes it again, or remove it"
-    return read_typed(StoredEnvironment, Path(run, ENVIRONMENT), advice) or {}
+    return read_object(Path(run, ENVIRONMENT), advice) or {}
 
 
 def installed_version(name: str) -> str | None:
@@ -201,8 +166,9 @@ def write_status(run: str | Path, ending: Ending) -> None:
 
 def read_status(run: str | Path) -> dict[str, Any]:
     """The status of a run; empty where there is none. Raises ``DataError`` for a damaged one."""
-    ending = read_typed(Ending, Path(run, STATUS), RESTORE_STATUS)
-    return {} if ending is None else asdict(ending)
+    path = Path(run, STATUS)
+    content = read_object(path, RESTORE_STATUS)
+    return {} if content is None else asdict(convert_json(Ending, content, str(path), RESTORE_STATUS))
 
 
 def note_attempt(run: str | Path, facts: dict[str, Any]) -> None:

@@ -199,10 +199,6 @@ def read_predictions(directory: Path, split: str, columns: Sequence[str], advice
             table = pq.read_table(file, columns=["row", *columns]).sort_by("row")
         if figures.get(OF_PREDICTIONS) not in (None, atomic.sha256_file(path)):
             raise ValueError(f"not the predictions of {figures_name(split)}")
-        table.validate(full=True)  # that texts are UTF-8
-        for field, column in zip(table.schema, table.columns, strict=True):
-            if pa.types.is_floating(field.type) and not np.isfinite(column.to_numpy()).all():
-                raise ValueError("a probability is not a number")
         return table
     except (OSError, KeyError, ValueError) as error:
         raise DataError(

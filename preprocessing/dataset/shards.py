@@ -260,16 +260,18 @@ class Block:
 class Shard:
     """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
-    def __init__(self, path: str | Path, info: ShardInfo, id_dtype: str, block_rows: int) -> None:
+    def __init__(
+        self, path: str | Path, info: ShardInfo, id_dtype: str, block_rows: int, *, is_mapped: bool = True
+    ) -> None:
         """Map a file; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
-        ``id_dtype`` and ``block_rows`` are the manifest's.
+        ``id_dtype`` and ``block_rows`` are the manifest's. A shard that is not mapped is read into memory.
         """
         self.info = info
         self.path = Path(path)
         check_size(self.path, info.bytes)
         try:
-            with arrays.map_file(self.path) as file:
+            with arrays.map_file(self.path) if is_mapped else pa.OSFile(str(self.path)) as file:
                 buffer = file.read_buffer()
             layout, batches = arrays.record_batches(pa.BufferReader(buffer))
             num_full, last_rows = divmod(info.rows, block_rows)
@@ -383,7 +385,7 @@ class Split:
     have a view. Hash and values of a block are checked when it is first read, by whichever command.
     """
 
-    is_remote, max_open_shards = False, 1024
+    is_remote, is_mapped, max_open_shards = False, True, 1024
     """Linux allows a process 65,530 maps."""
 
     def __init__(self, root: str | Path, manifest: Manifest, name: str) -> None:
@@ -412,6 +414,14 @@ class Split:
         """Number of rows."""
         return int(self.block_starts[-1])
 
+    def read_unmapped(self) -> Split:
+        """Read shards into memory from now on, one at a time: one that is cut raises ``DataError``, where the system
+        would end a process that has mapped it (SIGBUS).
+        """
+        self.is_mapped = False
+        self.shards = Lazy(len(self.index), lru_cache(1)(self._map_shard))
+        return self
+
     def states(self) -> np.ndarray:
         """int64 ``[shards]``: numbers that change if a file is modified or replaced. Raises ``DataError``."""
         sizes = zip(self.index.paths(), self.index.bytes.tolist(), strict=True)
@@ -430,8 +440,8 @@ class Split:
         return line, number - int(self._first_blocks[line])
 
     def _map_shard(self, line: int) -> Shard:
-        info = self.index[line]
-        return Shard(Path(self.root, info.path), info, self.manifest.id_dtype, self.manifest.block_rows)
+        info, shape = self.index[line], (self.manifest.id_dtype, self.manifest.block_rows)
+        return Shard(Path(self.root, info.path), info, *shape, is_mapped=self.is_mapped)
 
     def _map_block(self, number: int) -> tuple[Path, Block]:
         """A block, and the file that holds it."""

@@ -10,7 +10,6 @@ import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -95,31 +94,28 @@ def test_weights_that_are_not_finite_are_refused(bundle_copy: Path, tmp_path: Pa
 def test_what_does_not_belong_together_is_refused(bundle_copy: Path, tmp_path: Path) -> None:
     info = bundle_files.read_info(bundle_copy)
     other_bundle = write_run(tmp_path / "other", seed=9) / BUNDLE
-    cases = [
+    index = bundle_copy / INDEX
+    index_bytes = index.read_bytes()
+    cut_weights = (bundle_copy / info.weights).read_bytes()[:-1]
+    (bundle_copy / "weights-cut.safetensors").write_bytes(cut_weights)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}}, INDEX),
+        ({"vocabulary_hash": read_info(other_bundle).vocabulary_hash}, VOCABULARY),
+        ({"weights": "../../other/run/bundle/x.safetensors"}, r"\$.weights"),
+        ({"format_version": 9}, "padless-bundle 9"),
+        ({"model": {**asdict(info.model), "hidden_size": 10**4}}, "weights"),
         (
-            {"text": {**info.text, "spec": {**info.text["spec"], "lowercase": False}}},
-            rf"^{re.escape(str(bundle_copy / bundle_files.INDEX))}: its text pipeline is not the one",
+            {"weights": "weights-cut.safetensors", "weights_sha256": hashlib.sha256(cut_weights).hexdigest()},
+            "weights-cut",
         ),
-        ({"vocabulary_hash": bundle_files.read_info(other_bundle).vocabulary_hash}, "its hash is not the one"),
-        ({"weights": "../../other/run/bundle/x.safetensors"}, r"matching regex .* - at `\$.weights`; "),
-        ({"format_version": 9}, "padless-bundle 9, this padless reads padless-bundle 3; restore the bundle, or train"),
-        ({"model": {**asdict(info.model), "hidden_size": 10**4}}, "not the weights of the model in"),
     ]
-    for values, sentence in cases:
-        index_bytes = (bundle_copy / bundle_files.INDEX).read_bytes()
-        reseal(bundle_copy / bundle_files.INDEX, **values)
-        with pytest.raises(padless.UserError, match=sentence):
+    for values, name in changes:
+        reseal(index, **values)
+        with pytest.raises(padless.UserError, match=name):
             padless.load(bundle_copy)
-        (bundle_copy / bundle_files.INDEX).write_bytes(index_bytes)
-    weights_bytes = (bundle_copy / info.weights).read_bytes()
-    (bundle_copy / info.weights).write_bytes(weights_bytes[:-1])
-    reseal(bundle_copy / bundle_files.INDEX, weights_sha256=hashlib.sha256(weights_bytes[:-1]).hexdigest())
-    with pytest.raises(padless.UserError, match="not a safetensors file"):
-        padless.load(bundle_copy)
-    (bundle_copy / info.weights).write_bytes(weights_bytes)
-    (bundle_copy / bundle_files.INDEX).write_bytes(index_bytes)
+        index.write_bytes(index_bytes)
     shutil.copy(other_bundle / VOCABULARY, bundle_copy / VOCABULARY)
-    with pytest.raises(padless.UserError, match="its hash is not the one the weights were trained with"):
+    with pytest.raises(padless.UserError, match=VOCABULARY):
         padless.load(bundle_copy)
 
 
@@ -264,20 +260,6 @@ def test_the_example_of_the_page_feeds_the_graph(
     np.testing.assert_allclose(values["probabilities"], expected, atol=1e-6)
 
 
-def test_the_comparison_with_torch_is_not_quadratic_in_the_longest_text() -> None:
-    """Of 8,192 tokens."""
-    lengths, spec = list[int](), SimpleNamespace(max_tokens=8192)
-    scorer = SimpleNamespace(
-        encoder=SimpleNamespace(pipeline=SimpleNamespace(spec=spec)),
-        info=SimpleNamespace(vocabulary_size=50),
-        decision=SimpleNamespace(predictions=lambda logits: (None, logits)),
-        score=lambda texts, output=None: lengths.extend(map(len, texts)) or np.zeros(len(texts)),
-    )
-    compare_with_torch(scorer, scorer, Screen(quiet=True))  # type: ignore[arg-type]
-    assert {1, 2, 8192} <= set(lengths)
-    assert sum(lengths) / 2 < 64 * 8192
-
-
 def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
     card = ModelCard.load(folder / CARD)
     head = card.data
@@ -325,16 +307,6 @@ def test_nothing_is_left_of_an_export_that_differs(run: Path, tmp_path: Path, mo
     assert export(run, "--output", tmp_path / "out", "--onnx") == 3
     assert "differs from torch's" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_network_of_another_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
-    other_export = tmp_path / "other"
-    assert (
-        export(make_run(tmp_path / "one", wide=64, pooling="mean"), "--output", other_export, "--onnx", "--quiet") == 0
-    )
-    shutil.copy(other_export / ONNX, exported / ONNX)
-    with pytest.raises(padless.UserError, match=r"model\.onnx: its sha256 is not the one in bundle\.json"):
-        padless.load(exported, "onnx")
 
 
 def test_a_repository_of_the_hub_is_loaded(run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

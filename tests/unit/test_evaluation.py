@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -29,6 +30,7 @@ from harness.inference.scoring import loader_over, score
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
 from padless.core.terminal import percent
+from preprocessing.dataset import shards
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
 from tests.helpers.bundles import shared_run, write_drawn
@@ -95,9 +97,8 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
     training_texts = [" ".join(words.take(ids).to_pylist()) for ids in texts_in(split_of(data))[:7]]
     path = write_csv(tmp_path / "some.csv", [(text, names[0]) for text in [*training_texts, "zebra quagga", "zebra"]])
     arguments = ("--output", tmp_path, "--input", path)
-    warning = "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
     evaluate(*arguments)
-    assert command.err == warning
+    assert "were not compared with the training texts" in unwrapped(command.err)
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.yaml").write_text(f"data: {data}\n")
     output = evaluate(*arguments, run_folder=tmp_path / "run")
@@ -108,10 +109,11 @@ def test_training_texts_and_texts_that_cannot_be_read_are_counted(
 def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     evaluate: Callable[..., str], tmp_path: Path, command: Command
 ) -> None:
-    """An unknown word is no other one; rows without labels count where a language model learned from them."""
+    """An unknown word may be another one; rows without labels count where a language model learned from them."""
     frame = [(f"fine film number{number % 2}", number % 2) for number in range(40)]
-    source = write_csv(tmp_path / "in.csv", [*frame, ("anna is fine", 0), ("fine is good", 1)], ("text", "label"))
-    write_csv(tmp_path / "more.csv", [("nobody says film",)], ("text",))
+    long = "fine film number1 is good and fine film number0 is"
+    source = write_csv(tmp_path / "in.csv", [*frame, ("anna is fine", 0), (long, 1)], ("text", "label"))
+    write_csv(tmp_path / "more.csv", [("film is film",)], ("text",))
     words = ("--vocabulary.min_count", 2, "--splits.validation", 0, "--splits.test", 0)
     prepare(source, tmp_path / "data", "--source.unlabelled_path", tmp_path / "more.csv", *words)
     started = {"weights": str(tmp_path / "first")}
@@ -119,14 +121,29 @@ def test_texts_are_training_texts_by_their_words_and_not_by_their_ids(
     write_drawn(tmp_path / "run" / "bundle", tmp_path / "data", facts={"started_from": {"source": "first"}})
     (tmp_path / "first" / "config.yaml").write_text(f"data: {tmp_path / 'data'}\n")
     (tmp_path / "run" / "config.yaml").write_text(json.dumps({"data": str(tmp_path / "data"), "init": started}))
-    rows = ["fine film number1", "anna is fine", "ben is fine", "nobody says film", "somebody says film"]
+    rows = ["fine film number1", "anna is fine", "ben is fine", "film is film", long.replace("good", "odd")]
     new = write_csv(tmp_path / "new.csv", [(text, 0) for text in rows], ("text", "label"))
     arguments = ("--input", new, "--output", tmp_path / "figures")
     evaluate(*arguments, run_folder=tmp_path / "run")
-    assert "warning: 3 of 5 rows (60%) are training texts, so" in unwrapped(command.err)
-    source.write_text("text,label\nother,0\n")
-    evaluate(*arguments, run_folder=tmp_path / "run")
-    assert f"warning: 2 of 5 rows (40%) are training texts, and 3 more may be ({source} has" in unwrapped(command.err)
+    assert "warning: 3 of 5 rows (60%) are training texts" in unwrapped(command.err)
+
+
+def test_a_shard_that_is_cut_while_it_is_read_is_refused(
+    run: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mapped, it would end the process."""
+    data = tmp_path / "data"
+    shutil.copytree(run.parent / "data", data)
+    check_hash = shards.Shard.check_hash
+
+    def cut_and_check(shard: shards.Shard, number: int) -> None:
+        os.truncate(shard.path, 0)
+        check_hash(shard, number)
+
+    monkeypatch.setattr(shards.Shard, "check_hash", cut_and_check)
+    assert command("evaluate", run, "--data", data, "-o", tmp_path / "figures") == 3
+    assert str(data / "test") in command.sentence
+    assert not any((tmp_path / "figures").glob("*"))
 
 
 def test_figures_of_another_run_and_edited_ones_stay(
@@ -187,15 +204,9 @@ def test_a_dataset_that_was_rebuilt_under_its_name_is_refused_unless_it_is_named
     rewritten(data, "test", label=lambda labels: 1 - labels)
     arguments = ("evaluate", run_copy, "--device", "cpu", "--quiet")
     assert command(*arguments) == 3
-    assert command.sentence == (
-        f"{data}: not the dataset that {run_copy} was trained on, but one built since, and its rows may be training "
-        f"rows; build the old one again, or score this one all the same with --data {data}"
-    )
+    assert f"--data {data}" in command.sentence
     assert not (run_copy / "evaluation").exists()
     assert command(*arguments, "--data", data) == 0
-    assert command.err == (
-        "warning: rows were not compared with the training texts: their dataset was moved or changed\n"
-    )
 
 
 def test_columns_of_other_names_are_found(run: Path, evaluate: Callable[..., str], tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from harness.rundir.lock import claim_run
 from padless.core import atomic, processes
 from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, UserError
-from padless.core.executors import Share
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.pipeline import tokenize, work_folder
 from tests.helpers.bundles import write_drawn, write_index
@@ -122,11 +121,6 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
     command.build(source, tmp_path / "fresh", *PARTS, "--seed", 1)
     assert files == contents(tmp_path / "fresh")
     assert list_work_folders(tmp_path) == []
-
-
-def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: Command) -> None:
-    with work_folder.lock_directory(out, Share()):
-        assert "another run is writing this dataset" in command.refused(1, source, out, *REPLACING)
 
 
 def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
