@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from harness.baselines.sentence_encoder import SentenceEncoder
+from harness.baselines.teacher import is_file_name, prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import FINAL_ERROR
@@ -32,7 +32,6 @@ from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import processes_on_cores, resolve_config
-from harness.training.teacher import find_teacher, prepare_targets
 from padless.core.atomic import as_storage_error, temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
 from padless.core.processes import available_cores
@@ -75,7 +74,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     devices.check_device(recipe.device)
-    prepare_targets_apart(recipe)
+    recipe = prepare_teacher_apart(recipe)
     config_on_cpu = resolve_config(recipe).config  # what can be refused is refused before accelerate imports torch
     if devices.is_without_cuda():
         point = preflight.check_run(config_on_cpu, print_stderr)
@@ -104,17 +103,18 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     return Launch(recipe, arguments).run()
 
 
-def prepare_targets_apart(config: RunConfig) -> None:
-    """``prepare_targets``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
+def prepare_teacher_apart(config: RunConfig) -> RunConfig:
+    """``prepare_teacher``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
 
     Raises what that raises, and ``UserError`` if the process dies.
     """
-    if not isinstance(find_teacher(config), SentenceEncoder):
-        prepare_targets(config)
-        return
+    if config.teacher is None or is_file_name(config.teacher):
+        return prepare_teacher(config)
     try:
         with ProcessPool(1) as pool:
-            pool.submit(prepare_targets, config).result()  # cannot hang: the work ends, and the process with its pipe
+            # cannot hang: the work ends, and the process with its pipe
+            taught: RunConfig = pool.submit(prepare_teacher, config).result()
+            return taught
     except WorkerDiedError:
         problem = "the process that embeds the texts died; was it killed for its memory?"
         raise UserError(f"teacher: {problem} Run the same command to continue") from None
