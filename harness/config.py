@@ -253,7 +253,7 @@ class RunConfig:
     share of the cores."""
     recurrence: Recurrence = "auto"
     """How the recurrent layers compute: packed (real tokens only), or padded to the longest row of the batch; results
-    are equal within rounding. auto: the faster one on the device, on CUDA measured at the start of a run."""
+    are equal within rounding. auto: padded on a CPU and for small layers on CUDA, else packed."""
     seed: AtLeast0 = 0
     """Decides initial weights, order and dropout."""
     patience: OrAuto[AtLeast1] | None = None

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from harness.baselines.teacher import prepare_teacher
 from harness.config import LaunchRecipe, RunConfig
 from harness.distributed import devices
 from harness.evaluate import measure_here
@@ -34,7 +35,6 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
-from harness.training.teacher import prepare_targets
 from padless.core import cli
 from padless.core.atomic import temporary_folder
 from padless.core.configuration import groups_of
@@ -177,7 +177,7 @@ def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | Non
     """Train in one new process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
     SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
-        SERVER.call(prepare_targets, recipe)
+        recipe = SERVER.call(prepare_teacher, recipe)
     resolved = resolve_config(recipe)
     by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if not by_user and devices.count_cards(recipe.device, 1, 1) is None:

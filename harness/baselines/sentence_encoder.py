@@ -61,6 +61,8 @@ FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 PART_TEXTS = 512
 """Texts of a part: at most so many are embedded again after a kill."""
 BATCH_TEXTS, PROGRESS_TEXTS = 32, 128
+ENCODER = "encoder-"
+"""How the folder of an encoder's figures begins."""
 SPEED_TEXTS = 128
 """Texts by which the speed of an encoder is measured."""
 
@@ -223,7 +225,13 @@ def recipe_of(sha256: str) -> dict[str, Any]:
     """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
     computed again. ``encoder`` is the folder of the figures.
     """
-    return {"version": 1, "encoder": f"encoder-{sha256[:12]}", "strengths": list(STRENGTHS)}
+    return {"version": 1, "encoder": f"{ENCODER}{sha256[:12]}", "strengths": list(STRENGTHS)}
+
+
+def name_predictions(encoder: SentenceEncoder, fingerprint: str, fold: int | None = None) -> str:
+    """Name of the file with its predictions for the rows without labels of a dataset, of which a fold is held out."""
+    suffix = "" if fold is None else f"-fold{fold}"
+    return f"{Path(encoder.name).name}-{fingerprint[:12]}{suffix}.parquet"
 
 
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:

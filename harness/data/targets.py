@@ -42,11 +42,11 @@ class TeacherInfo:
     """``teacher.json``."""
 
     teacher: str
-    """As the user names it."""
+    """The path of its file of predictions."""
     dataset: Sha256
     """The fingerprint of the dataset."""
     source_sha256: Sha256
-    """Of the files of an encoder, or of the file of predictions."""
+    """Of the file of predictions."""
     is_used: bool
     """Whether the network learns from the targets."""
     summary: str
@@ -112,7 +112,8 @@ def find_teacher_info(config: Mapping[str, Any], fingerprint: str) -> TeacherInf
     for path in (Path(config["run"], TEACHER), path_of_info(config, fingerprint)):
         if (content := read_sealed(path, KIND, REMOVE)) is not None:
             info: TeacherInfo = convert_json(TeacherInfo, content, str(path), REMOVE)
-            if (info.teacher, info.dataset) == (str(config["teacher"]), fingerprint):
+            is_same_name = Path(info.teacher).name == Path(str(config["teacher"])).name
+            if is_same_name and info.dataset == fingerprint:
                 return info
     return None
 

@@ -28,7 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
-from harness.baselines.sentence_encoder import SentenceEncoder
+from harness.baselines.teacher import is_file_name, prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
@@ -37,7 +37,6 @@ from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
-from harness.training.teacher import find_teacher, prepare_targets
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
 from padless.core.executors import ProcessPool
@@ -86,7 +85,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     options = complete_options(launch_config)
     devices.check_device(options.device)
-    prepare_targets_apart(recipe)
+    recipe = prepare_teacher_apart(recipe)
     resolved, num_processes = resolve(options, replace(recipe, device=options.device, threads=options.threads))
     config = resolved.config
     point = preflight.check_run(config, print_stderr)
@@ -115,17 +114,18 @@ def resolve(options: TrainConfig, recipe: RunConfig) -> tuple[ResolvedConfig, in
     return resolved, num_processes
 
 
-def prepare_targets_apart(config: RunConfig) -> None:
-    """``prepare_targets``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
+def prepare_teacher_apart(config: RunConfig) -> RunConfig:
+    """``prepare_teacher``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
 
     Raises what that raises, and ``UserError`` if the process dies.
     """
-    if not isinstance(find_teacher(config), SentenceEncoder):
-        prepare_targets(config)
-        return
+    if config.teacher is None or is_file_name(config.teacher):
+        return prepare_teacher(config)
     try:
         with ProcessPool(1) as pool:
-            pool.submit(prepare_targets, config).result()  # cannot hang: the work ends, and the process with its pipe
+            # cannot hang: the work ends, and the process with its pipe
+            taught: RunConfig = pool.submit(prepare_teacher, config).result()
+            return taught
     except BrokenExecutor:
         problem = "the process that embeds the texts died; was it killed for its memory?"
         raise UserError(f"teacher: {problem} Run the same command to continue") from None

@@ -23,7 +23,7 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
-from harness.distributed.precision import DTYPES, recurrent_dtype
+from harness.distributed.precision import DTYPES
 from harness.distributed.session import Session
 from harness.distributed.stopping import AlreadyFinished, StopWatch
 from harness.distributed.world import World, count_machines, read_local_rank
@@ -39,7 +39,7 @@ from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
 from harness.training.console import Console
 from harness.training.linear_fit import C_OF_SETS, C, learn_wide
-from harness.training.recurrence import choose_layout, try_recurrence
+from harness.training.recurrence import choose_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
@@ -92,7 +92,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
         choices["teacher"] = Choice(teacher_info.origin, teacher_info.summary)
     elif config.teacher is not None:
         choices["teacher"] = Choice(config.teacher, "no targets yet; this dry run is of the labelled rows alone")
-    trainer = build_trainer(config, session, data, choices, starts, start)
+    trainer = build_trainer(config, session, data, choices, starts)
     selection = Selection("loss" if config.task == LANGUAGE_MODEL else config.select)
     if start is not None:
         changes = "".join(
@@ -212,11 +212,9 @@ def build_trainer(
     data: OpenData,
     choices: dict[str, Choice],
     starts: Mapping[str, Start],
-    checkpoint: Checkpoint | None = None,
 ) -> Trainer:
     """A trainer at step 0. Weights are drawn from the seed; rank 0 then loads ``starts``, and DDP sends its weights
-    to all ranks. Adds settings resolved here to ``choices``. ``checkpoint``: of the run that is resumed; its recurrent
-    layers compute as before.
+    to all ranks. Adds settings resolved here to ``choices``.
     """
     world, device = session.world, session.device
     torch.manual_seed(config.seed)
@@ -227,22 +225,18 @@ def build_trainer(
     for start in starts.values():
         start.put_into(network)
     network.to(device).recurrent.flatten_parameters()
+    layout, dtype, reason = choose_recurrence(config, session, network.recurrent)
+    choices["recurrence"] = Choice(f"{layout} {dtype.value}", f"{reason}; {dtype.reason}")
     loader = Loader(
         data.splits[TRAIN],
         order_over(data.splits[TRAIN], order_spec(config)),
         rank=world.rank,
         world_size=world.world_size,
-        layout="packed",
+        layout=layout,
         device=device,
         micro_batch=config.micro_batch,
         targets=data.targets,
     )
-    first_layout = None if checkpoint is None else checkpoint.state["trainer"]["recurrence"]
-    loader.layout, reason = choose_layout(config, session, network.recurrent, loader, first_layout)
-    dtype = recurrent_dtype(session.arithmetic, device.type, loader.layout)
-    with world.raise_together("trying the recurrent layers"):
-        try_recurrence(network.recurrent, loader.layout, dtype)
-    choices["recurrence"] = Choice(f"{loader.layout} {dtype.value}", f"{reason}; {dtype.reason}")
     objective = build_objective(config, network, data.manifest, DTYPES[dtype.value], device)
     loader.prepare = objective.prepare
     return Trainer(config, objective, loader, session)

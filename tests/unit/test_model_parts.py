@@ -7,7 +7,6 @@ and scikit-learn's optimum.
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, PackedIndex
-from harness.config import ModelConfig
-from harness.distributed.precision import recurrent_dtype
+from harness.config import Choice, ModelConfig
+from harness.distributed.precision import layout_on, recurrent_dtype
 from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
 from harness.model.linear_part import WidePart, pad_ids
@@ -32,7 +31,7 @@ from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
 from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
 from harness.training import linear_fit as training
 from harness.training.linear_fit import learn_wide
-from harness.training.recurrence import fastest_layout, measure_layout
+from harness.training.recurrence import try_recurrence
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.batches import packed_batch, padded_batch
 from tests.helpers.datasets import split_of, write_dataset
@@ -120,21 +119,21 @@ def test_the_dtype_of_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         assert recurrent_dtype(precision, device, layout).value == expected
 
 
-def test_all_ranks_take_the_layout_whose_slowest_rank_is_the_fastest() -> None:
-    tables = [{"packed": 0.003, "padded": 0.001}, {"packed": 0.004, "padded": math.inf}]
-    reason = "measured for the first steps: packed 4.00 ms, padded inf ms"
-    assert fastest_layout(tables) == ("packed", reason)
-    assert fastest_layout([dict.fromkeys(tables[0], math.inf)]) is None
-    tables[1]["padded"] = 0.0034
-    assert fastest_layout(tables) == ("padded", reason.replace("inf", "3.40"))
+def test_the_layout_follows_from_the_device_and_the_hidden_size() -> None:
+    cuda = torch.device("cuda")
+    for device, hidden_size, layout in (
+        (torch.device("cpu"), 512, "padded"),
+        (cuda, 128, "padded"),
+        (cuda, 129, "packed"),
+    ):
+        assert layout_on(device, hidden_size)[0] == layout
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_the_trial_of_a_layout_changes_nothing(layout: Layout) -> None:
+def test_the_trial_of_the_recurrent_layers_changes_nothing(layout: Layout) -> None:
     lstm, random_state = VariableLengthLSTM(8, 16, 2), torch.get_rng_state()
     weights = copy.deepcopy(lstm.state_dict())
-    assert 0 < measure_layout(lstm, layout, "fp32", [torch.tensor([3, 1]), torch.tensor([4])]) < math.inf
-    assert measure_layout(lstm, layout, "fp32", [torch.tensor([1, 3])]) == math.inf
+    try_recurrence(lstm, layout, Choice("fp32", ""))
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(weight.grad is None for weight in lstm.parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in lstm.state_dict().items())

@@ -13,20 +13,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from harness.baselines import distill, teacher
 from harness.baselines import sentence_encoder as encoders
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
 from harness.baselines.sentence_encoder import Embeddings, Regression, find_encoder
+from harness.baselines.teacher import prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
-from harness.data.targets import TEACHER, find_teacher_info, open_targets, path_of_info, write_teacher_info
+from harness.data.targets import TEACHER, find_teacher_info, open_targets, write_teacher_info
 from harness.export.config import ExportConfig
 from harness.export.folder import main as export
 from harness.rundir.records import Ending, write_config, write_status
-from harness.training import teacher
 from harness.training.preflight import list_changes
-from harness.training.teacher import prepare_targets
 from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
@@ -77,7 +77,7 @@ def test_the_network_learns_labels_and_what_a_file_says_of_all_other_rows(
     answers = write_answers(tmp_path / f"said{suffix}", corpus)
     config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / f"said{suffix}"))
     alone = rows_of_run(config)
-    prepare_targets(config)
+    prepare_teacher(config)
     manifest = rows_of_run(config)
     assert manifest.fingerprint == alone.fingerprint
     assert manifest.rows("train") == alone.rows("train") + 60
@@ -136,7 +136,7 @@ def test_predictions_that_cannot_teach_are_refused(
     table = changes.get("rows", pd.DataFrame)(table)
     (table.to_csv if path.suffix == ".csv" else table.to_parquet)(path, index=False)
     with pytest.raises(DataError, match=expected):
-        prepare_targets(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
+        prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(path)))
 
 
 def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> None:
@@ -144,7 +144,7 @@ def test_labels_alone_by_row_number(tmp_path: Path, corpus: pd.DataFrame) -> Non
     labels = corpus["label"][120:].str.upper()
     pd.DataFrame({"row": rows[::-1].astype(float), "label": labels[::-1]}).to_csv(tmp_path / "said.csv", index=False)
     config = small(tmp_path / "data", tmp_path / "run", teacher=str(tmp_path / "said.csv"))
-    prepare_targets(config)
+    prepare_teacher(config)
     targets = open_targets(vars(config), read_manifest(config.data).fingerprint).look_up(rows.to_numpy())
     assert [CLASSES[number].upper() for number in targets.argmax(axis=1)] == labels.tolist()
     assert targets.max(axis=1).tolist() == [1.0] * 60
@@ -167,15 +167,15 @@ def test_targets_are_those_of_the_content_of_a_file(
         answers = write_answers(Path("said.csv"), corpus).to_numpy()
         if folder == "two":
             pd.read_csv("said.csv")[["text", "predicted"]].to_csv("said.csv")
-        prepare_targets(config)
+        prepare_teacher(config)
     np.testing.assert_allclose(read_targets("one", config), answers, atol=1e-3)
     write_config(config)
     write_teacher_info(Path(config.run, TEACHER), find_teacher_info(vars(config), fingerprint))
     (tmp_path / "two" / "said.csv").rename(tmp_path / "one" / "said.csv")
     with pytest.raises(ConfigError, match=r"said\.csv has changed since the run began"):
-        prepare_targets(config)
+        prepare_teacher(config)
     another = small(tmp_path / "data", tmp_path / "another", teacher="said.csv")
-    prepare_targets(another)
+    prepare_teacher(another)
     assert np.max(read_targets("one", another), axis=1).tolist() == [1.0] * 60
     np.testing.assert_allclose(read_targets("one", config), answers, atol=1e-3)
     with pytest.raises(DataError, match="no target for row 181"):
@@ -183,7 +183,7 @@ def test_targets_are_those_of_the_content_of_a_file(
     write_status(config.run, Ending("finished", 10))
     (tmp_path / "one" / "said.csv").unlink()
     shutil.rmtree(tmp_path / "data" / "teachers")
-    prepare_targets(config)
+    prepare_teacher(config)
     assert not (tmp_path / "data" / "teachers").exists(), "a run that has finished needs none"
 
 
@@ -201,6 +201,7 @@ def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) ->
 
 KILLED = """
 import os, signal, sys
+from harness.baselines import distill, teacher
 from harness.baselines import sentence_encoder as encoders
 from tests.helpers.teachers import TEXTS
 
@@ -243,16 +244,18 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
     np.testing.assert_array_equal(embeddings.look_up(TEXTS), vectors, "a damaged part is embedded again")
 
 
-def test_an_encoder_teaches_and_stands_beside_the_network(
+def test_an_encoder_writes_a_file_that_teaches(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(distill, "MIN_LEAD", -1.0)
     show_baseline(BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True))
-    test = read_json(next((tiny / "data/baseline").glob("encoder-*/test.json")))
+    (predictions,) = (tiny / "data/baseline").glob("encoder-*/encoder-*.parquet")
+    test = read_json(predictions.with_name("test.json"))
     assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
-    config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
-    monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
-    prepare_targets(config)
+    encoder_config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
+    assert prepare_teacher(encoder_config).teacher == str(predictions)
+    config = small(tiny / "data", tiny / "run", teacher=str(predictions))
     manifest = rows_of_run(config)
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     assert (teacher_info.is_used, teacher_info.summary.partition(" of ")[0]) == (True, "teaches 60")
@@ -262,16 +265,16 @@ def test_an_encoder_teaches_and_stands_beside_the_network(
 
 
 def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teacher, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
-    config = small(tiny / "data", tiny / "another", teacher=str(tiny / "encoder"), fold=None)
-    path_of_info(vars(config), read_manifest(config.data).fingerprint).unlink()
-    prepare_targets(config)
-    teacher_info = find_teacher_info(vars(config), read_manifest(config.data).fingerprint)
+    monkeypatch.setattr(distill, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
+    shutil.copytree(tiny / "data", tmp_path / "data", ignore=shutil.ignore_patterns("baseline"))
+    config = prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(tiny / "encoder")))
+    manifest = read_manifest(config.data)
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
     assert not teacher_info.is_used
     assert teacher_info.summary.startswith("left out: right on ")
-    assert rows_of_run(config).rows("train") == read_manifest(config.data).rows("train")
+    assert rows_of_run(config).rows("train") == manifest.rows("train")
 
 
 SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epochs": 2, "device": "cpu", "quiet": True}
@@ -283,11 +286,11 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
 ) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
     frame.loc[120:, "label"] = None
-    monkeypatch.setattr(teacher, "MIN_LEAD", -1.0)
+    monkeypatch.setattr(distill, "MIN_LEAD", -1.0)
     call = SERVER.call
 
     def prepare_here(function: Any, *arguments: Any) -> Any:
-        return function(*arguments) if function is prepare_targets else call(function, *arguments)
+        return function(*arguments) if function is prepare_teacher else call(function, *arguments)
 
     monkeypatch.setattr(SERVER, "call", prepare_here)  # where the constant is patched
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
@@ -302,7 +305,7 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
-    assert "Taught by encoder (targets " in card
+    assert "Taught by encoder-" in card
 
 
 @pytest.mark.processes

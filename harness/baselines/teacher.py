@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Soft targets for the rows without labels, by a teacher (knowledge distillation, Hinton et al., 2015).
+"""A teacher is a file of predictions: soft targets for the rows without labels (knowledge distillation, Hinton et al.,
+2015). Of an encoder the file is written first.
 
-They are written before a run, in the launcher, once for each dataset, teacher and fold. Targets of labelled rows are
-their labels. A sentence encoder teaches by a logistic regression on its embeddings and a TF-IDF baseline, whose logits
-are added. Where both together are hardly better than the TF-IDF baseline alone, the network, which is a few points
-better too, learns more from the labels alone: the teacher is left out.
+Targets are written before a run, in the launcher, once for each dataset, file and fold. Targets of labelled rows are
+their labels.
 """
 
 from __future__ import annotations
@@ -16,20 +15,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
+from harness.baselines.distill import LEFT_OUT, read_summary, write_predictions
 from harness.baselines.measured import FOLDER, check_stored, write_baseline
-from harness.baselines.out_of_fold import find_predictable, predict_out_of_fold, read_labelled
 from harness.baselines.sentence_encoder import (
     Embeddings,
-    SentenceEncoder,
     find_encoder,
     measure_encoder,
+    name_predictions,
     read_texts,
     recipe_of,
 )
-from harness.baselines.tfidf import Linear
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import (
+    TEACHER,
     TeacherInfo,
     find_teacher_info,
     folder_of_teachers,
@@ -38,10 +37,7 @@ from harness.data.targets import (
     write_targets,
     write_teacher_info,
 )
-from harness.metrics.calibration import choose_share, fit_temperature
-from harness.metrics.intervals import difference_interval
-from harness.metrics.metrics import probabilities
-from harness.rundir.layout import holds_run, storage, writable_path
+from harness.rundir.layout import storage, writable_path
 from harness.rundir.records import read_status
 from harness.rundir.results import probability_column
 from padless.core import atomic
@@ -65,71 +61,93 @@ MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
 MAX_ROUNDING = 0.001
 """Between two predictions for the same row or text: targets are not stored more exactly."""
-USUAL_SHARE = 0.125
-"""The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
-MIN_LEAD = 0.02
-"""By how much the network's accuracy is above the TF-IDF baseline's, about."""
 MAX_WAIT_S = 24 * 3600.0
 """Longest wait for another process that embeds the texts of the same dataset."""
 
 
-def prepare_targets(config: RunConfig) -> None:
-    """Write the targets of ``find_teacher``, if there is any.
+def prepare_teacher(config: RunConfig) -> RunConfig:
+    """Write the targets of a run, if it has a teacher, and a file of predictions before, if that is an encoder; returns
+    the configuration with the file as the teacher.
 
-    Raises as that does, ``DataError`` for a dataset or predictions that do not fit, ``StorageError`` if writing fails.
-    """
-    teacher = find_teacher(config)
-    if teacher is None:
-        return
-    manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    path = path_of_info(vars(config), manifest.fingerprint)
-    if isinstance(teacher, Path):
-        summary, rows, chances = read_teacher_file(config, manifest)
-    else:
-        refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
-        with storage(path), lock_file(path.with_name(".lock"), MAX_WAIT_S, refusal):
-            summary, rows, chances = predict_with_encoder(config, manifest, teacher)
-    train = open_split(config.data, manifest, TRAIN)
-    targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
-    all_rows, source_sha256 = np.concatenate((train.column("row"), rows)), hash_teacher(teacher)
-    sha256 = write_targets(path_of_targets(vars(config), manifest.fingerprint, source_sha256), all_rows, targets)
-    identity = str(config.teacher), manifest.fingerprint, source_sha256
-    write_teacher_info(path, TeacherInfo(*identity, len(rows) > 0, summary, sha256))
-
-
-def find_teacher(config: RunConfig) -> SentenceEncoder | Path | None:
-    """The encoder, or the file of predictions, that is to write the targets of a run; None if they exist, the run has
-    begun, or it is a dry run, for which a teacher must only be there.
-
-    Raises ``ConfigError`` for a dataset that cannot have a teacher, for no encoder, and for a file that has changed
-    since the run began, ``DataError`` for no file.
+    An encoder of a dry run must only be there. Raises ``ConfigError`` for a dataset that cannot have a teacher and for
+    a file that has changed since the run began, ``DataError`` for a dataset or predictions that do not fit,
+    ``StorageError`` if writing fails.
     """
     if config.teacher is None:
-        return None
+        return config
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if manifest.has_label_sets:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
-    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    sha256 = "" if teacher_info is None else teacher_info.source_sha256
-    has_targets = path_of_targets(vars(config), manifest.fingerprint, sha256).exists()
+    if not is_file_name(config.teacher):
+        path = write_teacher_file(config, manifest)
+        if path is None:
+            return config
+        config = replace(config, teacher=str(path))
+    write_targets_of_file(config, manifest)
+    return config
+
+
+def is_file_name(teacher: str) -> bool:
+    """Whether a teacher is a file of predictions, else it is an encoder."""
+    return Path(teacher).is_file() or suffix_of(teacher) in FORMAT_BY_SUFFIX
+
+
+def has_begun(config: RunConfig) -> bool:
+    """Whether a run has its targets already."""
     is_finished = read_status(config.run).get("state") == "finished" and not config.allow
-    if is_finished or (has_targets and holds_run(config.run)):
-        if sha256 and Path(config.teacher).is_file() and sha256 != atomic.sha256_file(Path(config.teacher)):
-            problem = f"{config.teacher} has changed since the run began"
-            raise ConfigError(f"teacher: {problem}; restore it, or name another run directory")
+    return is_finished or Path(config.run, TEACHER).exists()
+
+
+def write_teacher_file(config: RunConfig, manifest: Manifest) -> Path | None:
+    """Write the predictions of an encoder, and its figures as a baseline, unless they are there or the run has its
+    targets; returns their path, None if a dry run is without them. Raises as ``prepare_teacher``.
+    """
+    encoder, data = find_encoder(str(config.teacher)), home_of(config.data)
+    folder = writable_path(str(data), config.run, FOLDER) / recipe_of(encoder.sha256)["encoder"]
+    path = folder / name_predictions(encoder, manifest.fingerprint, config.fold)
+    if path.exists() or has_begun(config):
+        return path
+    if config.dry_run:
         return None
-    is_file = Path(config.teacher).is_file() or suffix_of(config.teacher) in FORMAT_BY_SUFFIX
-    teacher = Path(config.teacher) if is_file else find_encoder(config.teacher)
-    if isinstance(teacher, Path) and not teacher.is_file():
-        raise DataError(f"teacher: {teacher}: no such file; name a file of predictions, or an encoder")
-    is_done = has_targets and sha256 == hash_teacher(teacher)
-    return None if is_done or config.dry_run else teacher
+    parent = folder_of_teachers(config.data, config.run)
+    refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
+    with storage(path), lock_file(parent / ".lock", MAX_WAIT_S, refusal):
+        if not path.exists():
+            embeddings = Embeddings(encoder, parent, config.device, Screen(quiet=config.quiet))
+            if config.fold is None:
+                check_stored(folder, data, manifest)
+            regression, results = measure_encoder(config.data, manifest, embeddings)
+            if config.fold is None:
+                write_baseline(folder, manifest, results)
+            write_predictions(path, config.data, manifest, embeddings, regression)
+    return path
 
 
-def hash_teacher(teacher: SentenceEncoder | Path) -> str:
-    """The sha256 of a teacher's files."""
-    return atomic.sha256_file(teacher) if isinstance(teacher, Path) else teacher.sha256
+def write_targets_of_file(config: RunConfig, manifest: Manifest) -> None:
+    """Write the targets of a file of predictions, unless they are there. Raises as ``prepare_teacher``."""
+    file, path = Path(str(config.teacher)), path_of_info(vars(config), manifest.fingerprint)
+    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    known_sha256 = "" if teacher_info is None else teacher_info.source_sha256
+    has_targets = path_of_targets(vars(config), manifest.fingerprint, known_sha256).exists()
+    sha256 = atomic.sha256_file(file) if file.is_file() else ""
+    if has_begun(config):
+        if sha256 and known_sha256 not in ("", sha256):
+            problem = f"{file} has changed since the run began"
+            raise ConfigError(f"teacher: {problem}; restore it, or name another run directory")
+        if has_targets or not sha256:
+            return
+    if not sha256:
+        raise DataError(f"teacher: {file}: no such file; name a file of predictions, or an encoder")
+    if config.dry_run or (has_targets and sha256 == known_sha256):
+        return
+    summary, rows, chances = read_teacher_file(config, manifest)
+    train = open_split(config.data, manifest, TRAIN)
+    targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
+    targets_path = path_of_targets(vars(config), manifest.fingerprint, sha256)
+    targets_sha256 = write_targets(targets_path, np.concatenate((train.column("row"), rows)), targets)
+    teacher_info = TeacherInfo(str(file), manifest.fingerprint, sha256, len(rows) > 0, summary, targets_sha256)
+    write_teacher_info(path, teacher_info)
 
 
 def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
@@ -140,6 +158,9 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
     """
     import pandas as pd
 
+    note = read_summary(Path(str(config.teacher)))
+    if note.startswith(LEFT_OUT):
+        return note, np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
     if not manifest.rows(UNLABELLED):
         raise DataError(
             f"{join(config.data, MANIFEST)}: has no rows without labels, which {config.teacher} could teach; "
@@ -179,47 +200,8 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             problem = f"has another text than row {row} of {config.data}; correct it, or leave out the column {ROW!r}"
             raise row_error(file, numbers[line], problem)
     by_labels = ", by labels without probabilities" if len(columns) == 1 else ""
-    return describe_share(manifest) + by_labels, rows, chances[lines]
-
-
-def predict_with_encoder(
-    config: RunConfig, manifest: Manifest, encoder: SentenceEncoder
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """The predictions of a regression on an encoder for the rows without labels, as ``read_teacher_file``.
-
-    The regression is measured as a baseline too. To its logits are added those of a TF-IDF baseline, in the share that
-    is best out of fold. There are no predictions if both together are surely not better, out of fold, than the TF-IDF
-    baseline alone by as much as the network is: few rows show little.
-    """
-    parent = folder_of_teachers(config.data, config.run)
-    nothing = np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
-    embeddings = Embeddings(encoder, parent, config.device, Screen(quiet=config.quiet))
-    data = home_of(config.data)
-    baselines = writable_path(str(data), config.run, FOLDER) / recipe_of(encoder.sha256)["encoder"]
-    if config.fold is None:
-        check_stored(baselines, data, manifest)
-    regression, results = measure_encoder(config.data, manifest, embeddings)
-    if config.fold is None:
-        write_baseline(baselines, manifest, results)
-    if not manifest.rows(UNLABELLED):
-        return "left out: there are no rows without labels for it to teach", *nothing
-    rows, blocks = read_labelled(config.data, manifest, [TRAIN])
-    linear, is_predictable = predict_out_of_fold(config.data, manifest, rows, blocks), find_predictable(rows)
-    encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
-    labels = rows["label"].to_numpy()[is_predictable]
-    share = choose_share(encoded, linear, labels, USUAL_SHARE)
-    logits = encoded + share * linear
-    hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
-    accuracy = f"right on {hits.mean():.0%} of {len(labels):,} labelled rows"
-    figures = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
-    _, high = difference_interval(hits, linear_hits)
-    if high < MIN_LEAD:
-        return f"left out: {figures}: the network alone is as good", *nothing
-    unlabelled = open_split(config.data, manifest, UNLABELLED)
-    vectors = embeddings.look_up(read_texts(unlabelled))
-    sums = regression.logits(vectors) + share * Linear.learn(config.data, manifest).logits(unlabelled)
-    chances = probabilities(sums / fit_temperature(logits, labels))
-    return f"{describe_share(manifest)}: {figures}", unlabelled.column("row"), chances
+    summary = ": ".join(filter(None, [describe_share(manifest) + by_labels, note]))
+    return summary, rows, chances[lines]
 
 
 def describe_share(manifest: Manifest) -> str:
