@@ -28,6 +28,7 @@ from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import FINAL_ERROR
 from harness.launch.options import AUTO, TrainConfig, accelerate_arguments, set_machines
+from harness.output.trackers import check_trackers
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
@@ -72,6 +73,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
     screen, point = Screen(quiet=recipe.quiet), None
     screen.show_work("reading the dataset")
+    check_trackers(recipe.tracking)
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     devices.check_device(recipe.device)

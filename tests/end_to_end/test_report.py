@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.report.page import write_report
+from harness.output.report import write_report
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.commands import (
     PLAIN_RECIPE,

@@ -222,11 +222,11 @@ def training(run: str, *, report: bool = False) -> Act:
     def act(inputs: Path, disk: Path) -> int:
         from harness import train as entry
         from harness.distributed.stopping import run_rank
-        from harness.report import sinks
+        from harness.output import run_report
         from padless.core.signals import end_process
 
         if not report:
-            sinks.write_report_quietly = lambda run: None
+            run_report.write_report_quietly = lambda run: None
         sys.argv = ["harness.train", *words_of(f"{TRAINING} --data IN/data --run {run}", inputs, disk)]
         end_process(run_rank(entry.main))
 
@@ -364,8 +364,8 @@ def preload() -> None:
 
     names = (
         "torch torch._dynamo accelerate pandas scipy.stats sklearn.linear_model safetensors.torch matplotlib.figure "
-        "pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train harness.training.assembly harness.report.sinks "
-        "harness.inference.predict harness.export.folder harness.inference.evaluation "
+        "pyarrow.parquet jinja2 onnx onnxruntime msgspec harness.train harness.training.assembly "
+        "harness.output.run_report harness.inference.predict harness.output.export harness.inference.evaluation "
         "preprocessing.pipeline.build"
     )
     for name in names.split():

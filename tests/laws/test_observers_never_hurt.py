@@ -16,9 +16,9 @@ import pytest
 
 from harness import train
 from harness.config import RunConfig, TrackingConfig
+from harness.output import tracking
+from harness.output.tracking import Trackers
 from harness.rundir.records import Ending
-from harness.tracking import tracking
-from harness.tracking.tracking import Trackers
 from tests.helpers.commands import PLAIN_RECIPE, run_module, status_of, succeed
 from tests.helpers.datasets import write_dataset
 from tests.helpers.fake_trackio import install
@@ -83,7 +83,8 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
     run = tmp_path / "run"
     run.mkdir()
     config = RunConfig(run=str(run), tracking=TrackingConfig(tracker="trackio"))
-    trackers = Trackers(config, run, facts={"dataset": "0123456789abcdef"})
+    trackers = Trackers(config)
+    trackers.follow({"dataset": "0123456789abcdef"})
     began = time.monotonic()
     for step in range(5_000):
         trackers.log("train", {"loss": 1.0, "step": step})

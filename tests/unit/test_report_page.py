@@ -23,7 +23,7 @@ from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as baseline
 from harness.config import ModelConfig, OptimConfig
 from harness.metrics.label_errors import find_label_errors
-from harness.report.page import write_report
+from harness.output.report import write_report
 from harness.rundir.bundle_files import read_info, write_info
 from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log

@@ -19,7 +19,7 @@ import pytest
 
 from harness.config import RunConfig
 from harness.distributed.world import RankError, World
-from harness.training.console import Log
+from harness.output.console import Log
 from padless.core import atomic
 from padless.core.atomic import refusal, storage_errors
 from padless.core.errors import ConfigError, StorageError, UserError

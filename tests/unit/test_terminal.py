@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from harness.config import Choice, RunConfig
+from harness.output.console import Console
+from harness.rundir.events import Opening
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
-from harness.training.console import Console
 from padless.core import terminal as screens
 from padless.core.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
 from preprocessing.dataset.shards import Manifest, read_manifest
@@ -137,8 +138,8 @@ STOPPED = Ending("preempted", 50, 85, "SIGUSR2 received, which is what SLURM sen
 def replay(ending: Ending, **more: Any) -> None:
     """Print the run in ``run``."""
     config = RunConfig(data="data", run="run", epochs=4, **more)
-    console = Console(config, read_manifest("data"), total_steps=200, logs=True)
-    console.start(CHOICES)
+    console = Console(config)
+    console.start(Opening(manifest=read_manifest("data"), total_steps=200, first_step=0, choices=CHOICES))
     for line in read_log(Path("run")):
         console.log(line["kind"], TRAINED | line)
         console.advance(line["step"])
@@ -166,10 +167,10 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
-    assert Path("run/log.txt").read_text().count("recurrence") == 3
+    assert Path("run/log.txt").read_text().count("recurrence") == 2
     with Path("run/metrics.jsonl").open("a") as file:
         file.write("damaged\n")
-    ended = Console(RunConfig(data="data", run="run"), read_manifest("data"), total_steps=200)
+    ended = Console(RunConfig(data="data", run="run"))
     ended.results({"test": read_figures(Path("run"), "test") or {}})
     assert capsys.readouterr().out.startswith("test  ")
 
@@ -179,7 +180,8 @@ def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
 ) -> None:
     clock_s = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
-    console = Console(RunConfig(run=str(tmp_path), epochs=4), EMPTY, 400, first_step=100)
+    console = Console(RunConfig(data="data", run=str(tmp_path), epochs=4, dry_run=True, quiet=True))
+    console.start(Opening(manifest=EMPTY, total_steps=400, first_step=100, choices=CHOICES))
     for clock_s[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
         assert "left" not in str(console.state()) or number > 102
         console.advance(number)

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from harness.baselines.measured import compare_with_encoder, find_results
-from harness.export.config import ExportConfig
-from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import FIGURES, title_of
 from harness.metrics.tables import interval
 from harness.model.registry import num_outputs, num_parameters
+from harness.output.export_config import ExportConfig
+from harness.output.onnx_graph import check_exportable, export_onnx
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,

@@ -30,13 +30,12 @@ from harness.metrics.tables import (
 )
 from harness.model.registry import parameters_of
 from harness.rundir import layout
+from harness.rundir.events import Observer, Opening
 from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
-from harness.tracking.tracking import Sink
 from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
-from preprocessing.dataset.shards import Manifest
 
 TITLES = {
     "accuracy": "accuracy",
@@ -69,16 +68,14 @@ class Log(Screen):
             self.quiet = True
 
 
-class Console(Sink):
-    """Lines on stdout and in ``log.txt``; in a terminal with colour and a live line."""
+class Console(Observer):
+    """Lines on stdout and in ``log.txt``, without a file in a dry run; in a terminal with colour and a live line."""
 
-    def __init__(
-        self, config: RunConfig, manifest: Manifest, total_steps: int, first_step: int = 0, *, logs: bool = False
-    ) -> None:
-        """``first_step``: where this start resumes. ``logs``: append to the log of the run directory, which exists."""
-        self.config, self.manifest, self.directory = config, manifest, Path(config.run)
-        self.total_steps, self.first_step, self.step, self.work = total_steps, first_step, first_step, ""
-        file = self.directory / layout.LOG if logs else None
+    def __init__(self, config: RunConfig) -> None:
+        """The run directory may be missing until the run starts."""
+        self.config, self.directory = config, Path(config.run)
+        self.step, self.work = 0, ""
+        file = None if config.dry_run else self.directory / layout.LOG
         self.screen = Log(file, quiet=config.quiet)
         self.details = Log(file, quiet=config.quiet or not config.dry_run)
         self.selecting_figure = CHOSEN_BY[config.select] if config.task == CLASSIFIER else "log_loss"
@@ -86,16 +83,23 @@ class Console(Sink):
         """Of the last log line."""
         self.validations: list[dict[str, Any]] = []
         """Those since this start."""
-        self.started = self.first_step_done = time.monotonic()
-        """When this start began, and when its first step was done, which counts in no estimate of time."""
-        self.live = Live(self.state, self.screen if logs else Screen(quiet=True))
+        self.live: Live | None = None
 
     def print_text(self, text: str) -> None:
         """Print a sentence at once."""
         self.screen.print_text(text)
 
-    def start(self, choices: Mapping[str, Choice]) -> None:
+    def fact(self, name: str, text: str) -> None:
+        """Print a named sentence at once."""
+        self.screen.fact(name, text)
+
+    def start(self, opening: Opening) -> None:
         """Print what is trained on what, and as details all settings with their reasons."""
+        self.manifest, self.total_steps, choices = opening.manifest, opening.total_steps, opening.choices
+        self.first_step = self.step = opening.first_step
+        self.started = self.first_step_done = time.monotonic()
+        """When this start began, and when its first step was done, which counts in no estimate of time."""
+        self.live = Live(self.state, Screen(quiet=True) if self.config.dry_run else self.screen)
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in self.outline(choices).items():
             self.screen.fact(name, text)
@@ -187,14 +191,17 @@ class Console(Sink):
             if "f1_micro" in values:
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        sentences = [majority(values), never_found(values["per_class"], has_label_sets=self.manifest.has_label_sets)]
-        if self.manifest.has_label_sets and VALIDATION in figures_by_split:
+        has_label_sets = "thresholds" in values
+        sentences = [majority(values), never_found(values["per_class"], has_label_sets=has_label_sets)]
+        if has_label_sets and VALIDATION in figures_by_split:
             sentences.append(rare_classes(figures_by_split[VALIDATION]["per_class"]))
         for sentence in filter(None, sentences):
             self.screen.fact("note", sentence, "warn")
 
     def close(self, ending: Ending) -> None:
         """Print where the results are and what to do next, or how to resume."""
+        if self.live is None:
+            return
         self.live.close()
         if ending.state == "preempted":
             self.print_text(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")

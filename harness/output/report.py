@@ -33,8 +33,8 @@ from harness.metrics.figures import FIGURES, title_of
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
-from harness.report.mistakes import describe_suspects, mistakes_of
-from harness.report.runs import (
+from harness.output.mistakes import describe_suspects, mistakes_of
+from harness.output.run_facts import (
     RunFacts,
     capitalize,
     compare_with_first,
