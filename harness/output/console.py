@@ -17,15 +17,9 @@ from harness.config import CLASSIFIER, Choice, RunConfig
 from harness.metrics.figures import CHOSEN_BY
 from harness.metrics.intervals import wilson
 from harness.metrics.tables import (
-    BEFORE_CALIBRATION,
-    CALIBRATED,
-    LOG_LOSS,
-    LOG_LOSS_OF_SETS,
-    MARK,
     majority,
     never_found,
-    rare_classes,
-    show_figures,
+    print_figures,
     still_improving,
 )
 from harness.model.registry import parameters_of
@@ -45,6 +39,10 @@ TITLES = {
     "perplexity": "perplexity",
 }
 """Figures of a validation that are printed, as far as it has them, with their titles; the others are in the report."""
+
+
+MARK = "*"
+"""Marks the figure by which the best epoch is chosen."""
 
 
 class Log(Screen):
@@ -152,14 +150,6 @@ class Console(Observer):
             cells = self.validation_cells(values)
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
-                if self.config.task == CLASSIFIER:
-                    meaning = LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS
-                    self.screen.fact("log loss", meaning + BEFORE_CALIBRATION)
-                if self.selecting_figure == "calibrated_log_loss":
-                    self.screen.fact(
-                        f"calibrated{MARK}",
-                        f"{CALIBRATED}; {MARK} chooses the best epoch, of nearly equal ones a later",
-                    )
                 self.screen.write([head], "head")
             self.screen.write([line], "good" if values["best"] else "")
             self.validations.append(values)
@@ -184,18 +174,14 @@ class Console(Observer):
         """Print the figures of the best weights, as in ``SPLIT.json``, and notes on how the training went; as details
         all tables.
         """
-        show_figures(self.details, figures_by_split)
+        print_figures(self.details, figures_by_split)
         for split, values in figures_by_split.items():
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
             if "f1_micro" in values:
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        has_label_sets = "thresholds" in values
-        sentences = [majority(values), never_found(values["per_class"], has_label_sets=has_label_sets)]
-        if has_label_sets and VALIDATION in figures_by_split:
-            sentences.append(rare_classes(figures_by_split[VALIDATION]["per_class"]))
-        for sentence in filter(None, sentences):
+        for sentence in filter(None, (majority(values), never_found(values["per_class"]))):
             self.screen.fact("note", sentence, "warn")
 
     def close(self, ending: Ending) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ import numpy as np
 from harness.baselines.measured import compare_with_encoder, find_results
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
-from harness.metrics.figures import FIGURES, title_of
-from harness.metrics.tables import interval
+from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
 from harness.output.export_config import ExportConfig
 from harness.output.onnx_graph import check_exportable, export_onnx
@@ -170,7 +170,7 @@ def render_model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
-    bounds, spec = figures.get("intervals", {}), info.text["spec"]
+    spec = info.text["spec"]
     is_of_language = {spec["stop_words"], spec["lemmatizer"]} != {"none"} or spec["tokenizer"].startswith("nltk")
     language = config.language or (spec["language"] if is_of_language else None)
     metadata = ModelCardData(
@@ -191,16 +191,12 @@ def render_model_card(
         "version": VERSION,
         "spec": spec,
         "most": CLASSES,
-        "measured": [
-            (title_of(key, info.labels, has_label_sets=info.has_label_sets), figures[key], interval(bounds.get(key)))
-            for key in FIGURES
-            if figures.get(key) is not None
-        ],
+        "measured": show_figures(figures, info.labels),
         "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
         "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
         "onnx": onnx,
         "code": markdown_code,
-        "interval": interval,
+        "accuracy": partial(show_figure, key="accuracy", labels=info.labels),
         "markdown": lambda value: markdown(str(value)),
         "number": "{:,.0f}".format,
         "percent": percent,

@@ -22,10 +22,8 @@ import pytest
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as baseline
 from harness.config import ModelConfig, OptimConfig
-from harness.metrics.label_errors import find_label_errors
 from harness.output.report import write_report
 from harness.rundir.bundle_files import read_info, write_info
-from harness.rundir.layout import BUNDLE
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures, read_predictions
@@ -50,11 +48,6 @@ def words(path: Path) -> str:
 def figures_of(folder: Path, split: str) -> dict[str, Any]:
     """The figures in a directory."""
     return read_figures(folder, split)
-
-
-def read_names(run: Path) -> pd.Index:
-    """The classes of a run, in their order."""
-    return pd.Index(read_info(run / BUNDLE).labels)
 
 
 class Elements(HTMLParser):
@@ -102,26 +95,6 @@ def test_without_a_test_split_the_page_shows_validation_and_says_so(page_of_many
     assert 'class="confusion' not in page_of_many_classes.read_text()
     texts = pd.read_csv(page_of_many_classes.parent.parent / "corpus.csv")["text"]
     assert all(texts[mistake["row"] - 1] in words(page_of_many_classes) for mistake in figures["mistakes"])
-
-
-def test_labels_that_are_probably_wrong_are_said_with_an_example_of_both_classes(page_of_many_classes: Path) -> None:
-    run = page_of_many_classes.parent
-    texts = pd.read_csv(run.parent / "corpus.csv")["text"]
-    frame = pd.read_parquet(run / "evaluation" / "validation-predictions.parquet").set_index("row")
-    chances = frame.filter(like="probability_").to_numpy()
-    is_suspect = find_label_errors(read_names(run).get_indexer(frame["label"]), chances)
-    suspects = frame[is_suspect]
-    assert len(suspects) > 0
-    page = words(page_of_many_classes)
-    assert page.count(": the label is probably wrong") == len(suspects)
-    for row, suspect in suspects.iterrows():
-        assert f"row {row}, with {suspect.filter(like='probability_').max():.2%}: the label is probably wrong" in page
-        for label in (suspect["label"], suspect["predicted"]):
-            of_class = frame[frame["label"] == label]
-            if len(of_class):
-                best = of_class[f"probability_{label}"].idxmax()
-                is_right = frame["predicted"][best] == label
-                assert (f"An example of {label} : {' '.join(texts[best - 1].split())}" in page) == is_right
 
 
 def test_a_source_that_has_changed_gives_no_texts(folder: Path, pair: Path) -> None:
@@ -217,13 +190,6 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page
-    predictions = pd.read_parquet(run / "test-predictions.parquet")
-    is_second = predictions["label"] == figures["labels"][1]
-    is_predicted = predictions[f"probability_{figures['labels'][1]}"] >= 0.75
-    right = (is_second & is_predicted).sum()
-    row = f"0.750 {is_predicted.sum()} {right / is_predicted.sum():.3f} {right / is_second.sum():.3f} 0.900"
-    assert row in page
-    assert "0.500 (in use)" in page
     assert "still improving" not in page
 
 

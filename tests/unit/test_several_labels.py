@@ -21,7 +21,6 @@ from harness.metrics import calibration
 from harness.metrics.calibration import Decision, choose_f1_threshold, fit_decision
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import set_probabilities
-from harness.metrics.tables import never_found
 from harness.training import linear_fit
 from padless.commands import main as harness_main
 from padless.core.errors import DataError
@@ -229,8 +228,6 @@ def test_folds_are_trained_measured_and_reported(tmp_path: Path) -> None:
     assert summary["f1_micro"] == pytest.approx(sklearn.metrics.f1_score(truth, predicted, average="micro"))
     assert summary["f1_micro"] > 0.5
     page = (tmp_path / "runs" / "fold-0" / "report.html").read_text()
-    assert "have a label" not in page  # a table of the most probable class
-    assert "Precision and recall of each class" in page
     assert "which they do not have" in page
     assert f"{summary['f1_micro']:.4f}" in (tmp_path / "runs" / "report.html").read_text()
     out = tmp_path / "out.csv"
@@ -259,10 +256,3 @@ def test_one_label_and_several_do_not_mix(run: Path, tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", {"train": 50, "test": 20}, base=run.parent / "data")
     with pytest.raises(DataError, match="only one of this dataset and that of the weights has several labels"):
         harness_main(["evaluate", str(run), "--data", str(tmp_path / "one")])
-
-
-def test_a_note_on_a_missed_class_names_a_figure_that_is_computed() -> None:
-    entries = [{"label": "a", "rows": 9, "recall": 0.5}, {"label": "b", "rows": 1, "recall": 0.0}]
-    for has_label_sets, figure in ((True, "F1 (macro)"), (False, "balanced accuracy")):
-        sentence = never_found(entries, has_label_sets=has_label_sets)
-        assert f"'b' (1 row) is recognised: judge by {figure}, " in str(sentence)

@@ -161,7 +161,7 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     assert [line.split(" ")[0] for line in output.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
     assert len(output.splitlines()) < 25
     assert set(output.splitlines()) <= set(log.splitlines())
-    for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
+    for word in ("started ", "recurrence value: a reason", "calibration: ", "recall"):
         assert word in log
         assert word not in output
     replay(STOPPED, dry_run=True)
