@@ -205,8 +205,8 @@ class Console(Observer):
         results = ", ".join(name for name in names if (run / name).exists())
         self.screen.fact("finished", f"in {duration}; {run} has {results}", "good")
         name = shlex.quote(str(run))
-        commands = [f"padless train DATA --init.weights {name}"]
         if self.config.task == CLASSIFIER:
-            commands = [f"padless report {name} --open", f'padless predict {name} "a text"']
-        for title, command in zip(("next", ""), commands, strict=False):
-            self.screen.fact(title, command)
+            self.screen.fact("next", f"padless report {name} --open")
+            self.screen.fact("", f'padless predict {name} "a text"')
+        else:
+            self.screen.fact("next", f"padless train DATA --init.weights {name}")

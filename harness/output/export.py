@@ -7,6 +7,8 @@ It is written to a temporary folder, which is then renamed. An ONNX file is comp
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -41,7 +43,7 @@ from padless.core.atomic import storage_errors
 from padless.core.errors import DataError
 from padless.core.installed import VERSION, require_package
 from padless.core.split_names import TRAIN
-from padless.core.terminal import Screen, markdown, markdown_code, percent, printable, public
+from padless.core.terminal import Screen, percent, plain_line, printable, public
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import UNK
 
@@ -133,6 +135,19 @@ SETTINGS = ("epochs", "global_batch", "seed", "lr")
 """Settings of the training in a card."""
 CLASSES = 30
 """Maximum number of classes in a table."""
+MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
+"""Characters with a meaning in Markdown."""
+
+
+def markdown(text: str) -> str:
+    """A name on one line, with the markup of Markdown and HTML escaped."""
+    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(text)).split()), quote=False))
+
+
+def markdown_code(text: str) -> str:
+    """A name as Markdown code, where backticks become apostrophes; one with markup of HTML as ``markdown``."""
+    code = " ".join(plain_line(public(text)).split()).replace("`", "'")
+    return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
 
 
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:

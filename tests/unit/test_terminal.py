@@ -113,7 +113,7 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
             time.sleep(0.01)
     live.close()
     screen.print_text("the end")
-    assert f"step 1/4  {'#' * 8}{'-' * 22}  3s left{WIPE}" in terminal.getvalue()
+    assert f"step 1/4  25%  3s left{WIPE}" in terminal.getvalue()
     assert terminal.getvalue().endswith(f"2s left{WIPE}{WIPE}the end\n")
 
 
