@@ -21,7 +21,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from padless.core import terminal as screens
 from padless.core.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.helpers.report_runs import write_data, write_run
 
 
@@ -130,8 +130,7 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
 
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
-TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123}
-EMPTY = Manifest([], {}, "", "uint16", 64, 2, "", {}, "")
+TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8}
 STOPPED = Ending("preempted", 50, 85, "SIGUSR2 received, which is what SLURM sends before the time is up")
 
 
@@ -168,24 +167,3 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
     assert Path("run/log.txt").read_text().count("recurrence") == 2
-    with Path("run/metrics.jsonl").open("a") as file:
-        file.write("damaged\n")
-    ended = Console(RunConfig(data="data", run="run"))
-    ended.results({"test": read_figures(Path("run"), "test") or {}})
-    assert capsys.readouterr().out.startswith("test  ")
-
-
-def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock_s = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
-    console = Console(RunConfig(data="data", run=str(tmp_path), epochs=4, dry_run=True, quiet=True))
-    console.start(Opening(manifest=EMPTY, total_steps=400, first_step=100, choices=CHOICES))
-    for clock_s[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
-        assert "left" not in str(console.state()) or number > 102
-        console.advance(number)
-    console.log("train", TRAINED)
-    share, texts = console.state()
-    assert share == 111 / 400
-    assert texts == ["epoch 2/4", "step 111/400", "loss 0.693", "1,234,568 tok/s", "4m49s left"]
