@@ -35,8 +35,6 @@ FINISH_S = 28.0
 """How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
-TEARDOWN_S = 1.0
-"""How long W&B may take to forget a service that was killed."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
 TEARDOWN_S = 1.0
