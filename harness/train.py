@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from harness.config import Choice, RunConfig
 from harness.distributed.devices import count_cards
 from harness.distributed.stopping import AlreadyFinished, run_rank
+from harness.output.trackers import check_trackers
+from harness.rundir.events import Observer, Observers
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
 from padless.core import cli
@@ -55,16 +57,12 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
     """Build, fit and close on this rank; with ``reports`` also the report and the comparison with the baseline."""
     config = resolved.config
     from harness.distributed.session import open_session
-    from harness.report.sinks import ReportSink
-    from harness.tracking.tracking import Sink
     from harness.training.assembly import open_run
 
-    def listeners(writer: Sink) -> tuple[Sink, ...]:
-        return (ReportSink(config, writer),) if reports else ()
-
+    observers = observers_of(config, reports=reports)
     joined = open_session(config.device, config.precision, config.timeout_s, config.threads, chosen=resolved.processes)
     leaving = suppress(AlreadyFinished)
-    with leaving, joined as session, open_run(config, session, listeners, resolved.reasons) as run:
+    with leaving, joined as session, open_run(config, session, observers, resolved.reasons) as run:
         if config.dry_run:
             check_machine(run)
             run.rehearse()
@@ -72,12 +70,25 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
             run.train()
 
 
+def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
+    """The receivers of a run's events on rank 0. Raises ``ConfigError`` for a tracker that cannot be used."""
+    from harness.output.console import Console
+    from harness.output.run_report import RunReport
+    from harness.output.tracking import Trackers
+
+    check_trackers(config.tracking)
+    if config.dry_run:
+        return [Console(config)]
+    followers = [Console(config), Trackers(config)]
+    return [RunReport(config, Observers(followers)), *followers] if reports else followers
+
+
 def check_machine(run: TrainingRun) -> None:
     """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
     from harness.distributed.devices import describe_devices
     from harness.training.assembly import check_shared
 
-    world, print_fact = run.session.world, run.console.screen.fact
+    world, print_fact = run.session.world, run.writer.observers.fact
     check_shared(world.broadcast_from_main(str(nearest_existing(run.config.run)), "the run directory"), world)
     print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
     print_fact("devices", describe_devices(run.session.device.type))

@@ -59,8 +59,8 @@ COMMANDS = (
         "report",
         "RUN …",
         "HTML report of one run or several.",
-        "harness.report.page:main",
-        "harness.report.page:ReportConfig",
+        "harness.output.report:main",
+        "harness.output.report:ReportConfig",
         example="padless report runs/first runs/second -o both.html",
     ),
     Command(
@@ -97,16 +97,16 @@ COMMANDS = (
         "export",
         "RUN",
         "A folder to share: weights, ONNX, model card.",
-        "harness.export.folder:main",
-        "harness.export.config:ExportConfig",
+        "harness.output.export:main",
+        "harness.output.export_config:ExportConfig",
         example="padless export runs/mine -o exports/mine --onnx",
     ),
     Command(
         "wandb-sync",
         "RUN",
         "Send rows to W&B that were kept offline or lost.",
-        "harness.tracking.wandb_run:main",
-        "harness.tracking.wandb_run:SyncConfig",
+        "harness.output.wandb_run:main",
+        "harness.output.wandb_run:SyncConfig",
     ),
 )
 

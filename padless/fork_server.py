@@ -32,7 +32,7 @@ PRELOADED = (
     "harness.evaluate",
     "harness.inference.evaluation",
     "harness.distributed.session",
-    "harness.report.sinks",
+    "harness.output.run_report",
     "harness.train",
     "harness.training.assembly",
     "pandas",

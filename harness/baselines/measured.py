@@ -28,7 +28,7 @@ from harness.baselines.sentence_encoder import (
 )
 from harness.baselines.tfidf import RECIPE, OnSplit, measure_linear, names_of
 from harness.metrics.intervals import difference_interval
-from harness.metrics.tables import show_figures
+from harness.metrics.tables import print_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
 from harness.rundir.layout import BASELINE, TEACHERS, check_figures_directory
 from harness.rundir.results import (
@@ -148,7 +148,7 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
         screen.fact("model", f"TF-IDF of {first['features']:,} words and pairs, {regression}")
-    show_figures(screen, results)
+    print_figures(screen, results)
     if origin:
         screen.print_text(f"{origin} ({duration(first['seconds'])})")
 

@@ -26,7 +26,7 @@ from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
 from harness.metrics.figures import Scores, figures
 from harness.metrics.metrics import find_wrong, mistakes_to_show
-from harness.metrics.tables import show_evaluation
+from harness.metrics.tables import print_evaluation
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
 from harness.rundir.layout import EVALUATION
 from harness.rundir.records import dataset_of
@@ -290,7 +290,7 @@ def finish_evaluation(
     if config.json:
         print(json.dumps(values, indent=2, ensure_ascii=False))
     elif not config.quiet:
-        show_evaluation(Screen(), values)
+        print_evaluation(Screen(), values)
         print(f"written to {directory / figures_name(name)} and {predictions_name(name)}")
     return values
 

@@ -33,6 +33,7 @@ from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
+from harness.output.trackers import check_trackers
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
@@ -81,6 +82,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
     """Check, start, wait; returns the run's own exit code."""
     screen = Screen(quiet=recipe.quiet)
     screen.show_work("reading the dataset")
+    check_trackers(recipe.tracking)
     if not recipe.dry_run:  # another launch reads the status of its run when its ranks have ended
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     options = complete_options(launch_config)

@@ -24,8 +24,8 @@ from harness.data.run_rows import check_folds
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
 from harness.metrics.tables import spread_table
-from harness.report.page import write_report_quietly
-from harness.report.runs import collect, score_all_rows
+from harness.output.many_runs import collect, score_all_rows
+from harness.output.report import write_report_quietly
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
 from harness.training import preflight

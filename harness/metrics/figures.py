@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,17 +44,32 @@ CHOSEN_BY = {"accuracy": "accuracy", "loss": "log_loss", "calibrated": "calibrat
 """Value of ``select`` -> the figure of a validation by which the best epoch is chosen."""
 
 
-def title_of(key: str, labels: Sequence[str], *, has_label_sets: bool = False) -> str:
-    """A figure's title; that of F1 names class 1 of two classes, or the mean over more. With several labels to a text,
-    accuracy is that of whole label sets.
+class ShownFigure(NamedTuple):
+    """A figure as people see it."""
+
+    title: str
+    value: str
+    interval: str
+    """Its 95 % interval; empty where there is none."""
+
+
+def show_figure(values: Mapping[str, Any], key: str, labels: Sequence[str]) -> ShownFigure:
+    """A figure of a split with these classes. The title of F1 names class 1 of two classes, or the mean over more; with
+    several labels to a text, accuracy is that of whole label sets.
     """
-    if has_label_sets and key == "accuracy":
-        return "subset accuracy"
-    if key != "f1" or not labels:
-        return FIGURES[key].title
-    return (
-        f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if len(labels) == 2 and not has_label_sets else "F1 (macro)"
-    )
+    has_label_sets, title = "f1_micro" in values, FIGURES[key].title
+    if key == "accuracy" and has_label_sets:
+        title = "subset accuracy"
+    elif key == "f1" and labels:
+        is_of_one = len(labels) == 2 and not has_label_sets
+        title = f"F1 of {shorten_line(labels[1], MAX_NAME_CELLS)}" if is_of_one else "F1 (macro)"
+    bounds = (values.get("intervals") or {}).get(key)
+    return ShownFigure(title, f"{values[key]:.4f}", "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}")
+
+
+def show_figures(values: Mapping[str, Any], labels: Sequence[str]) -> list[ShownFigure]:
+    """The figures that a split has, in display order: of ``SPLIT.json``, or the fewer ones of a line of the metrics."""
+    return [show_figure(values, key, labels) for key in FIGURES if values.get(key) is not None]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a run on this rank: checks, data, initial weights, trainer, checkpoint, sinks; the parts do not depend on each
+"""Builds a run on this rank: checks, data, initial weights, trainer, checkpoint; the parts do not depend on each
 other.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,11 +33,10 @@ from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.events import Observer, Opening
 from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
-from harness.tracking.tracking import Sink, Trackers
 from harness.training import preflight
-from harness.training.console import Console
 from harness.training.linear_fit import C_OF_SETS, C, learn_wide
 from harness.training.recurrence import choose_recurrence
 from harness.training.run import TrainingRun
@@ -61,17 +60,16 @@ ORIGINS = ("vectors", "started_from")
 def open_run(
     config: RunConfig,
     session: Session,
-    listeners: Callable[[Sink], Iterable[Sink]] = lambda writer: (),
+    observers: Sequence[Observer] = (),
     choices: Mapping[str, Choice] = MappingProxyType({}),
 ) -> Iterator[TrainingRun]:
-    """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all sinks.
+    """Build a run on this rank; on exit, write how it ended to ``status.json`` and to all observers.
 
-    ``listeners`` takes the run's writer and returns more sinks, besides console and trackers; only on rank 0, and not
-    in a dry run. ``choices``: settings that are already resolved, each with its reason. Preemption leaves the block
-    without an exception.
+    ``observers`` receive the events of rank 0. ``choices``: settings that are already resolved, each with its reason.
+    Preemption leaves the block without an exception.
     """
-    with RunWriter(config, active=session.world.is_main and not config.dry_run) as writer:
-        writer.sinks += listeners(writer) if writer.active else ()
+    is_main = session.world.is_main
+    with RunWriter(config, observers if is_main else (), active=is_main and not config.dry_run) as writer:
         yield assemble(config, session, writer, choices)
 
 
@@ -119,19 +117,9 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
             write_teacher_info(writer.directory / TEACHER, teacher_info)
         if writer.active:
             restore_best_weights(config, manifest, selection, origin)
-    console = Console(
-        replace(config, quiet=config.quiet or not world.is_main),
-        manifest,
-        trainer.total_steps,
-        trainer.step,
-        logs=writer.active,
-    )
-    if writer.active:
-        writer.sinks.append(console)  # first: it has a thread, which the writer ends however the run ends
-        facts = {"dataset": manifest.fingerprint, "effective": settings}
-        writer.sinks.append(Trackers(config, writer.directory, facts=facts))
-    console.start(choices)
-    return TrainingRun(config, session, data, trainer, selection, watch, writer, console, origin)
+    opening = Opening(manifest=manifest, total_steps=trainer.total_steps, first_step=trainer.step, choices=choices)
+    writer.observers.start(opening)
+    return TrainingRun(config, session, data, trainer, selection, watch, writer, origin)
 
 
 def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice]) -> None:

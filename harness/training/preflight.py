@@ -21,7 +21,6 @@ from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
-from harness.tracking.trackers import check_trackers
 from padless.core import atomic
 from padless.core.cli import read_files
 from padless.core.configuration import build_config, find_config
@@ -65,15 +64,14 @@ class ResumePoint:
 
 
 def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
-    """Check trackers and run directory: the checkpoint to resume from, and whether the dataset is the same. One
+    """Check the run directory: the checkpoint to resume from, and whether the dataset is the same. One
     process of a run calls it.
 
     A run that has finished is never trained again, whatever is missing or damaged in it. ``warn`` prints damaged files,
     also in a quiet run. A dry run gets the same checks, but does not resume, runs even if the run has finished, and
-    writes nothing. Raises ``ConfigError`` if a tracker is missing or the run cannot resume, ``DataError`` for another
+    writes nothing. Raises ``ConfigError`` if the run cannot resume, ``DataError`` for another
     dataset than the run's and for damage, ``StorageError`` for an unusable directory.
     """
-    check_trackers(config.tracking)
     keys = flat(to_dict(config))
     for name in config.allow:
         if not any(is_allowed(key, [name]) for key in keys):

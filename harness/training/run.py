@@ -29,7 +29,6 @@ from harness.metrics.figures import scalar_figures
 from harness.rundir.bundle_files import INDEX, has_weights, read_info
 from harness.rundir.layout import BUNDLE, EVALUATION, storage, wait_for_file
 from harness.rundir.records import installed_version
-from harness.training.console import Console
 from harness.training.throughput import peak_memory_bytes, synchronize
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, measure_objective
@@ -61,8 +60,6 @@ class TrainingRun:
     selection: Selection
     watch: StopWatch
     writer: RunWriter
-    console: Console
-    """Quiet on ranks other than 0."""
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the first weights are from (vectors, pretrained weights), and facts of the dataset; for checkpoints."""
     read_requests: Callable[[], Iterable[int]] = no_requests
@@ -78,7 +75,7 @@ class TrainingRun:
                 self.test()
             self.raise_failure()
         except Preempted:
-            self.console.advance(self.trainer.step, "saving")
+            self.writer.observers.advance(self.trainer.step, "saving")
             self.save(wait=True)
             self.watch.clear()
             raise
@@ -116,7 +113,7 @@ class TrainingRun:
         is_save_due = checkpointer is not None and checkpointer.is_due()
         requests = np.array([self.watch.reason() is not None, is_save_due, self.writer.failure is not None])
         self.read_requests = self.session.world.start_maximum(requests, f"the requests of step {step}")
-        self.console.advance(step)
+        self.writer.observers.advance(step)
 
     def handle_requests(self) -> None:
         """On all ranks at the same steps. Raises to leave the loop."""
@@ -172,7 +169,7 @@ class TrainingRun:
         """
         config, world, writer, selection = self.config, self.session.world, self.writer, self.selection
         step, epoch, objective = self.trainer.step, self.trainer.epochs_done + 1, self.trainer.objective
-        self.console.advance(step, "validating")
+        self.writer.observers.advance(step, "validating")
         with world.raise_together("checking that the dataset is unchanged"):
             self.data.check()
         average = self.trainer.average
@@ -188,7 +185,9 @@ class TrainingRun:
         with world.raise_together("writing status.json"):
             writer.write_step(step)
         if selection.has_run_out(config.patience):
-            writer.print_text(f"stopping: {selection.epochs_since_best} validations without a better one (patience)")
+            writer.observers.print_text(
+                f"stopping: {selection.epochs_since_best} validations without a better one (patience)"
+            )
 
     def write_best(self) -> None:
         """On rank 0: write the weights as the bundle. Raises ``StorageError``."""
@@ -206,7 +205,7 @@ class TrainingRun:
         fold: all folds together give predictions of every row.
         """
         world, directory, splits = self.session.world, self.writer.directory, self.data.splits
-        self.console.advance(self.trainer.step, "testing")
+        self.writer.observers.advance(self.trainer.step, "testing")
         path = directory / BUNDLE
         with world.raise_together("reading the bundle"):
             sha256 = read_info(path).weights_sha256 if world.is_main else ""
@@ -220,7 +219,7 @@ class TrainingRun:
         directory_by_split, figures_by_split = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
         rows_per_s = {}
         if TEST not in splits:
-            self.writer.print_text(f"no test: {self.data.data} has no test split")
+            self.writer.observers.print_text(f"no test: {self.data.data} has no test split")
             del directory_by_split[TEST]
         elif self.config.fold is None:
             del directory_by_split[VALIDATION]
@@ -237,8 +236,8 @@ class TrainingRun:
                 if TEST in figures_by_split:
                     line = {"step": self.trainer.step, "rows_per_s": rows_per_s[TEST]}
                     self.writer.log(TEST, line | scalar_figures(figures_by_split[TEST]))
-                self.console.results(figures_by_split)
-                self.console.advance(self.trainer.step, "writing the report")
+                self.writer.observers.results(figures_by_split)
+                self.writer.observers.advance(self.trainer.step, "writing the report")
 
     def rehearse(self) -> None:
         """A dry run: take a few real steps with the longest batch; print time, memory and the time of a full run."""
@@ -254,7 +253,7 @@ class TrainingRun:
         step_s = min(seconds[1:])
         tokens = sum(micro_batch.num_tokens for micro_batch in batch.micro_batches) * world.world_size
         total_tokens = self.data.manifest.tokens(TRAIN) * self.config.epochs
-        fact, total_time = self.console.screen.fact, duration(step_s * total_tokens / tokens)
+        fact, total_time = self.writer.observers.fact, duration(step_s * total_tokens / tokens)
         fact("dry run", f"longest step ({batch.global_rows} rows): {step_s * 1e3:,.0f} ms")
         fact("memory", f"{peak_memory_bytes(device) / 2**20:,.0f} MiB at most in one process")
         fact("full run", f"about {total_time} of training ({self.trainer.total_steps:,} steps)")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run directory while this process trains in it: lock, status, metrics, checkpoints; and events for the sinks.
+"""The run directory while this process trains in it: lock, status, metrics, checkpoints; and events for the observers.
 
 On every rank but 0, and in a dry run, ``RunWriter`` writes nothing. ``status.json`` is correct from the moment the
 directory is claimed to the end of the block, also after an exception. An error in writing is kept in ``failure``: one
@@ -9,6 +9,7 @@ rank must not stop alone, so the run raises it on all ranks at their next synchr
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -19,6 +20,7 @@ from harness.distributed.stopping import HEARTBEAT, Preempted
 from harness.rundir import checkpoint, layout
 from harness.rundir.bundle_files import write_vocabulary
 from harness.rundir.checkpoint import Checkpoint
+from harness.rundir.events import Observer, Observers
 from harness.rundir.layout import storage
 from harness.rundir.lock import claim_run
 from harness.rundir.metrics_log import KINDS, MetricsLog
@@ -30,7 +32,6 @@ from harness.rundir.records import (
     write_environment,
     write_status,
 )
-from harness.tracking.tracking import Sink
 from harness.training.checkpointer import Checkpointer
 from harness.training.throughput import TIMING
 from harness.training.trainer import Tensors
@@ -51,17 +52,17 @@ def ending_of(error: BaseException | None, step: int) -> Ending:
     return Ending("failed", step, 1, f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-class RunWriter(Sink):
-    """Writes the files of one run, then passes each event to the sinks.
+class RunWriter:
+    """Writes the files of one run, then passes events to the observers.
 
-    A context manager: on exit it writes how the run ended to ``status.json``, then closes the sinks.
+    A context manager: on exit it writes how the run ended to ``status.json``, then closes the observers.
     """
 
-    def __init__(self, config: RunConfig, *, active: bool) -> None:
+    def __init__(self, config: RunConfig, observers: Sequence[Observer], *, active: bool) -> None:
         """Touches no file yet."""
         self.config, self.active = config, active
         self.directory = Path(config.run)
-        self.sinks: list[Sink] = []
+        self.observers = Observers(observers)
         self.step = 0
         """The latest known step."""
         self.started = time.monotonic()
@@ -83,18 +84,12 @@ class RunWriter(Sink):
                 self.metrics.write(kind, {key: value for key, value in values.items() if key not in TIMING})
             except UserError as error:
                 self.metrics_error = error
-        for sink in self.sinks:
-            sink.log(kind, values)
+        self.observers.log(kind, values)
 
     @property
     def seconds(self) -> float:
         """Time that the run has taken, with vectors and linear part, without what an interruption lost."""
         return round(time.monotonic() - self.started, 3)
-
-    def print_text(self, text: str) -> None:
-        """Pass a sentence to all sinks."""
-        for sink in self.sinks:
-            sink.print_text(text)
 
     def claim(self) -> None:
         """Lock the directory against other processes. Raises ``ConfigError`` or ``StorageError``."""
@@ -105,8 +100,7 @@ class RunWriter(Sink):
     def go_on(self, step: int) -> None:
         """Called after all checks have passed: the run continues from ``step``. Raises ``StorageError``."""
         self.keeps_status = False
-        for sink in self.sinks:
-            sink.begin()
+        self.observers.begin()
         self.write_step(step)
         if self.active:
             HEARTBEAT.last_words = self.write_failure
@@ -154,7 +148,7 @@ class RunWriter(Sink):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Wait for the current write, write how the run ended, then close the sinks, which may take a while.
+        """Wait for the current write, write how the run ended, then close the observers, which may take a while.
 
         Preemption raises no exception. If a finished run refuses this start, its status stays finished.
         """
@@ -165,8 +159,7 @@ class RunWriter(Sink):
         cause = error if is_failure else self.failure or error
         ending = ending_of(cause, self.step)
         storage_error = self.write_ending(ending, cause)
-        for sink in self.sinks:
-            sink.close(ending)
+        self.observers.close(ending)
         if self.lock is not None:
             self.lock.close()
         cause = cause or storage_error  # else a job script never learns that the run has finished

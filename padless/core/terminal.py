@@ -8,7 +8,6 @@ recorded. ``NO_COLOR`` and ``TERM=dumb`` have their usual effect, ``COLUMNS`` on
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import shutil
@@ -29,8 +28,6 @@ ADDRESS = re.compile(
     ([^\s?\#"]*) ([?\#][^\s"]*)?""",
     re.IGNORECASE | re.VERBOSE,
 )
-MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
-"""Characters with a meaning in Markdown."""
 
 
 def printable(text: str) -> str:
@@ -78,21 +75,9 @@ def public_values(value: Any) -> Any:
     return public(value) if isinstance(value, str) else value
 
 
-def markdown(text: str) -> str:
-    """A name on one line, with the markup of Markdown and HTML escaped."""
-    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(text)).split()), quote=False))
-
-
-def markdown_code(text: str) -> str:
-    """A name as Markdown code, where backticks become apostrophes; one with markup of HTML as ``markdown``."""
-    code = " ".join(plain_line(public(text)).split()).replace("`", "'")
-    return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
-
-
 def print_stderr(sentence: str) -> None:
-    """Print one line on stderr, in a terminal wrapped between words."""
-    screen, line = Screen(errors=True), plain_line(public_sentence(sentence))
-    screen.write(wrap_text(line, screen.width) if is_terminal(screen.stream) else [line])
+    """Print one line on stderr, in a terminal broken between words."""
+    Screen(errors=True).print_lines(plain_line(public_sentence(sentence)))
 
 
 class Guarded:
@@ -163,7 +148,6 @@ GAP = "  "
 REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 """Least time between two lines on work in progress in a file or a pipe."""
-MIN_BAR_CELLS, MAX_BAR_CELLS = 10, 30
 
 
 def cells(text: str) -> int:
@@ -188,8 +172,8 @@ def wrap_text(text: str, width: int, indent: int = 2, head: str = "") -> list[st
     """``head`` and ``text`` as lines of at most ``width`` characters, broken between words; all but the first have an
     ``indent``. A word longer than a line, such as a path, is not broken.
     """
-    options: Any = {"expand_tabs": False, "replace_whitespace": False, "break_on_hyphens": False}
-    wrapper = textwrap.TextWrapper(width, head, " " * indent, break_long_words=False, **options)
+    wrapper = textwrap.TextWrapper(width, head, " " * indent, break_long_words=False, break_on_hyphens=False)
+    wrapper.expand_tabs = wrapper.replace_whitespace = False
     lines: list[str] = []
     for paragraph in printable(text).split("\n"):
         lines += wrapper.wrap(paragraph) or [wrapper.initial_indent.rstrip()]
@@ -291,10 +275,7 @@ class Screen:
 
     def print_lines(self, text: str) -> None:
         """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
-        lines = text.split("\n")
-        if self.is_live:
-            lines = wrap_text(text, self.width)
-        self.write(lines)
+        self.write(wrap_text(text, self.width) if self.is_live else text.split("\n"))
 
     def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
@@ -332,8 +313,8 @@ class Live:
     """A line on work in progress: in a terminal a thread redraws it twice a second; in a file or a pipe it is printed
     every ten seconds, if it has changed.
 
-    ``compose`` returns the share that is done, from 0 to 1, and what to say; a bar follows the first of these texts. It
-    is called in the thread.
+    ``compose`` returns the share that is done, from 0 to 1, and what to say; the share follows the first of these
+    texts, unless it is 0. It is called in the thread.
     """
 
     def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], screen: Screen) -> None:
@@ -354,14 +335,11 @@ class Live:
     def show(self) -> None:
         """Draw the line now; print it where there is no terminal, if that is due."""
         share, (first, *details) = self.compose()
-        length = min(MAX_BAR_CELLS, self.screen.width - 1 - cells(GAP.join(["", first, *details])))
-        if self.screen.is_live:
-            bar = [f"{'#' * round(share * length):-<{length}}"] if length >= MIN_BAR_CELLS else []
-            self.screen.draw(GAP.join([first, *bar, *details]))
-            return
         percentage = [f"{share:.0%}"] if share else []  # none while the total is not known
         line, now_s = GAP.join([first, *percentage, *details]), time.monotonic()
-        if line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
+        if self.screen.is_live:
+            self.screen.draw(line)
+        elif line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
             self.printed_line, self.printed_at = line, now_s
             self.screen.write([line])
 

@@ -100,11 +100,10 @@ def test_online_attempts_append_to_one_curve(tmp_path: Path) -> None:
         assert json.loads(stored_run.fields["config"])["optim"]["value"]["lr"] == 2e-3
 
 
-@pytest.mark.parametrize("fault", ["hang", "error", "cut"])
-def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(fault: str, tmp_path: Path) -> None:
+def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with wandb_server() as store:
-        Timer(3.0, setattr, (store, "fault", fault)).start()
+        Timer(3.0, setattr, (store, "fault", "cut")).start()
         environment = {"HOME": str(tmp_path), "PATIENCE_S": "6", **store.environment()}
         assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
         refused = run_module("padless", "wandb-sync", run, timeout_s=LIMIT_S, **environment)

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from harness.config import RunConfig, TrackingConfig
+from harness.output import tracking, wandb_run
 from harness.rundir.records import Ending
-from harness.tracking import tracking, wandb_run
 from padless.core import atomic
 
 PATIENCE_S = float(os.environ.get("PATIENCE_S", "150"))
@@ -31,7 +31,8 @@ def main(run: Path, first: int, last: int, state: str) -> None:
     (run / "config.yaml").write_text("data: d\ntracking: {project: p}\n")
     (run / "status.json").write_text(json.dumps({"state": state}))
     facts = {"dataset": "0123456789abcdef", "effective": {}}
-    trackers = tracking.Trackers(RunConfig(data="d", run=str(run), tracking=settings), run, facts=facts)
+    trackers = tracking.Trackers(RunConfig(data="d", run=str(run), tracking=settings))
+    trackers.follow(facts)
     longest_s = 0.0
     for step in range(first, last + 1):
         time.sleep(0.05)

@@ -51,7 +51,7 @@ class Store:
     runs: dict[str, StoredRun] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: str = ""
-    """``hang``: no answer; ``error``: status 500; ``cut``: the connection is closed; ``slow``: a second per request."""
+    """``hang``: no answer; ``error``: status 500; ``cut``: the connection is closed."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def environment(self) -> dict[str, str]:
@@ -68,9 +68,6 @@ class Store:
     def on_viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         viewer = {"id": "1", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": {"edges": []}}
         return {"viewer": viewer}
-
-    def on_serverfeaturesquery(self, _: dict[str, Any]) -> dict[str, Any]:
-        return {"serverInfo": {"features": []}}
 
     def on_runresumestatus(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(variables["name"])
@@ -156,11 +153,8 @@ class Handler(BaseHTTPRequestHandler):
             self.store.stopped.wait()
         elif fault == "error":
             self.send_error(500)
-        elif fault == "slow":
-            self.store.stopped.wait(1)
-        if fault in ("hang", "cut"):
-            self.close_connection = True
-        return fault not in ("hang", "error", "cut")
+        self.close_connection |= fault in ("hang", "cut")
+        return not fault
 
     def do_POST(self) -> None:
         data, content = self.body(), {}

@@ -16,9 +16,9 @@ import pytest
 
 from harness import train
 from harness.config import RunConfig, TrackingConfig
+from harness.output import tracking
+from harness.output.tracking import Trackers
 from harness.rundir.records import Ending
-from harness.tracking import tracking
-from harness.tracking.tracking import Trackers
 from tests.helpers.commands import PLAIN_RECIPE, run_module, status_of, succeed
 from tests.helpers.datasets import write_dataset
 from tests.helpers.fake_trackio import install
@@ -83,7 +83,8 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
     run = tmp_path / "run"
     run.mkdir()
     config = RunConfig(run=str(run), tracking=TrackingConfig(tracker="trackio"))
-    trackers = Trackers(config, run, facts={"dataset": "0123456789abcdef"})
+    trackers = Trackers(config)
+    trackers.follow({"dataset": "0123456789abcdef"})
     began = time.monotonic()
     for step in range(5_000):
         trackers.log("train", {"loss": 1.0, "step": step})
@@ -94,7 +95,7 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["hang", "error", "cut", "slow", "refuse"])
+@pytest.mark.parametrize("fault", ["hang", "error", "cut", "refuse"])
 def test_a_server_with_a_fault_delays_the_end_alone(fault: str, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs the extra wandb")
     with wandb_server() as store:
@@ -106,6 +107,6 @@ def test_a_server_with_a_fault_delays_the_end_alone(fault: str, tmp_path: Path) 
     assert report["longest_s"] < 0.02  # a call of ``log``
     assert report["end_s"] < 4.5
     warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: wandb ")]
-    assert (len(warnings), fault == "slow") in [(1, False), (1, True), (0, True)]
+    assert len(warnings) == 1
     assert all(UNAFFECTED in line and "padless wandb-sync" in line for line in warnings)
     assert "Traceback" not in result.stderr

@@ -22,13 +22,13 @@ from harness.baselines import measured, tfidf
 from harness.baselines.measured import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
 from harness.baselines.tfidf import Linear, measure_linear
 from harness.config import RunConfig
-from harness.report import sinks
-from harness.report.runs import compare_linear
-from harness.report.sinks import ReportSink
+from harness.output import run_report
+from harness.output.run_facts import compare_linear
+from harness.output.run_report import RunReport
 from harness.rundir.bundle_files import OF_WEIGHTS, read_info
+from harness.rundir.events import Observer
 from harness.rundir.records import Ending
 from harness.rundir.results import Measured, Predictions, write_figures
-from harness.tracking.tracking import Sink
 from padless.core.errors import DataError
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest, write_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -191,7 +191,7 @@ def test_the_verdict_is_about_the_rows_that_both_predicted(
     assert comparison.low <= comparison.difference <= comparison.high
 
 
-class RecordingSink(Sink):
+class RecordingObserver(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.summaries: dict[str, Any] = {}
@@ -207,29 +207,29 @@ class RecordingSink(Sink):
 def test_the_end_of_a_run_says_how_the_linear_model_does(
     data_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingSink()
+    run, fingerprint, tracker = tmp_path / "run", read_manifest(data_copy).fingerprint, RecordingObserver()
     write_index(run / "bundle", dataset=fingerprint)
     figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
     write_figures(run, "test", {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
     beside = tmp_path / "beside" / FOLDER / "test.json"  # of another run
     beside.parent.mkdir(parents=True)
     beside.write_bytes(bytes(100))
-    sink = ReportSink(RunConfig(run=str(run), data=str(data_copy)), tracker)
-    sink.begin()
-    sink.close(Ending("preempted", 10, 85, "SIGTERM received"))
-    assert sink.fit.returncode == -signal.SIGKILL
+    report = RunReport(RunConfig(run=str(run), data=str(data_copy)), tracker)
+    report.begin()
+    report.close(Ending("preempted", 10, 85, "SIGTERM received"))
+    assert report.fit.returncode == -signal.SIGKILL
     assert (tracker.lines, (data_copy / FOLDER).exists()) == ([], False)
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # as if the dataset were read-only
-    monkeypatch.setattr(sinks, "END_S", 60)
-    sink.begin()
-    assert os.getpriority(os.PRIO_PROCESS, sink.fit.pid) == 19
-    sink.close(Ending("finished", 10))
-    fitted, comparison = sink.fit, compare_linear(run, data_copy)[1]
+    monkeypatch.setattr(run_report, "END_S", 60)
+    report.begin()
+    assert os.getpriority(os.PRIO_PROCESS, report.fit.pid) == 19
+    report.close(Ending("finished", 10))
+    fitted, comparison = report.fit, compare_linear(run, data_copy)[1]
     (run / "bundle").rename(run / "gone")
     assert compare_linear(run, data_copy)[1] == comparison
     (run / "gone").rename(run / "bundle")
-    sink.begin()
-    assert sink.fit is fitted  # it is kept in the run: none is started again
+    report.begin()
+    assert report.fit is fitted  # it is kept in the run: none is started again
     assert comparison.linear == read_results(run / FOLDER, fingerprint)["test"]
     wait = "waiting up to 60 s for the TF-IDF baseline (--baseline none leaves it out)"
     assert tracker.lines == [

@@ -19,10 +19,10 @@ from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.registry import num_parameters
+from harness.output import trackers
+from harness.output.trackers import check_trackers
+from harness.output.tracking import Trackers
 from harness.rundir.records import Ending
-from harness.tracking import trackers
-from harness.tracking.trackers import check_trackers
-from harness.tracking.tracking import Trackers
 from padless.core import cli
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve_pipeline
@@ -109,10 +109,11 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     config = RunConfig(run=str(tmp_path), tracking=trackers.TrackingConfig(tracker=example("A tracker")))
     check_trackers(config.tracking)
-    sink = Trackers(config, tmp_path, facts={"dataset": "0123456789abcdef"})
-    sink.log("train", {"step": 1, "loss": 0.5})
-    sink.log("train", {"step": 2, "loss": 0.25, "padding": None})
-    sink.close(Ending("finished", 2))
+    observer = Trackers(config)
+    observer.follow({"dataset": "0123456789abcdef"})
+    observer.log("train", {"step": 1, "loss": 0.5})
+    observer.log("train", {"step": 2, "loss": 0.25, "padding": None})
+    observer.close(Ending("finished", 2))
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     assert (tmp_path / "table" / "state.txt").read_text() == "finished\n"

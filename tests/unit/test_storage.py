@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from harness.distributed.world import World
-from harness.training.console import Log
+from harness.output.console import Log
 from padless.core import atomic
 from padless.core.atomic import refusal, storage_errors
 from padless.core.errors import ConfigError, StorageError, UserError

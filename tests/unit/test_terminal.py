@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from harness.config import Choice, RunConfig
+from harness.output.console import Console
+from harness.rundir.events import Opening
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
-from harness.training.console import Console
 from padless.core import terminal as screens
 from padless.core.terminal import WIPE, Column, Live, Screen, cells, print_stderr, table, wrap_text
-from preprocessing.dataset.shards import Manifest, read_manifest
+from preprocessing.dataset.shards import read_manifest
 from tests.helpers.report_runs import write_data, write_run
 
 
@@ -112,7 +113,7 @@ def test_the_live_line_moves_by_itself_below_what_is_printed_and_goes_at_the_end
             time.sleep(0.01)
     live.close()
     screen.print_text("the end")
-    assert f"step 1/4  {'#' * 8}{'-' * 22}  3s left{WIPE}" in terminal.getvalue()
+    assert f"step 1/4  25%  3s left{WIPE}" in terminal.getvalue()
     assert terminal.getvalue().endswith(f"2s left{WIPE}{WIPE}the end\n")
 
 
@@ -129,16 +130,15 @@ def test_a_file_gets_a_line_of_progress_in_ten_seconds_if_it_has_changed(monkeyp
 
 
 CHOICES = {name: Choice("value", "a reason") for name in ("device", "precision", "processes", "recurrence")}
-TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8, "data_wait": 0.123}
-EMPTY = Manifest([], {}, "", "uint16", 64, 2, "", {}, "")
+TRAINED = {"loss": 0.6931, "tokens_per_s": 1_234_567.8}
 STOPPED = Ending("preempted", 50, 85, "SIGUSR2 received, which is what SLURM sends before the time is up")
 
 
 def replay(ending: Ending, **more: Any) -> None:
     """Print the run in ``run``."""
     config = RunConfig(data="data", run="run", epochs=4, **more)
-    console = Console(config, read_manifest("data"), total_steps=200, logs=True)
-    console.start(CHOICES)
+    console = Console(config)
+    console.start(Opening(manifest=read_manifest("data"), total_steps=200, first_step=0, choices=CHOICES))
     for line in read_log(Path("run")):
         console.log(line["kind"], TRAINED | line)
         console.advance(line["step"])
@@ -160,30 +160,10 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     assert [line.split(" ")[0] for line in output.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
     assert len(output.splitlines()) < 25
     assert set(output.splitlines()) <= set(log.splitlines())
-    for word in ("started ", "recurrence value: a reason", "calibration on test", "recall"):
+    for word in ("started ", "recurrence value: a reason", "calibration: ", "recall"):
         assert word in log
         assert word not in output
     replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
     assert "recurrence value: a reason" in capsys.readouterr().out
-    assert Path("run/log.txt").read_text().count("recurrence") == 3
-    with Path("run/metrics.jsonl").open("a") as file:
-        file.write("damaged\n")
-    ended = Console(RunConfig(data="data", run="run"), read_manifest("data"), total_steps=200)
-    ended.results({"test": read_figures(Path("run"), "test") or {}})
-    assert capsys.readouterr().out.startswith("test  ")
-
-
-def test_the_first_step_after_a_start_counts_in_no_estimate_of_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock_s = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock_s[0])
-    console = Console(RunConfig(run=str(tmp_path), epochs=4), EMPTY, 400, first_step=100)
-    for clock_s[0], number in ((50.0, 101), (51.0, 102), (60.0, 111)):
-        assert "left" not in str(console.state()) or number > 102
-        console.advance(number)
-    console.log("train", TRAINED)
-    share, texts = console.state()
-    assert share == 111 / 400
-    assert texts == ["epoch 2/4", "step 111/400", "loss 0.693", "1,234,568 tok/s", "4m49s left"]
+    assert Path("run/log.txt").read_text().count("recurrence") == 2

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from harness.config import RunConfig, TrackingConfig
+from harness.output.tracking import Trackers
 from harness.rundir.metrics_log import MetricsLog
 from harness.rundir.records import Ending
-from harness.tracking.tracking import Trackers
 from tests.helpers.fake_trackio import install
 
 FACTS = {"dataset": "0123456789abcdef"}
@@ -21,7 +21,9 @@ def start(run: Path, name: str, **options: Any) -> Trackers:
     """Trackers of a run in ``run``."""
     run.mkdir(exist_ok=True)
     config = RunConfig(run=str(run), quiet=True, tracking=TrackingConfig(tracker=name, **options))
-    return Trackers(config, run, facts=FACTS)
+    trackers = Trackers(config)
+    trackers.follow(FACTS)
+    return trackers
 
 
 def test_numbers_of_rows_arrive_at_their_steps(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sinks of a run's events; and the trackers of a run, which can neither stop nor slow it (law 8).
+"""The trackers of a run, which can neither stop nor slow it (law 8).
 
 All calls of a tracker are made by one daemon thread. The training puts rows into a bounded queue, and never waits. A
 tracker that raises, hangs or does not keep up costs one warning, is not called again, and delays the end of a run by at
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig, to_dict
+from harness.output.trackers import TRACKERS, AccelerateTracker
+from harness.rundir.events import Observer, Opening
 from harness.rundir.metrics_log import KINDS
 from harness.rundir.records import Ending
-from harness.tracking.trackers import TRACKERS, AccelerateTracker
 from padless.core.installed import load_object
 from padless.core.terminal import Screen, print_stderr, public, public_values
 from padless.core.untrusted import one_line
@@ -35,38 +36,24 @@ NICENESS = 10
 """Training has priority where cores are scarce."""
 
 
-class Sink:
-    """A receiver of events on rank 0. Ignores all events; subclasses override the ones that they handle.
-
-    A sink never ends the run: it reports its own errors, or keeps them until the run reads them.
-    """
-
-    def begin(self) -> None:
-        """All checks have passed; sinks that are added later are not called."""
-
-    def log(self, kind: str, values: dict[str, Any]) -> None:
-        """Receive figures, each a number, a short text or None; ``kind`` is one of ``KINDS``, or another name for
-        figures that belong to no step.
-        """
-
-    def print_text(self, text: str) -> None:
-        """Receive a sentence for the terminal."""
-
-    def close(self, ending: Ending) -> None:
-        """The run has ended; ``status.json`` is written already."""
-
-
-class Trackers(Sink):
+class Trackers(Observer):
     """Every tracker of a run."""
 
-    def __init__(self, config: RunConfig, run: Path, *, facts: Mapping[str, Any]) -> None:
-        """Start the trackers of ``config``, in threads.
+    def __init__(self, config: RunConfig) -> None:
+        """Start none yet."""
+        self.config = config
+        self.trackers: list[GuardedTracker] = []
 
-        ``metrics.jsonl`` must be truncated to the resumed step before. ``facts`` are shown beside the configuration;
-        ``facts["dataset"]`` is the fingerprint.
-        """
-        settings = config.tracking
-        values = to_dict(replace(config, tracking=replace(settings, name=settings.name or run.resolve().name)))
+    def start(self, opening: Opening) -> None:
+        """Start the trackers, in threads. They show the settings of the run with their reasons."""
+        choices = {name: str(choice) for name, choice in opening.choices.items()}
+        self.follow({"dataset": opening.manifest.fingerprint, "effective": choices})
+
+    def follow(self, facts: Mapping[str, Any]) -> None:
+        """Start the trackers; ``facts`` are shown beside the configuration."""
+        settings, run = self.config.tracking, Path(self.config.run)
+        tracking = replace(settings, name=settings.name or run.resolve().name)
+        values = to_dict(replace(self.config, tracking=tracking))
         values["tracking"]["group"] = group_of(run.resolve(), facts)
         self.trackers = [GuardedTracker(name, run, public_values(values | dict(facts))) for name in settings.trackers]
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import psutil
 
+from harness.output.trackers import AccelerateTracker, figures_by_chart, is_installed
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
 from harness.rundir.lock import open_locked
 from harness.rundir.metrics_log import KINDS, read_log
 from harness.rundir.records import read_run_config, read_status
-from harness.tracking.trackers import AccelerateTracker, figures_by_chart, is_installed
 from padless.core import atomic
 from padless.core.errors import ConfigError, UserError
 from padless.core.schema import LocalPath
@@ -35,8 +35,6 @@ FINISH_S = 28.0
 """How long it may take to accept the last rows: less than a run's end waits for it."""
 SYNC_S = 1800.0
 """How long it may take in ``wandb-sync``."""
-TEARDOWN_S = 1.0
-"""How long W&B may take to forget a service that was killed."""
 SERVICE = "wandb-core"
 """Name of W&B's background process."""
 TEARDOWN_S = 1.0

@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import math
 import re
 import shlex
-import warnings
 import webbrowser
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import yaml
@@ -29,32 +25,29 @@ import yaml
 from harness.baselines.measured import Comparison
 from harness.config import LANGUAGE_MODEL, flat
 from harness.inference import explanation
-from harness.metrics.figures import FIGURES, title_of
+from harness.metrics.figures import FIGURES, show_figure, show_figures
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
-from harness.report.mistakes import describe_suspects, mistakes_of
-from harness.report.runs import (
+from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
+from harness.output.many_runs import summarize_runs
+from harness.output.mistakes import mistakes_of
+from harness.output.run_facts import (
     RunFacts,
-    capitalize,
     compare_with_first,
     differing_settings,
     rank,
     ranking_figure,
-    summarize_runs,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
-from harness.rundir.json_files import Line
 from harness.rundir.layout import REPORT, members
-from harness.rundir.results import Measured, probability_column, read_predictions
 from padless.core import atomic
-from padless.core.errors import DataError, require
+from padless.core.errors import require
 from padless.core.installed import VERSION
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values, shorten_line
-from preprocessing.labels import name_label_value
+from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -62,10 +55,6 @@ GENERATOR = f"padless sha256={'0' * 64}"
 """``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
-THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
-"""Probabilities from which the second of two classes may be predicted."""
-MIN_BIN_ROWS = 10
-"""Of a bin in the chart of the calibration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +158,6 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "spread": spread,
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": VERSION,
-        "metrics": titles(()),
         "runs": views,
         "learning": learning_charts(runs, names),
         "quality": quality_charts(views, chart_split),
@@ -184,17 +172,6 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
 
 
-def titles(labels: Sequence[str], *, has_label_sets: bool = False) -> dict[str, str]:
-    """Key -> title of the figures of a classifier with these classes."""
-    hidden = {"calibrated_log_loss", "perplexity"}
-    hidden.add("balanced_accuracy" if has_label_sets else "f1_micro")
-    return {
-        name: capitalize(title_of(name, labels, has_label_sets=has_label_sets))
-        for name in FIGURES
-        if name not in hidden
-    }
-
-
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """The template's variables of one run, charts excepted."""
     labels, manifest = run.labels, run.manifest
@@ -203,30 +180,19 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
     has_label_sets = manifest is not None and manifest.has_label_sets
     quality: dict[str, Any] = {"split": None, "figures": None}
     if run.measured is not None:
-        figures, mistake_by_row = run.measured.figures, dict[int, dict[str, Any]]()
+        figures = run.measured.figures
         has_label_sets = "thresholds" in figures
-        shown_mistakes = [{"is_suspect": False, **mistake} for mistake in figures["mistakes"]]
-        if not has_label_sets:
-            with suppress(DataError, ValueError):  # no predictions, or of other classes
-                mistake_by_row = {mistake["row"]: mistake for mistake in describe_suspects(run.measured, labels)}
-            for mistake in shown_mistakes:
-                suspect = mistake_by_row.get(mistake["row"], mistake)
-                mistake_by_row[mistake["row"]] = {**suspect, **mistake, "is_suspect": suspect["is_suspect"]}
-            shown_mistakes = [*mistake_by_row.values()]
-        mistakes, no_texts = mistakes_of(shown_mistakes, manifest, str(run.config["data"]))
-        missed = never_found(figures["per_class"], has_label_sets=has_label_sets)
+        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+        missed = never_found(figures["per_class"])
         quality = {
             "split": run.measured.split,
             "figures": figures,
             "warnings": list(filter(None, (majority(figures), missed))),
             "mistakes": group_mistakes(mistakes, figures),
             "no_texts": no_texts,
-            "examples": {mistake["label"]: mistake for mistake in mistakes if mistake["label"] == mistake["predicted"]},
             "classes": worst_first(figures["per_class"]),
             "matrix": matrix_of(figures),
             "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-            "thresholds": threshold_table(run.measured, labels),
-            "class_curves": class_curves(run.measured, labels),
         }
     log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
@@ -234,7 +200,6 @@ def view(run: RunFacts, name: str) -> dict[str, Any]:
         "facts": run,
         "labels": labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
-        "metrics": titles(labels, has_label_sets=has_label_sets),
         "has_label_sets": has_label_sets,
         "log_loss": log_loss,
         "settings": flat(run.config),
@@ -276,47 +241,6 @@ def confusions(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def threshold_table(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Precision and recall if the second class is predicted from each of ``THRESHOLDS`` and from the one in use on;
-    empty without predictions, and unless there are two classes of which a text has one.
-    """
-    table = list[dict[str, Any]]()
-    if len(labels) != 2 or "thresholds" in measured.figures:
-        return table
-    column = probability_column(labels[1])
-    with suppress(DataError):
-        predictions = read_predictions(measured.directory, measured.split, ["label", column])
-        is_second = np.array([name_label_value(label) == labels[1] for label in predictions["label"].to_pylist()])
-        for threshold in sorted({*THRESHOLDS, measured.figures["threshold"]}):
-            is_predicted = predictions[column].to_numpy() >= threshold
-            num_predicted, num_right = int(is_predicted.sum()), int((is_predicted & is_second).sum())
-            precision = num_right / num_predicted if num_predicted else None
-            recall = num_right / int(is_second.sum()) if is_second.any() else None
-            table.append({"threshold": threshold, "predicted": num_predicted, "precision": precision, "recall": recall})
-    return table
-
-
-def class_curves(measured: Measured, labels: Sequence[str]) -> list[tuple[str, Curve]]:
-    """The precision-recall curve of each class that a row has, where it may have several; empty without predictions,
-    and where a row has one.
-    """
-    from sklearn.metrics import precision_recall_curve
-
-    curves = list[tuple[str, Curve]]()
-    if "thresholds" not in measured.figures:
-        return curves
-    with suppress(DataError):
-        table = read_predictions(measured.directory, measured.split, ["label", *map(probability_column, labels)])
-        names_by_row = [set(map(name_label_value, values)) for values in table["label"].to_pylist()]
-        for label in labels:
-            is_labelled = [label in names for names in names_by_row]
-            if any(is_labelled):
-                chances = table[probability_column(label)].to_numpy()
-                precision, recall, _ = precision_recall_curve(is_labelled, chances, drop_intermediate=True)
-                curves.append((label, (recall, precision)))
-    return curves
-
-
 def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
     several labels to a text.
@@ -329,6 +253,11 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     return matrix
 
 
+def capitalize(text: str) -> str:
+    """A text with its first letter capitalised; the others stay."""
+    return text[:1].upper() + text[1:]
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "figure": lambda value, digits=4: "–" if value is None else f"{value:.{digits}f}",
     "public": public,
@@ -336,92 +265,11 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "quoted": lambda path: shlex.quote(str(path)),
     "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
     "count": lambda value: f"{value:,}",
+    "capital": capitalize,
+    "shown": show_figures,
+    "shown_as": show_figure,
     "rows": lambda value: count_noun(value, "row"),
     "duration": duration,
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
 """Name in the template -> function that formats a value."""
-
-
-SIZE = (4.4, 3.0)
-"""Inches: small, so that the text is readable on a phone, where a chart fills the width."""
-NUM_COLOURS = 8
-"""Further lines reuse them, dashed, and are not in the legend."""
-MAX_POINTS = 300
-"""Of a line over steps; of more, every second, third, … is drawn."""
-MAX_LEGEND_CHARACTERS = 28
-Chart: TypeAlias = tuple[str, str]
-"""Title, and data URL of the image."""
-Curve: TypeAlias = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
-"""x and y."""
-OVER_STEPS = (
-    ("Training loss", "train", "loss", "log loss"),
-    ("Validation loss", VALIDATION, "log_loss", "log loss"),
-    ("Validation perplexity", VALIDATION, "perplexity", "perplexity"),
-    ("Validation accuracy", VALIDATION, "accuracy", "accuracy"),
-    ("Gradient norm", "train", "grad_norm", "norm before clipping"),
-)
-"""Title, attribute of ``RunFacts`` with the lines, figure, and label of the y axis."""
-
-
-def draw(
-    title: str, curves: Iterable[tuple[str, Curve]], x_label: str, y_label: str, *, is_diagonal: bool = False
-) -> list[Chart]:
-    """Draw named curves, each in the colour of its position, with the line x = y if ``is_diagonal``; nothing if all are
-    empty.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    lines = [(position, name, *curve) for position, (name, curve) in enumerate(curves) if len(curve[0])]
-    if not lines:
-        return []
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "text.parse_math": False, "font.size": 9}):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
-        axes.grid(alpha=0.4)
-        if is_diagonal:
-            axes.axline((0, 0), slope=1, color="gray", linestyle=":")
-        for position, name, x, y in lines:
-            label = shorten_line(name, MAX_LEGEND_CHARACTERS) if position < NUM_COLOURS else None
-            style = "." + ("--" if position // NUM_COLOURS % 2 else "-")
-            axes.plot(x, y, style, color=f"C{position % NUM_COLOURS}", label=label, markersize=3)
-        if len(lines) > 1:
-            figure.legend(loc="outside lower center", ncols=2, frameon=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about characters missing in matplotlib's font: the browser has them
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return [(title, f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}")]
-
-
-def curve_of(lines: Sequence[Line], name: str) -> Curve:
-    """Steps and values of a figure over a run."""
-    finite = [(line["step"], line[name]) for line in lines if line.get(name) is not None and math.isfinite(line[name])]
-    points = np.array(finite[:: 1 + len(finite) // MAX_POINTS], float).reshape(-1, 2)
-    return points[:, 0], points[:, 1]
-
-
-def learning_charts(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
-    """The charts of ``OVER_STEPS``; runs overlaid."""
-    charts = list[Chart]()
-    for title, lines, figure, y_label in OVER_STEPS:
-        curves = [curve_of(getattr(run, lines), figure) for run in runs]
-        charts += draw(title, zip(names, curves, strict=True), "step", y_label)
-    return charts
-
-
-def quality_charts(views: Sequence[Mapping[str, Any]], split: str) -> list[Chart]:
-    """Confidence and accuracy of each bin with ``MIN_BIN_ROWS`` rows, on one split, runs overlaid; of one run with
-    several labels to a text also its classes.
-    """
-    curves = []
-    for run in views:
-        bins = run["figures"]["calibration"]["after"] if run["split"] == split else []
-        points = [(entry["confidence"], entry["accuracy"]) for entry in bins if entry["rows"] >= MIN_BIN_ROWS]
-        confidence, accuracy = np.array(points).reshape(-1, 2).T
-        curves.append((run["name"], (confidence, accuracy)))
-    class_charts = list[Chart]()
-    if len(views) == 1 and views[0]["figures"] is not None:
-        class_charts = draw("Precision and recall of each class", views[0]["class_curves"], "recall", "precision")
-    return class_charts + draw("Calibration", curves, "confidence", "accuracy", is_diagonal=True)

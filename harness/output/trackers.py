@@ -14,8 +14,8 @@ from padless.core.errors import ConfigError
 
 PACKAGES = ("wandb", "tensorboard", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
 """Accelerate's trackers; each needs the package of its name."""
-TRACKERS = dict.fromkeys(PACKAGES, "harness.tracking.trackers:AccelerateTracker")
-TRACKERS |= {"wandb": "harness.tracking.wandb_run:WandbTracker"}
+TRACKERS = dict.fromkeys(PACKAGES, "harness.output.trackers:AccelerateTracker")
+TRACKERS |= {"wandb": "harness.output.wandb_run:WandbTracker"}
 """The registry of trackers: value of ``tracking.tracker`` -> ``module:class``, ``AccelerateTracker`` or a subclass.
 docs/extending.md shows how to add one."""
 

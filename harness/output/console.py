@@ -17,26 +17,19 @@ from harness.config import CLASSIFIER, Choice, RunConfig
 from harness.metrics.figures import CHOSEN_BY
 from harness.metrics.intervals import wilson
 from harness.metrics.tables import (
-    BEFORE_CALIBRATION,
-    CALIBRATED,
-    LOG_LOSS,
-    LOG_LOSS_OF_SETS,
-    MARK,
     majority,
     never_found,
-    rare_classes,
-    show_figures,
+    print_figures,
     still_improving,
 )
 from harness.model.registry import parameters_of
 from harness.rundir import layout
+from harness.rundir.events import Observer, Opening
 from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
-from harness.tracking.tracking import Sink
 from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
-from preprocessing.dataset.shards import Manifest
 
 TITLES = {
     "accuracy": "accuracy",
@@ -46,6 +39,10 @@ TITLES = {
     "perplexity": "perplexity",
 }
 """Figures of a validation that are printed, as far as it has them, with their titles; the others are in the report."""
+
+
+MARK = "*"
+"""Marks the figure by which the best epoch is chosen."""
 
 
 class Log(Screen):
@@ -69,16 +66,14 @@ class Log(Screen):
             self.quiet = True
 
 
-class Console(Sink):
-    """Lines on stdout and in ``log.txt``; in a terminal with colour and a live line."""
+class Console(Observer):
+    """Lines on stdout and in ``log.txt``, without a file in a dry run; in a terminal with colour and a live line."""
 
-    def __init__(
-        self, config: RunConfig, manifest: Manifest, total_steps: int, first_step: int = 0, *, logs: bool = False
-    ) -> None:
-        """``first_step``: where this start resumes. ``logs``: append to the log of the run directory, which exists."""
-        self.config, self.manifest, self.directory = config, manifest, Path(config.run)
-        self.total_steps, self.first_step, self.step, self.work = total_steps, first_step, first_step, ""
-        file = self.directory / layout.LOG if logs else None
+    def __init__(self, config: RunConfig) -> None:
+        """The run directory may be missing until the run starts."""
+        self.config, self.directory = config, Path(config.run)
+        self.step, self.work = 0, ""
+        file = None if config.dry_run else self.directory / layout.LOG
         self.screen = Log(file, quiet=config.quiet)
         self.details = Log(file, quiet=config.quiet or not config.dry_run)
         self.selecting_figure = CHOSEN_BY[config.select] if config.task == CLASSIFIER else "log_loss"
@@ -86,16 +81,23 @@ class Console(Sink):
         """Of the last log line."""
         self.validations: list[dict[str, Any]] = []
         """Those since this start."""
-        self.started = self.first_step_done = time.monotonic()
-        """When this start began, and when its first step was done, which counts in no estimate of time."""
-        self.live = Live(self.state, self.screen if logs else Screen(quiet=True))
+        self.live: Live | None = None
 
     def print_text(self, text: str) -> None:
         """Print a sentence at once."""
         self.screen.print_text(text)
 
-    def start(self, choices: Mapping[str, Choice]) -> None:
+    def fact(self, name: str, text: str) -> None:
+        """Print a named sentence at once."""
+        self.screen.fact(name, text)
+
+    def start(self, opening: Opening) -> None:
         """Print what is trained on what, and as details all settings with their reasons."""
+        self.manifest, self.total_steps, choices = opening.manifest, opening.total_steps, opening.choices
+        self.first_step = self.step = opening.first_step
+        self.started = self.first_step_done = time.monotonic()
+        """When this start began, and when its first step was done, which counts in no estimate of time."""
+        self.live = Live(self.state, Screen(quiet=True) if self.config.dry_run else self.screen)
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in self.outline(choices).items():
             self.screen.fact(name, text)
@@ -148,14 +150,6 @@ class Console(Sink):
             cells = self.validation_cells(values)
             head, line = table([Column(title) for title in cells], [cells], self.screen.width)
             if not self.validations:
-                if self.config.task == CLASSIFIER:
-                    meaning = LOG_LOSS if "f1_micro" not in values else LOG_LOSS_OF_SETS
-                    self.screen.fact("log loss", meaning + BEFORE_CALIBRATION)
-                if self.selecting_figure == "calibrated_log_loss":
-                    self.screen.fact(
-                        f"calibrated{MARK}",
-                        f"{CALIBRATED}; {MARK} chooses the best epoch, of nearly equal ones a later",
-                    )
                 self.screen.write([head], "head")
             self.screen.write([line], "good" if values["best"] else "")
             self.validations.append(values)
@@ -180,21 +174,20 @@ class Console(Sink):
         """Print the figures of the best weights, as in ``SPLIT.json``, and notes on how the training went; as details
         all tables.
         """
-        show_figures(self.details, figures_by_split)
+        print_figures(self.details, figures_by_split)
         for split, values in figures_by_split.items():
             low, high = values["intervals"]["accuracy"]
             accuracy = f"accuracy {values['accuracy']:.4f} ± {(high - low) / 2:.4f}, F1 {values['f1']:.4f}"
             if "f1_micro" in values:
                 accuracy = f"subset {accuracy} (macro), {values['f1_micro']:.4f} (micro)"
             self.screen.fact(split, f"{accuracy}, log loss {values['log_loss']:.4f}, {values['rows']:,} rows")
-        sentences = [majority(values), never_found(values["per_class"], has_label_sets=self.manifest.has_label_sets)]
-        if self.manifest.has_label_sets and VALIDATION in figures_by_split:
-            sentences.append(rare_classes(figures_by_split[VALIDATION]["per_class"]))
-        for sentence in filter(None, sentences):
+        for sentence in filter(None, (majority(values), never_found(values["per_class"]))):
             self.screen.fact("note", sentence, "warn")
 
     def close(self, ending: Ending) -> None:
         """Print where the results are and what to do next, or how to resume."""
+        if self.live is None:
+            return
         self.live.close()
         if ending.state == "preempted":
             self.print_text(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
@@ -212,8 +205,8 @@ class Console(Sink):
         results = ", ".join(name for name in names if (run / name).exists())
         self.screen.fact("finished", f"in {duration}; {run} has {results}", "good")
         name = shlex.quote(str(run))
-        commands = [f"padless train DATA --init.weights {name}"]
         if self.config.task == CLASSIFIER:
-            commands = [f"padless report {name} --open", f'padless predict {name} "a text"']
-        for title, command in zip(("next", ""), commands, strict=False):
-            self.screen.fact(title, command)
+            self.screen.fact("next", f"padless report {name} --open")
+            self.screen.fact("", f'padless predict {name} "a text"')
+        else:
+            self.screen.fact("next", f"padless train DATA --init.weights {name}")

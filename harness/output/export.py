@@ -7,22 +7,24 @@ It is written to a temporary folder, which is then renamed. An ONNX file is comp
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from harness.baselines.measured import compare_with_encoder, find_results
-from harness.export.config import ExportConfig
-from harness.export.graph import check_exportable, export_onnx
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
-from harness.metrics.figures import FIGURES, title_of
-from harness.metrics.tables import interval
+from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
+from harness.output.export_config import ExportConfig
+from harness.output.onnx_graph import check_exportable, export_onnx
 from harness.rundir.bundle_files import (
     CARD,
     INDEX,
@@ -41,7 +43,7 @@ from padless.core.atomic import storage_errors
 from padless.core.errors import DataError
 from padless.core.installed import VERSION, require_package
 from padless.core.split_names import TRAIN
-from padless.core.terminal import Screen, markdown, markdown_code, percent, printable, public
+from padless.core.terminal import Screen, percent, plain_line, printable, public
 from preprocessing.dataset.shards import VOCABULARY
 from preprocessing.text.vocabulary import UNK
 
@@ -133,6 +135,19 @@ SETTINGS = ("epochs", "global_batch", "seed", "lr")
 """Settings of the training in a card."""
 CLASSES = 30
 """Maximum number of classes in a table."""
+MARKUP = re.compile(r"([\\`*_\[\]~|#!])")
+"""Characters with a meaning in Markdown."""
+
+
+def markdown(text: str) -> str:
+    """A name on one line, with the markup of Markdown and HTML escaped."""
+    return MARKUP.sub(r"\\\1", html.escape(" ".join(plain_line(public(text)).split()), quote=False))
+
+
+def markdown_code(text: str) -> str:
+    """A name as Markdown code, where backticks become apostrophes; one with markup of HTML as ``markdown``."""
+    code = " ".join(plain_line(public(text)).split()).replace("`", "'")
+    return markdown(text) if {"<", "&"} & {*code} else f"`{code}`"
 
 
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
@@ -170,7 +185,7 @@ def render_model_card(
     from huggingface_hub import ModelCard, ModelCardData
 
     figures, run_config, train = records["figures"], records["run_config"], records["splits"].get(TRAIN, {})
-    bounds, spec = figures.get("intervals", {}), info.text["spec"]
+    spec = info.text["spec"]
     is_of_language = {spec["stop_words"], spec["lemmatizer"]} != {"none"} or spec["tokenizer"].startswith("nltk")
     language = config.language or (spec["language"] if is_of_language else None)
     metadata = ModelCardData(
@@ -191,16 +206,12 @@ def render_model_card(
         "version": VERSION,
         "spec": spec,
         "most": CLASSES,
-        "measured": [
-            (title_of(key, info.labels, has_label_sets=info.has_label_sets), figures[key], interval(bounds.get(key)))
-            for key in FIGURES
-            if figures.get(key) is not None
-        ],
+        "measured": show_figures(figures, info.labels),
         "training": {key: settings[key] for key in SETTINGS if settings.get(key) is not None},
         "cut": train.get("lengths", {}).get(str(spec["max_tokens"]), 0) / train.get("rows", 1),
         "onnx": onnx,
         "code": markdown_code,
-        "interval": interval,
+        "accuracy": partial(show_figure, key="accuracy", labels=info.labels),
         "markdown": lambda value: markdown(str(value)),
         "number": "{:,.0f}".format,
         "percent": percent,

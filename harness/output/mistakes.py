@@ -11,48 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from harness.inference.explanation import as_html, split_text
-from harness.metrics.label_errors import find_label_errors
-from harness.rundir.results import Measured, probability_column, read_predictions
 from padless.core.errors import UserError
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.views import home_of
-from preprocessing.labels import name_label_value
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
-
-MAX_SUSPECTS = 100
-
-
-def describe_suspects(measured: Measured, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a split whose label is probably wrong, the worst first, at most ``MAX_SUSPECTS``, and the most
-    probable row of each class as its example: in the form of the mistakes in ``SPLIT.json``, without marked words.
-
-    Raises ``DataError`` without predictions.
-    """
-    columns = [*map(probability_column, labels)]
-    frame = read_predictions(measured.directory, measured.split, ["label", *columns]).to_pandas()
-    numbers = frame["label"].map(name_label_value).map(labels.index).to_numpy()
-    chances = frame[columns].to_numpy()
-    is_error, predicted = find_label_errors(numbers, chances), chances.argmax(axis=1)
-    frame = frame.assign(chance=chances[np.arange(len(frame)), numbers], number=numbers)
-    examples = frame.groupby("number")["chance"].idxmax()
-    return [
-        {
-            "row": int(frame["row"][position]),
-            "label": labels[numbers[position]],
-            "predicted": labels[predicted[position]],
-            "probability": float(chances[position].max()),
-            "is_suspect": bool(is_error[position]),
-            "tokens": [],
-            "weights": [],
-        }
-        for position in (*frame["chance"][is_error].nsmallest(MAX_SUSPECTS).index, *examples)
-    ]
 
 
 def mistakes_of(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event sink around a run: the TF-IDF baseline beside it, fitted in the background, and its report at the end."""
+"""What is made beside a run: the TF-IDF baseline, fitted in the background, and at the end the report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from harness.baselines.measured import FOLDER, compare_with_encoder, find_result
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig
 from harness.metrics.figures import scalar_figures
-from harness.report.page import write_report_quietly
-from harness.report.runs import compare_linear
+from harness.output.report import write_report_quietly
+from harness.output.run_facts import compare_linear
+from harness.rundir.events import Observer
 from harness.rundir.layout import writable_path
 from harness.rundir.records import Ending
-from harness.tracking.tracking import Sink
 from padless.core.errors import DataError, UserError
 from padless.core.processes import start_child
 from padless.core.signals import STOP
@@ -37,15 +37,15 @@ FIRST_VICTIM = "1000"
 """``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
-class ReportSink(Sink):
+class RunReport(Observer):
     """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
     and writes ``report.html``.
 
     The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
     """
 
-    def __init__(self, config: RunConfig, target: Sink) -> None:
-        """The figures go to ``target``, which must be closed after this sink."""
+    def __init__(self, config: RunConfig, target: Observer) -> None:
+        """The figures go to ``target``, which must be closed after this observer."""
         self.config, self.target = config, target
         self.fit: subprocess.Popen[bytes] | None = None
 

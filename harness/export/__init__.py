@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Export of a model: a folder with weights, text pipeline, ONNX and a model card."""
