@@ -29,7 +29,7 @@ from harness.rundir.layout import (
     storage,
 )
 from padless.core import atomic
-from padless.core.configuration import parse_yaml
+from padless.core.configuration import check_yaml
 from padless.core.errors import DataError
 from padless.core.processes import available_cores
 from padless.core.schema import Count, Record, convert_json
@@ -83,7 +83,7 @@ def read_run_config(run: str | Path) -> dict[str, Any]:
     path = Path(run, CONFIG)
     try:
         text = read_bytes(path, MAX_CONFIG_BYTES).decode()
-        parse_yaml(text, QUICK)  # refuses aliases that would expand beyond memory
+        check_yaml(text)
         content = parse_json(json.dumps(yaml.load(text, QUICK)).encode())
     except (FileNotFoundError, NotADirectoryError):
         runs = members(run)

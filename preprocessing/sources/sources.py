@@ -21,7 +21,6 @@ from pyarrow import fs
 
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
-from padless.core.suggestions import path_suggestion
 from padless.core.terminal import public
 from padless.core.untrusted import check_unpacked, refuse_binary
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
@@ -160,7 +159,7 @@ def format_of(file: File, address: str) -> str:
     kind, suffix = addresses.kind(address), suffix_of(address)
     if kind == fs.FileType.NotFound:
         key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
-        raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}{path_suggestion(address)}")
+        raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}")
     if kind == fs.FileType.Directory:
         return "folder"
     if file.source.format != AUTO:
