@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-slow test-night lint format docs dist bench clean
+.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night lint format docs dist bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,17 +31,27 @@ lint: setup ## ruff, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## Lint, types and every test that is neither slow nor night (four minutes on two quiet cores)
+test: setup ## Lint, types and every test that is neither slow nor night (three minutes on two quiet cores)
+	@$(MAKE) -j2 lint tests
+
+tests: setup
 	$(PYTEST) -n 3 --dist loadfile -m 'not slow and not night'
 
 test-fast: lint ## Lint, types and the tests that start no process (under a minute)
 	$(PYTEST) tests/unit tests/laws -n 2 --dist loadfile -m 'not processes and not thorough and not slow and not night'
 
 test-slow: setup ## The long proofs: kills under the launcher, a million rows, SLURM jobs (20 minutes)
-	$(BIN)/python -m tests.slow
+	@$(MAKE) -j2 --output-sync=target tests-slow tests-slurm
 
-test-night: setup ## Tallies of hours, which go on where they were stopped, and large counts of what is slow
+tests-slow: setup
+	$(PYTEST) -n 2 --dist loadfile --timeout 2400 --durations 30 -m 'slow and not night' --ignore tests/slurm
+
+tests-slurm: setup # these mostly wait for the cluster
+	$(PYTEST) -m 'slow and not night' tests/slurm
+
+test-night: setup ## Ten times as many cases of each property, other ones each time, and the large counts of what is slow
 	$(PYTEST) -m night --timeout 0
+	$(PYTEST) tests/fuzz tests/laws tests/unit -m 'not slow and not night' --hypothesis-profile night --timeout 0
 
 format: setup ## Let ruff correct what it can
 	$(BIN)/ruff check --fix .

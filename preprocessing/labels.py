@@ -8,7 +8,6 @@ recorded, so that predictions are values of that type.
 from __future__ import annotations
 
 import ast
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -124,16 +123,6 @@ def convert_names(names: Sequence[str], kind: LabelType) -> np.ndarray:
     """
     column_type = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.large_string()}[kind]
     return pa.array(names, pa.large_string()).cast(column_type).to_numpy(zero_copy_only=False)
-
-
-def as_recorded(value: Any) -> Any:
-    """A value of ``source.labels`` as manifests record it: 0 and "0" as 0, and so 3.5 and true."""
-    try:
-        parsed = json.loads(str(value).lower())
-    except ValueError:
-        return value
-    is_same = isinstance(parsed, bool) or (isinstance(parsed, int | float) and str(parsed) == str(value))
-    return parsed if is_same else value
 
 
 class LabelMap:

@@ -6,7 +6,7 @@ fast, and it is checked here. Fixtures count as part of the test that needs them
 running is killed when it ends. The programs that tests start obey signals, whichever shell started pytest.
 
 A test of properties tries the same cases every time, so that a change is not refused for a fault that it does not have;
-``--hypothesis-profile default`` tries others.
+``--hypothesis-profile night`` tries others, and ten times as many.
 """
 
 from __future__ import annotations
@@ -36,9 +36,13 @@ MAY_START = ("processes", "slow", "night")
 STARTED_BY = "PADLESS_TEST"
 """Environment variable: the test that started a process, to find processes that outlive their parents."""
 
-hypothesis.settings.register_profile("same", derandomize=True)
+UNLIMITED = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+hypothesis.settings.register_profile("same", max_examples=20, derandomize=True, **UNLIMITED)
+hypothesis.settings.register_profile("night", max_examples=200, print_blob=True, **UNLIMITED)
 hypothesis.settings.load_profile("same")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # idle threads of one test do not spin while another one computes
+THREADS_ARE_FREE = "OMP_NUM_THREADS" not in os.environ
+if THREADS_ARE_FREE:  # torch reads it when test files import it; their tiny networks gain nothing by threads
+    os.environ["OMP_NUM_THREADS"] = "1"
 if NLTK_DATA.is_dir():  # before anything imports nltk, which reads this once; worker processes inherit it
     os.environ.setdefault("NLTK_DATA", str(NLTK_DATA))
 # nohup and background jobs of scripts ignore these, and what is ignored stays so over exec. What is caught becomes the
@@ -55,6 +59,12 @@ for number, handler in (
 def pytest_configure(config: pytest.Config) -> None:
     """Workers take files in the order below, not by their number of tests."""
     config.option.loadscopereorder = False
+
+
+def pytest_collection_finish() -> None:
+    """Programs that tests start choose the number of their threads."""
+    if THREADS_ARE_FREE:
+        os.environ.pop("OMP_NUM_THREADS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

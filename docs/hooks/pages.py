@@ -17,7 +17,8 @@ PAGES = {
     "ARCHITECTURE.md": "architecture.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
-    "launch/slurm/README.md": "how-to/slurm.md",
+    "README.md": "index.md",
+    "launch/slurm/README.md": "slurm.md",
 }
 """File of the repository -> page of the site, for documents outside ``docs/``."""
 SOURCES = {page: path for path, page in PAGES.items()}

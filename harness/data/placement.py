@@ -65,7 +65,7 @@ def open_data(
         raise DataError(f"{data}: has no split {name!r}; it has {splits}; name another")
     staged = None
     with world.raise_together("staging the dataset"):
-        if stage_dir != NOTHING and not is_remote(data):  # blocks of a remote one are cached already
+        if stage_dir != NOTHING and not is_remote(data):  # shards of a remote one are cached already
             staged = staging_path(stage_dir, manifest)
             if read_local_rank() == 0:
                 stage(home_of(data), manifest, stage_dir, [*filter(manifest.splits.get, names)], timeout_s)

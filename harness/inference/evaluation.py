@@ -38,13 +38,13 @@ from harness.rundir.results import (
 )
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.errors import ConfigError, DataError
+from padless.core.executors import Workers
+from padless.core.jobs import show_progress
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Split
 from preprocessing.labels import AUTO, NAME_END, distinct, normalize_label
-from preprocessing.pipeline.engine import show_progress
-from preprocessing.pipeline.executors import Workers
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
 from preprocessing.text.vocabulary import UNK
@@ -89,7 +89,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
     directory = bundle_directory(config.run)
     bundle = Bundle(directory, config.batch, config.device, config.precision)
     configure_threads(bundle.arithmetic["device"])
-    labels = label_options(bundle.labels, config.source.labels, bundle.info.source.get("labels"))
+    labels = label_options(bundle.labels, config.source.labels, bundle.info.source.labels)
     with temporary_folder() as folder:
         files = find_labelled(config.input, config.source, bundle.info.source, labels)
         sources = convert_all(files, Workers(config.timeout_s), folder)

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -43,15 +43,15 @@ from harness.inference.scorer import (
 )
 from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
-from padless.core import atomic
+from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.executors import Share, open_workers
 from padless.core.processes import available_cores, lock_file
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
+from preprocessing.config import ReadingOptions
 from preprocessing.labels import LIST, name_label_value
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Share, open_workers
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources.sources import identity_of
 
@@ -77,7 +77,7 @@ class PartFacts:
 
 
 @dataclass(frozen=True)
-class ScoredPart(engine.Part[PartFacts]):
+class ScoredPart(jobs.Task[PartFacts]):
     """The predictions for one part of the input, as Parquet."""
 
     path: Path
@@ -89,9 +89,9 @@ class ScoredPart(engine.Part[PartFacts]):
 
     result: ClassVar[type] = PartFacts
 
-    def make(self) -> tuple[PartFacts, dict[str, str]]:
+    def run(self) -> tuple[PartFacts, dict[str, str]]:
         """Raises ``OSError`` if reading or writing fails."""
-        scorer: Scorer = engine.open_once(self.key, self.open_model)
+        scorer: Scorer = jobs.open_once(self.key, self.open_model)
         texts = pq.read_table(self.rows, columns=["text"], use_threads=False)["text"]
         num_unknown = num_unlabelled = 0
         tables: list[pa.Table] = []
@@ -125,7 +125,9 @@ def main(config: PredictConfig) -> None:
     options: dict[str, Any] = {"device": config.device, "precision": config.precision}
     scorer = open_scorer(config.run, config.engine, config.batch, abstain=config.abstain or 0.0, **options)
     with atomic.temporary_folder() as folder:
-        lines = iter_texts(find_texts(config.inputs, config.source, {}, folder)) if config.inputs else [config.texts]
+        lines: Iterable[list[str]] = [config.texts]
+        if config.inputs:
+            lines = iter_texts(find_texts(config.inputs, config.source, ReadingOptions(), folder))
         for texts in lines:
             print_predictions(scorer, texts, config.json)
 
@@ -156,7 +158,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
     work = target.with_name(f"{target.name}.parts").absolute()
     share, screen = Share.parse(config.share), Screen(quiet=config.quiet)
     if share.count > 1 and target.exists():
-        screen.print_text(f"{target}: is there already, so share {share} has nothing to do; remove it to predict anew")
+        screen.print_text(
+            f"{target}: is there already, so share {config.share} has nothing to do; remove it to predict anew"
+        )
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
@@ -174,14 +178,15 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         sources = convert_all(files, workers, work, keep_columns=True)
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
-        names = [info.source.get("label_column", "label")] if config.rank else []
+        names = [info.source.label_column] if config.rank else []
         names += ["predicted", *map(probability_column, info.labels)]
-        output = Output.plan(target, sources, names, info.source.get("labels_separator") or LIST)
+        separator = info.source.labels_separator if info.source.has_label_sets else None
+        output = Output.plan(target, sources, names, separator or LIST)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
-        with engine.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
-            facts = [facts for _, facts in engine.run_parts(parts, workers, progress, wait=share.is_leader)]
+        with jobs.show_progress("predicting", sum(part.size for part in parts), config.quiet) as progress:
+            facts = [facts for _, facts in jobs.run_tasks(work, parts, workers, progress, wait=share.is_leader)]
         if not share.is_leader:
-            screen.print_text(f"{target}: share {share} is done; share 0 writes the file")
+            screen.print_text(f"{target}: share {config.share} is done; share 0 writes the file")
             return
 
         def read_parts() -> Iterator[Part]:

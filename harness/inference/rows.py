@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import fs
 
 from harness.inference.config import STDIN
-from harness.rundir.bundle_files import reading_of
 from padless.core.errors import ConfigError, DataError
 from padless.core.terminal import print_stderr
-from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.config import ReadingOptions, SourceConfig, SplitConfig
 from preprocessing.labels import AUTO
 from preprocessing.pipeline.parts import Source
 from preprocessing.sources import addresses
@@ -31,7 +29,7 @@ from preprocessing.sources.sources import File, list_files
 TEXT = "text"
 
 
-def find_texts(names: Sequence[str], options: SourceConfig, trained: Mapping[str, Any], work: Path) -> list[File]:
+def find_texts(names: Sequence[str], options: SourceConfig, trained: ReadingOptions, work: Path) -> list[File]:
     """Every file of these names, in their order; standard input is copied into ``work``.
 
     ``trained`` are the options of the training corpus. The text is in the column of ``options``, else in that of the
@@ -42,7 +40,7 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: Mapping[str
     if STDIN in names:
         with open(copy, "wb") as output:  # so that it can be read twice
             shutil.copyfileobj(sys.stdin.buffer, output, addresses.READ_BYTES)
-    source = reading_of(options, trained)
+    source = options.follow(trained)
     paths = [str(copy) if name == STDIN else name for name in names]
     files = list_new_files(replace(source, path=[], unlabelled_path=paths, where={}, text_column=options.text_column))
     files = [replace(file, name="standard input") if file.address == str(copy) else file for file in files]
@@ -57,11 +55,11 @@ def find_texts(names: Sequence[str], options: SourceConfig, trained: Mapping[str
     return files
 
 
-def find_labelled(name: str, options: SourceConfig, trained: Mapping[str, Any], labels: Any) -> list[File]:
+def find_labelled(name: str, options: SourceConfig, trained: ReadingOptions, labels: Any) -> list[File]:
     """The files of labelled rows; ``labels`` is the value of ``source.labels``. Columns of the corpus that the first
     file lacks are found as in preprocessing. Raises as ``find_texts`` does.
     """
-    files = list_new_files(replace(reading_of(options, trained), path=[name], labels=labels))
+    files = list_new_files(replace(options.follow(trained), path=[name], labels=labels))
     source, columns = files[0].source, {*open_reader(files[0]).columns}
     if options.text_column == AUTO and not {*source.text_columns} <= columns:
         source = replace(source, text_column=AUTO)
@@ -76,8 +74,8 @@ def find_labelled(name: str, options: SourceConfig, trained: Mapping[str, Any], 
 def list_new_files(source: SourceConfig) -> list[File]:
     """The files of new rows, none of which is of a split. Raises ``DataError`` for a missing one."""
     for name, _ in source.addresses:
-        if addresses.kind(addresses.find_files(name)[0]) == fs.FileType.NotFound:
-            raise DataError(f"{name}: {addresses.absence(name)}; check --input")
+        if addresses.find_info(addresses.find_files(name)[0]) is None:
+            raise DataError(f"{name}: no such file; check --input")
     return list(list_files(source, SplitConfig(column=None)))
 
 

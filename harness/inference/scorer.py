@@ -34,10 +34,10 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.results import prediction_columns
 from padless.core.errors import ConfigError, DataError, require
+from padless.core.executors import ROWS
 from padless.core.installed import is_importable, load_object, require_package
 from padless.core.processes import available_cores
 from padless.core.untrusted import one_line
-from preprocessing.pipeline.executors import ROWS
 from preprocessing.text.encoder import Encoder
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import UNK

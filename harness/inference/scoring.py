@@ -32,10 +32,10 @@ from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
 from harness.rundir.bundle_files import bundle_directory
 from harness.rundir.records import dataset_of
 from padless.core.errors import DataError
+from padless.core.executors import ROWS
+from padless.core.jobs import show_progress
 from preprocessing.dataset.shards import Split
 from preprocessing.dataset.views import read_data
-from preprocessing.pipeline.engine import show_progress
-from preprocessing.pipeline.executors import ROWS
 
 PAUSE_EVERY = 8
 """Batches between two checks for a stop request, at which the ranks synchronize."""

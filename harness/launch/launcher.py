@@ -17,6 +17,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,11 @@ from harness.training.rules import processes_on_cores, resolve_config
 from harness.training.teacher import find_teacher, prepare_targets
 from padless.core.atomic import as_storage_error, temporary_folder
 from padless.core.errors import ERRORS, ConfigError, UserError
+from padless.core.executors import ProcessPool
 from padless.core.processes import available_cores
 from padless.core.signals import LAUNCHER, PREEMPTED, STOP, end_process
 from padless.core.terminal import Screen, print_stderr
 from padless.core.untrusted import parse_json
-from preprocessing.pipeline.pool import ProcessPool, WorkerDiedError
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
@@ -115,7 +116,7 @@ def prepare_targets_apart(config: RunConfig) -> None:
     try:
         with ProcessPool(1) as pool:
             pool.submit(prepare_targets, config).result()  # cannot hang: the work ends, and the process with its pipe
-    except WorkerDiedError:
+    except BrokenExecutor:
         problem = "the process that embeds the texts died; was it killed for its memory?"
         raise UserError(f"teacher: {problem} Run the same command to continue") from None
 

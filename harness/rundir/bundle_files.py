@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -40,11 +39,11 @@ from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.processes import memory_bytes
 from padless.core.schema import Count, Positive, Sha256, Share, convert_json
-from padless.core.split_names import UNLABELLED
 from padless.core.untrusted import quote_value, read_bytes
-from preprocessing.config import SourceConfig
-from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.labels import AUTO, LabelType, fits_label_type
+from preprocessing.config import ReadingOptions
+from preprocessing.dataset.index import REBUILD
+from preprocessing.dataset.shards import MANIFEST, VOCABULARY, Manifest
+from preprocessing.labels import LabelType, fits_label_type
 from preprocessing.sources.addresses import HUB, fetch_repository, is_remote
 from preprocessing.text.vocabulary import Vocabulary
 
@@ -63,9 +62,6 @@ OF_WEIGHTS = "weights_sha256"
 """Metadata key of a graph: the hash of the safetensors file that it was made from."""
 
 
-SHARED_OPTIONS = ("text_column", "label_column", "neutral", "delimiter", "quote", "escape", "encoding", "columns")
-READ_WITH = (*SHARED_OPTIONS, "labels", "labels_separator")
-"""Options of ``source`` for reading files like the corpus."""
 Length = Annotated[str, Meta(pattern=r"^[0-9]{1,9}\Z")]
 
 
@@ -109,8 +105,8 @@ class BundleInfo:
     """The held-out fold of the dataset; None: its validation split was held out."""
     label_type: LabelType = "text"
     """The type of the dataset's label column, and of predictions."""
-    source: dict[str, Any] = field(default_factory=dict)
-    """Options in ``READ_WITH`` of the training's corpus: new rows are read in the same way."""
+    source: ReadingOptions = field(default_factory=ReadingOptions)
+    """Of the training's corpus: new rows are read in the same way."""
     splits: dict[str, SplitFacts] = field(default_factory=dict)
     """Of the dataset, for a model card."""
     onnx_sha256: Sha256 | None = None
@@ -182,7 +178,6 @@ def find_info(directory: Path) -> BundleInfo | None:
     if content is None:
         return None
     info: BundleInfo = convert_json(BundleInfo, content, str(path), DAMAGED)
-    convert_json(SourceConfig, info.source, f"{path}: source", DAMAGED)
     if len(set(info.labels)) < len(info.labels) or (info.task == CLASSIFIER and len(info.labels) < MIN_LABELS):
         raise DataError(f"{path}: labels is {quote_value(info.labels)}, expected two or more different ones; {DAMAGED}")
     if len(info.thresholds) not in (0, len(info.labels)):
@@ -236,11 +231,12 @@ def bundle_hash(info: BundleInfo) -> str:
     return seal_of(info.to_json())
 
 
-def source_of(manifest: Manifest) -> dict[str, Any]:
-    """How the texts of a dataset were read: the options in ``READ_WITH``."""
+def source_of(manifest: Manifest) -> ReadingOptions:
+    """How the texts of a dataset were read."""
     source = manifest.provenance.get("config", {}).get("source", {})
-    read_with = {name: source[name] for name in READ_WITH if name in source}
-    return read_with | detected_options(manifest.provenance.get("sources", []))
+    options = {option.name: source[option.name] for option in fields(ReadingOptions) if option.name in source}
+    options_read: ReadingOptions = convert_json(ReadingOptions, options, f"{MANIFEST}: source", REBUILD)
+    return options_read
 
 
 def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
@@ -258,27 +254,3 @@ def split_facts(manifest: Manifest) -> dict[str, SplitFacts]:
             "unknown_rate": manifest.statistics.get("splits", {}).get(name, {}).get("unknown_rate"),
         }
     return splits
-
-
-def detected_options(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The delimiter that was detected in the labelled CSV files of a corpus, if all have the same."""
-    csv_files = [file for file in files if file.get("format") == "csv" and file.get("split") != UNLABELLED]
-    delimiters = {file.get("read_as", {}).get("delimiter") for file in csv_files}
-    return {"delimiter": delimiters.pop()} if len(delimiters) == 1 and None not in delimiters else {}
-
-
-def reading_of(config: SourceConfig, corpus_options: Mapping[str, Any]) -> SourceConfig:
-    """How to read new files: by ``config``, and where it has defaults, like the training corpus.
-
-    Labels are read unchanged; a text has several if one of the training corpus may have.
-    """
-    defaults = SourceConfig()
-    options = {}
-    for name in SHARED_OPTIONS:
-        if getattr(config, name) == getattr(defaults, name) and corpus_options.get(name) is not None:
-            options[name] = corpus_options[name]
-    if "neutral" in options:
-        options["neutral"] = [str(value) for value in options["neutral"]]
-    if config.labels_separator == AUTO:
-        options["labels_separator"] = corpus_options.get("labels_separator")
-    return replace(config, labels=AUTO, **options)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Values for keys that are ``auto``, computed from the rows, classes and tokens of a corpus.
 
-Each rule is simple enough for one line at the start of a run; docs/defaults.md has the experiments behind them. Keys
+Each rule is simple enough for one line at the start of a run; docs/recipes.md has the experiments behind them. Keys
 that the user sets stay as they are, and the other rules use them: twice the batch gives half the steps. On GPUs the
 batch also follows from their number: a step takes as long for few rows as for many.
 """
@@ -119,7 +119,7 @@ def processes_on_cores(config: RunConfig, cores: int) -> Choice:
     """How many processes of one thread train a configuration without ``auto`` on a CPU, and why.
 
     Threads of one process wait for each other many times a step, and where another program is busy most of their time;
-    processes do so once, to add up the gradients. So each computes longer than that takes. docs/training.md has the
+    processes do so once, to add up the gradients. So each computes longer than that takes. docs/recipes.md has the
     figures. Raises ``DataError`` if the dataset cannot be read.
     """
     manifest = rows_of_run(config)

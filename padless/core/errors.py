@@ -10,7 +10,7 @@ LONGEST = 1500
 
 
 class UserError(Exception):
-    """An error that the user can correct, in one sentence; docs/reference/run-directory.md has the exit codes."""
+    """An error that the user can correct, in one sentence; docs/reference/files.md has the exit codes."""
 
     exit_code = 1
 

@@ -354,7 +354,7 @@ def verify_dataset(root: str | Path) -> list[str]:
         problems.append(str(error))
     for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
         try:
-            path = Shard(root, info, manifest.id_dtype, manifest.block_rows).path
+            path = Shard(Path(root, info.path), info, manifest.id_dtype, manifest.block_rows).path
             if atomic.sha256_file(path) != info.sha256:
                 raise DataError(f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")
         except DataError as error:

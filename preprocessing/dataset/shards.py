@@ -259,13 +259,13 @@ class Block:
 class Shard:
     """A memory-mapped shard. Opening reads only the positions of its record batches."""
 
-    def __init__(self, root: str | Path, info: ShardInfo, id_dtype: str, block_rows: int) -> None:
-        """Map ``root/info.path``; raises ``DataError`` if it is missing, truncated or does not match ``info``.
+    def __init__(self, path: str | Path, info: ShardInfo, id_dtype: str, block_rows: int) -> None:
+        """Map a file; raises ``DataError`` if it is missing, truncated or does not match ``info``.
 
         ``id_dtype`` and ``block_rows`` are the manifest's.
         """
         self.info = info
-        self.path = Path(root, info.path)
+        self.path = Path(path)
         check_size(self.path, info.bytes)
         try:
             with arrays.map_file(self.path) as file:
@@ -433,13 +433,15 @@ class Split:
         return line, number - int(self._first_blocks[line])
 
     def _map_shard(self, line: int) -> Shard:
-        return Shard(self.root, self.index[line], self.manifest.id_dtype, self.manifest.block_rows)
+        info = self.index[line]
+        return Shard(Path(self.root, info.path), info, self.manifest.id_dtype, self.manifest.block_rows)
 
     def _map_block(self, number: int) -> tuple[Path, Block]:
         """A block, and the file that holds it."""
         line, number_in_shard = self.locate_block(number)
         shard = self.shards[line]
-        check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
+        if not self.is_remote:  # copies are removed, but never changed
+            check_size(shard.path, shard.info.bytes)  # reading mapped bytes beyond the end is SIGBUS
         if not self._is_checked[number]:
             shard.check_hash(number_in_shard)
         return shard.path, shard.blocks[number_in_shard]

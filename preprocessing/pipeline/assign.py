@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from padless.core import atomic
+from padless.core import atomic, jobs
 from padless.core.errors import DataError
 from padless.core.split_names import (
     ALL_SPLITS,
@@ -36,7 +36,7 @@ from padless.core.split_names import (
     VALIDATION_NUMBER,
 )
 from preprocessing.config import POLICIES, PreprocessConfig, SplitConfig
-from preprocessing.pipeline import engine, tokenize
+from preprocessing.pipeline import tokenize
 from preprocessing.pipeline.packing import Units, assign_folds, assign_splits, join_nodes, target_label_rows
 from preprocessing.pipeline.parts import Classes
 
@@ -56,7 +56,7 @@ MANY_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class Assignment(engine.Part[dict[str, Any]]):
+class Assignment(jobs.Task[dict[str, Any]]):
     """The assignment of all rows of a corpus to splits and folds, as a task."""
 
     config: PreprocessConfig
@@ -69,7 +69,7 @@ class Assignment(engine.Part[dict[str, Any]]):
 
     result: ClassVar[Any] = dict[str, Any]
 
-    def make(self) -> tuple[dict[str, Any], dict[str, str]]:
+    def run(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Store the assignment of every row.
 
         Returns what was observed: ``report`` for the manifest, ``labels`` (rows of each split and class), ``named``

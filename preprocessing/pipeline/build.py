@@ -8,7 +8,7 @@
 5. write: ids are looked up and written to shards              ``preprocessing.pipeline.write``
 6. the manifest, last
 
-Each finished part of a step has a marker file with the hash of its inputs (``preprocessing.pipeline.engine``). A rerun
+Each finished part of a step has a marker file with the hash of its inputs (``padless.core.jobs``). A rerun
 makes what is missing or has changed. A manifest's statistics and provenance hold no times and no machine names, so
 equal jobs write equal bytes.
 """
@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from padless.core import jobs
 from padless.core.errors import ConfigError, DataError
+from padless.core.executors import Workers, open_workers
 from padless.core.installed import VERSION
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
@@ -42,10 +44,9 @@ from preprocessing.dataset.shards import (
     id_dtype,
     write_manifest,
 )
-from preprocessing.pipeline import engine, work_folder
+from preprocessing.pipeline import work_folder
 from preprocessing.pipeline.assign import MAX_THREADS, AssignedParts, Assignment, check_splits
 from preprocessing.pipeline.count import BASE, count_all, freeze_vocabulary, read_base
-from preprocessing.pipeline.executors import Workers, open_workers
 from preprocessing.pipeline.parts import Classes, Source, hash_of
 from preprocessing.pipeline.tokenize import TokenizedPart, tokenize_all
 from preprocessing.pipeline.write import WrittenShards, write_all
@@ -196,8 +197,8 @@ class DatasetJob:
         marker = folder / "assigned.json"
         threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
         task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
-        with engine.show_progress("assign", num_rows, self.screen.quiet) as progress:
-            ((_, observed),) = engine.run_parts([task], self.workers, progress)
+        with jobs.show_progress("assign", num_rows, self.screen.quiet) as progress:
+            ((_, observed),) = jobs.run_tasks(folder, [task], self.workers, progress)
         check_splits(observed, num_rows, classes, splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 

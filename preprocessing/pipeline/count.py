@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from padless.core.errors import ConfigError, DataError
+from padless.core.executors import Workers
 from padless.core.schema import convert_json
 from padless.core.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
 from padless.core.terminal import Screen, public
@@ -21,7 +22,6 @@ from preprocessing.dataset import remote
 from preprocessing.dataset.shards import MANIFEST, VOCABULARY, read_manifest
 from preprocessing.pipeline import tokenize
 from preprocessing.pipeline.assign import AssignedParts
-from preprocessing.pipeline.executors import Workers
 from preprocessing.sources import addresses
 from preprocessing.text.encoder import mask_kept
 from preprocessing.text.spec import TextPipeline, TextSpec

@@ -112,7 +112,7 @@ def target_label_rows(label_rows: np.ndarray, members: np.ndarray, validation: f
 
     As in Sechidis et al. (2011), On the Stratification of Multi-Label Data, the rows of the rarest class are dealt
     first, to the splits that lack rows of it; those without a class come last. What splits lack of the other classes of
-    a set counts for ``OTHERS_WEIGHT``.
+    a set counts for ``OTHERS_WEIGHT``. A class that other classes of its rows left none for training gets one label.
     """
     fractions, columns = np.array([1 - validation - test, validation, test]), add_total(members)
     total, remainder = label_rows @ columns, label_rows.copy()
@@ -126,6 +126,10 @@ def target_label_rows(label_rows: np.ndarray, members: np.ndarray, validation: f
             target[:, label] = round_shares(shares, remainder[label], lacking[:, -1])
             lacking -= np.outer(target[:, label], columns[label])
             remainder[label] = 0
+    for column in np.flatnonzero((target[TRAIN_NUMBER] @ members == 0) & (total[:-1] > 0)):
+        label = np.argmax(label_rows * members[:, column])
+        target[:, label] = 0
+        target[TRAIN_NUMBER, label] = label_rows[label]
     return target
 
 

@@ -13,14 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from padless.core import jobs
 from padless.core.errors import DataError
+from padless.core.executors import Workers
 from preprocessing.config import SourceConfig
 from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Workers
 from preprocessing.sources.convert import Converted, ConvertedPart, check_number, convert, convert_parts
 from preprocessing.sources.sources import File, identity_of
 
+SOURCES = "sources"
+"""The folder of converted sources and their markers."""
 VERSION = 8
 """Format of stored parts; parts of another version are made again."""
 NOT_DECIDING = {
@@ -31,7 +33,7 @@ NOT_DECIDING = {
 
 
 @dataclass(frozen=True)
-class ConvertedFile(engine.Part[Converted]):
+class ConvertedFile(jobs.Task[Converted]):
     """One source, to be converted."""
 
     file: File
@@ -45,10 +47,10 @@ class ConvertedFile(engine.Part[Converted]):
         content = asdict(file)
         for section, names in NOT_DECIDING.items():
             content[section] = {name: value for name, value in content[section].items() if name not in names}
-        key, folder = hash_of((VERSION, content, identity_of(file), keep_columns)), work / "sources"
+        key, folder = hash_of((VERSION, content, identity_of(file), keep_columns)), work / SOURCES
         return cls(key, folder, folder / f"{key[:24]}.json", 0, file, keep_columns)
 
-    def make(self) -> tuple[Converted, dict[str, str]]:
+    def run(self) -> tuple[Converted, dict[str, str]]:
         """Write the rows as Parquet."""
         converted = convert(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
         self.check_unchanged()
@@ -66,17 +68,17 @@ class ConvertedFile(engine.Part[Converted]):
 
     def find_parts(self) -> Iterator[ConvertedPart]:
         """Yield each part as soon as it is written; those of an earlier run are not written again."""
-        converted = engine.read_result(self)
+        converted = jobs.read_result(self)
         if converted is None:
             converted = yield from convert_parts(self.file, self.root, self.prefix, keep_columns=self.keep_columns)
             self.check_unchanged()
-            engine.write_marker(self, converted, hashes_of(converted))
+            jobs.write_marker(self, converted, hashes_of(converted))
         else:
             yield from converted.parts
 
     def source(self, offset: int) -> Source:
         """The converted file, of a corpus with ``offset`` rows before it."""
-        converted = engine.read_result(self, verify=False)
+        converted = jobs.read_result(self, verify=False)
         assert converted is not None
         return Source(self.file, converted, offset, self.root)
 
@@ -109,9 +111,9 @@ def convert_all(
     """Every file of the source as Parquet, in order. Finished files are not read again."""
     tasks = [ConvertedFile.from_file(work, file, keep_columns) for file in files]
     task_by_key = {task.key: task for task in tasks}
-    with engine.show_progress("read", 0, quiet) as progress:
+    with jobs.show_progress("read", 0, quiet) as progress:
         converted_by_key = {
-            task.key: result for task, result in engine.run_parts(task_by_key.values(), workers, progress)
+            task.key: result for task, result in jobs.run_tasks(work / SOURCES, task_by_key.values(), workers, progress)
         }
     sources, classes, offset = list[Source](), set[str](), 0
     for task in tasks:

@@ -22,13 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from padless.core import arrays, atomic
+from padless.core import arrays, atomic, jobs
 from padless.core.errors import DataError
+from padless.core.executors import Workers
 from padless.core.randomness import splitmix64
 from padless.core.terminal import Screen
 from preprocessing.config import PreprocessConfig
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Workers
 from preprocessing.pipeline.parts import VERSION, ConvertedFile, Source, convert_all, hash_of
 from preprocessing.sources.convert import NO_GROUP, ConvertedPart
 from preprocessing.sources.sources import File
@@ -37,7 +36,7 @@ from preprocessing.text.tokenizer import Tokenizer, Tokens
 
 
 @dataclass(frozen=True)
-class TokenizedPart(engine.Part[int]):
+class TokenizedPart(jobs.Task[int]):
     """One part of the corpus, to be tokenized; the result is its number of rows."""
 
     number: int
@@ -50,11 +49,11 @@ class TokenizedPart(engine.Part[int]):
 
     result: ClassVar[type] = int
 
-    def make(self) -> tuple[int, dict[str, str]]:
+    def run(self) -> tuple[int, dict[str, str]]:
         """Store the rows in the order of their keys, the distinct tokens, and the facts."""
         table = pq.read_table(self.path, use_threads=False)
         texts = table["text"].combine_chunks()
-        tokens = engine.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
+        tokens = jobs.open_once(self.pipeline.hash, lambda: Tokenizer(self.pipeline))(pc.fill_null(texts, ""))
         row = table["row"].to_numpy() + self.offset
         key = mix_hash(self.seed, "shuffle", row)
         order = np.argsort(key, kind="stable")
@@ -124,8 +123,8 @@ def tokenize_all(
                     yield make_task(part, source.folder, source.offset)
 
     num_rows = sum(part.rows for source in sources for part in source.converted.parts)
-    with engine.show_progress("tokenize", num_rows, screen.quiet) as progress:
-        deque(engine.run_parts(list_tasks(), workers, progress), maxlen=0)
+    with jobs.show_progress("tokenize", num_rows, screen.quiet) as progress:
+        deque(jobs.run_tasks(work / "parts", list_tasks(), workers, progress), maxlen=0)
     if not any(source.converted.rows_read for source in sources):
         names = ", ".join(source.file.name for source in sources)
         raise DataError(f"{names}: the corpus is empty: no row to learn from")

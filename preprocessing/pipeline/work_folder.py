@@ -21,12 +21,12 @@ from typing import Any
 from padless.core import atomic
 from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
+from padless.core.executors import Share
 from padless.core.processes import lock_file
 from padless.core.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, read_manifest
-from preprocessing.pipeline.executors import Share
 from preprocessing.pipeline.parts import hash_of
 
 WORK, LOCK = ".work", "lock"

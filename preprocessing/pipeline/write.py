@@ -16,15 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from padless.core import arrays, atomic
+from padless.core import arrays, atomic, jobs
+from padless.core.executors import Workers
 from padless.core.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split_number
 from padless.core.terminal import Screen
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index
 from preprocessing.dataset.shards import VOCABULARY, Block, id_dtype, write_shard
-from preprocessing.pipeline import engine, tokenize
+from preprocessing.pipeline import tokenize
 from preprocessing.pipeline.assign import AssignedParts
-from preprocessing.pipeline.executors import Workers
 from preprocessing.pipeline.parts import hash_of
 from preprocessing.text.encoder import Encoded, truncate
 from preprocessing.text.spec import TextSpec
@@ -47,7 +47,7 @@ Lengths = dict[str, tuple[dict[int, int], int]]
 
 
 @dataclass(frozen=True)
-class EncodedPart(engine.Part[Lengths]):
+class EncodedPart(jobs.Task[Lengths]):
     """The ids of a part's rows, to be looked up; those that stand for an empty text are not counted as ``<unk>``."""
 
     number: int
@@ -57,9 +57,9 @@ class EncodedPart(engine.Part[Lengths]):
 
     result: ClassVar[Any] = Lengths
 
-    def make(self) -> tuple[Lengths, dict[str, str]]:
+    def run(self) -> tuple[Lengths, dict[str, str]]:
         """Store the ids, truncated, beside what was assigned to the rows."""
-        vocabulary = engine.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
+        vocabulary = jobs.open_once(self.key, lambda: Vocabulary.read(self.vocabulary))
         rows, assigned = tokenize.load_part(self.root, self.number), self.assigned.load(self.number)
         encoded = self.look_up(vocabulary, rows["codes"], rows["offsets"])
         ids = encoded.ids.astype(id_dtype(len(vocabulary)))
@@ -86,7 +86,7 @@ class EncodedPart(engine.Part[Lengths]):
 
 
 @dataclass(frozen=True)
-class ShardRange(engine.Part[list[ShardInfo]]):
+class ShardRange(jobs.Task[list[ShardInfo]]):
     """The rows of some splits in neighbouring ranges of shuffle keys; each range becomes a shard per split, fold and
     width.
     """
@@ -100,7 +100,7 @@ class ShardRange(engine.Part[list[ShardInfo]]):
 
     result: ClassVar[Any] = list[ShardInfo]
 
-    def make(self) -> tuple[list[ShardInfo], dict[str, str]]:
+    def run(self) -> tuple[list[ShardInfo], dict[str, str]]:
         """Write the shards."""
         table = self.read_rows()
         ids, rows = table["ids"].combine_chunks(), table.drop_columns("ids").to_pandas()
@@ -165,15 +165,15 @@ def write_all(
         for number, num_rows in enumerate(assigned.rows_per_part)
     ]
     lengths, num_unknown = {name: Counter[int]() for name in ALL_SPLITS}, Counter[str]()
-    with engine.show_progress("lookup", assigned.num_rows, screen.quiet) as progress:
-        for _, lengths_of_part in engine.run_parts(lookups, workers, progress):
+    with jobs.show_progress("lookup", assigned.num_rows, screen.quiet) as progress:
+        for _, lengths_of_part in jobs.run_tasks(folder, lookups, workers, progress):
             for name, (counts, unknown_of_part) in lengths_of_part.items():
                 lengths[name].update(counts)
                 num_unknown[name] += unknown_of_part
     ranges = plan_ranges(key, root, config, assigned, lengths)
     splits, index_hash = dict[str, list[Totals]](), ""
-    with engine.show_progress("encode", assigned.num_rows, screen.quiet) as progress:
-        results = engine.run_parts(ranges, workers, progress, wait=workers.share.is_leader)
+    with jobs.show_progress("encode", assigned.num_rows, screen.quiet) as progress:
+        results = jobs.run_tasks(folder.with_name("shards"), ranges, workers, progress, wait=workers.share.is_leader)
         if workers.share.is_leader:
             splits, index_hash = write_index(root, itertools.chain.from_iterable(shards for _, shards in results))
         else:

@@ -1,51 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local files through Arrow, remote ones through fsspec: find, measure, open. All remote bytes are read here."""
+"""Finds local and remote files, and opens them; of a remote file, its copy in this node's cache.
+
+A remote file is copied whole by one process of a node, and every process reads that copy. While a store does not
+answer, it is asked again.
+
+**Limit.** Before the copies reach ``$PADLESS_CACHE_GB``, some are removed at random. No process waits for room: one
+that has opened a removed copy can still read it, others fetch it again.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import math
 import os
 import random
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from pyarrow import ArrowException, NativeFile, fs
+from pyarrow import fs
 
+from padless.core import atomic
+from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.installed import require_package
+from padless.core.processes import lock_file
 from padless.core.terminal import print_stderr
 from padless.core.untrusted import check_regular, check_unpacked, one_line, sha256_of
 
 READ_BYTES = 8 << 20
-"""Bytes of a read; a remote file that has no more is read whole."""
 CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED_SUFFIXES = tuple(CODEC_BY_SUFFIX)
-UNKNOWN_BYTES = 1 << 28
-"""Assumed size of a file if the server does not report it."""
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-HUB = "hf://"
+HUB, ZIP = "hf://", "zip://"
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
-FAILURES = (OSError, ArrowException, UnicodeDecodeError)
+FAILURES = (OSError, pa.ArrowException, UnicodeDecodeError)
 LASTING = (UserError, PermissionError, IsADirectoryError, ImportError, ValueError, TypeError, LookupError)
 """Failures that another attempt would meet again."""
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0, 30.0)
 """Longest pauses between the attempts of a remote request: two minutes together."""
 REPORTED_PAUSE_S = 2.0
 """From this pause on, people are told that a store does not answer."""
-MAX_WRONG_READS = 2
-"""Attempts after which wrong bytes are taken for those of the file, not of a bad connection."""
-NO_RANGES = "its server sends whole files where a part is asked for; copy the files here, and name the copy"
 REFUSED = re.compile("credentials|validation failed")
 """In errors of S3's driver about what it was given."""
+CACHE_VARIABLE, LIMIT_VARIABLE = "PADLESS_CACHE", "PADLESS_CACHE_GB"
+CACHE_HINT = f"name another folder by ${CACHE_VARIABLE}"
+LOCK_TIMEOUT_S = 3600.0
+SPARE_SHARE = 1 / 4
+"""Share of the limit that is free after copies were removed."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """What a file system says of a file or folder."""
+
+    is_folder: bool
+    bytes: int
+    version: dict[str, Any]
+    """``{"etag": …}`` or ``{"modified": nanoseconds}``: another one if the content changed."""
 
 
 @contextmanager
@@ -58,26 +80,20 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if not isinstance(error, FAILURES) and not is_remote(address):
+        if is_full_disk(error) or not (isinstance(error, FAILURES) or is_remote(address)):
             raise
-        if is_remote(address) and is_outage(error):
+        if is_remote(address) and not address.startswith(ZIP) and is_outage(error):
             problem = f"its store does not answer ({one_line(error.__cause__ or error)}); check network and address"
             raise UserError(f"{name or address}: {problem}, and run this again") from None
-        if "range requests" in str(error):  # of fsspec
-            raise DataError(f"{name or address}: {NO_RANGES}") from None
-        problem = absence(address) if isinstance(error, FileNotFoundError) else one_line(error)
+        problem = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
         is_packed = without_query(address).lower().endswith(COMPRESSED_SUFFIXES)
         hint = "; end its name as what it is, or pack or copy it again" if is_packed else ""
         raise DataError(f"{name or address}: {problem}{hint}") from None
 
 
-def absence(address: str) -> str:
-    """The reason why there is nothing at an address."""
-    if address == "-":
-        return "standard input is not read here, only files"
-    return "no such file" + (
-        ", or its server gives it to others" if address.startswith(("http://", "https://")) else ""
-    )
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a copy of a remote file has no room here."""
+    return isinstance(error, OSError) and error.errno in atomic.NO_ROOM
 
 
 def is_outage(error: BaseException | None) -> bool:
@@ -87,20 +103,19 @@ def is_outage(error: BaseException | None) -> bool:
     status = getattr(error, "status", getattr(getattr(error, "response", None), "status_code", None))
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
-    return error is not None and not isinstance(error, LASTING) and not REFUSED.search(str(error))
+    if error is None or isinstance(error, LASTING) or is_full_disk(error):
+        return False
+    return not REFUSED.search(str(error))
 
 
 def ask(address: str, request: Callable[[], T]) -> T:
-    """The result of a request; a remote one is repeated while the store does not answer, and once for wrong bytes.
-
-    Raises as ``naming`` does.
-    """
+    """The result of a remote request, which is repeated while the store does not answer. Raises as ``naming`` does."""
     with naming(address):
-        for number, pause in enumerate(PAUSES_S if is_remote(address) else (), 1):
+        for pause in PAUSES_S:
             try:
                 return request()
             except Exception as error:
-                if not (is_outage(error) or (isinstance(error, DataError) and number < MAX_WRONG_READS)):
+                if not is_outage(error):
                     raise
                 if pause >= REPORTED_PAUSE_S:
                     reason = one_line(error.__cause__ or error)
@@ -133,22 +148,15 @@ def remote_system(address: str) -> tuple[Any, str]:
 
 
 def local_path(address: str) -> str:
-    """The path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
+    """The absolute path of a local address. Raises ``DataError`` for a name that is not UTF-8."""
     if not address or UNUSABLE.search(address):
         raise DataError(f"{address!r}: no file has such a name, or it is not UTF-8; rename it")
-    path = Path(os.path.expanduser(address))
-    return str(path.absolute() if ":" in address else path)  # Arrow takes a relative a:b for a URI
+    return str(Path(os.path.expanduser(address)).absolute())
 
 
 def absolute(address: str) -> str:
     """The absolute address."""
-    return address if is_remote(address) else str(Path(local_path(address)).absolute())
-
-
-def prefix(address: str, path: str) -> str:
-    """The prefix, such as ``s3://``, that turns paths of this file system into addresses."""
-    address = address.rstrip("/")
-    return address.removesuffix(path) if address.endswith(path) else ""
+    return address if is_remote(address) else local_path(address)
 
 
 def find_files(address: str) -> list[str]:
@@ -157,74 +165,75 @@ def find_files(address: str) -> list[str]:
     As in :mod:`glob`, ``*``, ``?`` and ``[…]`` match within one name and ``**`` any number of folders. An existing name
     is not read as a glob. Raises ``DataError`` if no file matches.
     """
+    if not glob.has_magic(without_query(address)) or find_info(address):
+        return [address]
     if is_remote(address):
         system, path = remote_system(address)
-        find = partial(system.glob, path)
+        matches = [address_of(address, path, name) for name in ask(address, partial(system.glob, path))]
     else:
-        path = local_path(address)
-        find = partial(glob.glob, path, recursive=True)
-    if not glob.has_magic(without_query(path)) or kind(address) != fs.FileType.NotFound:
-        return [address]
-    matches = [prefix(address, path) + name for name in sorted(ask(address, find))]
-    if files := [name for name in matches if kind(name) != fs.FileType.Directory]:
+        matches = glob.glob(os.path.expanduser(address), recursive=True)
+    if files := [name for name in sorted(matches) if (info := find_info(name)) and not info.is_folder]:
         return files
     raise DataError(f"{address}: no file matches; check the pattern")
 
 
-def list_folder(address: str) -> list[tuple[str, fs.FileInfo]]:
+def list_folder(address: str) -> list[tuple[str, FileInfo]]:
     """All files below a folder, with their addresses; none if it does not exist.
 
     Raises ``DataError`` for names not in UTF-8.
     """
     if is_remote(address):
         system, path = remote_system(address)
-        infos = [file_info(details) for details in ask(address, partial(system.find, path, detail=True)).values()]
-    else:
-        path = local_path(address)
-        with naming(address):
-            infos = fs.LocalFileSystem().get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    return [(prefix(address, path) + info.path, info) for info in infos if info.type == fs.FileType.File]
+        details = ask(address, partial(system.find, path, detail=True))
+        return [(address_of(address, path, name), info_from_store(values)) for name, values in details.items()]
+    selector = fs.FileSelector(local_path(address), recursive=True, allow_not_found=True)
+    with naming(address):
+        infos = fs.LocalFileSystem().get_file_info(selector)
+    return [(info.path, info_from_arrow(info)) for info in infos if info.type == fs.FileType.File]
 
 
-def file_info(details: dict[str, Any]) -> fs.FileInfo:
-    """What fsspec says of a file or folder, as Arrow says it."""
-    is_folder = details["type"] == "directory"
-    file_type = fs.FileType.Directory if is_folder else fs.FileType.File
-    return fs.FileInfo(details["name"], file_type, size=details.get("size"), mtime=details.get("mtime"))
+def address_of(address: str, path: str, name: str) -> str:
+    """The address of a ``name`` in a store, where ``path`` is that of ``address``."""
+    address = address.rstrip("/")
+    return (address.removesuffix(path) if address.endswith(path) else "") + name
 
 
-def details_of(address: str) -> dict[str, Any]:
-    """What its store says of a remote file; empty if it has none."""
-    system, path = remote_system(address)
-
-    def request() -> dict[str, Any]:
-        try:
-            details: dict[str, Any] = system.info(path)
-        except FileNotFoundError as error:
-            if is_outage(error):
-                raise
-            return {}
-        return details
-
-    return ask(address, request)
+def info_from_arrow(info: fs.FileInfo) -> FileInfo:
+    """What Arrow says of a local file or folder."""
+    return FileInfo(info.type == fs.FileType.Directory, info.size or 0, {"modified": info.mtime_ns})
 
 
-def info_of(address: str) -> fs.FileInfo:
-    """Type, size and time of a file. Raises ``DataError`` for what is neither a file nor a folder."""
+def info_from_store(details: dict[str, Any]) -> FileInfo:
+    """What fsspec says of a remote file or folder."""
+    tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
+    version = {"etag": str(tag).strip('"')} if tag else {"modified": str(details.get("mtime"))}
+    return FileInfo(details["type"] == "directory", details.get("size") or 0, version)
+
+
+def find_info(address: str) -> FileInfo | None:
+    """What is at an address, of a member of a zip archive the archive; None for nothing. Raises ``DataError`` for what
+    is neither a file nor a folder.
+    """
+    if address.startswith(ZIP):
+        return find_info(address.rpartition("::")[2])
     if is_remote(address):
-        details = details_of(address)
-        return file_info(details) if details else fs.FileInfo(address, fs.FileType.NotFound)
+        return ask(address, partial(find_remote_info, *remote_system(address)))
     path = local_path(address)
     with naming(address):
         info = fs.LocalFileSystem().get_file_info(path)
         if info.type == fs.FileType.Unknown:
             check_regular(address, os.stat(path).st_mode)
-    return info
+    return None if info.type == fs.FileType.NotFound else info_from_arrow(info)
 
 
-def kind(address: str) -> fs.FileType:
-    """Whether an address is a file, a folder or nothing."""
-    return info_of(address).type
+def find_remote_info(system: Any, path: str) -> FileInfo | None:
+    """What a store says of a path; None if it has nothing there."""
+    try:
+        return info_from_store(system.info(path))
+    except FileNotFoundError as error:
+        if is_outage(error):
+            raise
+        return None
 
 
 def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
@@ -232,82 +241,120 @@ def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
 
     Raises ``DataError``, with this ``hint`` for a missing file.
     """
-    details = details_of(address) if is_remote(address) else {}
-    info = file_info(details) if details else info_of(address)
-    if info.type == fs.FileType.NotFound:
+    info = find_info(address)
+    if info is None:
         raise DataError(f"{address}: no such file; {hint}")
-    tag = details.get("ETag") or details.get("etag") or details.get("md5Hash")
-    return {"bytes": info.size} | ({"etag": str(tag).strip('"')} if tag else {"modified": info.mtime_ns})
+    return {"bytes": info.bytes, **info.version}
 
 
 @contextmanager
-def open_file(address: str) -> Iterator[NativeFile]:
-    """Open for random access. Each read of a remote file is a request, as ``ask`` makes it. Raises as ``naming``."""
-    if not is_remote(address):
-        with naming(address):
-            file = fs.LocalFileSystem().open_input_file(local_path(address))
-        with file:
-            yield file
+def open_file(address: str) -> Iterator[pa.NativeFile]:
+    """Open for random access, a member of a zip archive for reading. Raises as ``naming``."""
+    if address.startswith(ZIP):
+        member, _, archive = address.removeprefix(ZIP).partition("::")
+        with open_file(archive) as packed, naming(address), zipfile.ZipFile(packed) as content:
+            yield pa.PythonFile(content.open(member), mode="r")
         return
-    system, path = remote_system(address)  # a file of an archive is closed with its system
-    file = ask(address, partial(system.open, path))
-    if hasattr(file, "_fetch_range") and file.size:  # fsspec's own reader of ranges
-        from fsspec.caching import caches
-
-        fetch, cache = file._fetch_range, caches["all" if file.size <= READ_BYTES else "readahead"]
-        file.cache = cache(READ_BYTES, lambda start, stop: ask(address, partial(fetch, start, stop)), file.size)
+    with naming(address):
+        file = open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address))
     with file:
-        yield pa.PythonFile(file, mode="r")
+        yield file
 
 
-def read_range(address: str, start: int, stop: int, sha256: str | None = None) -> bytes:
-    """The bytes ``start`` to ``stop`` of a file, which have this hash; of a remote file by one request, repeated if it
-    fails. Raises ``DataError``.
+def read_bytes(address: str, max_bytes: int) -> bytes:
+    """All of a small file. Raises ``DataError`` for a remote one of more than ``max_bytes``, and as ``naming``."""
+    if not is_remote(address):
+        with open_file(address) as file:
+            return bytes(file.read(max_bytes))
+    if identity(address)["bytes"] > max_bytes:
+        raise DataError(f"{address}: has more than {max_bytes:,} bytes; name another file")
+    system, path = remote_system(address)
+    return ask(address, lambda: bytes(system.cat_file(path)))
+
+
+def open_copy(address: str, open_path: Callable[[str], T], sha256: str | None = None) -> T:
+    """``open_path`` of the copy of a remote file in the cache, which is made if ``open_path`` fails.
+
+    Raises ``DataError`` for bytes of another ``sha256``, and as ``ask``; ``UserError`` if another process has not made
+    it in time.
     """
+    key = sha256 or hashlib.sha256(atomic.canonical_json([address, identity(address)])).hexdigest()
+    folder = cache_folder() / "files"
+    path = folder / key[:2] / key
+    busy = UserError(f"{address}: for an hour, another process of this node has been fetching it, or removing files")
+    with suppress(OSError, DataError):
+        return open_path(str(path))
+    with (
+        storage_errors(folder, otherwise=CACHE_HINT),
+        lock_file(folder / f"{key[:2]}.lock", LOCK_TIMEOUT_S, busy),
+        ExitStack() as stack,
+    ):
+        with suppress(OSError, DataError):  # another process has fetched it
+            return open_path(str(path))
+        atomic.sweep(path)
+        with atomic.replacing(path, lasting=False) as temporary:
+            download(address, temporary, sha256)
+            stack.enter_context(lock_file(folder / "room.lock", LOCK_TIMEOUT_S, busy))
+            make_room(folder, temporary.stat().st_size)
+        return open_path(str(path))  # before another process removes it
 
-    def request() -> bytes:
-        if is_remote(address):
-            system, path = remote_system(address)
-            data: bytes = system.cat_file(path, start=start, end=stop) if start < stop else b""
-        else:
-            with open_file(address) as file:
-                file.seek(start)
-                data = file.read(stop - start)
-        if len(data) > stop - start:
-            raise DataError(f"{address}: {NO_RANGES}")
-        if len(data) < stop - start:
-            raise DataError(f"{address}: ended at byte {start + len(data)}, not {stop}: it changed while it was read")
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-            problem = f"its bytes from {start} to {stop} are not those that were published: damaged or replaced"
-            raise DataError(f"{address}: {problem}")
-        return data
 
-    return ask(address, request)
+def download(address: str, target: Path, sha256: str | None) -> None:
+    """Copy a remote file. Raises ``DataError`` for bytes of another ``sha256``, and as ``ask``."""
+    system, path = remote_system(address)
+    ask(address, partial(system.get_file, path, str(target)))
+    if sha256 is not None and atomic.sha256_file(target) != sha256:
+        raise DataError(f"{address}: its bytes are not those that were published: damaged or replaced")
 
 
-def codec_of(address: str) -> str | None:
-    """The compression, from the suffix of the name; None without one."""
-    return CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
+def make_room(folder: Path, num_bytes: int) -> None:
+    """Remove copies at random until ``num_bytes`` more fit the limit. Hold the lock of the folder."""
+    limit = limit_bytes()
+    if limit == math.inf:
+        return
+    bytes_by_path = {path: path.stat().st_size for path in folder.glob("*/*") if "." not in path.name}
+    total = num_bytes + sum(bytes_by_path.values())
+    if total <= limit:
+        return
+    for path in random.sample([*bytes_by_path], len(bytes_by_path)):
+        if total <= limit * (1 - SPARE_SHARE):
+            break
+        path.unlink()
+        total -= bytes_by_path[path]
+
+
+def cache_folder() -> Path:
+    """The cache of this node: ``$PADLESS_CACHE``, or ``padless`` in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or Path(base, "padless"))
+
+
+def limit_bytes() -> float:
+    """Most bytes of copies in the cache. Raises ``ConfigError`` for another value than a number."""
+    gigabytes = os.environ.get(LIMIT_VARIABLE) or math.inf
+    with suppress(ValueError):
+        if (limit := float(gigabytes) * 1e9) >= 0:
+            return limit
+    raise ConfigError(f"{LIMIT_VARIABLE}: {gigabytes!r} is no number of gigabytes, such as 200 or 0.5")
 
 
 def iter_bytes(address: str) -> Iterator[bytes]:
     """The content of a file in bounded pieces, decompressed. Raises ``DataError`` if it unpacks to far more than texts
     do, and if it cannot be read.
     """
-    codec = codec_of(address)
-    packed_bytes = (info_of(address).size or UNKNOWN_BYTES) if codec else 0
+    codec = CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
     num_bytes = 0
     with open_file(address) as file, naming(address):
         source = file if codec is None else pa.CompressedInputStream(file, codec)
         while chunk := source.read(READ_BYTES):
             num_bytes += len(chunk)
             if codec is not None:
-                check_unpacked(address, num_bytes, packed_bytes)
+                check_unpacked(address, num_bytes, file.size())
             yield chunk
 
 
 def sha256(address: str) -> str:
-    """The sha256 of a file's bytes on disk, as hex."""
+    """The sha256 of a file's bytes, as hex."""
     with open_file(address) as file, naming(address):
         return sha256_of(file)
 

@@ -83,6 +83,7 @@ def resolve_source(files: Sequence[File]) -> ResolvedSource:
     chosen = {
         "text_column": texts if len(texts) > 1 else texts[0],
         "label_column": label,
+        "delimiter": reader.read_as.get("delimiter", source.delimiter),
         "labels_separator": choose_separator(file, label, sample.get(label, ()), lines),
     }
     split_column = file.splits.column

@@ -49,7 +49,7 @@ from preprocessing.labels import (
 )
 from preprocessing.sources.batches import FOLDER_SPLIT, TEXT, SourceBatch
 from preprocessing.sources.readers import open_reader
-from preprocessing.sources.sources import File, fingerprint_of, identity_of, state_of
+from preprocessing.sources.sources import File, fingerprint_of, identity_of
 
 NO_GROUP = 0
 """In place of a group's hash for a row without a group."""
@@ -119,7 +119,7 @@ def convert_parts(
     the order of ``columns``. Raises ``DataError`` for a source or row that cannot be used, ``OSError`` if writing
     fails.
     """
-    identity, state, reader = identity_of(file), state_of(file), open_reader(file)
+    identity, reader = identity_of(file), open_reader(file)
     if file.is_unlabelled and file.splits.group_column not in reader.columns:
         file = replace(file, splits=replace(file.splits, group_column=None))
         reader.file = replace(reader.file, splits=file.splits)
@@ -137,7 +137,7 @@ def convert_parts(
         converted.classes = labels.names
     converted.bytes = identity["bytes"]
     converted.fingerprint = fingerprint_of(file)
-    if (identity_of(file), state_of(file)) != (identity, state):
+    if identity_of(file) != identity:
         raise DataError(f"{file.name}: it changed while it was read; start again when it is whole")
     return converted
 

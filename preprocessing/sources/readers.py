@@ -1,29 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens the reader of each format. Sheets of Excel and folders of texts become CSV."""
+"""Opens the reader of each format; those of sheets of Excel and of folders of texts are here."""
 
 from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from padless.core.errors import DataError, UserError
 from padless.core.installed import require_package
 from padless.core.untrusted import check_unpacked, one_line
 from preprocessing.labels import AUTO
 from preprocessing.sources import addresses
-from preprocessing.sources.batches import FOLDER_SPLIT, PATH, Reader
-from preprocessing.sources.detection import UTF8, detect_encoding
+from preprocessing.sources.batches import BYTES, FOLDER_SPLIT, PATH, TEXT, Reader, SourceBatch
+from preprocessing.sources.detection import detect_encoding, name_columns
 from preprocessing.sources.json_records import JsonReader
 from preprocessing.sources.parquet import ParquetReader
-from preprocessing.sources.sources import File, list_texts
-from preprocessing.sources.text_files import CsvReader, LineReader, convert_to_utf8
+from preprocessing.sources.sources import File, FolderText, list_texts
+from preprocessing.sources.text_files import (
+    EMPTY,
+    FIRST_ROWS,
+    MAX_ROW_BYTES,
+    CsvReader,
+    LineReader,
+    convert_to_utf8,
+)
 from preprocessing.text.cleaning import encode
 
 MAX_SHEET_ROWS = 1 << 20
 """Rows of Excel; a damaged or hostile file may name others."""
+BATCH_TEXTS = 256
+"""Texts of a folder in a batch."""
 MAX_SHEET_CELLS = 1 << 26
 """Between the first cell and the last one of each row, empty ones too."""
 
@@ -38,17 +49,39 @@ def open_reader(file: File) -> Reader:
     if file.format == "parquet":
         return ParquetReader(file)
     if file.format in ("folder", "xlsx"):
-        chunks = iter_folder(file) if file.format == "folder" else iter_sheet(file)
-        columns = file.source.columns if file.format == "xlsx" else []
-        source = replace(file.source, encoding=UTF8, delimiter=None, quote='"', escape=None, columns=columns)
-        return CsvReader(replace(file, source=source), chunks)
-    reader = {"csv": CsvReader, "jsonl": JsonReader, "txt": LineReader}[file.format]
-    return reader(file, addresses.iter_bytes(file.address))
+        return open_folder(file) if file.format == "folder" else open_sheet(file)
+    line_reader = {"csv": CsvReader, "jsonl": JsonReader, "txt": LineReader}[file.format]
+    return line_reader(file, addresses.iter_bytes(file.address))
 
 
-def iter_sheet(file: File) -> Iterator[bytes]:
-    """The first sheet of an Excel file as CSV, without empty rows and columns; dates and numbers without their format.
-    Raises ``DataError`` for a file that is damaged or hostile.
+class TableReader(Reader):
+    """Tables of texts, of a sheet or a folder."""
+
+    def __init__(self, file: File, columns: Sequence[str], tables: Iterable[pa.Table]) -> None:
+        super().__init__(file, columns)
+        self.tables = tables
+
+    def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
+        """All columns."""
+        start = 1
+        for table in self.tables:
+            yield SourceBatch(self.file, np.arange(start, start + len(table)), table)
+            start += len(table)
+
+
+def open_sheet(file: File) -> TableReader:
+    """The reader of an Excel file. Raises ``DataError`` as ``read_sheet`` does, and for an empty one."""
+    rows = read_sheet(file)
+    if not rows:
+        raise DataError(f"{file.name}: {EMPTY}")
+    columns, has_header = name_columns(rows[:FIRST_ROWS], file)
+    cells = [pa.array([row[at] for row in rows[has_header:]], TEXT) for at in range(len(columns))]
+    return TableReader(file, columns, [pa.table(cells, names=columns)])
+
+
+def read_sheet(file: File) -> list[list[str]]:
+    """The rows of the first sheet of an Excel file, without empty rows and columns; dates and numbers without their
+    format. Raises ``DataError`` for a file that is damaged or hostile.
     """
     require_package("openpyxl", file.name, "excel")
     import openpyxl
@@ -75,8 +108,7 @@ def iter_sheet(file: File) -> Iterator[bytes]:
             raise DataError(f"{file.name}: not a readable Excel file ({problem}); save it again, or as CSV") from None
     columns = sorted({column for cells in rows for column in cells})
     check_sheet(file.name, len(rows) * len(columns))
-    for cells in rows:
-        yield line_of_csv(*(encode(cells.get(column, "")) for column in columns))
+    return [[cells.get(column, "") for column in columns] for cells in rows]
 
 
 def check_sheet(name: str, num_cells: int) -> None:
@@ -91,24 +123,34 @@ def text_of_cell(cell: Any) -> str:
     if value is None or cell.data_type == "e":
         return ""
     is_whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if is_whole else value)
+    return encode(str(int(value) if is_whole else value)).decode()
 
 
-def iter_folder(file: File) -> Iterator[bytes]:
-    """The texts of a folder as CSV: text, label, split and path; the first line names the columns. Raises ``DataError``
-    for a text in another encoding.
-    """
-    source = file.source
-    names = (source.text_columns[0].replace(AUTO, "text"), source.label_column.replace(AUTO, "label"))
-    yield line_of_csv(*map(str.encode, (*names, FOLDER_SPLIT, PATH)))
-    for text in list_texts(file):
-        content, encoding = addresses.read_range(text.address, 0, text.bytes), source.encoding
-        if encoding == AUTO:
-            encoding = detect_encoding(content, text.address)
-        content = b"".join(convert_to_utf8([content], encoding, text.address))
-        yield line_of_csv(content, *map(str.encode, (text.label, file.split or text.split or "", text.path)))
+def open_folder(file: File) -> TableReader:
+    """The reader of a folder: columns of text, label, split and path."""
+    text, label = file.source.text_columns[0].replace(AUTO, "text"), file.source.label_column.replace(AUTO, "label")
+    return TableReader(file, [text, label, FOLDER_SPLIT, PATH], iter_folder(file, text, label))
 
 
-def line_of_csv(*cells: bytes) -> bytes:
-    """Cells as a line of CSV, all in quotes."""
-    return b",".join(b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells) + b"\n"
+def iter_folder(file: File, text_column: str, label_column: str) -> Iterator[pa.Table]:
+    """The texts of a folder. Raises ``DataError`` for one in another encoding, and a long one."""
+    all_texts = list_texts(file)
+    for start in range(0, len(all_texts), BATCH_TEXTS):
+        texts = all_texts[start : start + BATCH_TEXTS]
+        columns = {
+            text_column: [read_text(file, text) for text in texts],
+            label_column: [text.label for text in texts],
+            FOLDER_SPLIT: [file.split or text.split or "" for text in texts],
+            PATH: [text.path for text in texts],
+        }
+        yield pa.table(columns, pa.schema(dict.fromkeys(columns, BYTES)))
+
+
+def read_text(file: File, text: FolderText) -> bytes:
+    """A text of a folder as UTF-8. Raises ``DataError`` for one in another encoding, and a long one."""
+    if text.info.bytes > MAX_ROW_BYTES:
+        raise DataError(f"{text.address}: has more than {MAX_ROW_BYTES >> 20} MiB; shorten it")
+    content, encoding = addresses.read_bytes(text.address, text.info.bytes), file.source.encoding
+    if encoding == AUTO:
+        encoding = detect_encoding(content, text.address)
+    return b"".join(convert_to_utf8([content], encoding, text.address))

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from pyarrow import fs
 
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
@@ -40,8 +37,6 @@ FORMAT_BY_SUFFIX = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-ENCRYPTED = 1
-"""The flag of a member of a zip archive."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,8 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
 
 def is_archive(address: str) -> bool:
     """Whether an address is that of a zip archive."""
-    return suffix_of(address) == ".zip" and addresses.kind(address) == fs.FileType.File
+    info = addresses.find_info(address) if suffix_of(address) == ".zip" else None
+    return info is not None and not info.is_folder
 
 
 def list_tables(archive: str, split: str | None) -> list[str]:
@@ -130,8 +126,8 @@ def list_tables(archive: str, split: str | None) -> list[str]:
     tables = [member for member in members if suffix_of(member.filename) in suffixes and not is_hidden(member.filename)]
     problem = "" if tables else "holds no table"
     for member in tables:
-        if member.flag_bits & ENCRYPTED or suffix_of(member.filename) in (".parquet", ".xlsx"):
-            problem = f"{member.filename} is encrypted, or no CSV or JSON"
+        if suffix_of(member.filename) in (".parquet", ".xlsx"):
+            problem = f"{member.filename} is no CSV or JSON"
     if problem:
         raise DataError(f"{public(archive)}: {problem}; unpack it, and name the files that are meant")
     check_unpacked(public(archive), sum(member.file_size for member in tables), packed_bytes)
@@ -156,11 +152,11 @@ def format_of(file: File, address: str) -> str:
     """The format of the file at an address: configured, or from its name. Raises ``DataError`` for a missing file,
     ``ConfigError`` for an unknown format.
     """
-    kind, suffix = addresses.kind(address), suffix_of(address)
-    if kind == fs.FileType.NotFound:
+    info, suffix = addresses.find_info(address), suffix_of(address)
+    if info is None:
         key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
-        raise DataError(f"{address}: {addresses.absence(address)}; check source.{key}")
-    if kind == fs.FileType.Directory:
+        raise DataError(f"{address}: no such file; check source.{key}")
+    if info.is_folder:
         return "folder"
     if file.source.format != AUTO:
         return file.source.format
@@ -195,8 +191,7 @@ class FolderText:
     label: str
     """Empty if it has none."""
     split: str | None
-    bytes: int
-    modified_ns: int
+    info: addresses.FileInfo
 
 
 def list_texts(file: File) -> list[FolderText]:
@@ -211,7 +206,7 @@ def list_texts(file: File) -> list[FolderText]:
         if path.suffix == ".txt" and not any(part.startswith(".") for part in path.parts):
             split, label = split_and_label(path.parts, file)
             if label is not None:
-                texts.append(FolderText(address, str(path), label, split, info.size, info.mtime_ns))
+                texts.append(FolderText(address, str(path), label, split, info))
     if not texts:
         expected = "*.txt" if file.is_unlabelled else "LABEL/*.txt or train/LABEL/*.txt"
         problem, pattern = f"holds no {expected} below it", f"{file.name.rstrip('/')}/*.csv"
@@ -246,17 +241,8 @@ def identity_of(file: File) -> dict[str, Any]:
     """
     if file.format != "folder":
         return addresses.identity(file.address)
-    texts = [[f"/{text.path}", text.bytes, text.modified_ns] for text in list_texts(file)]
+    texts = [[f"/{text.path}", text.info.bytes, text.info.version] for text in list_texts(file)]
     return {"bytes": sum(size for _, size, _ in texts), "texts": texts}
-
-
-def state_of(file: File) -> tuple[int, int]:
-    """Inode and time of change of a local file: a copy of equal size and time has others. Zeros for other files."""
-    path = addresses.local_path(file.address.rpartition("::")[2])
-    if file.format == "folder" or addresses.is_remote(file.address) or not os.path.exists(path):
-        return 0, 0
-    status = os.stat(path)
-    return status.st_ino, status.st_ctime_ns
 
 
 def fingerprint_of(file: File) -> dict[str, str]:

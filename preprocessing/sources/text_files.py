@@ -27,6 +27,7 @@ SAMPLE_BYTES = 2_000_000
 """How much of the beginning of a file is read to detect its encoding and delimiter."""
 FIRST_ROWS = 200
 """How many rows are compared to detect whether the first one is a header."""
+EMPTY = "the file is empty; it needs a header line and a row for each text"
 MAX_ROW_BYTES = 4 << 20
 """Files are read in blocks of so many bytes, since no row may be longer."""
 NO_SEPARATOR = "\x01"
@@ -66,7 +67,7 @@ class LineReader(Reader):
 
     def batches(self, keep_columns: bool = False) -> Iterator[SourceBatch]:
         """Columns of bytes."""
-        used = self.columns if keep_columns or self.file.format == "folder" else self.file.key_by_column
+        used = self.columns if keep_columns else self.file.key_by_column
         wanted = {at: name for at, name in enumerate(self.columns) if name in used}
         has_header, last = self.has_header, b""
         try:
@@ -153,8 +154,7 @@ class CsvReader(LineReader):
             self.read_as = {"delimiter": self.delimiter} | self.read_as
         first_rows = list(itertools.islice(iter_records(text, self.delimiter, source), FIRST_ROWS))
         if not first_rows:
-            problem = "its first line is too long for a header" if text.strip() else "the file is empty"
-            raise DataError(f"{file.name}: {problem}; it needs a header line and a row for each text")
+            raise DataError(f"{file.name}: {'its first line is too long for a header' if text.strip() else EMPTY}")
         check_width(file.name, len(first_rows[0]))
         self.columns, self.has_header = name_columns(first_rows, file)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from padless.core import executors
 from padless.core.errors import ConfigError, UserError
-from preprocessing.config import ExecutorConfig
-from preprocessing.pipeline import executors, work_folder
-from preprocessing.pipeline.executors import open_workers
+from padless.core.executors import ExecutorConfig, open_workers
+from preprocessing.pipeline import work_folder
 from tests.helpers.commands import start_python, wait_until
 from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
 

@@ -99,9 +99,7 @@ def test_a_dataset_that_changes_under_a_run(tmp_path: Path) -> None:
         assert (end[0], "this shard was removed or replaced while the run used it" in end[1]) == (3, True)
     status = status_of(tmp_path / "runs" / "run")
     assert (status["state"], status["exit_code"]) == ("failed", 3)
-    assert (
-        len(read_metrics(tmp_path / "runs" / "run", "train")) == 8
-    )  # the epoch that was under way is whole, and logged
+    assert len(read_metrics(tmp_path / "runs/run", "train")) == 8  # the epoch that was under way is whole, and logged
 
 
 def train_while_checkpoints_fail(root: Path) -> tuple[str, str]:
@@ -124,17 +122,10 @@ def train_while_checkpoints_fail(root: Path) -> tuple[str, str]:
 def test_any_error_of_the_checkpoint_thread_ends_all_ranks_together(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 150, "validation": 20, "test": 20})
     ends = run_ranks(train_while_checkpoints_fail, 2, tmp_path)
-    assert ends == [
-        ("RuntimeError", "the library broke"),
-        ("RankError", "rank 0: RuntimeError: the library broke"),
-    ]
+    assert ends == [("RuntimeError", "the library broke"), ("RankError", "rank 0: RuntimeError: the library broke")]
     status = status_of(tmp_path / "runs" / "run")
     assert (status["state"], status["reason"]) == ("failed", "RuntimeError: the library broke")
     assert 2 <= status["step"] < 8
-
-
-SIZES: dict[str, Any] = {"embedding_dim": 16, "hidden_size": 16}
-"""Those of ``tests.helpers.runs``."""
 
 
 data = shared_dataset({"train": 400, "validation": 100, "test": 50})
@@ -143,7 +134,7 @@ data = shared_dataset({"train": 400, "validation": 100, "test": 50})
 @pytest.mark.timeout(280, func_only=True)
 def test_all_ranks_begin_with_what_rank_0_has_read(data: Path, tmp_path: Path) -> None:
     """One rank and two end alike; both learn the linear part from the rows."""
-    write_drawn(tmp_path / "bundle", data, **SIZES, wide=256)
+    write_drawn(tmp_path / "bundle", data, embedding_dim=16, hidden_size=16, wide=256)
     ends = []
     for number in (1, 2):
         run = tmp_path / f"run-{number}"
@@ -172,7 +163,6 @@ def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
     frozen = ["--model.freeze_embedding", "always", "--optim.weight_decay", "0.1", "--optim.ema", "0.9"]
     result = train_to_end("--data", data, "--run", run, *MODEL, *TRAINING, *frozen, processes=2)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "learning   vectors of" in result.stdout
     learned = learn_vectors(sample([split_of(data)]), read_manifest(data).vocabulary_size, DIM)
     has = learned.any(axis=1)
     (path,) = (run / "bundle").glob("weights-*.safetensors")

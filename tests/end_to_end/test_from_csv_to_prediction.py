@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from padless.commands import main as harness
-from padless.commands import main as preprocess
+from padless.commands import main
 from padless.core import cli
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.commands import CPU, PLAIN_RECIPE, read_json, run_module, status_of, succeed
@@ -20,7 +19,6 @@ from tests.helpers.datasets import sentences
 pytestmark = pytest.mark.processes
 
 ROWS = 700
-ROW_BASE = 1
 MISLABELLED = 35
 EXACT = ("--device", "cpu", "--precision", "fp32")
 SMALL = "--model.embedding_dim 16 --model.hidden_size 16 --epochs 2 --tracking.log_every 1 --global_batch 32"
@@ -40,16 +38,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(corpus: Path) -> Path:
     output = corpus.parent / "dataset"
-    assert cli.run(preprocess, ["prepare", str(corpus), "--output", str(output), "--text.max_tokens", "64"]) == 0
+    assert cli.run(main, ["prepare", str(corpus), "--output", str(output), "--text.max_tokens", "64"]) == 0
     return output
 
 
 @pytest.fixture(scope="module")
 def run(data: Path) -> Path:
-    directory, temporary = data.parent / "two", data.parent / "tmp"
-    temporary.mkdir()
+    directory = data.parent / "two"
     options = (*CPU, "--data", data, "--run", directory, *PLAIN_RECIPE, *TRAINING.split())
-    succeed(run_module("padless", "train", *options, TMPDIR=str(temporary)))
+    succeed(run_module("padless", "train", *options))
     return directory
 
 
@@ -61,17 +58,14 @@ def test_the_run_directory_holds_everything(run: Path, data: Path) -> None:
     assert test["rows"] == manifest.rows("test") == sum(rows for _, _, rows in test["confusion"])
     assert test["accuracy"] > 0.9
     assert [path.name for path in run.rglob("*") if ".tmp-" in path.name] == []
-    assert list((run.parent / "tmp").iterdir()) == []
 
 
 def test_evaluation_repeats_the_test_of_the_training(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("evaluate", "--run", run, "--data", data, "--split", "test", *EXACT)
-    assert cli.run(harness, [*map(str, words)]) == 0
+    assert cli.run(main, [*map(str, words)]) == 0
     repeated = read_json(run / "evaluation" / "test.json")
     first = read_json(run / "test.json")
-    assert re.search(
-        rf"^ +test  95 %\nrows +{first['rows']}\naccuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M
-    )
+    assert re.search(rf"^accuracy +{first['accuracy']:.4f} ", capsys.readouterr().out, re.M)
     assert set(repeated) == {*first, "texts", "precision"}
     for name in ("rows", "accuracy", "f1", "confusion", "temperature", "threshold", "dataset", "labels"):
         assert repeated[name] == first[name], name
@@ -84,9 +78,9 @@ def test_predictions_of_raw_texts_are_those_of_the_evaluation(run: Path, corpus:
     raw = pd.read_csv(corpus)
     assert set(evaluated["label"]) == {"neg", "pos"}
     chosen, output = corpus.parent / "chosen.csv", corpus.parent / "predicted.parquet"
-    raw.iloc[evaluated["row"].to_numpy() - ROW_BASE].to_csv(chosen, index=False)
+    raw.iloc[evaluated["row"].to_numpy() - 1].to_csv(chosen, index=False)
     words = ("predict", "--run", run, "--input", chosen, "--output", output, *EXACT)
-    assert cli.run(harness, [*map(str, words)]) == 0
+    assert cli.run(main, [*map(str, words)]) == 0
     predicted = pd.read_parquet(output)
     assert list(predicted["predicted"]) == list(evaluated["predicted"])
     for name in ("probability_neg", "probability_pos"):

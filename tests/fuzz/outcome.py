@@ -34,14 +34,12 @@ def outcome(
     expected: Callable[[Any], bool],
     *names: object,
     seconds: float = SECONDS,
-    growth: int = GROWTH,
 ) -> str:
     """``same`` if the result of ``function`` is the ``expected`` one, ``refused`` if it raises one project error.
 
     Its sentence is one line that a terminal shows as it is and has one of ``names`` in it, or is about a key of the
-    configuration. Anything else raises
-    ``AssertionError``: another result, another exception, more time or memory than given. What even a signal does not
-    wake from ends this process, with a traceback.
+    configuration. Anything else raises ``AssertionError``: another result, another exception, more time or memory. What
+    no signal wakes ends this process, with a traceback.
     """
     bytes_at_start = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew, see proc(5)
@@ -60,7 +58,7 @@ def outcome(
         assert expected(result), "another result than that of the undamaged file"
         result_kind = "same"
     grown = memory("VmHWM") - bytes_at_start
-    assert grown <= growth, f"{grown >> 20} MiB more memory than before"
+    assert grown <= GROWTH, f"{grown >> 20} MiB more memory than before"
     return result_kind
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts, files of texts and configurations as people and programs get them wrong. Text→ids is total and linear. Files
-are read for a dataset, and for predictions, or refused: another byte in a text is another text, so what is read may be
+are read or refused: another byte in a text is another text, so what is read may be
 anything but a fault; the undamaged file is read whole.
 """
 
@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 
-from harness.inference.rows import find_texts
 from padless.core import cli
 from padless.core.errors import ConfigError, DataError
 from preprocessing.config import PreprocessConfig, SourceConfig, SplitConfig
@@ -81,21 +80,6 @@ def dataset_rows(path: Path) -> list[str]:
     return texts
 
 
-def prediction_rows(path: Path) -> list[str]:
-    """Texts as predict reads them, and all other columns."""
-    texts = []
-    for file in find_texts([str(path)], SourceConfig(), {}, path.parent):
-        converted = convert(file, path.parent, keep_columns=True)
-        for part in converted.parts:
-            rows = read_part(path.parent, part)
-            assert "line" in rows.column_names or f"column_{len(converted.columns) - 1}" in rows.column_names
-            texts += [text or "" for text in rows["text"].to_pylist()]
-    return texts
-
-
-READERS = {"dataset": dataset_rows, "prediction": prediction_rows}
-
-
 def lines_of(kind: str) -> st.SearchStrategy[Damage]:
     """Files of words and signs that mean something to the reader, in any order."""
     pieces = st.sampled_from((*WORDS, *SIGNS))
@@ -116,17 +100,16 @@ def as_damage(text: str) -> Damage:
     return Damage(repr(text[:200]), text.encode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_rows_are_read_or_refused(reader: str, kind: str, tmp_path: Path, fuzz: Fuzz) -> None:
-    path, read_rows = tmp_path / f"rows.{kind}", READERS[reader]
+def test_damaged_rows_are_read_or_refused(kind: str, tmp_path: Path, fuzz: Fuzz) -> None:
+    path = tmp_path / f"rows.{kind}"
     write(kind, path)
     data = path.read_bytes()
-    assert read_rows(path) == TEXTS
+    assert dataset_rows(path) == TEXTS
 
     def check(damage: Damage) -> str:
         path.write_bytes(damage.data)
-        return outcome(partial(read_rows, path), lambda texts: {*map(type, texts)} <= {str})
+        return outcome(partial(dataset_rows, path), lambda texts: {*map(type, texts)} <= {str})
 
     line_damages = [] if kind in ("json", "parquet", "csv.gz", "utf16.csv", "xlsx") else [lines_of(kind)]
     assert fuzz(st.one_of(byte_damages(data), *line_damages), check)["refused"] > 0
@@ -176,17 +159,16 @@ def test_a_hopeless_file_is_refused_soon(case: str, tmp_path: Path, monkeypatch:
     write_it(tmp_path / name)
     messages = []
 
-    def read_it(read_rows: Callable[[Path], list[str]]) -> None:
+    def read() -> None:
         try:
-            read_rows(tmp_path / name)
+            dataset_rows(tmp_path / name)
         except DataError as error:
             messages.append(str(error))
             raise
 
-    for read_rows in READERS.values():
-        assert outcome(partial(read_it, read_rows), lambda _: False, tmp_path / name, seconds=60) == "refused"
+    assert outcome(read, lambda _: False, tmp_path / name, seconds=60) == "refused"
     is_hint = case == "a line without end"  # where a quote may be open
-    assert [sentence in message and ("quote" in message) == is_hint for message in messages] == [True] * len(READERS)
+    assert [sentence in message and ("quote" in message) == is_hint for message in messages] == [True]
 
 
 SPECS = {

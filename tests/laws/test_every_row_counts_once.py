@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn.metrics import (
     accuracy_score,
@@ -25,8 +25,8 @@ from harness.data.targets import open_targets
 from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, score
 from harness.metrics.calibration import Decision
-from harness.metrics.figures import figures
-from harness.metrics.metrics import classification_metrics, probabilities
+from harness.metrics.figures import Scores, figures
+from harness.metrics.metrics import probabilities
 from harness.model.classifier import Classifier
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.dataset.views import open_split
@@ -41,89 +41,67 @@ TEST_ROWS = 203
 dataset = shared_dataset({"train": 97, "validation": 40, "test": TEST_ROWS})
 
 
-def make_model(vocabulary_size: int) -> Classifier:
-    torch.manual_seed(3)
-    return Classifier(ModelConfig(embedding_dim=8, hidden_size=8), vocabulary_size)
+several_labels = shared_dataset({"train": 97, "test": TEST_ROWS}, label_sets=[[], [0, 1], [1]])
 
 
-def evaluate_on_a_rank(data: str) -> dict[str, Any]:
+def score_on_a_rank(data: str) -> Scores | None:
+    """What rank 0 has after an evaluation; None on the other ranks."""
     manifest = read_manifest(data)
-    split = Split(data, manifest, "test")
     with open_session("cpu", "fp32", 60) as session:
-        model = make_model(manifest.vocabulary_size)
-        scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
-        columns = [] if session.world.rank == 1 else [np.array([session.world.rank]), np.array([[0.5, np.nan]])]
-        gathered = session.world.gather_on_main(columns, "columns that one rank lacks")
-    if not session.world.is_main:
-        return {"rows": scores.rows.tolist(), "gathered": gathered}
-    assert [part[0].tolist() for part in gathered] == [[rank] for rank in range(session.world.world_size) if rank != 1]
-    assert all(np.array_equal(part[1], [[0.5, np.nan]], equal_nan=True) for part in gathered)
-    assert scores.rows.tolist() == list(range(TEST_ROWS))
-    return {**classification_metrics(scores.logits, scores.labels), **scores.__dict__}
+        torch.manual_seed(3)
+        outputs = 1 if manifest.label_sets is None else len(manifest.labels)
+        model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, outputs)
+        loader = loader_over(Split(data, manifest, "test"), session.world, 7, "padded", session.device)
+        scores = score(model, loader, session.world)
+        column = [] if session.world.rank == 1 else [np.array([session.world.rank, np.nan])]
+        gathered = session.world.gather_on_main(column, "columns that one rank lacks")
+        ranks = [rank for rank in range(session.world.world_size) if rank != 1] if session.world.is_main else []
+        np.testing.assert_array_equal(np.ravel(gathered), np.ravel([[rank, np.nan] for rank in ranks]))
+        return scores if session.world.is_main else None
 
 
-@pytest.fixture(scope="module")
-def metrics_of_one_rank(dataset: Path) -> dict[str, Any]:
-    return run_ranks(evaluate_on_a_rank, 1, str(dataset))[0]
+def check_ranks(data: Path, decision: Decision, *world_sizes: int) -> tuple[Scores, dict[str, Any]]:
+    """Any number of ranks gives the scores and figures of one, which it returns."""
+    labels, all_scores = read_manifest(data).labels, []
+    for world_size in (1, *world_sizes):
+        scores, *of_others = run_ranks(score_on_a_rank, world_size, str(data))
+        assert of_others == [None] * (world_size - 1)
+        all_scores.append(scores)
+    first, *others = all_scores
+    expected = figures(first, labels, decision)
+    assert first.rows.tolist() == list(range(TEST_ROWS))
+    for scores in others:
+        np.testing.assert_array_equal(scores.rows, first.rows)
+        np.testing.assert_array_equal(scores.labels, first.labels)
+        np.testing.assert_allclose(scores.logits, first.logits, rtol=0, atol=1e-6)
+        for name in ("accuracy", "f1", "confusion", "per_class"):
+            assert figures(scores, labels, decision)[name] == expected[name], name
+    return first, expected
 
 
-def assert_equal_to_scikit_learn(values: dict[str, Any]) -> None:
-    chances, labels = probabilities(values["logits"])[:, 1], values["labels"]
-    assert len(labels) == sum(rows for _, _, rows in values["confusion"]) == TEST_ROWS
+@pytest.mark.processes
+@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
+def test_evaluation_is_the_same_on_any_number_of_ranks(dataset: Path, world_size: int) -> None:
+    scores, values = check_ranks(dataset, Decision(), world_size)
+    labels, chances = scores.labels, probabilities(scores.logits)[:, 1]
+    assert sum(rows for _, _, rows in values["confusion"]) == TEST_ROWS
     assert values["accuracy"] == pytest.approx(accuracy_score(labels, chances >= 0.5), abs=1e-9)
     assert values["roc_auc"] == pytest.approx(roc_auc_score(labels, chances), abs=1e-9)
     assert values["log_loss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
-def test_evaluation_is_the_same_on_any_number_of_ranks(
-    dataset: Path, metrics_of_one_rank: dict, world_size: int
-) -> None:
-    result, *others = run_ranks(evaluate_on_a_rank, world_size, str(dataset))
-    assert others == [{"rows": [], "gathered": []}] * (world_size - 1)
-    assert_equal_to_scikit_learn(result)
-    np.testing.assert_allclose(result["logits"], metrics_of_one_rank["logits"], rtol=0, atol=1e-6)
-    for name in ("rows", "labels"):
-        np.testing.assert_array_equal(result[name], metrics_of_one_rank[name])
-    for name in ("accuracy", "f1", "confusion"):
-        assert result[name] == metrics_of_one_rank[name], name
-    for name in ("roc_auc", "pr_auc"):  # rows of equal logits on one rank may differ in the last bit on another
-        assert result[name] == pytest.approx(metrics_of_one_rank[name], abs=1e-12)
-    assert result["log_loss"] == pytest.approx(metrics_of_one_rank["log_loss"], abs=1e-7)
-
-
-def evaluate_sets_on_a_rank(data: str) -> dict[str, Any]:
-    manifest = read_manifest(data)
-    split = Split(data, manifest, "test")
-    with open_session("cpu", "fp32", 60) as session:
-        torch.manual_seed(3)
-        model = Classifier(ModelConfig(embedding_dim=8, hidden_size=8), manifest.vocabulary_size, len(manifest.labels))
-        scores = score(model, loader_over(split, session.world, 7, "padded", session.device), session.world)
-    if not session.world.is_main:
-        return {}
-    return {**figures(scores, manifest.labels, Decision(thresholds=(0.5, 0.52))), "scores": scores}
-
-
-@pytest.mark.processes
-def test_several_labels_are_measured_once_on_any_number_of_ranks(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": 97, "test": TEST_ROWS}, label_sets=[[], [0, 1], [1]])
+def test_several_labels_are_measured_once_on_any_number_of_ranks(several_labels: Path) -> None:
+    scores, values = check_ranks(several_labels, Decision(thresholds=[0.5, 0.52]), 2)
     members = np.array([[False, False], [True, True], [False, True]])
-    labels = members[[row.label for _, row in sorted(rows_by_number(tmp_path, "test").items())]]
-    results = [run_ranks(evaluate_sets_on_a_rank, ranks, str(tmp_path))[0] for ranks in (1, 2, 4)]
-    for result in results:
-        scores = result.pop("scores")
-        assert scores.rows.tolist() == list(range(TEST_ROWS))
-        np.testing.assert_array_equal(scores.labels, labels)
-        predicted = 1 / (1 + np.exp(-scores.logits)) >= (0.5, 0.52)
-        assert result["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
-        assert result["f1_micro"] == pytest.approx(f1_score(labels, predicted, average="micro"))
-        assert result["accuracy"] == accuracy_score(labels, predicted)
-        for name in ("f1", "f1_micro", "accuracy", "per_class", "confusion"):
-            assert result[name] == results[0][name], name
+    labels = members[[row.label for _, row in sorted(rows_by_number(several_labels, "test").items())]]
+    np.testing.assert_array_equal(scores.labels, labels)
+    predicted = 1 / (1 + np.exp(-scores.logits)) >= (0.5, 0.52)
+    assert values["f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert values["f1_micro"] == pytest.approx(f1_score(labels, predicted, average="micro"))
+    assert values["accuracy"] == accuracy_score(labels, predicted)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(6, 40), st.one_of(st.none(), st.integers(1, 9)), st.booleans())
 def test_ranks_together_load_every_row_once(
     dataset: Path, world_size: int, global_batch: int, micro_batch: int | None, shuffle: bool

@@ -254,12 +254,12 @@ def test_every_form_of_an_export_predicts_what_the_run_does(run: Path, folder: P
 def test_the_example_of_the_page_feeds_the_graph(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs/export.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/predicting.md").read_text(encoding="utf-8")
     (example,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "session.run" in code]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, "exports/onnx")
     values: dict[str, Any] = {}
-    exec(compile(example, "docs/export.md", "exec"), values)
+    exec(compile(example, "docs/predicting.md", "exec"), values)
     expected = padless.load(run).predict_proba(["a fine film", "a dull one"])
     np.testing.assert_allclose(values["probabilities"], expected, atol=1e-6)
 

@@ -56,7 +56,7 @@ def arrays(rows: int, width: int, dtype: type) -> tuple[np.ndarray, np.ndarray, 
 def test_a_shard_is_read_as_it_was_written(rows: int, dtype: type, tmp_path: Path) -> None:
     ids, length, label, row = arrays(rows, 16, dtype)
     info = write_shard(tmp_path, "train", 0, Block(ids, length, label, row), block_rows=64)
-    shard = Shard(tmp_path, info, np.dtype(dtype).name, 64)
+    shard = Shard(tmp_path / info.path, info, np.dtype(dtype).name, 64)
     assert [len(block.row) for block in shard.blocks] == [64] * (rows // 64) + [rows % 64] * (rows % 64 > 0)
     for name, column in (("ids", ids), ("length", length), ("label", label), ("row", row)):
         read = np.concatenate([getattr(block, name) for block in shard.blocks])

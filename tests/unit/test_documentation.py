@@ -17,7 +17,6 @@ import yaml
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from docs.hooks import pages, reference
-from harness.config import flat, to_dict
 from padless.commands import COMMANDS
 from padless.core.configuration import groups_of, options_of
 from padless.core.errors import ConfigError, DataError, StorageError, UserError
@@ -104,36 +103,12 @@ def test_every_key_that_pages_name_is_one() -> None:
                 assert name in keys or (dashes and name in OF_OTHERS), f"{document}: {dashes}{name}"
 
 
-@pytest.mark.parametrize(("package", "required"), [("harness", {}), ("preprocessing", {"output": "data/x"})])
-def test_every_key_stands_in_the_reference_with_its_default(package: str, required: dict[str, str]) -> None:
-    config_class = reference.load(reference.SHARED[package])
-    option_by_key = {option.key: option for option in reference.leaves(config_class)}
-    assert set(option_by_key) == set(options_of(config_class))
-    config = config_class(**required)
-    values = flat(to_dict(config))
-    values.pop("run", None)  # which the dataset names
-    for key, value in values.items():
-        if key in required:
-            assert option_by_key[key].default == ""
-        else:
-            default = (
-                option_by_key[key].default
-                if value and isinstance(value, str)
-                else yaml.safe_load(option_by_key[key].default)
-            )
-            assert default == value, key
-        assert option_by_key[key].meaning, key
-
-
 def test_the_reference_is_as_the_code_is() -> None:
-    pages_of_tables = ("commands", "preprocessing", "training")
-    texts = {name: (ROOT / f"docs/reference/{name}.md").read_text() for name in pages_of_tables}
-    outdated = [name for name, text in texts.items() if reference.with_tables(text) != text]
-    assert outdated == [], "renew them: python -m docs.hooks.reference"
-    assert all(f"\n| `{key}` | " in texts["training"] for key in ("epochs", "optim.class_weights"))
-    assert "\n| `text.max_tokens` | " in texts["preprocessing"]
-    for command in COMMANDS:
-        assert f"\n| `padless {command.name}" in texts["commands"]
+    text = (ROOT / "docs/reference/options.md").read_text()
+    assert reference.with_tables(text) == text, "renew it: python -m docs.hooks.reference"
+    rows = [f"padless {command.name}" for command in COMMANDS]
+    rows += [key for config in reference.SHARED.values() for key in options_of(reference.load(config))]
+    assert [row for row in rows if not re.search(rf"^\| `{row}\b", text, re.MULTILINE)] == []
 
 
 def test_every_page_stands_in_the_navigation_once() -> None:
@@ -148,6 +123,6 @@ def test_every_page_stands_in_the_navigation_once() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/run-directory.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|", (ROOT / "docs/reference/files.md").read_text(), re.MULTILINE)
     errors = [error.exit_code for error in (UserError, ConfigError, DataError, StorageError)]
     assert [int(row) for row in rows] == [0, *errors, PREEMPTED, 128 + signal.SIGINT, 128 + signal.SIGTERM]

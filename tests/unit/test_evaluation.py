@@ -229,8 +229,7 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     shutil.copytree(run, tmp_path / "run")
     manifest = read_manifest(run.parent / "data")
     source = {"text_column": "text", "label_column": "label", "labels": "auto", "quote": "'", "encoding": "cp1251"}
-    files = [{"name": "a.csv", "format": "csv", "split": None, "read_as": {"delimiter": ";"}}]
-    provenance = {"config": {"source": source}, "sources": files}
+    provenance = {"config": {"source": source | {"delimiter": ";"}}}
     bundle = tmp_path / "run" / "bundle"
     write_info(bundle, replace(read_info(bundle), source=source_of(replace(manifest, provenance=provenance))))
     text = "ночь, улица, w1 ''фонарь''"

@@ -12,11 +12,9 @@ from typing import ClassVar
 
 import pytest
 
-from padless.core import atomic, signals
+from padless.core import atomic, jobs, signals
 from padless.core.errors import DataError, UserError
-from preprocessing.config import ExecutorConfig
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Workers, open_workers
+from padless.core.executors import ExecutorConfig, Workers, open_workers
 
 
 def square(number: int) -> int:
@@ -52,14 +50,14 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Squared(engine.Part[Number]):
+class Squared(jobs.Task[Number]):
     """Writes the square of a number into a file."""
 
     number: int
 
     result: ClassVar[type] = Number
 
-    def make(self) -> tuple[Number, dict[str, str]]:
+    def run(self) -> tuple[Number, dict[str, str]]:
         path = self.root / f"{self.number}.txt"
         atomic.write_text(path, str(square(self.number)))
         return Number(self.number), {path.name: atomic.sha256_file(path)}
@@ -73,17 +71,17 @@ def test_a_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     """A part is made again if its marker has another key or is damaged, or its file has changed or is missing."""
 
     def make_parts(key: str = "k") -> list[int]:
-        with engine.show_progress("square", 60, quiet=False) as progress:
-            result_by_part = dict(engine.run_parts(squares(tmp_path, key), workers, progress))
+        with jobs.show_progress("square", 60, quiet=False) as progress:
+            result_by_part = dict(jobs.run_tasks(tmp_path, squares(tmp_path, key), workers, progress))
         results = sorted((part.number, result.rows) for part, result in result_by_part.items())
         assert results == [(number, number) for number in range(6)]
         return sorted(part.number for part in result_by_part if part in new)
 
     new = []
     workers = Workers(60)
-    make = Squared.make
+    make = Squared.run
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Squared, "make", lambda part: new.append(part) or make(part))
+        patch.setattr(Squared, "run", lambda part: new.append(part) or make(part))
         assert make_parts() == list(range(6))
         new.clear()
         assert make_parts() == []

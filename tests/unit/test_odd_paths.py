@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Odd names: paths that are not regular files are reported in one sentence, without blocking; no command prints escape
-sequences of labels, texts, paths and options to a terminal (docs/security.md).
+sequences of labels, texts, paths and options to a terminal (docs/reference/files.md).
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def test_the_name_of_an_output_is_no_pattern(
     source = write_csv(tmp_path / "in.csv", reviews(100))
     others = write_csv(tmp_path / "others.csv", [(text, f"other {label}") for text, label in reviews(300)])
     with monkeypatch.context() as patch:
-        patch.setattr(Assignment, "make", stop)
+        patch.setattr(Assignment, "run", stop)
         assert command("prepare", others, "-o", tmp_path / "run1") == 130
     command.build(source, tmp_path / "plain")
     command.build(source, tmp_path / name)

@@ -21,9 +21,9 @@ from harness.rundir.lock import claim_run
 from padless.core import atomic, processes
 from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, UserError
+from padless.core.executors import Share
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.pipeline import tokenize, work_folder
-from preprocessing.pipeline.executors import Share
 from tests.helpers.bundles import write_drawn, write_index
 from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
 
@@ -58,7 +58,7 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = []
-    make = tokenize.TokenizedPart.make
+    make = tokenize.TokenizedPart.run
 
     def make_or_stop(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
         if len(numbers) == 3:
@@ -67,14 +67,14 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
         return make(part)
 
     fingerprint = read_manifest(out).fingerprint
-    monkeypatch.setattr(tokenize.TokenizedPart, "make", make_or_stop)
+    monkeypatch.setattr(tokenize.TokenizedPart, "run", make_or_stop)
     command.refused(130, source, out, *REPLACING)
     assert (read_manifest(out).fingerprint, list_work_folders(tmp_path)) == (fingerprint, ["out.building"])
     command.build(source, out, *PARTS)  # the old one is still complete, and the work is not thrown away
     assert "out.building: kept: unfinished work for another configuration" in command.err
     first_numbers = list(numbers)
     numbers.clear()
-    monkeypatch.setattr(tokenize.TokenizedPart, "make", lambda part: numbers.append(part.number) or make(part))
+    monkeypatch.setattr(tokenize.TokenizedPart, "run", lambda part: numbers.append(part.number) or make(part))
     assert command.build(source, out, *REPLACING).fingerprint != fingerprint
     assert not set(first_numbers) & set(numbers)
     assert list_work_folders(tmp_path) == []
@@ -132,7 +132,7 @@ def test_two_runs_do_not_replace_one_dataset(out: Path, source: Path, command: C
 def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, refusals, all_refused = tokenize.TokenizedPart.make, list[str](), threading.Event()
+    make, refusals, all_refused = tokenize.TokenizedPart.run, list[str](), threading.Event()
 
     def make_last(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
         assert all_refused.wait(60)
@@ -147,7 +147,7 @@ def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
                 all_refused.set()
             return 0
 
-    monkeypatch.setattr(tokenize.TokenizedPart, "make", make_last)
+    monkeypatch.setattr(tokenize.TokenizedPart, "run", make_last)
     with ThreadPoolExecutor(4) as pool:
         num_rows = sorted(pool.map(prepare_or_note, range(4)))
     assert num_rows == [0, 0, 0, read_manifest(tmp_path / "out").rows("train")]

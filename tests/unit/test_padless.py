@@ -73,10 +73,10 @@ def test_a_frame_and_the_csv_of_it_give_the_same_rows_which_come_back_as_frames(
 
 
 def test_the_example_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    manual = (ROOT / "docs/how-to/your-texts.md").read_text(encoding="utf-8")
+    manual = (ROOT / "docs/your-texts.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "docs/how-to/your-texts.md", "exec"), {})
+    exec(compile(example, "docs/your-texts.md", "exec"), {})
     assert capsys.readouterr().out.startswith("['bad', 'good']\n")
     assert read_manifest("data/mine").rows("train") == 32
 

@@ -27,9 +27,9 @@ from harness.inference import scorer
 from harness.inference.predict import ScoredPart, claim_predictions
 from harness.metrics.calibration import Decision
 from padless.commands import main
-from padless.core import cli
-from preprocessing.pipeline import engine
-from preprocessing.pipeline.executors import Share
+from padless.core import cli, jobs
+from padless.core.executors import Share
+from preprocessing.config import ReadingOptions
 from preprocessing.text.vocabulary import UNK
 from tests.helpers.commands import unwrapped
 from tests.helpers.corpora import write_xlsx
@@ -73,9 +73,14 @@ class Stub(scorer.Scorer):
 def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Make it the scorer of every command; returns its bundle's metadata, which tests may change."""
     rule = {"temperature": 1.0, "threshold": 0.5, "thresholds": [], "has_label_sets": False}
-    facts = {"source": {}, "task": "classifier", "weights": "weights-w.safetensors", "weights_sha256": "w"}
+    facts = {
+        "source": ReadingOptions(),
+        "task": "classifier",
+        "weights": "weights-w.safetensors",
+        "weights_sha256": "w",
+    }
     info = SimpleNamespace(labels=LABELS, label_type="text", **rule, **facts)
-    monkeypatch.setattr(engine, "OPENED", SimpleNamespace())
+    monkeypatch.setattr(jobs, "OPENED", SimpleNamespace())
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
@@ -243,7 +248,8 @@ AS_TRAINED = {
 
 @pytest.mark.parametrize("case", AS_TRAINED)
 def test_a_file_is_read_as_the_corpus_of_the_training_was(case: str, info: SimpleNamespace) -> None:
-    info.source, content, row = AS_TRAINED[case]
+    options, content, row = AS_TRAINED[case]
+    info.source = ReadingOptions(**options)
     assert predict(write_file("in.csv", content), "out.csv") == 0
     assert Path("out.csv").read_text().splitlines()[-1] == row
 
@@ -265,15 +271,15 @@ def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
     """Kill the process when it begins this part."""
-    make = ScoredPart.make
+    make = ScoredPart.run
 
     def make_or_interrupt(part: ScoredPart) -> Any:
         if part.path.name.endswith(f"-{number:05d}.parquet"):
             raise KeyboardInterrupt
         return make(part)
 
-    monkeypatch.setattr(ScoredPart, "make", make_or_interrupt)
-    return lambda: monkeypatch.setattr(ScoredPart, "make", make)
+    monkeypatch.setattr(ScoredPart, "run", make_or_interrupt)
+    return lambda: monkeypatch.setattr(ScoredPart, "run", make)
 
 
 def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(

@@ -193,31 +193,17 @@ def test_compressed_files_and_archives(tmp_path: Path) -> None:
     one, two = list_files(SourceConfig(path=str(tmp_path / "a.zip")), SplitConfig())
     assert (one.name, two.name) == (f"{tmp_path}/a.zip/in/two.jsonl", f"{tmp_path}/a.zip/one.csv")
     assert [len(open_reader(file).read_sample()["text"]) for file in (one, two)] == [1, len(ROWS)]
-    archived = (tmp_path / "a.zip").read_bytes()
-    broken = archived.replace(b"PK\1\2", b"PK\1\3")
-    for content, sentence in ((broken, "not a readable zip archive"), (encrypt(archived), "one.csv is encrypted")):
-        (tmp_path / "a.zip").write_bytes(content)
-        with pytest.raises(DataError, match=rf"a\.zip: .*{sentence}"):
-            pairs_of(tmp_path / "a.zip")
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes().replace(b"PK\1\2", b"PK\1\3"))
+    with pytest.raises(DataError, match=r"a\.zip: not a readable zip archive"):
+        pairs_of(tmp_path / "a.zip")
 
 
-def encrypt(archive: bytes) -> bytes:
-    """Set the flag of the first member in the list at the end of a zip archive."""
-    at = archive.index(b"PK\1\2") + 8
-    return archive[:at] + bytes([archive[at] | 1]) + archive[at + 1 :]
-
-
-@pytest.mark.parametrize("has_same_size_and_time", [False, True])
-def test_a_file_that_changes_while_it_is_read_is_named(has_same_size_and_time: bool, tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv")
-    status = path.stat()
     (file,) = resolve_path(path).files
     parts = convert_parts(file, tmp_path)
     assert next(parts).rows == len(ROWS)
     path.write_text("text,label\n")
-    if has_same_size_and_time:
-        path.write_bytes(bytes(status.st_size))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(DataError, match=r"a\.csv: it changed while it was read"):
         next(parts)
 
@@ -424,7 +410,8 @@ def test_the_command_says_what_it_found(tmp_path: Path, command: Command) -> Non
         "the label is column 'note' (source.label_column)",
     ]
     assert manifest.labels == ["bad", "good", "so so"]
-    assert manifest.provenance["sources"][0]["read_as"] == {"delimiter": ";", "encoding": "windows-1252"}
-    assert manifest.provenance["config"]["source"]["text_column"] == "avis"
+    assert manifest.provenance["sources"][0]["read_as"] == {"encoding": "windows-1252"}
+    source = manifest.provenance["config"]["source"]
+    assert (source["text_column"], source["delimiter"]) == ("avis", ";")
     assert "très".encode() in (tmp_path / "found" / "vocabulary.arrow").read_bytes()
     assert read_manifest(tmp_path / "found") == manifest

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a long job in parts on workers; a finished part is never made again.
+"""Runs a long job as tasks on workers; a finished task never runs again.
 
-A part writes its files, then a marker with the hash of everything that decides them (``key``), the sha256 of each file,
-and the part's result. A restarted job makes only the parts without a valid marker. Preprocessing and prediction both
-use this engine.
+A task writes its files, then a marker with the hash of everything that decides them (``key``), the sha256 of each file,
+and the task's result. A restarted job runs only the tasks without a valid marker.
 """
 
 from __future__ import annotations
@@ -22,42 +21,42 @@ import pyarrow as pa
 
 from padless.core import atomic
 from padless.core.errors import DataError
+from padless.core.executors import POLL_S, ROWS, Workers, read_activity
 from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration
 from padless.core.untrusted import MOST_JSON, read_bytes
-from preprocessing.pipeline.executors import POLL_S, ROWS, Workers, read_activity
 
 OPENED = threading.local()
-"""What each thread of a worker has opened, kept from one part to the next."""
+"""What each thread of a worker has opened, kept from one task to the next."""
 LOADING = threading.Lock()
 """One thread at a time opens something: some libraries are not thread-safe while they load."""
 
 Result = TypeVar("Result")
-"""The result of a part, which msgspec stores as JSON; not None."""
+"""The result of a task, which msgspec stores as JSON; not None."""
 
 
 @dataclass(frozen=True)
-class Part(Generic[Result]):
-    """One part of a job, as sent to a worker. Each step of a job is a subclass with ``result`` and ``make``."""
+class Task(Generic[Result]):
+    """One task of a job, as sent to a worker. Each step of a job is a subclass with ``result`` and ``run``."""
 
     key: str
     """Hash of everything that decides the files."""
     root: Path
     """Absolute: the folder that the names of its files are relative to."""
     marker: Path
-    """Absolute: the marker file of a complete part."""
+    """Absolute: the marker file of a finished task."""
     size: int
     """Rows, approximately, for the progress."""
 
     result: ClassVar[Any]
-    """The type of what ``make`` returns."""
+    """The type of what ``run`` returns."""
 
-    def make(self) -> tuple[Result, dict[str, str]]:
+    def run(self) -> tuple[Result, dict[str, str]]:
         """Write the files; returns the result, and the sha256 of each file by its name below ``root``."""
         raise NotImplementedError
 
 
 class Marker(msgspec.Struct, Generic[Result], frozen=True):
-    """What the marker of a part holds."""
+    """What the marker of a task holds."""
 
     key: str
     files: dict[str, tuple[int, str]]
@@ -65,98 +64,86 @@ class Marker(msgspec.Struct, Generic[Result], frozen=True):
     result: Result
 
 
-def read_result(part: Part[Result], *, verify: bool = True) -> Result | None:
-    """The result of a finished part with this key; None if the part must be made.
+def read_result(task: Task[Result], *, verify: bool = True) -> Result | None:
+    """The result of a finished task with this key; None if it must run.
 
     Its files must exist in the recorded size, and with ``verify`` have the recorded hash.
     """
-    kind: Any = Marker[part.result]  # type: ignore[name-defined]
+    kind: Any = Marker[task.result]  # type: ignore[name-defined]
     try:
-        marker: Marker[Result] = msgspec.json.decode(read_bytes(part.marker, MOST_JSON), type=kind)
+        marker: Marker[Result] = msgspec.json.decode(read_bytes(task.marker, MOST_JSON), type=kind)
         for name, (size, sha256) in marker.files.items():
-            path = part.root / name
-            if not path.is_file() or path.stat().st_size != size or (verify and atomic.sha256_file(path) != sha256):
+            path = task.root / name
+            if path.stat().st_size != size or (verify and atomic.sha256_file(path) != sha256):
                 return None
-        return marker.result if marker.key == part.key else None
+        return marker.result if marker.key == task.key else None
     except (OSError, DataError, msgspec.DecodeError):
         return None
 
 
-def make(part: Part[Result]) -> Result:
-    """Make a part: its files, then its marker. Raises ``OSError`` and what the part itself raises."""
-    return write_marker(part, *part.make())
+def run_task(task: Task[Result]) -> Result:
+    """Write the files of a task, then its marker. Raises ``OSError`` and what the task itself raises."""
+    return write_marker(task, *task.run())
 
 
-def write_marker(part: Part[Result], result: Result, hashes: dict[str, str]) -> Result:
-    """Write the marker of a part whose files have these ``hashes``; returns the result."""
-    pa.default_memory_pool().release_unused()  # or it grows with the number of parts
-    files = {name: ((part.root / name).stat().st_size, sha256) for name, sha256 in hashes.items()}
-    atomic.write_bytes(part.marker, msgspec.json.encode(Marker(part.key, files, result)), lasting=False)
+def write_marker(task: Task[Result], result: Result, hashes: dict[str, str]) -> Result:
+    """Write the marker of a task whose files have these ``hashes``; returns the result."""
+    pa.default_memory_pool().release_unused()  # or it grows with the number of tasks
+    files = {name: ((task.root / name).stat().st_size, sha256) for name, sha256 in hashes.items()}
+    atomic.write_bytes(task.marker, msgspec.json.encode(Marker(task.key, files, result)), lasting=False)
     return result
 
 
-AnyPart = TypeVar("AnyPart", bound=Part[Any])
+AnyTask = TypeVar("AnyTask", bound=Task[Any])
 
 
-def run_parts(
-    parts: Iterable[AnyPart], workers: Workers, progress: Progress, *, wait: bool = True
-) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield every part with its result: those that workers make as they finish, those that other shares of the job make
-    (unless ``wait`` is false), then those that were already done.
+def run_tasks(
+    folder: Path, tasks: Iterable[AnyTask], workers: Workers, progress: Progress, *, wait: bool = True
+) -> Iterator[tuple[AnyTask, Any]]:
+    """Yield every task with its result: those that workers run as they finish, those that other shares of the job run
+    (unless ``wait`` is false), then those that were already done. ``folder`` has the markers.
 
-    ``parts`` is read lazily, while workers make the first ones. The caller closes ``progress``, also after an error.
-    Raises what a part and ``Workers.map`` raise.
+    ``tasks`` is read lazily, while workers run the first ones. The caller closes ``progress``, also after an error.
+    Raises what a task and ``Workers.map`` raise.
     """
-    remaining = iter(parts)
-    first_parts = list(itertools.islice(remaining, 1))
-    folder = first_parts[0].marker.parent if first_parts else None
-    done_parts = list[tuple[AnyPart, Any]]()
-    parts_of_others = list[AnyPart]()
+    done_tasks, tasks_of_others = list[tuple[AnyTask, Any]](), list[AnyTask]()
 
-    def select_parts() -> Iterator[AnyPart]:
-        for number, part in enumerate(itertools.chain(first_parts, remaining)):
-            if (result := read_result(part)) is not None:
-                done_parts.append((part, result))
-                progress.skip(part.size)
+    def select_tasks() -> Iterator[AnyTask]:
+        for number, task in enumerate(tasks):
+            if (result := read_result(task)) is not None:
+                done_tasks.append((task, result))
+                progress.skip(task.size)
             elif number % workers.share.count == workers.share.index:
-                yield part
+                yield task
             else:
-                parts_of_others.append(part)
+                tasks_of_others.append(task)
 
-    for part, result in workers.map(make, select_parts(), step=progress.step, folder=folder):
-        progress.finished += part.size
-        yield part, result
-    if wait:
-        for part, result in wait_for_shares(parts_of_others, workers, progress.step):
-            progress.finished += part.size
-            yield part, result
+    here = workers.map(run_task, select_tasks(), step=progress.step, folder=folder)
+    elsewhere = wait_for_shares(folder, tasks_of_others if wait else [], workers, progress.step)
+    for task, result in itertools.chain(here, elsewhere):
+        progress.finished += task.size
+        yield task, result
     progress.conclude()
-    yield from done_parts
+    yield from done_tasks
 
 
-def wait_for_shares(parts: list[AnyPart], workers: Workers, step: str) -> Iterator[tuple[AnyPart, Any]]:
-    """Yield the parts that other shares make with their results, as their markers appear.
+def wait_for_shares(folder: Path, tasks: list[AnyTask], workers: Workers, step: str) -> Iterator[tuple[AnyTask, Any]]:
+    """Yield the tasks that other shares run with their results, as their markers appear.
 
-    After ``timeout_s`` without a new file this share makes all that are missing: where two make the same part, they
-    write the same bytes.
+    After ``timeout_s`` without a new file this share runs all that are missing: where two run the same task, they write
+    the same bytes.
     """
     activity, active_at = None, time.monotonic()
-    while parts:
-        missing_parts = list[AnyPart]()
-        for part in parts:
-            result = read_result(part, verify=False)
-            if result is None:
-                missing_parts.append(part)
-            else:
-                yield part, result
-        parts, latest = missing_parts, read_activity(parts[0].marker.parent)
+    while tasks and time.monotonic() - active_at < workers.timeout_s:
+        results = [(task, read_result(task, verify=False)) for task in tasks]
+        yield from ((task, result) for task, result in results if result is not None)
+        tasks = [task for task, result in results if result is None]
+        latest = read_activity(folder)
         if latest != activity:
             activity, active_at = latest, time.monotonic()
-        if time.monotonic() - active_at >= workers.timeout_s:
-            yield from workers.map(make, parts, step=step)
-            return
-        if parts:
+        if tasks:
             time.sleep(POLL_S)
+    yield from workers.map(run_task, tasks, step=step)
 
 
 Opened = TypeVar("Opened")
