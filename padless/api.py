@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import html
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PosixPath
@@ -63,19 +61,6 @@ _training = threading.Lock()
 """Held while this process waits for a training, which has all cores."""
 
 
-@contextmanager
-def naming_arguments() -> Iterator[None]:
-    """Where the block raises ``UserError``, the sentence names arguments of Python, and keys without dashes."""
-    try:
-        yield
-    except UserError as error:
-        sentence = re.sub(r"(--)?\bsource\.(text|label)_column\b", r"\2", str(error))
-        is_command = "padless " in sentence
-        error.args = (sentence if is_command else re.sub(r"(?<![\w-])--(?=[a-z])", "", sentence),)
-        raise
-
-
-@naming_arguments()
 def prepare(
     source: Source,
     *,
@@ -100,7 +85,7 @@ def prepare(
         "source.text_column": text,
         "source.label_column": label,
     }
-    prepare_config = cli.parse(PreprocessConfig, words_of(key_values, check_options(options)), prog="padless.prepare")
+    prepare_config = cli.parse(PreprocessConfig, words_of(key_values, options or {}), prog="padless.prepare")
     with temporary_folder() as folder:
         manifest = build_dataset(prepare_config, write_frame(source, folder) if is_frame else None)
     for line in lines_on_rows(manifest) if manifest else ():  # none: another share completes it
@@ -108,7 +93,6 @@ def prepare(
     return Dataset(prepare_config.output)
 
 
-@naming_arguments()
 def train(
     data: Dataset | Source,
     run: str | Path | None = None,
@@ -124,7 +108,6 @@ def train(
     a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
     ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    words_of({"config": config, "run": run}, {})  # refused before anything is made
     num_processes = keys.pop("num_processes", None)
     source: Any = data.path if isinstance(data, Dataset) else data
     is_path = isinstance(source, str | Path)
@@ -147,21 +130,13 @@ def train(
     return Run(launch_config.run)
 
 
-def check_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The ``options`` of a function. Raises ``ConfigError`` for anything but keys with values."""
-    if not isinstance(options, Mapping | None):
-        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(options)}')
-    return options or {}
-
-
 def words_of(arguments: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
     """A command line: the ``arguments`` that are not None, then ``keys``, also in groups, where None is a value. Raises
-    ``ConfigError`` for a file or a directory to write that is no path.
+    ``ConfigError`` for keys without values.
     """
     pairs = [(key, value) for key, value in arguments.items() if value is not None]
-    for key, item in pairs:
-        if key in ("output", "run", "config") and not isinstance(item, str | Path):
-            raise ConfigError(f"{key}: expected a path, got {quote_value(item)}")
+    if not isinstance(keys, Mapping):
+        raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(keys)}')
     for key, item in keys.items():
         group = item.items() if isinstance(item, Mapping) and "." not in key else [("", item)]
         pairs += [(f"{key}.{name}".strip("."), value) for name, value in group]

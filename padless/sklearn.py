@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from harness.config import RunConfig
 from harness.inference.model import Texts, chunks, load
-from padless.api import check_options, pair_labels, pop_dataset_options, prepare, train_alone, words_of
+from padless.api import pair_labels, pop_dataset_options, prepare, train_alone, words_of
 from padless.core import cli
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
@@ -68,7 +68,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         else:
             targets = column_or_1d(targets, warn=True)
             labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
-        options, common = dict(check_options(self.options)), {"quiet": not self.verbose, "seed": self.random_state or 0}
+        options, common = dict(self.options or {}), {"quiet": not self.verbose, "seed": self.random_state or 0}
         split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
         of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
         of_run = {

@@ -47,7 +47,6 @@ from typing import Literal
 from padless.core.atomic import contains_words, refuse_inside, storage_errors
 from padless.core.errors import ConfigError
 from padless.core.processes import is_lock
-from padless.core.suggestions import path_suggestion
 from preprocessing.dataset.shards import MANIFEST
 
 CONFIG = "config.yaml"
@@ -215,7 +214,7 @@ def describe_missing_bundle(directory: Path) -> str:
     if path.is_file():
         return f"{path} is a file; name a run directory, as in runs/mine"
     if not path.is_dir():
-        return f"there is no folder {path}{path_suggestion(path) or '; name a run directory, or a bundle'}"
+        return f"there is no folder {path}; name a run directory, or a bundle"
     if holds_run(path):
         return f"the run {path} has not finished an epoch; name one whose training got that far"
     if (path / MANIFEST).is_file():

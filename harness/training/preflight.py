@@ -23,9 +23,8 @@ from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from padless.core import atomic
 from padless.core.cli import read_files
-from padless.core.configuration import build_config, find_config
+from padless.core.configuration import build_config, find_config, suggest_key
 from padless.core.errors import ConfigError, DataError
-from padless.core.suggestions import suggestion
 from padless.core.untrusted import quote_value
 from preprocessing.dataset import views
 from preprocessing.dataset.shards import Manifest
@@ -75,7 +74,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     keys = flat(to_dict(config))
     for name in config.allow:
         if not any(is_allowed(key, [name]) for key in keys):
-            raise ConfigError(f"allow: {name!r} is no key of a training; {suggestion(name, keys, '')}")
+            raise ConfigError(f"allow: {name!r} is no key of a training; {suggest_key(name, keys, '')}")
     if config.dry_run:
         check_claim(Path(config.run))
     layout.check_single(config.run)

@@ -1,33 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The arguments of a command: keys, words and texts; and by cyclopts the pages of ``--help``, and completions for
-shells. Values stay texts, which ``padless.core.configuration`` converts.
+"""The arguments of a command: keys with their texts, and words. Values stay texts, which
+``padless.core.configuration`` converts.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-import shutil
-import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from padless.core.configuration import Option, groups_of, names, options_of
+from padless.core.configuration import Option, names, options_of, suggest_key
 from padless.core.errors import ConfigError
-from padless.core.suggestions import suggestion
-from padless.core.terminal import unguarded
+from padless.core.untrusted import quote_value
 
-if TYPE_CHECKING:
-    from cyclopts import App
-
-ANSWERS = ("true", "false", "yes", "no")
+ANSWERS = ("true", "false")
 """Arguments that are the value of the switch before them."""
-CONFIG = "config"
-MAX_COLUMNS = 100
-"""Longer lines of help are hard to read, whatever the terminal's width."""
-APP_SETTINGS: dict[str, Any] = {"help_flags": (), "version_flags": (), "help_format": "plaintext"}
-"""Of every App; ``--help`` and ``--version`` are read before it."""
+CONFIG, PRINT_CONFIG = "config", "print_config"
 
 
 @dataclass(frozen=True)
@@ -40,6 +29,28 @@ class Arguments:
     """What belongs to no key."""
     after_dashes: list[str]
     """What follows ``--``, as it stands."""
+
+    def fill_keys(self, config_class: type) -> tuple[dict[str, Any], list[str]]:
+        """The value of each key, and the words that are left by those that fill keys of ``SUBJECT``.
+
+        A key that takes a list takes all; ``name_key`` of the class says which key words in front of ``--`` are, if it
+        is another one. Raises ``ConfigError``.
+        """
+        options = options_of(config_class)
+        value_by_key = {key: options[key].join(texts) for key, texts in self.texts_by_key.items() if key in options}
+        words, after_dashes = [*self.words], [*self.after_dashes]
+        for key in getattr(config_class, "SUBJECT", ()):
+            if key in value_by_key:
+                continue
+            if list not in options[key].kinds:
+                value_by_key |= {key: (words or after_dashes).pop(0)} if words or after_dashes else {}
+                continue
+            words_key = getattr(config_class, "name_key", lambda _, key=key: key)(words)
+            if words and words_key not in value_by_key:
+                value_by_key[words_key], words = words, []
+            if after_dashes:
+                value_by_key[key], after_dashes = [*value_by_key.get(key, ()), *after_dashes], []
+        return value_by_key, [*words, *after_dashes]
 
 
 def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
@@ -60,9 +71,9 @@ def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
         if not is_key(argument):
             split.words.append(argument)
             continue
-        key = output_key(config_class) if name == "-o" else name.removeprefix("--")
+        key = getattr(config_class, "OUTPUT", "output") if name == "-o" else name.removeprefix("--")
         if key not in options:
-            raise ConfigError(f"{name}: no such option of this command; {hint_of_key(config_class, name)}")
+            raise ConfigError(f"{name}: no such option of this command; {suggest_key(name.lstrip('-'), options)}")
         if not equals and options[key].kind is bool:
             text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
         elif not equals:
@@ -73,56 +84,19 @@ def split_arguments(config_class: type, arguments: Sequence[str]) -> Arguments:
     return split
 
 
+def check_texts(arguments: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for an argument with a zero, or with bytes that are not UTF-8 (surrogates stand for them).
+
+    No file can be written that names it.
+    """
+    for argument in arguments:
+        if re.search("[\0\ud800-\udfff]", argument):
+            raise ConfigError(f"{quote_value(argument)} is not UTF-8 without zeros; give a file another name or a link")
+
+
 def is_key(argument: str) -> bool:
     """Whether an argument is spelt as a key: with a dash in front, and without a blank in its name."""
     return argument[:1] == "-" != argument and " " not in argument.partition("=")[0]
-
-
-def hint_of_key(config_class: type, key: str, dashes: str = "--") -> str:
-    """The end of the sentence about a key that a class does not have."""
-    options, name = options_of(config_class), key.lstrip("-")
-    if keys := [dashes + option for option in options if option.startswith(f"{name}.")]:
-        return f"its keys are {', '.join(keys)}"
-    for mapping in options:
-        if name.startswith(f"{mapping}.") and dict in options[mapping].kinds:
-            entry = name.removeprefix(f"{mapping}.")
-            return f"{dashes}{mapping} takes a mapping, as in {dashes}{mapping} '{{{entry}: …}}'"
-    return suggestion(name, options, dashes)
-
-
-def output_key(config_class: type) -> str:
-    """The key that ``-o`` means."""
-    return getattr(config_class, "OUTPUT", "output")
-
-
-def app_of_options(config_class: type, visible_keys: Collection[str], values: Mapping[str, Any] | None = None) -> App:
-    """What cyclopts knows of a command. Its help has ``visible_keys``, with ``values`` in place of their defaults."""
-    from cyclopts import App, Group, Parameter
-
-    def collect(*words: str, **text_by_key: Any) -> None:
-        """Never called; its signature says which arguments there are."""
-
-    group_by_name = {"": Group("keys", sort_key=0)}
-    for rank, (name, group_class) in enumerate(groups_of(config_class).items(), 1):
-        group_by_name[name] = Group(name, help=without_markup(group_class.__doc__ or ""), sort_key=rank)
-    parameters = [inspect.Parameter("words", inspect.Parameter.VAR_POSITIONAL, annotation=str)]
-    for key, option in {**options_of(config_class), **common_options(config_class)}.items():
-        default = (values or {}).get(key, None if option.default is MISSING else option.default)
-        parameter = Parameter(
-            name=f"--{key}",
-            help=without_markup(option.text) + " (-o)" * (key == output_key(config_class)),
-            group=group_by_name[key.rpartition(".")[0]],
-            show=key in visible_keys,
-            show_default=bool(default),
-            negative=(),
-            accepts_keys=False,
-        )
-        kind, name = Annotated[option.kind, parameter], key.replace(".", "__")
-        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
-    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    app = App(group_arguments=Group("words", show=False), **APP_SETTINGS)
-    app.default(collect)
-    return app
 
 
 def common_options(config_class: type) -> dict[str, Option]:
@@ -132,24 +106,5 @@ def common_options(config_class: type) -> dict[str, Option]:
     about = f"A YAML file with any of the keys{recipes}; keys beside it win."
     return {
         CONFIG: Option(CONFIG, list[str], None, about),
-        "print_config": Option("print_config", bool, False, "Print the resulting configuration."),
+        PRINT_CONFIG: Option(PRINT_CONFIG, bool, False, "Print the resulting configuration."),
     }
-
-
-def print_help(app: App) -> None:
-    """Print the page of a command, as wide as the terminal."""
-    from rich.console import Console
-
-    columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
-    stream = unguarded(sys.stdout)
-    console = Console(file=stream, width=columns)
-    with console.capture() as page:
-        app.help_print([], console=console)
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    text = page.get()  # cannot hang: rich's text
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def without_markup(text: str) -> str:
-    """The first paragraph of a docstring in one line, without the markup of reStructuredText."""
-    return " ".join(re.sub(r":\w+:`~?([^`]+)`", r"\1", text.partition("\n\n")[0]).replace("`", "").split())

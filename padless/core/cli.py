@@ -10,39 +10,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from padless.core import atomic, configuration
-from padless.core.arguments import (
-    APP_SETTINGS,
-    CONFIG,
-    Arguments,
-    app_of_options,
-    hint_of_key,
-    output_key,
-    print_help,
-    split_arguments,
-    without_markup,
-)
-from padless.core.configuration import NULL, Option, build_config, groups_of, options_of
+from padless.core.arguments import CONFIG, PRINT_CONFIG, check_texts, common_options, split_arguments
+from padless.core.configuration import NULL, Option, build_config, groups_of, options_of, suggest_key
 from padless.core.errors import ConfigError, UserError
+from padless.core.help_pages import SCRIPTS, complete_line, describe_option, print_page
 from padless.core.installed import VERSION, load_object
 from padless.core.signals import COMMAND
-from padless.core.suggestions import suggestion
 from padless.core.terminal import Guarded, print_stderr, unguarded
-
-if TYPE_CHECKING:
-    from cyclopts import App
+from padless.core.untrusted import unique
 
 Config = TypeVar("Config")
 PROG = "padless"
@@ -50,8 +39,7 @@ NOTE = (
     "exit codes: 0 done, 1 another failure, 2 the configuration or the command is wrong, 3 the data is wrong, "
     "4 something cannot be written, 85 a training was stopped and the same command goes on, 130 or 143 stopped"
 )
-HELP = ("-h", "--help", "help")
-SHELLS = ("bash", "zsh", "fish")
+HELP = ("-h", "--help")
 SPINS = "10000"
 """How often a thread of OpenMP looks for work before it sleeps."""
 ALL_KEYS = "all"
@@ -89,29 +77,26 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     """
     word, *arguments_after = argv or ["--help"]
     command_by_name = {command.name: command for command in commands}
-    if word in HELP and arguments_after and arguments_after[0] in command_by_name:
-        word, *topic = arguments_after
-        arguments_after = ["--help", *topic]
-    if word in (*HELP, "--completion"):
-        app = app_of_commands(commands, prog, note, has_options=word == "--completion")
-        if word == "--completion":
-            shell: Any = "".join(arguments_after[:1]) or SHELLS[0]
-            if shell not in SHELLS:
-                raise ConfigError(f"--completion {shell}: expected one of {', '.join(SHELLS)}")
-            script = app.generate_completion(shell=shell)
-            print(script.replace("complete -F", "complete -o default -F"))  # files, where nothing else is offered
-        else:
-            print_help(app)
-            print(f"\ndocumentation: {configuration.DOCS / 'index.md'}")  # on one line, however long
+    if word in HELP:
+        usage = f"Usage: {prog} COMMAND [--key value …]; COMMAND --help says more"
+        print_page([usage], [(command.name, command.summary) for command in commands])
+        print_page(["", note, f"documentation: {configuration.DOCS / 'index.md'}"], [])
         return 0 if argv else 2
-    if word in ("-V", "--version"):
+    if word == "--completion":
+        shell = "".join(arguments_after[:1]) or "bash"
+        if shell not in SCRIPTS:
+            raise ConfigError(f"--completion {shell}: expected one of {', '.join(SCRIPTS)}")
+        print(SCRIPTS[shell])
+        return 0
+    if word == "--complete":
+        class_by_command = {command.name: partial(load_object, command.config) for command in commands}
+        print("\n".join(complete_line(os.environ.get("COMP_LINE", ""), class_by_command)))
+        return 0
+    if word == "--version":
         print(f"padless {VERSION}")
         return 0
     if word not in command_by_name:
-        hint = suggestion(
-            word.removesuffix(".py").lstrip("-"), command_by_name, f"{prog} ", f"{prog} --help lists them"
-        )
-        raise ConfigError(f"{word}: no such command; {hint}")
+        raise ConfigError(f"{word}: no such command; {suggest_key(word, command_by_name, f'{prog} ')}")
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -120,19 +105,6 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     usage = " ".join(filter(None, (prog, word, command.words)))
     config = parse(load_object(command.config), arguments_after, prog=usage, command=command)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
-
-
-def app_of_commands(commands: Sequence[Command], prog: str, note: str, *, has_options: bool) -> App:
-    """The list of commands, with the options of each where completions need them."""
-    from cyclopts import App
-
-    app = App(prog, usage=f"{prog} COMMAND [options]; COMMAND --help says more", help_epilogue=note, **APP_SETTINGS)
-    for rank, command in enumerate(commands):
-        config_class = load_object(command.config) if has_options else None
-        listed = app_of_options(config_class, options_of(config_class)) if config_class else App(**APP_SETTINGS)
-        listed.help, listed.sort_key = command.summary, rank
-        app.command(listed, name=command.name)
-    return app
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command: Command | None = None) -> Config:
@@ -147,36 +119,22 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     keys_end = argv.index("--") if "--" in argv else len(argv)
     help_positions = [position for position, argument in enumerate(argv[:keys_end]) if argument in ("-h", "--help")]
     if help_positions:
-        print_topic("".join(argv[help_positions[0] + 1 :][:1]), config_class, usage, command)
+        print_topic("".join(argv[help_positions[0] + 1 :][:1]).removeprefix("--"), config_class, usage, command)
         raise SystemExit(0)
+    check_texts(argv)
     arguments = split_arguments(config_class, argv)
-    files = arguments.texts_by_key.pop(CONFIG, [])
-    prints_config = arguments.texts_by_key.pop("print_config", ["false"])[-1].lower() in ("true", "yes")
-    value_by_key = {key: join_texts(config_class, key, texts) for key, texts in arguments.texts_by_key.items()}
-    extra_words = fill_words(arguments, value_by_key, config_class)
-    values, files = read_files(config_class, files)
+    value_by_key, words_left = arguments.fill_keys(config_class)
+    values, files = read_files(config_class, arguments.texts_by_key.get(CONFIG, []))
     values |= value_by_key
-    check_required(config_class, values, (command and command.example) or usage)
+    if words_left:
+        raise ConfigError(f"{words_left[0]!r} is one word too many: {usage}")
     config: Any = build_config(config_class, values)
     if hasattr(config_class, "files_read"):
         vars(config).update(files_read=files)
-    if extra_words:
-        raise ConfigError(
-            f"{extra_words[0]!r} is one word too many: {usage}{hint_of_word(extra_words[0], config_class, values)}"
-        )
-    if prints_config:
-        import yaml
-
+    if arguments.texts_by_key.get(PRINT_CONFIG, ["false"])[-1].lower() == "true":
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
     return config
-
-
-def check_required(config_class: type, values: Mapping[str, Any], example: str) -> None:
-    """Raise ``ConfigError`` for a key without a default that has no value; ``example`` is a command that has it."""
-    for key, option in options_of(config_class).items():
-        if option.default is MISSING and key not in values:
-            raise ConfigError(f"--{key} is missing, as in {example}")
 
 
 def print_topic(topic: str, config_class: type, usage: str, command: Command | None) -> None:
@@ -185,64 +143,20 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
     Raises ``ConfigError`` for another topic.
     """
     options, groups = options_of(config_class), groups_of(config_class)
-    visible_keys = [key for key in options if topic.removeprefix("--") in (ALL_KEYS, key, *key.split("."))]
-    about = [without_markup(config_class.__doc__ or "")]
+    option_by_key = {key: option for key, option in options.items() if topic in (ALL_KEYS, key, *key.split("."))}
+    about = [f"Usage: {usage}", config_class.__doc__ or ""]
     if not topic:
-        visible_keys = [*(command.first if command and command.first else options), CONFIG, "print_config"]
+        first = command.first if command and command.first else options
+        option_by_key = {key: options[key] for key in first} | common_options(config_class)
         about += [f"for example: {command.example}"] if command and command.example else []
         about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help KEY: one; --help GROUP: {', '.join(groups)}")
-    elif not visible_keys:
-        hint = suggestion(topic, [*groups, *options], "--help ")
-        raise ConfigError(f"--help {topic}: neither a key nor a group of keys; {hint}")
-    app = app_of_options(config_class, visible_keys, read_files(config_class, [])[0])
-    app.usage, app.help = usage, "\n\n".join(about)
-    print_help(app)
-
-
-def join_texts(config_class: type, key: str, texts: list[str]) -> Any:
-    """The value of a key from its texts on the command line: those of a list add up.
-
-    Raises ``ConfigError`` for several of a key that takes one.
-    """
-    option = options_of(config_class)[key]
-    if len(texts) == 1:
-        return texts[0]
-    if list not in option.kinds:
-        raise ConfigError(f"--{option.key}: given {len(texts)} times, and it takes one value; keep one of them")
-    return [*itertools.chain.from_iterable(map(option.split_list, texts))]
-
-
-def fill_words(arguments: Arguments, value_by_key: dict[str, Any], config_class: type) -> list[str]:
-    """Add the keys of ``SUBJECT`` that are not given, with the words that fill them; returns the other words.
-
-    A key that takes a list takes all; ``name_key`` of the class says which key words in front of ``--`` are, if it is
-    another one. Raises ``ConfigError`` for a YAML file.
-    """
-    words, after_dashes = [*arguments.words], [*arguments.after_dashes]
-    for word in words:
-        if word.endswith((".yaml", ".yml")) and os.path.isfile(word):
-            raise ConfigError(f"{word}: a configuration file; name it as --config {word}")
-    for key in getattr(config_class, "SUBJECT", ()):
-        if key in value_by_key:
-            continue
-        if list not in options_of(config_class)[key].kinds:
-            value_by_key |= {key: (words or after_dashes).pop(0)} if words or after_dashes else {}
-            continue
-        words_key = getattr(config_class, "name_key", lambda _, key=key: key)(words)
-        if words and words_key not in value_by_key:
-            value_by_key[words_key], words = words, []
-        if after_dashes:
-            value_by_key[key], after_dashes = [*value_by_key.get(key, ()), *after_dashes], []
-    return [*words, *after_dashes]
-
-
-def hint_of_word(word: str, config_class: type, values: Mapping[str, Any]) -> str:
-    """The end of the sentence about a word too many."""
-    options, output = options_of(config_class), output_key(config_class)
-    key = re.sub(r"^\W+|[=:\s].*", "", word)
-    if key in options:
-        return f"; did you mean --{key} VALUE?"
-    return f"; did you mean -o {word}?" if output in options and output not in values else ""
+    elif topic in groups:
+        about.append(groups[topic].__doc__ or "")
+    elif not option_by_key:
+        raise ConfigError(f"--help {topic}: neither a key nor a group; {suggest_key(topic, [*groups, *options], '')}")
+    defaults = read_files(config_class, [])[0]
+    rows = [describe_option(option, defaults.get(key, option.default)) for key, option in option_by_key.items()]
+    print_page(about, rows)
 
 
 def read_files(config_class: type, files: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -262,19 +176,20 @@ def read_files(config_class: type, files: Sequence[str]) -> tuple[dict[str, Any]
 def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
     options, groups, section = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
-    content, values = configuration.read_config(path), dict[str, Any]()
+    content, pairs = configuration.read_config(path), list[tuple[str, Any]]()
     content.pop(SECTIONS.get(section, ""), None)
     content |= content.pop(section) if isinstance(content.get(section), dict) else {}
     for name, value in content.items():
-        texts = {} if value == NULL else value
-        is_group = name in groups and isinstance(texts, dict)
-        values_of_name = {f"{name}.{key}": text for key, text in texts.items()} if is_group else {name: value}
-        for key in values_of_name.keys() & values.keys():
-            raise ConfigError(f"{path}: the key {key!r} occurs twice, alone and in its group; remove one")
-        values |= values_of_name
+        entries = {} if value == NULL else value
+        is_group = name in groups and isinstance(entries, dict)
+        pairs += [(f"{name}.{key}", entry) for key, entry in entries.items()] if is_group else [(name, value)]
+    try:
+        values = unique(pairs)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}, alone and in its group; remove one") from None
     for key in values:
         if key not in options and not (key == DEFAULT_RECIPE.key and hasattr(config_class, "DEFAULT")):
-            raise ConfigError(f"{path}: unknown key {key!r}; {hint_of_key(config_class, key, dashes='')}")
+            raise ConfigError(f"{path}: unknown key {key!r}; {suggest_key(key, options, '')}")
     return values
 
 
@@ -283,7 +198,7 @@ def as_words(values: Iterable[tuple[str, Any]]) -> list[str]:
     words: list[str] = []
     for key, value in values:
         is_structured = isinstance(value, (bool, list, tuple, dict, NoneType))
-        words.append(f"--{key}={json.dumps(value, default=str) if is_structured else value}")
+        words.append(f"--{key}={json.dumps(value, default=str, ensure_ascii=False) if is_structured else value}")
     return words
 
 
@@ -315,24 +230,21 @@ OWN_PACKAGES = ("harness", "padless", "preprocessing")
 def describe_failure(error: Exception) -> int:
     """Print an exception of a command as one line; returns the exit code. Raises again what is a bug."""
     refusal = atomic.as_storage_error(error) if isinstance(error, OSError) else error
-    code = 1
-    if isinstance(refusal, UserError):
-        line, code = f"error: {refusal}", refusal.exit_code
-    elif isinstance(error, MemoryError):
-        line = f"error: not enough memory ({error}); reduce batch or processes, or use a machine with more"
-    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in OWN_PACKAGES:
-        package = str(error.name).partition(".")[0]
-        line = f"error: {package} is not installed here, which this command needs; pip install padless brings it"
-        code = ConfigError.exit_code
-    elif isinstance(error, BrokenPipeError):
+    if isinstance(error, BrokenPipeError):
         discard_output()
         return 0
-    elif isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP) and error.filename is not None:
-        line, code = f"error: {error.filename}: {error.strerror}; name another", ConfigError.exit_code
+    if isinstance(refusal, UserError):
+        line, code = str(refusal), refusal.exit_code
+    elif isinstance(error, MemoryError):
+        line, code = f"not enough memory ({error}); reduce batch or processes, or use a machine with more", 1
+    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] not in OWN_PACKAGES:
+        line, code = f"{error.name} is not installed here, which this command needs", ConfigError.exit_code
+    elif isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        line, code = f"{error.filename}: {error.strerror}; name another", ConfigError.exit_code
     else:
         raise error
     with contextlib.suppress(OSError):  # stderr is a log on a full disk
-        print_stderr(line)
+        print_stderr(f"error: {line}")
     try:
         sys.stdout.flush()
     except OSError:  # stdout is full; the line above says so

@@ -14,14 +14,16 @@ import inspect
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
+import yaml
 from msgspec import Meta
 
 from padless.core.errors import ConfigError, DataError
@@ -33,6 +35,13 @@ Texts = Annotated[list[str], Meta(extra={"split": False})]
 """The type of a key whose value on a command line is one text, whatever stands in it."""
 NULL = "null"
 """None in YAML and on a command line."""
+ENDING = ".yaml"
+SHIPPED = shipped_folder("configs")
+"""The folder of recipes that belongs to this code."""
+DOCS = shipped_folder("docs")
+"""The folder of the documentation that belongs to this code."""
+MAX_CONFIG_BYTES = 1 << 20
+"""Three times what a map of 10,000 labels takes."""
 FIELD_DOC = re.compile(r'^    (\w+): [^\n]+\n    """(.+?)"""$', re.MULTILINE | re.DOTALL)
 TYPE_NAMES = {
     int: "a whole number",
@@ -44,7 +53,9 @@ TYPE_NAMES = {
     dict: "a mapping",
     NoneType: NULL,
 }
-EXAMPLES = {list: "a,b", tuple: "0.1,0.9", dict: "{a: 1, b: 2}"}
+LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+LEAST_LIKENESS = 0.75
+"""Of ``difflib``: a word of four letters may have one other letter, one of eight two."""
 
 
 @dataclass(frozen=True)
@@ -61,55 +72,39 @@ class Option:
         """The types of its values, without parameters and ranges."""
         return {get_origin(kind) or kind for kind in alternatives(self.kind)}
 
-    def parse(self, text: Any) -> Any:
+    def parse(self, value: Any) -> Any:
         """Convert a value from a command line or from YAML to the option's type. Raises ``ConfigError``."""
-        if text == NULL and NoneType in self.kinds:
+        if value == NULL and NoneType in self.kinds:
             return None
-        if self.kind == Texts and isinstance(text, str):
-            text = [text]
-        texts = [part for part in (text if isinstance(text, list) else [text]) if isinstance(part, str)]
-        if re.search("[\0\ud800-\udfff]", "".join(texts)):  # surrogates stand for other bytes
-            raise ConfigError(
-                f"{self.key}: {quote_value(text)} is not UTF-8 without zeros; give a file another name or a link"
-            )
-        if isinstance(text, str) and text.startswith("~/"):  # no shell replaces it in --output=~/x
-            text = os.path.expanduser(text)
         try:
-            return msgspec.convert(self.parse_structure(text), self.kind, strict=False)
+            structure = self.read_structure(value) if isinstance(value, str) else value
+            if isinstance(structure, dict) and any(map(has_lists, alternatives(self.kind))):
+                structure = {name: [entry] if isinstance(entry, str) else entry for name, entry in structure.items()}
+            return msgspec.convert(structure, self.kind, strict=False)
         except ValueError:
-            examples = [f", as in {example}" for kind, example in EXAMPLES.items() if kind in self.kinds]
-            if str in self.kinds:  # in which a comma separates nothing
-                examples = [example.replace("a,b", "[a, b]") for example in examples]
-            expected = describe_kind(self.kind) + "".join(examples[:1])
-            raise ConfigError(f"{self.key}: expected {expected}, got {quote_value(text)}") from None
+            raise ConfigError(f"{self.key}: expected {describe_kind(self.kind)}, got {quote_value(value)}") from None
 
-    def parse_structure(self, text: Any) -> Any:
-        """Lists and mappings in a text as YAML, ``.5`` as a number, ``a,b`` as a list, a mapping's ``a: 1`` as
-        ``a: [1]`` where lists are expected. Raises ``ValueError``.
-        """
-        if isinstance(text, str) and float in self.kinds and re.fullmatch(r"[+-]?(\.\d+|\d+\.)", text):
-            return float(text)
-        if isinstance(text, str) and self.kinds & {list, tuple, dict}:
-            if text[:1] in ("[", "{"):
-                text = parse_yaml(text)
-            elif self.kinds & {list, tuple}:
-                text = self.split_list(text) if str not in self.kinds else text
-        if isinstance(text, dict) and any(map(has_lists, alternatives(self.kind))):
-            return {name: [value] if isinstance(value, str) else value for name, value in text.items()}
-        return text
-
-    def split_list(self, text: str) -> list[str]:
-        """The parts of one text of a list: ``[a, b]``, or ``a,b`` where a single text is none. A text of ``Texts`` is
-        one. Raises ``ConfigError``.
+    def read_structure(self, text: str) -> Any:
+        """Lists and mappings in a text as YAML, ``a,b`` as a list where one text is none, ``.5`` as a number. A text of
+        ``Texts`` is one. Raises ``ValueError``.
         """
         if self.kind == Texts:
             return [text]
-        if text[:1] == "[":
-            try:
-                return list(parse_yaml(text))
-            except ValueError as error:
-                raise ConfigError(f"{self.key}: {quote_value(text)}: {error}") from None
-        return [text] if str in self.kinds else [part.strip() for part in text.split(",") if part.strip()]
+        if text[:1] in ("[", "{") and self.kinds & {list, tuple, dict}:
+            return parse_yaml(text)
+        if str not in self.kinds and self.kinds & {list, tuple}:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        if text.startswith("~/"):  # no shell replaces it in --output=~/x
+            return os.path.expanduser(text)
+        return float(text) if float in self.kinds and re.fullmatch(r"[+-]?(\.\d+|\d+\.)", text) else text
+
+    def join(self, texts: list[str]) -> Any:
+        """The value of this key from its texts on a command line: those of a list add up. Raises ``ConfigError``."""
+        if len(texts) == 1:
+            return texts[0]
+        if list not in self.kinds:
+            raise ConfigError(f"--{self.key}: given {len(texts)} times, and it takes one value; keep one of them")
+        return texts if self.kind == Texts or str in self.kinds else ",".join(texts)
 
 
 @cache
@@ -143,12 +138,17 @@ def docs_of(config_class: type) -> dict[str, str]:
 
 
 def build_config(config_class: type, values: Mapping[str, Any]) -> Any:
-    """An instance from the values of some of its keys. Raises ``ConfigError`` as its ``__post_init__`` does."""
-    options, groups = options_of(config_class), groups_of(config_class)
+    """An instance from the values of its keys, all that have no default. Raises ``ConfigError`` as its
+    ``__post_init__`` does.
+    """
+    groups = groups_of(config_class)
     values_by_group: dict[str, dict[str, Any]] = {name: {} for name in ("", *groups)}
-    for key, text in values.items():
+    for key, option in options_of(config_class).items():
         group, _, name = key.rpartition(".")
-        values_by_group[group][name] = options[key].parse(text)
+        if key in values:
+            values_by_group[group][name] = option.parse(values[key])
+        elif option.default is MISSING:
+            raise ConfigError(f"--{key} is missing; --help {key} says what it takes")
     parts = {name: group_class(**values_by_group[name]) for name, group_class in groups.items()}
     return config_class(**values_by_group[""], **parts)
 
@@ -172,10 +172,6 @@ def describe_kind(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return " or ".join(map(describe_kind, arguments))
-    if origin is list and get_origin(arguments[0]) is Literal:
-        return f"a list of {', '.join(get_args(arguments[0]))}"
-    if origin is dict and get_origin(arguments[1]) is Annotated:
-        return f"a mapping, each value {describe_kind(arguments[1])}"
     if origin is Literal:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words
@@ -193,76 +189,63 @@ def describe_range(meta: Meta) -> str:
     return meta.description or " and ".join(limits)
 
 
-ENDING = ".yaml"
-SHIPPED = shipped_folder("configs")
-"""The folder of recipes that belongs to this code."""
-DOCS = shipped_folder("docs")
-"""The folder of the documentation that belongs to this code."""
-MAX_CONFIG_BYTES = 1 << 20
-"""Three times what a map of 10,000 labels takes."""
+def suggest_key(name: str, keys: Collection[str], dashes: str = "--") -> str:
+    """The end of the sentence about an unknown key: ``did you mean --optim.lr?``; keys match without their group."""
+    key_by_name = {key.rpartition(".")[2]: key for key in reversed([*keys])}
+    name = name.rpartition(".")[2].replace("-", "_").lower()
+    close_names = get_close_matches(name, key_by_name, 1, LEAST_LIKENESS)
+    return f"did you mean {dashes}{key_by_name[close_names[0]]}?" if close_names else "--help lists what there is"
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """The keys of a configuration file; every value is text, as written. Raises ``ConfigError``."""
     try:
         content = parse_yaml(read_bytes(path, MAX_CONFIG_BYTES).decode("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {os.strerror(error.errno or 0)}: name a configuration file that exists") from None
-    except DataError as error:
-        raise ConfigError(str(error)) from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from None
+    except (OSError, DataError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file: {one_line(error)}") from None
     if not isinstance(content, dict):
-        what = "nothing" if content == NULL else quote_value(content)
-        raise ConfigError(f"{path}: holds {what}, expected keys and values, as in epochs: 3")
+        raise ConfigError(f"{path}: holds {quote_value(content)}, expected keys and values, as in epochs: 3")
     return content
 
 
-def parse_yaml(content: str, loader: Any = None) -> Any:
-    """Parse YAML into lists, mappings and texts. Values stay text, so ``yes`` and ``012`` are unchanged.
+class PlainLoader(LOADER):
+    """Lists, mappings and texts: ``yes`` and ``012`` are unchanged, an empty value is ``null``, a key occurs once."""
 
-    An empty value is ``null``. ``loader`` is PyYAML's, if not the one in Python. Raises ``ValueError`` for invalid
-    YAML, aliases, tags, duplicate keys and more than ``MOST_DEPTH`` levels.
-    """
-    import yaml
+    def construct_scalar(self, node: Any) -> str:
+        """The text of a value, as written."""
+        return NULL if not (node.style or node.value) else node.value
 
-    open_nodes: list[list[Any]] = [[]]
-    """The contents of the open lists and mappings, the outermost first."""
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[str, Any]:
+        """Raises ``ValueError`` for a key that is no text, and for one that occurs twice."""
+        pairs = [(key.value, self.construct_object(value, deep=True)) for key, value in node.value]
+        for key, value in pairs:
+            if not isinstance(key, str):
+                raise ValueError(f"line {node.start_mark.line + 1}: a list or a mapping where a key belongs")
+            if value == NULL and re.search(r":\S", key):
+                raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
+        return unique(pairs)
+
+
+def parse_yaml(content: str) -> Any:
+    """Parse YAML into lists, mappings and texts. Raises ``ValueError`` also for what ``check_yaml`` refuses."""
     try:
-        for event in yaml.parse(content, loader or yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or len(open_nodes) > MOST_DEPTH:
-                raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
-            if isinstance(event, yaml.ScalarEvent):
-                is_empty = not (event.value or event.style)
-                open_nodes[-1].append(NULL if is_empty else join_surrogates(event.value))
-            elif isinstance(event, yaml.CollectionStartEvent):
-                open_nodes.append([])
-            elif isinstance(event, yaml.CollectionEndEvent):
-                node = open_nodes.pop()
-                is_list = isinstance(event, yaml.SequenceEndEvent)
-                open_nodes[-1].append(node if is_list else mapping_of(node))
+        check_yaml(content)
+        parsed = yaml.load(content, PlainLoader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or one_line(error)
         raise ValueError(f"line {mark.line + 1}: {problem}" if mark else problem) from None
-    if len(open_nodes[0]) > 1:
-        raise ValueError("several documents; one is read")
-    return open_nodes[0][0] if open_nodes[0] else NULL
+    return NULL if parsed is None else parsed
 
 
-def mapping_of(node: list[Any]) -> dict[str, Any]:
-    """A mapping from its keys and values, in turn. Raises ``ValueError`` for a key that is no text, or occurs twice."""
-    pairs = [*zip(node[::2], node[1::2], strict=True)]
-    for key, value in pairs:
-        if not isinstance(key, str):
-            raise ValueError(f"{quote_value(key)} stands where a key belongs; write KEY: VALUE")
-        if value == NULL and re.search(r":\S", key):
-            raise ValueError(f"{quote_value(key)}: a blank is missing after the colon")
-    return unique(pairs)
-
-
-def join_surrogates(text: str) -> str:
-    """``text`` with one character for each pair of JSON's escapes, such as \\ud83d\\ude42. Raises ``ValueError``."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+def check_yaml(content: str) -> None:
+    """Raise ``ValueError`` for aliases, which may expand beyond memory, tags, and more than ``MOST_DEPTH`` levels;
+    ``yaml.YAMLError`` for invalid YAML.
+    """
+    depth = 0
+    for event in yaml.parse(content, LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None) or depth > MOST_DEPTH:
+            raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
 
 
 def names(kind: str) -> list[str]:

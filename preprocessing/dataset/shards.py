@@ -32,7 +32,6 @@ from padless.core import arrays, atomic
 from padless.core.errors import DataError
 from padless.core.schema import Count, Positive, Sha256, Share, convert_json
 from padless.core.split_names import NO_LABEL, UNLABELLED
-from padless.core.suggestions import path_suggestion
 from padless.core.untrusted import check_regular, one_line, parse_json, read_bytes
 from preprocessing.dataset.index import REBUILD, Index, Lazy, ShardInfo, SplitName, Totals, non_null_schema, shard_path
 from preprocessing.labels import MAX_LABEL_SETS, LabelType, fits_label_type, label_set_members
@@ -335,7 +334,7 @@ def read_manifest(root: str | Path) -> Manifest:
         reason = f"{root} is not a dataset directory, or one whose preprocessing has not finished; {REBUILD}"
         if not folder.exists():
             hint = "" if folder.suffix else f"; `padless prepare FILE -o {root}` makes it"
-            reason = f"there is no folder {root}{path_suggestion(root) or hint}"
+            reason = f"there is no folder {root}{hint}"
         elif folder.is_file():
             reason = f"{root} is a file, no dataset; first: `padless prepare {root} -o data/{folder.stem}`"
         raise DataError(f"{path}: missing: {reason}") from None

@@ -18,7 +18,6 @@ from typing import Any
 
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
-from padless.core.suggestions import path_suggestion
 from padless.core.terminal import public
 from padless.core.untrusted import check_unpacked, refuse_binary
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
@@ -156,7 +155,7 @@ def format_of(file: File, address: str) -> str:
     info, suffix = addresses.find_file_info(address), suffix_of(address)
     if info is None:
         key = "path" if file.split in (None, TRAIN) else f"{file.split}_path"
-        raise DataError(f"{address}: no such file; check source.{key}{path_suggestion(address)}")
+        raise DataError(f"{address}: no such file; check source.{key}")
     if info.is_folder:
         return "folder"
     if file.source.format != AUTO:

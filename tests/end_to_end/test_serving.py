@@ -30,9 +30,8 @@ PACKAGES = (
     "flatbuffers",
     "google",
 )
-PACKAGES += ("cyclopts", "attr", "attrs", "docstring_parser", "markdown_it", "mdurl", "pygments", "rich", "rich_rst")
-PACKAGES += ("packaging", "padless", "harness", "preprocessing")
-"""Those five, what they need, and padless; for the command also cyclopts."""
+PACKAGES += ("yaml", "_yaml", "packaging", "padless", "harness", "preprocessing")
+"""Those, what they need, and padless."""
 ONLY = f"""
 import os
 import sys
