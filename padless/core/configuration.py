@@ -50,7 +50,7 @@ TYPE_NAMES = {
     bool: "true or false",
     list: "a list",
     tuple: "two values",
-    dict: "a mapping",
+    dict: "a mapping as in {a: 1, b: 2}",
     NoneType: NULL,
 }
 LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)

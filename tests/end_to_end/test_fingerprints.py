@@ -129,7 +129,7 @@ SUSPECT = [
     ("...", "bad"),
 ]
 STARS = [(text, ("one", "three", "five")[n % 3]) for n, (text, _) in enumerate(ROWS)]
-CLASSES = "{worse: [bad], better: [good]}"
+CLASSES = '{"worse":["bad"],"better":["good"]}'
 FILES: dict[str, tuple[dict[str, bytes], str]] = {
     "csv": corpus("in.csv", table()),
     "csv, small parts": corpus("in.csv", table(), "--source.part_mb 0.0005"),
@@ -164,7 +164,7 @@ FILES: dict[str, tuple[dict[str, bytes], str]] = {
         "a.csv --source.unlabelled_path b.csv",
     ),
     "missing labels unlabelled": corpus("in.csv", table(BLANKS), "--source.missing_label unlabelled"),
-    "labels mapped": corpus("in.csv", table(), f"--source.labels {CLASSES.replace(' ', '')}"),
+    "labels mapped": corpus("in.csv", table(), f"--source.labels {CLASSES}"),
     "neutral": corpus("in.csv", table(STARS), "--source.neutral three"),
     "column of splits, named": (
         {"in.csv": with_column("part", lambda n: ("tr", "va", "te", "tr", "tr")[n % 5])},

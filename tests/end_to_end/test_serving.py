@@ -30,7 +30,7 @@ PACKAGES = (
     "flatbuffers",
     "google",
 )
-PACKAGES += ("yaml", "_yaml", "packaging", "padless", "harness", "preprocessing")
+PACKAGES += ("pyyaml", "yaml", "_yaml", "packaging", "padless", "harness", "preprocessing")
 """Those, what they need, and padless."""
 ONLY = f"""
 import os

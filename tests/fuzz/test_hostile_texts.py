@@ -243,7 +243,7 @@ def test_hostile_yaml_is_refused_at_once(name: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     Path("c.yaml").write_text(HOSTILE[name])
     began = time.monotonic()
-    with pytest.raises(ConfigError, match=r"^c\.yaml: not a YAML file: "):
+    with pytest.raises(ConfigError, match=r"^c\.yaml: not a readable YAML file: "):
         cli.parse(PreprocessConfig, ["--config", "c.yaml", "--output", "o"], prog="run")
     assert time.monotonic() - began < 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yaml"]  # nothing was executed

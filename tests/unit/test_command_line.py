@@ -23,6 +23,7 @@ from benchmarks.__main__ import main as benchmarks
 from harness import evaluate, train
 from harness.config import LaunchRecipe, RunConfig
 from harness.inference.config import PredictConfig
+from harness.training.rules import resolve_config
 from padless.api import train_here
 from padless.commands import COMMANDS
 from padless.commands import main as padless
@@ -97,7 +98,8 @@ prepare data --epochs 3
 @pytest.mark.processes
 def test_neither_help_nor_a_refusal_waits_for_torch(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", {"train": 20, "validation": 8})
-    SERVER.call(train_here, small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none"), None, False)
+    recipe = small(tmp_path / "data", tmp_path / "run", epochs=1, baseline="none")
+    SERVER.call(train_here, resolve_config(recipe), False)
     (tmp_path / "refused").write_text(REFUSED)
     program = f"cd {tmp_path}; {sys.executable} -c {shlex.quote(HELP_WITHOUT_TORCH)} < refused"
     assert succeed(run_command(["sh", "-c", program])).returncode == 0

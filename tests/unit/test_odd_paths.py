@@ -17,7 +17,7 @@ import yaml
 from harness.rundir.layout import BUNDLE, CONFIG
 from padless.commands import main
 from padless.core import cli, terminal
-from padless.core.errors import DataError
+from padless.core.errors import DataError, UserError
 from preprocessing.pipeline.assign import Assigner, Assignment
 from preprocessing.sources import addresses
 from tests.fuzz.outcome import limit_resources
@@ -183,14 +183,14 @@ def test_the_name_of_an_output_is_no_pattern(
     others = write_csv(tmp_path / "others.csv", [(text, f"other {label}") for text, label in reviews(300)])
     with monkeypatch.context() as patch:
         patch.setattr(Assignment, "run", stop)
-        assert command("prepare", others, "-o", tmp_path / "run1") == 130
+        assert command("prepare", others, "-o", tmp_path / "run1") == 1
     command.build(source, tmp_path / "plain")
     command.build(source, tmp_path / name)
     assert contents(tmp_path / name) == contents(tmp_path / "plain")
 
 
 def stop(_: object) -> None:
-    raise KeyboardInterrupt
+    raise UserError("stopped")
 
 
 @pytest.mark.parametrize("message", ["Could not write: No space left on device", "see max_temp_directory_size"])

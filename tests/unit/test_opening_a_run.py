@@ -67,7 +67,7 @@ def make_trace(line: Callable[[FrameType], None]) -> Callable[[FrameType, str, A
 
 def build(config: RunConfig, session: Session, run: Path, trace: Any = None) -> None:
     """Build a run and leave it, with a trace function in between."""
-    with RunWriter(dataclasses.replace(config, run=str(run)), active=True) as opened:
+    with RunWriter(dataclasses.replace(config, run=str(run)), (), active=True) as opened:
         earlier_trace = sys.gettrace()
         sys.settrace(trace)
         try:
@@ -123,10 +123,10 @@ def test_a_dry_run_leaves_its_run_alone_and_is_refused_as_it_would_be(
     run = tmp_path / "run"
     dry = dataclasses.replace(config, run=str(run), dry_run=True)
     with_checkpoint(config, run, {"dataset": "other"})
-    with pytest.raises(DataError, match="not the dataset that"), RunWriter(dry, active=False) as writing:
+    with pytest.raises(DataError, match="not the dataset that"), RunWriter(dry, (), active=False) as writing:
         assembly.agree(dry, session, writing)
     with_checkpoint(config, run, {})
-    with RunWriter(dry, active=False) as writing:
+    with RunWriter(dry, (), active=False) as writing:
         assert assembly.agree(dry, session, writing)[1] is None
     assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "status.json"]
     with (
@@ -145,7 +145,7 @@ def test_a_resumed_run_counts_its_seconds_on_from_its_checkpoint(
     lines = []
     for begins, waits in ((100.0, 5.0), (1000.0, 2.0)):
         clock_s = begins
-        with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), active=True) as opened:
+        with RunWriter(dataclasses.replace(config, run=str(tmp_path / "run")), (), active=True) as opened:
             run = assemble(opened.config, session, opened, {})
             clock_s += waits
             run.validate()
