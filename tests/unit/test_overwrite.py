@@ -61,13 +61,13 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
 
     def make_or_stop(part: tokenize.TokenizedPart) -> tuple[int, dict[str, str]]:
         if len(numbers) == 3:
-            raise KeyboardInterrupt
+            raise UserError("stopped")
         numbers.append(part.number)
         return make(part)
 
     fingerprint = read_manifest(out).fingerprint
     monkeypatch.setattr(tokenize.TokenizedPart, "run", make_or_stop)
-    command.refused(130, source, out, *REPLACING)
+    command.refused(1, source, out, *REPLACING)
     assert (read_manifest(out).fingerprint, list_work_folders(tmp_path)) == (fingerprint, ["out.building"])
     command.build(source, out, *PARTS)  # the old one is still complete, and the work is not thrown away
     assert "out.building: kept: unfinished work for another configuration" in command.err

@@ -28,6 +28,7 @@ from harness.inference.predict import ScoredPart, claim_predictions
 from harness.metrics.calibration import Decision
 from padless.commands import main
 from padless.core import cli, jobs
+from padless.core.errors import UserError
 from padless.core.executors import Share
 from preprocessing.config import ReadingOptions
 from preprocessing.text.vocabulary import UNK
@@ -263,12 +264,12 @@ def test_many_parts_are_as_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, number: int) -> Callable[[], None]:
-    """Kill the process when it begins this part."""
+    """End the command when it begins this part."""
     make = ScoredPart.run
 
     def make_or_interrupt(part: ScoredPart) -> Any:
         if part.path.name.endswith(f"-{number:05d}.parquet"):
-            raise KeyboardInterrupt
+            raise UserError("stopped")
         return make(part)
 
     monkeypatch.setattr(ScoredPart, "run", make_or_interrupt)
@@ -281,7 +282,7 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
     name, whole_output, output = write("csv"), Path("whole.csv"), Path("out.csv")
     assert predict(name, whole_output, *SMALL) == 0
     restore = interrupt(monkeypatch, 3)
-    assert predict(name, output, *SMALL) == 130
+    assert predict(name, output, *SMALL) == 1
     num_begun = len(Stub.texts_seen)
     restore()
     assert predict(name, output, *SMALL) == 0
@@ -289,7 +290,7 @@ def test_an_interrupted_prediction_goes_on_and_other_settings_make_other_parts(
     assert output.read_bytes() == whole_output.read_bytes()
     output.unlink()
     interrupt(monkeypatch, 3)
-    assert predict(name, output, *SMALL) == 130
+    assert predict(name, output, *SMALL) == 1
     restore()
     info.weights_sha256 = "other"
     assert predict(name, output, *SMALL) == 0
