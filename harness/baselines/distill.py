@@ -58,8 +58,8 @@ def write_predictions(
     unlabelled = open_split(data, manifest, UNLABELLED)
     vectors = embeddings.look_up(read_texts(unlabelled))
     sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
-    chances = probabilities(sums / fit_temperature(logits, labels))
-    columns = prediction_columns(chances.argmax(axis=1), chances, manifest.labels, manifest.label_type)
+    soft_labels = probabilities(sums / fit_temperature(logits, labels))
+    columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     write_table(path, pa.table({"row": unlabelled.column("row"), **columns}), summary)
 
 
@@ -69,7 +69,7 @@ def write_table(path: Path, table: pa.Table, summary: str) -> None:
         pq.write_table(table.replace_schema_metadata({SUMMARY: summary}), file)
 
 
-def read_summary(path: Path) -> str:
+def read_teacher_note(path: Path) -> str:
     """The summary of a file of ``write_predictions``; empty for every other file."""
     try:
         metadata = pq.read_schema(path).metadata or {}

@@ -27,7 +27,7 @@ FOLDS = 5
 def read_labelled(data: str | Path, manifest: Manifest, names: Sequence[str] = ()) -> tuple[pd.DataFrame, list[Block]]:
     """All rows that have a label, or those of the splits ``names``, in the order of the shards, and their blocks.
 
-    The columns are row (its number in the source), split, label (its class), and text, of ``hash_texts``. Raises
+    The columns are row (its number in the source), split, label (its class), and text, of ``hash_rows``. Raises
     ``DataError`` for shards that are missing or damaged.
     """
     import pandas as pd
@@ -37,14 +37,14 @@ def read_labelled(data: str | Path, manifest: Manifest, names: Sequence[str] = (
         if name != UNLABELLED:
             split = open_split(data, manifest, name)
             columns = {"row": split.column("row"), "split": name, "label": split.column("label").astype(np.int64)}
-            frames.append(pd.DataFrame(columns | {"text": np.concatenate([*map(hash_texts, split.blocks)])}))
+            frames.append(pd.DataFrame(columns | {"text": np.concatenate([*map(hash_rows, split.blocks)])}))
             blocks += split.blocks
     if not frames:
         raise DataError(f"{join(data, MANIFEST)}: no row has a label")
     return pd.concat(frames, ignore_index=True), blocks
 
 
-def hash_texts(block: Block) -> np.ndarray:
+def hash_rows(block: Block) -> np.ndarray:
     """uint64 ``[rows]``: equal for rows with equal ids, unless a word is unknown, which may be another in each."""
     ids, starts = unpad_segments(block.ids, block.length)
     hashes = segment_hashes(ids.astype(np.uint64), starts)

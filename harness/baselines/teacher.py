@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baselines.distill import LEFT_OUT, read_summary, write_predictions
+from harness.baselines.distill import LEFT_OUT, read_teacher_note, write_predictions
 from harness.baselines.measured import FOLDER, check_stored, write_baseline
 from harness.baselines.sentence_encoder import (
     Embeddings,
@@ -158,7 +158,7 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
     """
     import pandas as pd
 
-    note = read_summary(Path(str(config.teacher)))
+    note = read_teacher_note(Path(str(config.teacher)))
     if note.startswith(LEFT_OUT):
         return note, np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
     if not manifest.rows(UNLABELLED):

@@ -182,7 +182,10 @@ def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
     for name, value in content.items():
         entries = {} if value == NULL else value
         is_group = name in groups and isinstance(entries, dict)
-        pairs += [(f"{name}.{key}", entry) for key, entry in entries.items()] if is_group else [(name, value)]
+        if is_group:
+            pairs += [(f"{name}.{key}", entry) for key, entry in entries.items()]
+        else:
+            pairs.append((name, value))
     try:
         values = unique(pairs)
     except ValueError as error:

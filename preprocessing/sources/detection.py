@@ -126,7 +126,8 @@ def is_no_header(rows: Sequence[Sequence[str]]) -> bool:
     first_cells = [*enumerate(rows[0])]
     cells_below = {(at, cell) for row in rows[1:] for at, cell in enumerate(row)}
     has_value = any(NUMBER.fullmatch(cell) or (at, cell) in cells_below for at, cell in first_cells)
-    are_sentences = [is_sentence(cell, NUM_WORDS if has_value else NUM_WORDS + 1) for _, cell in first_cells]
+    least_words = NUM_WORDS if has_value else NUM_WORDS + 1
+    are_sentences = [is_sentence(cell, least_words) for _, cell in first_cells]
     return any(are_sentences) if has_value else all(are_sentences)
 
 

@@ -147,7 +147,8 @@ class CsvReader(LineReader):
         if line:
             text = text[line.end() :]
             self.chunks = itertools.chain([next(self.chunks)[line.end() :]], self.chunks)
-        expected = source.delimiter or (line[1] if line else "\t" if suffix_of(file.address) == ".tsv" else ",")
+        usual = "\t" if suffix_of(file.address) == ".tsv" else ","
+        expected = source.delimiter or (line[1] if line else usual)
         self.delimiter = self.separator = detect_delimiter(text, expected, source)
         self.quote, self.escape = source.quote, source.escape or ""
         if self.delimiter != expected:
