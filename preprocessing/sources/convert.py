@@ -285,7 +285,7 @@ def name_label(value: Any, source: SourceConfig, spellings: set[str]) -> str | N
     if text not in labels.name_by_value:
         known, num_more = [*labels.name_by_value][:MOST_LISTED], len(labels.name_by_value) - MOST_LISTED
         more = f" and {num_more:,} more" if num_more > 0 else ""
-        problem = f"label {quote_value(value)} is not known; known are {', '.join(known)}{more}"
+        problem = f"label {quote_value(name_label_value(value))} is not known; known are {', '.join(known)}{more}"
         key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
         raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]
