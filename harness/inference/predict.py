@@ -51,7 +51,7 @@ from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.config import ReadingOptions
-from preprocessing.labels import LIST, name_label_value
+from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources.sources import identity_of
 
@@ -178,7 +178,8 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         sources = convert_all(files, workers, work, keep_columns=True)
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
-        names = [info.source.label_column] if config.rank else []
+        label_column = "label" if info.source.label_column == AUTO else info.source.label_column
+        names = [label_column] if config.rank else []
         names += ["predicted", *map(probability_column, info.labels)]
         separator = info.source.labels_separator if info.source.has_label_sets else None
         output = Output.plan(target, sources, names, separator or LIST)
