@@ -80,7 +80,7 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG,
     if word in HELP:
         usage = f"Usage: {prog} COMMAND [--key value …]; COMMAND --help says more"
         print_page([usage], [(command.name, command.summary) for command in commands])
-        print_page(["", note, f"documentation: {configuration.DOCS / 'index.md'}"], [])
+        print_page(["", note, f"documentation: {configuration.DOCS / 'tutorial.md'}"], [])
         return 0 if argv else 2
     if word == "--completion":
         shell = "".join(arguments_after[:1]) or "bash"

@@ -250,8 +250,11 @@ def serve() -> None:
                 data = pickle.dumps((True, function(task)))
             except Exception as error:
                 data = pickle.dumps((False, error))
-            results.write(data)
-            results.flush()
+            try:
+                results.write(data)
+                results.flush()
+            except BrokenPipeError:  # the command has ended
+                os._exit(1)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def run(folder: Path, *command: object) -> str:
 
 
 def test_scripts_work_in_any_folder(scripts: Path, folder: Path) -> None:
-    index = run(folder, scripts / "padless", "--help").rpartition("documentation: ")[2].strip()
+    index = run(folder, scripts / "padless", "--help").rpartition("documentation:")[2].strip()
     assert Path(index).is_relative_to(scripts.parent)
     pages = {path.relative_to(Path(index).parent) for path in Path(index).parent.rglob("*.*")}
     assert pages == {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}

@@ -89,7 +89,7 @@ def test_its_command_makes_the_same_run_again(run: Path, root: Path) -> None:
     text = re.search(r"dataset\.yaml</summary>\s*<pre><code>(.*?)</code></pre>", content, re.DOTALL)
     (root / "dataset.yaml").write_text(text[1])
     built = ("--config", root / "dataset.yaml", "--output", root / "rebuilt")
-    succeed(run_module("preprocessing", "prepare", *built))
+    succeed(run_module("padless", "prepare", *built))
     assert read_manifest(root / "rebuilt").fingerprint == read_manifest(root / "data").fingerprint
 
 
