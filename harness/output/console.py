@@ -193,7 +193,7 @@ class Console(Observer):
             self.print_text(f"stopped at step {ending.step:,}: {ending.reason}; the same command goes on from here")
         elif ending.state == "failed":
             self.details.fact("failed", f"at step {ending.step:,}: {ending.reason}")
-        else:
+        elif not self.config.dry_run:
             self.show_end(duration(time.monotonic() - self.started))
 
     def show_end(self, duration: str) -> None:

@@ -19,6 +19,7 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, Choice, RunConfig, flat, 
 from harness.data.run_rows import rows_of_run
 from harness.model.registry import SHARED_UP_TO, check_model, count_exchanged_parameters
 from harness.rundir.checkpoint import newest
+from harness.rundir.records import read_run_config, read_status
 from padless.core.errors import require
 from padless.core.split_names import TRAIN
 from padless.core.terminal import count_noun
@@ -154,9 +155,12 @@ def keys_to_resolve(config: RunConfig) -> list[str]:
 def restore_values(config: RunConfig) -> RunConfig:
     """The configuration with each ``auto`` replaced by the value that its run started with, if there is a run."""
     checkpoint = newest(config.run, lambda error: None)
-    if checkpoint is None:
+    if checkpoint is not None:
+        values = flat(checkpoint.state["config"])
+    elif read_status(config.run).get("state") == "finished":
+        values = flat(read_run_config(config.run))
+    else:
         return config
-    values = flat(checkpoint.state["config"])
     return with_values(config, {key: values.get(key, "auto") for key in keys_to_resolve(config)})
 
 

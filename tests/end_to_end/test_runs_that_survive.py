@@ -174,6 +174,7 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
         r"full .*of training \(",
     ):
         assert re.search(f"^{line}", output, re.MULTILINE), output
+    assert not re.search("^(finished|next) ", output, re.MULTILINE), "there is no run to report"
     assert list(tmp_path.iterdir()) == []
 
 
