@@ -41,7 +41,7 @@ from harness.inference.scorer import (
     scorer_class,
     unknown_shares,
 )
-from harness.rundir.bundle_files import bundle_directory, bundle_hash, read_classifier
+from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
 from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
 from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
@@ -53,7 +53,7 @@ from padless.core.terminal import Screen, cells, percent, plain_line, print_stde
 from preprocessing.config import ReadingOptions
 from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
-from preprocessing.sources.sources import identity_of
+from preprocessing.sources.sources import File, identity_of
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
@@ -169,20 +169,12 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
         check_replaced(target, config.overwrite)
-        num_bytes = sum(identity_of(file)["bytes"] for file in files)
-        num_processes = 1
-        if open_model.keywords["device"] == "cpu":  # starting a process takes seconds
-            num_parts = int(num_bytes / (config.source.part_mb * 1e6))
-            num_processes = max(1, min(available_cores(), num_parts))
+        num_processes = choose_processes(files, config.source.part_mb, open_model.keywords["device"])
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
-        label_column = "label" if info.source.label_column == AUTO else info.source.label_column
-        names = [label_column] if config.rank else []
-        names += ["predicted", *map(probability_column, info.labels)]
-        separator = info.source.labels_separator if info.source.has_label_sets else None
-        output = Output.plan(target, sources, names, separator or LIST)
+        output = plan_output(target, sources, info, has_label=config.rank is not None)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]
@@ -199,20 +191,42 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             open(temporary, "wb") as file,
         ):
             output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
-        if config.rank:
-            screen.print_text(f"rows to label next written to {target}: fill in column {names[0]!r}")
-            return
-        num_rows = sum(part.rows for part in facts)
-        num_unknown = sum(part.without_known_word for part in facts)
-        screen.print_text(f"{num_rows:,} predictions written to {target}")
-        if config.abstain:
-            num_unlabelled = sum(part.without_label for part in facts)
-            screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
-            if sentence := describe_measured_labels(Path(config.run), info.labels, config.abstain):
-                screen.print_text(sentence)
-        if num_unknown:
-            proportion = percent(num_unknown / num_rows)
-            print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
+        print_outcome(config, target, facts, info.labels, output.names[0])
+
+
+def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
+    """The number of processes that are worth their start, which takes seconds; one for a GPU."""
+    num_parts = int(sum(identity_of(file)["bytes"] for file in files) / (part_mb * 1e6))
+    return max(1, min(available_cores(), num_parts)) if device == "cpu" else 1
+
+
+def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, has_label: bool) -> Output:
+    """The file of predictions; with ``has_label`` its first new column is for the label. Raises as ``Output.plan``."""
+    names = ["predicted", *map(probability_column, info.labels)]
+    if has_label:
+        names.insert(0, "label" if info.source.label_column == AUTO else info.source.label_column)
+    separator = info.source.labels_separator if info.source.has_label_sets else None
+    return Output.plan(target, sources, names, separator or LIST)
+
+
+def print_outcome(
+    config: PredictConfig, target: Path, facts: Sequence[PartFacts], labels: Sequence[str], first_column: str
+) -> None:
+    """Print what was written, and how many texts have no label or no known word."""
+    screen = Screen(quiet=config.quiet)
+    if config.rank:
+        screen.print_text(f"rows to label next written to {target}: fill in column {first_column!r}")
+        return
+    num_rows = sum(part.rows for part in facts)
+    screen.print_text(f"{num_rows:,} predictions written to {target}")
+    if config.abstain:
+        num_unlabelled = sum(part.without_label for part in facts)
+        screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
+        if sentence := describe_measured_labels(Path(config.run), labels, config.abstain):
+            screen.print_text(sentence)
+    if num_unknown := sum(part.without_known_word for part in facts):
+        proportion = percent(num_unknown / num_rows)
+        print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
 def describe_measured_labels(run: Path, labels: Sequence[str], abstain: float) -> str | None:

@@ -41,4 +41,5 @@ def test_it_works_with_these_versions(kind: str) -> None:
         # old versions of two libraries may warn of each other
         quietly = ("-W", "ignore::DeprecationWarning") if kind == "lowest" else ()
         words = ("-p", "no:cacheprovider", "-m", WANTED, "-n", "2", "--dist", "loadfile", "tests")
-        print(succeed(run_command([python, "-m", "pytest", *quietly, *words], TESTS_S)).stdout)
+        output = succeed(run_command([python, "-m", "pytest", *quietly, *words], TESTS_S)).stdout
+        assert re.search(r"\d{2,} passed", output), output

@@ -284,8 +284,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("kind", ["train", "pretrain", "preprocess"])
 def test_every_recipe_is_valid(kind: str) -> None:
     config_class, more = (PreprocessConfig, ["--output", "d"]) if kind == "preprocess" else (RunConfig, [])
-    for name in configuration.names(kind):
+    recipes = [
         cli.parse(config_class, ["--config", f"{kind}/{name}", *more], prog="test")
+        for name in configuration.names(kind)
+    ]
+    assert len(recipes) >= 3
+    assert all(isinstance(recipe, config_class) for recipe in recipes)
 
 
 def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> None:
