@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
@@ -213,15 +213,10 @@ class RunConfig:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
+    DEFAULT: ClassVar[Path] = configuration.recipe_file("train", "default")
     """The recipe if the command line names none."""
-    SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
-    files_read: ClassVar[Sequence[str]] = ()
-    """Names of the configuration files whose keys these are; a later one wins."""
-    is_unnamed: ClassVar[bool] = False
-    """Whether ``run`` was auto."""
 
     data: Name = NOTHING
     """Dataset directory, as written by `padless prepare`, or its address (s3://, …)."""
@@ -294,9 +289,7 @@ class RunConfig:
     """The language model:"""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that keys agree; name the run."""
-        if self.run == AUTO:
-            vars(self).update(run=f"runs/{os.path.basename(os.path.abspath(public(self.data)))}", is_unnamed=True)
+        """Check ranges, and that keys agree."""
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
         is_time = parse_seconds(self.max_time) is not None
@@ -350,6 +343,15 @@ class LaunchRecipe(RunConfig):
     def recipe(self) -> RunConfig:
         """The configuration of one training."""
         return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
+
+
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
+
+
+def name_run(config: AnyRun) -> AnyRun:
+    """The configuration with a run directory: runs/NAME of its dataset, where it names none."""
+    name = os.path.basename(os.path.abspath(public(config.data)))
+    return replace(config, run=f"runs/{name}") if config.run == AUTO else config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, arguments in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(arguments, comments=True)
-        if words[:1] not in (["--version"], ["--help"], ["--completion"]):
+        if words[:1] not in (["--version"], ["--help"]):
             yield name, words
 
 
@@ -95,7 +95,7 @@ def test_every_key_that_pages_name_is_one() -> None:
     classes = {load_object(command.config) for command in (*COMMANDS, *BENCHMARKS)}
     groups = {group for config_class in classes for group in groups_of(config_class)}
     keys = {key for config_class in classes for key in options_of(config_class)} | groups
-    keys |= {"completion", "config", "help", "print_config", "version"}
+    keys |= {"config", "help", "print_config", "version"}
     for document in DOCUMENTS:
         for dashes, name in SPAN.findall((ROOT / document).read_text()):
             is_dotted = name.partition(".")[0] in groups and "." in name and not name.endswith(FILE_ENDINGS)

@@ -31,7 +31,6 @@ from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
 from padless.fork_server import SERVER
-from padless.sklearn import TextClassifier
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
@@ -306,17 +305,6 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
     assert "Taught by encoder-" in card
-
-
-@pytest.mark.processes
-def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Path) -> None:
-    frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
-    model = TextClassifier(teacher=str(tiny / "encoder"), epochs=1, hidden_size=8, options={"model.embedding_dim": 8})
-    model.fit(frame["text"][:120], frame["label"][:120], unlabelled=frame["text"][120:])
-    assert model.classes_.tolist() == CLASSES
-    (tmp_path / "said.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match=r"no rows without labels, which .*said\.csv could teach"):
-        TextClassifier(teacher=str(tmp_path / "said.csv")).fit(frame["text"], frame["label"])
 
 
 def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
