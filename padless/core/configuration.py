@@ -180,7 +180,7 @@ def describe_kind(kind: Any) -> str:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words
     if origin is Annotated:
-        return " ".join([describe_kind(arguments[0]), *map(describe_range, arguments[1:])])
+        return " ".join(filter(None, [describe_kind(arguments[0]), *map(describe_range, arguments[1:])]))
     return TYPE_NAMES.get(origin or kind, "a value")
 
 

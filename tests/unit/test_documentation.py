@@ -107,7 +107,7 @@ def test_the_reference_is_as_the_code_is() -> None:
     text = (ROOT / "docs/reference/options.md").read_text()
     assert reference.with_tables(text) == text, "renew it: python -m docs.hooks.reference"
     rows = [f"padless {command.name}" for command in COMMANDS]
-    rows += [key for config in reference.SHARED.values() for key in options_of(reference.load(config))]
+    rows += [key for config in reference.SHARED.values() for key in options_of(load_object(config))]
     assert [row for row in rows if not re.search(rf"^\| `{row}\b", text, re.MULTILINE)] == []
 
 
