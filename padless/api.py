@@ -37,9 +37,8 @@ from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
-from padless.core import cli
 from padless.core.atomic import storage_errors, temporary_folder
-from padless.core.configuration import groups_of, options_of, require_key
+from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.processes import available_cores
 from padless.core.signals import PREEMPTED, listen_in_rank
@@ -138,16 +137,10 @@ def configure(
     """
     if not isinstance(keys, Mapping):
         raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(keys)}')
-    kind: type = config_class
-    options, groups = options_of(kind), groups_of(kind)
-    pairs = [(key, value) for key, value in arguments.items() if value is not None]
-    for key, value in keys.items():
-        is_group = isinstance(value, Mapping) and key in groups
-        pairs += [(f"{key}.{name}", entry) for name, entry in value.items()] if is_group else [(key, value)]
-    for key, _ in pairs:
-        require_key(key, options, key)
-    values = {key: as_texts(value) for key, value in pairs}
-    return cli.configure(config_class, values, [] if file is None else [str(file)])
+    given_arguments = {key: value for key, value in arguments.items() if value is not None}
+    values = flatten_groups(config_class, as_texts({**given_arguments, **keys}), "")
+    config: Config = build_config(config_class, read_files(config_class, [] if file is None else [str(file)]) | values)
+    return config
 
 
 def as_texts(value: Any) -> Any:

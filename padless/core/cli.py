@@ -30,7 +30,6 @@ from padless.core.configuration import (
     options_of,
     read_files,
     recipe_names,
-    require_key,
     suggest_key,
 )
 from padless.core.errors import ConfigError, UserError
@@ -120,16 +119,10 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     is_printed = texts_by_key.pop(PRINT_CONFIG, ["false"])[-1].lower() == "true"
     value_by_key = {key: options[key].join(texts) for key, texts in texts_by_key.items()}
     value_by_key = fill_subject(config_class, value_by_key, words, texts_after_dashes, usage)
-    config: Any = configure(config_class, value_by_key, files)
+    config: Any = build_config(config_class, read_files(config_class, files) | value_by_key)
     if is_printed:
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
-    return config
-
-
-def configure(config_class: type[Config], values: dict[str, Any], files: Sequence[str] = ()) -> Config:
-    """An instance from the ``values`` of keys, which win over those of configuration files. Raises ``ConfigError``."""
-    config: Config = build_config(config_class, read_files(config_class, files) | values)
     return config
 
 
@@ -153,7 +146,8 @@ def split_arguments(
             continue
         name, equals, text = argument.partition("=")
         key = getattr(config_class, "OUTPUT", "output") if name == "-o" else name.removeprefix("--")
-        require_key(key, options, name)
+        if key not in options:
+            raise ConfigError(f"{name}: no such key of this command; {suggest_key(key, options)}")
         if not equals and options[key].kind is bool:
             text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
         elif not equals:
@@ -225,19 +219,17 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
 
 
 def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
-    """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
+    """Print paragraphs, then names with their texts beside them, as wide as the terminal.
+
+    Of a docstring, print the first paragraph, without its markup.
+    """
     columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
-    for paragraph in paragraphs:
-        print(wrap_docstring(paragraph, columns), end="\n\n")
-    for name, text in rows:
-        print(wrap_docstring(text, columns, f"{name:{INDENT}} ", " " * INDENT))
-
-
-def wrap_docstring(text: str, columns: int, start: str = "", indent: str = "") -> str:
-    """The first paragraph of a docstring in lines of ``columns``, without its markup."""
-    words = " ".join(text.partition("\n\n")[0].replace("`", "").split())
-    wrapper = textwrap.TextWrapper(columns, start, indent, break_long_words=False, break_on_hyphens=False)
-    return wrapper.fill(words)
+    for name, text in [*(("", paragraph) for paragraph in paragraphs), *rows]:
+        words = " ".join(text.partition("\n\n")[0].replace("`", "").split())
+        start, indent = (f"{name:{INDENT}} ", " " * INDENT) if name else ("", "")
+        print(
+            textwrap.fill(words, columns, initial_indent=start, subsequent_indent=indent), end="\n" if name else "\n\n"
+        )
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

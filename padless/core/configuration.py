@@ -201,44 +201,39 @@ def suggest_key(name: str, keys: Collection[str], dashes: str = "--") -> str:
     return f"did you mean {dashes}{key_by_name[close_names[0]]}?" if close_names else "--help lists what there is"
 
 
-def require_key(key: str, options: Collection[str], written: str) -> None:
-    """Raise ``ConfigError`` for a key, as ``written`` in a command line or a file, that is none of the ``options``."""
-    if key not in options:
-        raise ConfigError(f"{written}: no such key of this command; {suggest_key(key, options)}")
-
-
 def read_files(config_class: type, files: Sequence[str]) -> dict[str, Any]:
     """The values of configuration files, of which a later one wins; the class's ``RECIPES`` is the kind of recipes that
     are found by name.
 
     They stand on the class's ``DEFAULT``, unless one of them says ``default_recipe: false``. Raises ``ConfigError``.
     """
-    values: dict[str, Any] = {}
+    values, default = dict[str, Any](), getattr(config_class, "DEFAULT", None)
+    stands_on_default = default is not None
     for file in files:
-        values |= read_values(config_class, find_config(file, getattr(config_class, "RECIPES", "")))
-    stands_on_default = DEFAULT_RECIPE.parse(values.pop(DEFAULT_RECIPE.key, "true"))
-    if stands_on_default and hasattr(config_class, "DEFAULT"):
-        return read_values(config_class, config_class.DEFAULT) | values
+        path = find_config(file, getattr(config_class, "RECIPES", ""))
+        content = read_config(path)
+        if default is not None:
+            stands_on_default &= DEFAULT_RECIPE.parse(content.pop(DEFAULT_RECIPE.key, "true"))
+        values |= flatten_groups(config_class, content, f"{path}: ")
+    return flatten_groups(config_class, read_config(default), "") | values if stands_on_default else values
+
+
+def flatten_groups(config_class: type, content: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The values of keys, which may stand in groups, by their dotted names. Raises ``ConfigError`` with the ``origin``
+    for a key that the class does not have, and for one that is there twice.
+    """
+    options, groups, values = options_of(config_class), groups_of(config_class), dict[str, Any]()
+    for name, value in content.items():
+        is_group = name in groups and isinstance(value, Mapping)
+        for key, entry in value.items() if is_group else [("", value)]:
+            dotted_key = f"{name}.{key}".strip(".")
+            if dotted_key in values:
+                raise ConfigError(f"{origin}{dotted_key}: stands alone and in its group; remove one")
+            if dotted_key in options:
+                values[dotted_key] = entry
+            elif name not in groups or value != NULL:
+                raise ConfigError(f"{origin}{dotted_key}: no such key; {suggest_key(dotted_key, options)}")
     return values
-
-
-def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
-    """The values of a YAML file by their dotted keys. Raises ``ConfigError``."""
-    known_keys = [*options_of(config_class)] + [DEFAULT_RECIPE.key] * hasattr(config_class, "DEFAULT")
-    pairs: list[tuple[str, Any]] = []
-    for name, value in read_config(path).items():
-        is_group = name in groups_of(config_class) and (isinstance(value, dict) or value == NULL)
-        if is_group:
-            entries = {} if value == NULL else value
-            pairs += [(f"{name}.{key}", entry) for key, entry in entries.items()]
-        else:
-            pairs.append((name, value))
-    for key, _ in pairs:
-        require_key(key, known_keys, f"{path}: {key}")
-    try:
-        return unique(pairs)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}, alone and in its group; remove one") from None
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def test_a_matrix_of_several_labels() -> None:
 
 def test_a_search_over_a_pipeline() -> None:
     pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
-    grid, scores = {"textclassifier__epochs": np.array([2])}, []
+    scores = []
     for num_jobs, backend in ((1, "loky"), (2, "threading")):
         with parallel_config(backend):
             search = GridSearchCV(
