@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PosixPath
@@ -30,7 +30,7 @@ from harness.config import name_run, to_dict
 from harness.distributed import devices
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
-from harness.inference.model import Model, Texts, chunks, load
+from harness.inference.model import Model, Texts, load
 from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
@@ -43,17 +43,15 @@ from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.processes import available_cores
 from padless.core.signals import PREEMPTED, listen_in_rank
 from padless.core.terminal import Screen
-from padless.core.untrusted import quote_value
+from padless.core.untrusted import one_line, quote_value
 from padless.fork_server import SERVER
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import name_label_value
 from preprocessing.pipeline.build import build_dataset
 from preprocessing.sources.parquet import value_type
 from preprocessing.sources.sources import FRAME
-from preprocessing.text.cleaning import encode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,18 +215,6 @@ def print_output(process: Popen[str]) -> str:
     return sentence
 
 
-def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
-    """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
-    if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
-        raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
-    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
-    if len(flat_texts) != len(names):
-        raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
-    if None in names:
-        raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
-    return flat_texts, names
-
-
 def write_frame(frame: Any, folder: Path) -> str:
     """Write the rows of a frame to a file in ``folder``; returns its path. Raises ``DataError`` for what is no table,
     ``StorageError`` if writing fails.
@@ -241,25 +227,15 @@ def write_frame(frame: Any, folder: Path) -> str:
 
 def table_of_frame(frame: Any) -> pa.Table:
     """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
-    if hasattr(frame, "iloc") and hasattr(frame, "columns"):
-        columns = [column_of_frame(frame.iloc[:, position]) for position in range(len(frame.columns))]
-        return pa.Table.from_arrays(columns, names=[str(name) for name in frame.columns])
     try:
+        if hasattr(frame, "iloc"):
+            return pa.Table.from_pandas(frame, preserve_index=False)
         table = pa.table(frame)
         types = [(field.name, value_type(field.type)) for field in table.schema]
         return table.cast(pa.schema(types, table.schema.metadata))
-    except (pa.ArrowException, ValueError, TypeError):
-        hint = "give a frame with a column of texts, or the names of files"
-        raise DataError(f"a {type(frame).__name__} is no table; {hint}") from None
-
-
-def column_of_frame(values: pd.Series) -> pa.Array | pa.ChunkedArray:
-    """One column as an Arrow array; mixed types and lone surrogates become strings, as in CSV."""
-    try:
-        return pa.Array.from_pandas(values)
-    except (pa.ArrowException, ValueError, TypeError):
-        texts = values.astype(object).map(lambda value: encode(str(value)).decode(), na_action="ignore")
-        return pa.Array.from_pandas(texts, type=pa.large_string())
+    except (pa.ArrowException, AttributeError, ValueError, TypeError) as error:
+        problem = f"a {type(frame).__name__} is no table that Arrow can hold ({one_line(error)})"
+        raise DataError(f"{problem}; give a frame whose columns have one type each, or the names of files") from None
 
 
 class Report(PosixPath):
@@ -309,24 +285,15 @@ class Run:
         """The class of each text, by the best weights."""
         return self.model.predict(texts)
 
-    def evaluate(
-        self, rows: Source | Texts | None = None, labels: Sequence[Any] | None = None, **keys: Any
-    ) -> dict[str, Any]:
+    def evaluate(self, rows: Source | None = None, **keys: Any) -> dict[str, Any]:
         """All figures of the best weights as a dict, as ``padless evaluate`` computes them, with its keys.
 
-        ``rows`` are texts with their ``labels``, or a frame or files with a column of labels, or a dataset directory;
-        without them a ``split`` is measured, ``test`` unless given. Files are written if ``output`` is given. Raises
-        ``UserError``.
+        ``rows`` are a frame or files with a column of labels, or a dataset directory; without them a ``split`` is
+        measured, ``test`` unless given. Files are written if ``output`` is given. Raises ``UserError``.
         """
         with _training, temporary_folder() as folder:
-            arguments: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
-            if labels is not None:
-                texts, names = pair_labels(rows, labels, "labels")
-                rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
-                arguments |= {"source.text_column": "text", "source.label_column": "label"}
-            elif isinstance(rows, (list, tuple)):
-                raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
-            arguments["input"] = write_frame(rows, folder) if hasattr(rows, "__arrow_c_stream__") else rows
+            path = write_frame(rows, folder) if hasattr(rows, "__arrow_c_stream__") else rows
+            arguments = {"run": self.directory, "input": path, "output": folder, "quiet": True}
             figures: dict[str, Any] = SERVER.call(measure_here, configure(EvaluateConfig, arguments, keys))
             return figures
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from numbers import Real
@@ -17,11 +17,12 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from harness.inference.model import Model, Texts, load
+from harness.inference.model import Model, Texts, chunks, load
 from harness.launch.options import TrainConfig
-from padless.api import configure, pair_labels, pop_dataset_options, prepare, train_alone
+from padless.api import configure, pop_dataset_options, prepare, train_alone
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
+from preprocessing.labels import name_label_value
 
 
 class FitError(DataError, ValueError):
@@ -118,3 +119,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
         # of several labels, a column without a 1 is no class of the model
         return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()
+
+
+def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
+    """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
+    if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
+        raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
+    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
+    if len(flat_texts) != len(names):
+        raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
+    if None in names:
+        raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
+    return flat_texts, names

@@ -219,17 +219,18 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
 
 
 def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
-    """Print paragraphs, then names with their texts beside them, as wide as the terminal.
-
-    Of a docstring, print the first paragraph, without its markup.
-    """
+    """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
     columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
-    for name, text in [*(("", paragraph) for paragraph in paragraphs), *rows]:
-        words = " ".join(text.partition("\n\n")[0].replace("`", "").split())
-        start, indent = (f"{name:{INDENT}} ", " " * INDENT) if name else ("", "")
-        print(
-            textwrap.fill(words, columns, initial_indent=start, subsequent_indent=indent), end="\n" if name else "\n\n"
-        )
+    for paragraph in paragraphs:
+        print(textwrap.fill(without_markup(paragraph), columns) + "\n")
+    for name, text in rows:
+        start, indent = f"{name:{INDENT}} ", " " * INDENT
+        print(textwrap.fill(without_markup(text), columns, initial_indent=start, subsequent_indent=indent))
+
+
+def without_markup(docstring: str) -> str:
+    """The first paragraph in one line, without backticks."""
+    return " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

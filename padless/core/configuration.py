@@ -215,7 +215,9 @@ def read_files(config_class: type, files: Sequence[str]) -> dict[str, Any]:
         if default is not None:
             stands_on_default &= DEFAULT_RECIPE.parse(content.pop(DEFAULT_RECIPE.key, "true"))
         values |= flatten_groups(config_class, content, f"{path}: ")
-    return flatten_groups(config_class, read_config(default), "") | values if stands_on_default else values
+    if default is None or not stands_on_default:
+        return values
+    return flatten_groups(config_class, read_config(default), "") | values
 
 
 def flatten_groups(config_class: type, content: Mapping[str, Any], origin: str) -> dict[str, Any]:

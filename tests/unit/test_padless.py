@@ -126,10 +126,8 @@ def test_a_training_from_python_is_that_of_the_command(tmp_path: Path) -> None:
     assert run.metrics["kind"].unique().tolist() == ["train", "validation", "test"]
     assert run.predict(["a fine film"])[0] in run.model.classes_
     rows = padless.open_dataset(tmp_path / "data")["test"]
-    for source in ((), (rows["text"], rows["label"]), (rows,), (str(tmp_path / "data"),)):
+    for source in ((), (rows,), (str(tmp_path / "data"),)):
         assert (run.evaluate(*source)["confusion"], process_state()) == (run.figures["confusion"], state_at_start)
-    with pytest.raises(padless.UserError, match="labels"):
-        run.evaluate(rows["text"].tolist())
     assert not (run.directory / "evaluation").exists()
     assert 'srcdoc="&lt;!doctype html&gt;' in run.report._repr_html_().lower()
 
