@@ -292,7 +292,7 @@ class RunConfig:
         """Check ranges, and that keys agree."""
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
-        is_time = parse_seconds(self.max_time) is not None
+        is_time = self.max_time is None or self.max_time_s is not None
         require(is_time, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 
     @property
@@ -307,10 +307,8 @@ class RunConfig:
         return None if self.max_time is None else parse_seconds(self.max_time)
 
 
-def parse_seconds(text: str | None) -> float | None:
-    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
-    if text is None:
-        return 0.0
+def parse_seconds(text: str) -> float | None:
+    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; None for what is not a time above 0."""
     clock = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d)", text)
     match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from numbers import Real
@@ -68,7 +68,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         is_share = isinstance(fraction, Real) and 0 < fraction < 1
         try:
             require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
-            texts, _ = pair_labels(X, labels, "y")
+            texts = [text for chunk in chunks(X) for text in chunk]
+            check_labelled(texts, labels)
             check_classification_targets(targets)
             frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
             frame["label"] = labels if has_label_sets else targets
@@ -121,13 +122,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()
 
 
-def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
-    """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
-    if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
-        raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
-    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
-    if len(flat_texts) != len(names):
-        raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
-    if None in names:
-        raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
-    return flat_texts, names
+def check_labelled(texts: Sequence[str], labels: Sequence[Any]) -> None:
+    """Raise ``DataError`` unless each text has a label."""
+    if len(texts) != len(labels):
+        raise DataError(f"{len(texts):,} texts and {len(labels):,} labels; give a label for each text")
+    for number, label in enumerate(labels):
+        if name_label_value(label) is None:
+            raise DataError(f"y[{number}] is missing; label this text, or leave it out")

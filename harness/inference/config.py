@@ -106,7 +106,7 @@ def resolve_evaluation(config: EvaluateConfig) -> EvaluateConfig:
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)) or word[1:3] == ":\\":
+    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)):
         return True
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
 
