@@ -252,5 +252,3 @@ def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     assert list(frame) == ["kind", "step", "loss", "accuracy", "log_loss", "best"]
     assert frame["step"].tolist() == [5, 10, 15]
     assert padless.read_metrics(str(tmp_path), "train")["loss"].tolist() == [0.7, 0.5]
-    with pytest.raises(padless.UserError, match="valid"):
-        padless.read_metrics(tmp_path, "valid")
