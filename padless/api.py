@@ -158,9 +158,14 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
-    """Train in one new process, or by the command, where several processes on a CPU are worth it."""
-    SERVER.start()  # which imports torch meanwhile
+    """Train in one new process; by the command where a language model is trained first, or where several processes on a
+    CPU are worth it.
+    """
     recipe = launch_config.recipe
+    if preflight.pretraining(recipe) is not None:
+        launch(launch_config)
+        return
+    SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
         recipe = SERVER.call(prepare_teacher, recipe)
     resolved = resolve_config(recipe)
@@ -172,10 +177,6 @@ def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
             return
         resolved = replace(resolved, processes=choice.reason)
     with _training:
-        if (first := preflight.pretraining(recipe)) is not None:
-            SERVER.call(train_here, replace(resolve_config(first), processes=resolved.processes), reports)
-            if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
-                return
         SERVER.call(train_here, resolved, reports)
 
 

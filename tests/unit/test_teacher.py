@@ -280,7 +280,7 @@ SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epoc
 
 
 @pytest.mark.processes
-def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
+def test_a_file_with_some_labels_is_taught_and_the_report_says_so(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
@@ -293,7 +293,8 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
 
     monkeypatch.setattr(SERVER, "call", prepare_here)  # where the constant is patched
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
-    run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
+    frame.to_csv(tmp_path / "some.csv", index=False)
+    run = train(tmp_path / "some.csv", tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
     assert summary.partition("): ")[2].startswith("teaches 60 of 156 training rows (38%): right on ")
     encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
