@@ -18,6 +18,7 @@ from harness.distributed.precision import (
     choose_device,
     choose_precision,
     configure_threads,
+    cudnn_takes_bf16,
     expand_segments,
     keep_memory,
     set_tf32,
@@ -70,9 +71,8 @@ def open_session(
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(read_world_size()), chosen or "as launched")
     choices["threads"] = configure_threads(kind, threads, has_one=chosen is not None)
-    set_tf32(arithmetic == "tf32")
-    if kind == "cpu":
-        keep_memory()
+    set_tf32(arithmetic == "tf32" or (arithmetic == "bf16" and kind == "cuda" and not cudnn_takes_bf16()))
+    keep_memory()
     if count_machines() > 1:
         choices["network"] = Choice(network.name_interface(), "the route to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.

@@ -164,6 +164,8 @@ def agree(
             preflight.check_start(config)
     targets = "none" if teacher_info is None else teacher_info.targets_sha256
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
+    facts |= {"device": session.device.type, "precision": session.arithmetic}
+    facts |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)

@@ -207,4 +207,4 @@ def test_the_host_never_waits_between_two_log_lines(dataset: Path, tmp_path: Pat
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert trainer.step == 23
-        assert trainer.read_figures()["rows"] == 23 * 16
+        assert trainer.begin_figures()()["rows"] == 23 * 16
