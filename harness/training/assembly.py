@@ -109,7 +109,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     finish_linear_part = None
     if not config.dry_run and (start is None or not start.state["trainer"]["has_linear_part"]):
         finish_linear_part = begin_linear_part(config, trainer, data)
-    if finish_linear_part is not None and session.device.type == "cpu":
+    if finish_linear_part is not None and not learns_beside(session.device):
         summary = finish_linear_part()
         finish_linear_part = None
         choices["linear part"] = Choice(summary, describe_regression(manifest))
@@ -144,11 +144,16 @@ def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Ca
     learn = partial(fit_linear_part, config, shape_of(wide))
     if is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
-    if is_main and trainer.device.type == "cuda":
+    if is_main and learns_beside(trainer.device):
         pool = ProcessPool(1)
         future = pool.submit(fit_linear_part_of, (config, shape_of(wide)))
         learn = partial(read_result, pool, future, config.timeout_s)
     return partial(put_on_all, wide, learn, trainer.world)
+
+
+def learns_beside(device: torch.device) -> bool:
+    """Whether a process learns the linear part beside the first epoch of a run on this device."""
+    return device.type == "cuda"
 
 
 def read_result(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
