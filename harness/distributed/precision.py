@@ -118,12 +118,15 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
-def expand_segments() -> None:
-    """Have torch's allocator on CUDA extend its segments, since batches of ever other lengths leave gaps in fixed ones.
-    A user's own settings stay. torch reads them before its first allocation.
+def configure_cuda() -> None:
+    """Settings of CUDA's libraries, which they read when they are first used; a user's own stay.
+
+    torch's allocator extends its segments, since batches of ever other lengths leave gaps in fixed ones. cuBLAS has a
+    workspace for each stream, so that two streams give the same results in each run.
     """
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def set_tf32(allowed: bool) -> None:

@@ -17,9 +17,9 @@ from harness.distributed import network
 from harness.distributed.precision import (
     choose_device,
     choose_precision,
+    configure_cuda,
     configure_threads,
     cudnn_takes_bf16,
-    expand_segments,
     keep_memory,
     set_tf32,
 )
@@ -66,7 +66,7 @@ def open_session(
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
     if kind == "cuda":
-        expand_segments()
+        configure_cuda()
     choices["precision"] = choose_precision(precision, kind)
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(read_world_size()), chosen or "as launched")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,24 @@ import pytest
 from preprocessing.text.resources import resolve_pipeline
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import RESERVED, Vocabulary
-from tests.gpu.device import REVIEWS
+from tests.gpu.device import REVIEWS, describe_machine
 from tests.helpers.datasets import shared_dataset, write_splits
 
 MAX_LENGTH, VOCABULARY_SIZE = 400, 40_000
 FIRST_TELLING, NUM_TELLING = 33_000, 50
 """Words that show a class: their ids are negative as int16, so nothing is learned by code that loses the sign bit."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A device that can be used, which the end of the report names: no proof passes beside a card that is not used."""
+    lines = describe_machine()
+    yield
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("")
+        for line in lines:
+            reporter.write_line(line)
 
 
 dataset = shared_dataset({"train": 400, "validation": 60, "test": 60})

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tests.gpu.device import DEVICE, ON_CUDA, for_two_ranks, on_device, skip_without
+from tests.gpu.device import DEVICE, ON_CUDA, for_two_ranks, skip_without
 from tests.helpers.commands import (
     PLAIN_RECIPE,
     ROOT,
@@ -28,7 +28,7 @@ from tests.helpers.commands import (
 )
 from tests.helpers.runs import kill, rank_of, steps_done
 
-pytestmark = [on_device, pytest.mark.processes]
+pytestmark = [pytest.mark.processes]
 pytestmark += [] if ON_CUDA else [pytest.mark.slow]  # on CPUs other tests prove the same
 OPTIONS = ("--config_file", ROOT / f"configs/accelerate/{'gpu' if ON_CUDA else 'cpu'}.yaml", "--num_processes")
 MODEL = "--model.embedding_dim 32 --model.hidden_size 32 --model.pooling mean --model.embedding_std 0.1 --optim.lr 0.01"
