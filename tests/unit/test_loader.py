@@ -122,15 +122,16 @@ def test_the_index_of_a_packed_batch_names_each_token_once() -> None:
 
 
 class Card:
-    """A double of a card: a copy from pinned memory happens at any time until the host waits for it, or a stream does
-    that reads it. All else happens at once, on the CPU.
+    """A double of a card: a copy from pinned memory happens at any time until the host waits for it. The training
+    stream waits for copies too, and the host does not wait for that. All else happens at once, on the CPU.
     """
 
     def __init__(self, seed: int) -> None:
         self.random, self.lock = np.random.default_rng(seed), threading.RLock()
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         """Target and source of each copy, in the order of the calls."""
-        self.num_done = 0
+        self.num_done = self.num_awaited = 0
+        """Copies that are done, and that the training stream waits for."""
         self.pinned, self.recorded = set[int](), set[int]()
         """Memory that is pinned; memory of tensors that the training stream reads, as it was told."""
 
@@ -167,7 +168,7 @@ class Card:
             def __init__(self, device: object = None) -> None: ...
 
             def wait_event(self, event: Event) -> None:
-                event.synchronize()
+                card.num_awaited = event.number
 
         def pin(*shape: int, pin_memory: bool = False, **options: Any) -> torch.Tensor:
             tensor = empty(*shape, **options)
@@ -206,11 +207,21 @@ def test_copies_to_a_card_arrive_whole_whenever_they_happen(split: Split, layout
         for step in make_loader(split, layout=layout).steps(0)
         for batch in step.micro_batches
     }
-    card = Card(seed)
+    card, kernels = Card(seed), list[tuple[int, torch.Tensor, torch.Tensor]]()
+
+    def run_kernels(number: int) -> None:
+        """The training stream reads the first batches, after the copies that it waits for."""
+        for num_awaited, ids, wanted in kernels[:number]:
+            card.copy_until(num_awaited)
+            assert torch.equal(ids, wanted)
+        del kernels[:number]
+
     with pytest.MonkeyPatch.context() as patch:
         card.replace_cuda(patch)
         for step in make_loader(split, layout=layout, device=CUDA).steps(0):
             for batch in step.micro_batches:
-                assert torch.equal(batch.ids, expected[tuple(batch.rows.tolist())])
+                kernels.append((card.num_awaited, batch.ids, expected[tuple(batch.rows.tolist())]))
                 tensors = [batch.ids, batch.labels, batch.sent_lengths, *(batch.index.tensors if batch.index else ())]
                 assert {*map(memory_of, tensors)} <= card.recorded
+            run_kernels(int(card.random.integers(len(kernels) + 1)) if card.random.random() < 0.3 else 0)
+        run_kernels(len(kernels))
