@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from harness.batch import Layout, PackedIndex
+from harness.data import loader as loading
 from harness.data.loader import Loader
 from harness.data.order import Order, OrderSpec, order_over
 from padless.core.errors import DataError
@@ -218,6 +219,7 @@ def test_copies_to_a_card_arrive_whole_whenever_they_happen(split: Split, layout
 
     with pytest.MonkeyPatch.context() as patch:
         card.replace_cuda(patch)
+        patch.setattr(loading, "GROUP_STEPS", 1)  # so that each buffer is used several times
         for step in make_loader(split, layout=layout, device=CUDA).steps(0):
             for batch in step.micro_batches:
                 kernels.append((card.num_awaited, batch.ids, expected[tuple(batch.rows.tolist())]))
