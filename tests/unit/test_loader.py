@@ -143,7 +143,8 @@ class Card:
             self.num_done = max(self.num_done, number)
 
     def copy_some(self) -> None:
-        self.copy_until(int(self.random.integers(self.num_done, len(self.copies) + 1)))
+        if self.random.random() < 0.1:
+            self.copy_until(int(self.random.integers(self.num_done, len(self.copies) + 1)))
 
     def send(self, tensor: torch.Tensor) -> torch.Tensor:
         if memory_of(tensor) not in self.pinned:
