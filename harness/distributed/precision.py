@@ -137,6 +137,11 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+def takes_tf32(precision: str, device_type: str) -> bool:
+    """Whether a run in ``precision`` computes products in TF32: if asked for, or if recurrent layers have no bf16."""
+    return precision == "tf32" or (precision == "bf16" and device_type == "cuda" and not cudnn_takes_bf16())
+
+
 def layout_on(device: torch.device, hidden_size: int) -> tuple[Layout, str]:
     """The layout for recurrent layers on a device that is usually the faster one, and why: cuDNN's kernel for small
     padded layers is three times as fast as its packed one at 16 rows (figures in pull request 62143 of PyTorch).

@@ -19,9 +19,9 @@ from harness.distributed.precision import (
     choose_precision,
     configure_cuda,
     configure_threads,
-    cudnn_takes_bf16,
     keep_memory,
     set_tf32,
+    takes_tf32,
 )
 from harness.distributed.stopping import HEARTBEAT
 from harness.distributed.world import (
@@ -71,7 +71,7 @@ def open_session(
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(read_world_size()), chosen or "as launched")
     choices["threads"] = configure_threads(kind, threads, has_one=chosen is not None)
-    set_tf32(arithmetic == "tf32" or (arithmetic == "bf16" and kind == "cuda" and not cudnn_takes_bf16()))
+    set_tf32(takes_tf32(arithmetic, kind))
     keep_memory()
     if count_machines() > 1:
         choices["network"] = Choice(network.name_interface(), "the route to the other machines")

@@ -149,9 +149,7 @@ def run_directions(inputs: list[torch.Tensor], weights: list[Weights]) -> list[t
     kernel for one direction leaves most of a card idle; its backward pass runs there too.
     """
     states = first_states(inputs[0], inputs[0].shape[1], weights[0], 1)  # filled before the second stream reads them
-    units = states[0].shape[2]
-    is_grid_wide = inputs[0].dtype == torch.float16 and units > GRID_WIDE_UNITS and units % GRID_WIDE_UNITS == 0
-    if len(inputs) == 1 or not inputs[1].is_cuda or is_grid_wide:
+    if len(inputs) == 1 or not inputs[1].is_cuda or takes_whole_card(inputs[0].dtype, states[0].shape[2]):
         return [lstm_padded(*direction, states) for direction in zip(inputs, weights, strict=True)]
     main_stream, side_stream = torch.cuda.current_stream(), second_stream(inputs[1].device)
     side_stream.wait_stream(main_stream)
@@ -163,6 +161,11 @@ def run_directions(inputs: list[torch.Tensor], weights: list[Weights]) -> list[t
         tensor.record_stream(side_stream)
     second.record_stream(main_stream)
     return [first, second]
+
+
+def takes_whole_card(dtype: torch.dtype, hidden_size: int) -> bool:
+    """Whether cuDNN may compute a direction by a kernel that synchronises a whole card (``GRID_WIDE_UNITS``)."""
+    return dtype == torch.float16 and hidden_size > GRID_WIDE_UNITS and hidden_size % GRID_WIDE_UNITS == 0
 
 
 @lru_cache(maxsize=8)

@@ -46,6 +46,11 @@ EVALUATION_ROWS = 512
 """Rows in a batch of validation and test, on each process."""
 
 
+def computes_later(device: torch.device) -> bool:
+    """Whether a device computes beside the host, so that a figure would be waited for."""
+    return device.type == "cuda"
+
+
 def no_requests() -> Iterable[int]:
     """The requests before the first step: none to stop, to save, or to raise an error."""
     return 0, 0, 0
@@ -98,7 +103,7 @@ class TrainingRun:
                 if trainer.step % self.config.tracking.log_every == 0 or trainer.step == trainer.total_steps:
                     self.write_line()
                     self.read_line = trainer.begin_figures()
-                    if self.session.device.type == "cpu":
+                    if not computes_later(self.session.device):
                         self.write_line()
                 self.finish_step()
             self.write_line()

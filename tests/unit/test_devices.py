@@ -21,6 +21,7 @@ from harness.distributed.network import GLOO
 from harness.distributed.precision import configure_threads
 from harness.launch import options
 from harness.launch.options import TrainConfig
+from harness.model.recurrent import takes_whole_card
 from harness.rundir.records import LAUNCH_ID
 from harness.training.recurrence import check_padded
 from padless.core.errors import ConfigError
@@ -129,6 +130,25 @@ def test_a_card_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "set_device", refuse)
     with pytest.raises(ConfigError, match=r"device: cuda: CUDA device 3 .*busy"):
         precision.choose_precision("auto", "cuda")
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, "bf16"), (False, "fp32")])
+def test_bf16_without_cudnns_own_computes_in_tf32_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(precision, "cudnn_takes_bf16", lambda: has_bf16)
+    choice = precision.recurrent_dtype("bf16", "cuda", "padded")
+    assert (choice.value, "TF32" in choice.reason) == (dtype, not has_bf16)
+    assert precision.takes_tf32("bf16", "cuda") == (not has_bf16)
+    assert not precision.takes_tf32("bf16", "cpu")
+    assert not precision.takes_tf32("fp32", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "whole"), [("half", 256, True), ("half", 128, False), ("bfloat16", 256, False)]
+)
+def test_two_kernels_that_take_a_whole_card_never_run_at_once(dtype: str, units: int, whole: bool) -> None:
+    assert takes_whole_card(getattr(torch, dtype), units) == whole
 
 
 @pytest.mark.parametrize(("units", "is_refused"), [(128, False), (129, True), (192, True), (256, False)])
