@@ -147,7 +147,7 @@ def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Ca
     if is_main and learns_beside(trainer.device):
         pool = ProcessPool(1)
         future = pool.submit(fit_linear_part_of, (config, shape_of(wide)))
-        learn = partial(read_result, pool, future, config.timeout_s)
+        learn = partial(wait_for_linear_part, pool, future, config.timeout_s)
     return partial(put_on_all, wide, learn, trainer.world)
 
 
@@ -156,7 +156,7 @@ def learns_beside(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def read_result(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
+def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
     """The linear part that a process learns. Raises ``UserError`` if it dies or takes too long."""
     try:
         with pool:
@@ -212,7 +212,7 @@ def agree(
             preflight.check_start(config)
     targets = "none" if teacher_info is None else teacher_info.targets_sha256
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
-    facts |= {"device": session.device.type, "precision": session.arithmetic}
+    facts |= {"device type": session.device.type, "arithmetic": session.arithmetic}
     facts |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}

@@ -189,4 +189,4 @@ def test_ranks_that_compute_in_other_arithmetic_are_refused(data: Path, tmp_path
     words = ("--data", data, "--run", tmp_path / "run", *MODEL, *TRAINING, "--precision", "fp32")
     result = train_to_end(*words, processes=2, setup=compute_otherwise)
     assert result.returncode == 2
-    assert "rank 1 has precision bf16, rank 0 has fp32" in result.stderr
+    assert "rank 1 has arithmetic bf16, rank 0 has fp32" in result.stderr
