@@ -93,7 +93,7 @@ class Fit:
         trainer.meter.pause_s += time.perf_counter() - self.turn_ended
         for batch in itertools.islice(self.batches, trainer.config.tracking.log_every):
             trainer.update(batch)
-        tokens_per_s = float(trainer.read_figures()["tokens_per_s"])
+        tokens_per_s = float(trainer.begin_figures()()["tokens_per_s"])
         self.turn_ended = time.perf_counter()
         return 1 / tokens_per_s
 

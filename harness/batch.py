@@ -37,7 +37,7 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class PackedIndex:
-    """Where each token of a packed batch is, computed on the CPU, on the device of the batch; all int64."""
+    """Where each token of a packed batch is; all int64, computed on the device of the batch."""
 
     row: torch.Tensor
     """``[tokens]``: index of the row, longest first."""
@@ -52,17 +52,24 @@ class PackedIndex:
     num_rows: int
 
     @classmethod
-    def build(cls, lengths: torch.Tensor, device: torch.device) -> PackedIndex:
-        """For rows with ``lengths`` int64 ``[rows]`` on the CPU, longest first; no wait for the device."""
-        row = np.arange(len(lengths))
-        real = np.arange(int(lengths[0]))[:, None] < lengths.numpy()
-        sizes = real.sum(1)
-        starts = np.cumsum(sizes) - sizes
-        grid = np.where(real, starts[:, None] + row, 0).ravel()
-        places = np.flatnonzero(real)
-        columns = [places % len(row), places // len(row), places, starts, grid]
-        tensors = send(torch.from_numpy(np.concatenate(columns)), device).split([len(column) for column in columns])
-        return cls(tensors[0], tensors[1], tensors[2], tensors[3], tensors[4], len(row))
+    def build(cls, lengths: torch.Tensor, longest: int, num_tokens: int) -> PackedIndex:
+        """For rows with ``lengths`` int64 ``[rows]`` on the device, longest first. The host gives the longest length
+        and the number of tokens, so it does not wait for the device.
+        """
+        rows, times = torch.arange(len(lengths), device=lengths.device), torch.arange(longest, device=lengths.device)
+        is_token = times[:, None] < lengths
+        batch_sizes = is_token.sum(1)
+        starts = batch_sizes.cumsum(0) - batch_sizes
+        time = torch.repeat_interleave(times, batch_sizes, output_size=num_tokens)
+        row = torch.arange(num_tokens, device=lengths.device) - starts[time]
+        position = torch.add(row, time, alpha=len(rows))
+        grid = (starts[:, None] + rows).mul_(is_token).view(-1)
+        return cls(row, time, position, starts, grid, len(rows))
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All of them."""
+        return self.row, self.time, self.position, self.starts, self.grid
 
 
 @dataclass(slots=True)
@@ -110,7 +117,9 @@ class Batch:
 
     def build_index(self) -> PackedIndex:
         """``index``, or the same computed now."""
-        return PackedIndex.build(self.lengths, self.ids.device) if self.index is None else self.index
+        if self.index is not None:
+            return self.index
+        return PackedIndex.build(self.device_lengths, int(self.lengths[0]), self.num_tokens)
 
     @classmethod
     def without_labels(cls, ids: torch.Tensor, lengths: torch.Tensor, device: torch.device) -> Batch:

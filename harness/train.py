@@ -85,13 +85,14 @@ def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
 
 def check_machine(run: TrainingRun) -> None:
     """Try what a training needs of its machines, and print it. Raises ``ConfigError`` or ``RankError``."""
-    from harness.distributed.devices import describe_devices
+    from harness.distributed.devices import describe_device
     from harness.training.assembly import check_shared
 
     world, print_fact = run.session.world, run.writer.observers.fact
     check_shared(world.broadcast_from_main(str(nearest_existing(run.config.run)), "the run directory"), world)
     print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
-    print_fact("devices", describe_devices(run.session.device.type))
+    devices = world.gather_objects(describe_device(run.session.device.type), "the device of each rank")
+    print_fact("devices", ", ".join(devices if run.session.device.type == "cuda" else devices[:1]))
     print_fact("all-reduce", world.time_all_reduce(run.session.device))
 
 

@@ -19,7 +19,7 @@ import io
 import math
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,9 +58,10 @@ USUAL_STRENGTH = 10.0
 """Taken where fewer rows can be predicted out of fold than there are classes."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
-PART_TEXTS = 512
+PART_TEXTS, PART_TEXTS_ON_CUDA = 512, 4096
 """Texts of a part: at most so many are embedded again after a kill."""
-BATCH_TEXTS, PROGRESS_TEXTS = 32, 128
+CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, 4096, 1 << 20
+"""Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
 ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
 SPEED_TEXTS = 128
@@ -138,7 +139,9 @@ class Embeddings:
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
-        return model.bfloat16() if "bf16" in list_precisions(model.device.type) else model
+        if (kind := model.device.type) == "cuda":
+            self.screen.fact("encoder", "one CUDA device embeds all texts, of this and of other machines")
+        return model.bfloat16() if "bf16" in list_precisions(kind) else model
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
         """float32 ``[texts, features]``; those that are missing are computed and written.
@@ -159,10 +162,11 @@ class Embeddings:
 
     def measure_speed(self, texts: Sequence[str]) -> float:
         """Texts/s, by a few of them. Raises as ``model`` does."""
-        model, sample = self.model, texts[:SPEED_TEXTS]
+        model, sample = self.model, sorted(texts[:SPEED_TEXTS], key=len)
         compute_embeddings(model, sample[:1])
         start_s = time.perf_counter()
-        compute_embeddings(model, sample)
+        for call in split_by_length(sample, model.device.type):
+            compute_embeddings(model, call)
         return len(sample) / (time.perf_counter() - start_s)
 
     def read(self) -> pa.Table:
@@ -184,11 +188,12 @@ class Embeddings:
 
         live = Live(describe, self.screen)
         try:
-            for start in range(0, len(texts), PART_TEXTS):
-                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
-                for first in range(0, len(part), PROGRESS_TEXTS):
-                    vectors.append(compute_embeddings(model, part[first : first + PROGRESS_TEXTS]))
-                    num_done += len(vectors[-1])
+            part_texts = PART_TEXTS_ON_CUDA if model.device.type == "cuda" else PART_TEXTS
+            for start in range(0, len(texts), part_texts):
+                part, vectors = sorted(texts[start : start + part_texts], key=len), []
+                for call in split_by_length(part, model.device.type):
+                    vectors.append(compute_embeddings(model, call))
+                    num_done += len(call)
                 ids, values = [*map(identify_text, part)], np.concatenate(vectors).astype(np.float16)
                 path = self.folder / f"{ids[0]}.arrow"
                 with atomic.storage_errors(path):
@@ -197,11 +202,22 @@ class Embeddings:
             live.close()
 
 
+def split_by_length(texts: Sequence[str], device_type: str) -> Iterator[Sequence[str]]:
+    """Texts, shortest first, in slices for one call of an encoder each (``CALL_CHARACTERS``)."""
+    max_texts, start = CALL_TEXTS_ON_CUDA if device_type == "cuda" else CALL_TEXTS, 0
+    while start < len(texts):
+        end = start + 1
+        while end < min(len(texts), start + max_texts) and (end + 1 - start) * len(texts[end]) <= CALL_CHARACTERS:
+            end += 1
+        yield texts[start:end]
+        start = end
+
+
 def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """float32 ``[texts, features]``; sentence-transformers batches texts of similar length."""
+    """float32 ``[texts, features]``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors = model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False, convert_to_tensor=True)
+        vectors = model.encode(list(texts), batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True)
     embeddings: np.ndarray = vectors.float().cpu().numpy()
     return embeddings
 

@@ -127,7 +127,7 @@ class Assembler:
         for number in numbers:
             lengths, time = self.lengths[number], self.time[number]
             rows = len(lengths)
-            sizes = None
+            sizes = index = None
             if self.layout == "padded":
                 ids = buffer.flat.as_strided((rows, time), (time, 1), offset)
                 self._copy(number, ids)
@@ -136,6 +136,7 @@ class Assembler:
                 self._copy(number, padded)
                 ids = buffer.flat[offset : offset + int(lengths.sum())]
                 sizes = torch.from_numpy(pack(padded, lengths.numpy(), ids))
+                index = PackedIndex.build(self.sent_lengths[number], time, len(ids))
             offset += ids.numel()
             targets = None
             if self.targets is not None:
@@ -148,7 +149,7 @@ class Assembler:
                 targets,
                 batch_sizes=sizes,
                 sent_lengths=self.sent_lengths[number],
-                index=None if sizes is None else PackedIndex.build(lengths, self.device),
+                index=index,
             )
 
     def _copy(self, number: int, out: torch.Tensor) -> None:
@@ -179,10 +180,10 @@ def hand_over(step: StepBatch) -> None:
     stream = torch.cuda.current_stream(step.micro_batches[0].ids.device)
     stream.wait_event(step.copied)
     for batch in step.micro_batches:
-        masks, index = batch.masks or Masks(), batch.index
+        masks = batch.masks or Masks()
         tensors = [batch.ids, batch.labels, batch.device_lengths, masks.unknown_tokens, *masks.keep.values()]
         tensors += [batch.targets, None if batch.candidates is None else batch.candidates[0]]
-        for tensor in [*tensors, None if index is None else index.row]:  # a view holds all of its memory
+        for tensor in [*tensors, *(() if batch.index is None else batch.index.tensors)]:
             if tensor is not None:
                 tensor.record_stream(stream)
 

@@ -19,17 +19,22 @@ If GPUs are requested and too few are visible, that is an error. Under bare ``ac
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
 from padless.core.errors import ConfigError
-from padless.core.terminal import size
+from padless.core.terminal import count_noun, size
+from padless.core.untrusted import one_line
 
 USE_CPU = "ACCELERATE_USE_CPU"
 """Environment variable with which accelerate keeps its ranks from using GPUs."""
 OMP = "OMP_NUM_THREADS"
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
+OLDEST_DRIVERS = {"11": 450, "12": 525, "13": 580}
+"""The first NVIDIA driver for each CUDA."""
 TRACES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia")
 """Of a card or its driver: NVIDIA's, the same in a Jetson, under WSL, and AMD's."""
 
@@ -39,19 +44,30 @@ class Cuda:
     """What torch and the machine report on CUDA devices."""
 
     num_devices: int
-    """Those that are visible."""
-    driver: bool
-    """An NVIDIA driver is loaded."""
+    """Those that this process can use."""
+    driver: str | None
+    """The version of the NVIDIA driver that is loaded."""
     build: str | None
     """The CUDA version that torch was built with; None for a build without."""
     visible: str | None
     """CUDA_VISIBLE_DEVICES, if it is set."""
+    failure: str | None = None
+    """Why torch can use no device, although the driver lists some."""
 
     def __str__(self) -> str:
-        driver = "an NVIDIA driver is loaded" if self.driver else "no NVIDIA driver is loaded"
+        driver = f"the NVIDIA driver is {self.driver}" if self.driver else "no NVIDIA driver is loaded"
         build = "torch was built without CUDA" if self.build is None else f"torch was built with CUDA {self.build}"
         variable = "is not set" if self.visible is None else f"is {self.visible!r}"
         return f"{driver}, {build}, CUDA_VISIBLE_DEVICES {variable}"
+
+    def describe_failure(self) -> str:
+        """Why no device can be used, and what helps."""
+        oldest = OLDEST_DRIVERS.get((self.build or "").partition(".")[0], 0)
+        if self.driver and int(self.driver.partition(".")[0]) < oldest:
+            helps = f"install driver {oldest} or newer, or a torch that was built with an older CUDA"
+        else:
+            helps = "see whether nvidia-smi shows them, and whether another process holds them"
+        return f"torch can use no CUDA device ({self}; {self.failure}); {helps}, or train with --device cpu"
 
 
 def is_without_cuda() -> bool:
@@ -66,11 +82,28 @@ def check_device(wanted: str) -> None:
 
 
 def find_cuda() -> Cuda:
-    """The CUDA devices that are visible to this process."""
+    """The CUDA devices that this process can use: CUDA counts them, since the driver's own library also lists those
+    that this torch cannot use.
+    """
     import torch
 
-    driver = Path("/proc/driver/nvidia/version").exists()
-    return Cuda(torch.cuda.device_count(), driver, torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    count, failure = torch.cuda.device_count(), None
+    if count:
+        try:
+            count = torch._C._cuda_getDeviceCount()
+        except RuntimeError as error:
+            count, failure = 0, one_line(error)
+    return Cuda(count, read_driver(), torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"), failure)
+
+
+def read_driver() -> str | None:
+    """The version of the NVIDIA driver, such as 580.65.06; None without one."""
+    try:
+        first_line = DRIVER_VERSION.read_text(encoding="utf-8").partition("\n")[0]
+    except OSError:
+        return None
+    version = re.search(r"\d+(\.\d+)+", first_line)
+    return version[0] if version else None
 
 
 def find_threads() -> int | None:
@@ -86,7 +119,13 @@ def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
     """
     if wanted == "cpu":
         return "cpu", "asked for"
-    devices = f"{cuda.num_devices} CUDA device{'' if cuda.num_devices == 1 else 's'}"
+    if os.environ.get(USE_CPU, "").lower() == "true" and wanted != "cuda":
+        return "cpu", f"as {USE_CPU} says"
+    if cuda.failure is not None:
+        raise ConfigError(f"device: {wanted}: {cuda.describe_failure()}")
+    devices = f"{processes} of {count_noun(cuda.num_devices, 'CUDA device')}"
+    if processes < cuda.num_devices:
+        devices += f"; --num_processes {cuda.num_devices} takes all, CUDA_VISIBLE_DEVICES chooses"
     if wanted == "cuda":
         if cuda.num_devices == 0:
             raise ConfigError(f"device: cuda: no CUDA device is visible ({cuda}); use --device cpu")
@@ -95,14 +134,12 @@ def choose(wanted: str, processes: int, cuda: Cuda) -> tuple[str, str]:
                 f"num_processes: device is cuda, and {processes} processes cannot share {cuda.num_devices} of them "
                 f"({cuda}); start {cuda.num_devices}, or --device cpu"
             )
-        return "cuda", f"asked for; {devices} visible"
-    if os.environ.get(USE_CPU, "").lower() == "true":
-        return "cpu", f"as {USE_CPU} says"
+        return "cuda", f"asked for; {devices}"
     if cuda.num_devices == 0:
         return "cpu", "no CUDA device is visible"
     if processes > cuda.num_devices:
-        return "cpu", f"{processes} processes and {devices}; --num_processes {cuda.num_devices} takes GPUs"
-    return "cuda", f"{devices} visible"
+        return "cpu", f"{processes} processes and {count_noun(cuda.num_devices, 'CUDA device')}"
+    return "cuda", devices
 
 
 def count_cards(wanted: str, num_here: int, num_processes: int) -> int | None:
@@ -113,15 +150,11 @@ def count_cards(wanted: str, num_here: int, num_processes: int) -> int | None:
     return num_processes if choose(wanted, num_here, find_cuda())[0] == "cuda" else None
 
 
-def describe_devices(kind: str) -> str:
-    """The devices of this machine, for people; ``kind`` is where it trains, ``cpu`` or ``cuda``."""
+def describe_device(kind: str) -> str:
+    """The device of this rank, for people; ``kind`` is where it trains, ``cpu`` or ``cuda``."""
     import torch
 
-    cuda = find_cuda()
     if kind == "cpu":
-        return f"no GPU is used ({cuda})"
-    lines = []
-    for number in range(cuda.num_devices):
-        free, total = map(size, torch.cuda.mem_get_info(number))
-        lines.append(f"{torch.cuda.get_device_name(number)} ({free} of {total} free)")
-    return ", ".join(lines)
+        return f"no GPU is used ({find_cuda()})"
+    free, total = map(size, torch.cuda.mem_get_info())
+    return f"{torch.cuda.get_device_name()} ({free} of {total} free)"

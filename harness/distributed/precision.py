@@ -17,6 +17,7 @@ from harness.distributed.world import read_local_rank, read_local_world_size
 from harness.rundir.records import LAUNCH_ID
 from padless.core.errors import ConfigError
 from padless.core.processes import available_cores
+from padless.core.untrusted import one_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -24,9 +25,9 @@ TF32_FROM = (8, 0)
 """The first compute capability with TF32."""
 CUDNN_WITH_BF16 = 91_300
 """The first cuDNN whose recurrent layers torch runs in bf16."""
-PERSISTENT_HIDDEN = 128
-"""Up to this many hidden units cuDNN keeps the weights of padded input on chip, forward and backward; never of packed
-input."""
+PERSISTENT_HIDDEN, PERSISTENT_FORWARD_HIDDEN = 128, 192
+"""Up to this many hidden units torch has cuDNN keep the weights of padded input on chip, forward and backward; up to
+the second number only forward. Never of packed input."""
 M_TRIM_THRESHOLD, M_MMAP_MAX, NEVER = -1, -4, -1
 """Parameters of mallopt(3), from malloc.h."""
 CPU_INFO = Path("/proc/cpuinfo")
@@ -59,7 +60,12 @@ def list_precisions(device_type: str) -> list[str]:
     """The arithmetics for which this kind of device has instructions."""
     able = ["fp32"]
     if device_type == "cuda":
-        torch.cuda.set_device(read_local_rank())  # else the check opens a context on the first device
+        rank = read_local_rank()
+        try:
+            torch.cuda.set_device(rank)  # else the check opens a context on the first device
+        except RuntimeError as error:
+            problem = f"CUDA device {rank} of this machine cannot be used ({one_line(error)})"
+            raise ConfigError(f"device: cuda: {problem}; is it in exclusive mode, and another process on it?") from None
         able.append("fp16")
         if torch.cuda.get_device_capability() >= TF32_FROM:
             able.append("tf32")
@@ -112,12 +118,15 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
-def expand_segments() -> None:
-    """Have torch's allocator on CUDA extend its segments, since batches of ever other lengths leave gaps in fixed ones.
-    A user's own settings stay. torch reads them before its first allocation.
+def configure_cuda() -> None:
+    """Settings of CUDA's libraries, which they read when they are first used; a user's own stay.
+
+    torch's allocator extends its segments, since batches of ever other lengths leave gaps in fixed ones. cuBLAS has a
+    workspace for each stream, so that two streams give the same results in each run.
     """
     if not any(name in os.environ for name in ALLOCATOR):
         os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def set_tf32(allowed: bool) -> None:
@@ -126,6 +135,11 @@ def set_tf32(allowed: bool) -> None:
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def takes_tf32(precision: str, device_type: str) -> bool:
+    """Whether a run in ``precision`` computes products in TF32: if asked for, or if recurrent layers have no bf16."""
+    return precision == "tf32" or (precision == "bf16" and device_type == "cuda" and not cudnn_takes_bf16())
 
 
 def layout_on(device: torch.device, hidden_size: int) -> tuple[Layout, str]:
@@ -150,7 +164,7 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
     fp32      fp32                           fp32
     tf32      fp32, with products in TF32    not there
     bf16      bf16 if cuDNN takes it, or     bf16 when padded, or fp32
-              fp32
+              fp32, with products in TF32
     fp16      fp16, with loss scaling        refused
     ========= ============================== ==========================
     """
@@ -166,7 +180,8 @@ def recurrent_dtype(precision: str, device_type: str, layout: Layout) -> Choice:
         if cudnn_takes_bf16():
             return Choice("bf16", f"cuDNN is {torch.backends.cudnn.version()}, and torch {torch.__version__} uses it")
         needed = f"that needs torch 2.10 and cuDNN {CUDNN_WITH_BF16}"
-        return Choice("fp32", f"torch {torch.__version__} does not use cuDNN for bf16: {needed}")
+        reason = f"torch {torch.__version__} does not use cuDNN for bf16: {needed}"
+        return Choice("fp32", f"{reason}; products in TF32")
     if layout == "packed":
         return Choice("fp32", "oneDNN takes no packed input, and torch's own kernels are no faster in bf16")
     return Choice("bf16", "oneDNN takes padded bf16 input")

@@ -17,10 +17,11 @@ from harness.distributed import network
 from harness.distributed.precision import (
     choose_device,
     choose_precision,
+    configure_cuda,
     configure_threads,
-    expand_segments,
     keep_memory,
     set_tf32,
+    takes_tf32,
 )
 from harness.distributed.stopping import HEARTBEAT
 from harness.distributed.world import (
@@ -65,14 +66,13 @@ def open_session(
     choices = {"device": choose_device(device)}
     kind = choices["device"].value
     if kind == "cuda":
-        expand_segments()
+        configure_cuda()
     choices["precision"] = choose_precision(precision, kind)
     arithmetic = choices["precision"].value
     choices["processes"] = Choice(str(read_world_size()), chosen or "as launched")
     choices["threads"] = configure_threads(kind, threads, has_one=chosen is not None)
-    set_tf32(arithmetic == "tf32")
-    if kind == "cpu":
-        keep_memory()
+    set_tf32(takes_tf32(arithmetic, kind))
+    keep_memory()
     if count_machines() > 1:
         choices["network"] = Choice(network.name_interface(), "the route to the other machines")
     # NCCL aborts the process when its own limit is over; the heartbeat reports before that.

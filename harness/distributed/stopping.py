@@ -53,6 +53,8 @@ class Heartbeat:
         self.last_words: Callable[[str], object] | None = None
         """Takes the reason before the process ends, as the writer of ``status.json`` does."""
         self.limit_s: float | None = None
+        self.has_lost_peer: Callable[[], bool] = bool
+        """Whether the last message between ranks has failed, although the main thread may wait for the device."""
 
     @contextmanager
     def watch_wait(self, awaited: str) -> Iterator[None]:
@@ -74,6 +76,8 @@ class Heartbeat:
         rank, limit_s = f"rank {os.environ.get('RANK', '0')}", (self.limit_s or 0.0) + MARGIN_S
         for awaited, since_s in self.waits[-1:]:
             cause = f"for {awaited}: another rank has ended or does not respond"
+            if now_s - since_s > MARGIN_S and self.has_lost_peer():
+                return f"{rank} at step {self.step} waited {now_s - since_s:.0f} s {cause}"
             if STOP.must_save and now_s - max(since_s, STOP.received_at) > STOP_LIMIT_S:
                 return f"{rank} had a stop request at step {self.step} and waited {STOP_LIMIT_S:.0f} s {cause}"
             if now_s - since_s > limit_s:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -124,6 +125,8 @@ class World:
             return maxima.numpy
         with self.watch_wait(awaited):
             work = dist.all_reduce(maxima, dist.ReduceOp.MAX, group=self.control, async_op=True)
+        assert work is not None
+        HEARTBEAT.has_lost_peer = partial(has_failed, work.get_future())
 
         def read() -> np.ndarray:
             with self.watch_wait(awaited):
@@ -192,6 +195,16 @@ class World:
         duration_ms = 1000 * (time.perf_counter() - started)
         machines = count_noun(count_machines(), "machine")
         return f"{self.world_size} ranks on {machines} added {size(4 * NUM_SUMMED)} in {duration_ms:.1f} ms"
+
+
+def has_failed(message: torch.futures.Future[Any]) -> bool:
+    """Whether a message between ranks has ended with an error; does not wait."""
+    if message.done():
+        try:
+            message.value()
+        except RuntimeError:
+            return True
+    return False
 
 
 @contextmanager

@@ -88,8 +88,8 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     options = complete_options(launch_config)
     devices.check_device(options.device)
-    recipe = prepare_teacher_apart(recipe)
-    resolved, num_processes = resolve(options, replace(recipe, device=options.device, threads=options.threads))
+    recipe = prepare_teacher_apart(replace(recipe, device=options.device, threads=options.threads))
+    resolved, num_processes = resolve(options, recipe)
     config = resolved.config
     point = preflight.check_run(config, print_stderr)
     if point.finished and not config.dry_run:

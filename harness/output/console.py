@@ -108,6 +108,8 @@ class Console(Observer):
         """What is trained on what, with what, for how long, and where to look: five lines by title."""
         config, manifest, shape = self.config, self.manifest, self.config.model
         device, precision, processes = (choices[name].value for name in ("device", "precision", "processes"))
+        if device == "cuda":
+            device = f"cuda ({choices['device'].reason})"
         rows = ", ".join(f"{name} {manifest.rows(name):,}" for name in manifest.splits)
         fold = "" if config.fold is None else f", fold {config.fold} of {manifest.folds} is the validation"
         classes = f", {len(manifest.labels)} classes" if config.task == CLASSIFIER else ""

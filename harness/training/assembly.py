@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future, TimeoutError
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +24,7 @@ from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
+from harness.data.run_rows import rows_of_run
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
 from harness.distributed.precision import DTYPES
 from harness.distributed.session import Session
@@ -37,13 +40,14 @@ from harness.rundir.events import Observer, Opening
 from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.training import preflight
-from harness.training.linear_fit import C_OF_SETS, C, learn_wide
+from harness.training.linear_fit import C_OF_SETS, C, Learned, Shape, fit_weights, put_on_all, shape_of
 from harness.training.recurrence import choose_recurrence
 from harness.training.run import TrainingRun
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
-from padless.core.errors import ConfigError
+from padless.core.errors import ConfigError, UserError
+from padless.core.executors import ProcessPool
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -102,8 +106,14 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
                 trainer.load(start)
             if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
                 selection.load(start.state["selection"])
-    elif not config.dry_run:
-        learn_linear_part(config, trainer, data, choices)
+    finish_linear_part = None
+    if not config.dry_run and (start is None or not start.state["trainer"]["has_linear_part"]):
+        finish_linear_part = begin_linear_part(config, trainer, data)
+    if finish_linear_part is not None and not learns_beside(session.device):
+        summary = finish_linear_part()
+        finish_linear_part = None
+        choices["linear part"] = Choice(summary, describe_regression(manifest))
+    trainer.has_linear_part = finish_linear_part is None
     origin: dict[str, Any] = {
         **origins,
         "dataset_parts": preflight.dataset_facts(manifest),
@@ -119,22 +129,60 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
             restore_best_weights(config, manifest, selection, origin)
     opening = Opening(manifest=manifest, total_steps=trainer.total_steps, first_step=trainer.step, choices=choices)
     writer.observers.start(opening)
-    return TrainingRun(config, session, data, trainer, selection, watch, writer, origin)
+    return TrainingRun(config, session, data, trainer, selection, watch, writer, origin, finish_linear_part)
 
 
-def learn_linear_part(config: RunConfig, trainer: Trainer, data: OpenData, choices: dict[str, Choice]) -> None:
-    """Learn the linear part of a new run, if the model has one."""
-    wide, labels = trainer.objective.classifier.wide, data.manifest.labels
+def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Callable[[], str] | None:
+    """Begin to learn the linear part of a new run; None if the model has none. What it returns waits for that, puts the
+    linear part on all ranks, and says what was learned on rank 0; every rank calls it before the first validation.
+
+    On CUDA a process learns it beside the first epoch, whose steps do not read it: cards do not wait for a CPU.
+    """
+    wide, is_main = trainer.objective.classifier.wide, trainer.world.is_main
     if wide is None:
-        return
-    tokens = [""] * len(RESERVED)
-    if trainer.world.is_main:
-        Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(labels)} classes")
-        tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    factors = class_factors(config.optim, labels)
-    summary = learn_wide(wide, data.splits[TRAIN], factors, tokens, trainer.world, data.targets)
-    strength = C_OF_SETS if data.manifest.has_label_sets else C
-    choices["linear part"] = Choice(summary, f"logistic regression, C = {strength:g}")
+        return None
+    learn = partial(fit_linear_part, config, shape_of(wide))
+    if is_main:
+        Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
+    if is_main and learns_beside(trainer.device):
+        pool = ProcessPool(1)
+        future = pool.submit(fit_linear_part_of, (config, shape_of(wide)))
+        learn = partial(wait_for_linear_part, pool, future, config.timeout_s)
+    return partial(put_on_all, wide, learn, trainer.world)
+
+
+def learns_beside(device: torch.device) -> bool:
+    """Whether a process learns the linear part beside the first epoch of a run on this device."""
+    return device.type == "cuda"
+
+
+def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
+    """The linear part that a process learns. Raises ``UserError`` if it dies or takes too long."""
+    try:
+        with pool:
+            return future.result(timeout_s)
+    except (BrokenExecutor, TimeoutError) as error:
+        problem = f"the process that learns the linear part {'died' if isinstance(error, BrokenExecutor) else 'hangs'}"
+        raise UserError(f"model.wide: {problem}; was it short of memory? The same command goes on") from None
+
+
+def fit_linear_part_of(task: tuple[RunConfig, Shape]) -> Learned:
+    """``fit_linear_part`` as a task."""
+    return fit_linear_part(*task)
+
+
+def fit_linear_part(config: RunConfig, shape: Shape) -> Learned:
+    """Learn the linear part of a run from its rows, in this process."""
+    manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
+    tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
+    targets = open_targets(vars(config), manifest.fingerprint)
+    split = open_split(config.data, manifest, TRAIN)
+    return fit_weights(shape, split, class_factors(config.optim, manifest.labels), tokens, targets)
+
+
+def describe_regression(manifest: Manifest) -> str:
+    """How the linear part is learned, for people."""
+    return f"logistic regression, C = {C_OF_SETS if manifest.has_label_sets else C:g}"
 
 
 def agree(
@@ -164,6 +212,8 @@ def agree(
             preflight.check_start(config)
     targets = "none" if teacher_info is None else teacher_info.targets_sha256
     facts = {"dataset": manifest.fingerprint[:16], "targets": targets, "torch": torch.__version__}
+    facts |= {"device type": session.device.type, "arithmetic": session.arithmetic}
+    facts |= {"CUDA": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}
     settings = {key: str(value) for key, value in flat(to_dict(config)).items()}
     code = {"padless": f"{installed_version('padless')} {git_revision()}"} if count_machines() > 1 else {}
     world.handshake(facts | settings | code)

@@ -13,7 +13,9 @@ table is learned, so they cost nothing afterwards. Long texts, where buckets hav
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -62,18 +64,49 @@ def learn_wide(
     world: World,
     soft_targets: SoftTargets | None = None,
 ) -> str:
-    """Learn a linear part from labelled rows, or from the targets of a teacher.
+    """Learn a linear part from labelled rows, or from the targets of a teacher, on rank 0, and put it on all ranks.
 
     ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
     empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
     """
+    return put_on_all(wide, partial(fit_weights, shape_of(wide), split, factors, tokens, soft_targets), world)
+
+
+Shape: TypeAlias = tuple[int, int, int, torch.dtype]
+"""Buckets, outputs, longest n-grams and dtype of a linear part."""
+Learned: TypeAlias = tuple[dict[str, torch.Tensor], str]
+"""The tensors of a linear part, and what was learned, in words."""
+
+
+def shape_of(wide: WidePart) -> Shape:
+    """Of a linear part on any device."""
+    return wide.buckets, wide.table.shape[1], wide.longest, wide.table.dtype
+
+
+def fit_weights(
+    shape: Shape,
+    split: Split,
+    factors: np.ndarray,
+    tokens: Sequence[str],
+    soft_targets: SoftTargets | None = None,
+) -> Learned:
+    """``learn_wide`` in this process alone."""
+    buckets, outputs, longest, dtype = shape
+    wide = WidePart(buckets, outputs, longest).to(dtype)
+    with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
+        summary = fit_wide(wide, split, factors, tokens, soft_targets)
+    return wide.state_dict(), summary
+
+
+def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> str:
+    """Put what rank 0 learns, or has learned, on all ranks. Every rank calls it; returns what was learned, in words, on
+    rank 0.
+    """
     summary = ""
     with world.raise_together("learning the linear part"):
         if world.is_main:
-            on_cpu = WidePart(wide.buckets, wide.table.shape[1], wide.longest).to(wide.table.dtype)
-            with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-                summary = fit_wide(on_cpu, split, factors, tokens, soft_targets)
-            wide.load_state_dict(on_cpu.state_dict())
+            weights, summary = learn()
+            wide.load_state_dict(weights)
     for values in (wide.table, wide.weights, wide.bias, wide.owners):
         if values is not None:
             if not world.is_main:

@@ -63,8 +63,7 @@ def clip(parameters: Iterable[torch.Tensor], max_norm: float | None) -> torch.Te
     if max_norm is not None:
         divisor = torch.clamp((norm + 1e-6) / max_norm, min=1.0)
         if not divisor.is_cpu or divisor > 1.0:
-            for gradient in gradients:
-                gradient.div_(divisor)
+            torch._foreach_div_(gradients, divisor)
     return norm
 
 

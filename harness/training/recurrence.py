@@ -3,18 +3,18 @@
 
 from __future__ import annotations
 
-import torch
-from torch.nn.utils.rnn import pack_padded_sequence
-
 from harness.batch import Layout
 from harness.config import Choice, RunConfig
-from harness.distributed.precision import DTYPES, layout_on, recurrent_dtype
+from harness.distributed.precision import (
+    DTYPES,
+    PERSISTENT_FORWARD_HIDDEN,
+    PERSISTENT_HIDDEN,
+    layout_on,
+    recurrent_dtype,
+)
 from harness.distributed.session import Session
-from harness.model.recurrent import VariableLengthLSTM
+from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from padless.core.errors import ConfigError
-from padless.core.untrusted import one_line
-
-TRIAL_LENGTHS = (3, 3)
 
 
 def choose_recurrence(config: RunConfig, session: Session, lstm: VariableLengthLSTM) -> tuple[Layout, Choice, str]:
@@ -24,25 +24,21 @@ def choose_recurrence(config: RunConfig, session: Session, lstm: VariableLengthL
     layout, reason = config.recurrence, "asked for"
     if layout == "auto":
         layout, reason = layout_on(session.device, lstm.hidden_size)
+    elif layout == "padded" and session.device.type == "cuda":
+        check_padded(lstm.hidden_size)
     dtype = recurrent_dtype(session.arithmetic, session.device.type, layout)
     with session.world.raise_together("trying the recurrent layers"):
-        try_recurrence(lstm, layout, dtype)
+        try_recurrence(lstm, layout, DTYPES[dtype.value])
     return layout, dtype, reason
 
 
-def try_recurrence(lstm: VariableLengthLSTM, layout: Layout, wanted: Choice) -> None:
-    """Raise ``ConfigError`` if a small forward and backward pass of the layers in ``wanted`` fails on the device of the
-    weights; it changes neither weights nor gradients.
+def check_padded(hidden_size: int) -> None:
+    """Raise ``ConfigError`` for a size at which torch has cuDNN compute padded input by one algorithm forward, and by
+    another one backward.
     """
-    weight, dtype, lengths = next(lstm.parameters()), DTYPES[wanted.value], torch.tensor(TRIAL_LENGTHS)
-    padded = torch.full((max(TRIAL_LENGTHS), len(lengths), weight.shape[1]), 0.5, device=weight.device)
-    try:
-        with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
-            if layout == "packed":
-                outputs = lstm.forward_packed(pack_padded_sequence(padded, lengths), None, dtype)[0].data
-            else:
-                outputs = torch.cat(lstm.forward_padded(padded, lengths.to(weight.device), None, dtype))
-            torch.autograd.grad(outputs.float().sum(), [*lstm.parameters()])
-    except RuntimeError as error:
-        problem = f"the recurrent layers fail in {wanted.value} on {weight.device.type} ({one_line(error)})"
-        raise ConfigError(f"precision: {problem}; use --precision fp32") from error
+    if PERSISTENT_HIDDEN < hidden_size <= PERSISTENT_FORWARD_HIDDEN:
+        raise ConfigError(
+            f"recurrence: padded: with {hidden_size} hidden units cuDNN would compute forward and backward by two "
+            f"algorithms; take packed or auto, or hidden units up to {PERSISTENT_HIDDEN} or above "
+            f"{PERSISTENT_FORWARD_HIDDEN}"
+        )

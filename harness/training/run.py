@@ -40,8 +40,15 @@ from padless.core.terminal import duration
 REHEARSED_STEPS = 2000
 """A dry run looks for the longest batch among so many first steps."""
 REHEARSALS = 3
+SHORT_STEP_S, MAX_REQUEST_EVERY = 0.01, 8
+"""Where a step takes less, ranks exchange requests after one in so many."""
 EVALUATION_ROWS = 512
 """Rows in a batch of validation and test, on each process."""
+
+
+def computes_later(device: torch.device) -> bool:
+    """Whether a device computes beside the host, so that a figure would be waited for."""
+    return device.type == "cuda"
 
 
 def no_requests() -> Iterable[int]:
@@ -62,6 +69,12 @@ class TrainingRun:
     writer: RunWriter
     origin: dict[str, Any] = field(default_factory=dict)
     """Where the first weights are from (vectors, pretrained weights), and facts of the dataset; for checkpoints."""
+    finish_linear_part: Callable[[], str] | None = None
+    """Waits for the linear part, and puts it on all ranks; None once that is done."""
+    read_line: Callable[[], dict[str, Any]] | None = None
+    """Gives the figures of the last log line, which the device is copying."""
+    request_every: int = 1
+    """Steps from one request to the next, the same on all ranks."""
     read_requests: Callable[[], Iterable[int]] = no_requests
     """The requests of the last step, from any rank, the same on all: to stop, to save, to raise an error together."""
 
@@ -88,10 +101,13 @@ class TrainingRun:
             for batch in trainer.batches():
                 trainer.update(batch)
                 if trainer.step % self.config.tracking.log_every == 0 or trainer.step == trainer.total_steps:
-                    self.writer.log("train", trainer.read_figures())
+                    self.write_line()
+                    self.read_line = trainer.begin_figures()
+                    if not computes_later(self.session.device):
+                        self.write_line()
                 self.finish_step()
+            self.write_line()
             self.handle_requests()
-            self.read_requests = no_requests
             with trainer.meter.pausing():
                 self.validate()
             trainer.epochs_done += 1
@@ -103,21 +119,37 @@ class TrainingRun:
         """Whether no epoch is left to train, or patience has run out."""
         return self.trainer.epochs_done >= self.config.epochs or self.selection.has_run_out(self.config.patience)
 
+    def write_line(self) -> None:
+        """Write the log line whose figures the device is copying, if there is one. On CUDA that is at the next line, so
+        that the host does not wait for the device.
+        """
+        if self.read_line is not None:
+            read, self.read_line = self.read_line, None
+            figures = read()
+            self.writer.log("train", figures)
+            is_short = figures["rows_per_s"] * SHORT_STEP_S > self.config.global_batch
+            self.request_every = MAX_REQUEST_EVERY if is_short else 1
+
     def finish_step(self) -> None:
-        """Handle the requests that ranks sent after the previous step, then send this rank's; does not wait."""
+        """Handle the requests that ranks sent after an earlier step, then send this rank's; does not wait. Of short
+        steps only one in several has requests, since a message may take as long as they do.
+        """
         step = self.writer.step = HEARTBEAT.step = self.trainer.step
-        self.handle_requests()
+        exchanges = step % self.request_every == 0
+        if exchanges:
+            self.handle_requests()
         every_steps, checkpointer = self.config.checkpoint.every_steps, self.writer.checkpointer
         if every_steps is not None and step % every_steps == 0:
             self.save()
-        is_save_due = checkpointer is not None and checkpointer.is_due()
-        requests = np.array([self.watch.reason() is not None, is_save_due, self.writer.failure is not None])
-        self.read_requests = self.session.world.start_maximum(requests, f"the requests of step {step}")
+        if exchanges:
+            is_save_due = checkpointer is not None and checkpointer.is_due()
+            requests = np.array([self.watch.reason() is not None, is_save_due, self.writer.failure is not None])
+            self.read_requests = self.session.world.start_maximum(requests, f"the requests of step {step}")
         self.writer.observers.advance(step)
 
     def handle_requests(self) -> None:
         """On all ranks at the same steps. Raises to leave the loop."""
-        must_stop, must_save, must_raise = self.read_requests()
+        (must_stop, must_save, must_raise), self.read_requests = self.read_requests(), no_requests
         if must_raise:
             self.raise_failure()
         if must_stop:
@@ -145,6 +177,7 @@ class TrainingRun:
 
     def save(self, *, wait: bool = False) -> None:
         """Write a checkpoint of the current state; every rank contributes, rank 0 writes."""
+        self.write_line()
         tensors, values = self.trainer.state()
         state = {
             "step": self.trainer.step,
@@ -170,6 +203,9 @@ class TrainingRun:
         config, world, writer, selection = self.config, self.session.world, self.writer, self.selection
         step, epoch, objective = self.trainer.step, self.trainer.epochs_done + 1, self.trainer.objective
         self.writer.observers.advance(step, "validating")
+        if self.finish_linear_part is not None:
+            writer.observers.fact("linear part", self.finish_linear_part())
+            self.finish_linear_part, self.trainer.has_linear_part = None, True
         with world.raise_together("checking that the dataset is unchanged"):
             self.data.check()
         average = self.trainer.average

@@ -36,10 +36,7 @@ class StepCounts:
 
 
 class Meter:
-    """Counts this rank's work since the last log line; ``read`` sums over ranks and resets the counts.
-
-    The loss stays on the device until it is read, so the host waits for the device only at a log line.
-    """
+    """Counts this rank's work since the last log line; the loss stays on the device until it is read."""
 
     def __init__(self, device: torch.device, predictions: int) -> None:
         """``predictions`` per token, for all tokens of a row but one; the loss is a mean over them. 0: over rows."""
@@ -87,18 +84,17 @@ class Meter:
         self.counts.hash &= HASH_MASK
         self.loss = torch.tensor(loss, dtype=torch.float32, device=self.device)
 
-    def read(self, world: World) -> dict[str, Any]:
-        """Figures since the last call, over all ranks; every rank calls it."""
-        work = self.read_counts() | {
+    def take(self) -> dict[str, Any]:
+        """The counts of this rank since the last call without the loss, and the time that they took; starts anew."""
+        work = asdict(self.counts) | {
             "wait_s": self.wait_s,
             "seconds": time.perf_counter() - self.started - self.pause_s,
             "memory_bytes": peak_memory_bytes(self.device),
         }
-        ranks = world.gather_objects(work, "the figures of a log line")
         self.counts, self.loss = StepCounts(hash=self.counts.hash), torch.zeros((), device=self.device)
         self.wait_s = self.pause_s = 0.0
         self.started = time.perf_counter()
-        return summarize_throughput(ranks, self.predictions)
+        return work
 
 
 def sum_by_name(mappings: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, Any]:
@@ -130,6 +126,15 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def record_event(device: torch.device) -> torch.cuda.Event | None:
+    """An event of the work that is queued on a CUDA device; None on a CPU, whose work is done."""
+    if device.type == "cpu":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
 
 
 def synchronize(device: torch.device) -> None:

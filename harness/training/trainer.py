@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from harness.training.optim import (
     optimizer_state,
     skip_if_not_finite,
 )
-from harness.training.throughput import Meter
+from harness.training.throughput import Meter, record_event, summarize_throughput
 from padless.core.errors import ConfigError, DataError
 
 NAN_LIMIT = 3
@@ -75,6 +76,8 @@ class Trainer:
         self.step = 0
         self.epochs_done = 0
         """Finished epochs, including their validation."""
+        self.has_linear_part = True
+        """False while the linear part of the model is still being learned."""
 
     def batches(self) -> Generator[StepBatch, None, None]:
         """This rank's share of the steps of the current epoch that are not trained yet."""
@@ -132,26 +135,43 @@ class Trainer:
         if self.average is not None:
             self.average.update(self.step)
 
-    def read_figures(self) -> dict[str, Any]:
-        """The figures since the last call, over all ranks; every rank calls it. Only here the host waits for the
-        device. Raises ``ConfigError`` on every rank if the training diverged.
+    def begin_figures(self) -> Callable[[], dict[str, Any]]:
+        """Begin to copy the figures since the last call to the host, which does not wait. What it returns waits for the
+        copy, and gives the figures over all ranks (``read_figures``).
         """
-        with self.world.watch_wait(f"the device to finish step {self.step - 1}, and with it gradients"):
-            norm, throughput, num_skips = float(self.grad_norm), self.meter.read(self.world), int(self.skips_in_a_row)
+        numbers = torch.stack([number.double() for number in (self.meter.loss, self.grad_norm, self.skips_in_a_row)])
+        if self.device.type == "cuda":
+            numbers, on_device = torch.empty(len(numbers), dtype=numbers.dtype, pin_memory=True), numbers
+            numbers.copy_(on_device, non_blocking=True)
+        copied = record_event(self.device)
+        return partial(self.read_figures, self.step, self.meter.take(), numbers, copied)
+
+    def read_figures(
+        self, step: int, work: dict[str, Any], numbers: torch.Tensor, copied: torch.cuda.Event | None
+    ) -> dict[str, Any]:
+        """The figures of a log line at a step, from what a rank has counted and its ``numbers``, once ``copied``; every
+        rank calls it. Raises ``ConfigError`` on every rank if the training diverged.
+        """
+        if copied is not None:
+            with self.world.watch_wait(f"the device to finish step {step - 1}, and with it gradients"):
+                copied.synchronize()
+        rank_loss, norm, num_skips = numbers.tolist()
+        ranks = self.world.gather_objects(work | {"loss": rank_loss}, "the figures of a log line")
+        throughput = summarize_throughput(ranks, self.meter.predictions)
         max_skips = MAX_SKIPS + (FP16_FIRST_SKIPS if self.accelerator.scaler is not None else 0)
         loss, guessing_loss, reason = throughput["loss"], self.objective.guessing_loss, None
         if num_skips >= max_skips:
-            reason = f"the gradient was not finite in {num_skips} steps in a row, up to step {self.step}"
+            reason = f"the gradient was not finite in {int(num_skips)} steps in a row, up to step {step}"
         elif loss > MAX_LOSS_RATIO * guessing_loss:
             difference = f"{loss:.4g}, where guessing gives {guessing_loss:.2f}"
-            reason = f"training diverged: at step {self.step} the loss is {difference}"
+            reason = f"training diverged: at step {step} the loss is {difference}"
         if reason is not None:
             with self.world.raise_together("stopping for a loss that diverged"):
                 raise ConfigError(f"optim.lr: {reason}; lower optim.lr (now {self.config.optim.lr:g})")
         return {
-            "step": self.step,
-            "epoch": self.step / self.steps_per_epoch,
-            "lr": self.learning_rate(self.step - 1),
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "lr": self.learning_rate(step - 1),
             "grad_norm": norm,
             **throughput,
         }
@@ -173,6 +193,7 @@ class Trainer:
             "recurrence": self.loader.layout,
             "scaler": scale,
             "counted": counts,
+            "has_linear_part": self.has_linear_part,
         }
         weights = {name: tensor.detach() for name, tensor in classifier.state_dict().items()}
         return {MODEL: weights, OPTIMIZER: optimizer}, values

@@ -56,7 +56,7 @@ def train_with_nothing_but_bad_rows(data: str, run: str) -> tuple[int, str]:
         with torch.no_grad():
             trainer.objective.classifier.head.bias.fill_(torch.nan)
         with pytest.raises(ConfigError) as refusal:
-            [trainer.read_figures() for _ in fit(trainer)]
+            [trainer.begin_figures()() for _ in fit(trainer)]
         return trainer.step, str(refusal.value)
 
 

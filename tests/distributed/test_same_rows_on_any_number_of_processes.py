@@ -18,7 +18,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from harness.config import CheckpointConfig, RunConfig, TrackingConfig
+from harness.config import CheckpointConfig, Choice, RunConfig, TrackingConfig
+from harness.distributed import session as sessions
 from harness.distributed.session import open_session
 from harness.rundir import checkpoint
 from harness.training.assembly import open_run
@@ -176,3 +177,16 @@ def test_learned_once_and_held_to_the_end(tmp_path: Path) -> None:
     np.testing.assert_allclose(embedding[has], learned[has] * (STD / learned[has].std()), rtol=1e-5)
     assert not embedding[0].any()
     assert read_json(run / "bundle" / "bundle.json")["vectors"]["sha256"] == sha256(learned).hexdigest()
+
+
+def compute_otherwise() -> None:
+    """On a rank: the second one has a card of another kind."""
+    if os.environ["RANK"] == "1":
+        sessions.choose_precision = lambda *_: Choice("bf16", "planted")
+
+
+def test_ranks_that_compute_in_other_arithmetic_are_refused(data: Path, tmp_path: Path) -> None:
+    words = ("--data", data, "--run", tmp_path / "run", *MODEL, *TRAINING, "--precision", "fp32")
+    result = train_to_end(*words, processes=2, setup=compute_otherwise)
+    assert result.returncode == 2
+    assert "rank 1 has arithmetic bf16, rank 0 has fp32" in result.stderr

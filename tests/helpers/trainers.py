@@ -52,7 +52,8 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
     data.targets = open_targets(vars(config), manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
-    assembly.learn_linear_part(config, trainer, data, {})
+    if (finish_linear_part := assembly.begin_linear_part(config, trainer, data)) is not None:
+        finish_linear_part()
     trainer.model.train()
     return trainer
 

@@ -25,6 +25,8 @@ from harness.launch import many
 from harness.launch.launcher import Launch
 from harness.launch.options import TrainConfig
 from harness.rundir.records import Ending, State, read_attempts, write_status
+from harness.training import assembly
+from harness.training import run as training
 from padless.core import cli
 from padless.core.errors import ERRORS, UserError
 from tests.helpers.commands import CPU, read_metrics, run_module, status_of, succeed, unwrapped
@@ -43,6 +45,24 @@ def reference_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     finish(start(data, run), run)
     return run
+
+
+def work_as_on_a_card() -> None:
+    """On a rank: a process learns the linear part beside the first epoch, and a log line is written with the next."""
+    assembly.learns_beside = lambda device: True
+    training.computes_later = lambda device: True
+
+
+def test_work_beside_the_steps_of_a_card_changes_no_figure(data: Path, tmp_path: Path) -> None:
+    """Also of a run that stopped before the linear part was known: it is learned again."""
+    runs, words = [tmp_path / name / "run" for name in ("before", "beside")], ("--model.wide", "4096")
+    finish(start(data, runs[0], *words), runs[0])
+    stopped = ("--checkpoint.every_steps", "2", "--max_time", "0.01")
+    finish(start(data, runs[1], *words, *stopped, setup=work_as_on_a_card), runs[1], 85)
+    states = [json.loads(path.read_text()) for path in runs[1].glob("checkpoints/*/state.json")]
+    assert not any(state["trainer"]["has_linear_part"] for state in states)
+    finish(start(data, runs[1], *words, setup=work_as_on_a_card), runs[1])
+    assert final(runs[1]) == final(runs[0])
 
 
 def read_files(run: Path) -> dict[Path, bytes]:

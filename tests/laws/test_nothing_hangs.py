@@ -28,7 +28,7 @@ from harness.config import ModelConfig
 from harness.data.order import Order, OrderSpec
 from harness.distributed import world
 from harness.distributed.session import open_session
-from harness.distributed.stopping import REASONS, read_reasons, run_rank
+from harness.distributed.stopping import MARGIN_S, REASONS, Heartbeat, read_reasons, run_rank
 from harness.distributed.world import RankError, World
 from harness.model.classifier import Classifier
 from harness.training import validation
@@ -294,3 +294,14 @@ def test_only_rank_0_decides_which_weights_are_best_and_when_to_stop(tmp_path: P
     best = values_in_log(tmp_path / "a" / "run", "best", "validation")
     assert best == [True, False, False]
     assert "stopping: 2 validations without a better one (patience)" in log(tmp_path / "a" / "run")
+
+
+def test_a_lost_peer_is_seen_while_the_host_waits_for_its_device() -> None:
+    """By the last message between ranks, which has failed, long before the limit of the wait."""
+    heartbeat = Heartbeat()
+    heartbeat.limit_s = 600.0
+    with heartbeat.watch_wait("the device to finish step 7"):
+        soon = time.monotonic() + 2 * MARGIN_S
+        assert heartbeat.find_problem(soon) is None
+        heartbeat.has_lost_peer = lambda: True
+        assert "the device to finish step 7" in (heartbeat.find_problem(soon) or "")

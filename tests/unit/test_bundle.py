@@ -24,6 +24,7 @@ from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text, write_bundle
 from harness.inference.scorer import OnnxScorer
+from harness.model import recurrent
 from harness.model.classifier import Classifier
 from harness.model.initialization import Start
 from harness.model.registry import num_outputs
@@ -37,7 +38,7 @@ from harness.rundir.results import read_figures, write_figures
 from harness.training.assembly import begin, describe_origin
 from padless.commands import main as harness_main
 from padless.core import cli
-from padless.core.errors import DataError
+from padless.core.errors import ConfigError, DataError
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, read_manifest
 from preprocessing.text.vocabulary import PAD, Vocabulary
@@ -79,6 +80,15 @@ def test_bf16_rounds(bundle_copy: Path, tmp_path: Path) -> None:
     exact, rounded = Bundle(bundle_copy).score(texts), Bundle(bundle_copy, precision="bf16").score(texts)
     np.testing.assert_allclose(rounded, exact, atol=0.01)
     assert (rounded != exact).any()
+
+
+def test_bf16_that_the_device_refuses_names_fp32(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(recurrent, "lstm_padded", refuse)
+    with pytest.raises(ConfigError, match=r"precision: .* bfloat16 .*NOT_SUPPORTED.*--precision fp32"):
+        Bundle(bundle_copy, precision="bf16")
 
 
 def test_weights_that_are_not_finite_are_refused(bundle_copy: Path, tmp_path: Path) -> None:

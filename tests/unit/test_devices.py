@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from types import SimpleNamespace
@@ -14,18 +15,20 @@ import psutil
 import pytest
 import torch
 
-from harness.distributed import network, precision
+from harness.distributed import devices, network, precision
 from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
 from harness.distributed.network import GLOO
 from harness.distributed.precision import configure_threads
 from harness.launch import options
 from harness.launch.options import TrainConfig
+from harness.model.recurrent import takes_whole_card
 from harness.rundir.records import LAUNCH_ID
+from harness.training.recurrence import check_padded
 from padless.core.errors import ConfigError
 
-NO_DEVICE = Cuda(num_devices=0, driver=False, build=None, visible=None)
-ONE_DEVICE = Cuda(num_devices=1, driver=True, build="12.8", visible=None)
-EIGHT_DEVICES = Cuda(num_devices=8, driver=True, build="12.8", visible="0,1,2,3,4,5,6,7")
+NO_DEVICE = Cuda(num_devices=0, driver=None, build=None, visible=None)
+ONE_DEVICE = Cuda(num_devices=1, driver="580.65.06", build="13.0", visible=None)
+EIGHT_DEVICES = Cuda(num_devices=8, driver="580.65.06", build="13.0", visible="0,1,2,3,4,5,6,7")
 SHARE = "this process's share of the cores"
 
 
@@ -76,10 +79,82 @@ def test_what_a_rank_trains_on(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_few_are_refused_with_what_was_seen() -> None:
     no_device = "no CUDA device is visible (no NVIDIA driver is loaded, torch was built without CUDA"
-    too_few = "2 processes cannot share 1 of them (an NVIDIA driver is loaded, torch was built with"
+    too_few = "2 processes cannot share 1 of them (the NVIDIA driver is 580.65.06, torch was built with"
     for processes, cuda, message in ((8, NO_DEVICE, no_device), (2, ONE_DEVICE, too_few)):
         with pytest.raises(ConfigError, match=f"{re.escape(message)}.*CUDA_VISIBLE_DEVICES is"):
             choose("cuda", processes, cuda)
+
+
+TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020)."
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_driver_that_is_too_old_is_named_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    """The driver's own library lists eight cards, and CUDA refuses them."""
+    version = tmp_path / "version"
+    version.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.183.01  Sun May 12 19:39:15 UTC 2024\nGCC\n"
+    )
+
+    def refuse() -> int:
+        raise RuntimeError(TOO_OLD)
+
+    monkeypatch.setattr(devices, "DRIVER_VERSION", version)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", refuse, raising=False)
+    with pytest.raises(
+        ConfigError, match=r"driver is 535\.183\.01, .*CUDA 13\.0.*too old.*install driver 580 or newer"
+    ):
+        choose(wanted, 1, devices.find_cuda())
+    assert choose("cpu", 1, devices.find_cuda())[0] == "cpu"
+
+
+def test_cards_are_counted_by_cuda_and_those_that_stay_idle_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of a card (MIG) is one device, where the driver's own library counts eight cards."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: 1, raising=False)
+    assert devices.find_cuda().num_devices == 1
+    kind, reason = choose("auto", 1, EIGHT_DEVICES)
+    assert (kind, "--num_processes 8" in reason, "CUDA_VISIBLE_DEVICES" in reason) == ("cuda", True, True)
+    assert "--num_processes" not in choose("auto", 8, EIGHT_DEVICES)[1]
+
+
+def test_a_card_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(number: int) -> None:
+        raise RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    with pytest.raises(ConfigError, match=r"device: cuda: CUDA device 3 .*busy"):
+        precision.choose_precision("auto", "cuda")
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, "bf16"), (False, "fp32")])
+def test_bf16_without_cudnns_own_computes_in_tf32_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, dtype: str
+) -> None:
+    monkeypatch.setattr(precision, "cudnn_takes_bf16", lambda: has_bf16)
+    choice = precision.recurrent_dtype("bf16", "cuda", "padded")
+    assert (choice.value, "TF32" in choice.reason) == (dtype, not has_bf16)
+    assert precision.takes_tf32("bf16", "cuda") == (not has_bf16)
+    assert not precision.takes_tf32("bf16", "cpu")
+    assert not precision.takes_tf32("fp32", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "whole"), [("half", 256, True), ("half", 128, False), ("bfloat16", 256, False)]
+)
+def test_two_kernels_that_take_a_whole_card_never_run_at_once(dtype: str, units: int, whole: bool) -> None:
+    assert takes_whole_card(getattr(torch, dtype), units) == whole
+
+
+@pytest.mark.parametrize(("units", "is_refused"), [(128, False), (129, True), (192, True), (256, False)])
+def test_padded_layers_are_refused_where_cudnn_has_two_algorithms(units: int, is_refused: bool) -> None:
+    with pytest.raises(ConfigError, match=f"padded: with {units} hidden units") if is_refused else nullcontext():
+        check_padded(units)
 
 
 @pytest.mark.parametrize(("omp", "threads"), [("3,2", 3), ("", None)])

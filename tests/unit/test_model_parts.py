@@ -22,22 +22,22 @@ from sklearn.preprocessing import normalize
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from harness.batch import Batch, Layout, PackedIndex
-from harness.config import Choice, ModelConfig
+from harness.config import ModelConfig
 from harness.distributed.precision import layout_on, recurrent_dtype
 from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
 from harness.model.linear_part import WidePart, pad_ids
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
-from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index
+from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index, try_recurrence
 from harness.training import linear_fit as training
 from harness.training.linear_fit import learn_wide
-from harness.training.recurrence import try_recurrence
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.batches import packed_batch, padded_batch
 from tests.helpers.datasets import split_of, write_dataset
 
 CPU = torch.device("cpu")
 LENGTHS = torch.tensor([9, 7, 7, 4, 2, 1, 1])
+INDEX = PackedIndex.build(LENGTHS, int(LENGTHS.max()), int(LENGTHS.sum()))
 SHAPES = [(2, False), (3, True)]
 
 
@@ -80,7 +80,7 @@ def run_padded(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[tor
 
 def run_packed(lstm: VariableLengthLSTM, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
     result, states = lstm.forward_packed(pack_padded_sequence(inputs, LENGTHS, batch_first=True))
-    states = Last(lstm.output_size).pool_packed(result.data, states, PackedIndex.build(LENGTHS, CPU), LENGTHS, LENGTHS)
+    states = Last(lstm.output_size).pool_packed(result.data, states, INDEX, LENGTHS, LENGTHS)
     outputs = pad_packed_sequence(result, batch_first=True)[0]
     return [outputs[row, :length] for row, length in enumerate(LENGTHS.tolist())], states
 
@@ -133,7 +133,7 @@ def test_the_layout_follows_from_the_device_and_the_hidden_size() -> None:
 def test_the_trial_of_the_recurrent_layers_changes_nothing(layout: Layout) -> None:
     lstm, random_state = VariableLengthLSTM(8, 16, 2), torch.get_rng_state()
     weights = copy.deepcopy(lstm.state_dict())
-    try_recurrence(lstm, layout, Choice("fp32", ""))
+    try_recurrence(lstm, layout, torch.float32)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(weight.grad is None for weight in lstm.parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in lstm.state_dict().items())
@@ -196,7 +196,7 @@ def test_pooling_is_torchs_own_over_one_text_at_a_time(
         elif path == "padded":
             pooled = POOLED[pooling].pool_padded([leaf], sizes, sizes)
         else:
-            index = PackedIndex.build(sizes, CPU)
+            index = PackedIndex.build(sizes, max(lengths), sum(lengths))
             pooled = POOLED[pooling].pool_packed(leaf[is_token], leaf, index, sizes, sizes)
         weights = torch.randn(pooled.shape, generator=generator).double() if weights is None else weights
         results.append((pooled, torch.autograd.grad((pooled * weights).sum(), leaf)[0]))

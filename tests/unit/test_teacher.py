@@ -340,3 +340,11 @@ def test_an_encoder_is_no_baseline_where_a_text_has_several_labels(tiny: Path, t
     write_dataset(tmp_path / "data", rows, label_sets=[[], [0, 1], [1]])
     with pytest.raises(DataError, match=r"a text may have several labels, .*; leave the encoder out"):
         show_baseline(BaselineConfig(data=str(tmp_path / "data"), encoder=str(tiny / "encoder")))
+
+
+def test_the_calls_of_an_encoder_are_bounded_by_texts_or_characters() -> None:
+    texts = [*["a" * 8] * 5000, "a" * 300_000, *["a" * 600_000] * 2]
+    for device_type, sizes in (("cpu", [*[32] * 156, 8, 1, 1, 1]), ("cuda", [4096, 904, 1, 1, 1])):
+        calls = [*encoders.split_by_length(texts, device_type)]
+        assert [*map(len, calls)] == sizes
+        assert [text for call in calls for text in call] == texts
