@@ -83,8 +83,13 @@ def prepare(
     opened. Raises ``UserError``.
     """
     is_frame = not isinstance(source, str | Path | list | tuple)
-    paths = [*source] if isinstance(source, list | tuple) else [FRAME if is_frame else source]
-    arguments = {"output": output, "source.path": paths, "source.text_column": text, "source.label_column": label}
+    paths = [*source] if isinstance(source, list | tuple) else [source]
+    arguments = {
+        "output": output,
+        "source.path": [FRAME] if is_frame else paths,
+        "source.text_column": text,
+        "source.label_column": label,
+    }
     prepare_config = configure(PreprocessConfig, arguments, options or {}, config)
     with temporary_folder() as folder:
         manifest = build_dataset(prepare_config, write_frame(source, folder) if is_frame else None)

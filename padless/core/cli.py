@@ -93,6 +93,10 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG)
         return 0
     if word not in command_by_name:
         raise ConfigError(f"{word}: no such command; {suggest_key(word, command_by_name, f'{prog} ')}")
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the current folder was removed; change to another") from None
     command = command_by_name[word]
     usage = " ".join(filter(None, (prog, word, command.words)))
     config = parse(load_object(command.config), arguments, prog=usage, command=command)
@@ -111,7 +115,8 @@ def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command
     words_before_dashes = argv[: argv.index("--")] if "--" in argv else argv
     for position, argument in enumerate(words_before_dashes):
         if argument in HELP:
-            print_topic("".join(argv[position + 1 : position + 2]).removeprefix("--"), config_class, usage, command)
+            topic = "".join(argv[position + 1 : position + 2])
+            print_topic(topic.removeprefix("--"), config_class, usage, command)
             raise SystemExit(0)
     options = command_options(config_class)
     texts_by_key, words, texts_after_dashes = split_arguments(config_class, options, argv)
@@ -137,8 +142,8 @@ def split_arguments(
     """
     texts_by_key: dict[str, list[str]] = {}
     words = list[str]()
-    waiting = [*reversed(argv)]
-    while waiting and (argument := waiting.pop()) != "--":
+    arguments_left = [*reversed(argv)]
+    while arguments_left and (argument := arguments_left.pop()) != "--":
         if re.search("[\ud800-\udfff]", argument):  # stand for bytes; no file can be written that names them
             raise ConfigError(f"{quote_value(argument)} is not UTF-8; give a file another name or a link")
         if not is_key(argument):
@@ -149,13 +154,13 @@ def split_arguments(
         if key not in options:
             raise ConfigError(f"{name}: no such key of this command; {suggest_key(key, options)}")
         if not equals and options[key].kind is bool:
-            text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
+            text = arguments_left.pop() if arguments_left and arguments_left[-1].lower() in ANSWERS else "true"
         elif not equals:
-            if not waiting or (waiting[-1].startswith("--") and is_key(waiting[-1])):
+            if not arguments_left or (arguments_left[-1].startswith("--") and is_key(arguments_left[-1])):
                 raise ConfigError(f"{name}: its value is missing; --help {key} says what it takes")
-            text = waiting.pop()
+            text = arguments_left.pop()
         texts_by_key.setdefault(key, []).append(text)
-    return texts_by_key, words, waiting[::-1]
+    return texts_by_key, words, arguments_left[::-1]
 
 
 def is_key(argument: str) -> bool:
@@ -176,9 +181,11 @@ def fill_subject(
         if list not in options[key].kinds:
             values[key], *words_left = words_left
             continue
-        can_name_another = hasattr(config_class, "name_key") and not texts_after_dashes
-        words_key = config_class.name_key(words_left) if can_name_another else key
-        if words_key not in value_by_key:
+        words_key = key
+        if hasattr(config_class, "name_key"):
+            num_before_dashes = max(len(words_left) - len(texts_after_dashes), 0)
+            words_key = config_class.name_key(words_left[:num_before_dashes])
+        if words_key not in value_by_key and (words_key == key or not texts_after_dashes):
             values[words_key], words_left = words_left, []
     if words_left:
         raise ConfigError(f"{words_left[0]!r} is one word too many: {usage}")
@@ -213,8 +220,9 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
     defaults, rows = read_files(config_class, []), list[tuple[str, str]]()
     for key, option in option_by_key.items():
         default = defaults.get(key, option.default)
-        shown = f"; default: {default}" if default not in (MISSING, None, False, "", [], {}) else ""
-        rows.append((f"--{key}", f"{option.text} [{describe_kind(option.kind)}{shown}]"))
+        has_default = default not in (MISSING, None, False, "", [], {})
+        default_text = f"; default: {default}" if has_default else ""
+        rows.append((f"--{key}", f"{option.text} [{describe_kind(option.kind)}{default_text}]"))
     print_page(about, rows)
 
 

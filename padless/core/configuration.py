@@ -79,7 +79,7 @@ class Option:
         try:
             structure = self.read_structure(value) if isinstance(value, str) else value
             if isinstance(structure, dict) and any(map(has_lists, alternatives(self.kind))):
-                structure = {name: entry if isinstance(entry, list) else [entry] for name, entry in structure.items()}
+                structure |= {name: [entry] for name, entry in structure.items() if not isinstance(entry, list)}
             return msgspec.convert(structure, self.kind, strict=False)
         except ValueError:
             raise ConfigError(f"{self.key}: expected {describe_kind(self.kind)}, got {quote_value(value)}") from None

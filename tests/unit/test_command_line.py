@@ -213,6 +213,8 @@ def test_what_follows_two_dashes_is_predicted_as_it_stands(texts: list[str]) -> 
 def test_a_word_is_no_switch() -> None:
     config = cli.parse(PredictConfig, ["run", "--json", "yes", "--quiet", "true", "json"], prog="test")
     assert (config.texts, config.quiet, config.json) == (["yes", "json"], True, True)
+    with pytest.raises(ConfigError, match=r"in\.csv"):
+        cli.parse(PredictConfig, ["run", "in.csv", "--", "a text"], prog="test")
     config = cli.parse(PredictConfig, ["run", "--texts", "good, but long", "--texts", "[a"], prog="test")
     assert config.texts == ["good, but long", "[a"]
 
