@@ -31,7 +31,7 @@ COMMANDS = tuple(
 
 def main(argv: list[str]) -> int:
     """Run a benchmark."""
-    return dispatch(COMMANDS, argv, "python -m benchmarks", "")
+    return dispatch(COMMANDS, argv, "python -m benchmarks")
 
 
 if __name__ == "__main__":  # subprocesses of a benchmark import this module too, under another name

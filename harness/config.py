@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union
 
@@ -213,15 +213,10 @@ class RunConfig:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = configuration.file_of("train", "default")
+    DEFAULT: ClassVar[Path] = configuration.recipe_file("train", "default")
     """The recipe if the command line names none."""
-    SECTION = "train"
     SUBJECT = ("data",)
     OUTPUT = "run"
-    files_read: ClassVar[Sequence[str]] = ()
-    """Names of the configuration files whose keys these are; a later one wins."""
-    is_unnamed: ClassVar[bool] = False
-    """Whether ``run`` was auto."""
 
     data: Name = NOTHING
     """Dataset directory, as written by `padless prepare`, or its address (s3://, …)."""
@@ -294,12 +289,10 @@ class RunConfig:
     """The language model:"""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that keys agree; name the run."""
-        if self.run == AUTO:
-            vars(self).update(run=f"runs/{os.path.basename(os.path.abspath(public(self.data)))}", is_unnamed=True)
+        """Check ranges, and that keys agree."""
         is_classifier = self.task == CLASSIFIER or self.teacher is None
         require(is_classifier, "teacher", self.teacher, "null for a language model, which learns no labels")
-        is_time = parse_seconds(self.max_time) is not None
+        is_time = self.max_time is None or self.max_time_s is not None
         require(is_time, "max_time", self.max_time, "a time such as 90, 30m or 3:55:00")
 
     @property
@@ -314,10 +307,8 @@ class RunConfig:
         return None if self.max_time is None else parse_seconds(self.max_time)
 
 
-def parse_seconds(text: str | None) -> float | None:
-    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; 0 for None. None for what is not a time above 0."""
-    if text is None:
-        return 0.0
+def parse_seconds(text: str) -> float | None:
+    """``90``, ``30m``, ``1h30m`` or ``3:55:00`` in seconds; None for what is not a time above 0."""
     clock = re.fullmatch(r"(?:(\d+):)?(\d+):([0-5]?\d)", text)
     match = clock or re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text)
     if match is None:
@@ -350,6 +341,15 @@ class LaunchRecipe(RunConfig):
     def recipe(self) -> RunConfig:
         """The configuration of one training."""
         return RunConfig(**{option.name: getattr(self, option.name) for option in fields(RunConfig)})
+
+
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
+
+
+def name_run(config: AnyRun) -> AnyRun:
+    """The configuration with a run directory: runs/NAME of its dataset, where it names none."""
+    name = os.path.basename(os.path.abspath(public(config.data)))
+    return replace(config, run=f"runs/{name}") if config.run == AUTO else config
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import signal
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from harness.config import Choice, RunConfig
+from harness.config import Choice, RunConfig, name_run
 from harness.distributed.devices import count_cards
 from harness.distributed.stopping import AlreadyFinished, run_rank
 from harness.output.trackers import check_trackers
@@ -44,7 +44,7 @@ def read_resolved(argv: list[str]) -> ResolvedConfig:
     """The configuration of this training. ``padless train`` has resolved it; under bare ``accelerate launch``, each
     rank does so, and ranks compare what they have.
     """
-    config = cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train")
+    config = name_run(cli.parse(RunConfig, argv, prog="accelerate launch -m harness.train"))
     if CHOICES not in os.environ:
         from harness.distributed.world import read_local_world_size, read_world_size
 

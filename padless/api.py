@@ -8,55 +8,60 @@ by ``padless train``. Their output is passed on. On a CPU a long training takes 
 from __future__ import annotations
 
 import html
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PosixPath
 from subprocess import PIPE, STDOUT, Popen
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
 from harness.baselines.teacher import prepare_teacher
-from harness.config import LaunchRecipe, RunConfig
+from harness.config import name_run, to_dict
 from harness.distributed import devices
 from harness.evaluate import measure_here
 from harness.inference.config import EvaluateConfig
-from harness.inference.model import Model, Texts, chunks, load
+from harness.inference.model import Model, Texts, load
+from harness.launch.options import TrainConfig
 from harness.rundir.layout import REPORT
 from harness.rundir.metrics_log import read_metrics
 from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_config
-from padless.core import cli
-from padless.core.atomic import temporary_folder
-from padless.core.configuration import groups_of
+from padless.core.atomic import storage_errors, temporary_folder
+from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.processes import available_cores
 from padless.core.signals import PREEMPTED, listen_in_rank
 from padless.core.terminal import Screen
-from padless.core.untrusted import quote_value
+from padless.core.untrusted import one_line, quote_value
 from padless.fork_server import SERVER
-from padless.frames import write_frame
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST
 from preprocessing.dataset.views import read_data
-from preprocessing.labels import name_label_value
 from preprocessing.pipeline.build import build_dataset
+from preprocessing.sources.parquet import value_type
 from preprocessing.sources.sources import FRAME
 
 if TYPE_CHECKING:
     import pandas as pd
 
     Source = pd.DataFrame | str | Path | Sequence[str | Path]
+Config = TypeVar("Config")
 ERROR = "error: "
 """How a command begins the sentence of its error."""
+GROUP_ROWS = 16384
+"""Of a Parquet file that holds a frame."""
 _training = threading.Lock()
 """Held while this process waits for a training, which has all cores."""
 
@@ -78,14 +83,9 @@ def prepare(
     opened. Raises ``UserError``.
     """
     is_frame = not isinstance(source, str | Path | list | tuple)
-    source_path: Any = FRAME if is_frame else source
-    key_values: dict[str, Any] = {"config": config, "output": output}
-    key_values |= {
-        "source.path": np.atleast_1d(source_path).tolist(),
-        "source.text_column": text,
-        "source.label_column": label,
-    }
-    prepare_config = cli.parse(PreprocessConfig, words_of(key_values, options or {}), prog="padless.prepare")
+    paths = [*source] if isinstance(source, list | tuple) else [FRAME if is_frame else source]
+    arguments = {"output": output, "source.path": paths, "source.text_column": text, "source.label_column": label}
+    prepare_config = configure(PreprocessConfig, arguments, options or {}, config)
     with temporary_folder() as folder:
         manifest = build_dataset(prepare_config, write_frame(source, folder) if is_frame else None)
     for line in lines_on_rows(manifest) if manifest else ():  # none: another share completes it
@@ -108,39 +108,48 @@ def train(
     a frame or files, from which ``RUN-data`` is prepared first, with columns ``text`` and ``label`` and the keys of
     ``prepare``. An interrupt saves a checkpoint and raises ``KeyboardInterrupt``. Raises ``UserError``.
     """
-    num_processes = keys.pop("num_processes", None)
     source: Any = data.path if isinstance(data, Dataset) else data
-    is_path = isinstance(source, str | Path)
+    is_path, options = isinstance(source, str | Path), None
     if is_path and not Path(source).exists():
         read_data(source)  # a missing file is refused before its keys, which are none of a training
     elif not (is_path and Path(source, MANIFEST).exists()):
         if run is None:
             raise ConfigError('run: name its directory, as in padless.train(frame, "runs/mine")')
-        prepare_options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
-        if keys.get("teacher") is not None and not isinstance(source, str | Path | list | tuple):
-            Path(f"{run}-texts").mkdir(parents=True, exist_ok=True)
-            source = write_frame(source, Path(f"{run}-texts"))  # which an encoder reads again
-        source = prepare(source, text=text, label=label, output=f"{run}-data", options=prepare_options).path
-    words = words_of({"config": config, "data": source, "run": run}, keys)
-    launch_config = cli.parse(LaunchRecipe, words, prog="padless.train")
-    if launch_config.seeds or launch_config.folds or num_processes not in (None, 1):
-        launch([*words_of({"num_processes": num_processes}, {}), *words])
+        options = {"quiet": keys.get("quiet", False), **pop_dataset_options(keys)}
+    dataset = source if options is None else f"{run}-data"
+    launch_config = name_run(configure(TrainConfig, {"data": dataset, "run": run}, keys, config))
+    if options is not None:
+        prepare(source, text=text, label=label, output=dataset, options=options)
+    if launch_config.seeds or launch_config.folds or launch_config.num_processes not in (None, 1):
+        launch(launch_config)
     else:
-        train_alone(launch_config.recipe, words, processes=num_processes)
+        train_alone(launch_config)
     return Run(launch_config.run)
 
 
-def words_of(arguments: Mapping[str, Any], keys: Mapping[str, Any]) -> list[str]:
-    """A command line: the ``arguments`` that are not None, then ``keys``, also in groups, where None is a value. Raises
-    ``ConfigError`` for keys without values.
+def configure(
+    config_class: type[Config], arguments: Mapping[str, Any], keys: Mapping[str, Any], file: str | Path | None = None
+) -> Config:
+    """The configuration of a command from the ``arguments`` that are not None, and from ``keys``, also in groups, where
+    None is a value; these win over the ``arguments``, and both over a YAML ``file`` or recipe. Raises ``ConfigError``.
     """
-    pairs = [(key, value) for key, value in arguments.items() if value is not None]
     if not isinstance(keys, Mapping):
         raise ConfigError(f'options: expected keys with values, as in {{"seed": 1}}, got {quote_value(keys)}')
-    for key, item in keys.items():
-        group = item.items() if isinstance(item, Mapping) and "." not in key else [("", item)]
-        pairs += [(f"{key}.{name}".strip("."), value) for name, value in group]
-    return cli.as_words(pairs)
+    given_arguments = {key: value for key, value in arguments.items() if value is not None}
+    values = flatten_groups(config_class, as_texts({**given_arguments, **keys}), "")
+    config: Config = build_config(config_class, read_files(config_class, [] if file is None else [str(file)]) | values)
+    return config
+
+
+def as_texts(value: Any) -> Any:
+    """A value as a YAML file has it: texts, lists and mappings; numbers and arrays may be numpy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return as_texts(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(name): as_texts(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_texts(entry) for entry in value]
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
@@ -148,24 +157,26 @@ def pop_dataset_options(keys: dict[str, Any]) -> dict[str, Any]:
     return {key: keys.pop(key) for key in list(keys) if key.partition(".")[0] in groups_of(PreprocessConfig)}
 
 
-def train_alone(recipe: RunConfig, words: Sequence[str], *, processes: int | None = None, reports: bool = True) -> None:
-    """Train in one new process, or by the command with ``words``, where several ``processes`` on a CPU are worth it."""
+def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
+    """Train in one new process; by the command where a language model is trained first, or where several processes on a
+    CPU are worth it.
+    """
+    recipe = launch_config.recipe
+    if preflight.pretraining(recipe) is not None:
+        launch(launch_config)
+        return
     SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
         recipe = SERVER.call(prepare_teacher, recipe)
     resolved = resolve_config(recipe)
-    by_user = processes is not None or recipe.threads is not None or devices.OMP in os.environ
+    by_user = launch_config.num_processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if not by_user and devices.count_cards(recipe.device, 1, 1) is None:
         choice = processes_on_cores(resolved.config, available_cores())
         if choice.value != "1":
-            launch(words)
+            launch(launch_config)
             return
         resolved = replace(resolved, processes=choice.reason)
     with _training:
-        if (first := preflight.pretraining(recipe)) is not None:
-            SERVER.call(train_here, replace(resolve_config(first), processes=resolved.processes), reports)
-            if preflight.pretraining(recipe) is not None:  # a dry run, or no time was left
-                return
         SERVER.call(train_here, resolved, reports)
 
 
@@ -177,42 +188,55 @@ def train_here(resolved: ResolvedConfig, reports: bool) -> None:
     fit(resolved, reports=reports)
 
 
-def launch(words: Sequence[str]) -> None:
-    """``padless train`` in a process of its own. Raises what it ends with."""
-    command, env = [sys.executable, "-m", "padless", "train", *words], {**os.environ, "PYTHONSAFEPATH": "1"}
-    with Popen(command, env=env, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
-        last = pass_on(process)
-    if (code := process.returncode) not in (0, PREEMPTED):
-        raise ERRORS.get(code, UserError)(last.removeprefix(ERROR))
-
-
-def pass_on(process: Popen[str]) -> str:
-    """Print the output of a process, line by line, and send interrupts to it; returns its last line that is an error,
-    else its last line: a warning may follow an error.
+def launch(launch_config: TrainConfig) -> None:
+    """``padless train`` in a process of its own, whose output is printed here; interrupts are passed on. Raises what it
+    ends with.
     """
-    last = ""
+    with temporary_folder() as folder:
+        keys = folder / "keys.yaml"
+        keys.write_text(yaml.safe_dump({"default_recipe": False, **to_dict(launch_config)}), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "padless", "train", "--config", str(keys)]
+        with Popen(command, text=True, start_new_session=True, stdout=PIPE, stderr=STDOUT) as process:
+            sentence = print_output(process)
+    if process.returncode not in (0, PREEMPTED):
+        raise ERRORS.get(process.returncode, UserError)(sentence)
+
+
+def print_output(process: Popen[str]) -> str:
+    """Print the output of a process, line by line, and send interrupts to it; returns the sentence of its error."""
+    sentence = "padless train ended without a sentence"
     try:
         for line in process.stdout or ():
             print(line, end="", flush=True)
-            if line.startswith(ERROR) or not last.startswith(ERROR):
-                last = line.strip()
+            sentence = line.removeprefix(ERROR).strip() if line.startswith(ERROR) else sentence
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
-        pass_on(process)
+        print_output(process)
         raise
-    return last
+    return sentence
 
 
-def pair_labels(texts: Any, labels: Iterable[Any], name: str) -> tuple[list[str], list[Any]]:
-    """Texts, and their labels as written. Raises ``DataError`` with the ``name`` of the labels."""
-    if isinstance(labels, set | frozenset) or not isinstance(labels, Iterable):
-        raise DataError(f"{name}: {type(labels).__name__} is no list, in which each text has its label; give one")
-    flat_texts, names = [text for chunk in chunks(texts) for text in chunk], list(map(name_label_value, labels))
-    if len(flat_texts) != len(names):
-        raise DataError(f"{len(flat_texts):,} texts and {len(names):,} labels; give a label for each text")
-    if None in names:
-        raise DataError(f"{name}[{names.index(None)}] is missing; label this text, or leave it out")
-    return flat_texts, names
+def write_frame(frame: Any, folder: Path) -> str:
+    """Write the rows of a frame to a file in ``folder``; returns its path. Raises ``DataError`` for what is no table,
+    ``StorageError`` if writing fails.
+    """
+    path = folder / "frame.parquet"
+    with storage_errors(path):
+        pq.write_table(table_of_frame(frame), path, row_group_size=GROUP_ROWS, compression="lz4")
+    return str(path)
+
+
+def table_of_frame(frame: Any) -> pa.Table:
+    """A frame of pandas, or of another library by Arrow's protocol, as a table that Parquet can hold."""
+    try:
+        if hasattr(frame, "iloc"):
+            return pa.Table.from_pandas(frame, preserve_index=False)
+        table = pa.table(frame)
+        types = [(field.name, value_type(field.type)) for field in table.schema]
+        return table.cast(pa.schema(types, table.schema.metadata))
+    except (pa.ArrowException, AttributeError, ValueError, TypeError) as error:
+        problem = f"a {type(frame).__name__} is no table that Arrow can hold ({one_line(error)})"
+        raise DataError(f"{problem}; give a frame whose columns have one type each, or the names of files") from None
 
 
 class Report(PosixPath):
@@ -262,27 +286,16 @@ class Run:
         """The class of each text, by the best weights."""
         return self.model.predict(texts)
 
-    def evaluate(
-        self, rows: Source | Texts | None = None, labels: Sequence[Any] | None = None, **keys: Any
-    ) -> dict[str, Any]:
+    def evaluate(self, rows: Source | None = None, **keys: Any) -> dict[str, Any]:
         """All figures of the best weights as a dict, as ``padless evaluate`` computes them, with its keys.
 
-        ``rows`` are texts with their ``labels``, or a frame or files with a column of labels, or a dataset directory;
-        without them a ``split`` is measured, ``test`` unless given. Files are written if ``output`` is given. Raises
-        ``UserError``.
+        ``rows`` are a frame or files with a column of labels, or a dataset directory; without them a ``split`` is
+        measured, ``test`` unless given. Files are written if ``output`` is given. Raises ``UserError``.
         """
         with _training, temporary_folder() as folder:
-            arguments: dict[str, Any] = {"run": self.directory, "output": folder, "quiet": True}
-            if labels is not None:
-                texts, names = pair_labels(rows, labels, "labels")
-                rows = pa.table({"text": pa.array(texts, pa.large_string()), "label": names})
-                arguments |= {"source.text_column": "text", "source.label_column": "label"}
-            elif isinstance(rows, (list, tuple)):
-                raise ConfigError("rows: texts need labels, as in evaluate(texts, labels); files are one path or glob")
-            if hasattr(rows, "__arrow_c_stream__"):
-                rows = write_frame(rows, folder)
-            words = words_of(arguments | {"input": rows}, keys)
-            figures: dict[str, Any] = SERVER.call(measure_here, cli.parse(EvaluateConfig, words, prog="Run.evaluate"))
+            path = write_frame(rows, folder) if hasattr(rows, "__arrow_c_stream__") else rows
+            arguments = {"run": self.directory, "input": path, "output": folder, "quiet": True}
+            figures: dict[str, Any] = SERVER.call(measure_here, configure(EvaluateConfig, arguments, keys))
             return figures
 
     def __repr__(self) -> str:

@@ -8,7 +8,6 @@ server ends when its user's process does, and each process that it has forked ge
 from __future__ import annotations
 
 import atexit
-import codecs
 import importlib
 import os
 import signal
@@ -50,15 +49,13 @@ class ForkServer:
     def __init__(self) -> None:
         """Start nothing yet."""
         self.lock = threading.Lock()
-        self.owner_pid = 0
-        """The process that started the server; a fork of it, as joblib makes, starts another."""
         self.process: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
 
     def start(self) -> socket.socket:
         """The socket of the running server, which takes seconds to be ready after its start."""
         with self.lock:
-            is_running = self.owner_pid == os.getpid() and self.process is not None and self.process.poll() is None
+            is_running = self.process is not None and self.process.poll() is None  # a fork starts another one
             if is_running and self.control is not None:
                 return self.control
             control, servers_end = socket.socketpair()
@@ -69,14 +66,14 @@ class ForkServer:
                 self.process = subprocess.Popen(
                     words, pass_fds=[servers_end.fileno()], env=environment, start_new_session=True
                 )
-            self.control, self.owner_pid = control, os.getpid()
+            self.control = control
             return control
 
     def close(self) -> None:
         """End the server, and with it what it has forked."""
-        if self.process is not None and self.control is not None and self.owner_pid == os.getpid():
+        if self.process is not None and self.control is not None:
             self.control.close()
-            self.process.kill()
+            self.process.kill()  # does nothing in a fork, whose child it is not
             self.process.wait()  # cannot hang: it was killed
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -114,7 +111,6 @@ atexit.register(SERVER.close)
 
 def forward_output(pipe: Connection, output: int, pid: int) -> bool:
     """Print what a process writes until it sends its result, and send interrupts to it; returns whether one came."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     num_interrupts = 0
     sources: list[Any] = [pipe, output]
     while True:
@@ -124,7 +120,7 @@ def forward_output(pipe: Connection, output: int, pid: int) -> bool:
                 return num_interrupts > 0
             content = os.read(output, CHUNK_BYTES)
             sources = sources if content else [pipe]
-            sys.stdout.write(decoder.decode(content))
+            sys.stdout.write(content.decode(errors="replace"))
             sys.stdout.flush()
         except KeyboardInterrupt:
             num_interrupts += 1

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from numbers import Real
@@ -17,13 +17,12 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_is_fitted
 
-from harness.config import RunConfig
-from harness.inference.model import Texts, chunks, load
-from padless.api import pair_labels, pop_dataset_options, prepare, train_alone, words_of
-from padless.core import cli
+from harness.inference.model import Model, Texts, chunks, load
+from harness.launch.options import TrainConfig
+from padless.api import configure, pop_dataset_options, prepare, train_alone
 from padless.core.atomic import temporary_folder
 from padless.core.errors import DataError, UserError, require
-from padless.frames import write_frame
+from preprocessing.labels import name_label_value
 
 
 class FitError(DataError, ValueError):
@@ -49,17 +48,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     random_state: int | None = None
     """The seed; None is 0."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    teacher: str | None = None
-    """A sentence encoder, or a file of predictions, that teaches the texts without labels of ``fit``."""
     config: str | Path | None = None
     options: Mapping[str, Any] | None = None
     """Other keys of ``padless prepare`` and ``padless train``, as in ``{"text.max_tokens": 100}``."""
     verbose: bool = False
 
-    def fit(self, X: Texts, y: Any, unlabelled: Texts = ()) -> TextClassifier:  # noqa: N803 - scikit-learn's name
+    def fit(self, X: Texts, y: Any) -> TextClassifier:  # noqa: N803 - scikit-learn's name
         """Train on texts and their labels: strings, whole numbers or booleans; with several labels to a text a matrix
-        of 0 and 1, ``[texts, classes]``. Word vectors, and a teacher's pupil, learn from the ``unlabelled`` texts too.
-        Raises ``UserError``.
+        of 0 and 1, ``[texts, classes]``. Raises ``UserError``.
         """
         targets = np.asarray(y)
         has_label_sets = targets.ndim == 2 and type_of_target(targets) == "multilabel-indicator"
@@ -68,40 +64,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         else:
             targets = column_or_1d(targets, warn=True)
             labels = np.asarray(y, object).ravel()  # in `targets`, nan beside texts is 'nan'
-        options, common = dict(self.options or {}), {"quiet": not self.verbose, "seed": self.random_state or 0}
-        split_options = {"splits.test": 0, "splits.validation": self.validation_fraction}
-        of_data = {**common, **split_options, "executor.workers": 1, **pop_dataset_options(options)}
-        of_run = {
-            "config": self.config,
-            "epochs": self.epochs,
-            "global_batch": self.batch_size,
-            "optim.lr": self.lr,
-            "model.hidden_size": self.hidden_size,
-            "model.dropout": self.dropout,
-            "device": self.device,
-            "teacher": self.teacher,
-            "baseline": "none",
-            **common,
-        }
+        fraction = self.validation_fraction
+        is_share = isinstance(fraction, Real) and 0 < fraction < 1
         try:
-            fraction = self.validation_fraction
-            is_share = isinstance(fraction, Real) and 0 < fraction < 1
             require(is_share, "validation_fraction", fraction, "above 0 and below 1, to choose the best epoch")
-            texts, _ = pair_labels(X, labels, "y")
+            texts = [text for chunk in chunks(X) for text in chunk]
+            check_labelled(texts, labels)
             check_classification_targets(targets)
-            labels = labels if has_label_sets else targets
-            frame = pd.DataFrame({"text": pd.Series(texts, dtype=object), "label": labels})
-            with temporary_folder() as folder:
-                if unlabelled_texts := [text for chunk in chunks(unlabelled) for text in chunk]:
-                    (folder / "unlabelled").mkdir()
-                    of_data["source.unlabelled_path"] = write_frame(
-                        pd.DataFrame({"text": unlabelled_texts}), folder / "unlabelled"
-                    )
-                source = frame if self.teacher is None else write_frame(frame, folder)  # for a teacher to read again
-                prepare(source, text="text", label="label", output=folder / "data", options=of_data)
-                words = words_of({**of_run, "data": folder / "data", "run": folder / "run"}, options)
-                train_alone(cli.parse(RunConfig, words, prog="TextClassifier"), words, reports=False)
-                self.model_ = copy(load(folder / "run", device=self.device))  # which needs no directory
+            frame = pd.DataFrame({"text": pd.Series(texts, dtype=object)})
+            frame["label"] = labels if has_label_sets else targets
+            self.model_ = self.train_model(frame)
         except UserError as error:
             raise FitError(error) from error
         self.multilabel_ = has_label_sets
@@ -109,6 +81,30 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if has_label_sets:
             self.classes_ = np.arange(targets.shape[1])
         return self
+
+    def train_model(self, frame: pd.DataFrame) -> Model:
+        """The model that learned the rows of a frame, which needs no directory. Raises ``UserError``."""
+        options = dict(self.options or {})
+        common = {"quiet": not self.verbose, "seed": self.random_state or 0}
+        of_data = {**common, "splits.test": 0, "splits.validation": self.validation_fraction, "executor.workers": 1}
+        of_data |= pop_dataset_options(options)
+        of_run = {
+            "epochs": self.epochs,
+            "global_batch": self.batch_size,
+            "optim.lr": self.lr,
+            "model.hidden_size": self.hidden_size,
+            "model.dropout": self.dropout,
+            "device": self.device,
+            "baseline": "none",
+            **common,
+        }
+        with temporary_folder() as folder:
+            data, run = folder / "data", folder / "run"
+            prepare(frame, text="text", label="label", output=data, options=of_data)
+            train_alone(
+                configure(TrainConfig, {**of_run, "data": data, "run": run}, options, self.config), reports=False
+            )
+            return copy(load(run, device=self.device))
 
     def predict(self, X: Texts) -> np.ndarray:  # noqa: N803
         """The class of each text, of the type of ``y``; with several labels to a text a matrix as ``y``."""
@@ -124,3 +120,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         chances = pd.DataFrame(self.model_.predict_proba(X), columns=self.model_.classes_)
         # of several labels, a column without a 1 is no class of the model
         return chances.reindex(columns=self.classes_, fill_value=0.0).to_numpy()
+
+
+def check_labelled(texts: Sequence[str], labels: Sequence[Any]) -> None:
+    """Raise ``DataError`` unless each text has a label."""
+    if len(texts) != len(labels):
+        raise DataError(f"{len(texts):,} texts and {len(labels):,} labels; give a label for each text")
+    for number, label in enumerate(labels):
+        if name_label_value(label) is None:
+            raise DataError(f"y[{number}] is missing; label this text, or leave it out")

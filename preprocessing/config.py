@@ -225,7 +225,6 @@ class PreprocessConfig:
 
     RECIPES: ClassVar[str] = "preprocess"
     """The kind of recipes that ``--config`` finds by name."""
-    SECTION = "prepare"
     SUBJECT = ("source.path",)
 
     output: LocalPath

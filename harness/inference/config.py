@@ -3,17 +3,13 @@
 
 from __future__ import annotations
 
-import codecs
 import glob
 import os
 import re
-import stat
-import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -26,19 +22,14 @@ from padless.core.schema import AtLeast1, LocalPath, Name, Processes, Seconds, S
 from padless.core.split_names import TEST
 from preprocessing.config import Names, SourceConfig
 from preprocessing.dataset.shards import MANIFEST
-from preprocessing.labels import AUTO
 from preprocessing.sources.addresses import COMPRESSED_SUFFIXES
-from preprocessing.sources.detection import TEXT_NAME, normalize_name
 from preprocessing.sources.sources import FORMAT_BY_SUFFIX, suffix_of
 
 STDIN = "-"
-WORD = re.compile(r"\w+")
-HEADER = re.compile(r'"?\w+"?([,;\t]"?\w+"?)+\s*')
 FILE_SUFFIXES = (*FORMAT_BY_SUFFIX, *COMPRESSED_SUFFIXES, ".zip", ".txt", ".xls", ".doc", ".docx", ".pdf")
 """A word that ends so is no text to predict."""
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".jsonl")
 """Of files of predictions."""
-Reading = TypeVar("Reading", bound="ReadingConfig")
 PredictionPrecision = Literal["fp32", "bf16"]
 Level = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -115,23 +106,9 @@ def resolve_evaluation(config: EvaluateConfig) -> EvaluateConfig:
 
 def names_file(word: str) -> bool:
     """Whether a word names a file, a glob or a folder rather than is a text; the file need not exist."""
-    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)) or word[1:3] == ":\\":
+    if word == STDIN or os.path.exists(word) or any(glob.iglob(word)):
         return True
     return not re.search(r"\s", word) and ("://" in word or word.lower().endswith(FILE_SUFFIXES))
-
-
-def piped_format() -> Literal["csv", "jsonl", "auto"] | None:
-    """The format of what is piped to this command, by its first line: csv for a header that names texts, jsonl for an
-    object, else auto: texts, one a line. None for a terminal and other devices.
-    """
-    with suppress(AttributeError, OSError, ValueError):  # there is no standard input, or a notebook's
-        if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
-            stdin: Any = sys.stdin.buffer
-            line = stdin.peek().removeprefix(codecs.BOM_UTF8).split(b"\n")[0].decode("utf-8", "replace")
-            if HEADER.fullmatch(line) and any(TEXT_NAME.fullmatch(normalize_name(name)) for name in WORD.findall(line)):
-                return "csv"
-            return "jsonl" if line.startswith("{") else "auto"
-    return None
 
 
 def default_output(inputs: Sequence[str], input_format: str) -> str:
@@ -150,8 +127,7 @@ class ReadingConfig(RunningConfig):
     run: Name
     """Run directory, bundle, export folder or hf://owner/name, whose best weights are used."""
     texts: Texts = field(default_factory=list)
-    """Texts, as what follows the run is unless it names files, and what follows -- in any case. Without any, what is
-    piped to the command, which may be a CSV file with a header."""
+    """Texts, as what follows the run is unless it names files, and what follows -- in any case."""
     input: Name | Names | None = None
     """Files, globs or folders with one text per row, local or remote (s3://, gs://, …): .csv, .tsv, .jsonl, .json,
     .parquet, .xlsx, or .txt with one text a line; in a folder, each .txt file is a text. - is standard input, whose
@@ -218,20 +194,16 @@ class PredictConfig(ReadingConfig):
         return ExecutorConfig(workers=self.processes or default_processes, share=self.share, timeout_s=self.timeout_s)
 
 
-def resolve_inputs(config: Reading) -> Reading:
-    """Take what is piped, where neither texts nor files are given. Raises ``ConfigError`` for none or both."""
-    if not (config.texts or config.inputs) and (piped := piped_format()):
-        source = replace(config.source, format=piped) if config.source.format == AUTO else config.source
-        config = replace(config, input=STDIN, source=source)
+def check_inputs(config: ReadingConfig) -> None:
+    """Raise ``ConfigError`` unless either texts or files are given."""
     if bool(config.texts) == bool(config.inputs):
         run = config.run if os.path.isdir(config.run) else "runs/mine"
-        raise ConfigError(f'texts or a file (not both) follow the run, as in {run} "a fine film"')
-    return config
+        raise ConfigError(f'texts, a file, or - for standard input follow the run, as in {run} "a fine film"')
 
 
 def resolve_prediction(config: PredictConfig) -> PredictConfig:
-    """``resolve_inputs``, and name the output of files; texts, and lines of standard input, have none."""
-    config = resolve_inputs(config)
+    """Name the output of files; texts, and lines of standard input, have none. Raises ``ConfigError``."""
+    check_inputs(config)
     are_lines = config.inputs == [STDIN] and config.source.format in ("auto", "txt")
     if config.inputs and not are_lines:
         if config.json:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.distributed.devices import check_device
-from harness.inference.config import ExplainConfig, resolve_inputs
+from harness.inference.config import ExplainConfig, check_inputs
 from harness.inference.rows import find_texts, iter_texts
 from harness.rundir.bundle_files import bundle_directory, read_classifier
 from harness.rundir.results import label_texts
@@ -134,7 +134,7 @@ class Explanation:
 
 def main(config: ExplainConfig) -> None:
     """Explain the texts given, or the rows of the input file, with the best weights of a run."""
-    config = resolve_inputs(config)
+    check_inputs(config)
     check_device(config.device)
     directory = bundle_directory(config.run)
     source, batches = read_classifier(directory).source, iter([config.texts])

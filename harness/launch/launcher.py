@@ -100,8 +100,6 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         preflight.check_start(config)
     if options.num_machines and options.num_machines > 1:
         screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {rendezvous_of(options)}")
-    if launch_config.files_read:
-        screen.print_text(f"recipe: {', then '.join(launch_config.files_read)}")
     return Launch(resolved, options, num_processes).run()
 
 

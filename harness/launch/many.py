@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from harness.config import LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig
+from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, name_run
 from harness.data.run_rows import check_folds
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
@@ -47,12 +47,13 @@ def main(launch_config: TrainConfig) -> int:
     """
     check_named(launch_config)
     read_data(launch_config.data)
+    if launch_config.run == AUTO:
+        launch_config = name_run(launch_config)
+        Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     members = plan_members(launch_config)
     configs = [with_values(launch_config.recipe, member_keys(member, launch_config)) for member in members] or [
         launch_config.recipe
     ]
-    if launch_config.is_unnamed:
-        Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     steps: list[RunConfig] = []
     for config in configs:
         language_model = preflight.pretraining(config)

@@ -22,8 +22,7 @@ from harness.rundir.checkpoint import Checkpoint, newest
 from harness.rundir.lock import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
 from padless.core import atomic
-from padless.core.cli import read_files
-from padless.core.configuration import build_config, find_config, suggest_key
+from padless.core.configuration import build_config, find_config, read_files, suggest_key
 from padless.core.errors import ConfigError, DataError
 from padless.core.untrusted import quote_value
 from preprocessing.dataset import views
@@ -177,7 +176,7 @@ def pretraining(config: RunConfig) -> RunConfig | None:
     recipe, values = find_config(recipe, "pretrain", "--init.pretrain"), flat(to_dict(config))
     shared = {key: values[key] for key in OF_BOTH if values[key] is not None}
     language_model: RunConfig = build_config(
-        RunConfig, read_files(RunConfig, [recipe])[0] | {"task": LANGUAGE_MODEL, "run": run} | shared
+        RunConfig, read_files(RunConfig, [recipe]) | {"task": LANGUAGE_MODEL, "run": run} | shared
     )
     return language_model
 

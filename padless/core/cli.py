@@ -1,37 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: a table of commands; arguments and YAML files become an instance of a configuration class.
+"""The command line: a table of commands, whose words and YAML files become an instance of a configuration class.
 
-Both packages have a table of commands in ``__main__``. It names functions and configuration classes as
-``module:name``; a command imports only its own, so ``--help`` and a misspelt command do not wait for torch. An error is
-one line with the file or key and the nearest key.
+The table names functions and configuration classes as ``module:name``; a command imports only its own, so ``--help``
+and a misspelt command do not wait for torch. An error is one line with the file or key and the nearest key.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
-from types import NoneType
+from dataclasses import MISSING, asdict, dataclass
 from typing import Any, TypeVar
 
 import yaml
 
-from padless.core import atomic, configuration
-from padless.core.arguments import CONFIG, PRINT_CONFIG, check_texts, common_options, split_arguments
-from padless.core.configuration import NULL, Option, build_config, groups_of, options_of, suggest_key
+from padless.core import atomic
+from padless.core.configuration import (
+    DOCS,
+    Option,
+    build_config,
+    describe_kind,
+    options_of,
+    read_files,
+    recipe_names,
+    suggest_key,
+)
 from padless.core.errors import ConfigError, UserError
-from padless.core.help_pages import SCRIPTS, complete_line, describe_option, print_page
 from padless.core.installed import VERSION, load_object
 from padless.core.signals import COMMAND
 from padless.core.terminal import Guarded, print_stderr, unguarded
-from padless.core.untrusted import unique
+from padless.core.untrusted import quote_value
 
 Config = TypeVar("Config")
 PROG = "padless"
@@ -44,10 +49,12 @@ SPINS = "10000"
 """How often a thread of OpenMP looks for work before it sleeps."""
 ALL_KEYS = "all"
 """The topic of ``--help`` with all keys."""
-DEFAULT_RECIPE = Option("default_recipe", bool, True, "")
-"""A key of YAML files alone: ``false`` in a recipe that says all it needs, so that none stands below it."""
-SECTIONS = {"prepare": "train", "train": "prepare"}
-"""Key of a YAML file for one command, and for the other."""
+ANSWERS = ("true", "false")
+"""Arguments that are the value of the switch before them."""
+CONFIG, PRINT_CONFIG = "config", "print_config"
+MAX_COLUMNS = 100
+"""Longer lines of help are hard to read, whatever the terminal's width."""
+INDENT = 14
 
 
 @dataclass(frozen=True)
@@ -69,140 +76,161 @@ class Command:
     """A complete command for the same screen."""
 
 
-def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG, note: str = NOTE) -> int:
+def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
-    Without a command, print the list of commands and ``note``, and return 2. ``--completion SHELL`` prints a script for
-    bash, zsh or fish. Raises ``ConfigError`` for an unknown command.
+    Without a command, print the list of commands, and return 2. Raises ``ConfigError`` for an unknown command.
     """
-    word, *arguments_after = argv or ["--help"]
+    word, *arguments = argv or ["--help"]
     command_by_name = {command.name: command for command in commands}
     if word in HELP:
         usage = f"Usage: {prog} COMMAND [--key value …]; COMMAND --help says more"
         print_page([usage], [(command.name, command.summary) for command in commands])
-        print_page(["", note, f"documentation: {configuration.DOCS / 'tutorial.md'}"], [])
+        print_page(["", NOTE, f"documentation: {DOCS / 'tutorial.md'}"], [])
         return 0 if argv else 2
-    if word == "--completion":
-        shell = "".join(arguments_after[:1]) or "bash"
-        if shell not in SCRIPTS:
-            raise ConfigError(f"--completion {shell}: expected one of {', '.join(SCRIPTS)}")
-        print(SCRIPTS[shell])
-        return 0
-    if word == "--complete":
-        class_by_command = {command.name: partial(load_object, command.config) for command in commands}
-        print("\n".join(complete_line(os.environ.get("COMP_LINE", ""), class_by_command)))
-        return 0
     if word == "--version":
         print(f"padless {VERSION}")
         return 0
     if word not in command_by_name:
         raise ConfigError(f"{word}: no such command; {suggest_key(word, command_by_name, f'{prog} ')}")
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise ConfigError("the current folder was removed; change to another") from None
     command = command_by_name[word]
     usage = " ".join(filter(None, (prog, word, command.words)))
-    config = parse(load_object(command.config), arguments_after, prog=usage, command=command)
+    config = parse(load_object(command.config), arguments, prog=usage, command=command)
     return load_object(command.main)(config) or 0  # only now, since neither --help nor a refusal needs torch
 
 
 def parse(config_class: type[Config], argv: Sequence[str], *, prog: str, command: Command | None = None) -> Config:
     """Read ``argv`` into an instance of ``config_class``; the help of a ``command`` has an example.
 
-    Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``OUTPUT``, the key
-    that ``-o`` means, if it is not ``output``; ``DEFAULT``, the configuration file that all others stand on;
-    ``RECIPES``, the kind of recipes that ``--config`` finds by name; ``SECTION``, its key in a file of ``SECTIONS``.
-    ``--help`` ends the program. Raises ``ConfigError``.
+    Attributes of the class: ``SUBJECT``, the keys that positional arguments fill, in their order; ``name_key``, which
+    key words in front of ``--`` are, if it is another one; ``OUTPUT``, the key that ``-o`` means, if it is not
+    ``output``; ``DEFAULT`` and ``RECIPES``, as ``read_files`` has them. ``--help`` ends the program. Raises
+    ``ConfigError``.
     """
     usage = f"{prog} [--key value …]"
-    keys_end = argv.index("--") if "--" in argv else len(argv)
-    help_positions = [position for position, argument in enumerate(argv[:keys_end]) if argument in ("-h", "--help")]
-    if help_positions:
-        print_topic("".join(argv[help_positions[0] + 1 :][:1]).removeprefix("--"), config_class, usage, command)
-        raise SystemExit(0)
-    check_texts(argv)
-    arguments = split_arguments(config_class, argv)
-    value_by_key, words_left = arguments.fill_keys(config_class)
-    values, files = read_files(config_class, arguments.texts_by_key.get(CONFIG, []))
-    values |= value_by_key
-    if words_left:
-        raise ConfigError(f"{words_left[0]!r} is one word too many: {usage}")
-    config: Any = build_config(config_class, values)
-    if hasattr(config_class, "files_read"):
-        vars(config).update(files_read=files)
-    if arguments.texts_by_key.get(PRINT_CONFIG, ["false"])[-1].lower() == "true":
+    words_before_dashes = argv[: argv.index("--")] if "--" in argv else argv
+    for position, argument in enumerate(words_before_dashes):
+        if argument in HELP:
+            print_topic("".join(argv[position + 1 : position + 2]).removeprefix("--"), config_class, usage, command)
+            raise SystemExit(0)
+    options = command_options(config_class)
+    texts_by_key, words, texts_after_dashes = split_arguments(config_class, options, argv)
+    files = texts_by_key.pop(CONFIG, [])
+    is_printed = texts_by_key.pop(PRINT_CONFIG, ["false"])[-1].lower() == "true"
+    value_by_key = {key: options[key].join(texts) for key, texts in texts_by_key.items()}
+    value_by_key = fill_subject(config_class, value_by_key, words, texts_after_dashes, usage)
+    config: Any = build_config(config_class, read_files(config_class, files) | value_by_key)
+    if is_printed:
         print(yaml.safe_dump(asdict(config), sort_keys=False), end="")
         raise SystemExit(0)
     return config
 
 
-def print_topic(topic: str, config_class: type, usage: str, command: Command | None) -> None:
-    """Print the first screen of help, or that of a ``topic``: all keys, a group or a key.
+def split_arguments(
+    config_class: type, options: Mapping[str, Option], argv: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str], list[str]]:
+    """The texts of each key, in their order; the words that belong to no key; and what follows ``--``, as it stands.
 
-    Raises ``ConfigError`` for another topic.
+    A switch takes the next argument only if it is one of ``ANSWERS``. An argument with a blank, and a dash alone, are
+    no keys but words. Raises ``ConfigError`` for a key that the class does not have, for one without its value, and for
+    bytes that are not UTF-8.
     """
-    options, groups = options_of(config_class), groups_of(config_class)
-    option_by_key = {key: option for key, option in options.items() if topic in (ALL_KEYS, key, *key.split("."))}
-    about = [f"Usage: {usage}", config_class.__doc__ or ""]
-    if not topic:
-        first = command.first if command and command.first else options
-        option_by_key = {key: options[key] for key in first} | common_options(config_class)
-        about += [f"for example: {command.example}"] if command and command.example else []
-        about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help KEY: one; --help GROUP: {', '.join(groups)}")
-    elif topic in groups:
-        about.append(groups[topic].__doc__ or "")
-    elif not option_by_key:
-        raise ConfigError(f"--help {topic}: neither a key nor a group; {suggest_key(topic, [*groups, *options], '')}")
-    defaults = read_files(config_class, [])[0]
-    rows = [describe_option(option, defaults.get(key, option.default)) for key, option in option_by_key.items()]
-    print_page(about, rows)
+    texts_by_key: dict[str, list[str]] = {}
+    words = list[str]()
+    waiting = [*reversed(argv)]
+    while waiting and (argument := waiting.pop()) != "--":
+        if re.search("[\ud800-\udfff]", argument):  # stand for bytes; no file can be written that names them
+            raise ConfigError(f"{quote_value(argument)} is not UTF-8; give a file another name or a link")
+        if not is_key(argument):
+            words.append(argument)
+            continue
+        name, equals, text = argument.partition("=")
+        key = getattr(config_class, "OUTPUT", "output") if name == "-o" else name.removeprefix("--")
+        if key not in options:
+            raise ConfigError(f"{name}: no such key of this command; {suggest_key(key, options)}")
+        if not equals and options[key].kind is bool:
+            text = waiting.pop() if waiting and waiting[-1].lower() in ANSWERS else "true"
+        elif not equals:
+            if not waiting or (waiting[-1].startswith("--") and is_key(waiting[-1])):
+                raise ConfigError(f"{name}: its value is missing; --help {key} says what it takes")
+            text = waiting.pop()
+        texts_by_key.setdefault(key, []).append(text)
+    return texts_by_key, words, waiting[::-1]
 
 
-def read_files(config_class: type, files: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values of configuration files, of which a later one wins, and the names of these files.
+def is_key(argument: str) -> bool:
+    """Whether an argument is spelt as a key: with a dash in front, and without a blank in its name."""
+    return argument[:1] == "-" != argument and " " not in argument.partition("=")[0]
 
-    They stand on the class's ``DEFAULT``, unless one of them says ``default_recipe: false``. Raises ``ConfigError``.
+
+def fill_subject(
+    config_class: Any, value_by_key: dict[str, Any], words: list[str], texts_after_dashes: list[str], usage: str
+) -> dict[str, Any]:
+    """The value of each key, also of those that words fill; a key that takes a list takes all. Raises ``ConfigError``
+    for a word that is left.
     """
-    default, values = getattr(config_class, "DEFAULT", None), dict[str, Any]()
-    for file in files:
-        values |= read_values(config_class, configuration.find_config(file, getattr(config_class, "RECIPES", "")))
-    stands_on_default = DEFAULT_RECIPE.parse(values.pop(DEFAULT_RECIPE.key, "true"))
-    if default is None or not stands_on_default:
-        return values, [*files]
-    return read_values(config_class, default) | values, [default.stem, *files]
-
-
-def read_values(config_class: type, path: str | Path) -> dict[str, Any]:
-    """The values of a YAML file, or of this command's section in it, by their dotted keys. Raises ``ConfigError``."""
-    options, groups, section = options_of(config_class), groups_of(config_class), getattr(config_class, "SECTION", "")
-    content, pairs = configuration.read_config(path), list[tuple[str, Any]]()
-    content.pop(SECTIONS.get(section, ""), None)
-    content |= content.pop(section) if isinstance(content.get(section), dict) else {}
-    for name, value in content.items():
-        entries = {} if value == NULL else value
-        is_group = name in groups and isinstance(entries, dict)
-        if is_group:
-            pairs += [(f"{name}.{key}", entry) for key, entry in entries.items()]
-        else:
-            pairs.append((name, value))
-    try:
-        values = unique(pairs)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}, alone and in its group; remove one") from None
-    for key in values:
-        if key not in options and not (key == DEFAULT_RECIPE.key and hasattr(config_class, "DEFAULT")):
-            raise ConfigError(f"{path}: unknown key {key!r}; {suggest_key(key, options, '')}")
+    options, values, words_left = options_of(config_class), {**value_by_key}, [*words, *texts_after_dashes]
+    for key in getattr(config_class, "SUBJECT", ()):
+        if not words_left or key in value_by_key:
+            continue
+        if list not in options[key].kinds:
+            values[key], *words_left = words_left
+            continue
+        can_name_another = hasattr(config_class, "name_key") and not texts_after_dashes
+        words_key = config_class.name_key(words_left) if can_name_another else key
+        if words_key not in value_by_key:
+            values[words_key], words_left = words_left, []
+    if words_left:
+        raise ConfigError(f"{words_left[0]!r} is one word too many: {usage}")
     return values
 
 
-def as_words(values: Iterable[tuple[str, Any]]) -> list[str]:
-    """Keys and values as a command line has them; numbers may be numpy's, and texts paths."""
-    words: list[str] = []
-    for key, value in values:
-        is_structured = isinstance(value, (bool, list, tuple, dict, NoneType))
-        words.append(f"--{key}={json.dumps(value, default=str, ensure_ascii=False) if is_structured else value}")
-    return words
+def command_options(config_class: type) -> dict[str, Option]:
+    """The keys of the class, and the options that every command has."""
+    names = recipe_names(getattr(config_class, "RECIPES", ""))
+    recipes = f", or a recipe: {', '.join(names)}" if names else ""
+    about = f"A YAML file with any of the keys{recipes}; keys beside it win."
+    return options_of(config_class) | {
+        CONFIG: Option(CONFIG, list[str], None, about),
+        PRINT_CONFIG: Option(PRINT_CONFIG, bool, False, "Print the resulting configuration."),
+    }
+
+
+def print_topic(topic: str, config_class: type, usage: str, command: Command | None) -> None:
+    """Print the first screen of help, or that of a ``topic``: all keys, or those with this word in their name.
+
+    Raises ``ConfigError`` for another topic.
+    """
+    options, about = command_options(config_class), [f"Usage: {usage}", config_class.__doc__ or ""]
+    option_by_key = {key: option for key, option in options.items() if topic == ALL_KEYS or topic in key}
+    if not topic:
+        first = (*command.first, CONFIG, PRINT_CONFIG) if command and command.first else options
+        option_by_key = {key: options[key] for key in first}
+        about += [f"for example: {command.example}"] if command and command.example else []
+        about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help WORD: those with this word, such as optim")
+    elif not option_by_key:
+        raise ConfigError(f"--help {topic}: no key has this word; {suggest_key(topic, options, '')}")
+    defaults, rows = read_files(config_class, []), list[tuple[str, str]]()
+    for key, option in option_by_key.items():
+        default = defaults.get(key, option.default)
+        shown = f"; default: {default}" if default not in (MISSING, None, False, "", [], {}) else ""
+        rows.append((f"--{key}", f"{option.text} [{describe_kind(option.kind)}{shown}]"))
+    print_page(about, rows)
+
+
+def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
+    """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
+    columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
+    for paragraph in paragraphs:
+        print(textwrap.fill(without_markup(paragraph), columns) + "\n")
+    for name, text in rows:
+        start, indent = f"{name:{INDENT}} ", " " * INDENT
+        print(textwrap.fill(without_markup(text), columns, initial_indent=start, subsequent_indent=indent))
+
+
+def without_markup(docstring: str) -> str:
+    """The first paragraph in one line, without backticks."""
+    return " ".join(docstring.partition("\n\n")[0].replace("`", "").split())
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import inspect
 import itertools
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -79,7 +79,7 @@ class Option:
         try:
             structure = self.read_structure(value) if isinstance(value, str) else value
             if isinstance(structure, dict) and any(map(has_lists, alternatives(self.kind))):
-                structure = {name: [entry] if isinstance(entry, str) else entry for name, entry in structure.items()}
+                structure = {name: entry if isinstance(entry, list) else [entry] for name, entry in structure.items()}
             return msgspec.convert(structure, self.kind, strict=False)
         except ValueError:
             raise ConfigError(f"{self.key}: expected {describe_kind(self.kind)}, got {quote_value(value)}") from None
@@ -107,23 +107,27 @@ class Option:
         return texts if self.kind == Texts or str in self.kinds else ",".join(texts)
 
 
+DEFAULT_RECIPE = Option("default_recipe", bool, True, "")
+"""A key of YAML files alone: ``false`` in a recipe that says all it needs, so that none stands below it."""
+
+
 @cache
-def options_of(config_class: type, prefix: str = "") -> dict[str, Option]:
+def options_of(config_class: Any, prefix: str = "") -> dict[str, Option]:
     """Every option of a class by its key, in the order of the fields."""
     hints, texts = get_type_hints(config_class, include_extras=True), docs_of(config_class)
-    option_by_key: dict[str, Option] = {}
-    for field_entry in fields(config_class):
-        key, kind = prefix + field_entry.name, hints[field_entry.name]
-        if is_dataclass(kind):
-            option_by_key |= options_of(kind, f"{key}.")  # type: ignore[arg-type]
+    groups, option_by_key = groups_of(config_class), dict[str, Option]()
+    for field in fields(config_class):
+        key = prefix + field.name
+        if field.name in groups:
+            option_by_key |= options_of(groups[field.name], f"{key}.")
         else:
-            default = field_entry.default if field_entry.default_factory is MISSING else field_entry.default_factory()
-            option_by_key[key] = Option(key, kind, default, texts.get(field_entry.name, ""))
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            option_by_key[key] = Option(key, hints[field.name], default, texts.get(field.name, ""))
     return option_by_key
 
 
 @cache
-def groups_of(config_class: type) -> dict[str, type]:
+def groups_of(config_class: Any) -> dict[str, type]:
     """Keys of nested configurations, and their classes."""
     hints = get_type_hints(config_class)
     return {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
@@ -137,20 +141,20 @@ def docs_of(config_class: type) -> dict[str, str]:
     return doc_by_field
 
 
-def build_config(config_class: type, values: Mapping[str, Any]) -> Any:
+def build_config(config_class: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     """An instance from the values of its keys, all that have no default. Raises ``ConfigError`` as its
     ``__post_init__`` does.
     """
-    groups = groups_of(config_class)
-    values_by_group: dict[str, dict[str, Any]] = {name: {} for name in ("", *groups)}
-    for key, option in options_of(config_class).items():
-        group, _, name = key.rpartition(".")
-        if key in values:
-            values_by_group[group][name] = option.parse(values[key])
+    arguments: dict[str, Any] = {}
+    for name, group_class in groups_of(config_class).items():
+        arguments[name] = build_config(group_class, values, f"{prefix}{name}.")
+    for key, option in options_of(config_class, prefix).items():
+        name = key.removeprefix(prefix)
+        if key in values and "." not in name:
+            arguments[name] = option.parse(values[key])
         elif option.default is MISSING:
             raise ConfigError(f"--{key} is missing; --help {key} says what it takes")
-    parts = {name: group_class(**values_by_group[name]) for name, group_class in groups.items()}
-    return config_class(**values_by_group[""], **parts)
+    return config_class(**arguments)
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
@@ -176,7 +180,7 @@ def describe_kind(kind: Any) -> str:
         words = ", ".join(map(str, arguments))
         return f"one of {words}" if len(arguments) > 1 else words
     if origin is Annotated:
-        return " ".join([describe_kind(arguments[0]), *map(describe_range, arguments[1:])])
+        return " ".join(filter(None, [describe_kind(arguments[0]), *map(describe_range, arguments[1:])]))
     return TYPE_NAMES.get(origin or kind, "a value")
 
 
@@ -192,9 +196,46 @@ def describe_range(meta: Meta) -> str:
 def suggest_key(name: str, keys: Collection[str], dashes: str = "--") -> str:
     """The end of the sentence about an unknown key: ``did you mean --optim.lr?``; keys match without their group."""
     key_by_name = {key.rpartition(".")[2]: key for key in reversed([*keys])}
-    name = name.rpartition(".")[2].replace("-", "_").lower()
+    name = name.rpartition(".")[2].lstrip("-").replace("-", "_").lower()
     close_names = get_close_matches(name, key_by_name, 1, LEAST_LIKENESS)
     return f"did you mean {dashes}{key_by_name[close_names[0]]}?" if close_names else "--help lists what there is"
+
+
+def read_files(config_class: type, files: Sequence[str]) -> dict[str, Any]:
+    """The values of configuration files, of which a later one wins; the class's ``RECIPES`` is the kind of recipes that
+    are found by name.
+
+    They stand on the class's ``DEFAULT``, unless one of them says ``default_recipe: false``. Raises ``ConfigError``.
+    """
+    values, default = dict[str, Any](), getattr(config_class, "DEFAULT", None)
+    stands_on_default = default is not None
+    for file in files:
+        path = find_config(file, getattr(config_class, "RECIPES", ""))
+        content = read_config(path)
+        if default is not None:
+            stands_on_default &= DEFAULT_RECIPE.parse(content.pop(DEFAULT_RECIPE.key, "true"))
+        values |= flatten_groups(config_class, content, f"{path}: ")
+    if default is None or not stands_on_default:
+        return values
+    return flatten_groups(config_class, read_config(default), "") | values
+
+
+def flatten_groups(config_class: type, content: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """The values of keys, which may stand in groups, by their dotted names. Raises ``ConfigError`` with the ``origin``
+    for a key that the class does not have, and for one that is there twice.
+    """
+    options, groups, values = options_of(config_class), groups_of(config_class), dict[str, Any]()
+    for name, value in content.items():
+        is_group = name in groups and isinstance(value, Mapping)
+        for key, entry in value.items() if is_group else [("", value)]:
+            dotted_key = f"{name}.{key}".strip(".")
+            if dotted_key in values:
+                raise ConfigError(f"{origin}{dotted_key}: stands alone and in its group; remove one")
+            if dotted_key in options:
+                values[dotted_key] = entry
+            elif name not in groups or value != NULL:
+                raise ConfigError(f"{origin}{dotted_key}: no such key; {suggest_key(dotted_key, options)}")
+    return values
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -248,12 +289,12 @@ def check_yaml(content: str) -> None:
             raise ValueError(f"an alias, a tag (!name), or more than {MOST_DEPTH} levels; write plain values")
 
 
-def names(kind: str) -> list[str]:
-    """The names of one kind, sorted."""
+def recipe_names(kind: str) -> list[str]:
+    """The names of the recipes of one kind, sorted; none without a kind."""
     return sorted(path.stem for path in (SHIPPED / kind).glob(f"*{ENDING}"))
 
 
-def file_of(kind: str, name: str) -> Path:
+def recipe_file(kind: str, name: str) -> Path:
     """The file of a recipe, which need not exist."""
     return SHIPPED / kind / f"{name}{ENDING}"
 
@@ -265,11 +306,11 @@ def find_config(value: str, kind: str, option: str = "--config") -> str:
     recipe, listing those there are.
     """
     stem = value.removesuffix(ENDING)
-    for path in (value, stem + ENDING, file_of(kind, stem), file_of("", stem)):
+    for path in (value, stem + ENDING, recipe_file(kind, stem), recipe_file("", stem)):
         if os.path.isfile(path):
             return str(path)
     if kind and stem == value == os.path.basename(value):
         raise ConfigError(
-            f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(names(kind))}"
+            f"{option} {value}: no such file, nor a recipe of padless; there are {', '.join(recipe_names(kind))}"
         )
     return value

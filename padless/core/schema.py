@@ -55,12 +55,3 @@ def convert_json(kind: type[T] | Any, content: Any, origin: str, hint: str) -> T
     except (msgspec.ValidationError, ConfigError) as error:
         raise DataError(f"{origin}: {error}; {hint}") from None
     return built
-
-
-def fits_schema(kind: Any, content: Any) -> bool:
-    """Whether JSON values match ``kind``; a ``TypedDict`` may have further keys."""
-    try:
-        msgspec.convert(content, kind)
-    except (msgspec.ValidationError, ConfigError):
-        return False
-    return True

@@ -16,10 +16,7 @@ import sys
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from harness.rundir.layout import BUNDLE
@@ -39,13 +36,6 @@ def zip_of(name: str, content: bytes) -> bytes:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(name, content)
     return archive.getvalue()
-
-
-def parquet_of(labels: list[Any]) -> bytes:
-    """A Parquet file of texts with these labels."""
-    content = io.BytesIO()
-    pq.write_table(pa.table({"text": ["a", "b"], "label": labels}), content)
-    return content.getvalue()
 
 
 def table_with_times(times: Iterable[object]) -> bytes:
@@ -108,7 +98,6 @@ def prepare(folder: Path) -> Path:
         shutil.copytree("data", "worded")
         small.prepare("strange.csv --splits.validation 0 --splits.test 0", "odd")
         shutil.copyfile("odd/vocabulary.arrow", "worded/vocabulary.arrow")
-        small.prepare("three.csv --vocabulary.base data --vocabulary.min_count auto", "three")
         small.prepare(
             "three.csv --vocabulary.base data --vocabulary.min_count auto --source.labels_separator ;", "moods"
         )

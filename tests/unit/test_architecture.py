@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which package may import which (ARCHITECTURE.md), checked for every import, also inside functions; dependencies and
-their licences; public names.
+"""ARCHITECTURE.md: which package may import which, checked for every import, also inside functions, and the ways of
+values through the files; dependencies and their licences; public names.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import pytest
 import padless
 from tests.helpers.commands import ROOT
 
-TABLE = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Floors\n")[2].partition("\n## ")[0]
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
+TABLE = ARCHITECTURE.partition("\n## Floors\n")[2].partition("\n## ")[0]
+WAYS = dict(re.findall(r"^\*\*(.*?)\*\*(.*?)(?=^\*\*|^## )", ARCHITECTURE, re.MULTILINE | re.DOTALL))
 
 
 def rooms_of(row: str) -> list[str]:
@@ -90,6 +92,25 @@ def test_preprocessing_imports_neither_harness_nor_torch_and_nothing_the_benchma
         root = target.partition(".")[0]
         assert root not in {"benchmarks", "tests"}, (module, target)
         assert not (module.startswith("preprocessing") and root in {"harness", "torch", "accelerate"}), (module, target)
+
+
+@pytest.mark.parametrize(
+    ("way", "max_files", "value"),
+    [
+        ("A key", 8, r"\.weight_decay\b"),
+        ("An option of a CSV", 7, r"(?<!shlex)\.quote\b"),
+        ("A stop signal to a checkpoint", 7, r"\.stop_reason\b"),
+        ("A figure", 6, r'"roc_auc"'),
+        ("A pooling", 4, "MaximumAndMean"),
+    ],
+)
+def test_a_value_passes_the_files_of_its_way_and_no_others(way: str, max_files: int, value: str) -> None:
+    places = re.findall(r"`([\w/]+\.py):(?:\w+\.)?(\w+)`", WAYS[way])
+    assert 0 < len({path for path, _ in places}) <= max_files
+    for path, name in places:
+        assert re.search(rf"^ *(def |class )?{name}\b", (ROOT / path).read_text(), re.MULTILINE), f"{path}: {name}"
+    files_with_value = {path for path in own_modules().values() if re.search(value, path.read_text())}
+    assert files_with_value <= {ROOT / path for path, _ in places}
 
 
 DISTRIBUTION_BY_IMPORT = {"sklearn": "scikit-learn", "yaml": "pyyaml", "stop_words": "stop-words"}

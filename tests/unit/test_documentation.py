@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ COMMAND = re.compile(r"(?:python -m |`)(benchmarks|padless)((?: +[!-_a-{}~]+)*)"
 """A command with its words, up to the end of the line or the first sign that is no word of a command."""
 SPAN = re.compile(r"`(--)?([a-z_]+(?:\.[a-z_]+)*)\b(?!\()[^`\n]*`")
 """What may be a key: a span of code that begins with dashes or a name."""
+CLASS_BY_COMMAND = {
+    (program, command.name): load_object(command.config)
+    for program, table in (("padless", COMMANDS), ("benchmarks", BENCHMARKS))
+    for command in table
+}
+COMMON_KEYS = ("config", "help", "print_config", "version")
 FILE_ENDINGS = (".arrow", ".onnx")
 OF_OTHERS = {"cpus", "dependency", "hypothesis", "parsable", "signal"}
 """Options of sbatch and pytest that pages name."""
@@ -66,36 +72,23 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, arguments in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(arguments, comments=True)
-        if words[:1] not in (["--version"], ["--help"], ["--completion"]):
+        if words and words[0] not in ("--version", "--help"):
             yield name, words
-
-
-def unknown_words(package: str, words: Sequence[str]) -> list[str]:
-    """The command, or the options among ``words``, that do not exist."""
-    commands_here = {"padless": COMMANDS, "benchmarks": BENCHMARKS}[package]
-    unread = list(words)
-    command = None
-    if unread and not unread[0].startswith("-"):
-        command = next((candidate for candidate in commands_here if candidate.name == unread[0]), None)
-    if command is None:
-        return unread
-    config_class = load_object(command.config)
-    keys = ("config", "help", "print_config", *options_of(config_class), *groups_of(config_class))
-    options = {f"--{key}" for key in keys}
-    return [word for word in unread if word.startswith("--") and word.partition("=")[0] not in options]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_takes_its_options(document: str) -> None:
-    for package, words in commands((ROOT / document).read_text()):
-        assert unknown_words(package, words) == [], f"{document}: {package} {words}"
+    for program, (name, *words) in commands((ROOT / document).read_text()):
+        config_class = CLASS_BY_COMMAND[program, name]
+        keys = {word.removeprefix("--").partition("=")[0] for word in words if word.startswith("--")}
+        assert keys <= {*COMMON_KEYS, *options_of(config_class), *groups_of(config_class)}, (
+            f"{document}: {name} {words}"
+        )
 
 
 def test_every_key_that_pages_name_is_one() -> None:
-    classes = {load_object(command.config) for command in (*COMMANDS, *BENCHMARKS)}
-    groups = {group for config_class in classes for group in groups_of(config_class)}
-    keys = {key for config_class in classes for key in options_of(config_class)} | groups
-    keys |= {"completion", "config", "help", "print_config", "version"}
+    groups = {group for config_class in CLASS_BY_COMMAND.values() for group in groups_of(config_class)}
+    keys = {*COMMON_KEYS, *groups}.union(*map(options_of, CLASS_BY_COMMAND.values()))
     for document in DOCUMENTS:
         for dashes, name in SPAN.findall((ROOT / document).read_text()):
             is_dotted = name.partition(".")[0] in groups and "." in name and not name.endswith(FILE_ENDINGS)
@@ -107,7 +100,7 @@ def test_the_reference_is_as_the_code_is() -> None:
     text = (ROOT / "docs/reference/options.md").read_text()
     assert reference.with_tables(text) == text, "renew it: python -m docs.hooks.reference"
     rows = [f"padless {command.name}" for command in COMMANDS]
-    rows += [key for config in reference.SHARED.values() for key in options_of(reference.load(config))]
+    rows += [key for config in reference.SHARED.values() for key in options_of(load_object(config))]
     assert [row for row in rows if not re.search(rf"^\| `{row}\b", text, re.MULTILINE)] == []
 
 

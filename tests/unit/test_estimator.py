@@ -15,7 +15,7 @@ from joblib import parallel_config
 from scipy.sparse import coo_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import check_is_fitted
@@ -62,18 +62,16 @@ def test_a_matrix_of_several_labels() -> None:
     assert chances[predicted[:, 0] == 1, 0].min() > chances[predicted[:, 0] == 0, 0].max()
 
 
-def search(n_jobs: int, backend: str = "loky") -> float:
-    pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
-    grid = {"textclassifier__epochs": np.array([2])}
-    with parallel_config(backend):
-        grid_search = GridSearchCV(pipeline, grid, cv=2, n_jobs=n_jobs, refit=False).fit(np.array(TEXTS), NUMBERS)
-        scores = cross_val_score(pipeline, np.array(TEXTS), NUMBERS, cv=2, n_jobs=n_jobs)
-    np.testing.assert_array_equal(scores, [grid_search.cv_results_[f"split{fold}_test_score"][0] for fold in (0, 1)])
-    return float(grid_search.best_score_)
-
-
 def test_a_search_over_a_pipeline() -> None:
-    assert search(1) == search(2, "threading") > 0.9
+    pipeline = make_pipeline(FunctionTransformer(np.char.lower), padless.TextClassifier(**SMALL))
+    scores = []
+    for num_jobs, backend in ((1, "loky"), (2, "threading")):
+        with parallel_config(backend):
+            search = GridSearchCV(
+                pipeline, {"textclassifier__epochs": np.array([2])}, cv=2, n_jobs=num_jobs, refit=False
+            )
+            scores.append(search.fit(np.array(TEXTS), NUMBERS).best_score_)
+    assert scores[0] == scores[1] > 0.9
 
 
 @pytest.mark.parametrize(
@@ -83,7 +81,6 @@ def test_a_search_over_a_pipeline() -> None:
         ({}, TEXTS, NUMBERS[1:], "100 texts and 99 labels"),
         ({"lr": -1}, TEXTS, NUMBERS, "optim.lr"),
         ({"validation_fraction": 0}, TEXTS, NUMBERS, "validation_fraction"),
-        ({"validation_fraction": None}, TEXTS, NUMBERS, "validation_fraction"),
         ({}, set(TEXTS), NUMBERS, "set"),  # would pair texts and labels at random
         ({}, coo_matrix(np.eye(100)), NUMBERS, "coo_matrix"),
     ],

@@ -26,7 +26,7 @@ from harness.rundir.records import Ending
 from padless.core import cli
 from preprocessing.text import spec as spec_module
 from preprocessing.text.resources import resolve_pipeline
-from preprocessing.text.spec import FIRST_KEYS, TextPipeline, TextSpec
+from preprocessing.text.spec import TextSpec
 from preprocessing.text.tokenizer import Tokenizer
 from tests.helpers.batches import packed_batch, padded_batch, single_row
 
@@ -117,10 +117,3 @@ def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
     with (tmp_path / "table" / "train.csv").open(newline="") as file:
         assert list(csv.DictReader(file)) == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
     assert (tmp_path / "table" / "state.txt").read_text() == "finished\n"
-
-
-def test_hashes_are_those_of_the_first_version() -> None:
-    """Datasets and bundles store them; any change would refuse all existing ones."""
-    later = {"strip_accents", "subwords"}  # recorded where they are not the default
-    assert set(FIRST_KEYS) | later == {field.name for field in dataclasses.fields(TextSpec)}
-    assert TextPipeline(TextSpec(), (), {}).hash == "34d4868d81c1f4b3ed4831fbdfbc39adeb6a000a9ea74fcdcb2fc04b6e3c413f"

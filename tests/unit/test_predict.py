@@ -222,12 +222,6 @@ def test_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     set_stdin(monkeypatch, b"id;text\n007;fine\n")
     assert predict("-", "out.csv", "--source.format", "csv") == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("007;fine;")
-    for content, seen in (("a b\nfine", ["a b", "fine"]), ("id,review\n7,fine\n", ["fine"])):
-        with open(write_file("piped", content)) as piped:
-            monkeypatch.setattr(sys, "stdin", piped)
-            assert run() == 0
-        assert Stub.texts_seen[-len(seen) :] == seen
-    assert Path("predicted.csv").read_text().splitlines()[1].startswith("7,fine,")
 
 
 AS_TRAINED = {

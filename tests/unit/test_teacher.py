@@ -31,7 +31,6 @@ from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
 from padless.fork_server import SERVER
-from padless.sklearn import TextClassifier
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
@@ -281,7 +280,7 @@ SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epoc
 
 
 @pytest.mark.processes
-def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
+def test_a_file_with_some_labels_is_taught_and_the_report_says_so(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
@@ -294,7 +293,8 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
 
     monkeypatch.setattr(SERVER, "call", prepare_here)  # where the constant is patched
     options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
-    run = train(frame, tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
+    frame.to_csv(tmp_path / "some.csv", index=False)
+    run = train(tmp_path / "some.csv", tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
     assert summary.partition("): ")[2].startswith("teaches 60 of 156 training rows (38%): right on ")
     encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
@@ -306,17 +306,6 @@ def test_a_frame_with_some_labels_is_taught_and_the_report_says_so(
     card = (tmp_path / "export" / "README.md").read_text()
     assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
     assert "Taught by encoder-" in card
-
-
-@pytest.mark.processes
-def test_an_estimator_is_taught_by_texts_without_labels(tiny: Path, tmp_path: Path) -> None:
-    frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
-    model = TextClassifier(teacher=str(tiny / "encoder"), epochs=1, hidden_size=8, options={"model.embedding_dim": 8})
-    model.fit(frame["text"][:120], frame["label"][:120], unlabelled=frame["text"][120:])
-    assert model.classes_.tolist() == CLASSES
-    (tmp_path / "said.csv").write_text("text,label\n")
-    with pytest.raises(DataError, match=r"no rows without labels, which .*said\.csv could teach"):
-        TextClassifier(teacher=str(tmp_path / "said.csv")).fit(frame["text"], frame["label"])
 
 
 def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
