@@ -17,11 +17,13 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import MISSING, asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import yaml
 
 from padless.core import atomic
+from padless.core.completion import SCRIPTS, complete_line
 from padless.core.configuration import (
     DOCS,
     Option,
@@ -79,7 +81,8 @@ class Command:
 def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG) -> int:
     """Run the command that ``argv`` begins with; returns its exit code.
 
-    Without a command, print the list of commands, and return 2. Raises ``ConfigError`` for an unknown command.
+    Without a command, print the list of commands, and return 2. ``--completion SHELL`` prints a script for a shell,
+    which calls ``--complete`` then. Raises ``ConfigError`` for an unknown command.
     """
     word, *arguments = argv or ["--help"]
     command_by_name = {command.name: command for command in commands}
@@ -90,6 +93,16 @@ def dispatch(commands: Sequence[Command], argv: Sequence[str], prog: str = PROG)
         return 0 if argv else 2
     if word == "--version":
         print(f"padless {VERSION}")
+        return 0
+    if word == "--completion":
+        shell = "".join(arguments)
+        if shell not in SCRIPTS:
+            raise ConfigError(f"--completion {shell}: expected one of {', '.join(SCRIPTS)}")
+        print(SCRIPTS[shell])
+        return 0
+    if word == "--complete":
+        classes = {command.name: partial(load_object, command.config) for command in commands}
+        print("\n".join(complete_line(os.environ.get("COMP_LINE", ""), classes)))
         return 0
     if word not in command_by_name:
         raise ConfigError(f"{word}: no such command; {suggest_key(word, command_by_name, f'{prog} ')}")

@@ -264,3 +264,20 @@ def test_a_recipe_is_found_by_name_unless_a_file_here_has_it(folder: Path) -> No
     assert cli.parse(RunConfig, ["--config", "pretrain/imdb"], prog="test").task == "language_model"
     (folder / "imdb.yaml").write_text("run: mine\n")
     assert cli.parse(RunConfig, ["--config", "imdb"], prog="test").run == "mine"
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("padless trai", ["train"]),
+        ("padless train --num_processes 2 --optim.warm", ["--optim.warmup"]),
+        ("padless train --precision b", ["bf16"]),
+        ("padless train data", []),
+    ],
+)
+def test_a_shell_completes_commands_keys_and_values(capsys, monkeypatch, line: str, completions: list[str]) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    assert padless(["--complete", "padless", line.split()[-1]]) == 0
+    assert capsys.readouterr().out.split() == completions
+    assert padless(["--completion", "bash"]) == 0
+    assert "complete -o default -C 'padless --complete' padless" in capsys.readouterr().out

@@ -42,7 +42,7 @@ CLASS_BY_COMMAND = {
     for program, table in (("padless", COMMANDS), ("benchmarks", BENCHMARKS))
     for command in table
 }
-COMMON_KEYS = ("config", "help", "print_config", "version")
+COMMON_KEYS = ("completion", "config", "help", "print_config", "version")
 FILE_ENDINGS = (".arrow", ".onnx")
 OF_OTHERS = {"cpus", "dependency", "hypothesis", "parsable", "signal"}
 """Options of sbatch and pytest that pages name."""
@@ -72,7 +72,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     text = text.replace("\\\n", " ")
     for name, arguments in [*COMMAND.findall(text), *SCRIPT.findall("".join(FENCE.findall(text)))]:
         words = shlex.split(arguments, comments=True)
-        if words and words[0] not in ("--version", "--help"):
+        if words and words[0] not in ("--version", "--help", "--completion"):
             yield name, words
 
 
