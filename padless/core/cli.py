@@ -245,7 +245,7 @@ def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> No
     for paragraph in paragraphs:
         print(textwrap.fill(without_markup(paragraph), columns) + "\n")
     for name, text in rows:
-        start, indent = f"{name:{INDENT}} ", " " * INDENT
+        start, indent = f"{name:{INDENT - 1}} ", " " * INDENT
         print(textwrap.fill(without_markup(text), columns, initial_indent=start, subsequent_indent=indent))
 
 
