@@ -58,9 +58,9 @@ USUAL_STRENGTH = 10.0
 """Taken where fewer rows can be predicted out of fold than there are classes."""
 FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
-PART_TEXTS, PART_TEXTS_ON_CUDA = 512, 4096
+PART_TEXTS = 4096
 """Texts of a part: at most so many are embedded again after a kill."""
-CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, 4096, 1 << 20
+CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, PART_TEXTS, 1 << 20
 """Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
 ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
@@ -188,9 +188,8 @@ class Embeddings:
 
         live = Live(describe, self.screen)
         try:
-            part_texts = PART_TEXTS_ON_CUDA if model.device.type == "cuda" else PART_TEXTS
-            for start in range(0, len(texts), part_texts):
-                part, vectors = sorted(texts[start : start + part_texts], key=len), []
+            for start in range(0, len(texts), PART_TEXTS):
+                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
                 for call in split_by_length(part, model.device.type):
                     vectors.append(compute_embeddings(model, call))
                     num_done += len(call)

@@ -42,7 +42,7 @@ from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.training import preflight
 from harness.training.linear_fit import C_OF_SETS, C, Learned, Shape, fit_weights, put_on_all, shape_of
 from harness.training.recurrence import choose_recurrence
-from harness.training.run import TrainingRun
+from harness.training.run import TrainingRun, computes_later
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
@@ -109,10 +109,10 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     finish_linear_part = None
     if not config.dry_run and (start is None or not start.state["trainer"]["has_linear_part"]):
         finish_linear_part = begin_linear_part(config, trainer, data)
-    if finish_linear_part is not None and not learns_beside(session.device):
-        summary = finish_linear_part()
+    if finish_linear_part is not None and not computes_later(session.device):
+        strength = C_OF_SETS if manifest.has_label_sets else C
+        choices["linear part"] = Choice(finish_linear_part(), f"logistic regression, C = {strength:g}")
         finish_linear_part = None
-        choices["linear part"] = Choice(summary, describe_regression(manifest))
     trainer.has_linear_part = finish_linear_part is None
     origin: dict[str, Any] = {
         **origins,
@@ -141,19 +141,14 @@ def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Ca
     wide, is_main = trainer.objective.classifier.wide, trainer.world.is_main
     if wide is None:
         return None
-    learn = partial(fit_linear_part, config, shape_of(wide))
+    task = (config, shape_of(wide))
+    learn = partial(fit_linear_part, task)
     if is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
-    if is_main and learns_beside(trainer.device):
+    if is_main and computes_later(trainer.device):
         pool = ProcessPool(1)
-        future = pool.submit(fit_linear_part_of, (config, shape_of(wide)))
-        learn = partial(wait_for_linear_part, pool, future, config.timeout_s)
+        learn = partial(wait_for_linear_part, pool, pool.submit(fit_linear_part, task), config.timeout_s)
     return partial(put_on_all, wide, learn, trainer.world)
-
-
-def learns_beside(device: torch.device) -> bool:
-    """Whether a process learns the linear part beside the first epoch of a run on this device."""
-    return device.type == "cuda"
 
 
 def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: float) -> Learned:
@@ -161,28 +156,18 @@ def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: 
     try:
         with pool:
             return future.result(timeout_s)
-    except (BrokenExecutor, TimeoutError) as error:
-        problem = f"the process that learns the linear part {'died' if isinstance(error, BrokenExecutor) else 'hangs'}"
-        raise UserError(f"model.wide: {problem}; was it short of memory? The same command goes on") from None
+    except (BrokenExecutor, TimeoutError):
+        problem = "the process that learns the linear part has died or hangs; was it short of memory?"
+        raise UserError(f"model.wide: {problem} The same command goes on") from None
 
 
-def fit_linear_part_of(task: tuple[RunConfig, Shape]) -> Learned:
-    """``fit_linear_part`` as a task."""
-    return fit_linear_part(*task)
-
-
-def fit_linear_part(config: RunConfig, shape: Shape) -> Learned:
+def fit_linear_part(task: tuple[RunConfig, Shape]) -> Learned:
     """Learn the linear part of a run from its rows, in this process."""
+    config, shape = task
     manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
     tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    targets = open_targets(vars(config), manifest.fingerprint)
-    split = open_split(config.data, manifest, TRAIN)
+    targets, split = open_targets(vars(config), manifest.fingerprint), open_split(config.data, manifest, TRAIN)
     return fit_weights(shape, split, class_factors(config.optim, manifest.labels), tokens, targets)
-
-
-def describe_regression(manifest: Manifest) -> str:
-    """How the linear part is learned, for people."""
-    return f"logistic regression, C = {C_OF_SETS if manifest.has_label_sets else C:g}"
 
 
 def agree(

@@ -49,8 +49,7 @@ def reference_run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def work_as_on_a_card() -> None:
     """On a rank: a process learns the linear part beside the first epoch, and a log line is written with the next."""
-    assembly.learns_beside = lambda device: True
-    training.computes_later = lambda device: True
+    assembly.computes_later = training.computes_later = lambda device: True
 
 
 def test_work_beside_the_steps_of_a_card_changes_no_figure(data: Path, tmp_path: Path) -> None:
