@@ -20,10 +20,10 @@ import numpy as np
 
 from harness.baselines.measured import compare_with_encoder, find_results
 from harness.inference.bundle import Bundle
+from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
-from harness.output.export_config import ExportConfig
 from harness.output.onnx_graph import check_exportable, export_onnx
 from harness.rundir.bundle_files import (
     CARD,

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shlex
+import subprocess
+import time
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -22,32 +26,40 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.baselines.measured import Comparison
-from harness.config import LANGUAGE_MODEL, flat
+from harness.baselines.measured import FOLDER as BASELINE
+from harness.baselines.measured import Comparison, compare_with_encoder, find_results
+from harness.baselines.tfidf import estimate_seconds, names_of
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat
 from harness.inference import explanation
-from harness.metrics.figures import FIGURES, show_figure, show_figures
+from harness.metrics.figures import FIGURES, scalar_figures, show_figure, show_figures
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
-from harness.output.mistakes import mistakes_of
 from harness.output.run_facts import (
     RunFacts,
+    compare_linear,
     compare_with_first,
     differing_settings,
+    mistakes_of,
     rank,
     ranking_figure,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
-from harness.rundir.layout import REPORT, members
+from harness.rundir.events import Observer
+from harness.rundir.layout import REPORT, members, writable_path
+from harness.rundir.records import Ending
 from padless.core import atomic
-from padless.core.errors import require
+from padless.core.errors import DataError, UserError, require
 from padless.core.installed import VERSION
+from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
+from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values
+from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -55,6 +67,17 @@ GENERATOR = f"padless sha256={'0' * 64}"
 """``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
+SUMMARY = "baseline"
+"""Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
+ENCODER = "encoder"
+"""The same of an encoder that taught."""
+MAX_FIT_S = 60.0
+"""A fit with a longer estimate is left out."""
+END_S, KILLED_S = 20.0, 5.0
+"""Longest wait for the fit at the end of a run, and for its end when it was killed."""
+NICENESS = 19
+FIRST_VICTIM = "1000"
+"""``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,3 +296,64 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
 """Name in the template -> function that formats a value."""
+
+
+class RunReport(Observer):
+    """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
+    and writes ``report.html``.
+
+    The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
+    """
+
+    def __init__(self, config: RunConfig, target: Observer) -> None:
+        """The figures go to ``target``, which must be closed after this observer."""
+        self.config, self.target = config, target
+        self.fit: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
+        data, run = self.config.data, self.config.run
+        if self.config.baseline != "auto" or self.config.task != CLASSIFIER:
+            return
+        with suppress(OSError, UserError):
+            manifest = read_data(data)
+            is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
+            if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
+                words = ["-m", "padless", "baseline", data, "-o", str(writable_path(data, run, BASELINE))]
+                self.fit = start_child(*words)
+                os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
+                Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
+
+    def close(self, ending: Ending) -> None:
+        """Report a run that has finished. An error becomes one warning."""
+        is_finished = ending.state == "finished"
+        if self.fit is not None:
+            if is_finished and self.fit.poll() is None:
+                self.target.print_text(
+                    f"waiting up to {END_S:.0f} s for the TF-IDF baseline (--baseline none leaves it out)"
+                )
+                until = time.monotonic() + END_S
+                while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
+                    time.sleep(0.1)
+            self.fit.kill()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self.fit.wait(KILLED_S)
+        if is_finished:
+            self.compare()
+            write_report_quietly(self.config.run)
+
+    def compare(self) -> None:
+        """Send the comparisons with the TF-IDF baseline and with an encoder that taught, if there are any."""
+        run = Path(self.config.run)
+        try:
+            encoder = compare_with_encoder(run, vars(self.config))
+            comparisons = {SUMMARY: compare_linear(run, self.config.data)[1], ENCODER: encoder}
+        except DataError as error:
+            print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
+            return
+        for name, comparison in comparisons.items():
+            if comparison is not None:
+                accuracy, difference = comparison.linear["accuracy"], comparison.difference
+                self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+                bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
+                self.target.log(name, {**scalar_figures(comparison.linear), "difference": difference, **bounds})

@@ -23,8 +23,8 @@ from harness.config import RunConfig, to_dict
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import TEACHER, find_teacher_info, open_targets, write_teacher_info
+from harness.inference.config import ExportConfig
 from harness.output.export import main as export
-from harness.output.export_config import ExportConfig
 from harness.rundir.records import Ending, write_config, write_status
 from harness.training.preflight import list_changes
 from padless.api import train
