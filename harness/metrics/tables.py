@@ -20,6 +20,8 @@ LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blin
 LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
+MAX_NAMED_CLASSES = 3
+"""Most classes that a warning names."""
 MAX_LABEL_CELLS = 32
 """Most cells of a label in a table."""
 
@@ -134,19 +136,16 @@ def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epoch
     return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
-def describe_classes(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The first three classes of ``per_class`` with their rows, and how many more there are."""
-    classes = ", ".join(f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in entries[:3])
-    more = f" and {len(entries) - 3:,} more classes" if len(entries) > 3 else ""
-    return f"{classes}{more}"
-
-
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
     missed = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
     if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
+    names = ", ".join(
+        f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in missed[:MAX_NAMED_CLASSES]
+    )
+    more = f" and {len(missed) - MAX_NAMED_CLASSES:,} more classes" if len(missed) > MAX_NAMED_CLASSES else ""
     return (
-        f"no row of {describe_classes(missed)} is recognised: judge by the F1 of each class, and weigh classes with "
+        f"no row of {names}{more} is recognised: judge by the F1 of each class, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )

@@ -50,13 +50,13 @@ class Log(Screen):
         super().__init__(quiet=quiet)
         self.file = file
 
-    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
+    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
         """Write as ``Screen`` does; after a failure, print nothing more."""
         with contextlib.suppress(OSError):
             if self.file is not None:
                 append_line(self.file, "\n".join(lines))
         try:
-            super().write(lines, tone, head)
+            super().write(lines, tone)
         except OSError:
             self.quiet = True
 

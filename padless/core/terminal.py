@@ -138,8 +138,8 @@ def count_noun(number: int, noun: str) -> str:
 
 WIDTH = 80
 """Columns of a file, and of a terminal of unknown width."""
-MAX_SENTENCE_CELLS = 100
-"""Most columns of a sentence in a terminal: longer lines are hard to read."""
+MAX_WIDTH = 100
+"""Most columns that are used in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
 """Column where the text of a fact begins."""
 GAP = "  "
@@ -244,12 +244,12 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns of a table."""
-        return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
+        """Most columns of a line."""
+        return min(shutil.get_terminal_size((WIDTH, 24)).columns, MAX_WIDTH) if self.is_live else WIDTH
 
     def print_text(self, text: str, tone: Tone = "") -> None:
         """Print a sentence, wrapped."""
-        self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
+        self.write(wrap_text(text, self.width), tone)
 
     def print_lines(self, text: str) -> None:
         """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
@@ -257,21 +257,20 @@ class Screen:
 
     def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
-        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), FACT_INDENT, f"{name} ".ljust(FACT_INDENT))
-        self.write(lines, tone, head=0 if tone else len(name))
+        self.write(wrap_text(text, self.width, FACT_INDENT, f"{name} ".ljust(FACT_INDENT)), tone)
 
     def table(self, lines: Sequence[str]) -> None:
         """Print the lines of a table, the first as titles."""
         self.write(lines[:1], "head")
         self.write(lines[1:])
 
-    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
-        """Print lines in one tone, except the first ``head`` characters, which are bold."""
+    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
+        """Print lines in one tone."""
         if self.quiet or not lines:
             return
         text = escape_for_stream("\n".join(lines), self.stream)
         if self.is_live:
-            text = WIPE + style_text(text[:head], "head") + style_text(text[head:], tone)
+            text = WIPE + style_text(text, tone)
         wipe()
         print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 
