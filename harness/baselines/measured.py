@@ -19,7 +19,6 @@ import numpy as np
 
 from harness.baselines.distill import write_predictions
 from harness.baselines.sentence_encoder import (
-    ENCODER,
     Embeddings,
     find_encoder,
     measure_encoder,
@@ -38,7 +37,6 @@ from harness.rundir.results import (
     predictions_name,
     read_figures,
     read_hits,
-    read_measured,
     write_results,
 )
 from padless.core.atomic import refusal
@@ -255,16 +253,3 @@ def compare_with_run(
         path = measured.directory / predictions_name(split)
         raise DataError(f"{path}: predicts other rows than {folder}: one of them is of another dataset or fold")
     return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
-
-
-def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | None:
-    """Compare a run of this ``config`` with the encoder that taught it; None if no encoder did, or it held out a fold.
-
-    Raises ``DataError`` for a missing dataset and for damaged figures.
-    """
-    folder_name = Path(config.get("teacher") or "").parent.name
-    if not folder_name.startswith(ENCODER) or config.get("fold") is not None:
-        return None
-    recipe = recipe_of(folder_name.removeprefix(ENCODER))
-    folder, encoder = find_results(run, config["data"], read_data(config["data"]).fingerprint, recipe)
-    return compare_with_run(read_measured(run), folder, encoder)

@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from harness.baselines.measured import FOLDER as BASELINE
-from harness.baselines.measured import Comparison, compare_with_encoder, find_results
+from harness.baselines.measured import Comparison, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat
 from harness.inference import explanation
@@ -69,8 +69,6 @@ MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
 SUMMARY = "baseline"
 """Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
-ENCODER = "encoder"
-"""The same of an encoder that taught."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -343,17 +341,18 @@ class RunReport(Observer):
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
-        """Send the comparisons with the TF-IDF baseline and with an encoder that taught, if there are any."""
-        run = Path(self.config.run)
+        """Send the comparison with the TF-IDF baseline, if there is one."""
         try:
-            encoder = compare_with_encoder(run, vars(self.config))
-            comparisons = {SUMMARY: compare_linear(run, self.config.data)[1], ENCODER: encoder}
+            comparison = compare_linear(Path(self.config.run), self.config.data)[1]
         except DataError as error:
             print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
             return
-        for name, comparison in comparisons.items():
-            if comparison is not None:
-                accuracy, difference = comparison.linear["accuracy"], comparison.difference
-                self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
-                bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
-                self.target.log(name, {**scalar_figures(comparison.linear), "difference": difference, **bounds})
+        if comparison is not None:
+            accuracy = comparison.linear["accuracy"]
+            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            difference = {
+                "difference": comparison.difference,
+                "difference_low": comparison.low,
+                "difference_high": comparison.high,
+            }
+            self.target.log(SUMMARY, scalar_figures(comparison.linear) | difference)

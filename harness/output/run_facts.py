@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.baselines.measured import Comparison, compare_with_encoder, compare_with_run, find_results
+from harness.baselines.measured import Comparison, compare_with_run, find_results
 from harness.config import LANGUAGE_MODEL, flat
 from harness.data.run_rows import hold_out
 from harness.inference.explanation import as_html, split_text
@@ -26,7 +26,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_environment, read_run_config, read_status
 from harness.rundir.results import read_measured
 from padless.core.errors import DataError, UserError
-from padless.core.split_names import TEST, VALIDATION
+from padless.core.split_names import VALIDATION
 from padless.core.terminal import public_values
 from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
@@ -55,8 +55,6 @@ class RunFacts:
         seconds = [line["seconds"] for line in throughput if "seconds" in line]
         self.training_s = seconds[-1] if seconds else None
         """Time to the last validation."""
-        self.test_rows_per_s = next((line["rows_per_s"] for line in reversed(throughput) if line["kind"] == TEST), None)
-        """Rows that all ranks read in a second of the test."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
@@ -78,10 +76,6 @@ class RunFacts:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
-        self.encoder: Comparison | None = None
-        """The comparison with an encoder that taught the run."""
-        with suppress(DataError):
-            self.encoder = compare_with_encoder(self.directory, self.config)
 
     @property
     def labels(self) -> list[str]:
