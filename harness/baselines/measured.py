@@ -202,11 +202,6 @@ class Comparison:
     """95 % interval of the network's accuracy minus the baseline's, over the rows that both predicted."""
 
     @property
-    def baseline(self) -> str:
-        """What the baseline is called."""
-        return "regression on the encoder" if "encoder" in self.linear else "TF-IDF baseline"
-
-    @property
     def difference(self) -> float:
         """The network's accuracy minus the baseline's."""
         return self.network["accuracy"] - self.linear["accuracy"]
@@ -221,7 +216,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.baseline} "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, TF-IDF baseline "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -229,11 +224,11 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return f"the network is above the {self.baseline}"
+            return "the network is above the TF-IDF baseline"
         time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.baseline}, {time}"
-        return f"no difference that these rows could show between the network and the {self.baseline}, {time}"
+            return f"the network is below the TF-IDF baseline, {time}"
+        return f"no difference that these rows could show between the network and the TF-IDF baseline, {time}"
 
 
 def compare_with_run(

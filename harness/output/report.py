@@ -161,6 +161,8 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     runs = rank(runs) if spread is None else runs
     names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
+    if len(runs) == 1 and spread is None:
+        views[0] |= view_details(runs[0])
     measured_splits = {run["split"] for run in views} - {None}
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
@@ -195,40 +197,44 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """The template's variables of one run, charts excepted."""
-    labels, manifest = run.labels, run.manifest
-    splits = {} if manifest is None else split_facts(manifest)
-    config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    has_label_sets = manifest is not None and manifest.has_label_sets
-    quality: dict[str, Any] = {"split": None, "figures": None}
-    if run.measured is not None:
-        figures = run.measured.figures
+    figures = None if run.measured is None else run.measured.figures
+    has_label_sets = run.manifest is not None and run.manifest.has_label_sets
+    if figures is not None:
         has_label_sets = "thresholds" in figures
-        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
-        missed = never_found(figures["per_class"])
-        quality = {
-            "split": run.measured.split,
-            "figures": figures,
-            "warnings": list(filter(None, (majority(figures), missed))),
-            "mistakes": group_mistakes(mistakes, figures),
-            "no_texts": no_texts,
-            "classes": worst_first(figures["per_class"]),
-            "matrix": matrix_of(figures),
-            "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-        }
-    log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
         "name": name,
         "facts": run,
-        "labels": labels,
+        "labels": run.labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "has_label_sets": has_label_sets,
-        "log_loss": log_loss,
-        "settings": flat(run.config),
+        "log_loss": LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS,
+        "split": None if run.measured is None else run.measured.split,
+        "figures": figures,
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
-        "splits": splits,
+    }
+
+
+def view_details(run: RunFacts) -> dict[str, Any]:
+    """Further variables of a run that has a page of its own: settings, dataset, classes and mistakes."""
+    manifest = run.manifest
+    config = public_values(manifest.provenance.get("config")) if manifest is not None else None
+    details = {
+        "settings": flat(run.config),
+        "splits": {} if manifest is None else split_facts(manifest),
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
-        **quality,
+    }
+    if run.measured is None:
+        return details
+    figures = run.measured.figures
+    mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+    return details | {
+        "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
+        "mistakes": group_mistakes(mistakes, figures),
+        "no_texts": no_texts,
+        "classes": worst_first(figures["per_class"]),
+        "matrix": matrix_of(figures),
+        "confusions": confusions(figures)[:LISTED_CONFUSIONS],
     }
 
 
