@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.config import Choice, RunConfig, name_run
 from harness.distributed.devices import count_cards
 from harness.distributed.stopping import AlreadyFinished, run_rank
-from harness.output.trackers import check_trackers
+from harness.output.tracking import check_trackers
 from harness.rundir.events import Observer, Observers
 from harness.rundir.records import LAUNCH_ID, installed_version
 from harness.training.rules import CHOICES, ResolvedConfig, resolve_config
@@ -73,7 +73,7 @@ def fit(resolved: ResolvedConfig, *, reports: bool = True) -> None:
 def observers_of(config: RunConfig, *, reports: bool) -> list[Observer]:
     """The receivers of a run's events on rank 0. Raises ``ConfigError`` for a tracker that cannot be used."""
     from harness.output.console import Console
-    from harness.output.run_report import RunReport
+    from harness.output.report import RunReport
     from harness.output.tracking import Trackers
 
     check_trackers(config.tracking)

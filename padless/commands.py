@@ -98,7 +98,7 @@ COMMANDS = (
         "RUN",
         "A folder to share: weights, ONNX, model card.",
         "harness.output.export:main",
-        "harness.output.export_config:ExportConfig",
+        "harness.inference.config:ExportConfig",
         example="padless export runs/mine -o exports/mine --onnx",
     ),
     Command(

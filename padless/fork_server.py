@@ -31,7 +31,7 @@ PRELOADED = (
     "harness.evaluate",
     "harness.inference.evaluation",
     "harness.distributed.session",
-    "harness.output.run_report",
+    "harness.output.report",
     "harness.train",
     "harness.training.assembly",
     "pandas",

@@ -19,7 +19,6 @@ import numpy as np
 
 from harness.baselines.distill import write_predictions
 from harness.baselines.sentence_encoder import (
-    ENCODER,
     Embeddings,
     find_encoder,
     measure_encoder,
@@ -38,7 +37,6 @@ from harness.rundir.results import (
     predictions_name,
     read_figures,
     read_hits,
-    read_measured,
     write_results,
 )
 from padless.core.atomic import refusal
@@ -204,11 +202,6 @@ class Comparison:
     """95 % interval of the network's accuracy minus the baseline's, over the rows that both predicted."""
 
     @property
-    def baseline(self) -> str:
-        """What the baseline is called."""
-        return "regression on the encoder" if "encoder" in self.linear else "TF-IDF baseline"
-
-    @property
     def difference(self) -> float:
         """The network's accuracy minus the baseline's."""
         return self.network["accuracy"] - self.linear["accuracy"]
@@ -223,7 +216,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.baseline} "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, TF-IDF baseline "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -231,11 +224,11 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return f"the network is above the {self.baseline}"
+            return "the network is above the TF-IDF baseline"
         time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.baseline}, {time}"
-        return f"no difference that these rows could show between the network and the {self.baseline}, {time}"
+            return f"the network is below the TF-IDF baseline, {time}"
+        return f"no difference that these rows could show between the network and the TF-IDF baseline, {time}"
 
 
 def compare_with_run(
@@ -255,16 +248,3 @@ def compare_with_run(
         path = measured.directory / predictions_name(split)
         raise DataError(f"{path}: predicts other rows than {folder}: one of them is of another dataset or fold")
     return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
-
-
-def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | None:
-    """Compare a run of this ``config`` with the encoder that taught it; None if no encoder did, or it held out a fold.
-
-    Raises ``DataError`` for a missing dataset and for damaged figures.
-    """
-    folder_name = Path(config.get("teacher") or "").parent.name
-    if not folder_name.startswith(ENCODER) or config.get("fold") is not None:
-        return None
-    recipe = recipe_of(folder_name.removeprefix(ENCODER))
-    folder, encoder = find_results(run, config["data"], read_data(config["data"]).fingerprint, recipe)
-    return compare_with_run(read_measured(run), folder, encoder)

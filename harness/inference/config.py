@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of predict, explain and evaluate."""
+"""The options of predict, explain, evaluate and export."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from msgspec import Meta
 
 from harness.inference.scorer import Engine
 from harness.rundir.layout import check_figures_directory
+from padless.core.atomic import refuse_inside
 from padless.core.configuration import Texts
 from padless.core.errors import ConfigError
 from padless.core.executors import ExecutorConfig
-from padless.core.schema import AtLeast1, LocalPath, Name, Processes, Seconds, ShareText, Wait
+from padless.core.schema import AtLeast1, LanguageCode, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from padless.core.split_names import TEST
 from preprocessing.config import Names, SourceConfig
 from preprocessing.dataset.shards import MANIFEST
@@ -232,3 +233,31 @@ class ExplainConfig(ReadingConfig):
     """Texts explained together."""
     json: bool = False
     """Print one JSON object per text instead of words with scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write a run's model into a folder for others: weights, text pipeline, ONNX, a model card."""
+
+    SUBJECT = ("run",)
+    run: LocalPath
+    """Run directory or bundle."""
+    output: LocalPath
+    """Folder to write, which must not be there yet."""
+    onnx: bool = False
+    """Write the network for ONNX Runtime too, and compare its results with torch's."""
+    license: Name = "unknown"
+    """Licence of the model, by its name on the hub, as in cc-by-4.0; the owners of the texts must allow it."""
+    language: LanguageCode | None = None
+    """Language of the texts for the model card, as in en; null: the one of the text pipeline,
+    if its tokenizer, stop words or lemmas depend on it."""
+    name: Name | None = None
+    """Name of the model in the model card; null: the name of the run's folder."""
+    quiet: bool = False
+    """Print errors only."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing would be overwritten."""
+        refuse_inside("output", Path(self.output))
+        if os.path.lexists(self.output):
+            raise ConfigError(f"output: {self.output} is there already; name another folder, or remove it")

@@ -34,7 +34,7 @@ from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
-from harness.output.trackers import check_trackers
+from harness.output.tracking import check_trackers
 from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight

@@ -135,7 +135,7 @@ def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
     for split in values["splits"]:
         screen.print_text(f"{split}:")
         figures = [run["splits"][split] for run in values["runs"]]
-        screen.table(spread_table([member.name for member in members], figures, screen.width))
+        screen.table(spread_table(figures))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         accuracy = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"

@@ -23,20 +23,18 @@ class Figure:
 
     title: str
     lower_is_better: bool = False
-    weight: int = 0
-    """If a table of runs is too wide, columns with the largest weight are dropped first."""
 
 
 FIGURES = {
     "accuracy": Figure(title="accuracy"),
-    "balanced_accuracy": Figure(title="balanced accuracy", weight=3),
+    "balanced_accuracy": Figure(title="balanced accuracy"),
     "f1": Figure(title="F1"),
     "f1_micro": Figure(title="F1 (micro)"),
-    "roc_auc": Figure(title="ROC AUC", weight=2),
-    "pr_auc": Figure(title="PR AUC", weight=4),
+    "roc_auc": Figure(title="ROC AUC"),
+    "pr_auc": Figure(title="PR AUC"),
     "log_loss": Figure(title="log loss", lower_is_better=True),
     "calibrated_log_loss": Figure(title="calibrated log loss", lower_is_better=True),
-    "ece": Figure(title="calibration error", lower_is_better=True, weight=5),
+    "ece": Figure(title="calibration error", lower_is_better=True),
     "perplexity": Figure(title="perplexity", lower_is_better=True),
 }
 """All figures by key, in display order; a split has those of its task."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.metrics.figures import FIGURES, show_figures, spreads
 from harness.metrics.metrics import largest_confusions, worst_first
-from padless.core.terminal import WIDTH, Column, Screen, count_noun, percent, shorten_line, table
+from padless.core.terminal import Screen, count_noun, percent, shorten_line, table
 
 MAX_CLASSES = 10
 """Maximum number of classes in a table; of more, those with the lowest F1."""
@@ -20,45 +20,44 @@ LOG_LOSS = "the mean of -ln(probability of the true class): 0 is perfect; a blin
 LOG_LOSS_OF_SETS = "the sum over all classes of -ln(probability of having the class, or not): 0 is perfect"
 MIN_IMPROVEMENT = 0.02
 """Share of the validation loss: if the last third of the epochs has taken more off, more epochs are advised."""
+MAX_NAMED_CLASSES = 3
+"""Most classes that a warning names."""
 MAX_LABEL_CELLS = 32
 """Most cells of a label in a table."""
 
 
-def figures_table(splits: Mapping[str, Mapping[str, Any]], width: int) -> list[str]:
-    """A line for each figure and a column for each split, by name the figures of ``SPLIT.json``; intervals (95 %) are
-    dropped if the table is too wide.
+def figures_table(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each figure with its interval (95 %), and a column for each split, by name the figures of
+    ``SPLIT.json``.
     """
-    columns, row_by_title = [Column("figure", " ", right=False)], {"rows": {"figure": "rows"}}
+    row_by_title = {"rows": {"figure": "rows"}}
     for name, values in splits.items():
-        columns += [Column(name), Column(f"{name} interval", "95 %", right=False, weight=1)]
         row_by_title["rows"][name] = f"{values['rows']:,}"
         for title, value, interval in show_figures(values, values["labels"]):
-            row = row_by_title.setdefault(title, {"figure": title})
-            row |= {name: value, f"{name} interval": interval}
-    return table(columns, list(row_by_title.values()), width)
+            row_by_title.setdefault(title, {"figure": title})[name] = f"{value}  {interval}"
+    return table(list(row_by_title.values()), left=("figure", *splits))
 
 
-def classes_table(per_class: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+def classes_table(per_class: Sequence[Mapping[str, Any]]) -> list[str]:
     """Precision, recall, F1 and rows of each class, in their order; of more than ``MAX_CLASSES`` the worst by F1.
 
     A dash replaces the precision of a class that was never predicted, and the recall of one without rows.
     """
-    columns = [Column("class", right=False), *map(Column, ("precision", "recall", "F1", "rows"))]
     rows, is_cut = [], len(per_class) > MAX_CLASSES
     for entry in worst_first(per_class)[:MAX_CLASSES] if is_cut else per_class:
-        row = {"class": shorten_line(entry["label"], MAX_LABEL_CELLS), "rows": f"{entry['rows']:,}"}
+        row = {"class": shorten_line(entry["label"], MAX_LABEL_CELLS)}
         for title in ("precision", "recall", "F1"):
             value = entry[title.lower()]
             row[title] = "–" if value is None else f"{value:.3f}"
-        rows.append(row)
+        rows.append({**row, "rows": f"{entry['rows']:,}"})
     more = [f"… the {MAX_CLASSES} worst of {len(per_class)} classes by F1"] if is_cut else []
-    return table(columns, rows, width) + more
+    return table(rows, left=("class",)) + more
 
 
 def print_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> None:
     """Print figures of splits side by side, then the effect of temperature and threshold, and classes, of the last."""
     last = list(splits.values())[-1]
-    screen.table(figures_table(splits, screen.width))
+    screen.table(figures_table(splits))
     calibration = last["calibration"]
     line = (
         f"calibration: temperature {last['temperature']:.3f} took the calibration error from "
@@ -69,7 +68,7 @@ def print_figures(screen: Screen, splits: Mapping[str, Mapping[str, Any]]) -> No
     screen.print_text(f"{line}; threshold {last['threshold']:.4f}" if has_threshold else line)
     screen.print_text(f"log loss: {LOG_LOSS_OF_SETS if 'thresholds' in last else LOG_LOSS}")
     screen.write([""])
-    screen.table(classes_table(last["per_class"], screen.width))
+    screen.table(classes_table(last["per_class"]))
 
 
 def print_evaluation(screen: Screen, values: Mapping[str, Any]) -> None:
@@ -95,22 +94,18 @@ def confusion_table(values: Mapping[str, Any]) -> list[str]:
     ]
     if not rows:
         return ["no row is confused"]
-    columns = [Column(key, right=key == "rows") for key in ("true", "predicted", "rows")]
-    return ["largest confusions", *table(columns, rows, WIDTH)]
+    return ["largest confusions", *table(rows, left=("true", "predicted"))]
 
 
-def spread_table(names: Sequence[str], runs: Sequence[Mapping[str, Any]], width: int) -> list[str]:
-    """A line for each run, then mean, standard deviation and interval of the mean; a column per figure."""
-    spread_by_name = spreads(runs)
-    columns = [Column(name, FIGURES[name].title, weight=FIGURES[name].weight) for name in spread_by_name]
-    lines = dict(zip(names, runs, strict=True))
-    for title, key in (("mean", "mean"), ("sd", "sd"), ("95 % from", "low"), ("95 % to", "high")):
-        lines[title] = {name: spread[key] for name, spread in spread_by_name.items()}
+def spread_table(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Mean, standard deviation and interval of the mean (95 %) of each figure that all runs have."""
     rows = []
-    for title, values in lines.items():
-        if all(values[name] is not None for name in spread_by_name):
-            rows.append({"run": title, **{name: f"{values[name]:.4f}" for name in spread_by_name}})
-    return table([Column("run", " ", right=False), *columns], rows, width)
+    for name, spread in spreads(runs).items():
+        row = {"figure": FIGURES[name].title, "mean": f"{spread['mean']:.4f}"}
+        if spread["sd"] is not None:
+            row |= {"sd": f"{spread['sd']:.4f}", "95 %": f"{spread['low']:.4f} to {spread['high']:.4f}"}
+        rows.append(row)
+    return table(rows, left=("figure",))
 
 
 def majority(values: Mapping[str, Any]) -> str | None:
@@ -141,19 +136,16 @@ def still_improving(validations: Sequence[Mapping[str, Any]], chosen: str, epoch
     return f"validation was still improving: --epochs {2 * epochs} or more" if improved else None
 
 
-def describe_classes(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The first three classes of ``per_class`` with their rows, and how many more there are."""
-    classes = ", ".join(f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in entries[:3])
-    more = f" and {len(entries) - 3:,} more classes" if len(entries) > 3 else ""
-    return f"{classes}{more}"
-
-
 def never_found(per_class: Sequence[Mapping[str, Any]]) -> str | None:
     """A warning about classes of which no row is recognised; accuracy, and F1 of another class, do not show them."""
     missed = [entry for entry in per_class if entry["rows"] and not entry["recall"]]
     if not missed or len(missed) == sum(entry["rows"] > 0 for entry in per_class):
         return None
+    names = ", ".join(
+        f"{entry['label']!r} ({count_noun(entry['rows'], 'row')})" for entry in missed[:MAX_NAMED_CLASSES]
+    )
+    more = f" and {len(missed) - MAX_NAMED_CLASSES:,} more classes" if len(missed) > MAX_NAMED_CLASSES else ""
     return (
-        f"no row of {describe_classes(missed)} is recognised: judge by the F1 of each class, and weigh classes with "
+        f"no row of {names}{more} is recognised: judge by the F1 of each class, and weigh classes with "
         "optim.class_weights, or add rows of them"
     )

@@ -16,12 +16,7 @@ from typing import Any
 from harness.config import CLASSIFIER, Choice, RunConfig
 from harness.metrics.figures import CHOSEN_BY
 from harness.metrics.intervals import wilson
-from harness.metrics.tables import (
-    majority,
-    never_found,
-    print_figures,
-    still_improving,
-)
+from harness.metrics.tables import majority, never_found, print_figures, still_improving
 from harness.model.registry import parameters_of
 from harness.rundir import layout
 from harness.rundir.events import Observer, Opening
@@ -29,7 +24,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import Column, Live, Screen, Tone, count_noun, duration, public, table
+from padless.core.terminal import Live, Screen, Tone, count_noun, duration, public, table
 
 TITLES = {
     "accuracy": "accuracy",
@@ -55,13 +50,13 @@ class Log(Screen):
         super().__init__(quiet=quiet)
         self.file = file
 
-    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
+    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
         """Write as ``Screen`` does; after a failure, print nothing more."""
         with contextlib.suppress(OSError):
             if self.file is not None:
                 append_line(self.file, "\n".join(lines))
         try:
-            super().write(lines, tone, head)
+            super().write(lines, tone)
         except OSError:
             self.quiet = True
 
@@ -150,7 +145,7 @@ class Console(Observer):
             self.figures = values
         elif kind == VALIDATION:
             cells = self.validation_cells(values)
-            head, line = table([Column(title) for title in cells], [cells], self.screen.width)
+            head, line = table([cells])
             if not self.validations:
                 self.screen.write([head], "head")
             self.screen.write([line], "good" if values["best"] else "")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.measured import compare_with_encoder, find_results
+from harness.baselines.measured import find_results
 from harness.inference.bundle import Bundle
+from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
 from harness.model.registry import num_outputs, num_parameters
-from harness.output.export_config import ExportConfig
 from harness.output.onnx_graph import check_exportable, export_onnx
 from harness.rundir.bundle_files import (
     CARD,
@@ -49,7 +49,7 @@ from preprocessing.text.vocabulary import UNK
 
 MAX_DIFFERENCE = 1e-4
 """Maximum difference of a probability between ONNX and torch."""
-NUM_LENGTHS, RANDOM_BATCHES, MAX_ROWS = 64, 8, 48
+NUM_LENGTHS = 64
 NUM_COMMON_IDS = 40
 """Half of the random texts have only this many ids, so that words and pairs repeat within a text."""
 
@@ -99,21 +99,18 @@ def run_of(bundle: Path) -> Path | None:
 
 
 def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict[str, Any]:
-    """Compare ONNX Runtime with torch on random ids: ``NUM_LENGTHS`` lengths from 1 to the bundle's longest text, in a
-    geometric series, then batches of mixed lengths.
+    """Compare ONNX Runtime with torch on two batches of random ids: ``NUM_LENGTHS`` lengths from 1 to the bundle's
+    longest text, in a geometric series.
 
     Prints and returns the largest ``difference`` of a probability, the number of ``texts``, and ``longest``. Raises
     ``DataError`` if a probability differs by more than ``MAX_DIFFERENCE`` or is not finite.
     """
     random, longest = np.random.default_rng(0), bundle.encoder.pipeline.spec.max_tokens
     vocabulary_size = bundle.info.vocabulary_size
-    sizes = random.integers(1, MAX_ROWS + 1, RANDOM_BATCHES)
-    series = np.unique(np.geomspace(1, longest, NUM_LENGTHS).round().astype(int))
-    batches = [series, *((longest ** random.random(size)).astype(int) for size in sizes)]
+    lengths = np.unique(np.geomspace(1, longest, NUM_LENGTHS).round().astype(int))
     worst = 0.0
-    for lengths in batches:
-        tops = np.where(np.arange(len(lengths)) % 2, vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS))
-        encoded = [random.integers(UNK, top, size) for top, size in zip(tops, lengths, strict=True)]
+    for end_id in (vocabulary_size, min(vocabulary_size, UNK + NUM_COMMON_IDS)):
+        encoded = [random.integers(UNK, end_id, length) for length in lengths]
         _, wanted = bundle.decision.predictions(bundle.score(encoded))
         difference = float(np.abs(onnx.score(encoded, PROBABILITIES) - wanted).max())
         worst = max(worst, difference if np.isfinite(difference) else np.inf)
@@ -122,7 +119,7 @@ def compare_with_torch(bundle: Bundle, onnx: OnnxScorer, screen: Screen) -> dict
             f"--onnx: a probability of the ONNX network differs from torch's by {worst:.2g}, more than "
             f"{MAX_DIFFERENCE:g}; nothing was exported: try another version of onnxruntime, or export without --onnx"
         )
-    texts = sum(map(len, batches))
+    texts = 2 * len(lengths)
     screen.fact(
         "onnx",
         f"no probability of {texts:,} random texts of 1 to {longest} tokens differs from torch's by over {worst:.2g}",
@@ -153,10 +150,9 @@ def markdown_code(text: str) -> str:
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
     their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
-    ``linear`` and ``encoder``, those of the TF-IDF baseline and of an encoder that taught on the same split. Raises
-    ``DataError`` for a damaged file of the run.
+    ``linear``, those of the TF-IDF baseline on the same split. Raises ``DataError`` for a damaged file of the run.
     """
-    names = ("run_config", "environment", "figures", "linear", "encoder")
+    names = ("run_config", "environment", "figures", "linear")
     records: dict[str, Any] = {**{name: {} for name in names}, "splits": info.splits}
     if (run := run_of(bundle)) is None:
         return records
@@ -166,8 +162,6 @@ def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
         with suppress(DataError):
             figures_by_split = find_results(run, records["run_config"].get("data", ""), info.dataset)[1]
             records["linear"] = figures_by_split.get(measured.split, {})
-            if (comparison := compare_with_encoder(run, records["run_config"])) is not None:
-                records["encoder"] = comparison.linear
     return records
 
 

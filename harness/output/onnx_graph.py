@@ -29,8 +29,6 @@ OPSET = 18
 """The first version with bitwise operators."""
 IR = 10
 """The file format that onnxruntime 1.18 reads."""
-MAX_BYTES = 2**31 - 1
-"""Maximum size of a protobuf file."""
 ONNX_GATES = (0, 3, 1, 2)
 """Torch's index (i f g o) of each gate in ONNX's order."""
 NAMES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -113,17 +111,12 @@ class ExportedClassifier(nn.Module):
 
 
 def check_exportable(model: Classifier) -> None:
-    """Raise ``ConfigError`` for a pooling without ``dense``, and for a network too large for a file."""
+    """Raise ``ConfigError`` for a pooling without ``dense``."""
     pooling = type(model.pooling)
     if pooling.dense is Pooling.dense and pooling is not Last:
         raise ConfigError(
             f"--onnx: model.pooling {model.config.pooling!r} has no method dense, which is exported; export without "
             "--onnx, or write one"
-        )
-    size = sum(tensor.numel() * 4 for tensor in model.state_dict().values())
-    if size > MAX_BYTES:
-        raise ConfigError(
-            f"--onnx: the weights have {size:,} bytes, and an ONNX file holds 2 GB; export without --onnx"
         )
 
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shlex
+import subprocess
+import time
 import webbrowser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
@@ -22,32 +26,40 @@ from typing import Any
 import numpy as np
 import yaml
 
-from harness.baselines.measured import Comparison
-from harness.config import LANGUAGE_MODEL, flat
+from harness.baselines.measured import FOLDER as BASELINE
+from harness.baselines.measured import Comparison, find_results
+from harness.baselines.tfidf import estimate_seconds, names_of
+from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat
 from harness.inference import explanation
-from harness.metrics.figures import FIGURES, show_figure, show_figures
+from harness.metrics.figures import FIGURES, scalar_figures, show_figure, show_figures
 from harness.metrics.intervals import wilson
 from harness.metrics.metrics import LISTED_CONFUSIONS, largest_confusions, worst_first
 from harness.metrics.tables import LOG_LOSS, LOG_LOSS_OF_SETS, majority, never_found
 from harness.output.charts import MIN_BIN_ROWS, NUM_COLOURS, learning_charts, quality_charts
 from harness.output.many_runs import summarize_runs
-from harness.output.mistakes import mistakes_of
 from harness.output.run_facts import (
     RunFacts,
+    compare_linear,
     compare_with_first,
     differing_settings,
+    mistakes_of,
     rank,
     ranking_figure,
     unique_names,
 )
 from harness.rundir.bundle_files import split_facts
-from harness.rundir.layout import REPORT, members
+from harness.rundir.events import Observer
+from harness.rundir.layout import REPORT, members, writable_path
+from harness.rundir.records import Ending
 from padless.core import atomic
-from padless.core.errors import require
+from padless.core.errors import DataError, UserError, require
 from padless.core.installed import VERSION
+from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
+from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values
+from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
 TEMPLATE, STYLE = "report.html.j2", "report.css"
@@ -55,6 +67,15 @@ GENERATOR = f"padless sha256={'0' * 64}"
 """``generator`` of a report."""
 MAX_MATRIX_CLASSES = 20
 """Of a whole confusion matrix; of more classes only the largest cells are shown."""
+SUMMARY = "baseline"
+"""Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
+MAX_FIT_S = 60.0
+"""A fit with a longer estimate is left out."""
+END_S, KILLED_S = 20.0, 5.0
+"""Longest wait for the fit at the end of a run, and for its end when it was killed."""
+NICENESS = 19
+FIRST_VICTIM = "1000"
+"""``oom_score_adj`` (proc(5)): where memory runs out, the kernel kills this process, not the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +161,8 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
     runs = rank(runs) if spread is None else runs
     names, num_datasets = unique_names(runs), len({run.fingerprint or run.directory for run in runs})
     views = [view(run, name) for run, name in zip(runs, names, strict=True)]
+    if len(runs) == 1 and spread is None:
+        views[0] |= view_details(runs[0])
     measured_splits = {run["split"] for run in views} - {None}
     chart_split = VALIDATION if measured_splits == {VALIDATION} else TEST
     style = (FOLDER / STYLE).read_text(encoding="utf-8") + explanation.STYLE
@@ -174,40 +197,44 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
     """The template's variables of one run, charts excepted."""
-    labels, manifest = run.labels, run.manifest
-    splits = {} if manifest is None else split_facts(manifest)
-    config = public_values(manifest.provenance.get("config")) if manifest is not None else None
-    has_label_sets = manifest is not None and manifest.has_label_sets
-    quality: dict[str, Any] = {"split": None, "figures": None}
-    if run.measured is not None:
-        figures = run.measured.figures
+    figures = None if run.measured is None else run.measured.figures
+    has_label_sets = run.manifest is not None and run.manifest.has_label_sets
+    if figures is not None:
         has_label_sets = "thresholds" in figures
-        mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
-        missed = never_found(figures["per_class"])
-        quality = {
-            "split": run.measured.split,
-            "figures": figures,
-            "warnings": list(filter(None, (majority(figures), missed))),
-            "mistakes": group_mistakes(mistakes, figures),
-            "no_texts": no_texts,
-            "classes": worst_first(figures["per_class"]),
-            "matrix": matrix_of(figures),
-            "confusions": confusions(figures)[:LISTED_CONFUSIONS],
-        }
-    log_loss = LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS
     return {
         "name": name,
         "facts": run,
-        "labels": labels,
+        "labels": run.labels,
         "pretrained": run.config.get("task") == LANGUAGE_MODEL,
         "has_label_sets": has_label_sets,
-        "log_loss": log_loss,
-        "settings": flat(run.config),
+        "log_loss": LOG_LOSS_OF_SETS if has_label_sets else LOG_LOSS,
+        "split": None if run.measured is None else run.measured.split,
+        "figures": figures,
         "state": run.status.get("state", "unknown"),
         "step": run.status.get("step") or (run.train[-1]["step"] if run.train else 0),
-        "splits": splits,
+    }
+
+
+def view_details(run: RunFacts) -> dict[str, Any]:
+    """Further variables of a run that has a page of its own: settings, dataset, classes and mistakes."""
+    manifest = run.manifest
+    config = public_values(manifest.provenance.get("config")) if manifest is not None else None
+    details = {
+        "settings": flat(run.config),
+        "splits": {} if manifest is None else split_facts(manifest),
         "dataset_config": yaml.safe_dump(config, sort_keys=False, allow_unicode=True) if config else None,
-        **quality,
+    }
+    if run.measured is None:
+        return details
+    figures = run.measured.figures
+    mistakes, no_texts = mistakes_of(figures["mistakes"], manifest, str(run.config["data"]))
+    return details | {
+        "warnings": list(filter(None, (majority(figures), never_found(figures["per_class"])))),
+        "mistakes": group_mistakes(mistakes, figures),
+        "no_texts": no_texts,
+        "classes": worst_first(figures["per_class"]),
+        "matrix": matrix_of(figures),
+        "confusions": confusions(figures)[:LISTED_CONFUSIONS],
     }
 
 
@@ -273,3 +300,65 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "around_recall": lambda entry: wilson(entry["recall"] * entry["rows"], entry["rows"]),
 }
 """Name in the template -> function that formats a value."""
+
+
+class RunReport(Observer):
+    """Fits the TF-IDF baseline in the background of a run; at its end, sends the comparison to console and trackers,
+    and writes ``report.html``.
+
+    The fit is ``padless baseline``, a process with the least priority, one thread, and no way to fail the run.
+    """
+
+    def __init__(self, config: RunConfig, target: Observer) -> None:
+        """The figures go to ``target``, which must be closed after this observer."""
+        self.config, self.target = config, target
+        self.fit: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start to fit it, unless it was fitted before or would take long. Errors wait for the end."""
+        data, run = self.config.data, self.config.run
+        if self.config.baseline != "auto" or self.config.task != CLASSIFIER:
+            return
+        with suppress(OSError, UserError):
+            manifest = read_data(data)
+            is_measured = len(find_results(Path(run), data, manifest.fingerprint)[1]) == len(names_of(manifest))
+            if not is_measured and estimate_seconds(manifest) <= MAX_FIT_S:
+                words = ["-m", "padless", "baseline", data, "-o", str(writable_path(data, run, BASELINE))]
+                self.fit = start_child(*words)
+                os.setpriority(os.PRIO_PROCESS, self.fit.pid, NICENESS)
+                Path(f"/proc/{self.fit.pid}/oom_score_adj").write_text(FIRST_VICTIM)
+
+    def close(self, ending: Ending) -> None:
+        """Report a run that has finished. An error becomes one warning."""
+        is_finished = ending.state == "finished"
+        if self.fit is not None:
+            if is_finished and self.fit.poll() is None:
+                self.target.print_text(
+                    f"waiting up to {END_S:.0f} s for the TF-IDF baseline (--baseline none leaves it out)"
+                )
+                until = time.monotonic() + END_S
+                while self.fit.poll() is None and time.monotonic() < until and STOP.signal is None:
+                    time.sleep(0.1)
+            self.fit.kill()
+            with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel
+                self.fit.wait(KILLED_S)
+        if is_finished:
+            self.compare()
+            write_report_quietly(self.config.run)
+
+    def compare(self) -> None:
+        """Send the comparison with the TF-IDF baseline, if there is one."""
+        try:
+            comparison = compare_linear(Path(self.config.run), self.config.data)[1]
+        except DataError as error:
+            print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
+            return
+        if comparison is not None:
+            accuracy = comparison.linear["accuracy"]
+            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            difference = {
+                "difference": comparison.difference,
+                "difference_low": comparison.low,
+                "difference_high": comparison.high,
+            }
+            self.target.log(SUMMARY, scalar_figures(comparison.linear) | difference)

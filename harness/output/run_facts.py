@@ -8,37 +8,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.baselines.measured import Comparison, compare_with_encoder, compare_with_run, find_results
-from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict
+from harness.baselines.measured import Comparison, compare_with_run, find_results
+from harness.config import LANGUAGE_MODEL, flat
 from harness.data.run_rows import hold_out
+from harness.inference.explanation import as_html, split_text
 from harness.metrics.figures import CHOSEN_BY, FIGURES
 from harness.metrics.tables import still_improving
 from harness.rundir.bundle_files import find_info
 from harness.rundir.json_files import Line
-from harness.rundir.layout import (
-    BUNDLE,
-    CONFIG,
-    ENVIRONMENT,
-    EVALUATION,
-    METRICS,
-    THROUGHPUT,
-)
+from harness.rundir.layout import BUNDLE, METRICS, THROUGHPUT
 from harness.rundir.metrics_log import read_log
 from harness.rundir.records import read_environment, read_run_config, read_status
-from harness.rundir.results import (
-    figures_name,
-    read_measured,
-)
-from padless.core.errors import DataError
-from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import count_noun, public_values
-from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
+from harness.rundir.results import read_measured
+from padless.core.errors import DataError, UserError
+from padless.core.split_names import VALIDATION
+from padless.core.terminal import public_values
+from preprocessing.dataset.originals import find_originals
+from preprocessing.dataset.shards import VOCABULARY, Manifest
+from preprocessing.dataset.views import home_of, read_data
+from preprocessing.text.encoder import Encoder, spans_of
+from preprocessing.text.spec import TextPipeline
+from preprocessing.text.vocabulary import Vocabulary
 
 
 class RunFacts:
@@ -60,14 +55,10 @@ class RunFacts:
         seconds = [line["seconds"] for line in throughput if "seconds" in line]
         self.training_s = seconds[-1] if seconds else None
         """Time to the last validation."""
-        self.test_rows_per_s = next((line["rows_per_s"] for line in reversed(throughput) if line["kind"] == TEST), None)
-        """Rows that all ranks read in a second of the test."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
         """Figures on the test split, else on validation, if any."""
-        self.gaps = list(self.find_gaps(lines))
-        """What is missing in files of the run, one sentence each."""
         info = find_info(self.directory / BUNDLE)
         self.fingerprint = info.dataset if info is not None else None
         """Fingerprint of the dataset of the training."""
@@ -85,24 +76,6 @@ class RunFacts:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
-        self.encoder: Comparison | None = None
-        """The comparison with an encoder that taught the run."""
-        with suppress(DataError):
-            self.encoder = compare_with_encoder(self.directory, self.config)
-
-    def find_gaps(self, lines: Sequence[Line]) -> Iterator[str]:
-        """What an intact run has and this one does not: a file was cut, or is of another run."""
-        if missing := sorted(flat(to_dict(RunConfig())).keys() - flat(self.config).keys()):
-            yield f"{CONFIG} lacks {count_noun(len(missing), 'key')}, such as {missing[0]}"
-        if not self.environment.get("effective") or not self.environment.get("versions"):
-            yield f"{ENVIRONMENT} is missing or incomplete"
-        last_step = lines[-1]["step"]
-        if self.status.get("state") == "finished" and last_step < self.status["step"]:
-            yield f"{METRICS} ends at step {last_step:,}, the run at step {self.status['step']:,}"
-        for split, folder in ((TEST, self.directory), (VALIDATION, self.directory / EVALUATION)):
-            has_figures = (folder / figures_name(split)).exists()
-            if has_figures and (self.measured is None or (self.measured.split != split and split == TEST)):
-                yield f"{folder / figures_name(split)} is not of the weights in {BUNDLE}/, so it is not shown"
 
     @property
     def labels(self) -> list[str]:
@@ -202,3 +175,29 @@ def unique_names(runs: Sequence[RunFacts]) -> list[str]:
     paths = [run.directory.resolve() for run in runs]
     parent = os.path.commonpath([path.parent for path in paths])
     return [str(path.relative_to(parent)) for path in paths]
+
+
+def mistakes_of(
+    mistakes: Sequence[dict[str, Any]], manifest: Manifest | None, data: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The ``mistakes`` of ``SPLIT.json`` on the dataset ``data``, each with its original ``text`` as HTML, None if it
+    is missing, and what the model has ``read`` of it; and the reason why originals are missing, if some are.
+
+    Token positions are found as in ``padless explain``; text that the model did not see is not marked.
+    """
+    text_by_row, reason = find_originals(manifest, [mistake["row"] for mistake in mistakes])
+    encoder, described = None, []
+    if manifest is not None and text_by_row:
+        try:
+            vocabulary = Vocabulary.read(home_of(data) / VOCABULARY)
+            encoder = Encoder(TextPipeline.from_json(manifest.text), vocabulary)
+        except UserError as error:  # a package is not installed
+            reason = str(error)
+    for mistake in mistakes:
+        tokens, weights, text = mistake["tokens"], mistake["weights"], None
+        if encoder is not None and mistake["row"] in text_by_row:
+            original = text_by_row[mistake["row"]]
+            text = as_html(split_text(original, spans_of(original, tokens, encoder.tokenizer), weights))
+        words = [segment for pair in zip(tokens, weights, strict=True) for segment in (pair, (" ", 0.0))]
+        described.append({**mistake, "read": as_html(words), "text": text})
+    return described, reason

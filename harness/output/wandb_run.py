@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from harness.output.trackers import AccelerateTracker, figures_by_chart, is_installed
+from harness.output.tracking import AccelerateTracker, figures_by_chart, is_installed
 from harness.rundir.json_files import read_object
 from harness.rundir.layout import METRICS, THROUGHPUT, TRACKING, members, tracker_state
 from harness.rundir.lock import open_locked

@@ -15,9 +15,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -139,8 +138,8 @@ def count_noun(number: int, noun: str) -> str:
 
 WIDTH = 80
 """Columns of a file, and of a terminal of unknown width."""
-MAX_SENTENCE_CELLS = 100
-"""Most columns of a sentence in a terminal: longer lines are hard to read."""
+MAX_WIDTH = 100
+"""Most columns that are used in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
 """Column where the text of a fact begins."""
 GAP = "  "
@@ -181,43 +180,22 @@ def wrap_text(text: str, width: int, indent: int = 2, head: str = "") -> list[st
     return lines
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table."""
-
-    key: str
-    title: str = ""
-    """That of none is its key."""
-    weight: int = 0
-    """If not all columns fit, those of the largest weight are dropped first; those of 0 stay."""
-    right: bool = True
-    """Right-aligned, as numbers are."""
-
-
-def table(columns: Sequence[Column], rows: Sequence[Mapping[str, str]], width: int) -> list[str]:
-    """Titles, then a line for each row, at most ``width`` wide as far as columns can be dropped.
-
-    Empty columns are left out.
-    """
+def table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list[str]:
+    """The keys of ``rows`` as titles, then a line for each row; columns are right-aligned, except those in ``left``."""
     from rich.console import Console
     from rich.table import Table
 
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    grid = Table(box=None, padding=(0, len(GAP), 0, 0), pad_edge=False)
+    for title in titles:
+        grid.add_column(plain_line(title), justify="left" if title in left else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(plain_line(row.get(title, "")) for title in titles))
     console = Console(width=1 << 16, color_system=None)
-    filled_columns = [column for column in columns if not rows or any(row.get(column.key) for row in rows)]
-    while True:
-        grid = Table(box=None, padding=(0, len(GAP), 0, 0), pad_edge=False)
-        for column in filled_columns:
-            title = plain_line(column.title or column.key)
-            grid.add_column(title, justify="right" if column.right else "left", no_wrap=True)
-        for row in rows:
-            grid.add_row(*(plain_line(row.get(column.key, "")) for column in filled_columns))
-        heaviest = max(filled_columns, key=lambda column: column.weight)
-        if console.measure(grid).maximum <= width or not heaviest.weight:
-            with console.capture() as capture:
-                console.print(grid, markup=False)
-            text = capture.get()  # cannot hang: rich's text
-            return [line.rstrip() for line in text.splitlines()]
-        filled_columns.remove(heaviest)
+    with console.capture() as capture:
+        console.print(grid, markup=False)
+    text = capture.get()  # cannot hang: rich's text
+    return [line.rstrip() for line in text.splitlines()]
 
 
 Tone = Literal["", "head", "good", "warn", "bad"]
@@ -266,12 +244,12 @@ class Screen:
 
     @property
     def width(self) -> int:
-        """Columns of a table."""
-        return shutil.get_terminal_size((WIDTH, 24)).columns if self.is_live else WIDTH
+        """Most columns of a line."""
+        return min(shutil.get_terminal_size((WIDTH, 24)).columns, MAX_WIDTH) if self.is_live else WIDTH
 
     def print_text(self, text: str, tone: Tone = "") -> None:
         """Print a sentence, wrapped."""
-        self.write(wrap_text(text, min(self.width, MAX_SENTENCE_CELLS)), tone)
+        self.write(wrap_text(text, self.width), tone)
 
     def print_lines(self, text: str) -> None:
         """Print lines, which are broken between words in a terminal; in a file or a pipe each stays whole."""
@@ -279,21 +257,20 @@ class Screen:
 
     def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
-        lines = wrap_text(text, min(self.width, MAX_SENTENCE_CELLS), FACT_INDENT, f"{name} ".ljust(FACT_INDENT))
-        self.write(lines, tone, head=0 if tone else len(name))
+        self.write(wrap_text(text, self.width, FACT_INDENT, f"{name} ".ljust(FACT_INDENT)), tone)
 
     def table(self, lines: Sequence[str]) -> None:
         """Print the lines of a table, the first as titles."""
         self.write(lines[:1], "head")
         self.write(lines[1:])
 
-    def write(self, lines: Sequence[str], tone: Tone = "", head: int = 0) -> None:
-        """Print lines in one tone, except the first ``head`` characters, which are bold."""
+    def write(self, lines: Sequence[str], tone: Tone = "") -> None:
+        """Print lines in one tone."""
         if self.quiet or not lines:
             return
         text = escape_for_stream("\n".join(lines), self.stream)
         if self.is_live:
-            text = WIPE + style_text(text[:head], "head") + style_text(text[head:], tone)
+            text = WIPE + style_text(text, tone)
         wipe()
         print(f"{text}\n", end="", file=self.stream, flush=True)  # at once: other processes write here too
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from pathlib import Path
-from threading import Timer
 from unittest.mock import patch
 
 import pytest
@@ -98,20 +97,6 @@ def test_online_attempts_append_to_one_curve(tmp_path: Path) -> None:
         assert stored_run.exit_codes[-2:] == [1, 0]
         assert stored_run.fields["groupName"] == "dataset-0123456789ab"
         assert json.loads(stored_run.fields["config"])["optim"]["value"]["lr"] == 2e-3
-
-
-def test_a_sync_sends_what_a_fault_in_the_middle_has_kept_back(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    with wandb_server() as store:
-        Timer(3.0, setattr, (store, "fault", "cut")).start()
-        environment = {"HOME": str(tmp_path), "PATIENCE_S": "6", **store.environment()}
-        assert attempt(run, 1, 120, "finished", **environment).count("\n") == 1
-        refused = run_module("padless", "wandb-sync", run, timeout_s=LIMIT_S, **environment)
-        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-        store.fault = ""
-        assert sync(run, store)[0] == 120
-        (stored_run,) = store.runs.values()
-        check_history(stored_run, 120)
 
 
 def test_without_a_key_or_a_server_the_rows_are_kept(tmp_path: Path) -> None:

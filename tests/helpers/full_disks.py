@@ -186,7 +186,7 @@ def train(inputs: Path, disk: Path) -> int:
     """A training in this process, which then exits; without the report, which takes half of the time."""
     from harness import train as entry
     from harness.distributed.stopping import run_rank
-    from harness.output import run_report
+    from harness.output import report as run_report
     from padless.core.signals import end_process
 
     run_report.write_report_quietly = lambda run: None
@@ -309,7 +309,7 @@ class Sweep:
 
 def preload() -> None:
     """Import what the children need, once; compute nothing, so that there is no thread when they are forked."""
-    names = "torch._dynamo harness.training.assembly harness.output.run_report harness.inference.predict harness.train"
+    names = "torch._dynamo harness.training.assembly harness.output.report harness.inference.predict harness.train"
     for name in (*names.split(), "preprocessing.pipeline.build"):
         importlib.import_module(name)
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server on loopback that speaks as much of W&B's protocol as wandb 0.31 needs: runs, resume, sync.
 
-It stores what it receives as W&B does, by offset in each file's stream; it cannot tell what W&B would show. Its
-``fault`` may be changed at any time.
+It stores what it receives as W&B does, by offset in each file's stream; it cannot tell what W&B would show.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Store:
     runs: dict[str, StoredRun] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     fault: str = ""
-    """``hang``: no answer; ``error``: status 500; ``cut``: the connection is closed."""
+    """``hang``: no answer; ``error``: status 500."""
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def environment(self) -> dict[str, str]:
@@ -153,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
             self.store.stopped.wait()
         elif fault == "error":
             self.send_error(500)
-        self.close_connection |= fault in ("hang", "cut")
+        self.close_connection |= fault == "hang"
         return not fault
 
     def do_POST(self) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Law 8: observers never hurt. Trackers that sleep for ever or raise cost a run one warning and, at its end, a bounded
-wait: no step, no row of its own log, no exit code. So does a W&B server that hangs, fails, is cut or refuses.
+wait: no step, no row of its own log, no exit code. So does a W&B server that hangs, fails or refuses.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ UNAFFECTED = "; it is not used any more, training is not affected"
 RAISED = "raised ConnectionError: no such server"
 WARNING_BY_FAULT = {
     "sleep-everywhere": "did not finish within 2 s",
-    "sleep-finish": "did not finish within 2 s",
     "raise-start": RAISED,
-    "raise-log": RAISED,
     "raise-finish": RAISED,
 }
 """What a tracker does wrong, and what a run of 8 steps, 2 validations and a test says of it, once."""
@@ -95,7 +93,7 @@ def test_a_tracker_that_takes_no_row_blocks_nobody(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["hang", "error", "cut", "refuse"])
+@pytest.mark.parametrize("fault", ["hang", "error", "refuse"])
 def test_a_server_with_a_fault_delays_the_end_alone(fault: str, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs the extra wandb")
     with wandb_server() as store:

@@ -22,9 +22,9 @@ from harness.baselines import measured, tfidf
 from harness.baselines.measured import FOLDER, BaselineConfig, Comparison, compare_with_run, read_results
 from harness.baselines.tfidf import Linear, measure_linear
 from harness.config import RunConfig
-from harness.output import run_report
+from harness.output import report as run_report
+from harness.output.report import RunReport
 from harness.output.run_facts import compare_linear
-from harness.output.run_report import RunReport
 from harness.rundir.bundle_files import OF_WEIGHTS, read_info
 from harness.rundir.events import Observer
 from harness.rundir.records import Ending

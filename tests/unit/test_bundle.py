@@ -23,6 +23,7 @@ import padless
 from harness.config import InitConfig, ModelConfig, RunConfig
 from harness.distributed.world import World
 from harness.inference.bundle import Bundle, same_text, write_bundle
+from harness.inference.config import ExportConfig
 from harness.inference.scorer import OnnxScorer
 from harness.model import recurrent
 from harness.model.classifier import Classifier
@@ -30,7 +31,6 @@ from harness.model.initialization import Start
 from harness.model.registry import num_outputs
 from harness.output import export as writing
 from harness.output.export import compare_with_torch, records_of, render_model_card
-from harness.output.export_config import ExportConfig
 from harness.rundir import bundle_files
 from harness.rundir.bundle_files import CARD, INDEX, OF_WEIGHTS, ONNX, read_info
 from harness.rundir.layout import BUNDLE

@@ -19,9 +19,8 @@ from harness.model import registry
 from harness.model.classifier import Classifier
 from harness.model.language import LanguageModel
 from harness.model.registry import num_parameters
-from harness.output import trackers
-from harness.output.trackers import check_trackers
-from harness.output.tracking import Trackers
+from harness.output import tracking
+from harness.output.tracking import Trackers, check_trackers
 from harness.rundir.records import Ending
 from padless.core import cli
 from preprocessing.text import spec as spec_module
@@ -36,7 +35,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text
 HEADINGS = {
     "A pooling": (registry, registry.POOLINGS),
     "A tokenizer": (spec_module, spec_module.TOKENIZERS),
-    "A tracker": (trackers, trackers.TRACKERS),
+    "A tracker": (tracking, tracking.TRACKERS),
 }
 LENGTHS = (9, 7, 7, 4, 2, 1, 1)
 
@@ -107,7 +106,7 @@ def test_a_tokenizer(example: Callable[[str], str]) -> None:
 
 
 def test_a_tracker(example: Callable[[str], str], tmp_path: Path) -> None:
-    config = RunConfig(run=str(tmp_path), tracking=trackers.TrackingConfig(tracker=example("A tracker")))
+    config = RunConfig(run=str(tmp_path), tracking=tracking.TrackingConfig(tracker=example("A tracker")))
     check_trackers(config.tracking)
     observer = Trackers(config)
     observer.follow({"dataset": "0123456789abcdef"})

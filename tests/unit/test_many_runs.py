@@ -34,10 +34,13 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, codes: list[int]) -> None:
         self.trained: list[RunConfig] = []
         self.codes = codes
+        self.is_signalled = False
         monkeypatch.setattr(launcher, "launch_training", self.train)
 
     def train(self, _: TrainConfig, recipe: RunConfig) -> int:
         self.trained.append(recipe)
+        if self.is_signalled:
+            STOP.note(signal.SIGTERM)
         return self.codes[len(self.trained) - 1] if len(self.trained) <= len(self.codes) else 0
 
 
@@ -72,17 +75,12 @@ def test_the_directory_of_a_run_is_said_where_none_was_named(
         assert launches.trained[-1].run == run
 
 
-@pytest.mark.parametrize("word", ["--dry_run", "a signal"])
+@pytest.mark.parametrize(("option", "code"), [("--dry_run", 0), ("--quiet=true", 85)])
 def test_a_dry_run_and_a_signal_end_a_command_after_its_first_run(
-    data: Path, tmp_path: Path, launches: Recorded, monkeypatch: pytest.MonkeyPatch, word: str
+    data: Path, tmp_path: Path, launches: Recorded, option: str, code: int
 ) -> None:
-    if word == "a signal":
-        train = launcher.launch_training
-        monkeypatch.setattr(
-            launcher, "launch_training", lambda *arguments: STOP.note(signal.SIGTERM) or train(*arguments)
-        )
-    dry = word == "--dry_run"
-    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", *[word] * dry) == (0 if dry else 85)
+    launches.is_signalled = code == 85
+    assert launch(data, tmp_path / "r", "--seeds=[0, 1]", option) == code
     assert [config.seed for config in launches.trained] == [0]
 
 

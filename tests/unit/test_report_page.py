@@ -116,7 +116,6 @@ def test_figures_of_other_weights_or_another_dataset_are_not_shown(
     shutil.copy(other_run / "test.json", run)
     page = words(write_report([run]))
     assert "The best validation so far" in page
-    assert "test.json is not of the weights in bundle/, so it is not shown." in page
 
 
 def test_predictions_of_another_run_of_the_dataset_are_refused(pair: Path, tmp_path: Path) -> None:
@@ -141,20 +140,6 @@ def test_a_page_that_was_edited_is_replaced_only_where_that_is_wanted(pair: Path
     assert write_report([run], overwrite=True).read_bytes() == page
 
 
-def test_a_page_says_which_files_of_the_run_were_cut(pair: Path, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", pair)
-    (run / "environment.json").write_text('{"effective": {"device": "cpu"}, "versions": {"torch": "2"}}')
-    assert 'class="banner"' not in re.sub(r'banner">There are few', "", write_report([run]).read_text())
-    for name, share in (("config.yaml", 0.05), ("metrics.jsonl", 0.5)):
-        lines = (run / name).read_text().splitlines(keepends=True)
-        (run / name).write_text("".join(lines[: int(share * len(lines))]))
-    (run / "environment.json").write_text("{}")
-    page = words(write_report([run]))
-    assert re.search(r"config\.yaml lacks \d+ keys, such as", page)
-    assert "environment.json is missing or incomplete." in page
-    assert re.search(r"metrics\.jsonl ends at step \d+, the run at step 200\.", page)
-
-
 def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(folder: Path, pair: Path) -> None:
     config = {"model": ModelConfig(dropout=0.3), "optim": OptimConfig(label_smoothing=0.1)}
     run = write_run(folder / "verdict", pair, skill=8.0, **config)
@@ -170,18 +155,16 @@ def test_the_page_begins_with_what_the_model_reaches_and_whether_to_trust_it(fol
     assert f"{start} {linear['accuracy']:.1%}. " in page
     sentence = "The training loss includes model.dropout 0.3, optim.label_smoothing 0.1, which validation leaves out"
     assert sentence in page
-    assert "still improving" not in page
 
 
-def test_a_run_that_was_still_improving_says_so(tmp_path: Path, pair: Path) -> None:
+def test_the_page_advises_more_epochs_and_says_what_is_no_better_than_the_largest_class(
+    tmp_path: Path, pair: Path
+) -> None:
+    assert "No better than the majority class" in words(write_report([write_run(tmp_path / "random", pair, skill=0.0)]))
     run = write_run(tmp_path / "run", pair)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(line for line in lines if json.loads(line)["step"] <= 150))
     assert "Validation was still improving: --epochs" in words(write_report([run]))
-
-
-def test_figures_no_better_than_the_largest_class_are_said_to_be_so(folder: Path, pair: Path) -> None:
-    assert "No better than the majority class" in words(write_report([write_run(folder / "random", pair, skill=0.0)]))
 
 
 def test_runs_side_by_side_stand_in_the_order_of_validation(folder: Path, pair: Path) -> None:

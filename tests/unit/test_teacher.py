@@ -23,8 +23,8 @@ from harness.config import RunConfig, to_dict
 from harness.data.order import VERSION
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import TEACHER, find_teacher_info, open_targets, write_teacher_info
+from harness.inference.config import ExportConfig
 from harness.output.export import main as export
-from harness.output.export_config import ExportConfig
 from harness.rundir.records import Ending, write_config, write_status
 from harness.training.preflight import list_changes
 from padless.api import train
@@ -297,14 +297,10 @@ def test_a_file_with_some_labels_is_taught_and_the_report_says_so(
     run = train(tmp_path / "some.csv", tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
     assert summary.partition("): ")[2].startswith("teaches 60 of 156 training rows (38%): right on ")
-    encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
     taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
     assert summary in taught
-    assert f", regression on the encoder {encoder['accuracy']:.4f}: " in taught
-    assert f"The encoder reads {encoder['texts_per_s']:,.0f} texts/s, the network read " in taught
     export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
     card = (tmp_path / "export" / "README.md").read_text()
-    assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
     assert "Taught by encoder-" in card
 
 
