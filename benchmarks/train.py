@@ -76,7 +76,7 @@ class Fit:
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
-        data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
+        data = open_data(config.data, manifest, [TRAIN], session.world)
         self.trainer = build_trainer(config, session, data, {}, {})
         self.batches = self.endless_batches()
         self.turn_ended = time.perf_counter()

@@ -258,8 +258,6 @@ class RunConfig:
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Validation metric that selects the best epoch: highest accuracy, lowest log loss, or (calibrated) lowest log loss
     after calibration, the most reliable one on a small validation split."""
-    stage_dir: LocalPath = NOTHING
-    """Local directory to copy shards to first, once per node, where a dataset lies on a slow network file system."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
     baseline: Literal["auto", "none"] = "auto"

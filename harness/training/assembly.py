@@ -82,7 +82,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     world = session.world
     manifest, start, teacher_info = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
-    data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    data = open_data(config.data, manifest, names, world)
     with world.raise_together("reading the targets of the teacher"):
         data.targets = open_targets(vars(config), manifest.fingerprint)
     starts = begin(config, manifest, world) if start is None else {}

@@ -30,13 +30,13 @@ from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
-        *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "timeout_s"),
+        *("data", "run", "device", "threads", "micro_batch", "recurrence", "timeout_s"),
         *("dry_run", "allow", "quiet", "max_time", "checkpoint", "tracking", "baseline"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
 OF_BOTH = (
-    *("data", "fold", "seed", "device", "precision", "threads", "stage_dir", "timeout_s", "max_time", "dry_run"),
+    *("data", "fold", "seed", "device", "precision", "threads", "timeout_s", "max_time", "dry_run"),
     *("quiet", "tracking.tracker", "tracking.project"),
     *(f"model.{key}" for key in SHAPE),
 )

@@ -49,7 +49,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_run(config), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
-    data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
+    data = open_data(config.data, manifest, names, world)
     data.targets = open_targets(vars(config), manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     if (finish_linear_part := assembly.begin_linear_part(config, trainer, data)) is not None:
