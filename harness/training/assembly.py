@@ -20,11 +20,10 @@ import numpy as np
 import torch
 
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
-from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.run_rows import rows_of_run
+from harness.data.run_rows import order_spec, rows_of_run
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
 from harness.distributed.precision import DTYPES
 from harness.distributed.session import Session
@@ -48,7 +47,7 @@ from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
 from padless.core.errors import ConfigError, UserError
 from padless.core.executors import ProcessPool
-from padless.core.split_names import UNLABELLED
+from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import LEARN_FROM

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
-from harness.data import checks, order
-from harness.data.run_rows import rows_of_run
+from harness.data import order
+from harness.data.run_rows import check_dataset, check_fit, check_useful, rows_of_run
 from harness.data.targets import find_teacher_info
 from harness.model.initialization import SHAPE, check_dim, find_donor, read_head
 from harness.rundir import layout
@@ -90,7 +90,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         return ResumePoint()
     facts = read_facts(config.run) if checkpoint is None else checkpoint.state
     is_same_data = is_same_dataset(facts, config, is_finished=is_finished)
-    checks.check_useful(config, rows_of_run(config))
+    check_useful(config, rows_of_run(config))
     has_changed = check_keys(config, facts) or not is_same_data
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
@@ -158,9 +158,9 @@ def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Ma
     ``hashes``: also verify the hashes of shards; one process of a run does it. Raises ``DataError`` or ``ConfigError``
     with the first problem.
     """
-    manifest = checks.check_dataset(config, hashes=hashes)
-    checks.check_fit(config, manifest, world_size)
-    checks.check_useful(config, manifest)
+    manifest = check_dataset(config, hashes=hashes)
+    check_fit(config, manifest, world_size)
+    check_useful(config, manifest)
     return manifest
 
 

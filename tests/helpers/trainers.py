@@ -119,9 +119,8 @@ def train_plainly(
             group["lr"] = learning_rate(step, steps, optim)
         optimizer.zero_grad()
         loss_of(step).backward()
-        network.embedding.weight.grad[0] = 0
-        if step < (config.model.freeze_embedding or 0):  # type: ignore[operator]
-            network.embedding.weight.grad = None
+        if network.embedding.weight.grad is not None:
+            network.embedding.weight.grad[0] = 0
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))  # type: ignore[type-var]
