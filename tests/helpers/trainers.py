@@ -22,7 +22,7 @@ from harness.data.targets import open_targets
 from harness.distributed.session import Session, open_session
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
-from harness.training import assembly, recurrence
+from harness.training import assembly
 from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
 from harness.training.trainer import Trainer
@@ -71,7 +71,7 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     """Train to the end: micro-batches of each step on this rank; all weights, and their averages if there are any."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "build_network", build_fp64_network)
-        patch.setattr(recurrence, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
+        patch.setattr(assembly, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
     counts = [len(batch.micro_batches) for batch in fit(trainer)]
