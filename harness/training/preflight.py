@@ -15,7 +15,7 @@ from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict,
 from harness.data import order
 from harness.data.run_rows import check_dataset, check_fit, check_useful, rows_of_run
 from harness.data.targets import find_teacher_info
-from harness.model.initialization import SHAPE, check_dim, find_donor, read_head
+from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
@@ -193,7 +193,7 @@ def check_start(config: RunConfig) -> None:
         find_donor(config.initial_weights, config.model)
     source = config.init.vectors
     if source not in ("none", "own"):
-        check_dim(source, read_head(source).dim, config.model.embedding_dim)
+        read_head(source, config.model.embedding_dim)
 
 
 def is_allowed(key: str, names: Collection[str]) -> bool:
