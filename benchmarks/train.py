@@ -24,12 +24,12 @@ from torch.nn import functional
 from benchmarks.measuring import BenchmarkConfig, Size, alternate, print_result
 from harness.batch import StepBatch
 from harness.config import ModelConfig, RunConfig, TrackingConfig
-from harness.data.checks import TRAIN
 from harness.data.placement import open_data
 from harness.distributed.precision import configure_threads, set_tf32
 from harness.distributed.session import Session, open_session
 from harness.training.assembly import build_trainer
 from harness.training.throughput import synchronize
+from padless.core.split_names import TRAIN
 from preprocessing.dataset.shards import Split, read_manifest
 from preprocessing.text.vocabulary import PAD
 
@@ -76,7 +76,7 @@ class Fit:
     def __init__(self, config: RunConfig, session: Session) -> None:
         """Start at step 0, like a run of one process."""
         manifest = read_manifest(config.data)
-        data = open_data(config.data, manifest, [TRAIN], session.world, timeout_s=config.timeout_s, stage_dir="none")
+        data = open_data(config.data, manifest, [TRAIN], session.world)
         self.trainer = build_trainer(config, session, data, {}, {})
         self.batches = self.endless_batches()
         self.turn_ended = time.perf_counter()

@@ -117,8 +117,8 @@ class ModelConfig:
     wide_ngrams: OrAuto[Annotated[int, Meta(ge=1, le=8)]] = 2
     """Words of the longest n-grams of the linear part; 2: words and pairs. From 3 on, each bucket keeps only its most
     frequent n-gram, and the end of a text has n-grams of its own. auto: 4 for many long texts."""
-    freeze_embedding: AtLeast1 | Literal["always"] | None = None
-    """Keep the vectors fixed for so many steps from the first; always: to the end; null: not at all."""
+    freeze_embedding: Literal["always"] | None = None
+    """always: keep the vectors as they are before the first step; null: train them."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -258,8 +258,6 @@ class RunConfig:
     select: Literal["accuracy", "loss", "calibrated"] = "accuracy"
     """Validation metric that selects the best epoch: highest accuracy, lowest log loss, or (calibrated) lowest log loss
     after calibration, the most reliable one on a small validation split."""
-    stage_dir: LocalPath = NOTHING
-    """Local directory to copy shards to first, once per node, where a dataset lies on a slow network file system."""
     timeout_s: Seconds = 600
     """Longest wait of one process for another; then the run fails."""
     baseline: Literal["auto", "none"] = "auto"

@@ -56,15 +56,6 @@ EMBEDDING = "embedding.weight"
 
 
 @dataclass(frozen=True)
-class Head:
-    """What the first lines of a file say."""
-
-    words: int
-    """Number of words according to the header; 0 without a header, as in files of GloVe."""
-    dim: int
-
-
-@dataclass(frozen=True)
 class Start:
     """What a model begins with in place of random weights, and its origin."""
 
@@ -102,9 +93,9 @@ def open_lines(path: str | Path) -> Iterator[Iterator[bytes]]:
         raise DataError(f"{path}: cannot be read, or is cut short ({one_line(error)}); fetch it again") from None
 
 
-def read_head(path: str | Path) -> Head:
-    """Number and dimension of the vectors. Raises ``ConfigError`` if the file is missing, ``DataError`` for other
-    formats.
+def read_head(path: str | Path, dim: int) -> int:
+    """Number of words according to the first line; 0 without a header, as in files of GloVe. Raises ``ConfigError`` if
+    the file is missing or has vectors of another size than ``dim``, ``DataError`` for other formats.
     """
     with open_lines(path) as lines:
         first = next(lines, b"")
@@ -117,16 +108,13 @@ def read_head(path: str | Path) -> Head:
             f"{path}: line {2 if header else 1} is no word with numbers; name a text file of word vectors: of fastText "
             "the .vec, of word2vec one that gensim saved with binary=False"
         ) from None
-    return Head(*map(int, header.groups())) if header else Head(0, len(fields) - 1)
-
-
-def check_dim(path: str | Path, dim_of_file: int, dim: int) -> None:
-    """Raise ``ConfigError`` for vectors that do not fit the model."""
+    num_words, dim_of_file = map(int, header.groups()) if header else (0, len(fields) - 1)
     if dim_of_file != dim:
         raise ConfigError(
             f"init.vectors: {path} has vectors of {dim_of_file} numbers, the model's embedding_dim is {dim}; set "
             f"model.embedding_dim to {dim_of_file}, or name a file with vectors of {dim}"
         )
+    return num_words
 
 
 def learn_start(
@@ -158,17 +146,19 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
     Memory grows with the vocabulary, not with the file. Raises ``ConfigError`` for another dimension than ``dim``,
     ``DataError`` for what cannot be read.
     """
-    head = read_head(path)
-    check_dim(path, head.dim, dim)
+    promised_words = read_head(path, dim)
     wanted = {token.encode(): number for number, token in enumerate(vocabulary.tokens.to_pylist()) if number != PAD}
     vectors, words = np.zeros((len(vocabulary), dim), np.float32), 0
     with open_lines(path) as lines:
-        for word, row in read_word_rows(lines, path, head, wanted):
+        numbered_lines = enumerate(lines, 1)
+        if promised_words:
+            next(numbered_lines)
+        for word, row in read_word_rows(numbered_lines, path, dim, wanted):
             words += 1
             if row is not None:
                 vectors[wanted.pop(word)] = row
-    if words < head.words:
-        promised = f"ends after word {words:,} of the {head.words:,} that its first line promises"
+    if words < promised_words:
+        promised = f"ends after word {words:,} of the {promised_words:,} that its first line promises"
         raise DataError(f"{path}: {promised}: cut short; fetch it again")
     if not vectors.any():
         raise DataError(
@@ -182,23 +172,19 @@ def read_start(path: str | Path, vocabulary: Vocabulary, dim: int) -> Start:
 
 
 def read_word_rows(
-    lines: Iterator[bytes], path: str | Path, head: Head, wanted: Collection[bytes]
+    numbered_lines: Iterator[tuple[int, bytes]], path: str | Path, dim: int, wanted: Collection[bytes]
 ) -> Iterator[tuple[bytes, np.ndarray | None]]:
-    """The word of each line after the header, and its numbers if it is one of those that are looked for. Raises
-    ``DataError``.
-    """
-    for number, line in enumerate(lines, 1):
-        if number == 1 and head.words:
-            continue
+    """The word of each line, and its numbers if it is one of those that are looked for. Raises ``DataError``."""
+    for number, line in numbered_lines:
         word, row = next(iter(line.split(None, 1)), b""), None
         if word in wanted:  # else skip the rest of the line
-            word, *fields = line.rsplit(None, head.dim)  # GloVe has words with spaces inside
+            word, *fields = line.rsplit(None, dim)  # GloVe has words with spaces inside
             try:
                 with np.errstate(over="ignore"):  # overflow becomes infinite, which is refused later
-                    row = np.array(fields, np.float32).reshape(head.dim) if word in wanted else None
+                    row = np.array(fields, np.float32).reshape(dim) if word in wanted else None
             except ValueError:
                 text = line.strip()[:60].decode("utf-8", "replace")
-                raise DataError(f"{path}: line {number:,} is no word with {head.dim} numbers: {text!r}") from None
+                raise DataError(f"{path}: line {number:,} is no word with {dim} numbers: {text!r}") from None
         if word:
             yield word, row
 

@@ -272,17 +272,12 @@ class Network(nn.Module):
         self.embedding = nn.Embedding(vocabulary_size, config.embedding_dim, padding_idx=PAD)
         with torch.no_grad():
             self.embedding.weight *= config.embedding_std
-        self.embedding.weight.requires_grad_(config.freeze_embedding != "always")
+        self.embedding.weight.requires_grad_(config.freeze_embedding is None)
         sizes = (config.embedding_dim, config.hidden_size)
         self.recurrent = VariableLengthLSTM(*sizes, num_layers, bidirectional=config.bidirectional)
         size_by_layer = {LAYERS + number: self.recurrent.output_size for number in range(1, num_layers)}
         self.size_by_site = {EMBEDDING: config.embedding_dim, **size_by_layer, HEAD: self.recurrent.output_size}
         """Site of dropout -> number of features there."""
-
-    def holds_embedding(self, step: int) -> bool:
-        """Whether the embedding is frozen in optimizer ``step`` (from 0)."""
-        frozen = self.config.freeze_embedding
-        return frozen is not None and (frozen == "always" or step < frozen)
 
     def masks(self, seed: int, step: int, batch: Batch) -> Masks | None:
         """Dropout masks of a batch in optimizer ``step``: those that the loader has computed, or the same; None without

@@ -20,14 +20,20 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
-from harness.data.checks import TRAIN, order_spec
 from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
-from harness.data.run_rows import rows_of_run
+from harness.data.run_rows import order_spec, rows_of_run
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
-from harness.distributed.precision import DTYPES
+from harness.distributed.precision import (
+    DTYPES,
+    PERSISTENT_FORWARD_HIDDEN,
+    PERSISTENT_HIDDEN,
+    layout_on,
+    recurrent_dtype,
+)
 from harness.distributed.session import Session
 from harness.distributed.stopping import AlreadyFinished, StopWatch
 from harness.distributed.world import World, count_machines, read_local_rank
@@ -36,6 +42,7 @@ from harness.model.initialization import Start, find_donor, learn_start, read_do
 from harness.model.language import LanguageModel, LanguageObjective, Targets
 from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
+from harness.model.recurrent import VariableLengthLSTM, try_recurrence
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
 from harness.rundir.events import Observer, Opening
@@ -43,14 +50,13 @@ from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.training import preflight
 from harness.training.linear_fit import C_OF_SETS, C, Learned, fit_wide, put_on_all
-from harness.training.recurrence import choose_recurrence
 from harness.training.run import TrainingRun, computes_later
 from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
 from padless.core.errors import ConfigError, UserError
 from padless.core.executors import ProcessPool
-from padless.core.split_names import UNLABELLED
+from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest
 from preprocessing.dataset.vectors import LEARN_FROM
@@ -84,7 +90,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     world = session.world
     manifest, start, teacher_info = agree(config, session, writer)
     names = [name for name in manifest.names if name != UNLABELLED]
-    data = open_data(config.data, manifest, names, world, timeout_s=config.timeout_s, stage_dir=config.stage_dir)
+    data = open_data(config.data, manifest, names, world)
     with world.raise_together("reading the targets of the teacher"):
         data.targets = open_targets(vars(config), manifest.fingerprint)
     starts = begin(config, manifest, world) if start is None else {}
@@ -270,6 +276,33 @@ def build_trainer(
     objective = build_objective(config, network, data.manifest, DTYPES[dtype.value], device)
     loader.prepare = objective.prepare
     return Trainer(config, objective, loader, session)
+
+
+def choose_recurrence(config: RunConfig, session: Session, lstm: VariableLengthLSTM) -> tuple[Layout, Choice, str]:
+    """Layout, dtype, and why this layout. Raises the same ``ConfigError`` on all ranks, which all call this, if a small
+    pass fails on the device of the weights.
+    """
+    layout, reason = config.recurrence, "asked for"
+    if layout == "auto":
+        layout, reason = layout_on(session.device, lstm.hidden_size)
+    elif layout == "padded" and session.device.type == "cuda":
+        check_padded(lstm.hidden_size)
+    dtype = recurrent_dtype(session.arithmetic, session.device.type, layout)
+    with session.world.raise_together("trying the recurrent layers"):
+        try_recurrence(lstm, layout, DTYPES[dtype.value])
+    return layout, dtype, reason
+
+
+def check_padded(hidden_size: int) -> None:
+    """Raise ``ConfigError`` for a size at which torch has cuDNN compute padded input by one algorithm forward, and by
+    another one backward.
+    """
+    if PERSISTENT_HIDDEN < hidden_size <= PERSISTENT_FORWARD_HIDDEN:
+        raise ConfigError(
+            f"recurrence: padded: with {hidden_size} hidden units cuDNN would compute forward and backward by two "
+            f"algorithms; take packed or auto, or hidden units up to {PERSISTENT_HIDDEN} or above "
+            f"{PERSISTENT_FORWARD_HIDDEN}"
+        )
 
 
 def build_objective(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
-from harness.data import checks, order
-from harness.data.run_rows import rows_of_run
+from harness.data import order
+from harness.data.run_rows import check_dataset, check_fit, check_useful, rows_of_run
 from harness.data.targets import find_teacher_info
-from harness.model.initialization import SHAPE, check_dim, find_donor, read_head
+from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
@@ -30,13 +30,13 @@ from preprocessing.dataset.shards import Manifest
 
 FREE = frozenset(
     [
-        *("data", "run", "device", "threads", "micro_batch", "recurrence", "stage_dir", "timeout_s"),
+        *("data", "run", "device", "threads", "micro_batch", "recurrence", "timeout_s"),
         *("dry_run", "allow", "quiet", "max_time", "checkpoint", "tracking", "baseline"),
     ]
 )
 """Keys, or prefixes of keys, that change neither the order of rows nor any update, except for rounding."""
 OF_BOTH = (
-    *("data", "fold", "seed", "device", "precision", "threads", "stage_dir", "timeout_s", "max_time", "dry_run"),
+    *("data", "fold", "seed", "device", "precision", "threads", "timeout_s", "max_time", "dry_run"),
     *("quiet", "tracking.tracker", "tracking.project"),
     *(f"model.{key}" for key in SHAPE),
 )
@@ -90,7 +90,7 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
         return ResumePoint()
     facts = read_facts(config.run) if checkpoint is None else checkpoint.state
     is_same_data = is_same_dataset(facts, config, is_finished=is_finished)
-    checks.check_useful(config, rows_of_run(config))
+    check_useful(config, rows_of_run(config))
     has_changed = check_keys(config, facts) or not is_same_data
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
@@ -158,9 +158,9 @@ def check_data(config: RunConfig, world_size: int, *, hashes: bool = True) -> Ma
     ``hashes``: also verify the hashes of shards; one process of a run does it. Raises ``DataError`` or ``ConfigError``
     with the first problem.
     """
-    manifest = checks.check_dataset(config, hashes=hashes)
-    checks.check_fit(config, manifest, world_size)
-    checks.check_useful(config, manifest)
+    manifest = check_dataset(config, hashes=hashes)
+    check_fit(config, manifest, world_size)
+    check_useful(config, manifest)
     return manifest
 
 
@@ -193,7 +193,7 @@ def check_start(config: RunConfig) -> None:
         find_donor(config.initial_weights, config.model)
     source = config.init.vectors
     if source not in ("none", "own"):
-        check_dim(source, read_head(source).dim, config.model.embedding_dim)
+        read_head(source, config.model.embedding_dim)
 
 
 def is_allowed(key: str, names: Collection[str]) -> bool:

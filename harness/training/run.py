@@ -252,26 +252,24 @@ class TrainingRun:
         set_tf32(False)
         classifier = bundle.model.to(self.session.device)
         classifier.recurrent.flatten_parameters()
-        directory_by_split, figures_by_split = {VALIDATION: directory / EVALUATION, TEST: directory}, {}
-        rows_per_s = {}
+        figures_by_split = {}
         if TEST not in splits:
             self.writer.observers.print_text(f"no test: {self.data.data} has no test split")
-            del directory_by_split[TEST]
-        elif self.config.fold is None:
-            del directory_by_split[VALIDATION]
-        for split, results in directory_by_split.items():
+        for split in (VALIDATION, TEST):
+            if split not in splits or (split == VALIDATION and TEST in splits and self.config.fold is None):
+                continue
             started = time.perf_counter()
             scores = score(classifier, self.evaluation_loader(split), world, self.pause)
-            rows_per_s[split] = len(splits[split]) / (time.perf_counter() - started)
+            rows_per_s = len(splits[split]) / (time.perf_counter() - started)
             with world.raise_together(f"writing the results of {split}"), storage(directory):
                 if world.is_main:
-                    figures_by_split[split] = assess(scores, bundle, splits[split])
-                    write_evaluation(results, scores, bundle, figures_by_split[split])
+                    figures = figures_by_split[split] = assess(scores, bundle, splits[split])
+                    write_evaluation(directory if split == TEST else directory / EVALUATION, scores, bundle, figures)
+                    if split == TEST:
+                        line = {"step": self.trainer.step, "rows_per_s": rows_per_s}
+                        self.writer.log(TEST, line | scalar_figures(figures))
         with world.raise_together("printing the results"), storage(directory):
             if world.is_main:
-                if TEST in figures_by_split:
-                    line = {"step": self.trainer.step, "rows_per_s": rows_per_s[TEST]}
-                    self.writer.log(TEST, line | scalar_figures(figures_by_split[TEST]))
                 self.writer.observers.results(figures_by_split)
                 self.writer.observers.advance(self.trainer.step, "writing the report")
 

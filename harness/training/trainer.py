@@ -98,9 +98,6 @@ class Trainer:
             group["lr"] = lr
         with self.world.watch_wait(f"the gradients of step {self.step}"):
             loss = self.backward(batch)
-            classifier = self.objective.classifier
-            if classifier.holds_embedding(self.step):
-                classifier.embedding.weight.grad = None  # the optimizer skips it: no update, decay or moments
             self.accelerator.unscale_gradients()
             self.grad_norm = clip(self.parameters, self.config.optim.clip_norm)
             self.take_step(self.grad_norm)

@@ -12,13 +12,12 @@ import os
 import stat
 import textwrap
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import DataError
 from padless.core.terminal import public
 
 MOST_JSON = 64 << 20
@@ -78,21 +77,6 @@ def open_regular(path: str | Path) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
-
-
-def make_private(path: Path, key: str) -> None:
-    """Make a folder in which only this user can write. Raises ``ConfigError`` with the ``key`` that names it.
-
-    Another user who creates it first, or puts a link there, could replace what is read from it.
-    """
-    with suppress(FileExistsError):
-        path.mkdir(mode=0o700, parents=True)
-    status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise ConfigError(
-            f"{key}: {path} is not a folder that only this user can write to, so it is not used; remove it, or name "
-            "another directory"
-        )
 
 
 def read_bytes(path: str | Path, max_bytes: int) -> bytes:

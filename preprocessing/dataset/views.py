@@ -50,9 +50,6 @@ def folder_for(output: str | None, data: str | Path, name: str) -> Path:
     return Path(output or Path(data, name))
 
 
-def open_split(data: str | Path, manifest: Manifest, name: str, staged: Path | None = None) -> Split:
-    """Map a split of a dataset, from the directory ``staged`` with a copy of its shards if there is one.
-
-    Raises ``DataError`` as ``Split`` does.
-    """
-    return remote.split_of(staged or home_of(data), manifest, name)
+def open_split(data: str | Path, manifest: Manifest, name: str) -> Split:
+    """Map a split of a dataset. Raises ``DataError`` as ``Split`` does."""
+    return remote.split_of(home_of(data), manifest, name)

@@ -17,9 +17,8 @@ import torch
 
 from harness.batch import Batch
 from harness.config import LanguageModelConfig, ModelConfig, OptimConfig, RunConfig
-from harness.data.checks import order_spec
 from harness.data.order import order_over
-from harness.data.run_rows import rows_of_task
+from harness.data.run_rows import order_spec, rows_of_task
 from harness.distributed.session import open_session
 from harness.inference.scoring import loader_over, measure_language_model
 from harness.model import language
@@ -40,7 +39,7 @@ CASES = list(itertools.product(OPTIONS, ("padded", "packed"), (1, 3)))
 
 def make_config(data: str, options: str) -> RunConfig:
     if options == "every option":
-        model = ModelConfig(embedding_dim=8, hidden_size=6, dropout=0.4, word_dropout=0.3, freeze_embedding=2)
+        model = ModelConfig(embedding_dim=8, hidden_size=6, dropout=0.4, word_dropout=0.3)
         optim = OptimConfig(lr=0.01, ema=0.8, weight_decay=0.1)
         language_model = LanguageModelConfig(candidates=20, window=5, frequent=0.001)
     else:

@@ -75,7 +75,7 @@ def test_a_billion_rows_in_a_hundred_thousand_shards_take_two_seconds_to_the_fir
     steps, used = [0, 1_234_567, 10**9 // 512 - 1], psutil.Process().memory_full_info().uss
     began = time.process_time()
     manifest = read_manifest(tmp_path)
-    opened = open_data(str(tmp_path), manifest, ["train", "validation"], World(), timeout_s=5, stage_dir="none")
+    opened = open_data(str(tmp_path), manifest, ["train", "validation"], World())
     split = opened.splits["train"]
     order = order_over(split, OrderSpec(seed=0, global_batch=512))
     for step in steps:

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from harness.config import ModelConfig, OrderConfig, RunConfig
-from harness.data.checks import check_dataset, check_fit, order_spec
 from harness.data.order import order_over
+from harness.data.run_rows import check_dataset, check_fit, order_spec
 from harness.model.classifier import Classifier
 from harness.model.registry import num_outputs
 from padless.core import arrays, atomic

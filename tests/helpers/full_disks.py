@@ -155,7 +155,7 @@ SMALL = "--text.max_tokens 64 --vocabulary.min_count 1 --executor.workers 1 --sh
 TRAINING = (
     f"--config {ROOT}/tests/plain.yaml --model.embedding_dim 8 --model.hidden_size 8 --model.wide 64 --optim.ema 0.9 "
     "--epochs 2 --global_batch 16 --precision fp32 --device cpu --checkpoint.every_steps 6 --tracking.log_every 3 "
-    "--timeout_s 60 --stage_dir none"
+    "--timeout_s 60"
 )
 Act = Callable[[Path, Path], int]
 """Called with the folder of the inputs, which has room, and the small disk."""

@@ -22,7 +22,7 @@ from harness.data.targets import open_targets
 from harness.distributed.session import Session, open_session
 from harness.model.language import LanguageModel
 from harness.model.networks import AnyNetwork, build_network
-from harness.training import assembly, recurrence
+from harness.training import assembly
 from harness.training.assembly import begin, vocabulary_of
 from harness.training.optim import learning_rate
 from harness.training.trainer import Trainer
@@ -49,7 +49,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     """A trainer at step 0, as a run of ``config`` builds it."""
     manifest, world = rows_of_run(config), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
-    data = open_data(config.data, manifest, names, world, timeout_s=60, stage_dir="none")
+    data = open_data(config.data, manifest, names, world)
     data.targets = open_targets(vars(config), manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     if (finish_linear_part := assembly.begin_linear_part(config, trainer, data)) is not None:
@@ -71,7 +71,7 @@ def train_in_fp64(config: RunConfig, session: Session) -> tuple[list[int], Weigh
     """Train to the end: micro-batches of each step on this rank; all weights, and their averages if there are any."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "build_network", build_fp64_network)
-        patch.setattr(recurrence, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
+        patch.setattr(assembly, "recurrent_dtype", lambda *_: Choice("fp64", "exact"))
         patch.setitem(assembly.DTYPES, "fp64", torch.float64)
         trainer = make_trainer(config, session)
     counts = [len(batch.micro_batches) for batch in fit(trainer)]
@@ -119,9 +119,8 @@ def train_plainly(
             group["lr"] = learning_rate(step, steps, optim)
         optimizer.zero_grad()
         loss_of(step).backward()
-        network.embedding.weight.grad[0] = 0
-        if step < (config.model.freeze_embedding or 0):  # type: ignore[operator]
-            network.embedding.weight.grad = None
+        if network.embedding.weight.grad is not None:
+            network.embedding.weight.grad[0] = 0
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         decay = min(optim.ema or 0.0, (1 + step) / (10 + step))  # type: ignore[type-var]

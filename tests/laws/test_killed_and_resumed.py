@@ -215,7 +215,7 @@ def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "label_sets", "options"),
     [
-        ({}, None, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "30")),
+        ({}, None, ("--init.vectors", "own", "--model.embedding_std", "0.5", "--model.freeze_embedding", "always")),
         ({"unlabelled": 200}, None, ("--task", "language_model", "--language_model.candidates", "30")),
         ({}, [[], [0], [0, 1]], ("--model.wide", "64")),
     ],

@@ -18,8 +18,8 @@ import torch
 
 from harness.batch import Batch
 from harness.config import ModelConfig, OptimConfig, RunConfig
-from harness.data.checks import order_spec
 from harness.data.order import order_over
+from harness.data.run_rows import order_spec
 from harness.data.targets import open_targets
 from harness.model.classifier import Classifier
 from harness.training.linear_fit import fit_wide
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.processes
 GLOBAL_BATCH, STEPS = 13, 3
 ROWS = {"train": 38, "validation": 20}
 SMALL = {"embedding_dim": 8, "hidden_size": 6}
-DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_dropout": 0.2, "freeze_embedding": 2}
+DEEP = {**SMALL, "num_layers": 2, "pooling": "max+mean", "dropout": 0.4, "word_dropout": 0.2}
 WIDE = {"wide": 512, "wide_ngrams": 3}
 SMOOTHED = {"label_smoothing": 0.1, "class_weights": {"negative": 2.5, "class0": 2.5}}
 LABEL_SETS: list[list[int]] = [[], [0, 1], [1]]
@@ -43,8 +43,7 @@ OPTIONS: dict[str, tuple[int | str, dict[str, Any], dict[str, Any]]] = {
     "plain": (2, SMALL, {}),
     "every option": (3, {**DEEP, "wide": 512}, {"ema": 0.8, "weight_decay": 0.1, **SMOOTHED}),
     "last": (3, {**SMALL, "num_layers": 2, "pooling": "last", "dropout": 0.4}, {}),
-    "triples": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1}, SMOOTHED),
-    "frozen for one step": (3, {**DEEP, "freeze_embedding": 1}, SMOOTHED),
+    "triples": (2, {**SMALL, **WIDE, "dropout": 0.3, "word_dropout": 0.1, "freeze_embedding": "always"}, SMOOTHED),
     "taught, two classes": (2, {**DEEP, "wide": 512}, SMOOTHED),
     "taught": (3, {**SMALL, "wide": 512, "dropout": 0.4}, SMOOTHED),
     "several labels": ("sets", {**DEEP, "wide": 512}, SMOOTHED),

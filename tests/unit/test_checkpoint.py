@@ -72,44 +72,36 @@ def test_a_checkpoint_of_another_version_is_no_damage(tmp_path: Path) -> None:
 
 @pytest.mark.processes
 def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    """What others are writing, or is not padless's, stays."""
     write(tmp_path, 5)
-    (tmp_path / "checkpoints" / "model.tmp-backup").touch()  # the user's own
-    partial_folder = tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}"
-    partial_folder.mkdir()
-    (partial_folder / checkpoint.MODEL).write_bytes(b"half")
     ended_process = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True)
     host = os.uname().nodename
     ended_suffix, live_suffix = temporary_suffix(host, int(ended_process.stdout)), temporary_suffix(host, os.getpid())
-    unmarked_suffix = ended_suffix.replace("padless-", "")
-    suffixes = (live_suffix, temporary_suffix("elsewhere", 1), unmarked_suffix)
-    foreign_names = sorted(f"a.json{suffix}" for suffix in suffixes)
-    for folder in ("bundle", "evaluation", "."):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        for name in (f"a.json{ended_suffix}", *foreign_names):
-            (tmp_path / folder / name).write_bytes(b"half")
+    kept_suffixes = (live_suffix, temporary_suffix("elsewhere", 1), ended_suffix.replace("padless-", ""))
+    kept_names = sorted(f"a.json{suffix}" for suffix in kept_suffixes)
+    for name in (f"a.json{ended_suffix}", *kept_names):
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / "checkpoints" / f"step-00000006{temporary_suffix('host', 1)}").mkdir()
     checkpoint.sweep_run(tmp_path)
-    assert {item.name for item in (tmp_path / "checkpoints").iterdir()} == {"step-00000005", "model.tmp-backup"}
-    assert [path.name for path in (tmp_path / "bundle").iterdir()] == [f"a.json{unmarked_suffix}"]
-    for folder in ("evaluation", "."):  # others may be writing there
-        assert sorted(item.name for item in (tmp_path / folder).glob("a.json*")) == foreign_names
+    assert [item.name for item in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    assert sorted(item.name for item in tmp_path.glob("a.json*")) == kept_names
 
 
-def test_the_first_checkpoint_of_a_start_comes_after_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("every_s", "first_s"), [(300.0, 60), (20.0, 20)])
+def test_the_first_checkpoint_of_a_start_comes_after_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, first_s: float
+) -> None:
     clock_s = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock_s)
     monkeypatch.setattr(checkpoint, "write", lambda *_: None)
-    due = []
-    for every_s in (300.0, 20.0):
-        saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
-        for seconds in (19, 2, 38, 2):
-            clock_s += seconds
-            due.append(saver.is_due())
+    saver = Checkpointer(tmp_path, CheckpointConfig(every_s=every_s), torch.device("cpu"), lambda: None)
+    for wait_s in (first_s, every_s):
+        clock_s += wait_s - 1
+        assert not saver.is_due()
+        clock_s += 1
+        assert saver.is_due()
         saver.save({}, checkpoints.state_of(1), wait=True)
-        for seconds in (61, 240):
-            clock_s += seconds
-            due.append(saver.is_due())
     assert saver.failure is None
-    assert due == [False, False, False, True, False, True, False, True, True, True, True, True]
 
 
 @pytest.mark.parametrize("best", [float("nan"), float("-inf"), 0.25, None])
@@ -155,44 +147,27 @@ def ignore_message(text: str) -> None:
     pass
 
 
-def rewrite_manifest(root: Path, **changes: Any) -> None:
-    manifest = read_manifest(root / "data")
-    write_manifest(root / "data", replace(manifest, **changes))
-
-
-CHANGES = {
-    "labels": lambda root: rewritten(root / "data", "train", label=lambda labels: 1 - labels),
-    "classes": lambda root: rewrite_manifest(root, labels=["bad", "good"]),
-}
-
-
-@pytest.mark.parametrize(("part", "state"), [("labels", "preempted"), ("labels", "finished"), ("classes", "preempted")])
-def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, part: str, state: str) -> None:
-    """Before any key that depends on it, for finished and unfinished runs."""
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_another_dataset_is_refused_or_allowed(root: Path, state: str) -> None:
+    """Before any key that depends on it; with other classes the weights do not fit."""
     write_state(root, state)
-    CHANGES[part](root)
-    keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
-    hint = "restore the old one: the weights fit no other"
-    hint = hint if part == "classes" else f"go on with this one with {keys}"
-    messages = []
-    with pytest.raises(DataError) as caught:
+    rewritten(root / "data", "train", label=lambda labels: 1 - labels)
+    messages: list[str] = []
+    with pytest.raises(DataError, match=f"^{root / 'data'}: .* --allow data"):
         check_run(config(root, epochs=5), messages.append)
-    differ = (
-        f"its {'classes' if part == 'classes' else 'rows, labels or texts'} differ; name another --run to train on it"
-    )
-    refusal = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
-    assert (str(caught.value), messages) == (f"{refusal}, or {hint}", [])
-    if part != "classes":
-        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), ignore_message).finished
-    else:
-        with pytest.raises(DataError, match="fit no other"):
-            check_run(config(root, allow=["data", "epochs"]), ignore_message)
+    assert messages == []
+    allowed = config(root, epochs=5, allow=["data", "epochs"])
+    assert not check_run(allowed, ignore_message).finished
+    manifest = read_manifest(root / "data")
+    write_manifest(root / "data", replace(manifest, labels=["bad", "good"]))
+    with pytest.raises(DataError, match="its classes differ"):
+        check_run(allowed, ignore_message)
 
 
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
-    with pytest.raises(ConfigError, match=r"epochs: the run began with 4, now 5; .* with --allow epochs"):
+    with pytest.raises(ConfigError, match=r"epochs: .* --allow epochs"):
         check_run(config(root, epochs=5), ignore_message)
-    with pytest.raises(ConfigError, match=r"class_weights.praize: the dataset has no such label"):
+    with pytest.raises(ConfigError, match=r"class_weights.praize: "):
         check_run(config(root, epochs=5, optim=OptimConfig(class_weights={"praize": 2.0})), ignore_message)
     assert check_run(config(root, timeout_s=5), ignore_message).checkpoint is not None
 
@@ -260,7 +235,7 @@ def test_a_last_line_that_was_cut_short_never_counts_and_any_other_damage_is_nam
     path.write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
     assert read_lines(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not JSON \(.*\); remove it, or restore the file"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 "):
         read_lines(path)
     assert read_lines(path, several_writers=True) == [{"step": 1}, {"step": 3}]
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from harness.config import RunConfig
-from harness.data.checks import check_dataset
-from harness.data.placement import open_data, stage, staging_path
+from harness.data.placement import open_data
+from harness.data.run_rows import check_dataset
 from harness.distributed.world import World
 from padless.core import atomic
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import DataError
 from preprocessing.dataset.index import INDEX, write_index
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -100,41 +100,8 @@ def test_a_text_pipeline_that_its_hash_does_not_know_trains_nothing(root: Path) 
         check_dataset(RunConfig(data=str(root)))
 
 
-def shards(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*.arrow"))}
-
-
-def test_staging_copies_what_is_missing_or_damaged(root: Path, manifest: Manifest, tmp_path: Path) -> None:
-    names = ["train", "test"]
-    target = stage(root, manifest, str(tmp_path / "stage"), names, 5)
-    assert target == staging_path(tmp_path / "stage", manifest)
-    wanted = {INDEX, *manifest.shards(root, names).paths()}
-    source_shards = {path: content for path, content in shards(root).items() if path in wanted}
-    assert shards(target) == source_shards
-    intact, damaged = (target / path for path in sorted(wanted)[1:3])
-    mtime_ns = intact.stat().st_mtime_ns
-    damaged.write_bytes(b"x" * damaged.stat().st_size)
-    stage(root, manifest, str(tmp_path / "stage"), names, 5)
-    assert shards(target) == source_shards
-    assert intact.stat().st_mtime_ns == mtime_ns
-
-
-def test_a_damaged_source_gets_no_name_and_a_folder_that_others_can_write_to_no_shard(
-    root: Path, manifest: Manifest, tmp_path: Path
-) -> None:
-    path, staged = root / manifest.shards(root)[0].path, staging_path(tmp_path / "stage", manifest)
-    path.write_bytes(path.read_bytes()[:-8] + b"damaged!")
-    with pytest.raises(DataError, match=f"{path}: "):
-        stage(root, manifest, str(tmp_path / "stage"), ["train"], 5)
-    assert not (staged / path.relative_to(root)).exists()
-    staged.parent.chmod(0o777)
-    with pytest.raises(ConfigError, match=f"stage_dir: {staged.parent} "):
-        stage(root, manifest, str(tmp_path / "stage"), ["test"], 5)
-
-
-def test_a_shard_that_is_cut_while_it_is_mapped_is_named(root: Path, manifest: Manifest, tmp_path: Path) -> None:
-    stage_dir = str(tmp_path / "stage")
-    opened = open_data(str(root), manifest, ["test"], World(), timeout_s=5, stage_dir=stage_dir)
+def test_a_shard_that_is_cut_while_it_is_mapped_is_named(root: Path, manifest: Manifest) -> None:
+    opened = open_data(str(root), manifest, ["test"], World())
     assert {name: len(split) for name, split in opened.splits.items()} == {"test": manifest.rows("test")}
     opened.check()
     os.truncate(opened.splits["test"].shards[0].path, 100)

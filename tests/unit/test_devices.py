@@ -23,7 +23,7 @@ from harness.launch import options
 from harness.launch.options import TrainConfig
 from harness.model.recurrent import takes_whole_card
 from harness.rundir.records import LAUNCH_ID
-from harness.training.recurrence import check_padded
+from harness.training.assembly import check_padded
 from padless.core.errors import ConfigError
 
 NO_DEVICE = Cuda(num_devices=0, driver=None, build=None, visible=None)

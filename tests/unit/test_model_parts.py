@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
@@ -171,7 +171,6 @@ def pool_in_a_loop(outputs: torch.Tensor, lengths: torch.Tensor, pooling: str) -
     return torch.cat([torch.stack(parts[name]) for name in pooling.split("+")], dim=1)
 
 
-@settings(deadline=None, max_examples=50)
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=6).map(lambda values: sorted(values, reverse=True)),
     levels=st.integers(1, 40),  # few levels: many tokens share the maximum
