@@ -32,7 +32,6 @@ from harness.training.rules import resolve_config
 from harness.training.run import Selection
 from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, DataError
-from preprocessing.dataset.shards import read_manifest, write_manifest
 from tests.helpers import checkpoints
 from tests.helpers.commands import read_json
 from tests.helpers.datasets import rewritten, write_dataset
@@ -155,38 +154,13 @@ def ignore_message(text: str) -> None:
     pass
 
 
-def rewrite_manifest(root: Path, **changes: Any) -> None:
-    manifest = read_manifest(root / "data")
-    write_manifest(root / "data", replace(manifest, **changes))
-
-
-CHANGES = {
-    "labels": lambda root: rewritten(root / "data", "train", label=lambda labels: 1 - labels),
-    "classes": lambda root: rewrite_manifest(root, labels=["bad", "good"]),
-}
-
-
-@pytest.mark.parametrize(("part", "state"), [("labels", "preempted"), ("labels", "finished"), ("classes", "preempted")])
-def test_another_dataset_is_refused_with_a_sentence(run_root: Path, root: Path, part: str, state: str) -> None:
+@pytest.mark.parametrize("state", ["preempted", "finished"])
+def test_another_dataset_is_refused_with_a_sentence(root: Path, state: str) -> None:
     """Before any key that depends on it, for finished and unfinished runs."""
     write_state(root, state)
-    CHANGES[part](root)
-    keys = "more --epochs and --allow data,epochs" if state == "finished" else "--allow data"
-    hint = "restore the old one: the weights fit no other"
-    hint = hint if part == "classes" else f"go on with this one with {keys}"
-    messages = []
-    with pytest.raises(DataError) as caught:
-        check_run(config(root, epochs=5), messages.append)
-    differ = (
-        f"its {'classes' if part == 'classes' else 'rows, labels or texts'} differ; name another --run to train on it"
-    )
-    refusal = f"{root / 'data'}: not the dataset that {root / 'run'} was trained on: {differ}"
-    assert (str(caught.value), messages) == (f"{refusal}, or {hint}", [])
-    if part != "classes":
-        assert not check_run(config(root, epochs=5, allow=["data", "epochs"]), ignore_message).finished
-    else:
-        with pytest.raises(DataError, match="fit no other"):
-            check_run(config(root, allow=["data", "epochs"]), ignore_message)
+    rewritten(root / "data", "train", label=lambda labels: 1 - labels)
+    with pytest.raises(DataError, match=f"^{root / 'data'}: not the dataset that {root / 'run'} was trained on"):
+        check_run(config(root, epochs=5, allow=["data", "epochs"]), ignore_message)
 
 
 def test_a_key_that_changes_the_result_needs_allow(root: Path) -> None:
@@ -232,14 +206,14 @@ def test_a_dataset_that_was_moved_is_the_same(root: Path, state: str) -> None:
 
 
 def test_what_was_auto_stays_what_the_run_began_with(root: Path) -> None:
-    """If another value is allowed: else what follows from it changes too; with other data, weights would not fit."""
+    """If another value is allowed: else what follows from it changes too."""
     recipe = RunConfig(data=str(root / "data"), run=str(root / "run"), epochs="auto", optim=OptimConfig(ema="auto"))
     assert resolve_config(recipe).config.epochs == 40
     allowed = resolve_config(replace(recipe, allow=["optim.lr"])).config
     assert (allowed.epochs, allowed.optim.ema) == (config(root).epochs, config(root).optim.ema)
-    assert resolve_config(replace(recipe, allow=["data"], epochs=6)).config.epochs == 6
+    assert resolve_config(replace(recipe, allow=["epochs"], epochs=6)).config.epochs == 6
     shutil.rmtree(root / "run")
-    assert resolve_config(replace(recipe, allow=["data"])).config.epochs == 40
+    assert resolve_config(replace(recipe, allow=["optim.lr"])).config.epochs == 40
 
 
 def test_a_run_directory_is_claimed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
