@@ -22,12 +22,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from harness.distributed.network import GLOO
 from harness.distributed.stopping import HEARTBEAT
 from padless.core.atomic import as_storage_error
 from padless.core.errors import ConfigError, UserError
 
 Value = TypeVar("Value")
+GLOO = "GLOO_SOCKET_IFNAME"
+"""Environment variable: the network interface that gloo uses."""
 GLOO_LOST = re.compile("gloo|connection|socket|timed out waiting|pair closure")
 """Matches gloo's messages of a broken collective, and hardly any other error."""
 NCCL_LOST = re.compile("remote|time ?out|timed out|timing out|abort")
