@@ -32,7 +32,7 @@ CHUNK_BYTES = 8 << 20
 @dataclass
 class OpenData:
     """The open splits of a dataset. After a mapped file is truncated, reading a lost page kills the process
-    (SIGBUS), which its launcher explains.
+    (SIGBUS).
     """
 
     data: str
