@@ -16,7 +16,6 @@ from harness.rundir.records import read_attempts
 from harness.training import run as training_run
 from tests.helpers.commands import (
     CPU,
-    accelerate,
     read_json,
     read_metrics,
     run_module,
@@ -27,7 +26,6 @@ from tests.helpers.commands import (
 )
 from tests.helpers.datasets import shared_dataset, write_dataset
 from tests.helpers.runs import (
-    TRAINING,
     arguments,
     final,
     finish,
@@ -162,16 +160,3 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
         assert re.search(f"^{line}", output, re.MULTILINE), output
     assert not re.search("^(finished|next) ", output, re.MULTILINE), "there is no run to report"
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("launcher", ["none", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path, launcher: str) -> None:
-    words = ("StopWatch", 1, "--data", long, "--run", tmp_path / "run", *TRAINING)
-    if launcher == "accelerate":
-        ended = accelerate("tests.helpers.planted", *words, timeout_s=90)
-    else:
-        ended = train_to_end(*words, processes=2, module="tests.helpers.planted")
-    assert ended.returncode == 1
-    status = status_of(tmp_path / "run")
-    reason = "rank 1: PlantedError: planted in StopWatch"
-    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)

@@ -28,7 +28,7 @@ BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"
 
 
-def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure:
+def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure | None:
     """The launcher's report of ranks with these exit codes, times and reasons, which may follow others."""
     reasons = [
         {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
