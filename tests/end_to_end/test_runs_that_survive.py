@@ -16,6 +16,8 @@ from harness.rundir.records import read_attempts
 from harness.training import run as training_run
 from tests.helpers.commands import (
     CPU,
+    accelerate,
+    later_wins,
     read_json,
     read_metrics,
     run_module,
@@ -26,6 +28,7 @@ from tests.helpers.commands import (
 )
 from tests.helpers.datasets import shared_dataset, write_dataset
 from tests.helpers.runs import (
+    TRAINING,
     arguments,
     final,
     finish,
@@ -160,3 +163,11 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
         assert re.search(f"^{line}", output, re.MULTILINE), output
     assert not re.search("^(finished|next) ", output, re.MULTILINE), "there is no run to report"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_bare_accelerate_exits_with_1_and_the_status_says_why(long: Path, tmp_path: Path) -> None:
+    words = later_wins("--data", long, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
+    assert accelerate("harness.train", *words, timeout_s=90).returncode == 1
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["exit_code"], "optim.lr" in status["reason"]) == ("failed", 2, True)
