@@ -47,8 +47,6 @@ UNCHANGEABLE = {
     "evaluation": "the bundle decides by the former already",
 }
 """Keys, or prefixes of keys, that no start may change, and why."""
-FITTING = frozenset(["model.freeze_embedding"])
-"""Keys among them that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
 
 
@@ -143,7 +141,7 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     changes = list_changes(config, facts)
     for key, values in changes.items():
         reason = UNCHANGEABLE.get(key.partition(".")[0])
-        if reason is not None and key not in FITTING:
+        if reason is not None:
             raise ConfigError(f"{key}: was {values}: {reason}; name another run directory")
     for key, values in changes.items():
         if not is_allowed(key, config.allow):

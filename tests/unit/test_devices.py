@@ -37,7 +37,6 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "LOCAL_RANK",
         "RANK",
         "LOCAL_WORLD_SIZE",
-        "ACCELERATE_MIXED_PRECISION",
         USE_CPU,
         LAUNCH_ID,
         OMP,
