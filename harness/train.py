@@ -93,7 +93,6 @@ def check_machine(run: TrainingRun) -> None:
     print_fact("packages", ", ".join(f"{name} {installed_version(name)}" for name in PACKAGES))
     devices = world.gather_objects(describe_device(run.session.device.type), "the device of each rank")
     print_fact("devices", ", ".join(devices if run.session.device.type == "cuda" else devices[:1]))
-    print_fact("all-reduce", world.time_all_reduce(run.session.device))
 
 
 if __name__ == "__main__":

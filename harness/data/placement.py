@@ -18,7 +18,7 @@ from preprocessing.dataset.views import open_split, read_data
 @dataclass
 class OpenData:
     """The open splits of a dataset. After a mapped file is truncated, reading a lost page kills the process
-    (SIGBUS), which its launcher explains.
+    (SIGBUS).
     """
 
     data: str

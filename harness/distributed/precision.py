@@ -42,18 +42,15 @@ def choose_device(wanted: str) -> Choice:
 
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
     """What training computes in. Raises ``ConfigError`` naming what the device can run, if it cannot run ``wanted``."""
-    able, launchers = list_precisions(device_type), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if wanted != "auto":
-        chosen, reason = str(wanted), "asked for"
-    elif launchers in ("bf16", "fp16"):
-        chosen, reason = launchers, "accelerate launch asked for it"
-    elif "bf16" in able:
-        return Choice("bf16", f"the {'GPU' if device_type == 'cuda' else 'CPU'} computes it natively")
-    else:
-        return Choice("fp32", f"this {device_type} device has no native bf16")
-    if chosen not in able:
-        raise ConfigError(f"precision: {chosen} cannot run on {device_type} here; it can run {', '.join(able)}")
-    return Choice(chosen, reason)
+    able = list_precisions(device_type)
+    if wanted == "auto":
+        kind = "GPU" if device_type == "cuda" else "CPU"
+        if "bf16" in able:
+            return Choice("bf16", f"the {kind} computes it natively")
+        return Choice("fp32", f"this {kind} has no native bf16")
+    if wanted not in able:
+        raise ConfigError(f"precision: {wanted} cannot run on {device_type} here; it can run {', '.join(able)}")
+    return Choice(wanted, "asked for")
 
 
 def list_precisions(device_type: str) -> list[str]:

@@ -151,7 +151,6 @@ def write_reason(sentence: str, code: int = 1, *, follows: bool = False, is_fina
     line = {
         "rank": int(os.environ.get("RANK", "0")),
         "restart": int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-        "time": time.time(),
         "sentence": sentence,
         "code": code,
         "follows": follows,

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,15 +22,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from harness.distributed.network import GLOO
 from harness.distributed.stopping import HEARTBEAT
 from padless.core.atomic import as_storage_error
 from padless.core.errors import ConfigError, UserError
-from padless.core.terminal import count_noun, size
 
 Value = TypeVar("Value")
-NUM_SUMMED = 2_500_000
-"""Numbers of a trial sum: as many as the gradients of a small model."""
+GLOO = "GLOO_SOCKET_IFNAME"
+"""Environment variable: the network interface that gloo uses."""
 GLOO_LOST = re.compile("gloo|connection|socket|timed out waiting|pair closure")
 """Matches gloo's messages of a broken collective, and hardly any other error."""
 NCCL_LOST = re.compile("remote|time ?out|timed out|timing out|abort")
@@ -176,25 +173,6 @@ class World:
                         raise ConfigError(
                             f"rank {rank} has {name} {rank_facts[name]}, rank 0 has {value}: start all ranks alike"
                         )
-
-    def time_all_reduce(self, device: torch.device) -> str:
-        """Add up ``NUM_SUMMED`` numbers over all ranks; what was added and how long it took, for people.
-
-        Raises ``RankError`` for a wrong sum.
-        """
-        if self.world_size == 1:
-            return "one process, so no network is needed; --num_processes 2 starts two and tries it"
-        numbers = torch.ones(NUM_SUMMED, device=device)
-        self.sum_on_device(numbers, "one sum over all ranks")  # it also opens the connections
-        started = time.perf_counter()
-        self.sum_on_device(numbers, "one sum over all ranks")
-        with self.watch_wait("one sum over all ranks"):  # here under NCCL
-            is_right = bool((numbers == self.world_size**2).all())
-        if not is_right:
-            raise RankError("all-reduce: the sum over all ranks is wrong; check the network and the GPUs")
-        duration_ms = 1000 * (time.perf_counter() - started)
-        machines = count_noun(count_machines(), "machine")
-        return f"{self.world_size} ranks on {machines} added {size(4 * NUM_SUMMED)} in {duration_ms:.1f} ms"
 
 
 def has_failed(message: torch.futures.Future[Any]) -> bool:

@@ -48,11 +48,6 @@ from padless.core.terminal import Screen, print_stderr
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
-SIGBUS_CAUSE = (
-    "a mapped file, such as a shard, was truncated under the running job, or its disk failed; "
-    "verify the dataset with padless inspect --verify, and check the disk"
-)
-"""What SIGBUS means to a process whose data is mapped."""
 POLL_S = 0.1
 SAVE_LIMIT_S = 300.0
 """Most time for ranks at work to save."""
@@ -61,9 +56,8 @@ AGENT_LIMIT_S = 5.0
 RESUMES = "the last whole checkpoint is kept, and the same command goes on"
 RENDEZVOUS_MARGIN_S = 30.0
 """How much longer than its own limit torch may take to report that the rendezvous failed."""
-SIGNAL_ORDER = {-signal.SIGABRT: 2, PREEMPTED: 4, -signal.SIGTERM: 4}
-"""Order in which exit codes are taken as the cause, lowest first. NCCL's watchdog aborts ranks whose peer is gone, and
-torch's agent terminates all that are left, of which those with nothing to save exit with 85."""
+FOLLOWING = (PREEMPTED, -signal.SIGTERM)
+"""Exit codes of ranks that torch's agent has terminated since another one was gone."""
 
 
 @dataclass(frozen=True)
@@ -309,33 +303,22 @@ class Launch:
 
 
 def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[str, Any]]) -> Failure | None:
-    """The failure of the rank that is the cause, from the exit codes of those that failed (below 0: the signal that
-    killed it) and what ranks wrote; None without any.
-
-    The order of causes: killed ranks, those that ended by themselves, those that were aborted, those that report that
-    another one was gone. Within these the rank's own time decides.
+    """The cause, from the exit codes of the ranks that failed (below 0: the signal that killed it) and what ranks
+    wrote; None without any: the first rank that reports an error of its own, else one that was killed, else the first
+    that reports that another one was gone.
     """
-    for line in reasons:
-        if line["final"]:
-            return Failure(line["code"], line["sentence"], is_reported=True)
     last_restart = max((line["restart"] for line in reasons), default=0)
-    line_by_rank = {line["rank"]: line for line in reversed(reasons) if line["restart"] == last_restart}
-    causes = []
-    for rank, code in exit_codes.items():
-        line = line_by_rank.get(rank, {})
-        order = 3 if line.get("follows") else SIGNAL_ORDER.get(code, int(code > 0))
-        causes.append((order, line.get("time", float("inf")), rank))
-    if not causes:
-        return None
-    _, _, rank = min(causes)
-    code, line = exit_codes[rank], line_by_rank.get(rank, {})
-    if code == -signal.SIGBUS:
-        return Failure(3, f"rank {rank} was killed by SIGBUS: {SIGBUS_CAUSE}")
-    ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    is_documented = code in ERRORS  # any other one of a rank becomes 1
-    return Failure(
-        code if is_documented else 1,
-        line.get("sentence", f"rank {rank} {ending}"),
-        is_reported=is_documented or bool(line),
-        follows=line.get("follows", False),
-    )
+    lines = [line for line in reasons if line["final"] or line["restart"] == last_restart]
+    for line in lines:
+        if line["final"] or not line["follows"]:
+            return Failure(line["code"], line["sentence"], is_reported=True)
+    silent_ranks = exit_codes.keys() - {line["rank"] for line in lines}
+    killed_ranks = [rank for rank in silent_ranks if exit_codes[rank] not in FOLLOWING]
+    if lines and not killed_ranks:
+        return Failure(1, lines[0]["sentence"], is_reported=True, follows=True)
+    # NCCL's watchdog aborts ranks whose peer is gone.
+    for rank in sorted(killed_ranks or exit_codes, key=lambda rank: exit_codes[rank] == -signal.SIGABRT):
+        code = exit_codes[rank]
+        ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return Failure(code if code in ERRORS else 1, f"rank {rank} {ending}")
+    return None

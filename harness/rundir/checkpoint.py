@@ -56,7 +56,7 @@ class CheckpointManifest(Record, frozen=True):
     files: dict[FileName, Indexed]
 
 
-KEYS = {"step", "trainer", "selection", "dataset", "dataset_parts", "config", "log_bytes", "seconds", "order_version"}
+KEYS = {"step", "trainer", "selection", "dataset", "config", "log_bytes", "seconds", "order_version"}
 """Keys that every ``state.json`` has."""
 
 

@@ -112,8 +112,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
         with world.raise_together("loading the checkpoint"):
             with world.watch_wait("the device to take the checkpoint, and with it the first weights"):
                 trainer.load(start)
-            if start.state["dataset"] == manifest.fingerprint:  # other validation rows: values not comparable
-                selection.load(start.state["selection"])
+            selection.load(start.state["selection"])
     finish_linear_part = None
     if not config.dry_run and (start is None or not start.state["trainer"]["has_linear_part"]):
         finish_linear_part = begin_linear_part(config, trainer, data)
@@ -124,7 +123,6 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     trainer.has_linear_part = finish_linear_part is None
     origin: dict[str, Any] = {
         **origins,
-        "dataset_parts": preflight.dataset_facts(manifest),
         "teacher": None if teacher_info is None else teacher_info.origin,
     }
     settings = {name: str(choice) for name, choice in choices.items()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.config import CLASSIFIER, LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
+from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict, to_record
 from harness.data import order
 from harness.data.run_rows import check_dataset, check_fit, check_useful, rows_of_run
 from harness.data.targets import find_teacher_info
@@ -47,8 +47,6 @@ UNCHANGEABLE = {
     "evaluation": "the bundle decides by the former already",
 }
 """Keys, or prefixes of keys, that no start may change, and why."""
-FITTING = frozenset(["model.freeze_embedding"])
-"""Keys among them that ``--allow`` accepts: the weights still fit."""
 UNSET: tuple[Any, ...] = (None, {}, [], "none")
 
 
@@ -89,9 +87,12 @@ def check_run(config: RunConfig, warn: Callable[[str], None]) -> ResumePoint:
     if checkpoint is None and not is_finished:
         return ResumePoint()
     facts = read_facts(config.run) if checkpoint is None else checkpoint.state
-    is_same_data = is_same_dataset(facts, config, is_finished=is_finished)
+    if facts["dataset"] != views.read_data(config.data).fingerprint:
+        problem = f"not the dataset that {config.run} was trained on"
+        remedy = f"name another --run (--init.weights {config.run} takes its weights), or restore the dataset"
+        raise DataError(f"{config.data}: {problem}; {remedy}")
     check_useful(config, rows_of_run(config))
-    has_changed = check_keys(config, facts) or not is_same_data
+    has_changed = check_keys(config, facts)
     if has_changed and checkpoint is None:
         raise DataError(f"{config.run}: has finished and has no checkpoint to go on from; name another run directory")
     return ResumePoint(checkpoint, is_finished and not has_changed)
@@ -141,7 +142,7 @@ def check_keys(config: RunConfig, facts: Mapping[str, Any]) -> bool:
     changes = list_changes(config, facts)
     for key, values in changes.items():
         reason = UNCHANGEABLE.get(key.partition(".")[0])
-        if reason is not None and key not in FITTING:
+        if reason is not None:
             raise ConfigError(f"{key}: was {values}: {reason}; name another run directory")
     for key, values in changes.items():
         if not is_allowed(key, config.allow):
@@ -199,37 +200,3 @@ def check_start(config: RunConfig) -> None:
 def is_allowed(key: str, names: Collection[str]) -> bool:
     """Whether ``names`` has the key or one of its prefixes."""
     return any(f"{key}.".startswith(f"{name}.") for name in names)
-
-
-def dataset_facts(manifest: Manifest) -> dict[str, Any]:
-    """Facts of a dataset kept in checkpoints, to name what differs in another dataset."""
-    return {
-        "classes": manifest.labels,
-        "text pipeline": manifest.text_hash,
-        "vocabulary": manifest.vocabulary_hash,
-    }
-
-
-def is_same_dataset(facts: Mapping[str, Any], config: RunConfig, *, is_finished: bool) -> bool:
-    """Whether the dataset is the one in ``facts``.
-
-    Raises ``DataError`` for another dataset, unless the weights fit it and ``--allow`` names ``data``; a finished run
-    also needs ``epochs`` there, or it would not train on the new dataset.
-    """
-    manifest = views.read_data(config.data)
-    if facts["dataset"] == manifest.fingerprint:
-        return True
-    old, new = facts.get("dataset_parts"), dataset_facts(manifest)
-    changed = [part for part in new if old is not None and old[part] != new[part]] or ["rows, labels or texts"]
-    fits = not {"text pipeline", "vocabulary"} & {*changed} and ("classes" not in changed or config.task != CLASSIFIER)
-    keys = ["data", "epochs"] if is_finished else ["data"]
-    if fits and all(is_allowed(key, config.allow) for key in keys):
-        return False
-    advice = "restore the old one: the weights fit no other"
-    if fits:
-        more = "more --epochs and " if "epochs" in keys else ""
-        advice = f"go on with this one with {more}--allow {','.join(keys)}"
-    raise DataError(
-        f"{config.data}: not the dataset that {config.run} was trained on: its {' and '.join(changed)} differ; "
-        f"name another --run to train on it, or {advice}"
-    )

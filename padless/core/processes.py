@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import fcntl
 import os
@@ -24,18 +23,6 @@ from padless.core.terminal import print_stderr
 def available_cores() -> int:
     """The cores that this process may run on, which on a cluster are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_bytes() -> int:
-    """Most bytes for processes here: the machine's memory, or the limit of their control groups (version 2)."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    with contextlib.suppress(OSError):
-        match = re.search("^0::/(.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
-        group = Path("/sys/fs/cgroup", match[1] if match else "")
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no such file, or max
-                limits.append(int((folder / "memory.max").read_text(encoding="utf-8")))
-    return min(limits)
 
 
 POLL_S = 0.1

@@ -9,17 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from harness.model.classifier import Classifier
-from harness.rundir.bundle_files import read_info
 from harness.rundir.records import read_attempts
 from harness.training import run as training_run
-from preprocessing.dataset.shards import read_manifest
 from tests.helpers.commands import (
     CPU,
     accelerate,
+    later_wins,
     read_json,
     read_metrics,
     run_module,
@@ -28,7 +26,7 @@ from tests.helpers.commands import (
     values_in_log,
     wait_until,
 )
-from tests.helpers.datasets import rewritten, shared_dataset, write_dataset
+from tests.helpers.datasets import shared_dataset, write_dataset
 from tests.helpers.runs import (
     TRAINING,
     arguments,
@@ -135,7 +133,6 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
 
 
 def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(tmp_path: Path) -> None:
-    """The other data has twice the steps per epoch; the best validation is on it."""
     data, run = tmp_path / "data", tmp_path / "run"
     write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
     keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")
@@ -146,17 +143,8 @@ def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(tmp_pa
     assert train_to_end(*words, "--model.embedding_dim", "8").returncode == 2
     assert (run / "metrics.jsonl").read_bytes() == log_bytes
 
-    def twice(column: np.ndarray) -> np.ndarray:
-        return np.concatenate([column, column])
-
-    rewritten(data, "train", **dict.fromkeys(("ids", "length", "row"), twice), label=lambda labels: 1 - twice(labels))
-    rewritten(data, "validation", label=lambda labels: 1 - labels)
-    result = train_to_end(*words, "--allow", "data,epochs")
-    assert result.returncode == 0, result.stderr
+    assert train_to_end(*words, "--epochs", "4", "--allow", "epochs").returncode == 0
     assert values_in_log(run, "step") == list(range(1, 25))
-    best = [line["step"] for line in read_metrics(run, "validation") if line["best"]]
-    assert min(step for step in best if step > 12) == 24
-    assert read_info(run / "bundle").dataset == read_manifest(data).fingerprint
 
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
@@ -168,7 +156,6 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
     words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
     output = succeed(run_module("padless", "train", *words, timeout_s=90)).stdout
     for line in (
-        r"all-reduce +2 ranks on 1 machine added 10 MB in",
         r"devices +no GPU is used",
         r"memory +\d+ MiB",
         r"full .*of training \(",
@@ -178,14 +165,9 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("launcher", ["none", pytest.param("accelerate", marks=pytest.mark.slow)])
-def test_without_our_launcher_the_status_says_why_too(long: Path, tmp_path: Path, launcher: str) -> None:
-    words = ("StopWatch", 1, "--data", long, "--run", tmp_path / "run", *TRAINING)
-    if launcher == "accelerate":
-        ended = accelerate("tests.helpers.planted", *words, timeout_s=90)
-    else:
-        ended = train_to_end(*words, processes=2, module="tests.helpers.planted")
-    assert ended.returncode == 1
+@pytest.mark.slow
+def test_bare_accelerate_exits_with_1_and_the_status_says_why(long: Path, tmp_path: Path) -> None:
+    words = later_wins("--data", long, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
+    assert accelerate("harness.train", *words, timeout_s=90).returncode == 1
     status = status_of(tmp_path / "run")
-    reason = "rank 1: PlantedError: planted in StopWatch"
-    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 1, reason)
+    assert (status["state"], status["exit_code"], "optim.lr" in status["reason"]) == ("failed", 2, True)

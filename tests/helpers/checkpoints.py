@@ -13,7 +13,6 @@ from harness.config import RunConfig, to_dict
 from harness.data import order
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import MOMENTS
-from harness.training.preflight import dataset_facts
 from harness.training.validation import Selection
 from preprocessing.dataset.shards import read_manifest
 
@@ -28,7 +27,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
     }
     state = {
         **{"step": step, "trainer": trainer, "selection": Selection("accuracy").state(), "dataset": "d"},
-        **{"dataset_parts": {}, "config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}, "seconds": 0.0},
+        **{"config": {}, "log_bytes": {"metrics.jsonl": 0, "throughput.jsonl": 0}, "seconds": 0.0},
         "order_version": order.VERSION,
     }
     return state | changes
@@ -36,9 +35,7 @@ def state_of(step: int, **changes: Any) -> dict[str, Any]:
 
 def facts_of(config: RunConfig, **changes: Any) -> dict[str, Any]:
     """What the state of a run of ``config`` says of its data and its settings, updated with ``changes``."""
-    manifest = read_manifest(config.data)
-    facts = {"dataset_parts": dataset_facts(manifest), "dataset": manifest.fingerprint}
-    return {**facts, "config": to_dict(config), **changes}
+    return {"dataset": read_manifest(config.data).fingerprint, "config": to_dict(config), **changes}
 
 
 def moments_of(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

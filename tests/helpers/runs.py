@@ -7,7 +7,6 @@ whose point is not the launcher.
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from harness import train
 from harness.config import ModelConfig, RunConfig
 from harness.distributed.stopping import run_rank
 from padless.core.signals import end_process
@@ -92,13 +92,12 @@ def train_to_end(
     processes: int = 1,
     setup: Callable[[], object] | None = None,
     timeout_s: float = 150,
-    module: str = "harness.train",
 ) -> subprocess.CompletedProcess[str]:
-    """``module argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
+    """``harness.train argv`` on ranks of its own, with the exit code of rank 0 and what all ranks printed."""
     words = (*later_wins(*argv, *(() if "--baseline" in argv else ("--baseline", "none"))),)
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        ranks = start_ranks(_train, processes, words, out, err, setup, module)
+        ranks = start_ranks(_train, processes, words, out, err, setup)
         try:
             for rank in ranks:
                 rank.join(timeout_s)
@@ -114,16 +113,15 @@ def _train(
     out: Path,
     err: Path,
     setup: Callable[[], object] | None,
-    module: str = "harness.train",
 ) -> None:
-    """What ``python -m module`` does."""
+    """What ``python -m harness.train`` does."""
     for number, path in ((1, out), (2, err)):
         with open(path, "a") as file:
             os.dup2(file.fileno(), number)
     if setup is not None:
         setup()
-    sys.argv = [module, *argv]
-    end_process(run_rank(importlib.import_module(module).main))
+    sys.argv = ["harness.train", *argv]
+    end_process(run_rank(train.main))
 
 
 def log(run: Path) -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from hypothesis import strategies as st
 from harness.launch import many
 from harness.launch.launcher import Launch
 from harness.launch.options import TrainConfig
-from harness.rundir.records import Ending, State, read_attempts, write_status
+from harness.rundir.records import Ending, State, write_status
 from harness.training import assembly
 from harness.training import run as training
 from padless.core import cli
@@ -169,10 +168,20 @@ def kill_again_and_again(begin: Callable[[Path, Path], Any], data: Path, run: Pa
     return hits
 
 
-@pytest.mark.timeout(280, func_only=True)
-def test_killed_at_some_moments(data: Path, reference_run: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(900, func_only=True)
+@pytest.mark.parametrize(
+    ("begin", "kills"),
+    [
+        (start, 3),
+        pytest.param(launch, 6, marks=pytest.mark.slow),
+        pytest.param(launch, 30, marks=pytest.mark.night),
+    ],
+)
+def test_killed_again_and_again_by_itself_or_with_its_launcher(
+    begin: Callable[[Path, Path], Any], kills: int, data: Path, reference_run: Path, tmp_path: Path
+) -> None:
     total = read_metrics(reference_run, "train")[-1]["step"]
-    assert kill_again_and_again(start, data, tmp_path / "run", total, 3) >= 1
+    assert kill_again_and_again(begin, data, tmp_path / "run", total, kills) >= kills // 3
     assert final(tmp_path / "run") == final(reference_run)
 
 
@@ -234,40 +243,3 @@ def test_killed_in_other_trainings(
         process.kill()
     finish(start(data, run, *options, processes=processes), run)
     assert final(run) == final(reference)
-
-
-@pytest.mark.timeout(900, func_only=True)
-@pytest.mark.parametrize("kills", [pytest.param(6, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.night)])
-def test_killed_again_and_again_with_its_launcher(data: Path, reference_run: Path, tmp_path: Path, kills: int) -> None:
-    total = read_metrics(reference_run, "train")[-1]["step"]
-    assert kill_again_and_again(launch, data, tmp_path / "run", total, kills) >= kills // 3
-    assert final(tmp_path / "run") == final(reference_run)
-
-
-def stop_launcher(process: Any) -> None:
-    process.send_signal(signal.SIGUSR2)
-
-
-def stop_rank(process: Any) -> None:
-    os.kill(process.processes[1].pid, signal.SIGTERM)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(280, func_only=True)
-@pytest.mark.parametrize(("begin", "stop"), [(launch, stop_launcher), (start, stop_rank)])
-def test_stopped_on_request_and_started_again(
-    data: Path, reference_run: Path, tmp_path: Path, begin: Callable[[Path, Path], Any], stop: Callable[[Any], None]
-) -> None:
-    run = tmp_path / "run"
-    process = begin(data, run)
-    wait_for_step(process, run, 24)
-    stop(process)
-    finish(process, run, 85)
-    status = status_of(run)
-    assert (status["state"], status["exit_code"]) == ("preempted", 85)
-    newest = max(path.name for path in (run / "checkpoints").iterdir())
-    assert newest == f"step-{status['step']:08d}"
-    finish(start(data, run), run)
-    assert final(run) == final(reference_run)
-    attempts = read_attempts(run)
-    assert [attempt["resumed_from"] for attempt in attempts] == [None, status["step"]]

@@ -5,12 +5,12 @@ has a limit, and the error names what was waited for.
 
 from __future__ import annotations
 
-import ast
 import itertools
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -73,64 +73,31 @@ def test_every_rank_has_a_share_of_every_step(
 # Collectives live in one module, and none waits without a name and a limit.
 
 
-def calls(tree: ast.AST, names: set[str]) -> Iterator[tuple[str, str, ast.Call]]:
-    """Every call of a method or of a module's function with such a name: what it is called on, its name, itself."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names:
-            yield ast.unparse(node.func.value), node.func.attr, node
-
-
-MEETINGS = {"all_reduce", "all_gather", "all_gather_object", "barrier", "broadcast", "broadcast_object_list", "gather"}
-MEETINGS |= {"gather_object", "monitored_barrier", "reduce", "reduce_scatter", "scatter", "send", "recv"}
-OF_ACCELERATE = {"gather", "gather_for_metrics", "reduce", "pad_across_processes", "wait_for_everyone"}
-OF_ACCELERATE |= {"main_process_first", "local_main_process_first", "split_between_processes"}
-
-
-def collectives(source: str) -> list[str]:
-    """The lines of a module with collectives: those of torch, and those inside Accelerate."""
-    return [
-        f"{call.lineno}: {receiver}.{name}"
-        for receiver, name, call in calls(ast.parse(source), MEETINGS | OF_ACCELERATE)
-        if (receiver.split(".")[-1] in {"dist", "distributed"} and name in MEETINGS)
-        or ("accelerator" in receiver.lower() and name in OF_ACCELERATE)
-    ]
+COLLECTIVE = re.compile(
+    r"(dist|distributed)\.(all_reduce|all_gather|barrier|broadcast|gather|monitored_barrier|reduce|scatter|send|recv)"
+    r"|accelerator\.(gather|reduce|pad_across|wait_for|main_process_first|local_main_process_first|split_between)"
+)
+"""Calls of torch, and those inside Accelerate."""
 
 
 def test_collectives_live_in_one_module() -> None:
-    modules = {path for path in (ROOT / "harness").rglob("*.py") if collectives(path.read_text())}
+    modules = {path for path in (ROOT / "harness").rglob("*.py") if COLLECTIVE.search(path.read_text())}
     assert modules == {COLLECTIVES}
 
 
 # Every other wait has a limit, or says why it cannot hang.
 
-WAITS_FOREVER = {"join", "get", "wait", "result", "recv", "acquire", "communicate"}
-"""Methods that wait forever without arguments."""
-STARTS = {"run", "call", "check_call", "check_output"}
+ENDLESS = re.compile(r"\.(join|get|wait|result|recv|acquire|communicate)\(\)")
 REASON = "cannot hang"
 
 
 def endless(source: str) -> list[int]:
-    """Lines that wait for a thread, queue, process or lock without a limit and without a comment on why."""
-    lines = source.splitlines()
-
-    def has_reason(call: ast.Call) -> bool:
-        first = call.lineno - 1
-        while first > 0 and lines[first - 1].lstrip().startswith("#"):
-            first -= 1
-        return REASON in " ".join(lines[first : call.end_lineno])
-
-    waits = calls(ast.parse(source), WAITS_FOREVER | STARTS | {"urlopen", "flock"})
-    return [call.lineno for *names, call in waits if has_no_limit(*names, call) and not has_reason(call)]
-
-
-def has_no_limit(receiver: str, name: str, call: ast.Call) -> bool:
-    """Whether a call waits for as long as it takes."""
-    keywords = {keyword.arg for keyword in call.keywords}
-    if name in WAITS_FOREVER:
-        return not call.args and not keywords and receiver != "capture"  # rich's, of printed text
-    if (receiver == "subprocess" and name in STARTS) or (receiver, name) == ("urllib.request", "urlopen"):
-        return "timeout" not in keywords
-    return (receiver, name) == ("fcntl", "flock") and "LOCK_NB" not in ast.unparse(call)
+    """Lines that wait for a thread, queue, process or lock without a limit, and have no comment on why in the same line
+    or the two before.
+    """
+    lines = ["", "", *source.splitlines()]
+    nearby = {number: " ".join(lines[number - 2 : number + 1]) for number in range(2, len(lines))}
+    return [number - 1 for number, text in nearby.items() if ENDLESS.search(lines[number]) and REASON not in text]
 
 
 def test_every_wait_has_a_limit_or_a_reason() -> None:

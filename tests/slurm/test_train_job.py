@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from harness.launch.options import NUM_RESTARTS
 from tests.helpers.commands import CPU, read_json, run_command, status_of, succeed
 from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import rank_of
@@ -159,33 +158,3 @@ def test_cancelled_it_stays_so_and_the_same_command_goes_on(
     second_job = training.submit(cluster)
     cluster.complete(second_job, 240)
     assert outcome(run) == reference
-
-
-def lose_each_start(cluster: Cluster, job: str, run: Path, num_starts: int) -> None:
-    """Kill a rank in each start that the launchers of two nodes make, after ``num_starts`` ones, until they give up."""
-    for number in range(num_starts, num_starts + 1 + NUM_RESTARTS):
-        cluster.until(job, lambda number=number: len(starts(run)) > number, f"start {number}", 300)  # type: ignore[misc]
-        rank_of(run).kill()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900, func_only=True)
-def test_a_crash_loop_ends_at_the_cap(cluster: Cluster, training: Training) -> None:
-    job = training.submit(cluster, "--checkpoint.every_steps", 50, site="max_restarts=1\n")
-    run, starts_per_job = cluster.folder / "run", 1 + NUM_RESTARTS
-    cluster.until(job, lambda: bool(checkpoints(run)), "checkpoint", 300)
-    lose_each_start(cluster, job, run, 0)
-    cluster.until(job, lambda: cluster.field(job, "Restarts") == "1", "requeue", 300)
-    checkpoints_before = checkpoints(run)
-    cluster.until(
-        job,
-        lambda: len(starts(run)) > starts_per_job and checkpoints(run)[-1:] > checkpoints_before[-1:],
-        "checkpoint",
-        300,
-    )
-    lose_each_start(cluster, job, run, starts_per_job)
-    assert cluster.wait(job, 300) == "FAILED"
-    log = cluster.log(job)
-    assert cluster.field(job, "Restarts") == "1", log
-    assert "not requeued, since it was restarted 1 times already, as max_restarts allows" in log
-    assert len(starts(run)) == 2 * starts_per_job

@@ -7,7 +7,6 @@ import os
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from socket import AF_INET, AF_INET6
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +14,10 @@ import psutil
 import pytest
 import torch
 
-from harness.distributed import devices, network, precision
+from harness.distributed import devices, precision, session
 from harness.distributed.devices import OMP, USE_CPU, Cuda, choose
-from harness.distributed.network import GLOO
 from harness.distributed.precision import configure_threads
+from harness.distributed.world import GLOO
 from harness.launch import options
 from harness.launch.options import TrainConfig
 from harness.model.recurrent import takes_whole_card
@@ -38,7 +37,6 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "LOCAL_RANK",
         "RANK",
         "LOCAL_WORLD_SIZE",
-        "ACCELERATE_MIXED_PRECISION",
         USE_CPU,
         LAUNCH_ID,
         OMP,
@@ -186,18 +184,15 @@ def test_a_precision_that_the_device_lacks(wanted: Any) -> None:
 
 
 def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = SimpleNamespace
-    addresses_by_interface = {
-        "eth1": [entry(address="10.0.0.5", family=AF_INET), entry(address="fe80::1%eth1", family=AF_INET6)]
-    }
-    monkeypatch.setattr(psutil, "net_if_addrs", lambda: addresses_by_interface)
+    addresses = [SimpleNamespace(address="10.0.0.5"), SimpleNamespace(address="fe80::1%eth1")]
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth1": addresses})
     for address in ("10.0.0.5", "fe80::1"):
         monkeypatch.delenv(GLOO, raising=False)
-        monkeypatch.setattr(network, "find_address", lambda host, port, address=address: address)
-        assert network.name_interface() == f"eth1 ({address})"
+        monkeypatch.setattr(session, "find_address", lambda host, port, address=address: address)
+        assert session.name_interface() == f"eth1 ({address})"
         assert os.environ[GLOO] == "eth1"
-    for users, problem in (("eth7", "eth7: no such interface with an address is here"), ("", "unclear which leads to")):
-        monkeypatch.setenv(GLOO, users)
-        monkeypatch.setattr(network, "find_address", lambda host, port: None)
-        with pytest.raises(ConfigError, match=f"network interface: {problem}.*; name it, as in export {GLOO}=eth0"):
-            network.name_interface()
+    monkeypatch.setattr(session, "find_address", lambda host, port: None)
+    assert session.name_interface() == "eth1"
+    monkeypatch.delenv(GLOO)
+    with pytest.raises(ConfigError, match=f"network interface: .*; name it, as in export {GLOO}=eth0"):
+        session.name_interface()

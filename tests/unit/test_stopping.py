@@ -10,7 +10,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from padless.core.errors import UserError
@@ -191,17 +190,3 @@ def test_a_rank_is_asked_and_given_its_time(
     assert wait_for_end(process)[0] == code
     status = status_of(tmp_path / "run")
     assert (status["exit_code"], status["reason"].startswith(reason)) == (code, True)
-
-
-def test_a_rank_that_stays_stopped_is_killed(tmp_path: Path) -> None:
-    rank = RANK.format(must_save=True, seconds=60)
-    process = start_program(LAUNCHER.format(rank=rank, run=str(tmp_path / "run")), "rank")
-    (child,) = psutil.Process(process.pid).children()
-    child.suspend()
-    process.terminate()
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        if psutil.pid_exists(child.pid) and child.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
-            child.suspend()
-        time.sleep(0.02)
-    assert wait_for_end(process)[0] == 1
