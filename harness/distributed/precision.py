@@ -43,14 +43,18 @@ def choose_device(wanted: str) -> Choice:
 def choose_precision(wanted: Precision, device_type: str) -> Choice:
     """What training computes in. Raises ``ConfigError`` naming what the device can run, if it cannot run ``wanted``."""
     able = list_precisions(device_type)
-    if wanted == "auto":
+    launcher_precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    precision, reason = str(wanted), "asked for"
+    if wanted == "auto" and launcher_precision != "no":
+        precision, reason = launcher_precision, "accelerate launch asked for it"
+    if precision == "auto":
         kind = "GPU" if device_type == "cuda" else "CPU"
         if "bf16" in able:
             return Choice("bf16", f"the {kind} computes it natively")
         return Choice("fp32", f"this {kind} has no native bf16")
-    if wanted not in able:
-        raise ConfigError(f"precision: {wanted} cannot run on {device_type} here; it can run {', '.join(able)}")
-    return Choice(wanted, "asked for")
+    if precision not in able:
+        raise ConfigError(f"precision: {precision} cannot run on {device_type} here; it can run {', '.join(able)}")
+    return Choice(precision, reason)
 
 
 def list_precisions(device_type: str) -> list[str]:

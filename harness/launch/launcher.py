@@ -40,7 +40,7 @@ from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_
 from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
 from padless.core.atomic import temporary_folder
-from padless.core.errors import ERRORS, ConfigError, UserError
+from padless.core.errors import ERRORS, ConfigError, DataError, UserError
 from padless.core.executors import ProcessPool
 from padless.core.processes import available_cores
 from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
@@ -48,6 +48,8 @@ from padless.core.terminal import Screen, print_stderr
 
 COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 """Environment variable: folder for torch's compiled code. Without it torch makes one in TMPDIR when imported."""
+SIGBUS_CAUSE = "a mapped shard was truncated, or its disk failed; padless inspect --verify reads the dataset again"
+"""What SIGBUS means to a process whose data is mapped."""
 POLL_S = 0.1
 SAVE_LIMIT_S = 300.0
 """Most time for ranks at work to save."""
@@ -319,6 +321,8 @@ def describe_failures(exit_codes: Mapping[int, int], reasons: Sequence[Mapping[s
     # NCCL's watchdog aborts ranks whose peer is gone.
     for rank in sorted(killed_ranks or exit_codes, key=lambda rank: exit_codes[rank] == -signal.SIGABRT):
         code = exit_codes[rank]
+        if code == -signal.SIGBUS:
+            return Failure(DataError.exit_code, f"rank {rank} was killed by SIGBUS: {SIGBUS_CAUSE}")
         ending = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return Failure(code if code in ERRORS else 1, f"rank {rank} {ending}")
     return None

@@ -37,6 +37,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "LOCAL_RANK",
         "RANK",
         "LOCAL_WORLD_SIZE",
+        "ACCELERATE_MIXED_PRECISION",
         USE_CPU,
         LAUNCH_ID,
         OMP,
@@ -181,6 +182,13 @@ def test_torch_computes_with_the_threads_of_the_key_the_user_or_a_share(monkeypa
 def test_a_precision_that_the_device_lacks(wanted: Any) -> None:
     with pytest.raises(ConfigError, match=f"{wanted} cannot run on cpu here; it can run fp32"):
         precision.choose_precision(wanted, "cpu")
+
+
+def test_auto_takes_the_precision_of_accelerates_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setattr(precision, "list_precisions", lambda device_type: ["fp32", "bf16", "fp16"])
+    assert str(precision.choose_precision("auto", "cuda")) == "bf16: accelerate launch asked for it"
+    assert str(precision.choose_precision("fp16", "cuda")) == "fp16: asked for"
 
 
 def test_the_interface_of_the_route_or_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from harness.config import Choice, RunConfig
 from harness.distributed import devices
 from harness.distributed.world import World
 from harness.launch import launcher, many
-from harness.launch.launcher import Failure, Launch, describe_failures
+from harness.launch.launcher import SIGBUS_CAUSE, Failure, Launch, describe_failures
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training.assembly import check_shared
@@ -47,6 +47,7 @@ def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure | None:
         ((1, 5.9, "later", False), (1, 5.2, "sooner", False), Failure(1, "sooner", True)),
         ((-6, 5.9, "", False), (1, 5.1, "rank 1 waited for the gradients", True), Failure(1, ABORTED)),
         ((-15, 5.0, "", False), (3, 5.0, "", False), Failure(3, "rank 1 ended with exit code 3")),
+        ((1, 5.1, WAITED, True), (-7, 5.0, "", False), Failure(3, f"rank 1 was killed by SIGBUS: {SIGBUS_CAUSE}")),
     ],
 )
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
