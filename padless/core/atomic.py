@@ -238,7 +238,6 @@ NOT_ALLOWED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """The disk is read-only, or the user lacks the permission."""
 OTHER_KIND = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP})
 """A directory in place of a file or the reverse, or an impossible name."""
-KERNEL_FOLDERS = ("/proc/", "/sys/")
 GO_ON = "make room and run the same command to continue"
 NAME_ANOTHER = "name a directory that can be written"
 TMPDIR = "set TMPDIR to a folder with room"
@@ -252,8 +251,6 @@ def refusal(error: OSError, path: str | Path, *, otherwise: str = NAME_ANOTHER) 
     """
     failed_path = str(error.filename2 or error.filename or path)  # a copy's target comes second
     name, reason = final_of(failed_path), error.strerror or str(error)
-    if error.errno == errno.ENOENT and name.startswith(KERNEL_FOLDERS):
-        return StorageError(f"{name}: cannot be written: its folder is the kernel's; {otherwise}")
     if error.errno == errno.ENOENT:
         return DataError(
             f"{name}: gone while it was needed ({reason}); put it back, and run the same command to continue"
@@ -318,12 +315,8 @@ def check_replaced(path: Path, overwrite: bool | None, is_own: Callable[[], bool
     """Raise ``ConfigError`` for an output that is no regular file, or one with content that is not ``is_own``: written
     by this command and unchanged since. ``overwrite`` is the user's option, None where the command has none.
     """
-    if path.is_dir():
-        raise ConfigError(f"--output {path}: is a folder; name a file")
-    if path.is_symlink():
-        raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"--output {path}: is a pipe or a device; name a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"--output {path}: is a folder, a link, a pipe or a device; name a file")
     if not overwrite and path.exists() and path.stat().st_size and not is_own():
         advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already; name another, or {advice}")

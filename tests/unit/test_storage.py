@@ -151,7 +151,6 @@ def test_every_place_that_writes_on_a_full_disk(tmp_path: Path, command: str, at
 BAD = {
     b"NaN": "invalid character",
     b"1e999": "out of range",
-    b'{"a": 1, "b": {"c": 1, "c": 2}}': "the key 'c' occurs twice",
     b"[" * (MOST_DEPTH + 1) + b"]" * (MOST_DEPTH + 1): "more than 32 deep",
     b'{"a":' * 500 + b"1" + b"}" * 500: "more than 32 deep",
     rb'"\ud800"': "truncated",
