@@ -39,10 +39,9 @@ from padless.core.installed import require_package
 from padless.core.split_names import TRAIN
 from padless.core.terminal import Live, Screen, duration
 from padless.core.untrusted import one_line
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import open_split
+from preprocessing.dataset.views import find_originals, open_split
 from preprocessing.sources.addresses import fetch_repository
 
 if TYPE_CHECKING:

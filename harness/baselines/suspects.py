@@ -25,9 +25,8 @@ from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError
 from padless.core.schema import LocalPath, Name
 from padless.core.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
+from preprocessing.dataset.views import find_originals, read_data
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,9 +13,8 @@ from typing import Any
 
 from harness.inference.explanation import as_html, split_text
 from padless.core.errors import UserError
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.dataset.views import home_of
+from preprocessing.dataset.views import find_originals, home_of
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary
