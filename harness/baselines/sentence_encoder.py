@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -228,7 +227,7 @@ def identify_text(text: str) -> str:
 def read_texts(split: Split) -> list[str]:
     """The original texts of the rows of a split, in shard order. Raises ``DataError`` if they are gone."""
     rows = split.column("row").tolist()
-    text_by_row, reason = find_originals(split.manifest, rows, math.inf, fetches=True)
+    text_by_row, reason = find_originals(split.manifest, rows, everywhere=True)
     if reason:
         problem = f"a teacher needs the original texts, and they cannot be read again: {reason}"
         raise DataError(f"{Path(split.root, MANIFEST)}: {problem}; restore the files, or build the dataset again")

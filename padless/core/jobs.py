@@ -289,7 +289,6 @@ def connect_dask(config: ExecutorConfig, *, quiet: bool) -> Iterator[Workers]:
         problem = f"no scheduler with workers answers there ({one_line(error)})"
         raise ConfigError(f"executor.scheduler: {address}: {problem}") from None
     with client:
-        Screen(errors=True, quiet=quiet).print_text(f"dask: {address}, dashboard at {client.dashboard_link}")
         losses = (KilledWorker, CommClosedError, CancelledError)
         yield Workers(config.timeout_s, client.get_executor(pure=False), quiet=quiet, loss_errors=losses)
 

@@ -70,10 +70,10 @@ def open_split(data: str | Path, manifest: Manifest, name: str, staged: Path | N
 
 
 def find_originals(
-    manifest: Manifest | None, rows: Iterable[int], max_bytes: float = MAX_BYTES, *, fetches: bool = False
+    manifest: Manifest | None, rows: Iterable[int], *, everywhere: bool = False
 ) -> tuple[dict[int, str], str | None]:
-    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest, of at most ``max_bytes``
-    each, and not remote unless it ``fetches``; and the reason, one clause, why some are missing.
+    """The texts of ``rows``, with numbers as in the shards, from the sources in the manifest: ``everywhere``, or in
+    local ones of at most ``MAX_BYTES``; and the reason, one clause, why some are missing.
     """
     if manifest is None:
         return {}, "there is no manifest of the dataset to say where they came from"
@@ -84,10 +84,10 @@ def find_originals(
         if not of_entry:
             continue
         try:
-            if entry["bytes"] > max_bytes:
+            if entry["bytes"] > MAX_BYTES and not everywhere:
                 too_large = f"has more than {MAX_BYTES >> 20:,} MiB, which is not searched for a report"
                 raise DataError(f"{entry['name']} {too_large}")
-            file = find_file(entry, manifest.provenance.get("config", {}), fetches=fetches)
+            file = find_file(entry, manifest.provenance.get("config", {}), fetches=everywhere)
             text_by_row |= read_originals(file, entry, np.array(of_entry))
         except (UserError, OSError) as error:
             reason = " ".join(str(error).split())
