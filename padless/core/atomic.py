@@ -225,6 +225,16 @@ def aside(target: Path) -> Path:
     return target.with_name(f"{target.name}{ASIDE}")
 
 
+def take_place(new: Path, target: Path) -> None:
+    """Rename the directory ``new`` to ``target``, the name of another directory, which is put ``aside``.
+
+    Both must be in the same folder, which is fsynced. Raises ``OSError``.
+    """
+    os.rename(target, aside(target))
+    os.rename(new, target)
+    fsync(target.parent)
+
+
 def recover(target: Path) -> None:
     """Restore ``target`` if a process was killed between the two renames. Raises ``OSError``."""
     if aside(target).is_dir() and not target.exists():

@@ -85,7 +85,9 @@ def build_dataset(config: PreprocessConfig, frame: str | None = None) -> Manifes
                 screen.print_text(line)
             manifest = job.make()
         if manifest and workers.share.count == 1:  # the last share to end removes what they needed
-            work_folder.finish(root, target)
+            message = work_folder.finish(root, target, is_fresh=manifest is not existing)
+            if message:
+                screen.print_text(message)
         return manifest
 
 

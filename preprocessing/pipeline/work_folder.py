@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The output directory: locks it, checks what it holds, and replaces an older dataset.
 
-What a job needs until its dataset is complete lies in ``.work``. A replacement is built in ``.work/new``, which stays
-when the job is interrupted; the older dataset is used until then. When the new one is complete, its files are moved
-into place, the manifest last, also by the next command after a kill.
+A replacement is built in ``NAME.building``, which stays when the job is interrupted. When it is complete, two renames
+put the old directory aside as ``NAME.before`` and the new one in its place; then the old one is removed. Both are
+signed (``atomic.sign``); an unsigned directory of such a name is the user's and is left unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.shards import FORMAT, MANIFEST, VOCABULARY, Manifest, read_manifest
 from preprocessing.pipeline.parts import hash_of
 
-WORK, REPLACEMENT = ".work", "new"
+WORK = ".work"
 SHARE_LOCK_S = 5.0
 """Longest wait of a share for a lock that a command holds for a moment."""
 _NAMES = f"{MANIFEST}|{INDEX}|{VOCABULARY}"
@@ -35,6 +35,11 @@ DATASET_FILES = re.compile(rf"{_NAMES}|({'|'.join(ALL_SPLITS)})/\d{{5,}}(-f\d+)?
 """The files of a dataset, below its directory."""
 storing_output = partial(storage_errors, otherwise="name another directory with --output")
 REPLACE = "choose another --output, or replace it with --overwrite true"
+
+
+def building_path(target: Path) -> Path:
+    """The directory in which a replacement for ``target`` is built."""
+    return target.with_name(f"{target.name}.building")
 
 
 @contextmanager
@@ -51,6 +56,11 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
     if not target.name:
         raise ConfigError(f"output: {target}: the root of the file system is no dataset; name a directory below it")
     atomic.refuse_inside("output", target)
+    with storing_output(target):
+        if is_leftover(atomic.aside(target), target):
+            atomic.recover(target)
+        for leftover in (atomic.aside(target), building_path(target)):
+            atomic.sweep(leftover)
     if share.count > 1:
         try:
             with lock_directory(target, share):
@@ -59,11 +69,13 @@ def claim_output(config: PreprocessConfig) -> Iterator[tuple[Path, Path]]:
             remove_work(target)
         return
     with lock_directory(target, share):
-        replacement = target / WORK / REPLACEMENT
-        with storing_output(target):
-            install(replacement, target)
-        is_replaced = config.overwrite and (target / MANIFEST).exists()
-        yield replacement if is_replaced else target, target
+        clear_leftovers(target)
+        if not (config.overwrite and (target / MANIFEST).exists()):
+            yield target, target
+            return
+        make_building(target)
+        with lock_directory(building_path(target), share):  # after the renames this lock is on the output
+            yield building_path(target), target
 
 
 @contextmanager
@@ -107,7 +119,31 @@ def remove_work(target: Path) -> None:
     """Remove what the shares of a dataset needed, if it is complete and none of them runs any more."""
     with suppress(UserError), lock_directory(target, Share()):
         if (target / MANIFEST).exists():
+            clear_leftovers(target)
             atomic.vanish(target / WORK)
+
+
+def make_building(target: Path) -> None:
+    """Make the signed directory for a replacement of ``target``, unless it exists.
+
+    Raises ``ConfigError`` for an unsigned directory of that name.
+    """
+    root = building_path(target)
+    if is_leftover(root, target):
+        return
+    with suppress(OSError):  # an empty one: its job was stopped by a full disk before it made anything
+        root.rmdir()
+    if os.path.lexists(root):
+        problem = "is where the new dataset would be built, and not of an earlier run of this command"
+        raise ConfigError(f"output: {root}: {problem}; rename it, or name another --output")
+    with storing_output(root), atomic.new_folder(root) as folder:
+        (folder / WORK).mkdir()
+        atomic.sign(folder / WORK, target)
+
+
+def is_leftover(root: Path, target: Path) -> bool:
+    """Whether a job that replaces ``target`` made a directory, or put it aside."""
+    return not root.is_symlink() and atomic.is_signed(root / WORK, target)
 
 
 def refuse_foreign(root: Path) -> None:
@@ -147,39 +183,42 @@ def remove_files(root: Path, needed: Collection[str]) -> None:
             (root / split).rmdir()
 
 
-def install(replacement: Path, target: Path) -> None:
-    """Move a replacement into place if it is complete, or go on after a kill. Raises ``OSError``."""
-    if not (replacement / MANIFEST).exists():
-        return
-    shutil.rmtree(replacement / WORK, ignore_errors=True)
-    manifest = read_manifest(replacement)
-    (target / MANIFEST).unlink(missing_ok=True)
-    for path in sorted(replacement.rglob("*.arrow")):
-        new_path = target / path.relative_to(replacement)
-        new_path.parent.mkdir(exist_ok=True)
-        os.replace(path, new_path)
-    remove_files(target, {VOCABULARY, INDEX, *manifest.shards(target).paths()})
-    for name in manifest.names:
-        atomic.fsync(target / name)
-    os.replace(replacement / MANIFEST, target / MANIFEST)
-    atomic.fsync(target)
-
-
-def finish(root: Path, target: Path) -> None:
-    """Move a replacement that was built in ``root`` into place, and remove what a job needed until its dataset was
-    complete; unfinished work for a replacement stays.
-    """
-    with storing_output(target):
-        if root != target:
-            install(root, target)
-        for path in (target / WORK).iterdir():
-            if path.name not in (LOCK, atomic.MARK, REPLACEMENT):
-                atomic.remove(path)
-        if not holds_work(target):
-            atomic.vanish(target / WORK)
+def finish(root: Path, target: Path, *, is_fresh: bool) -> str | None:
+    """Move a new dataset into place, then remove what the job needed; returns a message if unfinished work stays."""
+    if is_fresh and root != target:
+        shutil.copymode(target, root)
+        atomic.take_place(root, target)
+    clear_leftovers(target)
+    atomic.vanish(target / WORK)
+    leftover = building_path(target)
+    message = f"{leftover}: kept: unfinished work for another configuration; remove it if that dataset is not wanted"
+    return message if is_leftover(leftover, target) else None
 
 
 def holds_work(root: Path) -> bool:
     """Whether a directory holds the work of an interrupted job."""
     files = (path for path in (root / WORK).rglob("*") if not path.is_dir())
     return any(path.name not in (LOCK, atomic.MARK) for path in files)
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove what a job needed until its dataset was complete, and a replaced dataset."""
+    if not (target / MANIFEST).exists():
+        return
+    for path in (target / WORK).iterdir():
+        if path.name not in (LOCK, atomic.MARK):
+            atomic.remove(path)
+    for leftover in (atomic.aside(target), building_path(target)):
+        if is_leftover(leftover, target) and not holds_work(leftover):
+            remove_replaced(leftover, target)
+
+
+def remove_replaced(old: Path, target: Path) -> None:
+    """Remove a replaced dataset; other files in its directory move to the new one."""
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old)
+        is_made = is_of_dataset(name.as_posix()) or atomic.final_of(name.parts[0]) == WORK
+        if not is_made and (path.is_symlink() or not path.is_dir()) and not os.path.lexists(target / name):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(path, target / name)
+    atomic.vanish(old)

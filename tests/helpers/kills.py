@@ -42,14 +42,13 @@ from padless.commands import main as preprocessing
 from padless.core import atomic, cli
 from preprocessing.dataset.inspect import verify_dataset
 from preprocessing.dataset.shards import MANIFEST, read_manifest
-from preprocessing.pipeline import work_folder
 from tests.helpers.commands import read_json
 from tests.helpers.corpora import contents
 from tests.helpers.ranks import PRELOADED
 from tests.helpers.runs import final, small
 
 STRANGER = "notes.txt"
-CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (work_folder, "install"))
+CHANGES = ((os, "replace"), (os, "rename"), (os, "unlink"), (os, "rmdir"), (atomic, "take_place"))
 OF_RUNS = ((os, "mkdir"), (os, "fsync"), (atomic, "append_line"), (MetricsLog, "write"))
 """What else changes the disk in a training. A file is flushed when it was written and does not have its name yet."""
 DIFFERENT = 97
@@ -93,7 +92,8 @@ def watch(changed: Changed, changes: Sequence[tuple[Any, str]] = CHANGES) -> Non
 
 def replace(source: Path, folder: Path, changed: Changed) -> int:
     """Replace the dataset in FOLDER/out, in a child of its own; returns how that ended."""
-    shutil.rmtree(folder / "out", ignore_errors=True)
+    for name in ("out", "out.building", "out.before"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     shutil.copytree(folder / "old", folder / "out")
     (folder / "out" / STRANGER).write_bytes(b"mine")
 
@@ -105,12 +105,11 @@ def replace(source: Path, folder: Path, changed: Changed) -> int:
 
 
 def check(source: Path, folder: Path) -> int:
-    """0 if a whole dataset is there, or on its way there, and the same command makes the new one."""
-    output, fingerprints = folder / "out", {read_manifest(folder / name).fingerprint for name in ("old", "new")}
-    if (output / MANIFEST).exists():
-        is_whole = verify_dataset(output) == [] and read_manifest(output).fingerprint in fingerprints
-    else:
-        is_whole = (output / ".work" / "new" / MANIFEST).exists()
+    """0 if one whole dataset is there and the same command makes the new one."""
+    output, stands_aside = folder / "out", folder / "out.before"
+    fingerprints = {read_manifest(folder / name).fingerprint for name in ("old", "new")}
+    dataset = output if (output / MANIFEST).exists() else stands_aside
+    is_whole = verify_dataset(dataset) == [] and read_manifest(dataset).fingerprint in fingerprints
     if not is_whole or cli.run(preprocessing, arguments(source, output, seed=1)) != 0:
         return 1
     files = contents(output)
@@ -191,8 +190,8 @@ def chosen(changes: list[str], instants: str) -> list[int]:
     """The numbers of the changes at which the job is killed."""
     if instants == "all":
         return list(range(len(changes)))
-    last_install = max(number for number, name in enumerate(changes) if name == "install")
-    return [*range(last_install - 1, last_install + 4), len(changes) - 1]
+    replacements = [number for number, name in enumerate(changes) if name == "take_place"]
+    return sorted(number + offset for number in replacements for offset in range(-1, 4))
 
 
 def main(job_kind: str, source: Path, folder: Path, instants: str) -> dict[str, Any]:

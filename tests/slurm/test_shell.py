@@ -123,7 +123,7 @@ def test_what_is_requeued(tmp_path: Path, script: str, facts: dict[str, int], re
     """A training after a new checkpoint, or once without any; a preprocessing that was stopped after it finished parts,
     of which there are two: locks and what a killed process left are none.
     """
-    for name in ("d/.work/lock-0", "d/.work/a.json.tmp-n1-7", "d/.work/a.json", "d/.work/new/.work/b.json"):
+    for name in ("d/.work/lock-0", "d/.work/a.json.tmp-n1-7", "d/.work/a.json", "d.building/.work/parts/b.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     names = ("why_not",) if script == "train" else ("markers", "why_not")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -48,8 +49,12 @@ def out(source: Path, tmp_path: Path, command: Command) -> Path:
     return tmp_path / "out"
 
 
+def list_work_folders(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out."))
+
+
 def test_an_interrupted_replacement_goes_on_where_it_was(
-    out: Path, source: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    out: Path, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = []
     make = tokenize.TokenizedPart.run
@@ -63,14 +68,35 @@ def test_an_interrupted_replacement_goes_on_where_it_was(
     fingerprint = read_manifest(out).fingerprint
     monkeypatch.setattr(tokenize.TokenizedPart, "run", make_or_stop)
     command.refused(1, source, out, *REPLACING)
-    assert read_manifest(out).fingerprint == fingerprint
+    assert (read_manifest(out).fingerprint, list_work_folders(tmp_path)) == (fingerprint, ["out.building"])
     command.build(source, out, *PARTS)  # the old one is still complete, and the work is not thrown away
+    assert "out.building: kept: unfinished work for another configuration" in command.err
     first_numbers = list(numbers)
     numbers.clear()
     monkeypatch.setattr(tokenize.TokenizedPart, "run", lambda part: numbers.append(part.number) or make(part))
     assert command.build(source, out, *REPLACING).fingerprint != fingerprint
     assert not set(first_numbers) & set(numbers)
-    assert not (out / work_folder.WORK).exists()
+    assert list_work_folders(tmp_path) == []
+
+
+def test_a_dataset_of_such_a_name_that_no_job_left_is_not_touched(
+    out: Path, source: Path, tmp_path: Path, command: Command
+) -> None:
+    user_folder = tmp_path / "out.building"
+    shutil.copytree(out, user_folder)
+    (user_folder / work_folder.WORK).mkdir()
+    (user_folder / work_folder.WORK / work_folder.LOCK).write_text("padless 1 elsewhere")
+    files = contents(user_folder)
+    command.refused(2, source, out, *PARTS, "--seed", 1)  # another dataset
+    assert contents(user_folder) == files
+    assert f"output: {user_folder}: is where the new dataset would be built" in command.refused(
+        2, source, out, *REPLACING
+    )
+    assert contents(user_folder) == files
+    shutil.rmtree(out)
+    manifest = command.build(source, out, *PARTS, "--seed", 2)  # and does not become the output
+    assert manifest.provenance["config"]["seed"] == 2
+    assert contents(user_folder) == files
 
 
 def test_files_among_a_dataset_that_are_not_ours_outlive_it(
@@ -94,6 +120,7 @@ def test_files_among_a_dataset_that_are_not_ours_outlive_it(
     assert out.stat().st_mode & 0o777 == 0o750
     command.build(source, tmp_path / "fresh", *PARTS, "--seed", 1)
     assert files == contents(tmp_path / "fresh")
+    assert list_work_folders(tmp_path) == []
 
 
 def test_of_threads_that_prepare_one_output_one_wins_and_the_others_say_who(
