@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from padless.core.errors import ConfigError, require
-from padless.core.executors import ExecutorConfig
+from padless.core.jobs import ExecutorConfig
 from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
 from preprocessing.labels import AUTO, LabelMap, normalize_label

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import io
-import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,10 +38,9 @@ from padless.core.installed import require_package
 from padless.core.split_names import TRAIN
 from padless.core.terminal import Live, Screen, duration
 from padless.core.untrusted import one_line
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
-from preprocessing.dataset.views import open_split
+from preprocessing.dataset.views import find_originals, open_split
 from preprocessing.sources.addresses import fetch_repository
 
 if TYPE_CHECKING:
@@ -229,7 +227,7 @@ def identify_text(text: str) -> str:
 def read_texts(split: Split) -> list[str]:
     """The original texts of the rows of a split, in shard order. Raises ``DataError`` if they are gone."""
     rows = split.column("row").tolist()
-    text_by_row, reason = find_originals(split.manifest, rows, math.inf, fetches=True)
+    text_by_row, reason = find_originals(split.manifest, rows, everywhere=True)
     if reason:
         problem = f"a teacher needs the original texts, and they cannot be read again: {reason}"
         raise DataError(f"{Path(split.root, MANIFEST)}: {problem}; restore the files, or build the dataset again")

@@ -8,7 +8,6 @@ First come equal texts with different labels, then rows that confident learning 
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,8 @@ from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError
 from padless.core.schema import LocalPath, Name
 from padless.core.terminal import Screen, cells, count_noun, plain_line, public, shorten_line
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import read_data
+from preprocessing.dataset.views import find_originals, read_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +93,7 @@ def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
     table["text_chance"] = table.groupby("text")["chance"].transform("min")
     order = ["why", "text_chance", "text", "row"]
     table = table[is_error | has_other_label].sort_values(order, ascending=[False, True, True, True])
-    text_by_row, reason = find_originals(manifest, table["row"], math.inf)
+    text_by_row, reason = find_originals(manifest, table["row"], everywhere=True)
     if reason:
         Screen(errors=True).print_text(f"warning: texts are missing: {reason}")
     table["text"] = table["row"].map(text_by_row)

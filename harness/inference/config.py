@@ -18,7 +18,7 @@ from harness.rundir.layout import check_figures_directory
 from padless.core.atomic import refuse_inside
 from padless.core.configuration import Texts
 from padless.core.errors import ConfigError
-from padless.core.executors import ExecutorConfig
+from padless.core.jobs import ExecutorConfig
 from padless.core.schema import AtLeast1, LanguageCode, LocalPath, Name, Processes, Seconds, ShareText, Wait
 from padless.core.split_names import TEST
 from preprocessing.config import Names, SourceConfig

@@ -40,8 +40,7 @@ from harness.rundir.results import (
 )
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.errors import ConfigError, DataError
-from padless.core.executors import Workers
-from padless.core.jobs import show_progress
+from padless.core.jobs import Workers, show_progress
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen, percent, print_stderr, public
 from preprocessing.dataset.shards import Split

@@ -46,7 +46,7 @@ from harness.rundir.results import probability_column, read_hits, read_measured,
 from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
-from padless.core.executors import Share, open_workers
+from padless.core.jobs import Share, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line

@@ -34,8 +34,8 @@ from harness.rundir.bundle_files import (
 )
 from harness.rundir.results import prediction_columns
 from padless.core.errors import ConfigError, DataError, require
-from padless.core.executors import ROWS
 from padless.core.installed import is_importable, load_object, require_package
+from padless.core.jobs import ROWS
 from padless.core.processes import available_cores
 from padless.core.untrusted import one_line
 from preprocessing.text.encoder import Encoder

@@ -21,7 +21,7 @@ from harness.distributed.world import World
 from harness.metrics.figures import Scores
 from harness.model.classifier import Classifier
 from harness.model.language import NEXT_TOKEN, LanguageModel, Targets
-from padless.core.executors import ROWS
+from padless.core.jobs import ROWS
 from preprocessing.dataset.shards import Split
 
 PAUSE_EVERY = 8

@@ -41,7 +41,7 @@ from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
-from padless.core.executors import ProcessPool
+from padless.core.jobs import ProcessPool
 from padless.core.processes import available_cores
 from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
 from padless.core.terminal import Screen, print_stderr

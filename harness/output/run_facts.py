@@ -28,9 +28,8 @@ from harness.rundir.results import read_measured
 from padless.core.errors import DataError, UserError
 from padless.core.split_names import VALIDATION
 from padless.core.terminal import public_values
-from preprocessing.dataset.originals import find_originals
 from preprocessing.dataset.shards import VOCABULARY, Manifest
-from preprocessing.dataset.views import home_of, read_data
+from preprocessing.dataset.views import find_originals, home_of, read_data
 from preprocessing.text.encoder import Encoder, spans_of
 from preprocessing.text.spec import TextPipeline
 from preprocessing.text.vocabulary import Vocabulary

@@ -55,7 +55,7 @@ from harness.training.trainer import Trainer
 from harness.training.validation import Selection, restore_best_weights
 from harness.training.writer import RunWriter
 from padless.core.errors import ConfigError, UserError
-from padless.core.executors import ProcessPool
+from padless.core.jobs import ProcessPool
 from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import VOCABULARY, Manifest

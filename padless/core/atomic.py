@@ -328,12 +328,8 @@ def check_replaced(path: Path, overwrite: bool | None, is_own: Callable[[], bool
     """Raise ``ConfigError`` for an output that is no regular file, or one with content that is not ``is_own``: written
     by this command and unchanged since. ``overwrite`` is the user's option, None where the command has none.
     """
-    if path.is_dir():
-        raise ConfigError(f"--output {path}: is a folder; name a file")
-    if path.is_symlink():
-        raise ConfigError(f"--output {path}: is a link, which a file would replace; name another, or what it points to")
-    if path.exists() and not path.is_file():
-        raise ConfigError(f"--output {path}: is a pipe or a device; name a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConfigError(f"--output {path}: is a folder, a link, a pipe or a device; name a file")
     if not overwrite and path.exists() and path.stat().st_size and not is_own():
         advice = "set --overwrite true to replace it" if overwrite is not None else "move that file away"
         raise ConfigError(f"--output {path}: is there already; name another, or {advice}")

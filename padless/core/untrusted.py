@@ -115,20 +115,18 @@ def sha256_of(file: BinaryIO) -> str:
 
 
 def parse_json(data: bytes) -> Any:
-    """Parse strict JSON in UTF-8. Raises ``ValueError``.
+    """Parse strict JSON in UTF-8, of at most ``MOST_DEPTH`` levels. Raises ``ValueError``.
 
-    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair. Also refused: duplicate keys; more
-    than ``MOST_DEPTH`` levels.
+    msgspec refuses NaN, infinities, also as ``1e999``, and half a surrogate pair; Python's reader sees equal keys.
     """
     try:
         msgspec.json.decode(data)
         value = json.loads(data, object_pairs_hook=unique)
-        deep = _depth(value) > MOST_DEPTH
+        if _depth(value) <= MOST_DEPTH:
+            return value
     except RecursionError:
-        deep = True
-    if deep:
-        raise ValueError(f"lists or objects are nested more than {MOST_DEPTH} deep")
-    return value
+        pass
+    raise ValueError(f"lists or objects are nested more than {MOST_DEPTH} deep")
 
 
 def read_json(path: str | Path, advice: str) -> Any:

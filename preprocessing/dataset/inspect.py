@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports on a dataset, from its manifest and a few rows, as tables or JSON; a dataset as pandas frames and Arrow
+"""Reports on a dataset, from its manifest, as tables or JSON; a dataset as pandas frames and Arrow
 tables, with ids decoded to tokens; and its checks: bytes against the manifest, lengths, labels and ids against ranges.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from padless.core import atomic
 from padless.core.arrays import unpad_segments
 from padless.core.errors import DataError
-from padless.core.schema import AtLeast0, Name
+from padless.core.schema import Name
 from padless.core.split_names import UNLABELLED
 from padless.core.terminal import Screen, count_noun, plain_line, print_stderr, printable, public, shorten_line
+from padless.core.untrusted import open_regular, sha256_of
 from preprocessing.dataset import remote
 from preprocessing.dataset.shards import (
     MANIFEST,
@@ -29,8 +29,6 @@ from preprocessing.dataset.shards import (
     VOCABULARY,
     Block,
     Manifest,
-    Shard,
-    Split,
     check_vocabulary,
     read_manifest,
 )
@@ -41,7 +39,6 @@ from preprocessing.text.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_SAMPLE_CHARACTERS = 240
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
 REASONS = {
@@ -60,15 +57,13 @@ MAX_CLASS_CELLS, MAX_CLASSES_PER_LINE = 32, 12
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
-    """Label balance, lengths, truncation, unknown tokens, padding, duplicates, sample rows."""
+    """Label balance, lengths, truncation, unknown tokens, padding, duplicates."""
 
     SUBJECT = ("data",)
     data: Name
     """Dataset directory."""
     json: bool = False
     """Print one JSON object instead of tables."""
-    samples: AtLeast0 = 2
-    """Rows of each split to read back, at most."""
     verify: bool = False
     """Check every byte instead; each problem is a line, and the exit code is 3."""
 
@@ -85,7 +80,7 @@ def main(config: InspectConfig) -> int:
         elif not problems:
             print(f"ok: {public(config.data)}: {read_manifest(root).summary()}")
         return DataError.exit_code if problems else 0
-    description = inspect(root, config.samples)
+    description = inspect(root)
     if config.json:
         print(json.dumps(description, indent=2, ensure_ascii=False))
     else:
@@ -93,16 +88,10 @@ def main(config: InspectConfig) -> int:
     return 0
 
 
-def inspect(root: str | Path, samples: int) -> dict[str, Any]:
+def inspect(root: str | Path) -> dict[str, Any]:
     """The description, as JSON. Raises ``DataError`` if there is no readable dataset."""
     manifest = read_manifest(root)
     check_vocabulary(root, manifest)
-    vocabulary = Vocabulary.read(Path(root, VOCABULARY))
-    corpus = {key: value for key, value in manifest.statistics.items() if key != "splits"}
-    descriptions, sample_by_split = {}, {}
-    for name in manifest.names:
-        descriptions[name] = describe(name, manifest)
-        sample_by_split[name] = sample_rows(remote.split_of(root, manifest, name), vocabulary, samples)
     return {
         "dataset": str(root),
         "fingerprint": manifest.fingerprint,
@@ -111,9 +100,8 @@ def inspect(root: str | Path, samples: int) -> dict[str, Any]:
         "id_dtype": manifest.id_dtype,
         "text": manifest.text,
         "tokens": TextPipeline.from_json(manifest.text, root).spec.summary(),
-        "corpus": corpus,
-        "splits": descriptions,
-        "samples": sample_by_split,
+        "corpus": {key: value for key, value in manifest.statistics.items() if key != "splits"},
+        "splits": {name: describe(name, manifest) for name in manifest.names},
     }
 
 
@@ -138,17 +126,6 @@ def describe(name: str, manifest: Manifest) -> dict[str, Any]:
     return description | {key: statistics[key] for key in ("unknown_rate", "truncated", "empty") if key in statistics}
 
 
-def sample_rows(split: Split, vocabulary: Vocabulary, max_rows: int) -> list[dict[str, Any]]:
-    """At most ``max_rows`` rows of the middle block, with decoded tokens."""
-    block = split.blocks[(len(split.blocks) - 1) // 2]
-    labels = label_values(split.manifest.labels, split.manifest.label_sets)
-    batch = batch_of(block, vocabulary, labels, None).drop_columns(["ids"])
-    rows: list[dict[str, Any]] = batch[:max_rows].to_pylist()
-    for row in rows:
-        row["text"] = shorten_line(row["text"], MAX_SAMPLE_CHARACTERS)
-    return rows
-
-
 def render_description(description: dict[str, Any], manifest: Manifest) -> str:
     """The description as text."""
     import pandas as pd
@@ -162,13 +139,6 @@ def render_description(description: dict[str, Any], manifest: Manifest) -> str:
             lines += [f"read: {rows_in_words(manifest)}", *lines_on_splits(manifest), *lines_on_rows(manifest)]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
         raise DataError(f"{description['dataset']}: its statistics are not those of this version; {REBUILD}") from None
-    lines.append("")
-    for name, samples in description["samples"].items():
-        for row in samples:
-            labels = row["label"] or []
-            names = labels if isinstance(labels, list) else [labels]
-            label = ", ".join(map(plain_line, names)) or "no label"
-            lines.append(f"{name} row {row['row']} ({label}, {row['length']} tokens): {row['text']}")
     return printable("\n".join(lines))
 
 
@@ -338,24 +308,33 @@ def verify_dataset(root: str | Path) -> list[str]:
 
     Returns one sentence per problem; raises ``DataError`` if there is no readable manifest or index.
     """
-    manifest, path, problems = read_manifest(root), Path(root, VOCABULARY), list[str]()
-    try:
-        check_vocabulary(root, manifest)
-        digest = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
-        if atomic.sha256_file(path) != digest:
-            raise DataError(f"{path}: its sha256 is not the manifest's; {REBUILD}")
-    except DataError as error:
-        problems.append(str(error))
-    for info in manifest.shards(root) if not Path(root, remote.ADDRESS).exists() else ():
-        try:
-            path = Shard(Path(root, info.path), info, manifest.id_dtype, manifest.block_rows).path
-            if atomic.sha256_file(path) != info.sha256:
-                raise DataError(f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")
-        except DataError as error:
-            problems.append(str(error))
+    manifest = read_manifest(root)
+    problems = problems_of(check_vocabulary, root, manifest)
+    sha256 = json.loads(Path(root, MANIFEST).read_bytes()).get("vocabulary_sha256")
+    problems += problems_of(check_file, Path(root, VOCABULARY), sha256)
+    if not Path(root, remote.ADDRESS).exists():
+        for info in manifest.shards(root):
+            problems += problems_of(check_file, Path(root, info.path), info.sha256)
     for name in manifest.names if not problems else ():
-        try:
-            deque(remote.split_of(root, manifest, name).blocks, 0)
-        except DataError as error:
-            problems.append(str(error))
+        problems += problems_of(lambda name: deque(remote.split_of(root, manifest, name).blocks, 0), name)
     return problems
+
+
+def problems_of(check: Callable[..., object], *arguments: Any) -> list[str]:
+    """The sentence of the ``DataError`` that a check raises, if it does."""
+    try:
+        check(*arguments)
+    except DataError as error:
+        return [str(error)]
+    return []
+
+
+def check_file(path: Path, sha256: str) -> None:
+    """Raise ``DataError`` if a file is missing, or its bytes are others."""
+    try:
+        with open_regular(path) as file:
+            is_changed = sha256_of(file) != sha256
+    except OSError as error:
+        raise DataError(f"{path}: not readable ({error.strerror}); {REBUILD}") from None
+    if is_changed:
+        raise DataError(f"{path}: its sha256 is not the manifest's: bytes were changed; {REBUILD}")

@@ -240,12 +240,8 @@ class Assigner:
 
     def rows_of(self, name: str) -> list[dict[str, Any]]:
         """The rows of a rule's small result."""
-        return self.rows(read_rules()[name])
-
-    def rows(self, query: str) -> list[dict[str, Any]]:
-        """The rows of a small result."""
-        result = self.database.execute(query)
-        names = [name for name, *_ in result.description or ()]
+        result = self.database.execute(read_rules()[name])
+        names = [column for column, *_ in result.description or ()]
         return [dict(zip(names, values, strict=True)) for values in result.fetchall()]
 
     def columns(self, query: str) -> dict[str, np.ndarray]:
@@ -254,7 +250,9 @@ class Assigner:
 
     def count(self, condition: str) -> int:
         """The number of rows of a table that fulfil a condition."""
-        return int(self.rows(f"select count(*) as num_rows from {condition}")[0]["num_rows"])
+        result = self.database.execute(f"select count(*) from {condition}").fetchone()
+        assert result is not None
+        return int(result[0])
 
     def count_labels(self, rows: str, column: str, num_values: int) -> np.ndarray:
         """int64 ``[values, labels]``: the number of rows by a column of numbers and by label."""
@@ -388,7 +386,7 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
     fractions = {TRAIN: 1.0, VALIDATION: splits.validation, TEST: splits.test}
     for (name, fraction), label_rows in zip(fractions.items(), observed["labels"], strict=True):
         present_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if rows]
-        absent_names = [class_name for class_name, rows in zip(classes.names, label_rows, strict=True) if not rows]
+        absent_names = [class_name for class_name in classes.names if class_name not in present_names]
         problem = ""
         if not present_names and (fraction or observed["named"][name]):
             problem = (
@@ -396,17 +394,14 @@ def check_splits(observed: dict[str, Any], num_rows: int, classes: Classes, spli
                 "split, and quality.drop may leave rows out; give more, or change splits"
             )
         elif len(present_names) == 1 and classes.label_sets is None:
-            only = f"every row has the label {present_names[0]!r}"
-            hint = "give more rows of the others, or change splits"
-            if name == TRAIN:
-                hint = "check the source and its labels"
-            problem = f"{only}; a classifier needs two classes: {hint}"
+            problem = (
+                f"every row has the label {present_names[0]!r}, and a classifier needs two classes; check the source "
+                "and its labels, give more rows of the others, or change splits"
+            )
         elif name == TRAIN and absent_names:
-            number = classes.names.index(absent_names[0])
-            others = zip(fractions, observed["labels"], strict=True)
-            counts = [f"{rows[number]:,} of {other}" for other, rows in others if rows[number]]
-            hint = "move some of them to train, or leave it out with source.labels or source.neutral"
-            but = f", but {' and '.join(counts)} have it" if counts else ""
-            problem = f"no row has the label {absent_names[0]!r}{but}; {hint}"
+            problem = (
+                f"no row has the label {absent_names[0]!r}; move some of its rows to train, or leave it out with "
+                "source.labels or source.neutral"
+            )
         if problem:
             raise DataError(f"split {name}: {problem}")

@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from padless.core import jobs
 from padless.core.errors import ConfigError, DataError
-from padless.core.executors import Workers, open_workers
 from padless.core.installed import VERSION
+from padless.core.jobs import Workers, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, public, public_values

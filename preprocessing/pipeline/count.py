@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from padless.core.errors import ConfigError, DataError
-from padless.core.executors import Workers
+from padless.core.jobs import Workers
 from padless.core.schema import convert_json
 from padless.core.split_names import TRAIN_NUMBER, UNLABELLED_NUMBER
 from padless.core.terminal import Screen, public

@@ -15,7 +15,7 @@ import numpy as np
 
 from padless.core import jobs
 from padless.core.errors import DataError
-from padless.core.executors import Workers
+from padless.core.jobs import Workers
 from preprocessing.config import SourceConfig
 from preprocessing.labels import LabelType, common_type, label_set_members, order_classes, split_label_set
 from preprocessing.sources.convert import Converted, ConvertedPart, check_number, convert, convert_parts

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from padless.core import arrays, atomic, jobs
 from padless.core.errors import DataError
-from padless.core.executors import Workers
+from padless.core.jobs import Workers
 from padless.core.randomness import splitmix64
 from preprocessing.config import PreprocessConfig
 from preprocessing.pipeline.parts import VERSION, ConvertedFile, Source, convert_all, hash_of

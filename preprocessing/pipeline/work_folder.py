@@ -20,8 +20,7 @@ from typing import Any
 from padless.core import atomic
 from padless.core.atomic import storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
-from padless.core.executors import Share
-from padless.core.jobs import LOCK, claim_folder
+from padless.core.jobs import LOCK, Share, claim_folder
 from padless.core.split_names import ALL_SPLITS
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX

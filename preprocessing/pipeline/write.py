@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from padless.core import arrays, atomic, jobs
-from padless.core.executors import Workers
+from padless.core.jobs import Workers
 from padless.core.split_names import ALL_SPLITS, SPLITS, UNLABELLED, split_number
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import ShardInfo, Totals, write_index

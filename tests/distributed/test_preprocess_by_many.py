@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from padless.core import executors
+from padless.core import jobs
 from padless.core.errors import ConfigError, UserError
-from padless.core.executors import ExecutorConfig, open_workers
+from padless.core.jobs import ExecutorConfig, open_workers
 from preprocessing.pipeline import work_folder
 from tests.helpers.commands import start_python, wait_until
 from tests.helpers.corpora import Command, contents, reviews, words_of, write_csv
@@ -141,7 +141,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed", reason="needs distributed (extra dask)")
-    monkeypatch.setattr(executors, "SCHEDULER_S", 2)
+    monkeypatch.setattr(jobs, "SCHEDULER_S", 2)
     source = write_csv(tmp_path / "reviews.csv", reviews(50))
     dask = ("--executor.scheduler", "tcp://127.0.0.1:9")
     assert command("prepare", "--source.path", source, "--output", tmp_path / "out", *dask) == 2

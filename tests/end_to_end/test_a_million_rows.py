@@ -46,7 +46,7 @@ def peaks_of(command: list[str]) -> tuple[int, list[int]]:
             with contextlib.suppress(psutil.Error, OSError):
                 high_water = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{member.pid}/status").read_text())
                 # a child that has not yet become a worker still has its parent's command line, and memory
-                if high_water and (member.pid == process.pid or "padless.core.executors" in " ".join(member.cmdline())):
+                if high_water and (member.pid == process.pid or "padless.core.jobs" in " ".join(member.cmdline())):
                     peaks[member.pid] = int(high_water[1]) << 10
         time.sleep(0.2)
     assert process.returncode == 0

@@ -82,7 +82,7 @@ def train_two_steps(root: Path, *, hashes: bool = True) -> list[float]:
     )
     manifest = check_dataset(config, hashes=hashes)
     check_fit(config, manifest, 1)
-    inspect.render_description(inspect.inspect(root, samples=1), manifest)
+    inspect.render_description(inspect.inspect(root), manifest)
     split = Split(root, manifest, TRAIN)
     torch.manual_seed(0)
     model = Classifier(config.model, manifest.vocabulary_size, num_outputs(manifest)).eval()

@@ -140,17 +140,10 @@ def test_strange_texts_are_kept_and_counted(tmp_path: Path, command: Command) ->
 def test_inspect(tmp_path: Path, command: Command) -> None:
     rows, dataset = [*reviews(300), ("word " * 100, "positive")], tmp_path / "out"
     command.build(write_csv(tmp_path / "reviews.csv", rows), dataset)
-    assert command("inspect", dataset, "--json", "--samples", 3) == 0
-    report = json.loads(command.out)
-    splits = report["splits"]
+    assert command("inspect", dataset, "--json") == 0
+    splits = json.loads(command.out)["splits"]
     assert {name: split["rows"] for name, split in splits.items()} == {"train": 241, "validation": 30, "test": 30}
     assert sum(split["truncated"] for split in splits.values()) == 1
     assert sum(splits["train"]["rows_per_width"].values()) == 241
-    samples = [sample for samples in report["samples"].values() for sample in samples]
-    assert len(samples) == 9
-    for sample in samples:
-        text, label = rows[sample["row"] - 1]
-        assert sample["label"] == label
-        assert sample["text"].split()[0] in (text.split()[0], "<unk>")
     assert command("inspect", dataset) == 0
     assert "\nread: 301 rows of" in command.out

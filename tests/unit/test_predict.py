@@ -29,7 +29,7 @@ from harness.metrics.calibration import Decision
 from padless.commands import main
 from padless.core import cli, jobs
 from padless.core.errors import UserError
-from padless.core.executors import Share
+from padless.core.jobs import Share
 from preprocessing.config import ReadingOptions
 from preprocessing.text.vocabulary import UNK
 from tests.helpers.commands import unwrapped

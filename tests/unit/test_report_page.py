@@ -25,7 +25,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending, write_status
 from harness.rundir.results import read_figures, read_predictions
 from padless.core.errors import ConfigError, DataError
-from preprocessing.dataset.originals import find_originals
+from preprocessing.dataset.views import find_originals
 from tests.helpers.commands import read_json
 from tests.helpers.corpora import prepare, reviews, write_csv
 from tests.helpers.report_runs import write_data, write_run

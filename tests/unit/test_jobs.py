@@ -14,7 +14,7 @@ import pytest
 
 from padless.core import atomic, jobs, signals
 from padless.core.errors import DataError, UserError
-from padless.core.executors import ExecutorConfig, Workers, open_workers
+from padless.core.jobs import ExecutorConfig, Workers, open_workers
 
 
 def square(number: int) -> int:
