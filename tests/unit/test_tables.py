@@ -79,7 +79,7 @@ ODD_FIELDS = (
 ROW = st.tuples(*[st.sampled_from(ODD_FIELDS)] * 2, st.sampled_from(["\n", "\r\n", "\n\n", "\r\r\n"]))
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, min_size=1, max_size=9), block=st.sampled_from([64, 100, 1 << 21]), is_open=st.booleans())
 def test_rows_are_those_of_the_csv_module(
     rows: list[tuple[str, str, str]], block: int, is_open: bool, monkeypatch: pytest.MonkeyPatch
@@ -115,7 +115,7 @@ CORPUS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     CORPUS,
     st.sampled_from(",;\t|"),
