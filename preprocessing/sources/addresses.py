@@ -17,7 +17,6 @@ import os
 import random
 import re
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ READ_BYTES = 8 << 20
 CODEC_BY_SUFFIX = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 COMPRESSED_SUFFIXES = tuple(CODEC_BY_SUFFIX)
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-HUB, ZIP = "hf://", "zip://"
+HUB = "hf://"
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 """What no name has: a zero byte, bytes that are not UTF-8."""
 FAILURES = (OSError, pa.ArrowException, UnicodeDecodeError)
@@ -82,7 +81,7 @@ def naming(address: str, name: str | None = None) -> Iterator[None]:
     except Exception as error:
         if is_full_disk(error) or not (isinstance(error, FAILURES) or is_remote(address)):
             raise
-        if is_remote(address) and not address.startswith(ZIP) and is_outage(error):
+        if is_remote(address) and is_outage(error):
             problem = f"its store does not answer ({one_line(error.__cause__ or error)}); check network and address"
             raise UserError(f"{name or address}: {problem}, and run this again") from None
         problem = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
@@ -211,11 +210,7 @@ def info_from_store(details: dict[str, Any]) -> FileInfo:
 
 
 def find_file_info(address: str) -> FileInfo | None:
-    """What is at an address, of a member of a zip archive the archive; None for nothing. Raises ``DataError`` for what
-    is neither a file nor a folder.
-    """
-    if address.startswith(ZIP):
-        return find_file_info(address.rpartition("::")[2])
+    """What is at an address; None for nothing. Raises ``DataError`` for what is neither a file nor a folder."""
     if is_remote(address):
         return ask(address, partial(find_remote_info, *remote_system(address)))
     path = local_path(address)
@@ -249,12 +244,7 @@ def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
 
 @contextmanager
 def open_file(address: str) -> Iterator[pa.NativeFile]:
-    """Open for random access, a member of a zip archive for reading. Raises as ``naming``."""
-    if address.startswith(ZIP):
-        member, _, archive = address.removeprefix(ZIP).partition("::")
-        with open_file(archive) as packed, naming(address), zipfile.ZipFile(packed) as content:
-            yield pa.PythonFile(content.open(member), mode="r")
-        return
+    """Open for random access. Raises as ``naming``."""
     with naming(address):
         file = open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address))
     with file:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from padless.core.errors import ConfigError, DataError
 from padless.core.split_names import SPELLINGS, TRAIN, UNLABELLED, UNLABELLED_SPELLINGS, split_number
 from padless.core.terminal import public
-from padless.core.untrusted import check_unpacked, refuse_binary
+from padless.core.untrusted import refuse_binary
 from preprocessing.config import EMBEDDED, SourceConfig, SplitConfig
 from preprocessing.labels import AUTO, normalize_label
 from preprocessing.sources import addresses
@@ -96,42 +94,12 @@ def list_files(source: SourceConfig, splits: SplitConfig, frame: str | None = No
             yield File(frame, FRAME, "parquet", split, source, splits)
         else:
             for path in addresses.find_files(address):
-                for member in list_tables(path, split) if is_archive(path) else [""]:
-                    file_address, name = addresses.absolute(path), public(path)
-                    if member:
-                        file_address, name = f"zip://{member}::{file_address}", f"{name}/{member}"
-                    file = File(file_address, name, source.format, split, source, splits)
-                    if file_address in labelled_addresses:
-                        raise DataError(f"{name}: is named twice, so each of its rows would count twice; name it once")
-                    if not file.is_unlabelled:
-                        labelled_addresses.add(file_address)
-                    yield replace(file, format=format_of(file, file_address if member else path))
-
-
-def is_archive(address: str) -> bool:
-    """Whether an address is that of a zip archive."""
-    info = addresses.find_file_info(address) if suffix_of(address) == ".zip" else None
-    return info is not None and not info.is_folder
-
-
-def list_tables(archive: str, split: str | None) -> list[str]:
-    """The names of the tables in a zip archive, sorted. Raises ``DataError`` without one, and if it is unreadable."""
-    try:
-        with addresses.open_file(archive) as opened, zipfile.ZipFile(opened) as content:
-            members, packed_bytes = content.infolist(), opened.size()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:  # Arrow's are of ValueError
-        raise DataError(f"{public(archive)}: not a readable zip archive ({error}); pack or copy it again") from None
-    suffixes = {*FORMAT_BY_SUFFIX, ".txt"} if split == UNLABELLED else {*FORMAT_BY_SUFFIX}
-    is_hidden = re.compile(r"(^|/)[._]").search
-    tables = [member for member in members if suffix_of(member.filename) in suffixes and not is_hidden(member.filename)]
-    problem = "" if tables else "holds no table"
-    for member in tables:
-        if suffix_of(member.filename) in (".parquet", ".xlsx"):
-            problem = f"{member.filename} is no CSV or JSON"
-    if problem:
-        raise DataError(f"{public(archive)}: {problem}; unpack it, and name the files that are meant")
-    check_unpacked(public(archive), sum(member.file_size for member in tables), packed_bytes)
-    return sorted(member.filename for member in tables)
+                file = File(addresses.absolute(path), public(path), source.format, split, source, splits)
+                if file.address in labelled_addresses:
+                    raise DataError(f"{file.name}: is named twice, so each of its rows would count twice; name it once")
+                if not file.is_unlabelled:
+                    labelled_addresses.add(file.address)
+                yield replace(file, format=format_of(file, path))
 
 
 def find_embedded(source: SourceConfig, splits: SplitConfig, split: str | None) -> File:
@@ -172,10 +140,8 @@ def format_of(file: File, address: str) -> str:
 
 
 def suffix_of(address: str) -> str:
-    """The suffix that tells the format, in lower case: not that of a compression, nor of the archive in an address such
-    as zip://reviews.csv::corpus.zip.
-    """
-    name = addresses.without_query(address).lower().partition("::")[0]
+    """The suffix that tells the format, in lower case: not that of a compression."""
+    name = addresses.without_query(address).lower()
     for suffix in addresses.COMPRESSED_SUFFIXES:
         name = name.removesuffix(suffix)
     return Path(name).suffix

@@ -36,8 +36,6 @@ END_MARK = b"\xfeend\xfe"
 """Each field of a row that is added after the last one: it is missing if a quote is open."""
 MISMATCH = re.compile(r"Row #(\d+): Expected \d+ columns, got (\d+)")
 """In Arrow's error for a row with too few or too many fields; the header is row 1."""
-SEPARATOR_LINE = re.compile(r"sep=([^\r\n])\r?\n")
-"""The first line of CSV for Excel, which is no row."""
 QUOTE_SENTENCE = "a quote opens and never closes; set source.quote to '' if quotes are text"
 
 
@@ -143,12 +141,7 @@ class CsvReader(LineReader):
     def __init__(self, file: File, chunks: Iterator[bytes]) -> None:
         super().__init__(file, chunks)
         source, text = file.source, self.look_ahead().decode("utf-8", "replace")
-        line = SEPARATOR_LINE.match(text)
-        if line:
-            text = text[line.end() :]
-            self.chunks = itertools.chain([next(self.chunks)[line.end() :]], self.chunks)
-        usual = "\t" if suffix_of(file.address) == ".tsv" else ","
-        expected = source.delimiter or (line[1] if line else usual)
+        expected = source.delimiter or ("\t" if suffix_of(file.address) == ".tsv" else ",")
         self.delimiter = self.separator = detect_delimiter(text, expected, source)
         self.quote, self.escape = source.quote, source.escape or ""
         if self.delimiter != expected:

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from padless import open_dataset
@@ -314,7 +314,6 @@ SIZES = st.lists(st.integers(1, 25), min_size=6, max_size=60)
 FRACTIONS = st.sampled_from([0.0, 0.1, 0.25])
 
 
-@settings(deadline=None, max_examples=50)
 @given(TEXTS, st.integers(0, 5), FRACTIONS, FRACTIONS, st.integers(2, 7))
 def test_equal_texts_and_groups_never_part_and_the_order_of_rows_does_not_matter(
     rows: list[tuple[int, int]], seed: int, validation: float, test: float, folds: int
@@ -353,7 +352,6 @@ def make_grouped_corpus(sizes: list[int], labels: int, seed: int) -> tuple[np.nd
     return np.repeat(hashes, sizes), label
 
 
-@settings(deadline=None, max_examples=40)
 @given(SIZES, st.integers(1, 4), st.integers(0, 9), FRACTIONS, FRACTIONS)
 def test_shares_are_met_within_the_largest_group(
     sizes: list[int], labels: int, seed: int, validation: float, test: float
