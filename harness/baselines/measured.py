@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.distill import write_predictions
 from harness.baselines.sentence_encoder import (
     ENCODER,
     Embeddings,
@@ -25,6 +24,7 @@ from harness.baselines.sentence_encoder import (
     measure_encoder,
     name_predictions,
     recipe_of,
+    write_predictions,
 )
 from harness.baselines.tfidf import RECIPE, OnSplit, measure_linear, names_of
 from harness.metrics.intervals import difference_interval

@@ -9,6 +9,10 @@ Embeddings lie in a folder that is named after the hash of the encoder's files, 
 
 ``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
 the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
+
+Its predictions for the rows without labels are a file that ``train --teacher`` takes. To its logits are added those of
+a TF-IDF baseline, in the share that is best out of fold. If both together are hardly better than the TF-IDF baseline
+alone, the file has no rows: the network, which is a few points better too, learns more from the labels alone.
 """
 
 from __future__ import annotations
@@ -28,15 +32,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from harness.baselines.out_of_fold import find_predictable, predict_held_out, read_labelled
-from harness.baselines.tfidf import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
-from harness.metrics.calibration import log_loss_at_best_temperature
+from harness.baselines.tfidf import (
+    Linear,
+    OnSplit,
+    check,
+    describe_scores,
+    find_predictable,
+    logits_of,
+    names_of,
+    predict_held_out,
+    predict_out_of_fold,
+    read_labelled,
+    sort_scores,
+)
+from harness.metrics.calibration import choose_share, fit_temperature, log_loss_at_best_temperature
+from harness.metrics.intervals import difference_interval
+from harness.metrics.metrics import probabilities
+from harness.rundir.results import prediction_columns
 from padless.core import arrays, atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
-from padless.core.split_names import TRAIN
+from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Live, Screen, duration
 from padless.core.untrusted import one_line
 from preprocessing.dataset.originals import find_originals
@@ -66,6 +85,12 @@ ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
 SPEED_TEXTS = 128
 """Texts by which the speed of an encoder is measured."""
+USUAL_SHARE = 0.125
+"""The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
+MIN_LEAD = 0.02
+"""By how much the network's accuracy is above the TF-IDF baseline's, about."""
+SUMMARY, LEFT_OUT = b"padless.summary", "left out: "
+"""Key of the schema's metadata: how good the predictions are, or why there are none."""
 
 
 @dataclass(frozen=True)
@@ -326,3 +351,48 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
         for split, features in zip(splits[1:], vectors[1:], strict=True)
     }
     return regression, describe_scores(measured, facts, manifest)
+
+
+def write_predictions(
+    path: Path, data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression
+) -> None:
+    """Write the predictions for the rows without labels. Raises ``OSError``, and ``DataError`` as ``read_texts`` and
+    ``predict_out_of_fold`` do.
+    """
+    if not manifest.rows(UNLABELLED):
+        write_table(path, pa.table({}), f"{LEFT_OUT}there are no rows without labels for it to teach")
+        return
+    rows, blocks = read_labelled(data, manifest, [TRAIN])
+    linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
+    encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
+    labels = rows["label"].to_numpy()[is_predictable]
+    share = choose_share(encoded, linear, labels, USUAL_SHARE)
+    logits = encoded + share * linear
+    hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
+    accuracy = f"right on {hits.mean():.0%} of {len(labels):,} labelled rows"
+    summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
+    _, high = difference_interval(hits, linear_hits)
+    if high < MIN_LEAD:
+        write_table(path, pa.table({}), f"{LEFT_OUT}{summary}: the network alone is as good")
+        return
+    unlabelled = open_split(data, manifest, UNLABELLED)
+    vectors = embeddings.look_up(read_texts(unlabelled))
+    sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
+    soft_labels = probabilities(sums / fit_temperature(logits, labels))
+    columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
+    write_table(path, pa.table({"row": unlabelled.column("row"), **columns}), summary)
+
+
+def write_table(path: Path, table: pa.Table, summary: str) -> None:
+    """Write a table as Parquet with a summary. Raises ``OSError``."""
+    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table.replace_schema_metadata({SUMMARY: summary}), file)
+
+
+def read_teacher_note(path: Path) -> str:
+    """The summary of a file of ``write_predictions``; empty for every other file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, ValueError):  # no Parquet file
+        return ""
+    return str(metadata.get(SUMMARY, b""), "utf-8", "replace")

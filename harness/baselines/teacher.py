@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baselines.distill import LEFT_OUT, read_teacher_note, write_predictions
 from harness.baselines.measured import FOLDER, check_stored, write_baseline
 from harness.baselines.sentence_encoder import (
+    LEFT_OUT,
     Embeddings,
     find_encoder,
     measure_encoder,
     name_predictions,
+    read_teacher_note,
     read_texts,
     recipe_of,
+    write_predictions,
 )
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.baselines.out_of_fold import predict_out_of_fold, read_labelled
-from harness.metrics.label_errors import find_label_errors
+from harness.baselines.suspects import find_label_errors
+from harness.baselines.tfidf import predict_out_of_fold, read_labelled
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.bundles import shared_run
 from tests.helpers.corpora import Command, prepare, reviews, write_csv

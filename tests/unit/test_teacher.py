@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from harness.baselines import distill, teacher
 from harness.baselines import sentence_encoder as encoders
+from harness.baselines import teacher
 from harness.baselines.measured import BaselineConfig
 from harness.baselines.measured import main as show_baseline
 from harness.baselines.sentence_encoder import Embeddings, Regression, find_encoder
@@ -200,7 +200,6 @@ def test_of_classes_that_differ_in_case_each_is_named_exactly(tmp_path: Path) ->
 
 KILLED = """
 import os, signal, sys
-from harness.baselines import distill, teacher
 from harness.baselines import sentence_encoder as encoders
 from tests.helpers.teachers import TEXTS
 
@@ -246,7 +245,7 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
 def test_an_encoder_writes_a_file_that_teaches(
     tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "MIN_LEAD", -1.0)
+    monkeypatch.setattr(encoders, "MIN_LEAD", -1.0)
     show_baseline(BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True))
     (predictions,) = (tiny / "data/baseline").glob("encoder-*/encoder-*.parquet")
     test = read_json(predictions.with_name("test.json"))
@@ -266,7 +265,7 @@ def test_an_encoder_writes_a_file_that_teaches(
 def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distill, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
+    monkeypatch.setattr(encoders, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
     shutil.copytree(tiny / "data", tmp_path / "data", ignore=shutil.ignore_patterns("baseline"))
     config = prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(tiny / "encoder")))
     manifest = read_manifest(config.data)
@@ -285,7 +284,7 @@ def test_a_file_with_some_labels_is_taught_and_the_report_says_so(
 ) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
     frame.loc[120:, "label"] = None
-    monkeypatch.setattr(distill, "MIN_LEAD", -1.0)
+    monkeypatch.setattr(encoders, "MIN_LEAD", -1.0)
     call = SERVER.call
 
     def prepare_here(function: Any, *arguments: Any) -> Any:
