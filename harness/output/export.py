@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.measured import compare_with_encoder, find_results
+from harness.baselines.measured import find_results
 from harness.inference.bundle import Bundle
 from harness.inference.scorer import OnnxScorer, require_onnxruntime
 from harness.metrics.figures import show_figure, show_figures
@@ -153,10 +153,9 @@ def markdown_code(text: str) -> str:
 def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
     """Records of the training of a bundle; missing ones are empty. ``run_config`` and ``environment``; ``splits`` with
     their rows, classes and lengths; ``figures`` of these weights on the test split, or else on validation; and
-    ``linear`` and ``encoder``, those of the TF-IDF baseline and of an encoder that taught on the same split. Raises
-    ``DataError`` for a damaged file of the run.
+    ``linear``, those of the TF-IDF baseline on the same split. Raises ``DataError`` for a damaged file of the run.
     """
-    names = ("run_config", "environment", "figures", "linear", "encoder")
+    names = ("run_config", "environment", "figures", "linear")
     records: dict[str, Any] = {**{name: {} for name in names}, "splits": info.splits}
     if (run := run_of(bundle)) is None:
         return records
@@ -166,8 +165,6 @@ def records_of(bundle: Path, info: BundleInfo) -> dict[str, Any]:
         with suppress(DataError):
             figures_by_split = find_results(run, records["run_config"].get("data", ""), info.dataset)[1]
             records["linear"] = figures_by_split.get(measured.split, {})
-            if (comparison := compare_with_encoder(run, records["run_config"])) is not None:
-                records["encoder"] = comparison.linear
     return records
 
 

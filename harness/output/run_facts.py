@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.baselines.measured import Comparison, compare_with_encoder, compare_with_run, find_results
+from harness.baselines.measured import Comparison, compare_with_run, find_results
 from harness.config import LANGUAGE_MODEL, RunConfig, flat, to_dict
 from harness.data.run_rows import hold_out
 from harness.metrics.figures import CHOSEN_BY, FIGURES
@@ -60,8 +60,6 @@ class RunFacts:
         seconds = [line["seconds"] for line in throughput if "seconds" in line]
         self.training_s = seconds[-1] if seconds else None
         """Time to the last validation."""
-        self.test_rows_per_s = next((line["rows_per_s"] for line in reversed(throughput) if line["kind"] == TEST), None)
-        """Rows that all ranks read in a second of the test."""
         self.environment = public_values(read_environment(directory))
         self.status = public_values(read_status(directory))
         self.measured = read_measured(self.directory)
@@ -85,10 +83,6 @@ class RunFacts:
             self.linear, self.comparison = compare_linear(self.directory, self.config["data"])
         except DataError as error:
             self.linear_note = str(error)
-        self.encoder: Comparison | None = None
-        """The comparison with an encoder that taught the run."""
-        with suppress(DataError):
-            self.encoder = compare_with_encoder(self.directory, self.config)
 
     def find_gaps(self, lines: Sequence[Line]) -> Iterator[str]:
         """What an intact run has and this one does not: a file was cut, or is of another run."""

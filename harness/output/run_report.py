@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from harness.baselines.measured import FOLDER, compare_with_encoder, find_results
+from harness.baselines.measured import FOLDER, find_results
 from harness.baselines.tfidf import estimate_seconds, names_of
 from harness.config import CLASSIFIER, RunConfig
 from harness.metrics.figures import scalar_figures
@@ -26,8 +26,6 @@ from preprocessing.dataset.views import read_data
 
 SUMMARY = "baseline"
 """Prefix of the TF-IDF baseline's figures in trackers: ``baseline/accuracy`` and so on."""
-ENCODER = "encoder"
-"""The same of an encoder that taught."""
 MAX_FIT_S = 60.0
 """A fit with a longer estimate is left out."""
 END_S, KILLED_S = 20.0, 5.0
@@ -82,17 +80,14 @@ class RunReport(Observer):
             write_report_quietly(self.config.run)
 
     def compare(self) -> None:
-        """Send the comparisons with the TF-IDF baseline and with an encoder that taught, if there are any."""
-        run = Path(self.config.run)
+        """Send the comparison with the TF-IDF baseline, if there is one."""
         try:
-            encoder = compare_with_encoder(run, vars(self.config))
-            comparisons = {SUMMARY: compare_linear(run, self.config.data)[1], ENCODER: encoder}
+            _, comparison = compare_linear(Path(self.config.run), self.config.data)
         except DataError as error:
             print_stderr(f"warning: no comparison with the TF-IDF baseline ({error})")
             return
-        for name, comparison in comparisons.items():
-            if comparison is not None:
-                accuracy, difference = comparison.linear["accuracy"], comparison.difference
-                self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
-                bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
-                self.target.log(name, {**scalar_figures(comparison.linear), "difference": difference, **bounds})
+        if comparison is not None:
+            accuracy, difference = comparison.linear["accuracy"], comparison.difference
+            self.target.print_text(f"{comparison.verdict} (accuracy {accuracy:.4f}): {comparison.points}")
+            bounds = {"difference_low": comparison.low, "difference_high": comparison.high}
+            self.target.log(SUMMARY, {**scalar_figures(comparison.linear), "difference": difference, **bounds})

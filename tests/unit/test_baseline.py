@@ -211,9 +211,6 @@ def test_the_end_of_a_run_says_how_the_linear_model_does(
     write_index(run / "bundle", dataset=fingerprint)
     figures = write_results(run, "test", np.arange(ROWS["test"]) % 2 == 0)
     write_figures(run, "test", {**figures, OF_WEIGHTS: read_info(run / "bundle").weights_sha256})
-    beside = tmp_path / "beside" / FOLDER / "test.json"  # of another run
-    beside.parent.mkdir(parents=True)
-    beside.write_bytes(bytes(100))
     report = RunReport(RunConfig(run=str(run), data=str(data_copy)), tracker)
     report.begin()
     report.close(Ending("preempted", 10, 85, "SIGTERM received"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,12 @@ from harness.training.preflight import list_changes
 from padless.api import train
 from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
-from padless.fork_server import SERVER
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
 from preprocessing.sources.batches import SourceBatch
 from preprocessing.sources.sources import list_files
-from tests.helpers.commands import read_json, start_python
+from tests.helpers.commands import read_json, start_python, unwrapped
 from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import small
 from tests.helpers.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
@@ -243,68 +243,50 @@ def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
 
 
 def test_an_encoder_writes_a_file_that_teaches(
-    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is refused for another dataset and a fold; if it is no better than the linear model, it is not written."""
     monkeypatch.setattr(encoders, "MIN_LEAD", -1.0)
-    show_baseline(BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True))
-    (predictions,) = (tiny / "data/baseline").glob("encoder-*/encoder-*.parquet")
-    test = read_json(predictions.with_name("test.json"))
+    baseline = BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True)
+    show_baseline(baseline)
+    predictions = tiny / "data/teachers/encoder.parquet"
+    (test,) = map(read_json, (tiny / "data/baseline").glob("encoder-*/test.json"))
     assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
-    encoder_config = small(tiny / "data", tiny / "run", teacher=str(tiny / "encoder"))
-    assert prepare_teacher(encoder_config).teacher == str(predictions)
-    config = small(tiny / "data", tiny / "run", teacher=str(predictions))
+    config = small(tiny / "data", tmp_path / "run", teacher=str(predictions))
+    prepare_teacher(config)
     manifest = rows_of_run(config)
-    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    assert (teacher_info.is_used, teacher_info.summary.partition(" of ")[0]) == (True, "teaches 60")
+    summary = find_teacher_info(vars(config), manifest.fingerprint).summary
+    assert summary.partition("): ")[2].startswith("right on ")
     targets = open_targets(vars(config), manifest.fingerprint)
     sums = targets.look_up(open_split(config.data, manifest, "train").column("row")).sum(axis=1)
     np.testing.assert_allclose(sums, 1, atol=2e-3)
-
-
-def test_an_encoder_that_is_no_better_than_the_linear_model_is_left_out(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    prepare_corpus(tmp_path, "--splits.folds", "2", "--seed", "1")
+    with pytest.raises(DataError, match="has predictions for another dataset"):
+        prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(predictions)))
+    with pytest.raises(ConfigError, match="learned from the labels of all folds"):
+        prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(predictions), fold=0))
     monkeypatch.setattr(encoders, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
-    shutil.copytree(tiny / "data", tmp_path / "data", ignore=shutil.ignore_patterns("baseline"))
-    config = prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(tiny / "encoder")))
-    manifest = read_manifest(config.data)
-    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    assert not teacher_info.is_used
-    assert teacher_info.summary.startswith("left out: right on ")
-    assert rows_of_run(config).rows("train") == manifest.rows("train")
-
-
-SMALL: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epochs": 2, "device": "cpu", "quiet": True}
+    predictions.unlink()
+    show_baseline(replace(baseline, json=False))
+    assert "encoder.parquet: none: right on " in unwrapped(capsys.readouterr().out)
+    assert not predictions.exists()
 
 
 @pytest.mark.processes
-def test_a_file_with_some_labels_is_taught_and_the_report_says_so(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_with_some_labels_is_taught_and_the_report_says_so(tmp_path: Path) -> None:
     frame = write_corpus(tmp_path, labelled=120, unlabelled=60)
+    write_answers(tmp_path / "said.csv", frame)
     frame.loc[120:, "label"] = None
-    monkeypatch.setattr(encoders, "MIN_LEAD", -1.0)
-    call = SERVER.call
-
-    def prepare_here(function: Any, *arguments: Any) -> Any:
-        return function(*arguments) if function is prepare_teacher else call(function, *arguments)
-
-    monkeypatch.setattr(SERVER, "call", prepare_here)  # where the constant is patched
-    options = {**SMALL, "source.missing_label": "unlabelled", "executor.workers": 1}
     frame.to_csv(tmp_path / "some.csv", index=False)
-    run = train(tmp_path / "some.csv", tmp_path / "run", teacher=str(tiny / "encoder"), num_processes=1, **options)
+    options: dict[str, Any] = {"model.embedding_dim": 8, "model.hidden_size": 8, "epochs": 1, "device": "cpu"}
+    options |= {"quiet": True, "source.missing_label": "unlabelled", "executor.workers": 1, "num_processes": 1}
+    run = train(tmp_path / "some.csv", tmp_path / "run", teacher=str(tmp_path / "said.csv"), **options)
     summary = read_json(run.directory / "environment.json")["effective"]["teacher"]
-    assert summary.partition("): ")[2].startswith("teaches 60 of 156 training rows (38%): right on ")
-    encoder = read_json(next(Path(f"{run.directory}-data").glob("baseline/encoder-*/test.json")))
-    taught = run.report.read_text().partition("<h3>The teacher</h3>")[2]
-    assert summary in taught
-    assert f", regression on the encoder {encoder['accuracy']:.4f}: " in taught
-    assert f"The encoder reads {encoder['texts_per_s']:,.0f} texts/s, the network read " in taught
+    assert summary.endswith("teaches 60 of 156 training rows (38%)")
+    assert summary in run.report.read_text().partition("<h3>The teacher</h3>")[2]
     export(ExportConfig(run=str(run.directory), output=str(tmp_path / "export")))
-    card = (tmp_path / "export" / "README.md").read_text()
-    assert f"a logistic regression on a sentence encoder, has accuracy {encoder['accuracy']:.4f}" in card
-    assert "Taught by encoder-" in card
+    assert "Taught by said.csv" in (tmp_path / "export" / "README.md").read_text()
 
 
 def test_rows_of_a_class_with_one_text_choose_nothing(tmp_path: Path) -> None:
