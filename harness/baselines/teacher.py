@@ -38,13 +38,12 @@ from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest
 from preprocessing.dataset.views import open_split, read_data
-from preprocessing.labels import drop_zero_fraction, normalize_label
+from preprocessing.labels import drop_zero_fraction
 from preprocessing.sources.batches import Reader, SourceBatch, row_error
 from preprocessing.sources.readers import open_reader
 from preprocessing.sources.sources import list_files
 
-ROW, PROBABILITY = "row", probability_column("")
-LABEL_COLUMNS = ("predicted", "label")
+ROW, PREDICTED, PROBABILITY = "row", "predicted", probability_column("")
 MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
 MAX_ROUNDING = 0.001
@@ -174,16 +173,14 @@ def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[st
     text_columns = [source_columns] if isinstance(source_columns, str) else list(source_columns)
     row_column = [name for name in names if name == ROW]
     missing_texts = {*text_columns} - {*names}
-    chosen = list[str]()
-    for candidates in (list(map(probability_column, labels)), labels, *([name] for name in LABEL_COLUMNS)):
-        if chosen := [name for name in candidates if name in names]:
-            break
-    is_other_class = any(name.startswith(PROBABILITY) and name not in candidates for name in names)
-    if chosen != [*candidates] or is_other_class or (missing_texts and not row_column):
+    probability_columns = {name for name in names if name.startswith(PROBABILITY)}
+    chosen = [*map(probability_column, labels)] if probability_columns else [PREDICTED]
+    is_complete = {*chosen} <= {*names} and probability_columns <= {*chosen}
+    if not is_complete or (missing_texts and not row_column):
         rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
         raise DataError(
             f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
-            f"{join_names(labels)}, or a column 'predicted' of labels and none of probabilities; it has "
+            f"{join_names(labels)}, or a column {PREDICTED!r} of labels and none of probabilities; it has "
             f"{join_names(names)}"
         )
     texts = [] if missing_texts else text_columns
@@ -202,11 +199,8 @@ def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[st
 
     texts = pd.DataFrame({name: batch.column(name).to_pylist() for name in columns}, dtype=object)
     if len(columns) == 1:
-        names, classes = texts[columns[0]], pd.Series(labels)
-        is_named = names.to_numpy()[:, None] == classes.to_numpy()
-        is_alike = names.map(normalize_label).to_numpy()[:, None] == classes.map(normalize_label).to_numpy()
-        is_class = np.where(is_named.any(axis=1, keepdims=True), is_named, is_alike)  # of Pos and pos, the one named
-        chances, problem = is_class.astype(np.float64), f"one of {join_names(labels)}"
+        names = texts[columns[0]].fillna("").map(drop_zero_fraction).to_numpy()
+        chances, problem = names[:, None] == np.array(labels, object), f"one of {join_names(labels)}"
     else:
         chances = texts.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         problem = "numbers from 0 to 1 that add up to 1; a softmax makes them of logits"
