@@ -79,11 +79,6 @@ class SoftTargets:
         return self.values[lines].astype(np.float32)
 
 
-def folder_of_teachers(data: str, run: str) -> Path:
-    """The folder of targets and embeddings, beside the dataset, or in the run if nothing can be written there."""
-    return writable_path(str(home_of(data)), run, TEACHERS)
-
-
 def path_of_info(config: Mapping[str, Any], fingerprint: str) -> Path:
     """The file on the teacher of the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
     teacher = str(config["teacher"])
@@ -96,9 +91,10 @@ def path_of_targets(config: Mapping[str, Any], fingerprint: str, source_sha256: 
 
 
 def path_of(config: Mapping[str, Any], fingerprint: str, source: str, suffix: str) -> Path:
-    """A file named after a teacher and after what it is for."""
+    """A file named after a teacher and what it is for: beside the dataset, or in the run if it cannot be there."""
     key = hashlib.sha256(f"{fingerprint} {config['fold']} {source}".encode()).hexdigest()[:12]
-    return folder_of_teachers(config["data"], config["run"]) / f"{Path(str(config['teacher'])).name}-{key}{suffix}"
+    folder = writable_path(str(home_of(config["data"])), config["run"], TEACHERS)
+    return folder / f"{Path(str(config['teacher'])).name}-{key}{suffix}"
 
 
 def find_teacher_info(config: Mapping[str, Any], fingerprint: str) -> TeacherInfo | None:

@@ -97,10 +97,3 @@ def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_p
     margins = pd.Series(chances[:, -1] - chances[:, -2], predicted["text"])
     assert set(ranked["text"]) == {*margins.sort_values(kind="stable").index.drop_duplicates()[:5]}
     assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"
-
-    ranked["label"] = ["0", "1", "0", "", ""]
-    ranked.to_csv(tmp_path / "next.csv", index=False)
-    sources = f"[{tmp_path / 'labelled.csv'}, {tmp_path / 'next.csv'}]"
-    write_csv(tmp_path / "labelled.csv", [(text, row % 2) for row, text in enumerate(texts)])
-    manifest = prepare(sources, tmp_path / "more", "--source.missing_label", "drop")
-    assert manifest.statistics["rows_kept"] == 83

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.terminal import Screen
 from preprocessing.dataset.shards import read_manifest
 from preprocessing.dataset.views import open_split
-from tests.helpers.commands import read_json, start_python, unwrapped
+from tests.helpers.commands import read_json, unwrapped
 from tests.helpers.datasets import write_dataset
 from tests.helpers.runs import small
 from tests.helpers.teachers import TEXTS, prepare_corpus, write_corpus, write_encoder
@@ -171,44 +170,26 @@ def test_targets_are_those_of_the_content_of_a_file(
     assert not (data / "teachers").exists(), "a run that has finished needs none"
 
 
-KILLED = """
-import os, signal, sys
-from harness.baselines import sentence_encoder as encoders
-from tests.helpers.teachers import TEXTS
-
-def kill_at_the_third_rename(*names):
-    if len(list(embeddings.folder.glob("*.arrow"))) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rename(*names)
-
-encoders.PART_TEXTS = 3
-encoder = encoders.find_encoder(sys.argv[1])
-embeddings = encoders.Embeddings(encoder, encoders.Path(sys.argv[2]), "cpu", encoders.Screen())
-rename, os.replace = os.replace, kill_at_the_third_rename
-embeddings.look_up(TEXTS)
-"""
-"""Embeds texts in parts of three, and dies when the third part is written but has no name yet."""
-
-
-@pytest.mark.processes
-def test_an_encoder_embeds_each_text_once_and_goes_on_after_a_kill(
+def test_an_encoder_embeds_each_text_once_and_goes_on_after_an_interruption(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = start_python("-c", KILLED, tiny / "encoder", tmp_path)
-    assert process.wait(timeout=120) == -signal.SIGKILL
     embeddings = Embeddings(find_encoder(str(tiny / "encoder")), tmp_path, "cpu", Screen(quiet=True))
-    parts = {path: path.stat().st_ino for path in embeddings.folder.glob("*.arrow")}
     counts, compute = list[int](), encoders.compute_embeddings
 
     def count_texts(model: Any, part: list[str]) -> np.ndarray:
         counts.append(len(part))
+        if len(counts) == 3:
+            raise KeyboardInterrupt
         return compute(model, part)
 
     monkeypatch.setattr(encoders, "PART_TEXTS", 3)
     monkeypatch.setattr(encoders, "compute_embeddings", count_texts)
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.look_up(TEXTS)
+    parts = {path: path.stat().st_ino for path in embeddings.folder.iterdir()}
     vectors = embeddings.look_up(TEXTS)
-    assert (len(parts), counts) == (2, [3, 3, 2]), "six of the fourteen different texts were embedded before"
-    assert parts.items() <= {path: path.stat().st_ino for path in embeddings.folder.glob("*.arrow")}.items()
+    assert (len(parts), counts) == (2, [3, 3, 3, 3, 3, 2]), "six of the fourteen different texts were embedded before"
+    assert parts.items() <= {path: path.stat().st_ino for path in embeddings.folder.iterdir()}.items()
     np.testing.assert_allclose(vectors, compute(embeddings.model, TEXTS), atol=1e-2)
     path = next(embeddings.folder.glob("*.arrow"))
     path.write_bytes(path.read_bytes()[:100])
