@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 SENTENCE ?= I expected little and was moved to tears: a wonderful, funny, warm film.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night lint format docs dist bench clean
+.PHONY: help setup quickstart test tests test-fast test-slow tests-slow tests-slurm test-night lint format docs dist release bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ docs: setup ## The documentation as a site, in build/site; a broken link is an e
 
 dist: setup ## A wheel and a source distribution in dist/, the same bytes wherever they are built
 	$(BIN)/python -m build
+
+release: setup ## Build HEAD twice, compare the bytes, run README's commands from the wheel in a fresh environment
+	.ci/release
 
 bench: setup ## Measure this machine beside what people use today
 	$(BIN)/python -m benchmarks text --source.path movie-reviews

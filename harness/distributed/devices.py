@@ -62,11 +62,8 @@ class Cuda:
 
     def describe_failure(self) -> str:
         """Why no device can be used, and what helps."""
-        oldest = OLDEST_DRIVERS.get((self.build or "").partition(".")[0], 0)
-        if self.driver and int(self.driver.partition(".")[0]) < oldest:
-            helps = f"install driver {oldest} or newer, or a torch that was built with an older CUDA"
-        else:
-            helps = "see whether nvidia-smi shows them, and whether another process holds them"
+        oldest = OLDEST_DRIVERS.get((self.build or "").partition(".")[0], "the driver of its CUDA")
+        helps = f"install driver {oldest} or newer, or a torch that was built with an older CUDA"
         return f"torch can use no CUDA device ({self}; {self.failure}); {helps}, or train with --device cpu"
 
 

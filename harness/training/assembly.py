@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
 from harness.data.checks import TRAIN, order_spec
@@ -33,6 +34,7 @@ from harness.distributed.world import World, count_machines, read_local_rank
 from harness.model.classifier import Objective
 from harness.model.initialization import Start, find_donor, learn_start, read_donor_weights, read_start
 from harness.model.language import LanguageModel, LanguageObjective, Targets
+from harness.model.linear_part import WidePart
 from harness.model.networks import AnyNetwork, AnyObjective, build_network
 from harness.rundir import checkpoint
 from harness.rundir.checkpoint import Checkpoint
@@ -40,7 +42,7 @@ from harness.rundir.events import Observer, Opening
 from harness.rundir.layout import STOP, storage, wait_for_file
 from harness.rundir.records import LAUNCH_ID, git_revision, installed_version
 from harness.training import preflight
-from harness.training.linear_fit import C_OF_SETS, C, Learned, Shape, fit_weights, put_on_all, shape_of
+from harness.training.linear_fit import C_OF_SETS, C, Learned, fit_wide, put_on_all
 from harness.training.recurrence import choose_recurrence
 from harness.training.run import TrainingRun, computes_later
 from harness.training.trainer import Trainer
@@ -141,7 +143,7 @@ def begin_linear_part(config: RunConfig, trainer: Trainer, data: OpenData) -> Ca
     wide, is_main = trainer.objective.classifier.wide, trainer.world.is_main
     if wide is None:
         return None
-    task = (config, shape_of(wide))
+    task = (config, (wide.buckets, wide.table.shape[1], wide.longest), wide.table.dtype)
     learn = partial(fit_linear_part, task)
     if is_main:
         Screen(quiet=config.quiet).show_work(f"fitting the linear part, {len(data.manifest.labels)} classes")
@@ -161,13 +163,18 @@ def wait_for_linear_part(pool: ProcessPool, future: Future[Learned], timeout_s: 
         raise UserError(f"model.wide: {problem} The same command goes on") from None
 
 
-def fit_linear_part(task: tuple[RunConfig, Shape]) -> Learned:
-    """Learn the linear part of a run from its rows, in this process."""
-    config, shape = task
+def fit_linear_part(task: tuple[RunConfig, tuple[int, int, int], torch.dtype]) -> Learned:
+    """Learn the linear part of a run from its rows, in this process: its configuration, the shape of the linear part
+    and its dtype.
+    """
+    config, shape, dtype = task
+    wide = WidePart(*shape).to(dtype)
     manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
     tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
     targets, split = open_targets(vars(config), manifest.fingerprint), open_split(config.data, manifest, TRAIN)
-    return fit_weights(shape, split, class_factors(config.optim, manifest.labels), tokens, targets)
+    with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
+        summary = fit_wide(wide, split, class_factors(config.optim, manifest.labels), tokens, targets)
+    return wide.state_dict(), summary
 
 
 def agree(

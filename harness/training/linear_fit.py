@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -23,7 +22,6 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.sparse.linalg import norm
 from scipy.special import log_softmax
-from threadpoolctl import threadpool_limits
 
 from harness.data.targets import SoftTargets
 from harness.distributed.world import World
@@ -56,46 +54,8 @@ SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
 """Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
-def learn_wide(
-    wide: WidePart,
-    split: Split,
-    factors: np.ndarray,
-    tokens: Sequence[str],
-    world: World,
-    soft_targets: SoftTargets | None = None,
-) -> str:
-    """Learn a linear part from labelled rows, or from the targets of a teacher, on rank 0, and put it on all ranks.
-
-    ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
-    empty for ``<pad>`` and ``<unk>``. Returns what was learned, in words, on rank 0.
-    """
-    return put_on_all(wide, partial(fit_weights, shape_of(wide), split, factors, tokens, soft_targets), world)
-
-
-Shape: TypeAlias = tuple[int, int, int, torch.dtype]
-"""Buckets, outputs, longest n-grams and dtype of a linear part."""
 Learned: TypeAlias = tuple[dict[str, torch.Tensor], str]
 """The tensors of a linear part, and what was learned, in words."""
-
-
-def shape_of(wide: WidePart) -> Shape:
-    """Of a linear part on any device."""
-    return wide.buckets, wide.table.shape[1], wide.longest, wide.table.dtype
-
-
-def fit_weights(
-    shape: Shape,
-    split: Split,
-    factors: np.ndarray,
-    tokens: Sequence[str],
-    soft_targets: SoftTargets | None = None,
-) -> Learned:
-    """``learn_wide`` in this process alone."""
-    buckets, outputs, longest, dtype = shape
-    wide = WidePart(buckets, outputs, longest).to(dtype)
-    with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
-        summary = fit_wide(wide, split, factors, tokens, soft_targets)
-    return wide.state_dict(), summary
 
 
 def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> str:
@@ -118,7 +78,12 @@ def put_on_all(wide: WidePart, learn: Callable[[], Learned], world: World) -> st
 def fit_wide(
     wide: WidePart, split: Split, factors: np.ndarray, tokens: Sequence[str], soft_targets: SoftTargets | None = None
 ) -> str:
-    """``learn_wide`` in this process, for a linear part on the CPU."""
+    """Learn a linear part on the CPU from labelled rows, or from the targets of a teacher; returns what was learned, in
+    words.
+
+    ``factors`` ``[classes]``: weight of the loss of each class. ``tokens``: the word of each id, as a person reads it;
+    empty for ``<pad>`` and ``<unk>``.
+    """
     started, ngrams = time.monotonic(), wide.longest * split.manifest.tokens(split.name)
     stride = max(1, -(-ngrams // MAX_NGRAMS), -(-len(split) * len(factors) // MAX_TARGETS))
     if wide.owners is not None:

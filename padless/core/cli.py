@@ -242,11 +242,14 @@ def print_topic(topic: str, config_class: type, usage: str, command: Command | N
 def print_page(paragraphs: Iterable[str], rows: Iterable[tuple[str, str]]) -> None:
     """Print paragraphs, then names with their texts beside them, as wide as the terminal."""
     columns = min(shutil.get_terminal_size((80, 24)).columns, MAX_COLUMNS)
+    # a path or an address stays whole
+    wrapper = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
     for paragraph in paragraphs:
-        print(textwrap.fill(without_markup(paragraph), columns) + "\n")
+        print(wrapper.fill(without_markup(paragraph)) + "\n")
+    wrapper.subsequent_indent = " " * INDENT
     for name, text in rows:
-        start, indent = f"{name:{INDENT - 1}} ", " " * INDENT
-        print(textwrap.fill(without_markup(text), columns, initial_indent=start, subsequent_indent=indent))
+        wrapper.initial_indent = f"{name:{INDENT - 1}} "
+        print(wrapper.fill(without_markup(text)))
 
 
 def without_markup(docstring: str) -> str:

@@ -19,14 +19,13 @@ from harness.config import CheckpointConfig, ModelConfig, OptimConfig, RunConfig
 from harness.data.loader import Loader
 from harness.data.order import OrderSpec, order_over
 from harness.distributed.precision import set_tf32
-from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
 from harness.model.dropout import EMBEDDING, HEAD, DropoutRates, draw_masks
 from harness.model.language import LanguageModel, LanguageObjective
 from harness.model.linear_part import WidePart
 from harness.rundir import checkpoint
 from harness.training.checkpointer import Checkpointer
-from harness.training.linear_fit import learn_wide
+from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.gpu.device import DEVICE, ON_CUDA, REVIEWS, TORCH_DEVICE, cuda_alone, skip_without
 from tests.helpers.batches import CPU, loader_of
@@ -106,8 +105,9 @@ def test_the_linear_part_says_on_cuda_what_it_says_on_a_cpu(dataset: Path, layou
     manifest, outputs = read_manifest(dataset), []
     split, tokens = split_of(dataset), [""] * manifest.vocabulary_size
     for device in (CPU, TORCH_DEVICE):
-        wide = WidePart(1 << 12, 1, longest).to(device)
-        learn_wide(wide, split, np.ones(2), tokens, World())
+        wide = WidePart(1 << 12, 1, longest)
+        fit_wide(wide, split, np.ones(2), tokens)
+        wide.to(device)
         assert float(wide.table.abs().max()) > 0.1
         outputs.append(
             [

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from tests.helpers.commands import (
     ROOT,
     later_wins,
     read_metrics,
+    run_command,
     run_module,
     start_python,
     status_of,
@@ -54,14 +57,17 @@ def test_a_training_learns_in_every_precision(reviews: Path, tmp_path: Path, pre
     assert read_metrics(tmp_path / "run", "test")[-1]["rows"] == 64
 
 
-def test_a_stopped_training_goes_on_and_every_command_says_what_the_cpu_says(reviews: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=for_two_ranks)])
+def test_a_stopped_training_goes_on_and_every_command_says_what_the_cpu_says(
+    reviews: Path, tmp_path: Path, processes: int
+) -> None:
     """Nothing warns on the way."""
     run, out = tmp_path / "run", tmp_path / "out"
-    words = words_of(reviews, run, 1, "--precision", "fp32", "--epochs", 3, "--global_batch", 32)
+    words = words_of(reviews, run, processes, "--precision", "fp32", "--epochs", 3, "--global_batch", 32)
     assert run_module(*map(str, words), "--max_time", "0.01").returncode == 85
     assert "warn" not in succeed(run_module(*map(str, words))).stderr.lower()
     assert len(read_lines(run / "attempts.jsonl")) == 2
-    dry_run = words_of(reviews, tmp_path / "dry", 1, "--dry_run")
+    dry_run = words_of(reviews, tmp_path / "dry", processes, "--dry_run")
     assert DEVICE in succeed(run_module(*map(str, dry_run))).stdout
     figures_by_device = {}
     for device in (DEVICE, "cpu"):
@@ -72,6 +78,19 @@ def test_a_stopped_training_goes_on_and_every_command_says_what_the_cpu_says(rev
         explained = json.loads(succeed(run_module("padless", "explain", run, "w33001 w40 w50", *where)).stdout)
         figures_by_device[device] = figures["log_loss"], predicted["probability_positive"], explained["logit"]
     assert figures_by_device[DEVICE] == pytest.approx(figures_by_device["cpu"], abs=1e-3)
+
+
+FROM_PYTHON = """
+import sys, padless
+data, run, device = sys.argv[1:]
+run = padless.train(data, run, device=device, epochs=1, model={"embedding_dim": 16, "hidden_size": 16})
+print(run.state, len(run.predict(["w33001 w40", "w50"])))
+"""
+
+
+def test_python_trains_and_predicts(reviews: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", FROM_PYTHON, str(reviews), str(tmp_path / "run"), DEVICE]
+    assert succeed(run_command(words)).stdout.splitlines()[-1] == "finished 2"
 
 
 @cuda_alone
@@ -117,23 +136,39 @@ def test_two_ranks_see_the_rows_of_one_and_learn_the_same(reviews: Path, tmp_pat
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
-@for_two_ranks
-@pytest.mark.parametrize("lose", [psutil.Process.kill, psutil.Process.suspend])
-def test_a_lost_rank_is_noticed(reviews: Path, tmp_path: Path, lose: Callable[[psutil.Process], object]) -> None:
-    run = tmp_path / "run"
-    words = words_of(reviews, run, 2, "--epochs", 500, "--global_batch", 8)
-    with (tmp_path / "log").open("w") as log:
-        environment = {"PET_SHUTDOWN_TIMEOUT": "15"}
+@contextmanager
+def started(words: tuple[object, ...], run: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
+    """A training of two ranks that has made four steps; killed when the block ends."""
+    environment = {"PET_SHUTDOWN_TIMEOUT": "15"}
+    with log.open("w") as file:
         process = start_python(
-            "-m", *words, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            "-m", *words, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         wait_until(lambda: process.poll() is not None or steps_done(run) >= 4)
-        lose(rank_of(run))
-        assert process.wait(NOTICE_S) == 1, (tmp_path / "log").read_text()
+        yield process
     finally:
         if process.poll() is None:
             kill(process)
+
+
+@for_two_ranks
+@pytest.mark.parametrize("lose", [psutil.Process.kill, psutil.Process.suspend])
+def test_a_lost_rank_is_noticed(reviews: Path, tmp_path: Path, lose: Callable[[psutil.Process], object]) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    with started(words_of(reviews, run, 2, "--epochs", 500, "--global_batch", 8), run, log) as process:
+        lose(rank_of(run))
+        assert process.wait(NOTICE_S) == 1, log.read_text()
     status = status_of(run)
     assert (status["state"], status["exit_code"]) == ("failed", 1)
     assert "rank" in status["reason"]
+
+
+@for_two_ranks
+def test_ranks_start_again_where_one_was_lost(reviews: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    keys = ("--epochs", 3, "--global_batch", 8, "--checkpoint.every_steps", 2, "--max_restarts", 1)
+    with started(words_of(reviews, run, 2, *keys), run, log) as process:
+        rank_of(run).kill()
+        assert process.wait(2 * NOTICE_S) == 0, log.read_text()
+    assert (status_of(run)["state"], len(read_lines(run / "attempts.jsonl"))) == ("finished", 2)

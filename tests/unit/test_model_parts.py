@@ -24,13 +24,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from harness.batch import Batch, Layout, PackedIndex
 from harness.config import ModelConfig
 from harness.distributed.precision import layout_on, recurrent_dtype
-from harness.distributed.world import World
 from harness.model.classifier import Classifier, Objective
 from harness.model.linear_part import WidePart, pad_ids
 from harness.model.pooling import Last, Maximum, MaximumAndMean, Mean
 from harness.model.recurrent import VariableLengthLSTM, restore_order, reversal_index, try_recurrence
 from harness.training import linear_fit as training
-from harness.training.linear_fit import learn_wide
+from harness.training.linear_fit import fit_wide
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.batches import packed_batch, padded_batch
 from tests.helpers.datasets import split_of, write_dataset
@@ -278,7 +277,7 @@ def test_it_is_the_optimum_that_scikit_learn_finds(
     split = split_of(tmp_path)
     wide = WidePart(1 << 23, 1 if classes == 2 else classes, longest).double()
     tokens = ["", "", *(spelling.format(n + 300, n % 5, n // 5) for n in range(2, manifest.vocabulary_size))]
-    summary = learn_wide(wide, split, factors, tokens, World())
+    summary = fit_wide(wide, split, factors, tokens)
     texts, features, logits, labels = [], [], [], split.column("label")
     for ids, lengths in training.read_rows(split, 1):
         texts += [name_words(row[:length]) for row, length in zip(ids, lengths, strict=True)]
