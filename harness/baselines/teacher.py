@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A teacher is a file of predictions: soft targets for the rows without labels (knowledge distillation, Hinton et al.,
-2015). Of an encoder the file is written first.
+2015). ``padless baseline --encoder`` writes one.
 
 Targets are written before a run, in the launcher, once for each dataset, file and fold. Targets of labelled rows are
 their labels.
@@ -15,113 +15,63 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baselines.distill import LEFT_OUT, read_teacher_note, write_predictions
-from harness.baselines.measured import FOLDER, check_stored, write_baseline
-from harness.baselines.sentence_encoder import (
-    Embeddings,
-    find_encoder,
-    measure_encoder,
-    name_predictions,
-    read_texts,
-    recipe_of,
-)
+from harness.baselines.sentence_encoder import DATASET, SUMMARY, read_origin, read_texts
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import (
     TEACHER,
     TeacherInfo,
     find_teacher_info,
-    folder_of_teachers,
     path_of_info,
     path_of_targets,
     write_targets,
     write_teacher_info,
 )
-from harness.rundir.layout import storage, writable_path
 from harness.rundir.records import read_status
 from harness.rundir.results import probability_column
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
-from padless.core.processes import lock_file
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Screen, percent
+from padless.core.terminal import percent
 from padless.core.untrusted import join_names
 from preprocessing.config import SourceConfig, SplitConfig
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest
-from preprocessing.dataset.views import home_of, open_split, read_data
-from preprocessing.labels import drop_zero_fraction, normalize_label
+from preprocessing.dataset.views import open_split, read_data
+from preprocessing.labels import drop_zero_fraction
 from preprocessing.sources.batches import Reader, SourceBatch, row_error
 from preprocessing.sources.readers import open_reader
-from preprocessing.sources.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
+from preprocessing.sources.sources import list_files
 
-ROW, PROBABILITY = "row", probability_column("")
-LABEL_COLUMNS = ("predicted", "label")
+ROW, PREDICTED, PROBABILITY = "row", "predicted", probability_column("")
 MAX_SUM_ERROR = 0.02
 """Of the probabilities of a row, which may be rounded."""
 MAX_ROUNDING = 0.001
 """Between two predictions for the same row or text: targets are not stored more exactly."""
-MAX_WAIT_S = 24 * 3600.0
-"""Longest wait for another process that embeds the texts of the same dataset."""
 
 
-def prepare_teacher(config: RunConfig) -> RunConfig:
-    """Write the targets of a run, if it has a teacher, and a file of predictions before, if that is an encoder; returns
-    the configuration with the file as the teacher.
+def prepare_teacher(config: RunConfig) -> None:
+    """Write the targets of a run, if it has a teacher.
 
-    An encoder of a dry run must only be there. Raises ``ConfigError`` for a dataset that cannot have a teacher and for
-    a file that has changed since the run began, ``DataError`` for a dataset or predictions that do not fit,
+    Raises ``ConfigError`` for a dataset that cannot have a teacher, for one that learned from a fold that is held out,
+    and for a file that has changed since the run began, ``DataError`` for a dataset or predictions that do not fit,
     ``StorageError`` if writing fails.
     """
     if config.teacher is None:
-        return config
+        return
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if manifest.has_label_sets:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
-    if not is_file_name(config.teacher):
-        path = write_teacher_file(config, manifest)
-        if path is None:
-            return config
-        config = replace(config, teacher=str(path))
+    if config.fold is not None and read_origin(Path(config.teacher)):
+        raise ConfigError(f"teacher: {config.teacher} learned from the labels of all folds; leave out the folds")
     write_targets_of_file(config, manifest)
-    return config
-
-
-def is_file_name(teacher: str) -> bool:
-    """Whether a teacher is a file of predictions, else it is an encoder."""
-    return Path(teacher).is_file() or suffix_of(teacher) in FORMAT_BY_SUFFIX
 
 
 def has_begun(config: RunConfig) -> bool:
     """Whether a run has its targets already."""
     is_finished = read_status(config.run).get("state") == "finished" and not config.allow
     return is_finished or Path(config.run, TEACHER).exists()
-
-
-def write_teacher_file(config: RunConfig, manifest: Manifest) -> Path | None:
-    """Write the predictions of an encoder, and its figures as a baseline, unless they are there or the run has its
-    targets; returns their path, None if a dry run is without them. Raises as ``prepare_teacher``.
-    """
-    encoder, data = find_encoder(str(config.teacher)), home_of(config.data)
-    folder = writable_path(str(data), config.run, FOLDER) / recipe_of(encoder.sha256)["encoder"]
-    path = folder / name_predictions(encoder, manifest.fingerprint, config.fold)
-    if path.exists() or has_begun(config):
-        return path
-    if config.dry_run:
-        return None
-    parent = folder_of_teachers(config.data, config.run)
-    refusal = ConfigError(f"teacher: another process embeds the texts of {config.data}; wait for it")
-    with storage(path), lock_file(parent / ".lock", MAX_WAIT_S, refusal):
-        if not path.exists():
-            embeddings = Embeddings(encoder, parent, config.device, Screen(quiet=config.quiet))
-            if config.fold is None:
-                check_stored(folder, data, manifest)
-            regression, results = measure_encoder(config.data, manifest, embeddings)
-            if config.fold is None:
-                write_baseline(folder, manifest, results)
-            write_predictions(path, config.data, manifest, embeddings, regression)
-    return path
 
 
 def write_targets_of_file(config: RunConfig, manifest: Manifest) -> None:
@@ -138,7 +88,8 @@ def write_targets_of_file(config: RunConfig, manifest: Manifest) -> None:
         if has_targets or not sha256:
             return
     if not sha256:
-        raise DataError(f"teacher: {file}: no such file; name a file of predictions, or an encoder")
+        advice = "name a file of predictions; `padless baseline --encoder` writes one"
+        raise DataError(f"teacher: {file}: no such file; {advice}")
     if config.dry_run or (has_targets and sha256 == known_sha256):
         return
     summary, rows, chances = read_teacher_file(config, manifest)
@@ -146,7 +97,7 @@ def write_targets_of_file(config: RunConfig, manifest: Manifest) -> None:
     targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
     targets_path = path_of_targets(vars(config), manifest.fingerprint, sha256)
     targets_sha256 = write_targets(targets_path, np.concatenate((train.column("row"), rows)), targets)
-    teacher_info = TeacherInfo(str(file), manifest.fingerprint, sha256, len(rows) > 0, summary, targets_sha256)
+    teacher_info = TeacherInfo(str(file), manifest.fingerprint, sha256, summary, targets_sha256)
     write_teacher_info(path, teacher_info)
 
 
@@ -158,9 +109,10 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
     """
     import pandas as pd
 
-    note = read_teacher_note(Path(str(config.teacher)))
-    if note.startswith(LEFT_OUT):
-        return note, np.empty(0, np.int64), np.empty((0, len(manifest.labels)))
+    origin = read_origin(Path(str(config.teacher)))
+    if origin.get(DATASET, manifest.fingerprint) != manifest.fingerprint:
+        problem = f"has predictions for another dataset than {config.data}"
+        raise DataError(f"{config.teacher}: {problem}; `padless baseline {config.data} --encoder` writes new ones")
     if not manifest.rows(UNLABELLED):
         raise DataError(
             f"{join(config.data, MANIFEST)}: has no rows without labels, which {config.teacher} could teach; "
@@ -200,7 +152,7 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             problem = f"has another text than row {row} of {config.data}; correct it, or leave out the column {ROW!r}"
             raise row_error(file, numbers[line], problem)
     by_labels = ", by labels without probabilities" if len(columns) == 1 else ""
-    summary = ": ".join(filter(None, [describe_share(manifest) + by_labels, note]))
+    summary = ": ".join(filter(None, [describe_share(manifest) + by_labels, origin.get(SUMMARY)]))
     return summary, rows, chances[lines]
 
 
@@ -221,16 +173,14 @@ def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[st
     text_columns = [source_columns] if isinstance(source_columns, str) else list(source_columns)
     row_column = [name for name in names if name == ROW]
     missing_texts = {*text_columns} - {*names}
-    chosen = list[str]()
-    for candidates in (list(map(probability_column, labels)), labels, *([name] for name in LABEL_COLUMNS)):
-        if chosen := [name for name in candidates if name in names]:
-            break
-    is_other_class = any(name.startswith(PROBABILITY) and name not in candidates for name in names)
-    if chosen != [*candidates] or is_other_class or (missing_texts and not row_column):
+    probability_columns = {name for name in names if name.startswith(PROBABILITY)}
+    chosen = [*map(probability_column, labels)] if probability_columns else [PREDICTED]
+    is_complete = {*chosen} <= {*names} and probability_columns <= {*chosen}
+    if not is_complete or (missing_texts and not row_column):
         rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
         raise DataError(
             f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
-            f"{join_names(labels)}, or a column 'predicted' of labels and none of probabilities; it has "
+            f"{join_names(labels)}, or a column {PREDICTED!r} of labels and none of probabilities; it has "
             f"{join_names(names)}"
         )
     texts = [] if missing_texts else text_columns
@@ -249,11 +199,8 @@ def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[st
 
     texts = pd.DataFrame({name: batch.column(name).to_pylist() for name in columns}, dtype=object)
     if len(columns) == 1:
-        names, classes = texts[columns[0]], pd.Series(labels)
-        is_named = names.to_numpy()[:, None] == classes.to_numpy()
-        is_alike = names.map(normalize_label).to_numpy()[:, None] == classes.map(normalize_label).to_numpy()
-        is_class = np.where(is_named.any(axis=1, keepdims=True), is_named, is_alike)  # of Pos and pos, the one named
-        chances, problem = is_class.astype(np.float64), f"one of {join_names(labels)}"
+        names = texts[columns[0]].fillna("").map(drop_zero_fraction).to_numpy()
+        chances, problem = names[:, None] == np.array(labels, object), f"one of {join_names(labels)}"
     else:
         chances = texts.apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         problem = "numbers from 0 to 1 that add up to 1; a softmax makes them of logits"

@@ -89,7 +89,7 @@ def rows_of_run(config: RunConfig) -> Manifest:
     """
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    if teacher_info is None or not teacher_info.is_used:
+    if teacher_info is None:
         return manifest
     splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}
     return with_splits(manifest, {**splits, TRAIN: [*manifest.splits[TRAIN], *manifest.splits.get(UNLABELLED, [])]})

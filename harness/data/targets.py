@@ -33,7 +33,7 @@ from padless.core.schema import Sha256, convert_json
 from preprocessing.dataset.views import home_of
 
 TEACHER = "teacher.json"
-KIND = ("padless-teacher", 2)
+KIND = ("padless-teacher", 3)
 REMOVE = "remove the file, and `padless train` makes it again"
 
 
@@ -47,10 +47,8 @@ class TeacherInfo:
     """The fingerprint of the dataset."""
     source_sha256: Sha256
     """Of the file of predictions."""
-    is_used: bool
-    """Whether the network learns from the targets."""
     summary: str
-    """How many rows it teaches, or why it is left out."""
+    """How many rows it teaches."""
     targets_sha256: Sha256
 
     @property
@@ -81,11 +79,6 @@ class SoftTargets:
         return self.values[lines].astype(np.float32)
 
 
-def folder_of_teachers(data: str, run: str) -> Path:
-    """The folder of targets and embeddings, beside the dataset, or in the run if nothing can be written there."""
-    return writable_path(str(home_of(data)), run, TEACHERS)
-
-
 def path_of_info(config: Mapping[str, Any], fingerprint: str) -> Path:
     """The file on the teacher of the dataset with this fingerprint; ``config``: data, run, fold and teacher."""
     teacher = str(config["teacher"])
@@ -98,9 +91,10 @@ def path_of_targets(config: Mapping[str, Any], fingerprint: str, source_sha256: 
 
 
 def path_of(config: Mapping[str, Any], fingerprint: str, source: str, suffix: str) -> Path:
-    """A file named after a teacher and after what it is for."""
+    """A file named after a teacher and what it is for: beside the dataset, or in the run if it cannot be there."""
     key = hashlib.sha256(f"{fingerprint} {config['fold']} {source}".encode()).hexdigest()[:12]
-    return folder_of_teachers(config["data"], config["run"]) / f"{Path(str(config['teacher'])).name}-{key}{suffix}"
+    folder = writable_path(str(home_of(config["data"])), config["run"], TEACHERS)
+    return folder / f"{Path(str(config['teacher'])).name}-{key}{suffix}"
 
 
 def find_teacher_info(config: Mapping[str, Any], fingerprint: str) -> TeacherInfo | None:
@@ -124,7 +118,7 @@ def open_targets(config: Mapping[str, Any], fingerprint: str) -> SoftTargets | N
     Raises ``DataError`` if the file is missing or damaged.
     """
     teacher_info = find_teacher_info(config, fingerprint)
-    if teacher_info is None or not teacher_info.is_used:
+    if teacher_info is None:
         return None
     path = path_of_targets(config, fingerprint, teacher_info.source_sha256)
     content = read_named(path, teacher_info.targets_sha256, TEACHER)

@@ -62,8 +62,8 @@ def list_learned_splits(run: str | Path) -> Iterator[Split]:
     data, manifest = config["data"], read_data(config["data"])
     if manifest.fingerprint != info.dataset:
         raise DataError(f"{data}: is not the dataset of {run} any more")
-    teacher = find_teacher_info(config, manifest.fingerprint)
-    has_unlabelled = info.task == LANGUAGE_MODEL or (teacher is not None and teacher.is_used)
+    is_taught = find_teacher_info(config, manifest.fingerprint) is not None
+    has_unlabelled = info.task == LANGUAGE_MODEL or is_taught
     manifest = hold_out(manifest, config.get("fold"), data)
     for name in (TRAIN, UNLABELLED) if has_unlabelled else (TRAIN,):
         if manifest.tokens(name) > MAX_TOKENS:

@@ -32,7 +32,6 @@ def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
             teacher=ORACLE,
             dataset=fingerprint,
             source_sha256=source_sha256,
-            is_used=True,
             summary="says everything",
             targets_sha256=write_targets(path_of_targets(config, fingerprint, source_sha256), rows, shares),
         ),

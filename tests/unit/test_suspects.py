@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.baselines.out_of_fold import predict_out_of_fold, read_labelled
-from harness.metrics.label_errors import find_label_errors
+from harness.baselines.suspects import find_label_errors
+from harness.baselines.tfidf import predict_out_of_fold, read_labelled
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.bundles import shared_run
 from tests.helpers.corpora import Command, prepare, reviews, write_csv
@@ -97,10 +97,3 @@ def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_p
     margins = pd.Series(chances[:, -1] - chances[:, -2], predicted["text"])
     assert set(ranked["text"]) == {*margins.sort_values(kind="stable").index.drop_duplicates()[:5]}
     assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"
-
-    ranked["label"] = ["0", "1", "0", "", ""]
-    ranked.to_csv(tmp_path / "next.csv", index=False)
-    sources = f"[{tmp_path / 'labelled.csv'}, {tmp_path / 'next.csv'}]"
-    write_csv(tmp_path / "labelled.csv", [(text, row % 2) for row, text in enumerate(texts)])
-    manifest = prepare(sources, tmp_path / "more", "--source.missing_label", "drop")
-    assert manifest.statistics["rows_kept"] == 83
