@@ -224,8 +224,9 @@ class RunConfig:
     """Validate on this fold of the dataset (splits.folds), and train on the others; train --folds all does so with
     each. null: the dataset's train and validation splits."""
     teacher: LocalPath | None = None
-    """What teaches the rows of the split unlabelled: a FILE of predictions, with columns as predict writes them;
-    baseline --encoder writes one. See docs/few-labels.md. null: labels alone."""
+    """What teaches the rows of the split unlabelled: a FILE of predictions, with columns as predict writes them, or a
+    sentence encoder, for which baseline --encoder writes that file first. See docs/few-labels.md. null: labels alone.
+    """
     run: LocalPath = AUTO
     """Run directory to write; one directory holds one run. auto: runs/NAME, where NAME is that of the dataset."""
     task: Task = CLASSIFIER

@@ -172,7 +172,7 @@ def train_alone(launch_config: TrainConfig, *, reports: bool = True) -> None:
         return
     SERVER.start()  # which imports torch meanwhile
     if recipe.teacher is not None:
-        SERVER.call(prepare_teacher, recipe)
+        recipe = SERVER.call(prepare_teacher, recipe)
     resolved = resolve_config(recipe)
     by_user = launch_config.num_processes is not None or recipe.threads is not None or devices.OMP in os.environ
     if not by_user and devices.count_cards(recipe.device, 1, 1) is None:

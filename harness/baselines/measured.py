@@ -23,6 +23,7 @@ from harness.baselines.sentence_encoder import (
     Embeddings,
     find_encoder,
     measure_encoder,
+    predictions_path,
     read_origin,
     recipe_of,
     write_predictions,
@@ -84,7 +85,7 @@ def main(config: BaselineConfig) -> None:
         embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
-        origin_of_predictions = read_origin(embeddings.predictions_path)
+        origin_of_predictions = read_origin(predictions_path(parent, encoder))
         if (manifest.fingerprint, encoder.sha256) == tuple(map(origin_of_predictions.get, (DATASET, ENCODER_HASH))):
             predictions = origin_of_predictions[SUMMARY]
     names = names_of(manifest)
@@ -115,7 +116,7 @@ def main(config: BaselineConfig) -> None:
     else:
         print_results(config, manifest, figures, origin)
     if embeddings is not None and predictions and not config.json:
-        embeddings.screen.fact("teacher", f"{embeddings.predictions_path}: {predictions}")
+        embeddings.screen.fact("teacher", f"{predictions_path(embeddings.parent, embeddings.encoder)}: {predictions}")
     if failure and config.output:
         raise refusal(failure, folder)
     if failure:

@@ -126,6 +126,11 @@ def find_encoder(name: str) -> SentenceEncoder:
     return SentenceEncoder(name, fetch_repository(name, FILES))
 
 
+def predictions_path(parent: Path, encoder: SentenceEncoder) -> Path:
+    """The file of ``write_predictions``."""
+    return parent / f"{Path(encoder.name).name}.parquet"
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
@@ -140,11 +145,6 @@ class Embeddings:
     def folder(self) -> Path:
         """The folder of the embeddings."""
         return self.parent / f"embeddings-{self.encoder.sha256[:12]}"
-
-    @property
-    def predictions_path(self) -> Path:
-        """The file of ``write_predictions``."""
-        return self.parent / f"{Path(self.encoder.name).name}.parquet"
 
     @cached_property
     def model(self) -> Any:
@@ -364,7 +364,10 @@ def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, reg
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     table = pa.table({"row": unlabelled.column("row"), **columns})
     origin = {SUMMARY: summary, DATASET: manifest.fingerprint, ENCODER_HASH: embeddings.encoder.sha256}
-    with atomic.replacing(embeddings.predictions_path) as temporary, open(temporary, "wb") as file:
+    with (
+        atomic.replacing(predictions_path(embeddings.parent, embeddings.encoder)) as temporary,
+        open(temporary, "wb") as file,
+    ):
         pq.write_table(table.replace_schema_metadata(origin), file)
     return summary
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A teacher is a file of predictions: soft targets for the rows without labels (knowledge distillation, Hinton et al.,
-2015). ``padless baseline --encoder`` writes one.
+2015). ``padless baseline --encoder`` writes one, also for a run that names an encoder.
 
 Targets are written before a run, in the launcher, once for each dataset, file and fold. Targets of labelled rows are
 their labels.
@@ -8,14 +8,26 @@ their labels.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 
-from harness.baselines.sentence_encoder import DATASET, SUMMARY, read_origin, read_texts
+from harness.baselines.measured import BaselineConfig
+from harness.baselines.measured import main as show_baseline
+from harness.baselines.sentence_encoder import (
+    DATASET,
+    SUMMARY,
+    find_encoder,
+    predictions_path,
+    read_origin,
+    read_texts,
+)
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
 from harness.data.targets import (
@@ -27,6 +39,7 @@ from harness.data.targets import (
     write_targets,
     write_teacher_info,
 )
+from harness.rundir.layout import TEACHERS
 from harness.rundir.records import read_status
 from harness.rundir.results import probability_column
 from padless.core import atomic
@@ -41,7 +54,7 @@ from preprocessing.dataset.views import open_split, read_data
 from preprocessing.labels import drop_zero_fraction
 from preprocessing.sources.batches import Reader, SourceBatch, row_error
 from preprocessing.sources.readers import open_reader
-from preprocessing.sources.sources import list_files
+from preprocessing.sources.sources import FORMAT_BY_SUFFIX, list_files, suffix_of
 
 ROW, PREDICTED, PROBABILITY = "row", "predicted", probability_column("")
 MAX_SUM_ERROR = 0.02
@@ -50,22 +63,50 @@ MAX_ROUNDING = 0.001
 """Between two predictions for the same row or text: targets are not stored more exactly."""
 
 
-def prepare_teacher(config: RunConfig) -> None:
-    """Write the targets of a run, if it has a teacher.
+def prepare_teacher(config: RunConfig) -> RunConfig:
+    """Write the targets of a run with a teacher; returns it with a file of predictions where an encoder teaches.
 
     Raises ``ConfigError`` for a dataset that cannot have a teacher, for one that learned from a fold that is held out,
-    and for a file that has changed since the run began, ``DataError`` for a dataset or predictions that do not fit,
-    ``StorageError`` if writing fails.
+    for an encoder that wrote no predictions, and for a file that has changed since the run began, ``DataError`` for a
+    dataset or predictions that do not fit, ``StorageError`` if writing fails.
     """
     if config.teacher is None:
-        return
+        return config
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
     if manifest.has_label_sets:
         problem = "a text of this dataset may have several labels, and a teacher predicts one"
         raise ConfigError(f"teacher: {problem}; leave this out")
-    if config.fold is not None and read_origin(Path(config.teacher)):
-        raise ConfigError(f"teacher: {config.teacher} learned from the labels of all folds; leave out the folds")
+    is_encoder = not is_file_name(config.teacher)
+    if config.fold is not None and (is_encoder or read_origin(Path(config.teacher))):
+        raise ConfigError(f"teacher: {config.teacher} learns from the labels of all folds; leave out the folds")
+    if is_encoder:
+        path = predict_with_encoder(config, config.teacher)
+        if config.dry_run and not path.exists():
+            return config
+        config = replace(config, teacher=str(path))
     write_targets_of_file(config, manifest)
+    return config
+
+
+def is_file_name(teacher: str) -> bool:
+    """Whether a teacher is a file of predictions, else it is an encoder."""
+    return Path(teacher).is_file() or suffix_of(teacher) in FORMAT_BY_SUFFIX
+
+
+def predict_with_encoder(config: RunConfig, name: str) -> Path:
+    """The file of an encoder's predictions, which ``padless baseline --encoder`` writes unless a run has its targets.
+
+    Raises ``ConfigError`` if it wrote none, and as the command does.
+    """
+    path = predictions_path(Path(config.data, TEACHERS), find_encoder(name))
+    if has_begun(config) or config.dry_run:
+        return path
+    with redirect_stdout(io.StringIO() if config.quiet else sys.stderr):
+        show_baseline(BaselineConfig(data=config.data, encoder=name, json=config.quiet))
+    if not path.exists():
+        reason = "no predictions were written, or it is no better than labels alone"
+        raise ConfigError(f"teacher: {name}: {reason} (padless baseline --encoder says which); leave it out")
+    return path
 
 
 def has_begun(config: RunConfig) -> bool:

@@ -20,6 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
-from harness.baselines.teacher import prepare_teacher
+from harness.baselines.teacher import is_file_name, prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
@@ -39,6 +40,7 @@ from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config
 from padless.core.atomic import temporary_folder
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
+from padless.core.jobs import ProcessPool
 from padless.core.processes import available_cores
 from padless.core.signals import INTERRUPTED, PREEMPTED, STOP, end_process
 from padless.core.terminal import Screen, print_stderr
@@ -81,8 +83,7 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         check_claim(Path(recipe.run), MAX_CLAIM_S)
     options = complete_options(launch_config)
     devices.check_device(options.device)
-    recipe = replace(recipe, device=options.device, threads=options.threads)
-    prepare_teacher(recipe)
+    recipe = prepare_teacher_apart(replace(recipe, device=options.device, threads=options.threads))
     resolved, num_processes = resolve(options, recipe)
     config = resolved.config
     point = preflight.check_run(config, print_stderr)
@@ -107,6 +108,23 @@ def resolve(options: TrainConfig, recipe: RunConfig) -> tuple[ResolvedConfig, in
         choice = processes_on_cores(resolved.config, available_cores())
         return replace(resolved, processes=choice.reason), int(choice.value)
     return resolved, num_processes
+
+
+def prepare_teacher_apart(config: RunConfig) -> RunConfig:
+    """``prepare_teacher``, an encoder's in a process of its own, which leaves no memory and no GPU context behind.
+
+    Raises what that raises, and ``UserError`` if the process dies.
+    """
+    if config.teacher is None or is_file_name(config.teacher):
+        return prepare_teacher(config)
+    try:
+        with ProcessPool(1) as pool:
+            # cannot hang: the work ends, and the process with its pipe
+            taught: RunConfig = pool.submit(prepare_teacher, config).result()
+            return taught
+    except BrokenExecutor:
+        problem = "the process that embeds the texts died; was it killed for its memory?"
+        raise UserError(f"teacher: {problem} Run the same command to continue") from None
 
 
 def rendezvous_of(options: TrainConfig) -> str:

@@ -208,7 +208,8 @@ def test_an_encoder_writes_a_file_that_teaches(
     assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
     config = small(tiny / "data", tmp_path / "run", teacher=str(predictions))
-    prepare_teacher(config)
+    named = prepare_teacher(small(tiny / "data", tmp_path / "named", teacher=str(tiny / "encoder"), quiet=True))
+    assert named.teacher == config.teacher == prepare_teacher(config).teacher
     manifest = rows_of_run(config)
     summary = find_teacher_info(vars(config), manifest.fingerprint).summary
     assert summary.partition("): ")[2].startswith("right on ")
@@ -218,12 +219,15 @@ def test_an_encoder_writes_a_file_that_teaches(
     prepare_corpus(tmp_path, "--splits.folds", "2", "--seed", "1")
     with pytest.raises(DataError, match="has predictions for another dataset"):
         prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(predictions)))
-    with pytest.raises(ConfigError, match="learned from the labels of all folds"):
-        prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(predictions), fold=0))
+    for teacher in (predictions, tiny / "encoder"):
+        with pytest.raises(ConfigError, match="learns from the labels of all folds"):
+            prepare_teacher(small(tmp_path / "data", tmp_path / "run", teacher=str(teacher), fold=0))
     monkeypatch.setattr(encoders, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
     predictions.unlink()
     show_baseline(replace(baseline, json=False))
     assert "encoder.parquet: none: right on " in unwrapped(capsys.readouterr().out)
+    with pytest.raises(ConfigError, match=r"no predictions were written"):
+        prepare_teacher(small(tiny / "data", tmp_path / "other", teacher=str(tiny / "encoder"), quiet=True))
     assert not predictions.exists()
 
 
