@@ -154,8 +154,8 @@ class PredictConfig(ReadingConfig):
     """Predict texts given on the command line, or every row of files of any size."""
 
     output: LocalPath | None = None
-    """File to write (.csv or .parquet; .jsonl for rows of JSON): the input's columns, unchanged, and the predictions.
-    null: NAME-predicted with the suffix of the input, in this folder."""
+    """File to write (.parquet, .csv or .jsonl): the input's columns, unchanged, and the predictions. null:
+    NAME-predicted with the suffix of the input, in this folder."""
     overwrite: bool = False
     """Replace a file that holds something else."""
     engine: Engine = "auto"
@@ -204,7 +204,7 @@ def resolve_prediction(config: PredictConfig) -> PredictConfig:
     are_lines = config.inputs == [STDIN] and config.source.format in ("auto", "txt")
     if config.inputs and not are_lines:
         if config.json:
-            raise ConfigError("json: predictions of a file are written to a file; leave this out")
+            raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         config = replace(config, output=config.output or default_output(config.inputs, config.source.format))
     is_of_files = config.output is not None and STDIN not in config.inputs
     if config.share and (config.overwrite or not is_of_files):

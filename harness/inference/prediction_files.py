@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,11 +64,8 @@ class Output:
         if first.file.format == "jsonl":
             for source in sources:
                 refuse_keys(source, names)
-        if (first.file.format == "jsonl") != (FORMAT_BY_SUFFIX[path.suffix.lower()] == "jsonl"):
-            problem = "rows of JSON, and no others, are written as JSON lines"
-            raise ConfigError(
-                f"--output {path}: {problem}; name a .jsonl file for them, a .csv or .parquet file for others"
-            )
+        if first.file.format == "jsonl" != FORMAT_BY_SUFFIX[path.suffix.lower()]:
+            raise ConfigError(f"--output {path}: the rows of JSON are written as JSON lines; name a .jsonl file")
         return cls(path, sources, schema, names, labels_separator)
 
     def write(self, output: BinaryIO, parts: Iterable[Part]) -> None:
@@ -79,29 +77,16 @@ class Output:
                     output.write(extend_object(line, members))
             return
         tables = (self.join_columns(source, rows, columns) for (source, rows), columns in parts)
-        if self.is_parquet:
-            write_parquet(output, tables)
-            return
         converted = self.sources[0].converted
-        output.write(BYTE_ORDER_MARK if converted.has_mark else b"")
-        writer = csv.writer(CsvLines(output), delimiter=converted.delimiter.replace("\t", ","))
-        writer.writerow([*self.schema.names, *self.names])
-        for table in tables:
-            for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
-                for row in zip(*map(parquet.values_of, batch.columns), strict=True):
-                    writer.writerow(map(field_of, row))
-
-    @property
-    def is_parquet(self) -> bool:
-        """Whether it is written as Parquet, not as text."""
-        return FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "parquet"
+        mark = BYTE_ORDER_MARK if converted.has_mark else b""
+        write_tables(output, self.path, tables, [*self.schema.names, *self.names], converted.delimiter, mark)
 
     def join_columns(self, source: Source, rows: pa.Table, columns: pa.Table) -> pa.Table:
         """The rows of a converted part as they were in its file, and the new columns."""
         positions = FOLDER_POSITIONS if source.file.format == "folder" else range(len(self.schema))
         table = pa.table([rows[f"column_{position}"] for position in positions], names=self.schema.names)
         table = table.replace_schema_metadata(self.schema.metadata)
-        is_joined = self.labels_separator != LIST and not self.is_parquet
+        is_joined = self.labels_separator != LIST and FORMAT_BY_SUFFIX[self.path.suffix.lower()] == "csv"
         for name, column in zip(self.names, columns.columns, strict=True):
             table = table.append_column(name, join_label_column(column, self.labels_separator) if is_joined else column)
         return table
@@ -116,6 +101,28 @@ def refuse_keys(source: Source, names: Sequence[str]) -> None:
         for row, line in zip(candidates["row"].to_pylist(), candidates["line"].to_pylist(), strict=True):
             if keys := sorted({*names} & {*json.loads(line)}):
                 raise DataError(f"{source.file.name}: row {row}: already has a key {keys[0]!r}; rename or remove it")
+
+
+def write_tables(
+    output: BinaryIO,
+    path: Path,
+    tables: Iterator[pa.Table],
+    names: Sequence[str],
+    delimiter: str = ",",
+    mark: bytes = b"",
+) -> None:
+    """Write at least one table with these columns in the format of ``path``; CSV with a delimiter, after a mark."""
+    match FORMAT_BY_SUFFIX[path.suffix.lower()]:
+        case "parquet":
+            write_parquet(output, tables)
+        case "jsonl":
+            write_objects(output, tables)
+        case _:
+            output.write(mark)
+            writer = csv.writer(CsvLines(output), delimiter=delimiter.replace("\t", ","))
+            writer.writerow(names)
+            for row in iter_rows(tables):
+                writer.writerow(map(field_of, row))
 
 
 class CsvLines:
@@ -146,6 +153,21 @@ def write_parquet(output: BinaryIO, tables: Iterator[pa.Table]) -> None:
             writer.write_table(table)
 
 
+def write_objects(output: BinaryIO, tables: Iterator[pa.Table]) -> None:
+    """Write an object of JSON a line."""
+    for table in tables:
+        for row in iter_rows([table]):
+            values = dict(zip(table.column_names, map(finite, row), strict=True))
+            output.write(encode(as_json(values) + "\n"))
+
+
+def iter_rows(tables: Iterable[pa.Table]) -> Iterator[tuple[Any, ...]]:
+    """The rows of tables as values of Python."""
+    for table in tables:
+        for batch in table.to_batches(max_chunksize=BLOCK_ROWS):
+            yield from zip(*map(parquet.values_of, batch.columns), strict=True)
+
+
 def extend_object(line: bytes, members: dict[str, Any]) -> bytes:
     """A JSON object on a line with more members; its own bytes stay."""
     start = line.rstrip()[:-1]
@@ -168,3 +190,8 @@ def as_json(value: Any) -> str:
 def as_text(value: Any) -> str:
     """A value that JSON cannot represent, as a string."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def finite(value: Any) -> Any:
+    """A value with NaN and infinities replaced by null, since JSON has neither."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -274,7 +274,7 @@ PREDICTION_INPUTS = {
     "in.parquet": parquet(),
     "in.txt": "".join(f"{' '.join(text.split())}\n" for text, _ in ROWS).encode(),
 }
-PREDICTIONS = ("in.csv out.csv", "in.jsonl out.jsonl", "in.parquet out.parquet", "in.txt out.csv")
+PREDICTIONS = ("in.csv out.csv", "in.jsonl out.jsonl", "in.parquet out.parquet", "in.txt out.csv", "in.csv out.jsonl")
 
 
 def bundle_and_data(folder: Path) -> None:

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_uncertain_texts_get_no_label(run: Path, tmp_path: Path, command: Comman
     confidence = model.predict_proba(rows["text"]).max(axis=1)
     level = np.median(confidence)
     expected = np.where(confidence >= level, model.predict(rows["text"]), "")
-    readers = {"csv": pd.read_csv, "parquet": pd.read_parquet}
+    readers = {"csv": pd.read_csv, "jsonl": partial(pd.read_json, lines=True), "parquet": pd.read_parquet}
     for suffix, read in readers.items():
         target = tmp_path / f"out.{suffix}"
         assert command("predict", run, run.parent / "labelled.csv", "-o", target, "--abstain", level) == 0
@@ -237,15 +238,14 @@ def test_all_commands_read_new_rows_as_the_corpus_was(name: str, run: Path, comm
     rows = "".join(f"'{text}';'{names[at % 2]}';1,2\n" for at in range(4))  # a comma in each line would do too
     (tmp_path / "new.csv").write_bytes(f"text;label;a,b\n{rows}".encode("cp1251"))
     more = {"evaluate": ["--output", tmp_path], "explain": ["--json"]}
-    more["predict"] = ["--output", tmp_path / "out.parquet", "--processes", "1"]
+    more["predict"] = ["--output", tmp_path / "out.jsonl", "--processes", "1"]
     words = ["--run", tmp_path / "run", "--input", tmp_path / "new.csv", "--device", "cpu", *more[name]]
     assert command(name, *words) == 0, command.err
     if name == "evaluate":
         texts_read = [mistake["text"] for mistake in read_json(tmp_path / "new.csv.json")["mistakes"]]
-    elif name == "predict":
-        texts_read = pd.read_parquet(tmp_path / "out.parquet")["text"].tolist()
     else:
-        texts_read = [row["text"] for row in records(command.out)]
+        out = command.out if name == "explain" else (tmp_path / "out.jsonl").read_text()
+        texts_read = [json.loads(line)["text"] for line in out.splitlines()]
     assert set(texts_read) == {"ночь, улица, w1 'фонарь'"}
 
 

@@ -170,10 +170,12 @@ def test_predictions_are_lists_of_labels(run: Path, tmp_path: Path, capsys: pyte
     assert model.predict(texts).tolist() == expected
     assert {len(labels) for labels in expected} >= {0, 1}
     source = write_csv(tmp_path / "new.csv", [[text] for text in texts], ["text"])
-    for name in ("out.csv", "out.parquet"):
+    for name in ("out.csv", "out.jsonl", "out.parquet"):
         assert harness_main(["predict", str(run), str(source), "-o", str(tmp_path / name), "--quiet"]) == 0
     written = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert [json.loads(cell) for cell in written["predicted"]] == expected
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["predicted"] for line in lines] == expected
     assert [list(labels) for labels in pd.read_parquet(tmp_path / "out.parquet")["predicted"]] == expected
     explanation = model.explain(texts[0])
     assert explanation.label == model.classes_[chances[0].argmax()]
