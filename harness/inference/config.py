@@ -176,6 +176,9 @@ class PredictConfig(ReadingConfig):
     """Give no label to a text whose most probable class has less than this calibrated probability."""
     json: bool = False
     """Print one JSON object per text instead of a readable line."""
+    rank: AtLeast1 | None = None
+    """Write only so many rows, with an empty column for the label: those to label next, whose two most probable classes
+    are closest, each text once."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without a look at files."""
@@ -207,6 +210,8 @@ def resolve_prediction(config: PredictConfig) -> PredictConfig:
             raise ConfigError("json: predictions of a file are written to a file; leave this out; -o new.jsonl is JSON")
         config = replace(config, output=config.output or default_output(config.inputs, config.source.format))
     is_of_files = config.output is not None and STDIN not in config.inputs
+    if config.rank and not is_of_files:
+        raise ConfigError("rank: chooses among the rows of files; name files, and with -o the one to write")
     if config.share and (config.overwrite or not is_of_files):
         raise ConfigError("share: needs files and a new file, without --overwrite; name it with --output")
     return config

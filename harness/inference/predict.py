@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from harness.distributed.devices import check_device
 from harness.inference.config import PredictConfig, resolve_prediction
-from harness.inference.prediction_files import BLOCK_ROWS, Output
+from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
+from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
     Scorer,
@@ -41,7 +42,7 @@ from harness.inference.scorer import (
     unknown_shares,
 )
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column
+from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
 from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
@@ -50,7 +51,7 @@ from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
 from preprocessing.config import ReadingOptions
-from preprocessing.labels import LIST, name_label_value
+from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources.sources import File, identity_of
 
@@ -171,21 +172,26 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         num_processes = choose_processes(files, config.source.part_mb, open_model.keywords["device"])
         workers = stack.enter_context(open_workers(config.executor(num_processes), quiet=config.quiet))
         sources = convert_all(files, workers, work, keep_columns=True)
-        output = plan_output(target, sources, info)
+        if config.rank and info.has_label_sets:
+            raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
+        output = plan_output(target, sources, info, has_label=config.rank is not None)
         parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]
         if not share.is_leader:
             screen.print_text(f"{target}: share {config.share} is done; share 0 writes the file")
             return
+
+        def read_parts() -> Iterator[Part]:
+            return zip(iter_parts(sources), (pq.read_table(part.path) for part in parts), strict=True)
+
         with (
             storage_errors(target, otherwise=OTHERWISE),
             atomic.replacing(target) as temporary,
             open(temporary, "wb") as file,
         ):
-            tables = (pq.read_table(part.path) for part in parts)
-            output.write(file, zip(iter_parts(sources), tables, strict=True))
-        print_outcome(config, target, facts)
+            output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
+        print_outcome(config, target, facts, info.labels, output.names[0])
 
 
 def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
@@ -194,24 +200,50 @@ def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
     return max(1, min(available_cores(), num_parts)) if device == "cpu" else 1
 
 
-def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo) -> Output:
-    """The file of predictions. Raises as ``Output.plan``."""
+def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, has_label: bool) -> Output:
+    """The file of predictions; with ``has_label`` its first new column is for the label. Raises as ``Output.plan``."""
     names = ["predicted", *map(probability_column, info.labels)]
+    if has_label:
+        names.insert(0, "label" if info.source.label_column == AUTO else info.source.label_column)
     separator = info.source.labels_separator if info.source.has_label_sets else None
     return Output.plan(target, sources, names, separator or LIST)
 
 
-def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts]) -> None:
+def print_outcome(
+    config: PredictConfig, target: Path, facts: Sequence[PartFacts], labels: Sequence[str], first_column: str
+) -> None:
     """Print what was written, and how many texts have no label or no known word."""
     screen = Screen(quiet=config.quiet)
+    if config.rank:
+        screen.print_text(f"rows to label next written to {target}: fill in column {first_column!r}")
+        return
     num_rows = sum(part.rows for part in facts)
     screen.print_text(f"{num_rows:,} predictions written to {target}")
     if config.abstain:
         num_unlabelled = sum(part.without_label for part in facts)
         screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
+        if sentence := describe_measured_labels(Path(config.run), labels, config.abstain):
+            screen.print_text(sentence)
     if num_unknown := sum(part.without_known_word for part in facts):
         proportion = percent(num_unknown / num_rows)
         print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
+
+
+def describe_measured_labels(run: Path, labels: Sequence[str], abstain: float) -> str | None:
+    """How many rows of a run's test, or validation, have a label from this probability on, and how many of these are
+    right; None if it was not measured.
+    """
+    with suppress(DataError):  # predictions need no figures
+        if measured := read_measured(run):
+            columns = [probability_column(label) for label in labels]
+            table = read_predictions(measured.directory, measured.split, columns)
+            confidence = np.max([table[name].to_numpy() for name in columns], axis=0)
+            _, is_right = read_hits(measured.directory, measured.split)
+            right = is_right[confidence >= abstain]
+            share = f"of {len(is_right):,} {measured.split} rows {percent(len(right) / len(is_right))} have one"
+            accuracy = f", of which {percent(right.mean())} are right" if len(right) else ""
+            return f"{share} from {abstain:g} on{accuracy}: texts like those will come near that"
+    return None
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:

@@ -81,3 +81,26 @@ def test_suspects_are_listed_in_a_table(data: Path, tmp_path: Path, padless: Com
     assert suspects["text"].tolist() == [[*REVIEWS, (TWIN, "")][row - 1][0] for row in suspects["row"]]
     assert "2 of equal texts" in " ".join(padless.out.split())
     assert padless("suspects", data, "-o", table) == 2, "a table that may be edited is not replaced"
+
+
+def test_rows_to_label_are_uncertain_and_no_text_is_there_twice(run: Path, tmp_path: Path, padless: Command) -> None:
+    texts = [text for text, _ in reviews(80, seed=3)]
+    pool = write_csv(tmp_path / "pool.csv", [(text, 1) for text in [*texts, *texts[:40]]], ("text", "id"))
+    assert padless("predict", run, pool, "-o", tmp_path / "all.csv") == 0, padless.err
+    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 0, padless.err
+    ranked = pd.read_csv(tmp_path / "next.csv")
+    predicted = pd.read_csv(tmp_path / "all.csv")
+    assert list(ranked) == ["text", "id", "label", *predicted.columns[2:]]
+    assert ranked["label"].isna().all()
+    assert len(set(ranked["text"])) == 5
+    chances = np.sort(predicted.filter(like="probability").to_numpy())
+    margins = pd.Series(chances[:, -1] - chances[:, -2], predicted["text"])
+    assert set(ranked["text"]) == {*margins.sort_values(kind="stable").index.drop_duplicates()[:5]}
+    assert padless("predict", run, pool, "-o", tmp_path / "next.csv", "--rank", 5) == 2, "labels may be in it"
+
+    ranked["label"] = ["0", "1", "0", "", ""]
+    ranked.to_csv(tmp_path / "next.csv", index=False)
+    sources = f"[{tmp_path / 'labelled.csv'}, {tmp_path / 'next.csv'}]"
+    write_csv(tmp_path / "labelled.csv", [(text, row % 2) for row, text in enumerate(texts)])
+    manifest = prepare(sources, tmp_path / "more", "--source.missing_label", "drop")
+    assert manifest.statistics["rows_kept"] == 83
