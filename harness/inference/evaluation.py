@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +23,9 @@ from harness.inference.config import EvaluateConfig
 from harness.inference.overlap import count_training_texts, hash_texts
 from harness.inference.rows import find_labelled, iter_parts
 from harness.inference.scorer import unknown_shares
+from harness.inference.scoring import gather_in_order
 from harness.metrics.figures import Scores, figures
-from harness.metrics.metrics import find_wrong, mistakes_to_show
+from harness.metrics.metrics import mistakes_to_show
 from harness.metrics.tables import print_evaluation
 from harness.rundir.bundle_files import OF_WEIGHTS, BundleInfo, bundle_directory, find_info
 from harness.rundir.layout import EVALUATION
@@ -50,14 +50,13 @@ from preprocessing.pipeline.parts import Source, convert_all
 from preprocessing.sources import addresses
 
 NUM_MISTAKES = 10
-"""Mistakes in the results; of a split more, if there are more classes or confusions to give examples of."""
+"""Mistakes in the results; more, if there are more classes to give examples of."""
 METHOD = "integrated gradients: what each word adds to the logit of the predicted label"
 MAX_MISTAKE_CHARACTERS = 500
 """Of a mistake's text."""
 
 
-@dataclass(frozen=True)
-class EncodedRows:
+class EncodedRows(NamedTuple):
     """Some labelled rows."""
 
     numbers: np.ndarray
@@ -68,15 +67,14 @@ class EncodedRows:
     """Those of each text."""
 
 
-@dataclass(frozen=True)
-class ScoredRows:
+class ScoredRows(NamedTuple):
     """All rows of an evaluation, scored by all ranks."""
 
     scores: Scores
-    num_unread: int
-    """Texts without a known word."""
+    is_unread: np.ndarray
+    """Bool ``[rows]``: whether a text has no known word."""
     hashes: np.ndarray
-    """uint64: of the texts that can be compared with others (``hash_texts``)."""
+    """uint64 ``[rows]``: of each text (``hash_texts``)."""
 
 
 def evaluate(config: EvaluateConfig, session: Session) -> dict[str, Any]:
@@ -123,8 +121,7 @@ def evaluate_input(config: EvaluateConfig) -> dict[str, Any]:
             scored = score_rows(bundle, rows_of_sources(sources, bundle), World())
             assert scored is not None
         scores = scored.scores
-        wrong = find_wrong(scores.labels, bundle.decision.predictions(scores.logits)[0])
-        mistakes = describe_mistakes(wrong, scores, bundle, NUM_MISTAKES)
+        mistakes = describe_mistakes(scores, bundle)
         text_by_row = read_source_texts(sources, [mistake["row"] for mistake in mistakes])
     values = {
         **compute_figures(scores, bundle, name),
@@ -148,13 +145,8 @@ def score_rows(bundle: Bundle, parts: Iterable[EncodedRows], world: World) -> Sc
             is_unread = unknown_shares(part.ids) == 1
             columns.append((part.numbers, part.labels, bundle.score(part.ids), is_unread, hashes))
     columns_of_rank = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    columns_by_rank = world.gather_on_main(columns_of_rank, "the scores")
-    if not world.is_main:
-        return None
-    numbers, labels, logits, is_unread, hashes = map(np.concatenate, zip(*columns_by_rank, strict=True))
-    order = np.argsort(numbers)
-    assert (np.diff(numbers[order]) > 0).all(), "a row was scored twice"
-    return ScoredRows(Scores(numbers[order], labels[order], logits[order]), int(is_unread.sum()), hashes)
+    gathered = gather_in_order(columns_of_rank, world, "the scores")
+    return None if gathered is None else ScoredRows(Scores(*gathered[:3]), *gathered[3:])
 
 
 def open_split_of(config: EvaluateConfig, session: Session) -> tuple[Bundle, Split]:
@@ -277,7 +269,7 @@ def finish_evaluation(
     """Add facts about the texts to the figures, write them and the predictions, print and return them."""
     directory, name, num_rows = output_of(config), values["split"], len(scored.scores.rows)
     num_trained = count_training_texts(scored.hashes, config.run)
-    facts = {"without_known_word": scored.num_unread, "training_texts": num_trained}
+    facts = {"without_known_word": int(scored.is_unread.sum()), "training_texts": num_trained}
     values |= {"texts": facts, "precision": NAMES[bundle.dtype]}
     with storage_errors(directory, otherwise="name another --output"):
         write_evaluation(directory, scored.scores, bundle, values)
@@ -300,9 +292,7 @@ def assess(scores: Scores, bundle: Bundle, split: Split) -> dict[str, Any]:
     Only rank 0 calls this. The model of ``bundle`` is on its device.
     """
     bundle.model.eval()
-    predicted, chances = bundle.decision.predictions(scores.logits)
-    wrong = mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES)
-    mistakes = describe_mistakes(wrong, scores, bundle)
+    mistakes = describe_mistakes(scores, bundle)
     classes = [bundle.labels.index(mistake["predicted"]) for mistake in mistakes]
     texts = read_ids(split, [mistake["row"] for mistake in mistakes])
     for mistake, ids, attribution in zip(mistakes, texts, bundle.attribute(texts, classes), strict=True):
@@ -325,25 +315,20 @@ def write_evaluation(directory: Path, scores: Scores, bundle: Bundle, values: di
     write_results(directory, values, bundle.labels, bundle.label_type, predictions)
 
 
-def describe_mistakes(
-    wrong: tuple[np.ndarray, np.ndarray], scores: Scores, bundle: Bundle, limit: int | None = None
-) -> list[dict[str, Any]]:
-    """Row number, label, predicted label and its probability of a result of ``find_wrong``, the highest probability
-    first, at most ``limit``. Several labels of a row are one text.
+def describe_mistakes(scores: Scores, bundle: Bundle) -> list[dict[str, Any]]:
+    """Row number, label, predicted label and its probability of ``mistakes_to_show``, the highest probability first.
+    Several labels of a row are one text.
     """
-    positions, classes = wrong
-    confidence = bundle.decision.predictions(scores.logits)[1][positions, classes]
-    order = np.argsort(-confidence, kind="stable")[:limit]
-    labels = label_texts(scores.labels[positions[order]], bundle.labels)
-    return [
-        {
-            "row": int(scores.rows[positions[index]]),
-            "label": label,
-            "predicted": bundle.labels[classes[index]],
-            "probability": float(confidence[index]),
-        }
-        for index, label in zip(order, labels, strict=True)
+    predicted, chances = bundle.decision.predictions(scores.logits)
+    positions, classes = mistakes_to_show(scores.labels, predicted, chances, NUM_MISTAKES)
+    labels = label_texts(scores.labels[positions], bundle.labels)
+    mistakes = [
+        {"row": row, "label": label, "predicted": bundle.labels[number], "probability": probability}
+        for row, label, number, probability in zip(
+            scores.rows[positions].tolist(), labels, classes, chances[positions, classes].tolist(), strict=True
+        )
     ]
+    return sorted(mistakes, key=lambda mistake: -mistake["probability"])
 
 
 def read_ids(split: Split, rows: list[int]) -> list[np.ndarray]:

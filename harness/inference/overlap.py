@@ -33,10 +33,11 @@ MIN_KNOWN_WORDS = 8
 
 
 def hash_texts(ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """uint64: a hash of each text ``ids[offsets[i]:offsets[i + 1]]`` that can be compared."""
+    """uint64 ``[texts]``: a hash of each text ``ids[offsets[i]:offsets[i + 1]]``; 0 for one that cannot be compared."""
     num_unknown = arrays.segment_sums((ids == UNK).astype(np.uint64), offsets)
     num_known = np.diff(offsets).astype(np.uint64) - num_unknown
-    return arrays.segment_hashes(splitmix64(ids), offsets)[(num_unknown == 0) | (num_known >= MIN_KNOWN_WORDS)]
+    hashes = arrays.segment_hashes(splitmix64(ids), offsets)
+    return np.where((num_unknown == 0) | (num_known >= MIN_KNOWN_WORDS), hashes, 0)
 
 
 def count_training_texts(hashes: np.ndarray, run: str | Path) -> int | None:
@@ -44,6 +45,7 @@ def count_training_texts(hashes: np.ndarray, run: str | Path) -> int | None:
 
     None if unknown: a bundle without its run, or a dataset that is missing, damaged, changed or too large.
     """
+    hashes = hashes[hashes != 0]
     is_training = np.zeros(len(hashes), bool)
     try:
         for split in list_learned_splits(run):

@@ -133,49 +133,27 @@ def largest_confusions(confusion: Sequence[Sequence[int]], number: int) -> list[
     return sorted(wrong, key=lambda cell: -cell[2])[:number]
 
 
-def find_wrong(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of rows, and a class that is wrongly predicted for each, both int64; a row with several labels is there
-    once for each such class.
-    """
-    if labels.ndim > 1:
-        rows, classes = np.nonzero(predicted & ~labels)
-        return rows, classes
-    rows = np.flatnonzero(predicted != labels)
-    return rows, predicted[rows]
-
-
 def mistakes_to_show(
     labels: np.ndarray, predicted: np.ndarray, chances: np.ndarray, number: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some of ``find_wrong``: those of each class in turn, each time the most confident one that is left, and with them
-    the next two of each of the ``LISTED_CONFUSIONS`` largest confusions.
+    """Positions of wrong rows, and the wrong class of each, both int64: of each true class (with several labels to a
+    text, of each wrong one) in turn the most confident mistake that is left.
 
-    ``labels`` and ``predicted`` are ``[rows]``, ``chances`` is ``[rows, classes]``. There are at most ``number``
-    positions, or up to ten times as many if the first turn needs them. With several labels to a text, all are ``[rows,
-    classes]``, and the turns are those of the wrong classes.
+    ``labels`` and ``predicted`` are as for ``Scores``, ``chances`` is ``[rows, classes]``. There are at most ``number``
+    of them, or up to ten times as many if the first turn needs them. A row with several labels may be there more often.
     """
-    wrong, classes = find_wrong(labels, predicted)
-    order = np.argsort(-chances[wrong, classes], kind="stable")
-    wrong, classes = wrong[order], classes[order]
     if labels.ndim > 1:
-        turns = rank_within(classes)
+        wrong, classes = np.nonzero(predicted & ~labels)
+        groups = classes
     else:
-        pairs = labels[wrong] * (predicted.max(initial=0) + 1) + classes
-        _, cells, rows = np.unique(pairs, return_inverse=True, return_counts=True)
-        is_large = np.isin(cells, np.argsort(-rows, kind="stable")[:LISTED_CONFUSIONS])
-        turns = rank_within(labels[wrong])
-        turns = np.where(is_large, np.minimum(turns, rank_within(cells) // 2), turns)
+        wrong = np.flatnonzero(predicted != labels)
+        classes, groups = predicted[wrong], labels[wrong]
+    most_confident_first = np.lexsort((-chances[wrong, classes], groups))
+    sorted_groups = groups[most_confident_first]
+    turns = np.arange(len(groups)) - np.searchsorted(sorted_groups, sorted_groups)
     number = int(np.clip((turns == 0).sum(), number, 10 * number))
-    order = np.argsort(turns, kind="stable")[:number]
-    return wrong[order], classes[order]
-
-
-def rank_within(groups: np.ndarray) -> np.ndarray:
-    """How many earlier values are the same, int64 of the shape of ``groups``, ``[values]``."""
-    order = np.argsort(groups, kind="stable")
-    ranks = np.empty(len(groups), np.int64)
-    ranks[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return ranks
+    chosen = most_confident_first[np.argsort(turns, kind="stable")[:number]]
+    return wrong[chosen], classes[chosen]
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:

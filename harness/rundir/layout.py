@@ -211,15 +211,11 @@ def check_many(run: str | Path, kind: Kind) -> None:
 def describe_missing_bundle(directory: Path) -> str:
     """The end of the "not a bundle" message for ``directory``: what is there, and what to do."""
     path = directory.parent if directory.name == BUNDLE else directory
-    if path.is_file():
-        return f"{path} is a file; name a run directory, as in runs/mine"
-    if not path.is_dir():
-        return f"there is no folder {path}; name a run directory, or a bundle"
     if holds_run(path):
         return f"the run {path} has not finished an epoch; name one whose training got that far"
     if (path / MANIFEST).is_file():
         return f"{path} is a dataset; name a run that was trained on it"
-    runs = sorted(filter(holds_run, path.iterdir()))
+    runs = sorted(filter(holds_run, path.glob("*")))
     if runs:
         return f"{path} is a folder of runs; name one of them: {join_runs(runs)}"
     return f"{path} is neither a run directory nor a bundle; name one, as in runs/mine"

@@ -86,13 +86,13 @@ def test_metrics_are_those_of_scikit_learn(classes: int, threshold: float, ties:
         assert (entry["f1"], entry["rows"]) == pytest.approx((expected_entry["f1-score"], expected_entry["support"]))
 
 
-def test_mistakes_to_show_are_of_each_class_and_of_the_largest_confusions() -> None:
-    """The two most confident of 0 for 1, of each other class the most confident; further turns up to the limit."""
+def test_mistakes_to_show_are_of_each_class_in_turn() -> None:
+    """The most confident of each class, then the next ones up to the limit."""
     labels, predicted = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2]), np.array([1, 1, 1, 1, 0, 2, 2, 1, 0, 0])
     chances = np.full((10, 3), 0.1)
     chances[np.arange(10), predicted] = (0.5, 0.9, 0.8, 0.6, 0.9, 0.95, 0.4, 0.99, 0.5, 0.6)
-    assert mistakes_to_show(labels, predicted, chances, 3)[0].tolist() == [5, 1, 2, 9, 8, 6]
-    assert mistakes_to_show(labels, predicted, chances, 7)[0].tolist() == [5, 1, 2, 9, 8, 6, 3]
+    assert mistakes_to_show(labels, predicted, chances, 2)[0].tolist() == [5, 6, 9]
+    assert mistakes_to_show(labels, predicted, chances, 6)[0].tolist() == [5, 6, 9, 1, 8, 2]
     forty_labels = np.arange(40)
     assert len(mistakes_to_show(forty_labels, (forty_labels + 1) % 40, np.full((40, 40), 0.5), 3)[0]) == 30
     assert mistakes_to_show(forty_labels, forty_labels, np.eye(40), 3)[0].tolist() == []
