@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 import yaml
 
+from harness.baselines.sentence_encoder import find_encoder
 from harness.baselines.teacher import is_file_name, prepare_teacher
 from harness.config import RunConfig, to_dict
 from harness.distributed import devices
@@ -117,6 +118,7 @@ def prepare_teacher_apart(config: RunConfig) -> RunConfig:
     """
     if config.teacher is None or is_file_name(config.teacher):
         return prepare_teacher(config)
+    find_encoder(config.teacher)  # a misspelt name is refused before a process starts
     try:
         with ProcessPool(1) as pool:
             # cannot hang: the work ends, and the process with its pipe
