@@ -20,7 +20,19 @@ from msgspec import Meta
 
 from padless.core import configuration
 from padless.core.errors import ConfigError, require
-from padless.core.schema import Above0, AtLeast0, AtLeast1, Chance, LocalPath, Name, Processes, Seconds, Share, Wait
+from padless.core.schema import (
+    Above0,
+    AtLeast0,
+    AtLeast1,
+    Chance,
+    LocalPath,
+    Name,
+    Processes,
+    Seconds,
+    Share,
+    ShareText,
+    Wait,
+)
 from padless.core.terminal import public, public_values
 
 T = TypeVar("T")
@@ -320,11 +332,16 @@ class LaunchRecipe(RunConfig):
     """Trainings that differ in their seeds, or in the fold that they hold out."""
 
     seeds: Seeds | None = None
-    """Train once with each of these seeds, as in 0,1,2: one after the other in RUN/seed-0, RUN/seed-1, …; at the end,
-    mean and spread of their scores are printed. See docs/report.md."""
+    """Train once with each of these seeds, as in 0,1,2, in RUN/seed-0, RUN/seed-1, …, as many at the same time as cards
+    or cores hold; at the end, mean and spread of their scores are printed. See docs/report.md."""
     folds: Literal["all"] | Annotated[int, Meta(ge=2, le=100)] | None = None
     """Train once for each fold of the dataset (splits.folds), holding it out: all, or their number; in RUN/fold-0,
     RUN/fold-1, …, with a prediction for every row by the run that did not train on it."""
+    members: ShareText | None = None
+    """Only this share of the seeds or folds, as 0/4 to 3/4 in the tasks of a SLURM array; the last that ends writes the
+    summary."""
+    members_per_device: AtLeast1 = 1
+    """How many of them train on one CUDA device at the same time."""
 
     def __post_init__(self) -> None:
         """Check ranges, and that seeds and folds are not both set."""

@@ -40,11 +40,11 @@ from harness.training.rules import ResolvedConfig, processes_on_cores, resolve_c
 from padless.core.atomic import storage_errors, temporary_folder
 from padless.core.configuration import build_config, flatten_groups, groups_of, read_files
 from padless.core.errors import ERRORS, ConfigError, DataError, UserError
+from padless.core.fork_server import SERVER
 from padless.core.processes import available_cores
 from padless.core.signals import PREEMPTED, listen_in_rank
 from padless.core.terminal import Screen
 from padless.core.untrusted import one_line, quote_value
-from padless.fork_server import SERVER
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.inspect import Dataset, lines_on_rows
 from preprocessing.dataset.shards import MANIFEST

@@ -27,7 +27,7 @@ import psutil
 import pytest
 import sklearn  # noqa: F401  here: old threadpoolctl starts one (ldconfig)
 
-from padless.fork_server import SERVER
+from padless.core.fork_server import SERVER
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared"
 NLTK_DATA = _SHARED / "nltk_data"

@@ -55,7 +55,7 @@ from padless.core import arrays, atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Live, Screen, duration
+from padless.core.terminal import Live, Screen, duration, progress_line
 from padless.core.untrusted import one_line
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
@@ -198,10 +198,11 @@ class Embeddings:
         """Embed texts and write them, part by part. Raises as ``look_up`` does."""
         model, started, num_done = self.model, time.monotonic(), 0
 
-        def describe() -> tuple[float, list[str]]:
+        def describe() -> list[str]:
             rate = num_done / (time.monotonic() - started)
             left = [f"{duration((len(texts) - num_done) / rate)} left"] if num_done else []
-            return num_done / len(texts), ["embedding", f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s", *left]
+            texts_done = f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s"
+            return [progress_line(num_done / len(texts), "embedding", texts_done, *left)]
 
         live = Live(describe, self.screen)
         try:

@@ -32,6 +32,7 @@ from padless.core.untrusted import one_line
 USE_CPU = "ACCELERATE_USE_CPU"
 """Environment variable with which accelerate keeps its ranks from using GPUs."""
 OMP = "OMP_NUM_THREADS"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 OLDEST_DRIVERS = {"11": 450, "12": 525, "13": 580}
 """The first NVIDIA driver for each CUDA."""
@@ -90,7 +91,7 @@ def find_cuda() -> Cuda:
             count = torch._C._cuda_getDeviceCount()
         except RuntimeError as error:
             count, failure = 0, one_line(error)
-    return Cuda(count, read_driver(), torch.version.cuda, os.environ.get("CUDA_VISIBLE_DEVICES"), failure)
+    return Cuda(count, read_driver(), torch.version.cuda, os.environ.get(VISIBLE), failure)
 
 
 def read_driver() -> str | None:

@@ -19,11 +19,11 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import yaml
@@ -62,6 +62,10 @@ FOLLOWING = (PREEMPTED, -signal.SIGTERM)
 """Exit codes of ranks that torch's agent has terminated since another one was gone."""
 
 
+Start: TypeAlias = Callable[[ResolvedConfig, TrainConfig, int], int]
+"""Runs a resolved training with so many processes on all machines; returns its exit code."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """The facts of a failure that the launcher has."""
@@ -75,8 +79,8 @@ class Failure:
     """The rank ended because another one was gone."""
 
 
-def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
-    """Check, start, wait; returns the run's own exit code."""
+def launch_training(launch_config: TrainConfig, recipe: RunConfig, start: Start | None = None) -> int:
+    """Check, start, wait; returns the run's own exit code. ``start`` replaces ``run_ranks``."""
     screen = Screen(quiet=recipe.quiet)
     screen.show_work("reading the dataset")
     check_trackers(recipe.tracking)
@@ -96,6 +100,11 @@ def launch_training(launch_config: TrainConfig, recipe: RunConfig) -> int:
         preflight.check_start(config)
     if options.num_machines and options.num_machines > 1:
         screen.print_text(f"waiting up to {config.timeout_s} s for the other machines at {rendezvous_of(options)}")
+    return (start or run_ranks)(resolved, options, num_processes)
+
+
+def run_ranks(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
+    """Start the ranks of a training and wait for their end; returns its exit code."""
     return Launch(resolved, options, num_processes).run()
 
 

@@ -6,33 +6,42 @@
     RUN/report.html                    the same as a page
 
 and ``RUN/fold-0/ …``, ``RUN/folds.json``, ``RUN/out-of-fold.parquet`` where folds are held out. Each training is one
-that could have been started by hand. The same command resumes after an interruption: finished trainings are skipped, an
-interrupted one goes on.
+that could have been started by hand. As many run at the same time as cards or cores hold, each in a fork of one server
+that has torch loaded. The same command resumes after an interruption: finished trainings are skipped, interrupted ones
+go on.
 """
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, name_run
 from harness.data.run_rows import check_folds
+from harness.distributed import devices
 from harness.launch import launcher
-from harness.launch.options import TrainConfig
+from harness.launch.options import TrainConfig, complete_options
 from harness.metrics.tables import spread_table
 from harness.output.many_runs import collect, score_all_rows
 from harness.output.report import write_report_quietly
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
+from harness.rundir.records import read_status
 from harness.training import preflight
-from harness.training.rules import with_values
-from padless.core.errors import ConfigError
-from padless.core.signals import PREEMPTED, STOP
-from padless.core.terminal import Screen
+from harness.training.rules import PROCESS_BYTES, ResolvedConfig, processes_on_cores, resolve_config, with_values
+from padless.core.errors import ConfigError, UserError
+from padless.core.fork_server import SERVER, Call
+from padless.core.jobs import Share
+from padless.core.processes import POLL_S, available_cores
+from padless.core.signals import PREEMPTED, STOP, listen_in_launcher, listen_in_rank
+from padless.core.terminal import Live, Screen, count_noun, print_stderr
 from preprocessing.dataset.views import read_data
 
 SHORTEST_S = 1.0
@@ -40,8 +49,8 @@ SHORTEST_S = 1.0
 
 
 def main(launch_config: TrainConfig) -> int:
-    """Train, run after run, each after the language model of ``init.pretrain``; the exit code of the first that failed,
-    else 0 when the summary of several is written.
+    """Train, each run after the language model of ``init.pretrain``; the exit code of the first that failed, else 0
+    when the summary of several is written.
 
     Raises ``ConfigError`` or ``DataError`` before the first one begins.
     """
@@ -51,19 +60,46 @@ def main(launch_config: TrainConfig) -> int:
         launch_config = name_run(launch_config)
         Screen(quiet=launch_config.quiet).print_text(f"The run is {launch_config.run}; -o names another directory.")
     members = plan_members(launch_config)
-    configs = [with_values(launch_config.recipe, member_keys(member, launch_config)) for member in members] or [
-        launch_config.recipe
-    ]
-    steps: list[RunConfig] = []
-    for config in configs:
-        language_model = preflight.pretraining(config)
-        steps += [config] if language_model is None else [language_model, config]
-    if not members and len(steps) == 1:
-        return launcher.launch_training(launch_config, steps[0])
-    code = train_in_turn(steps, launch_config)
-    if members and not (code or launch_config.dry_run or launch_config.machine_rank):
+    if not members:
+        steps = list_steps(launch_config.recipe)
+        if len(steps) == 1:
+            return launcher.launch_training(launch_config, steps[0])
+        return train_in_turn(steps, launch_config)
+    code = train_members(members, launch_config)
+    is_first_machine = not launch_config.machine_rank
+    if not code and is_first_machine and not launch_config.dry_run and all(map(has_finished, members)):
         finish_runs(members, launch_config)
     return code
+
+
+def list_steps(config: RunConfig) -> list[RunConfig]:
+    """The trainings of a run, in order: its language model, if it begins with one, and its classifier."""
+    language_model = preflight.pretraining(config)
+    return [config] if language_model is None else [language_model, config]
+
+
+def has_finished(member: Member) -> bool:
+    """Whether the run of a member is complete."""
+    return bool(read_status(member.path).get("state") == "finished")
+
+
+def train_members(members: Sequence[Member], launch_config: TrainConfig) -> int:
+    """Train the members, or the share ``--members`` of them, at the same time where that is possible; the exit code of
+    the first that failed, else 0.
+    """
+    share = Share.parse(launch_config.members)
+    steps_by_member = {
+        member: list_steps(with_values(launch_config.recipe, member_keys(member, launch_config)))
+        for member in members[share.index :: share.count]
+    }
+    slots = [] if launch_config.dry_run else plan_slots(launch_config, len(steps_by_member))
+    if len(slots) < 2:
+        return train_in_turn([step for steps in steps_by_member.values() for step in steps], launch_config)
+    if launch_config.num_processes is None:
+        first_config = resolve_config(next(iter(steps_by_member.values()))[-1]).config
+        choice = processes_on_cores(first_config, available_cores() // len(slots))
+        launch_config = replace(launch_config, num_processes=int(choice.value))
+    return Members(steps_by_member, launch_config, slots).train()
 
 
 def check_named(launch_config: RunConfig) -> None:
@@ -72,7 +108,9 @@ def check_named(launch_config: RunConfig) -> None:
         raise ConfigError("--data is missing: name a dataset directory, as in padless train data/mine")
 
 
-def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
+def train_in_turn(
+    steps: Sequence[RunConfig], launch_config: TrainConfig, start: launcher.Start = launcher.run_ranks
+) -> int:
     """Train run after run, all together within ``max_time``; the exit code of the first that failed, else 0. A dry run
     does only the first one.
     """
@@ -84,13 +122,163 @@ def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int
             return PREEMPTED
         screen.print_text("" if number == 1 else "\n")
         screen.fact(config.task.replace("_", " "), f"{number} of {len(steps)}: {config.run}")
-        code = launcher.launch_training(
-            launch_config, config if left_s == inf else replace(config, max_time=f"{left_s:.0f}")
-        )
+        config_within = config if left_s == inf else replace(config, max_time=f"{left_s:.0f}")
+        code = launcher.launch_training(launch_config, config_within, start)
         if code or launch_config.dry_run:
             return code
     STOP.must_save = False
     return 0 if STOP.signal is None else PREEMPTED
+
+
+def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, str]]:
+    """The environment variables of each of the trainings that run at the same time: at most one for each card, or
+    group of cards, and ``members_per_device``; on CPUs one for each core, or group of cores, that memory holds.
+
+    Trainings on several machines run one after the other.
+    """
+    options = complete_options(launch_config)
+    num_processes = options.num_processes or 1
+    if (options.num_machines or 1) > 1:
+        return [{}]
+    if not devices.is_without_cuda():
+        cuda = devices.find_cuda()
+        if devices.choose(options.device, num_processes, cuda)[0] == "cuda":
+            cards = cuda.visible.split(",") if cuda.visible else [str(card) for card in range(cuda.num_devices)]
+            starts = range(0, cuda.num_devices - num_processes + 1, num_processes)
+            groups = [",".join(cards[start : start + num_processes]) for start in starts]
+            slots = [{devices.VISIBLE: group} for _ in range(launch_config.members_per_device) for group in groups]
+            return slots[:num_members]
+    by_cores = available_cores() // (num_processes * (options.threads or 1))
+    by_memory = psutil.virtual_memory().available // (num_processes * PROCESS_BYTES)
+    return [{}] * min(by_cores, by_memory, num_members)
+
+
+def train_member(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int:
+    """Train one member in this process, which a server has forked, or in ranks of this process where it has several;
+    its exit code.
+    """
+    if launch_config.num_processes == 1:
+        listen_in_rank()
+        return train_in_turn(steps, launch_config, train_here)
+    listen_in_launcher()
+    return train_in_turn(steps, launch_config)
+
+
+def train_here(resolved: ResolvedConfig, options: TrainConfig, num_processes: int) -> int:
+    """Train in this process; its exit code."""
+    from harness.train import fit
+
+    fit(replace(resolved, processes="of one thread, beside other trainings"))
+    return int(read_status(resolved.config.run)["exit_code"])
+
+
+@dataclass
+class Slot:
+    """A place for one training at a time."""
+
+    variables: Mapping[str, str]
+    """Environment variables of its trainings."""
+    member: Member | None = None
+    call: Call | None = None
+    """The process of its member, while there is one."""
+    line: str = ""
+    """The last one that it printed."""
+
+
+class Members:
+    """Trainings of one command that run at the same time."""
+
+    def __init__(
+        self,
+        steps_by_member: Mapping[Member, Sequence[RunConfig]],
+        launch_config: TrainConfig,
+        slots: Sequence[Mapping[str, str]],
+    ) -> None:
+        """Begin nothing yet."""
+        self.steps_by_member, self.launch_config = steps_by_member, launch_config
+        self.slots = [Slot(variables) for variables in slots]
+        self.screen = Screen(quiet=launch_config.quiet)
+        self.waiting = [*steps_by_member]
+        self.code = 0
+        """Of the first member that did not finish."""
+        self.stop_signal: int | None = None
+        """The one that was passed on to all."""
+
+    def train(self) -> int:
+        """Train all; if one fails, or a stop signal comes, the others save and end. The exit code of the first that
+        failed, 85 after a signal or at the end of ``max_time``, else 0.
+        """
+        until_s = time.monotonic() + (self.launch_config.max_time_s or inf)
+        number = count_noun(len(self.slots), "training")
+        self.screen.fact("members", f"{len(self.waiting)}, {number} at the same time")
+        live = Live(self.describe, self.screen)
+        STOP.must_save = True
+        try:
+            while self.waiting or any(slot.call for slot in self.slots):
+                left_s = until_s - time.monotonic()
+                if self.waiting and not self.code and (STOP.signal is not None or left_s < SHORTEST_S):
+                    self.code = PREEMPTED
+                if self.code:
+                    self.waiting = []
+                for slot in self.slots:
+                    if slot.call is None and self.waiting:
+                        self.begin(slot, left_s)
+                    elif slot.call is not None:
+                        self.follow(slot, slot.call)
+                self.pass_on_stop()
+                time.sleep(POLL_S)
+        finally:
+            live.close()
+        STOP.must_save = False
+        return self.code if STOP.signal is None else PREEMPTED
+
+    def begin(self, slot: Slot, left_s: float) -> None:
+        """Begin the next member that waits."""
+        slot.member = self.waiting.pop(0)
+        within = self.launch_config if left_s == inf else replace(self.launch_config, max_time=f"{left_s:.0f}")
+        slot.line = "begins"
+        slot.call = SERVER.begin(train_member, self.steps_by_member[slot.member], within, **slot.variables)
+
+    def follow(self, slot: Slot, call: Call) -> None:
+        """Keep the last line that a member has printed; when it has ended, note its exit code and print the line."""
+        has_ended = call.has_ended
+        while content := call.read_output(0):
+            lines = [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
+            slot.line = lines[-1] if lines else slot.line
+        if not has_ended:
+            return
+        assert slot.member is not None
+        try:
+            with call:
+                code = call.result()
+        except UserError as error:
+            code, slot.line = error.exit_code, f"error: {error}"
+        if code and STOP.signal is None and not self.code:
+            self.code = code
+            print_stderr(f"error: {slot.member.name}: {slot.line.removeprefix('error: ')}")
+        else:
+            self.screen.fact(slot.member.name, slot.line)
+        slot.call = None
+
+    def pass_on_stop(self) -> None:
+        """Have all members save and end once one has failed or this process is to stop; kill them after a second Ctrl-C
+        or ``SAVE_LIMIT_S``.
+        """
+        if not self.code and STOP.signal is None:
+            return
+        calls = [slot.call for slot in self.slots if slot.call is not None]
+        if STOP.is_urgent or time.monotonic() > STOP.received_at + launcher.SAVE_LIMIT_S:
+            for call in calls:
+                call.kill(signal.SIGKILL)
+        elif self.stop_signal is None:
+            self.stop_signal = STOP.signal or signal.SIGTERM
+            for call in calls:
+                call.kill(self.stop_signal)
+
+    def describe(self) -> list[str]:
+        """The live lines: one for each training at work, and how many wait."""
+        lines = [f"{slot.member.name}  {slot.line}" for slot in self.slots if slot.member and slot.call]
+        return [*lines, f"{count_noun(len(self.waiting), 'training')} to begin"] if self.waiting else lines
 
 
 def member_keys(member: Member, launch_config: LaunchRecipe) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from harness.rundir.records import Ending
 from harness.rundir.results import figures_name
 from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import Live, Screen, Tone, count_noun, duration, public, table
+from padless.core.terminal import Live, Screen, Tone, count_noun, duration, progress_line, public, table
 
 TITLES = {
     "accuracy": "accuracy",
@@ -92,7 +92,7 @@ class Console(Observer):
         self.first_step = self.step = opening.first_step
         self.started = self.first_step_done = time.monotonic()
         """When this start began, and when its first step was done, which counts in no estimate of time."""
-        self.live = Live(self.state, Screen(quiet=True) if self.config.dry_run else self.screen)
+        self.live = Live(self.describe_progress, Screen(quiet=True) if self.config.dry_run else self.screen)
         self.details.fact("started", time.strftime("%Y-%m-%d %H:%M:%S %z"))
         for name, text in self.outline(choices).items():
             self.screen.fact(name, text)
@@ -127,8 +127,8 @@ class Console(Observer):
             self.first_step_done = time.monotonic()
         self.step, self.work = step, work
 
-    def state(self) -> tuple[float, list[str]]:
-        """The share of the training that is done, and the texts of the live line."""
+    def describe_progress(self) -> list[str]:
+        """The live line: the share of the training that is done, and its newest figures."""
         figures, epochs, steps = self.figures, self.config.epochs, self.step - self.first_step - 1
         epoch = min(self.step * epochs // self.total_steps + 1, epochs)
         texts = [self.work or f"epoch {epoch}/{epochs}", f"step {self.step:,}/{self.total_steps:,}"]
@@ -137,7 +137,7 @@ class Console(Observer):
         if steps > 0 and not self.work:
             step_s = (time.monotonic() - self.first_step_done) / steps
             texts.append(f"{duration(step_s * (self.total_steps - self.step))} left")
-        return self.step / self.total_steps, texts
+        return [progress_line(self.step / self.total_steps, *texts)]
 
     def log(self, kind: str, values: dict[str, Any]) -> None:
         """Keep a training row for the live line; print a validation."""

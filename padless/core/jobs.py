@@ -41,7 +41,7 @@ from padless.core.errors import ConfigError, DataError, UserError, require
 from padless.core.processes import available_cores, lock_file, signal_on_parents_death
 from padless.core.schema import Name, Processes, ShareText, Wait
 from padless.core.signals import SIGNALS
-from padless.core.terminal import LINE_EVERY_S, Live, Screen, count_noun, duration
+from padless.core.terminal import GAP, LINE_EVERY_S, Live, Screen, count_noun, duration, progress_line
 from padless.core.untrusted import MOST_JSON, one_line, read_bytes
 
 Input = TypeVar("Input")
@@ -450,18 +450,18 @@ class Progress(Live):
         self.start_s, self.earlier_rows = time.monotonic(), ROWS.num_rows
         self.finished = self.skipped = 0
         """Rows of finished parts, and parts that were already done."""
-        super().__init__(self.state, screen)
+        super().__init__(self.describe, screen)
 
-    def state(self) -> tuple[float, list[str]]:
-        """The share that is done, rows per second, time left."""
+    def describe(self) -> list[str]:
+        """The live line: the share that is done, rows per second, time left."""
         elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
         texts = [self.step, duration(elapsed_s)]
         if num_rows:
             texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} rows/s")
         if not num_rows or self.total <= 0:
-            return 0.0, texts
+            return [GAP.join(texts)]
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
-        return min(1.0, num_rows / self.total), [self.step, texts[-1], f"{time_left} left"]
+        return [progress_line(min(1.0, num_rows / self.total), self.step, texts[-1], f"{time_left} left")]
 
     def skip(self, num_rows: int) -> None:
         """Leave out a part of so many rows, which was done before."""

@@ -201,9 +201,9 @@ def table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> list
 Tone = Literal["", "head", "good", "warn", "bad"]
 STYLES: dict[str, str] = {"head": "1", "good": "32", "warn": "33", "bad": "31"}
 """Tone -> ANSI code: bold, green, yellow, red."""
-WIPE = "\r\x1b[K"
+WIPE = "\r\x1b[J"
 live_streams: list[TextIO] = []
-"""The stream with the live line, while there is one."""
+"""The stream with live lines, while there are any."""
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -212,7 +212,7 @@ def is_terminal(stream: TextIO) -> bool:
 
 
 def wipe() -> None:
-    """Erase the live line, if there is one, so that the next output replaces it."""
+    """Erase the live lines, if there are any, so that the next output replaces them."""
     with suppress(IndexError):
         print(WIPE, end="", file=live_streams.pop(), flush=True)
 
@@ -279,25 +279,32 @@ class Screen:
         if self.is_live:
             self.draw(f"{work} …")
 
-    def draw(self, line: str) -> None:
-        """Replace the live line of a terminal."""
+    def draw(self, *lines: str) -> None:
+        """Replace the live lines of a terminal; the cursor stays on the first one."""
         wipe()
         live_streams.append(self.stream)
-        print(escape_for_stream(plain_line(line)[: self.width - 1], self.stream), end="", file=self.stream, flush=True)
+        text = "\n".join(escape_for_stream(plain_line(line)[: self.width - 1], self.stream) for line in lines)
+        above = f"\r\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+        print(text + above, end="", file=self.stream, flush=True)
+
+
+def progress_line(share: float, first: str, *details: str) -> str:
+    """A line on work of which a share from 0 to 1 is done; it follows the first text, unless it is 0."""
+    percentage = [f"{share:.0%}"] if share else []  # none while the total is not known
+    return GAP.join([first, *percentage, *details])
 
 
 class Live:
-    """A line on work in progress: in a terminal a thread redraws it twice a second; in a file or a pipe it is printed
-    every ten seconds, if it has changed.
+    """Lines on work in progress: in a terminal a thread redraws them twice a second; in a file or a pipe those that
+    have changed are printed every ten seconds.
 
-    ``compose`` returns the share that is done, from 0 to 1, and what to say; the share follows the first of these
-    texts, unless it is 0. It is called in the thread.
+    ``compose`` returns the lines. It is called in the thread.
     """
 
-    def __init__(self, compose: Callable[[], tuple[float, Sequence[str]]], screen: Screen) -> None:
+    def __init__(self, compose: Callable[[], Sequence[str]], screen: Screen) -> None:
         """Start the thread, unless ``screen`` is quiet."""
         self.compose, self.screen = compose, screen
-        self.printed_line, self.printed_at = "", time.monotonic()
+        self.printed_lines, self.printed_at = set[str](), time.monotonic()
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._redraw, name="padless-live")
         if not screen.quiet:
@@ -310,15 +317,13 @@ class Live:
                 self.show()
 
     def show(self) -> None:
-        """Draw the line now; print it where there is no terminal, if that is due."""
-        share, (first, *details) = self.compose()
-        percentage = [f"{share:.0%}"] if share else []  # none while the total is not known
-        line, now_s = GAP.join([first, *percentage, *details]), time.monotonic()
+        """Draw the lines now; print them where there is no terminal, if that is due."""
+        lines, now_s = self.compose(), time.monotonic()
         if self.screen.is_live:
-            self.screen.draw(line)
-        elif line != self.printed_line and now_s - self.printed_at >= LINE_EVERY_S:
-            self.printed_line, self.printed_at = line, now_s
-            self.screen.write([line])
+            self.screen.draw(*lines)
+        elif now_s - self.printed_at >= LINE_EVERY_S:
+            self.screen.write([line for line in lines if line not in self.printed_lines])
+            self.printed_lines, self.printed_at = {*lines}, now_s
 
     def close(self) -> None:
         """End the thread and erase the line."""

@@ -26,8 +26,8 @@ from padless.commands import COMMANDS
 from padless.commands import main as padless
 from padless.core import cli, configuration
 from padless.core.errors import ConfigError
+from padless.core.fork_server import SERVER
 from padless.core.installed import load_object
-from padless.fork_server import SERVER
 from preprocessing.config import PreprocessConfig
 from tests.helpers.commands import run_command, succeed
 from tests.helpers.datasets import write_dataset

@@ -28,7 +28,7 @@ from harness.inference import model as model_module
 from harness.rundir.layout import BUNDLE
 from harness.rundir.records import read_attempts
 from padless.commands import main
-from padless.fork_server import SERVER
+from padless.core.fork_server import SERVER
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.bundles import shared_run, write_drawn
 from tests.helpers.commands import ROOT, run_command, succeed, wait_until

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from padless.core.cli import SPINS
 from padless.core.errors import UserError
@@ -26,7 +26,7 @@ from padless.core.processes import signal_on_parents_death
 from padless.core.signals import TRAINING_SIGNALS
 from padless.core.terminal import print_stderr
 
-START = "import sys; sys.path = sys.argv[2:]; from padless.fork_server import fork_calls; fork_calls(int(sys.argv[1]))"
+START = "import sys; sys.path = sys.argv[2:]; from padless.core import fork_server as server; server.fork_calls()"
 PRELOADED = (
     "harness.evaluate",
     "harness.inference.evaluation",
@@ -76,69 +76,112 @@ class ForkServer:
             self.process.kill()  # does nothing in a fork, whose child it is not
             self.process.wait()  # cannot hang: it was killed
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``function(*arguments)`` returns in a new process, whose output is printed here.
+    def begin(self, function: Callable[..., Any], *arguments: Any, **variables: str) -> Call:
+        """Call ``function(*arguments)`` in a new process, with these environment variables besides those of this one.
 
-        Function, arguments and result are pickled. An interrupt is passed on, so that a training saves a checkpoint,
-        and raised at the end; a second one kills the process. Raises what the function raises, and ``UserError`` if the
-        process dies.
+        Function, arguments and result are pickled.
         """
         control = self.start()
         pipe, childs_pipe = Pipe()
         reader, writer = os.pipe()
-        with pipe, os.fdopen(reader, "rb", 0) as output:
-            with self.lock, childs_pipe:
-                socket.send_fds(control, [b"\n"], [childs_pipe.fileno(), writer])
-                os.close(writer)
-            pipe.send((function, arguments, dict(os.environ), os.getcwd()))
-            try:
-                pid = pipe.recv()  # cannot hang: a process that ends closes its end
-                was_interrupted = forward_output(pipe, output.fileno(), pid)
-                is_done, value = pipe.recv()  # cannot hang: it sends its result, or ends
-            except (EOFError, ConnectionError):
-                problem = "the process that computed it died; was it killed for its memory, or a shard cut?"
-                raise UserError(f"{problem} The same call goes on") from None
-        if was_interrupted:
-            raise KeyboardInterrupt
+        with self.lock, childs_pipe:
+            socket.send_fds(control, [b"\n"], [childs_pipe.fileno(), writer])
+            os.close(writer)
+        pipe.send((function, arguments, {**os.environ, **variables}, os.getcwd()))
+        return Call(pipe, os.fdopen(reader, "rb", 0))
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function(*arguments)`` returns in a new process, whose output is printed here.
+
+        An interrupt is passed on, so that a training saves a checkpoint, and raised at the end; a second one kills the
+        process. Raises what the function raises, and ``UserError`` if the process dies.
+        """
+        with self.begin(function, *arguments) as call:
+            was_interrupted = call.forward_output()
+            if was_interrupted:
+                with suppress(UserError):
+                    call.result()
+                raise KeyboardInterrupt
+            return call.result()
+
+
+class Call:
+    """A function that runs in a process of its own."""
+
+    def __init__(self, pipe: Connection, output: BinaryIO) -> None:
+        """``pipe`` brings the number of the process, then its result; ``output`` what it prints."""
+        self.pipe, self.output = pipe, output
+        with suppress(EOFError, ConnectionError):  # it died, which ``result`` says
+            self.pid: int | None = None
+            self.pid = pipe.recv()  # cannot hang: a process that ends closes its end
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipe.close()
+        self.output.close()
+
+    def kill(self, number: int) -> None:
+        """Send a signal to the process, if there is one."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has sent its result, or died."""
+        return self.pipe.poll()
+
+    def read_output(self, timeout_s: float | None) -> bytes:
+        """What it has printed since the last time, as soon as there is any; empty when it has ended, or after
+        ``timeout_s`` without any.
+        """
+        descriptor = self.output.fileno()
+        is_ready = descriptor in wait([self.pipe, descriptor], timeout_s)
+        return os.read(descriptor, CHUNK_BYTES) if is_ready else b""
+
+    def result(self) -> Any:
+        """What the function returns, when it has ended. Raises what it raises, and ``UserError`` if it died."""
+        try:
+            is_done, value = self.pipe.recv()  # cannot hang: it sends its result, or ends
+        except (EOFError, ConnectionError):
+            problem = "the process that computed it died; was it killed for its memory, or a shard cut?"
+            raise UserError(f"{problem} The same call goes on") from None
         if not is_done:
             raise value
         return value
+
+    def forward_output(self) -> bool:
+        """Print what the process writes until its end, and send interrupts to it; returns whether one came."""
+        num_interrupts = 0
+        while True:
+            try:
+                content = self.read_output(None)
+                if not content:
+                    return num_interrupts > 0
+                sys.stdout.write(content.decode(errors="replace"))
+                sys.stdout.flush()
+            except KeyboardInterrupt:
+                num_interrupts += 1
+                self.kill(signal.SIGINT if num_interrupts == 1 else signal.SIGKILL)
+                if num_interrupts > 1:
+                    raise
+                print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
 
 
 SERVER = ForkServer()
 atexit.register(SERVER.close)
 
 
-def forward_output(pipe: Connection, output: int, pid: int) -> bool:
-    """Print what a process writes until it sends its result, and send interrupts to it; returns whether one came."""
-    num_interrupts = 0
-    sources: list[Any] = [pipe, output]
-    while True:
-        try:
-            ready = wait(sources)  # cannot hang: a process that ends closes both
-            if output not in ready:
-                return num_interrupts > 0
-            content = os.read(output, CHUNK_BYTES)
-            sources = sources if content else [pipe]
-            sys.stdout.write(content.decode(errors="replace"))
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            num_interrupts += 1
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT if num_interrupts == 1 else signal.SIGKILL)
-            if num_interrupts > 1:
-                raise
-            print_stderr("saving a checkpoint; press Ctrl-C again to quit without saving")
-
-
-def fork_calls(descriptor: int) -> NoReturn:
-    """Fork a process for each message on a socket, until it is closed."""
+def fork_calls() -> NoReturn:
+    """Fork a process for each message on the socket that the command names, until it is closed."""
     for stop_signal in TRAINING_SIGNALS:
         signal.signal(stop_signal, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel forgets processes that have ended
     for name in PRELOADED:
         importlib.import_module(name)
-    control = socket.socket(fileno=descriptor)
+    control = socket.socket(fileno=int(sys.argv[1]))
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not message:
