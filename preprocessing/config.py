@@ -235,13 +235,13 @@ class PreprocessConfig:
     """Print only errors and which rows are left out, no progress or notes."""
     seed: AtLeast0 = 0
     """Decides the splits and the order of the rows."""
-    source: SourceConfig = field(default_factory=SourceConfig)
-    text: TextSpec = field(default_factory=TextSpec)
-    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
-    splits: SplitConfig = field(default_factory=SplitConfig)
-    shards: ShardConfig = field(default_factory=ShardConfig)
-    quality: QualityConfig = field(default_factory=QualityConfig)
-    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    source: SourceConfig = SourceConfig()
+    text: TextSpec = TextSpec()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    splits: SplitConfig = SplitConfig()
+    shards: ShardConfig = ShardConfig()
+    quality: QualityConfig = QualityConfig()
+    executor: ExecutorConfig = ExecutorConfig()
 
     def __post_init__(self) -> None:
         """Check that the parts agree."""

@@ -87,6 +87,7 @@ FILES = {
 
 
 MISTAKES = [line.split(" | ") for line in TABLE.read_text().splitlines() if line[:1].isdigit()]
+CASES = [pytest.param(*row, id=row[-1], marks=[pytest.mark.processes] * ("--teacher" in row[-1])) for row in MISTAKES]
 
 
 def prepare(folder: Path) -> Path:
@@ -135,7 +136,7 @@ def mistakes_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("code", "names", "line"), MISTAKES, ids=[line for *_, line in MISTAKES])
+@pytest.mark.parametrize(("code", "names", "line"), CASES)
 def test_a_mistake_is_answered(code: str, names: str, line: str, mistakes_folder: Path) -> None:
     with small.working_directory(mistakes_folder, {}):
         exit_code, sentence = run_refused(shlex.split(line)[1:])
