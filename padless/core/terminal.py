@@ -142,20 +142,13 @@ MAX_WIDTH = 100
 """Most columns that are used in a terminal: longer lines are hard to read."""
 FACT_INDENT = 11
 """Column where the text of a fact begins."""
+MIN_EXCERPT = 20
+"""Least columns of a text that is shown in part, behind whatever head."""
 GAP = "  "
 """Between two columns of a table."""
 REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 """Least time between two lines on work in progress in a file or a pipe."""
-
-
-def cells(text: str) -> int:
-    """Width in terminal cells of a ``printable`` text."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
 
 
 def shorten_line(text: str, max_cells: int) -> str:
@@ -258,6 +251,12 @@ class Screen:
     def fact(self, name: str, text: str, tone: Tone = "") -> None:
         """Print ``name       text`` with a hanging indent."""
         self.write(wrap_text(text, self.width, FACT_INDENT, f"{name} ".ljust(FACT_INDENT)), tone)
+
+    def print_excerpt(self, head: str, text: str) -> None:
+        """Print a ``head``, then as much of a text as the rest of the line has room for."""
+        from rich.cells import cell_len
+
+        self.write([head + shorten_line(text, max(self.width - cell_len(head), MIN_EXCERPT))])
 
     def table(self, lines: Sequence[str]) -> None:
         """Print the lines of a table, the first as titles."""

@@ -78,7 +78,7 @@ def test_a_search_over_a_pipeline() -> None:
     ("keys", "texts", "y", "named"),
     [
         ({}, TEXTS, [*"ab" * 49, "b", float("nan")], r"y\[99\]"),
-        ({}, TEXTS, NUMBERS[1:], "100 texts and 99 labels"),
+        ({}, TEXTS, NUMBERS[1:], r"\[100, 99\]"),
         ({"lr": -1}, TEXTS, NUMBERS, "optim.lr"),
         ({"validation_fraction": 0}, TEXTS, NUMBERS, "validation_fraction"),
         ({}, set(TEXTS), NUMBERS, "set"),  # would pair texts and labels at random

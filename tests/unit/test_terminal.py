@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from harness.config import Choice, RunConfig
 from harness.output.console import Console
@@ -20,7 +21,7 @@ from harness.rundir.metrics_log import read_log
 from harness.rundir.records import Ending
 from harness.rundir.results import read_figures
 from padless.core import terminal as screens
-from padless.core.terminal import WIPE, Live, Screen, cells, print_stderr, table, wrap_text
+from padless.core.terminal import WIPE, Live, Screen, print_stderr, table, wrap_text
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.report_runs import write_data, write_run
 
@@ -67,7 +68,7 @@ def test_a_file_gets_plain_lines_of_eighty_columns_and_a_terminal_colour_and_its
     assert third == "data       [red]as it is[/red] :smile: 12"
     lines = terminal.getvalue().split("\n")[:-1]
     assert f"{WIPE}\x1b[33mone sentence" in terminal.getvalue()
-    assert all(cells(line) <= 60 + len(f"{WIPE}\x1b[33m\x1b[0m") for line in lines)
+    assert all(cell_len(line) <= 60 + len(f"{WIPE}\x1b[33m\x1b[0m") for line in lines)
     assert lines[-1] == f"{WIPE}{third}"
 
 
@@ -137,7 +138,7 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     capsys.readouterr()
     replay(Ending("finished", 200))
     output, log = capsys.readouterr().out, Path("run/log.txt").read_text()
-    assert [line for line in (output + log).splitlines() if cells(line) > 80] == []
+    assert [line for line in (output + log).splitlines() if cell_len(line) > 80] == []
     assert [line.split(" ")[0] for line in output.splitlines()[:5]] == ["data", "model", "training", "device", "run"]
     assert len(output.splitlines()) < 25
     assert set(output.splitlines()) <= set(log.splitlines())
