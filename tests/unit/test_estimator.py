@@ -31,8 +31,7 @@ SMALL: dict[str, Any] = {
 }
 Y = {
     "int8": NUMBERS.astype(np.int8),
-    "text": np.where(NUMBERS, "10", "9"),  # as texts 10 comes first, in a dataset 9
-    "category": pd.Categorical(np.where(NUMBERS, "a, b", "B")),
+    "category": pd.Categorical(np.where(NUMBERS, "10, b", "9")),  # as texts 10 comes first, in a dataset 9
 }
 
 
