@@ -138,9 +138,9 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 MODEL = "--model.embedding_dim 8 --model.hidden_size 8 --precision fp32 --device cpu"
 TRAINING = f"{' '.join(PLAIN_RECIPE)} {MODEL} --epochs 2 --global_batch 16 --checkpoint.every_steps 6"
 COMMANDS = {
-    "prepare": "prepare IN/packed.csv.gz -o DISK/out --executor.workers 1 --shards.rows 60 --source.part_mb 0.02",
-    "predict": "predict IN/made/run IN/new.csv -o DISK/out.csv --processes 1 --source.part_mb 0.02 --device cpu",
-    "train": f"train IN/data -o DISK/run {TRAINING}",
+    "prepare": "padless prepare IN/in.csv.gz -o DISK/out --executor.workers 1 --shards.rows 60 --source.part_mb 0.02",
+    "predict": "padless predict IN/made/run IN/new.csv -o DISK/out.csv --processes 1 --source.part_mb 0.02",
+    "train": f"harness.train --data IN/data --run DISK/run {TRAINING}",
 }
 CHANGING = re.compile(
     r"lock$|run/(log\.txt|report\.html|attempts\.jsonl|throughput\.jsonl|.*(state|status|manifest|environment)\.json)"
@@ -153,7 +153,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands read, on a disk with room."""
     folder = tmp_path_factory.mktemp("inputs")
     new = write_csv(folder / "new.csv", reviews(160))
-    (folder / "packed.csv.gz").write_bytes(gzip.compress(new.read_bytes()))
+    (folder / "in.csv.gz").write_bytes(gzip.compress(new.read_bytes()))
     write_run(folder / "made")
     write_dataset(folder / "data", {"train": 150, "validation": 40, "test": 30})
     return folder
@@ -195,7 +195,7 @@ def test_on_a_full_disk_a_command_stops_and_goes_on_when_there_is_room(
             free = os.statvfs(disk)
             with (disk / "ballast").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_frsize - room_kb * 1024, 1))
-        result = run_module("padless", *words, TMPDIR=str(disk / "tmp"), OMP_NUM_THREADS="1")
+        result = run_module(*words, TMPDIR=str(disk / "tmp"), OMP_NUM_THREADS="1")
         (disk / "ballast").unlink(missing_ok=True)
         return result.returncode, result.stderr
 
