@@ -195,7 +195,8 @@ def test_on_a_full_disk_a_command_stops_and_goes_on_when_there_is_room(
             free = os.statvfs(disk)
             with (disk / "ballast").open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, max(free.f_bavail * free.f_frsize - room_kb * 1024, 1))
-        result = run_module(*words, TMPDIR=str(disk / "tmp"), OMP_NUM_THREADS="1")
+        environment = {"TMPDIR": str(disk / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(inputs), "OMP_NUM_THREADS": "1"}
+        result = run_module(*words, **environment)
         (disk / "ballast").unlink(missing_ok=True)
         return result.returncode, result.stderr
 
