@@ -27,9 +27,10 @@ from hypothesis import strategies as st
 from padless.core.errors import DataError
 from padless.core.split_names import SPLITS
 from preprocessing.config import SourceConfig, SplitConfig
+from preprocessing.pipeline.parts import ConvertedFile
 from preprocessing.sources import text_files
 from preprocessing.sources.columns import ResolvedSource, find_candidates, resolve_source, resolve_unlabelled
-from preprocessing.sources.convert import Converted, convert, convert_parts, read_part
+from preprocessing.sources.convert import Converted, convert, read_part
 from preprocessing.sources.sources import list_files
 from tests.helpers.corpora import Command, reviews, write_csv, write_jsonl
 
@@ -187,7 +188,7 @@ def test_compressed_files(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv")
     (file,) = resolve_path(path).files
-    parts = convert_parts(file, tmp_path)
+    parts = ConvertedFile.from_file(tmp_path, file).find_parts()
     assert next(parts).rows == len(ROWS)
     path.write_text("text,label\n")
     with pytest.raises(DataError, match=r"a\.csv: it changed while it was read"):
