@@ -17,7 +17,6 @@ from padless.core.untrusted import check_unpacked, one_line
 from preprocessing.labels import AUTO
 from preprocessing.sources import addresses
 from preprocessing.sources.batches import BYTES, FOLDER_SPLIT, PATH, TEXT, Reader, SourceBatch
-from preprocessing.sources.detection import detect_encoding, name_columns
 from preprocessing.sources.json_records import JsonReader
 from preprocessing.sources.parquet import ParquetReader
 from preprocessing.sources.sources import File, FolderText, list_texts
@@ -28,6 +27,8 @@ from preprocessing.sources.text_files import (
     CsvReader,
     LineReader,
     convert_to_utf8,
+    detect_encoding,
+    name_columns,
 )
 from preprocessing.text.cleaning import encode
 
