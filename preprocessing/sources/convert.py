@@ -282,11 +282,8 @@ def name_labels(value: Any, source: SourceConfig, is_joined: bool) -> str | None
         check_label(text)
     is_listed = text.endswith(NAME_END) or (separator == LIST and LIST_AS_TEXT.fullmatch(text) is not None)
     if text and is_listed != (separator == LIST):
-        labels = join_names(split_label_set(text))
-        problem = f"the label is a list of {labels}, where source.labels_separator expects a text"
-        if not is_listed:
-            problem = f"the label {text[:60]!r} is no list, as source.labels_separator expects"
-        raise ValueError(f"{problem}; write all labels as lists, or none")
+        kind, label = "a list" if is_listed else "no list", quote_value(text.replace(NAME_END, ","))
+        raise ValueError(f"the label {label} is {kind}, unlike source.labels_separator; write all as lists, or none")
     is_missing = name is None or (not text.strip() and source.missing_label != "error" and separator != LIST)
     if is_missing or not source.has_label_sets:
         return name_label(value, source)

@@ -18,8 +18,6 @@ from preprocessing.sources.sources import File
 from preprocessing.sources.text_files import LineReader
 from preprocessing.text.cleaning import encode
 
-MAX_LIST_BYTES = 256 << 20
-"""Largest file of one list."""
 DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 """Reads NaN and infinities, which Python writes, as null."""
 
@@ -65,17 +63,9 @@ class JsonReader(Reader):
 
 
 def list_as_lines(chunks: Iterable[bytes], name: str) -> bytes:
-    """A list of objects of JSON as JSON lines. Raises ``DataError`` for another value, and for more than
-    ``MAX_LIST_BYTES``.
-    """
-    data = bytearray()
-    for chunk in chunks:
-        data += chunk
-        if len(data) > MAX_LIST_BYTES:
-            problem = f"its one list of JSON has more than {MAX_LIST_BYTES >> 20} MiB"
-            raise DataError(f"{name}: {problem}; write JSON lines, an object a line")
+    """A list of objects of JSON as JSON lines. Raises ``DataError`` for another value."""
     try:
-        records = DECODER.decode(data.decode())
+        records = DECODER.decode(b"".join(chunks).decode())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name}: not a list of JSON ({one_line(error)}); correct it") from None
     return b"".join(encode(json.dumps(record, ensure_ascii=False)) + b"\n" for record in records)
