@@ -15,7 +15,7 @@ from padless.core.errors import ConfigError, require
 from padless.core.jobs import ExecutorConfig
 from padless.core.schema import AtLeast0, AtLeast1, Chance, LocalPath, Name
 from padless.core.split_names import ALL_SPLITS, TEST, TRAIN, UNLABELLED, VALIDATION
-from preprocessing.labels import AUTO, LabelMap, normalize_label
+from preprocessing.labels import AUTO, LabelMap
 from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
@@ -88,13 +88,6 @@ class ReadingOptions:
     def label_map(self) -> LabelMap | None:
         """The map of ``labels``; None for ``auto``."""
         return None if isinstance(self.labels, str) else LabelMap(self.labels, list(self.neutral))
-
-    @property
-    def named_labels(self) -> set[str]:
-        """The normalized labels that ``labels`` and ``neutral`` name."""
-        if self.label_map:
-            return {*self.label_map.name_by_value}
-        return {normalize_label(value) or "" for value in self.neutral}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,6 @@ from padless.core.jobs import Workers, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, public, public_values
-from padless.core.untrusted import join_names
 from preprocessing.config import PreprocessConfig
 from preprocessing.dataset.index import INDEX
 from preprocessing.dataset.inspect import lines_on_classes, lines_on_rows, lines_on_splits, rows_in_words
@@ -144,7 +143,6 @@ class DatasetJob:
             (self.root / MANIFEST).unlink(missing_ok=True)
         sources, tasks = tokenize_all(self.config, self.pipeline, self.files, self.workers, work)
         check_files(sources)
-        self.print_absent_labels(sources)
         classes = Classes.merge(self.config.source, sources)
         assigned, observed = self.assign(classes, tasks)
         words = count_all(assigned, self.config.text, self.workers)
@@ -175,14 +173,6 @@ class DatasetJob:
         work_folder.remove_files(self.root, {VOCABULARY, INDEX, *manifest.shards(self.root).paths()})
         write_manifest(self.root, manifest)
         return manifest
-
-    def print_absent_labels(self, sources: list[Source]) -> None:
-        """Print which labels of ``source.neutral`` and ``source.labels`` no row has."""
-        occurring = {label for source in sources for label in source.converted.named_labels}
-        absent = [*self.config.source.named_labels.difference(occurring)]
-        if absent:
-            keys = "source.neutral" if self.config.source.label_map is None else "source.labels or source.neutral"
-            self.screen.print_text(f"{keys}: no row has {join_names(sorted(absent))}")
 
     def assign(self, classes: Classes, tasks: list[TokenizedPart]) -> tuple[AssignedParts, dict[str, Any]]:
         """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
