@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ from harness.inference.scorer import (
     unknown_shares,
 )
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
-from harness.rundir.results import probability_column, read_hits, read_measured, read_predictions
+from harness.rundir.results import probability_column
 from padless.core import atomic, jobs
 from padless.core.atomic import check_replaced, storage_errors
 from padless.core.errors import ConfigError, DataError, UserError
@@ -191,7 +191,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
             open(temporary, "wb") as file,
         ):
             output.write(file, choose_rows(config.rank, read_parts) if config.rank else read_parts())
-        print_outcome(config, target, facts, info.labels, output.names[0])
+        print_outcome(config, target, facts, output.names[0])
 
 
 def choose_processes(files: Sequence[File], part_mb: float, device: str) -> int:
@@ -209,9 +209,7 @@ def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, ha
     return Output.plan(target, sources, names, separator or LIST)
 
 
-def print_outcome(
-    config: PredictConfig, target: Path, facts: Sequence[PartFacts], labels: Sequence[str], first_column: str
-) -> None:
+def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts], first_column: str) -> None:
     """Print what was written, and how many texts have no label or no known word."""
     screen = Screen(quiet=config.quiet)
     if config.rank:
@@ -222,28 +220,9 @@ def print_outcome(
     if config.abstain:
         num_unlabelled = sum(part.without_label for part in facts)
         screen.print_text(f"{num_unlabelled:,} texts ({percent(num_unlabelled / num_rows)}) have no label")
-        if sentence := describe_measured_labels(Path(config.run), labels, config.abstain):
-            screen.print_text(sentence)
     if num_unknown := sum(part.without_known_word for part in facts):
         proportion = percent(num_unknown / num_rows)
         print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
-
-
-def describe_measured_labels(run: Path, labels: Sequence[str], abstain: float) -> str | None:
-    """How many rows of a run's test, or validation, have a label from this probability on, and how many of these are
-    right; None if it was not measured.
-    """
-    with suppress(DataError):  # predictions need no figures
-        if measured := read_measured(run):
-            columns = [probability_column(label) for label in labels]
-            table = read_predictions(measured.directory, measured.split, columns)
-            confidence = np.max([table[name].to_numpy() for name in columns], axis=0)
-            _, is_right = read_hits(measured.directory, measured.split)
-            right = is_right[confidence >= abstain]
-            share = f"of {len(is_right):,} {measured.split} rows {percent(len(right) / len(is_right))} have one"
-            accuracy = f", of which {percent(right.mean())} are right" if len(right) else ""
-            return f"{share} from {abstain:g} on{accuracy}: texts like those will come near that"
-    return None
 
 
 def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:

@@ -29,7 +29,6 @@ from harness.inference.evaluation import assess
 from harness.inference.scoring import loader_over, score
 from harness.rundir.bundle_files import read_info, source_of, write_info
 from harness.rundir.layout import BUNDLE
-from padless.core.terminal import percent
 from preprocessing.dataset import shards
 from preprocessing.dataset.shards import VOCABULARY, Split, read_manifest
 from preprocessing.text.vocabulary import Vocabulary
@@ -168,26 +167,18 @@ def test_figures_of_another_run_and_edited_ones_stay(
         (output / name).write_bytes(content)
 
 
-def test_uncertain_texts_get_no_label(
-    run: Path, evaluate: Callable[..., str], tmp_path: Path, command: Command
-) -> None:
-    """In every format; what that did to measured rows is printed."""
-    run_copy, model = tmp_path / "run", padless.load(run)
-    shutil.copytree(run, run_copy)
-    evaluate("--data", run.parent / "data", "--split", "validation", run_folder=run_copy)
+def test_uncertain_texts_get_no_label(run: Path, tmp_path: Path, command: Command) -> None:
+    """In every format."""
+    model = padless.load(run)
     rows = pd.read_csv(run.parent / "labelled.csv")
     confidence = model.predict_proba(rows["text"]).max(axis=1)
-    level, measured = np.median(confidence), pd.read_parquet(run_copy / "evaluation/validation-predictions.parquet")
-    is_sure = measured.filter(like="probability_").max(axis=1) >= level
-    accuracy = (measured["label"] == measured["predicted"])[is_sure].mean()
+    level = np.median(confidence)
     expected = np.where(confidence >= level, model.predict(rows["text"]), "")
     readers = {"csv": pd.read_csv, "jsonl": partial(pd.read_json, lines=True), "parquet": pd.read_parquet}
     for suffix, read in readers.items():
         target = tmp_path / f"out.{suffix}"
-        assert command("predict", run_copy, run.parent / "labelled.csv", "-o", target, "--abstain", level) == 0
+        assert command("predict", run, run.parent / "labelled.csv", "-o", target, "--abstain", level) == 0
         assert read(target)["predicted"].fillna("").tolist() == expected.tolist()
-        assert f"of 30 validation rows {percent(is_sure.mean())} have one from" in unwrapped(command.out)
-        assert f"of which {percent(accuracy)} are right" in unwrapped(command.out)
     sure = int(confidence.argmax())
     assert command("predict", run, rows["text"][sure], "--abstain", confidence[sure] + 1e-6) == 0
     assert command.out.startswith("(no label)  ")
