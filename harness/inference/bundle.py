@@ -86,6 +86,7 @@ def write_bundle(
 class Bundle(Scorer):
     """A bundle's model, computed by torch."""
 
+    engine = "torch"
     model: Classifier
     dtype: torch.dtype
     """Dtype of the recurrent layers."""

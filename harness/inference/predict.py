@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,14 +31,12 @@ import pyarrow.parquet as pq
 from harness.distributed.devices import check_device
 from harness.inference.config import PredictConfig, resolve_prediction
 from harness.inference.prediction_files import BLOCK_ROWS, Output, Part
-from harness.inference.ranking import choose_rows
 from harness.inference.rows import find_texts, iter_parts, iter_texts, refuse_input
 from harness.inference.scorer import (
     Scorer,
+    find_engine,
     open_scorer,
     read_decision,
-    resolve_engine,
-    scorer_class,
     unknown_shares,
 )
 from harness.rundir.bundle_files import BundleInfo, bundle_directory, bundle_hash, read_classifier
@@ -53,6 +51,7 @@ from padless.core.terminal import Screen, cells, percent, plain_line, print_stde
 from preprocessing.config import ReadingOptions
 from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
+from preprocessing.pipeline.tokenize import hash_types
 from preprocessing.sources.sources import File, identity_of
 
 VERSION = 4
@@ -122,8 +121,8 @@ def main(config: PredictConfig) -> None:
     if config.output is not None:
         predict_files(config, Path(config.output))
         return
-    options: dict[str, Any] = {"device": config.device, "precision": config.precision}
-    scorer = open_scorer(config.run, config.engine, config.batch, abstain=config.abstain or 0.0, **options)
+    options: dict[str, Any] = {"device": config.device, "precision": config.precision, "abstain": config.abstain}
+    scorer = open_scorer(config.run, config.engine, config.batch, **options)
     with atomic.temporary_folder() as folder:
         lines: Iterable[list[str]] = [config.texts]
         if config.inputs:
@@ -164,8 +163,9 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         return
     with claim_predictions(target, work, share), ExitStack() as stack:
         stack.enter_context(COMMAND.advising(f"finished parts are kept in {work}; the same command goes on"))
-        open_model, settings = choose_scorer(config)
-        info = read_classifier(bundle_directory(config.run))
+        directory = bundle_directory(config.run)
+        info = read_classifier(directory)
+        open_model, settings = choose_scorer(config, directory, info)
         files = find_texts(config.inputs, config.source, info.source, work)
         refuse_input(target, files)
         check_replaced(target, config.overwrite)
@@ -175,7 +175,7 @@ def predict_files(config: PredictConfig, target: Path) -> None:
         if config.rank and info.has_label_sets:
             raise ConfigError("rank: chooses rows where a text has one label, not several; leave this out")
         output = plan_output(target, sources, info, has_label=config.rank is not None)
-        parts = list_parts(sources, work, settings | {"weights": bundle_hash(info)}, open_model)
+        parts = list_parts(sources, work, settings, open_model)
         results = jobs.run_tasks("predicting", work, parts, workers, wait=share.is_leader)
         facts = [facts for _, facts in results]
         if not share.is_leader:
@@ -209,6 +209,26 @@ def plan_output(target: Path, sources: Sequence[Source], info: BundleInfo, *, ha
     return Output.plan(target, sources, names, separator or LIST)
 
 
+def choose_rows(number: int, list_parts: Callable[[], Iterable[Part]]) -> Iterator[Part]:
+    """The ``number`` rows of predicted parts to label next, with an empty column for the label before the others: those
+    with the smallest margin between the two most probable classes (breaking ties; Luo et al. 2005), each text once.
+    """
+    import pandas as pd
+
+    frames = []
+    for (_, rows), columns in list_parts():
+        chances = np.sort(np.stack([column.to_numpy() for column in columns.columns[1:]], axis=1))
+        hashes = hash_types(rows["text"].fill_null("").combine_chunks())
+        frames.append(pd.DataFrame({"margin": chances[:, -1] - chances[:, -2], "hash": hashes}))
+    texts = pd.concat(frames, ignore_index=True).sort_values("margin", kind="stable").drop_duplicates("hash")
+    first_row = 0
+    for (source, rows), columns in list_parts():
+        mask = pa.array(np.isin(np.arange(first_row, first_row + len(rows)), texts.index[:number]))
+        first_row += len(rows)
+        labelled = columns.add_column(0, "label", pa.array([""] * len(columns)))
+        yield (source, rows.filter(mask)), labelled.filter(mask)
+
+
 def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts], first_column: str) -> None:
     """Print what was written, and how many texts have no label or no known word."""
     screen = Screen(quiet=config.quiet)
@@ -225,17 +245,15 @@ def print_outcome(config: PredictConfig, target: Path, facts: Sequence[PartFacts
         print_stderr(f"warning: {num_unknown:,} of {num_rows:,} texts ({proportion}) hold no known word")
 
 
-def choose_scorer(config: PredictConfig) -> tuple[partial[Scorer], dict[str, Any]]:
+def choose_scorer(config: PredictConfig, directory: Path, info: BundleInfo) -> tuple[partial[Scorer], dict[str, Any]]:
     """What opens the scorer, and the settings that determine the predictions, as JSON values."""
-    directory = bundle_directory(config.run)
-    name = resolve_engine(directory, config.engine)
-    info = read_classifier(directory)
-    abstain = config.abstain or 0.0
-    read_decision(directory, info, abstain)  # refuses it before the input is read
-    arithmetic = scorer_class(name).choose(info, config.device, config.precision)
-    settings = {"version": VERSION, "engine": name, "batch": config.batch, "abstain": abstain, **arithmetic}
-    options = {**arithmetic, "abstain": abstain, "threads": 1}  # so that nothing depends on their number
-    return partial(open_scorer, directory, name, config.batch, **options), settings
+    scorer_class = find_engine(directory, config.engine)
+    read_decision(directory, info, config.abstain)  # refuses it before the input is read
+    arithmetic = scorer_class.choose(info, config.device, config.precision)
+    settings = {"version": VERSION, "engine": scorer_class.engine, "batch": config.batch, "abstain": config.abstain}
+    options = {**arithmetic, "abstain": config.abstain, "threads": 1}  # so that nothing depends on their number
+    open_model = partial(open_scorer, directory, scorer_class.engine, config.batch, **options)
+    return open_model, {**settings, **arithmetic, "weights": bundle_hash(info)}
 
 
 def list_parts(

@@ -46,7 +46,7 @@ class Stub(scorer.Scorer):
 
     texts_seen: ClassVar[list[str]] = []
     """Every text that was encoded since the latest command began."""
-    labels, label_type = LABELS, "text"
+    engine, labels, label_type = "torch", LABELS, "text"
     decision = Decision()
 
     def __init__(self, directory: Path, *settings: object, **options: object) -> None:
@@ -85,8 +85,7 @@ def install_stub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(predicting, "read_classifier", lambda directory: info)
     monkeypatch.setattr(predicting, "bundle_hash", lambda info: info.weights_sha256)
     for module in (scorer, predicting):
-        monkeypatch.setattr(module, "resolve_engine", lambda directory, engine: "torch")
-        monkeypatch.setattr(module, "scorer_class", lambda engine: Stub)
+        monkeypatch.setattr(module, "find_engine", lambda directory, engine: Stub)
     return info
 
 
