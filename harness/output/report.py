@@ -58,7 +58,7 @@ from padless.core.processes import start_child
 from padless.core.schema import LocalPath, LocalPaths
 from padless.core.signals import STOP
 from padless.core.split_names import TEST, VALIDATION
-from padless.core.terminal import count_noun, duration, print_stderr, printable, public, public_values
+from padless.core.terminal import count_noun, duration, print_stderr, public, public_values
 from preprocessing.dataset.views import read_data
 
 FOLDER = Path(__file__).parent
@@ -192,7 +192,7 @@ def render_page(runs: Sequence[RunFacts], spread: dict[str, Any] | None) -> str:
         "ranked_by": FIGURES[ranking_figure(runs)].title,
         "slots": NUM_COLOURS,
     }
-    return printable(explanation.unix_lines(environment.get_template(TEMPLATE).render(page)))
+    return explanation.escape_controls(environment.get_template(TEMPLATE).render(page))
 
 
 def view(run: RunFacts, name: str) -> dict[str, Any]:
