@@ -82,7 +82,7 @@ def main(config: BaselineConfig) -> None:
     if config.encoder is not None:
         encoder = find_encoder(config.encoder)
         parent = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
+        embeddings = Embeddings(encoder, parent, Screen(quiet=config.json))
         recipe = recipe_of(encoder.sha256)
         folder /= recipe["encoder"]
         origin_of_predictions = read_origin(predictions_path(parent, encoder))

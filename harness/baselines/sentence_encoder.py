@@ -3,12 +3,9 @@
 
 Its strength is chosen by folds of the training rows, by their log loss. Folds keep the shares of the classes.
 
-Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
-
-    embeddings-0123456789ab/FIRST.arrow     text string, vector list<float16>[features]
-
-``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
-the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
+Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole, each
+named after the hash of its texts: ``embeddings-0123456789ab/0123456789abcdef.npy``. So an interrupted job goes on with
+the parts that are missing, and a dataset of the same texts, built with other options, finds them all.
 
 Its predictions for the rows without labels are a file that ``train --teacher`` takes. To its logits are added those of
 a TF-IDF baseline, in the share that is best out of fold. If both together are hardly better than the TF-IDF baseline
@@ -22,7 +19,7 @@ import importlib.metadata
 import io
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,11 +48,11 @@ from harness.metrics.calibration import choose_share, fit_temperature, log_loss_
 from harness.metrics.intervals import difference_interval
 from harness.metrics.metrics import probabilities
 from harness.rundir.results import prediction_columns
-from padless.core import arrays, atomic
+from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Live, Screen, duration
+from padless.core.terminal import Live, Screen
 from padless.core.untrusted import one_line
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
@@ -77,8 +74,8 @@ FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 4096
 """Texts of a part: at most so many are embedded again after a kill."""
-CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, PART_TEXTS, 1 << 20
-"""Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
+CALL_TEXTS, CALL_TEXTS_ON_CUDA = 32, 256
+"""Most texts that an encoder computes at once."""
 ENCODER = "encoder-"
 """How the folder of an encoder's figures begins."""
 USUAL_SHARE = 0.125
@@ -137,8 +134,6 @@ class Embeddings:
 
     encoder: SentenceEncoder
     parent: Path
-    device: str
-    """Where it computes; auto: on a GPU if there is one."""
     screen: Screen
 
     @property
@@ -158,10 +153,9 @@ class Embeddings:
         from harness.distributed.precision import list_precisions
 
         self.screen.show_work(f"loading {self.encoder.name}")
-        device = None if self.device == "auto" else self.device
         try:
             with redirect_stderr(io.StringIO()):  # it draws a bar
-                model = SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
+                model = SentenceTransformer(str(self.encoder.folder), local_files_only=True)
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
@@ -170,77 +164,44 @@ class Embeddings:
         return model.bfloat16() if "bf16" in list_precisions(kind) else model
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[texts, features]``; those that are missing are computed and written.
+        """float32 ``[texts, features]``; parts that are missing are computed and written.
 
         Raises as ``model`` does, and ``StorageError`` if writing fails.
         """
-        ids, table = [*map(identify_text, texts)], self.read()
-        text_by_id = dict(zip(ids, texts, strict=True))
-        if new_ids := sorted(text_by_id.keys() - {*table["text"].to_pylist()}):
-            self.embed([text_by_id[key] for key in new_ids])
-            table = self.read()
-        line_by_id = {key: line for line, key in enumerate(table["text"].to_pylist())}
-        parts = [
-            part.flatten().to_numpy() for part in table["vector"].chunks
-        ]  # one array of all has too many for int32
-        matrix = np.concatenate(parts).reshape(len(table), -1)
-        return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
-
-    def read(self) -> pa.Table:
-        """All parts, without damaged ones, whose texts are embedded again."""
-        batches = list[pa.RecordBatch]()
-        for path in sorted(self.folder.glob("*.arrow")):
-            with suppress(OSError, ValueError, pa.ArrowException), arrays.map_file(path) as file:
-                batches += arrays.record_batches(file)[1]
-        return pa.Table.from_batches(batches) if batches else pa.table({"text": pa.array([], pa.string())})
-
-    def embed(self, texts: Sequence[str]) -> None:
-        """Embed texts and write them, part by part. Raises as ``look_up`` does."""
-        model, started, num_done = self.model, time.monotonic(), 0
+        distinct_texts = sorted({*texts}, key=lambda text: (len(text), text))
+        starts, parts = range(0, len(distinct_texts), PART_TEXTS), list[np.ndarray]()
 
         def describe() -> tuple[float, list[str]]:
-            rate = num_done / (time.monotonic() - started)
-            left = [f"{duration((len(texts) - num_done) / rate)} left"] if num_done else []
-            return num_done / len(texts), ["embedding", f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s", *left]
+            return len(parts) / len(starts), ["embedding", f"{len(distinct_texts):,} texts"]
 
         live = Live(describe, self.screen)
         try:
-            for start in range(0, len(texts), PART_TEXTS):
-                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
-                for call in split_by_length(part, model.device.type):
-                    vectors.append(compute_embeddings(model, call))
-                    num_done += len(call)
-                ids, values = [*map(identify_text, part)], np.concatenate(vectors).astype(np.float16)
-                path = self.folder / f"{ids[0]}.arrow"
-                with atomic.storage_errors(path):
-                    arrays.write_batch(path, {"text": ids, "vector": pa.array([*values])})
+            for start in starts:
+                parts.append(self.embed(distinct_texts[start : start + PART_TEXTS]))
         finally:
             live.close()
+        line_by_text = {text: line for line, text in enumerate(distinct_texts)}
+        return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
+        path = self.folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
+        with suppress(OSError, ValueError, EOFError):  # missing or damaged
+            vectors: np.ndarray = np.load(path)
+            return vectors
+        vectors = compute_embeddings(self.model, texts)
+        with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors)
+        return vectors
 
 
-def split_by_length(texts: Sequence[str], device_type: str) -> Iterator[Sequence[str]]:
-    """Texts, shortest first, in slices for one call of an encoder each (``CALL_CHARACTERS``)."""
-    max_texts, start = CALL_TEXTS_ON_CUDA if device_type == "cuda" else CALL_TEXTS, 0
-    while start < len(texts):
-        end = start + 1
-        while end < min(len(texts), start + max_texts) and (end + 1 - start) * len(texts[end]) <= CALL_CHARACTERS:
-            end += 1
-        yield texts[start:end]
-        start = end
-
-
-def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """float32 ``[texts, features]``."""
+def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:
+    """float16 ``[texts, features]``."""
+    size = CALL_TEXTS_ON_CUDA if model.device.type == "cuda" else CALL_TEXTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors = model.encode(list(texts), batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True)
-    embeddings: np.ndarray = vectors.float().cpu().numpy()
-    return embeddings
-
-
-def identify_text(text: str) -> str:
-    """The name of a text in these files: ``t`` and 16 digits of its sha256."""
-    return f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        vectors = model.encode(texts, batch_size=size, show_progress_bar=False, convert_to_tensor=True)
+    return vectors.float().cpu().numpy().astype(np.float16)
 
 
 def read_texts(split: Split) -> list[str]:
