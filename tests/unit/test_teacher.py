@@ -202,7 +202,7 @@ def test_an_encoder_writes_a_file_that_teaches(
     monkeypatch.setattr(encoders, "MIN_LEAD", -1.0)
     baseline = BaselineConfig(data=str(tiny / "data"), encoder=str(tiny / "encoder"), json=True)
     show_baseline(baseline)
-    predictions = tiny / "data/teachers/encoder.parquet"
+    (predictions,) = (tiny / "data/teachers").glob("encoder-*.parquet")
     (test,) = map(read_json, (tiny / "data/baseline").glob("encoder-*/test.json"))
     assert f'"accuracy": {test["accuracy"]}' in capsys.readouterr().out
     assert (test["features"], test["rows"]) == (32, read_manifest(tiny / "data").rows("test"))
@@ -224,7 +224,7 @@ def test_an_encoder_writes_a_file_that_teaches(
     monkeypatch.setattr(encoders, "MIN_LEAD", 0.2)  # which the few rows of this dataset can exclude
     predictions.unlink()
     show_baseline(replace(baseline, json=False))
-    assert "encoder.parquet: none: right on " in unwrapped(capsys.readouterr().out)
+    assert "none: right on " in unwrapped(capsys.readouterr().out)
     with pytest.raises(ConfigError, match=r"no predictions were written"):
         prepare_teacher(small(tiny / "data", tmp_path / "other", teacher=str(tiny / "encoder"), quiet=True))
     assert not predictions.exists()
