@@ -11,7 +11,6 @@ random, that found more of them, at the same number of rows, than counts by clas
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +50,8 @@ class SuspectsConfig:
         """Check that the output fits."""
         if self.output is not None and Path(self.output).suffix.lower() != ".csv":
             raise ConfigError(f"output: {self.output}: unknown ending; use .csv")
-        if self.output is not None and os.path.lexists(self.output):
-            raise ConfigError(f"output: {self.output} is there already; name a new file")
+        if self.output is not None:
+            atomic.check_replaced(Path(self.output), None)
 
 
 def main(config: SuspectsConfig) -> None:

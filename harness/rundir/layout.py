@@ -12,7 +12,7 @@
     log.txt                    what was printed, and all settings with their reasons; appended by each start
     checkpoints/               states from which the run can resume (``checkpoint``)
     bundle/                    best weights with all that prediction needs (``bundle_files``)
-    teacher.json               who taught it, and the hash of the targets (``harness/data/targets.py``)
+    teachers/                  what its teacher says of each row (``harness/data/targets.py``)
     test.json                  metrics on the test split (``results``)
     test-predictions.parquet   one line for each row of the test split
     evaluation/                the same two files of any split or of new rows, from ``harness.evaluate``; of validation,
@@ -20,7 +20,7 @@
     report.html                a page about all of it
     tracking/                  wandb.json: the W&B run, and which rows were sent
     wandb/, tensorboard/, …    files of the trackers themselves
-    baseline/, teachers/       TF-IDF baseline, and what teachers say, of a dataset whose directory cannot be written to
+    baseline/                  TF-IDF baseline of a dataset whose directory cannot be written to
     STOP                       made by a user: save a checkpoint and stop
     .lock                      locked by the process that trains here
 
@@ -64,7 +64,7 @@ TRACKING = "tracking"
 STOP = "STOP"
 LOCK = ".lock"
 BASELINE, TEACHERS = "baseline", "teachers"
-"""Folders of a dataset, or of a run if nothing can be written there."""
+"""Folders of a dataset and of a run."""
 OUT_OF_FOLD = "out-of-fold.parquet"
 Kind = Literal["seed", "fold"]
 """How the runs of a folder differ."""

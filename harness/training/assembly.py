@@ -26,7 +26,7 @@ from harness.data.loader import Loader
 from harness.data.order import order_over
 from harness.data.placement import OpenData, open_data
 from harness.data.run_rows import order_spec, rows_of_run
-from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
+from harness.data.targets import TeacherInfo, find_teacher_info, open_targets
 from harness.distributed.precision import (
     DTYPES,
     PERSISTENT_FORWARD_HIDDEN,
@@ -92,7 +92,7 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     names = [name for name in manifest.names if name != UNLABELLED]
     data = open_data(config.data, manifest, names, world)
     with world.raise_together("reading the targets of the teacher"):
-        data.targets = open_targets(vars(config), manifest.fingerprint)
+        data.targets = open_targets(config, manifest.fingerprint)
     starts = begin(config, manifest, world) if start is None else {}
     origins = {name: weights.facts for name, weights in starts.items()}
     if start is not None:
@@ -129,8 +129,6 @@ def assemble(config: RunConfig, session: Session, writer: RunWriter, resolved: M
     with world.raise_together("opening the run directory"):
         watch = StopWatch(writer.directory / STOP, config.max_time_s, is_main=writer.active)
         writer.open(session, start, settings)
-        if writer.active and teacher_info is not None:
-            write_teacher_info(writer.directory / TEACHER, teacher_info)
         if writer.active:
             restore_best_weights(config, manifest, selection, origin)
     opening = Opening(manifest=manifest, total_steps=trainer.total_steps, first_step=trainer.step, choices=choices)
@@ -175,7 +173,7 @@ def fit_linear_part(task: tuple[RunConfig, tuple[int, int, int], torch.dtype]) -
     wide = WidePart(*shape).to(dtype)
     manifest, tokens = rows_of_run(config), [""] * len(RESERVED)
     tokens += vocabulary_of(config).tokens.to_pylist()[len(RESERVED) :]
-    targets, split = open_targets(vars(config), manifest.fingerprint), open_split(config.data, manifest, TRAIN)
+    targets, split = open_targets(config, manifest.fingerprint), open_split(config.data, manifest, TRAIN)
     with threadpool_limits(1):  # products of sparse matrices use one, and idle ones would disturb it
         summary = fit_wide(wide, split, class_factors(config.optim, manifest.labels), tokens, targets)
     return wide.state_dict(), summary
@@ -200,7 +198,7 @@ def agree(
                 raise AlreadyFinished
             start = point.checkpoint
         manifest = preflight.check_data(config, world.world_size, hashes=world.is_main)
-        teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+        teacher_info = find_teacher_info(config, manifest.fingerprint)
         if config.teacher is not None and teacher_info is None and not config.dry_run:
             raise ConfigError(f"teacher: {config.teacher} has written no targets yet; start with `padless train`")
         start = None if config.dry_run else start  # a dry run starts at step 0

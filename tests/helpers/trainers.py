@@ -50,7 +50,7 @@ def make_trainer(config: RunConfig, session: Session) -> Trainer:
     manifest, world = rows_of_run(config), session.world
     names = [name for name in manifest.names if name != "unlabelled"]
     data = open_data(config.data, manifest, names, world)
-    data.targets = open_targets(vars(config), manifest.fingerprint)
+    data.targets = open_targets(config, manifest.fingerprint)
     trainer = assembly.build_trainer(config, session, data, dict(session.choices), begin(config, manifest, world))
     if (finish_linear_part := assembly.begin_linear_part(config, trainer, data)) is not None:
         finish_linear_part()

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.config import RunConfig
 from harness.launch import many
 from harness.launch.launcher import Launch
 from harness.launch.options import TrainConfig
@@ -204,17 +205,19 @@ def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
     data = tmp_path / "data"
     prepare_corpus(tmp_path, labelled=300, unlabelled=500)
     shares = np.random.default_rng(0).dirichlet(np.ones(3), 800)
-    write_taught(data, np.arange(1, 801), shares)
     run, reference, words = tmp_path / "killed" / "run", tmp_path / "whole" / "run", ("--teacher", ORACLE)
+    configs = [RunConfig(data=str(data), run=str(path), teacher=ORACLE) for path in (run, reference)]
+    for config in configs:
+        write_taught(config, np.arange(1, 801), shares)
     finish(start(data, reference, *words), reference)
     assert read_metrics(reference, "train")[-1]["step"] == 3 * -(-(240 + 500) // 16)
     process = start(data, run, *words)
     wait_for_step(process, run, 60)
     process.kill()
-    write_taught(data, np.arange(1, 801), shares[::-1])
-    finish(start(data, run, *words), run, code=3)
-    assert "its sha256 is not the one in teacher.json" in status_of(run)["reason"]
-    write_taught(data, np.arange(1, 801), shares)
+    write_taught(configs[0], np.arange(1, 801), shares[::-1])
+    finish(start(data, run, *words), run, code=2)
+    assert "teacher: the run began with" in status_of(run)["reason"]
+    write_taught(configs[0], np.arange(1, 801), shares)
     finish(start(data, run, *words), run)
     assert final(run) == final(reference)
 
