@@ -232,12 +232,13 @@ def matrix_of(figures: Mapping[str, Any]) -> np.ndarray:
     """Rows of each true class by predicted class, int64 ``[classes, classes]``; empty for too many classes, and with
     several labels to a text.
     """
+    from scipy.sparse import coo_array  # slow
+
     number = len(figures["labels"])
     if number > MAX_MATRIX_CLASSES or "thresholds" in figures:
         return np.empty((0, 0))
-    matrix, (true, predicted, rows) = np.zeros((number, number), np.int64), np.array(figures["confusion"]).T
-    matrix[true, predicted] = rows
-    return matrix
+    true, predicted, rows = np.array(figures["confusion"]).T
+    return coo_array((rows, (true, predicted)), (number, number)).toarray()
 
 
 def capitalize(text: str) -> str:
