@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import CLASSIFIER, Choice, RunConfig
-from harness.metrics.figures import CHOSEN_BY
+from harness.metrics.figures import CHOSEN_BY, show_figure
 from harness.metrics.intervals import wilson
 from harness.metrics.tables import majority, never_found, print_figures, still_improving
 from harness.model.registry import parameters_of
@@ -26,16 +26,8 @@ from padless.core.atomic import append_line
 from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Live, Screen, count_noun, duration, public, table
 
-TITLES = {
-    "accuracy": "accuracy",
-    "f1_micro": "F1 (micro)",
-    "log_loss": "log loss",
-    "calibrated_log_loss": "calibrated",
-    "perplexity": "perplexity",
-}
-"""Figures of a validation that are printed, as far as it has them, with their titles; the others are in the report."""
-
-
+SHOWN = ("accuracy", "f1_micro", "log_loss", "calibrated_log_loss", "perplexity")
+"""Figures of a validation that are printed, as far as it has them; the others are in the report."""
 MARK = "*"
 """Marks the figure by which the best epoch is chosen."""
 
@@ -157,13 +149,13 @@ class Console(Observer):
             "epoch": f"{values['epoch']}/{self.config.epochs}".rjust(2 * len(str(self.config.epochs)) + 1),
             "loss": f"{self.figures['loss']:7.4f}" if self.figures else "–".rjust(7),
         }
-        for key in [key for key in TITLES if key in values]:
-            cell = f"{values[key]:,.1f}" if key == "perplexity" else f"{values[key]:,.4f}"
-            if key == "accuracy":
-                low, high = wilson(round(values[key] * values["rows"]), values["rows"])
-                cell += f" ± {(high - low) / 2:.4f}"
-            title = "subset accuracy" if key == "accuracy" and "f1_micro" in values else TITLES[key]
-            cells[title + (MARK if key == self.selecting_figure else "")] = cell
+        for key in SHOWN:
+            if key in values:
+                title, cell, _ = show_figure(values, key, ())
+                if key == "accuracy":
+                    low, high = wilson(round(values[key] * values["rows"]), values["rows"])
+                    cell += f" ± {(high - low) / 2:.4f}"
+                cells[title + (MARK if key == self.selecting_figure else "")] = cell
         cells["time"] = duration(time.monotonic() - self.started).rjust(6)
         return cells | {" ": "kept" if values["best"] else "    "}
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.model.classifier import Classifier
-from harness.rundir.records import read_attempts
+from harness.rundir.json_files import read_lines
 from harness.training import run as training_run
 from tests.helpers.commands import (
     CPU,
@@ -127,7 +127,7 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
         process = start(data, run, *NO_DROPOUT)
     finish(process, run)
     assert final(run) == final(reference)
-    attempts = read_attempts(run)
+    attempts = read_lines(run / "attempts.jsonl")
     assert len(attempts) == 2
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 

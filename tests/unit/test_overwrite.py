@@ -16,8 +16,7 @@ import pytest
 
 import padless
 from harness.rundir import checkpoint
-from harness.rundir.layout import check_directory
-from harness.rundir.lock import claim_run
+from harness.rundir.layout import check_directory, claim_run
 from padless.core import atomic, processes
 from padless.core.atomic import temporary_suffix
 from padless.core.errors import ConfigError, UserError

@@ -24,8 +24,8 @@ import torch
 
 import padless
 from harness.inference import model as model_module
+from harness.rundir.json_files import read_lines
 from harness.rundir.layout import BUNDLE
-from harness.rundir.records import read_attempts
 from padless.commands import main
 from padless.fork_server import SERVER
 from preprocessing.dataset.shards import read_manifest
@@ -155,7 +155,7 @@ def test_several_processes_train_by_the_command(tmp_path: Path, capsys: pytest.C
     columns = {"text": "review", "label": "mood", "vocabulary": {"min_count": 1}}
     run = padless.train(FRAME, tmp_path / "run", epochs=1, **columns, **keys)
     assert "accuracy" in capsys.readouterr().out
-    assert [line["processes"] for line in read_attempts(run.directory)] == [2]
+    assert [line["processes"] for line in read_lines(run.directory / "attempts.jsonl")] == [2]
     assert repr(run).startswith(f"<padless run {tmp_path / 'run'}: finished, accuracy")
     with pytest.raises(padless.UserError, match="num_processes: expected a whole number of at least 1"):
         padless.train(tmp_path / "run-data", tmp_path / "run", **{**keys, "num_processes": 0})
