@@ -15,10 +15,9 @@ equal jobs write equal bytes.
 
 from __future__ import annotations
 
-import json
 import shlex
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from padless.core import jobs
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import VERSION
 from padless.core.jobs import Workers, open_workers
-from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
 from padless.core.terminal import Screen, public, public_values
 from padless.core.untrusted import join_names
@@ -45,7 +43,7 @@ from preprocessing.dataset.shards import (
     write_manifest,
 )
 from preprocessing.pipeline import work_folder
-from preprocessing.pipeline.assign import MAX_THREADS, AssignedParts, Assignment, check_splits
+from preprocessing.pipeline.assign import AssignedParts, Assignment, check_splits
 from preprocessing.pipeline.count import BASE, count_all, freeze_vocabulary, read_base
 from preprocessing.pipeline.parts import Classes, Source, hash_of
 from preprocessing.pipeline.tokenize import TokenizedPart, tokenize_all
@@ -188,17 +186,13 @@ class DatasetJob:
         """Assign all rows; returns what was observed too, as ``Assignment`` does. Raises ``DataError`` for an unusable
         split.
         """
-        splits, rows_per_part = self.config.splits, [task.size for task in tasks]
+        config, rows_per_part = self.config, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
-        settings = [asdict(splits), asdict(self.config.quality), self.config.seed, classes.numbers]
-        settings += [] if classes.label_sets is None else [classes.label_sets]
-        key = hash_of(([task.key for task in tasks], json.dumps(settings, sort_keys=True)))
+        key = hash_of(([task.key for task in tasks], config.splits, config.quality, config.seed, classes))
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
-        marker = folder / "assigned.json"
-        threads = min(self.config.executor.workers or available_cores(), MAX_THREADS)
-        task = Assignment(key, folder, marker, num_rows, self.config, classes, len(tasks), names, threads)
+        task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes, len(tasks), names)
         ((_, observed),) = jobs.run_tasks("assign", folder, [task], self.workers)
-        check_splits(observed, num_rows, classes, splits)
+        check_splits(observed, num_rows, classes, config.splits)
         return AssignedParts(folder, rows_per_part, observed["labelled"], key), observed
 
 
