@@ -189,7 +189,9 @@ class DatasetJob:
         """
         config, rows_per_part = self.config, [task.size for task in tasks]
         num_rows = sum(rows_per_part)
-        key = hash_of(([task.key for task in tasks], config.splits, config.quality, config.seed, classes))
+        numbers = sorted(classes.numbers.items())  # their order is that of a set, another one in each process
+        settings = config.splits, config.quality, config.seed, numbers, classes.label_sets
+        key = hash_of(([task.key for task in tasks], settings))
         folder, names = self.parts_folder, ", ".join(file.name for file in self.files if not file.is_unlabelled)
         task = Assignment(key, folder, folder / "assigned.json", num_rows, config, classes, len(tasks), names)
         ((_, observed),) = jobs.run_tasks("assign", folder, [task], self.workers)
