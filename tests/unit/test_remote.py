@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import http.client
 import http.server
-import json
 import sys
 import threading
 import time
@@ -115,8 +114,6 @@ def remote_dataset(s3: Any, tmp_path: Path, command: Command) -> str:
 def test_a_remote_dataset_is_checked_and_inspected(remote_dataset: str, command: Command) -> None:
     assert command("inspect", remote_dataset, "--verify") == 0
     assert command.out.startswith(f"ok: {remote_dataset}: train 240")
-    assert command("inspect", remote_dataset, "--verify", "--json") == 0
-    assert json.loads(command.out) == {"problems": []}
     assert command("inspect", remote_dataset) == 0
 
 
