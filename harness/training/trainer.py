@@ -112,7 +112,7 @@ class Trainer:
         for number, micro_batch in enumerate(batch.micro_batches, 1):
             is_last = number == len(batch.micro_batches)
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                loss = self.model(micro_batch, self.step)
+                loss = self.model(micro_batch)
                 if self.accelerator.scaler is None:
                     loss.backward(torch.full_like(loss, scale))
                 else:

@@ -139,7 +139,8 @@ def test_the_trial_of_the_recurrent_layers_changes_nothing(layout: Layout) -> No
 
 
 def compute_gradients(objective: Objective, batch: Batch) -> dict[str, torch.Tensor]:
-    loss = objective(batch, 3) / batch.num_rows
+    objective.prepare(3, batch)
+    loss = objective(batch) / batch.num_rows
     loss.backward()
     return {name: weight.grad for name, weight in objective.named_parameters() if weight.grad is not None}
 
@@ -244,10 +245,10 @@ def test_the_network_learns_as_if_the_linear_part_were_not_there() -> None:
     model = Classifier(ModelConfig(embedding_dim=4, hidden_size=3, wide=256), 40)
     assert model.wide is not None
     objective = Objective(model)
-    loss = objective(batch, 0)
+    loss = objective(batch)
     model.wide.weights += 1.0
     model.wide.table += 1.0
-    assert objective(batch, 0) == loss
+    assert objective(batch) == loss
     with torch.no_grad():
         for share in (1.0, 0.25):
             model.wide.share.fill_(share)

@@ -141,7 +141,7 @@ def test_no_operator_of_a_step_waits(
     parameters = [*objective.classifier.parameters()]
     optimizer, average = build_optimizer(objective.classifier, OptimConfig()), WeightAverage(objective.classifier, 0.9)
     with Operators() as operators:
-        loss = objective(batch, 0)
+        loss = objective(batch)
         loss.backward(torch.full_like(loss, 0.1))
         norm = clip(parameters, 1.0)
         skip_if_not_finite(optimizer, norm, is_scaled=False)
@@ -197,7 +197,7 @@ def count_sent_bytes(rank: int, shape: ModelConfig) -> int:
         model.register_comm_hook(None, note)
         lengths = torch.tensor([3, 2])
         ids = torch.tensor([[5, 6, 7], [5, 6, 0]], dtype=torch.int32)
-        model(Batch(ids, lengths, torch.tensor([0, 1]), np.arange(2)), 0).backward()
+        model(Batch(ids, lengths, torch.tensor([0, 1]), np.arange(2))).backward()
         return sum(sent)
     finally:
         dist.destroy_process_group()
