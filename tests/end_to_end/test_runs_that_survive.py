@@ -26,7 +26,7 @@ from tests.helpers.commands import (
     values_in_log,
     wait_until,
 )
-from tests.helpers.datasets import shared_dataset, write_dataset
+from tests.helpers.datasets import shared_dataset
 from tests.helpers.runs import (
     TRAINING,
     arguments,
@@ -36,9 +36,10 @@ from tests.helpers.runs import (
     log,
     rank_of,
     start,
-    train_to_end,
     wait_for_step,
 )
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
 
 NO_DROPOUT = ("--model.dropout", "0.0")
 
@@ -132,28 +133,8 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
     assert attempts[1]["resumed_from"] >= 22  # that of step 33 may have been in the making
 
 
-def test_a_run_that_differs_is_refused_and_goes_on_at_its_step_if_allowed(tmp_path: Path) -> None:
-    data, run = tmp_path / "data", tmp_path / "run"
-    write_dataset(data, {"train": 120, "validation": 40}, widths=(64,))
-    keys = ("--global_batch", "20", "--tracking.log_every", "1", "--optim.lr", "0.01", "--epochs", "2")
-    words = arguments(data, run, *keys)
-    assert train_to_end(*words).returncode == 0
-
-    log_bytes = (run / "metrics.jsonl").read_bytes()
-    assert train_to_end(*words, "--model.embedding_dim", "8").returncode == 2
-    assert (run / "metrics.jsonl").read_bytes() == log_bytes
-
-    assert train_to_end(*words, "--epochs", "4", "--allow", "epochs").returncode == 0
-    assert values_in_log(run, "step") == list(range(1, 25))
-
-
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(400, func_only=True)]
-
-long = shared_dataset({"train": 1500, "validation": 300, "test": 32})
-
-
-def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_path: Path) -> None:
-    words = (*CPU, *arguments(long, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
+def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    words = (*CPU, *arguments(data, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
     output = succeed(run_module("padless", "train", *words, timeout_s=90)).stdout
     for line in (
         r"devices +no GPU is used",
@@ -166,8 +147,8 @@ def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(long: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_bare_accelerate_exits_with_1_and_the_status_says_why(long: Path, tmp_path: Path) -> None:
-    words = later_wins("--data", long, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
+def test_bare_accelerate_exits_with_1_and_the_status_says_why(data: Path, tmp_path: Path) -> None:
+    words = later_wins("--data", data, "--run", tmp_path / "run", *TRAINING, "--optim.lr", "1000")
     assert accelerate("harness.train", *words, timeout_s=90).returncode == 1
     status = status_of(tmp_path / "run")
     assert (status["state"], status["exit_code"], "optim.lr" in status["reason"]) == ("failed", 2, True)

@@ -172,7 +172,6 @@ FAULTS: dict[str, tuple[Act, tuple[int, ...], tuple[str, str, str]]] = {
     "power of 1": (during(lambda two: lose_power(two, "b"), "a"), (1,), BY_A),
     "power of 0": (during(lambda two: lose_power(two, "a"), "b"), (1,), BY_B),
     "frozen": (during(lambda two: two.b.send(signal.SIGSTOP), "a"), (1,), BY_A),
-    "killed": (during(lambda two: two.b.kill(), "a"), (1,), BY_A),
     "cut": (during(lambda two: two.lose()), (1, 1), (LOST_PEER.format(0), LOST_PEER.format(1), LOST_PEER.format(0))),
     "cut for 10 s": (during(interrupt_link), (0, 0), ("",) * 3),
 }
@@ -218,16 +217,3 @@ def test_a_rank_that_is_lost_is_started_again_on_both(tmp_path: Path) -> None:
         assert codes_of(processes, SLOW_S + 2 * LIMIT_S) == (0, 0), training.log("a").read_text()
     assert all("restart 1 of 3, from the last checkpoint" in training.log(side).read_text() for side in "ab")
     assert final(training.run) == final(undisturbed.run)
-
-
-def test_a_dry_run_tries_the_network_of_both(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "data", SPLITS)
-    words = arguments(tmp_path / "data", tmp_path / "run", "--dry_run")
-    with two_machines() as two:
-        processes = [launch_on(machine, two.a, *words, log=tmp_path / machine.host) for machine in two.machines]
-        codes = codes_of(processes)
-        output, output_b = (unwrapped((tmp_path / machine.host).read_text()) for machine in two.machines)
-        assert codes == (0, 0), output + output_b
-        network = re.escape(f"{two.a.device} ({two.a.address}): the route to the other machines")
-        assert re.search(rf"^network +{network}", output, re.MULTILINE), output
-    assert not (tmp_path / "run").exists()
