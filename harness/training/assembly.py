@@ -21,9 +21,8 @@ from threadpoolctl import threadpool_limits
 
 from harness.batch import Layout
 from harness.config import LANGUAGE_MODEL, Choice, OptimConfig, RunConfig, flat, to_dict
-from harness.data.loader import Loader
+from harness.data.loader import Loader, OpenData, open_data
 from harness.data.order import order_over
-from harness.data.placement import OpenData, open_data
 from harness.data.run_rows import order_spec, rows_of_run
 from harness.data.targets import TEACHER, TeacherInfo, find_teacher_info, open_targets, write_teacher_info
 from harness.distributed.precision import (

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from harness.batch import StepBatch
 from harness.config import Choice, RunConfig
-from harness.data.placement import open_data
+from harness.data.loader import open_data
 from harness.data.run_rows import rows_of_run
 from harness.data.targets import open_targets
 from harness.distributed.session import Session, open_session

@@ -29,33 +29,30 @@ BUG, ABORTED = "rank 1: KeyError: 'mood'", "rank 0 was killed by SIGABRT"
 WAITED = "rank 0 at step 3 waited for the gradients"
 
 
-def describe_exits(*ranks: tuple[int, float, str, bool]) -> Failure | None:
-    """The launcher's report of ranks with these exit codes, times and reasons, which may follow others."""
-    reasons = [
-        {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
-        for rank, (_, _, sentence, follows) in sorted(enumerate(ranks), key=lambda entry: entry[1][1])
-        if sentence
-    ]
-    return describe_failures({rank: code for rank, (code, *_) in enumerate(ranks)}, reasons)
+BOTH_FAILED = {0: 1, 1: 1}
 
 
 @pytest.mark.parametrize(
-    ("rank_0", "rank_1", "failure"),
+    ("exit_codes", "reasons", "failure"),
     [
-        ((1, 5.1, WAITED, True), (1, 5.9, BUG, False), Failure(1, BUG, True)),
-        ((1, 5.1, WAITED, True), (85, 5.0, "", False), Failure(1, WAITED, True, True)),
-        ((1, 5.1, WAITED, True), (-9, 5.0, "", False), Failure(1, "rank 1 was killed by SIGKILL")),
-        ((1, 5.9, "later", False), (1, 5.2, "sooner", False), Failure(1, "sooner", True)),
-        ((-6, 5.9, "", False), (1, 5.1, "rank 1 waited for the gradients", True), Failure(1, ABORTED)),
-        ((-15, 5.0, "", False), (3, 5.0, "", False), Failure(3, "rank 1 ended with exit code 3")),
-        ((1, 5.1, WAITED, True), (-7, 5.0, "", False), Failure(3, f"rank 1 was killed by SIGBUS: {SIGBUS_CAUSE}")),
+        (BOTH_FAILED, [(0, WAITED, True), (1, BUG, False)], Failure(1, BUG, True)),
+        ({0: 1, 1: 85}, [(0, WAITED, True)], Failure(1, WAITED, True, True)),
+        ({0: 1, 1: -9}, [(0, WAITED, True)], Failure(1, "rank 1 was killed by SIGKILL")),
+        (BOTH_FAILED, [(1, "sooner", False), (0, "later", False)], Failure(1, "sooner", True)),
+        ({0: -6, 1: 1}, [(1, WAITED, True)], Failure(1, ABORTED)),
+        ({0: -15, 1: 3}, [], Failure(3, "rank 1 ended with exit code 3")),
+        ({0: 1, 1: -7}, [(0, WAITED, True)], Failure(3, f"rank 1 was killed by SIGBUS: {SIGBUS_CAUSE}")),
     ],
 )
 def test_the_cause_is_what_a_rank_itself_said_or_that_which_left_first(
-    rank_0: tuple[int, float, str, bool], rank_1: tuple[int, float, str, bool], failure: Failure
+    exit_codes: dict[int, int], reasons: list[tuple[int, str, bool]], failure: Failure
 ) -> None:
     """When a rank dies, NCCL's watchdog aborts the others, often before torch's agent checks."""
-    assert describe_exits(rank_0, rank_1) == failure
+    lines = [
+        {"rank": rank, "restart": 0, "code": 1, "sentence": sentence, "follows": follows, "final": False}
+        for rank, sentence, follows in reasons
+    ]
+    assert describe_failures(exit_codes, lines) == failure
 
 
 KILLED, ENDED = Failure(1, "rank 1 was killed by SIGKILL"), Failure(1, "rank 0 ended with exit code 1")
