@@ -212,7 +212,7 @@ class Trainer:
             self.average.load(tensors)
         self.step, self.epochs_done = values["step"], values["epochs_done"]
         if not self.epochs_done * self.steps_per_epoch <= self.step <= (self.epochs_done + 1) * self.steps_per_epoch:
-            self.epochs_done = self.step // self.steps_per_epoch  # other data: epochs have another length
+            self.epochs_done = self.step // self.steps_per_epoch  # --allow global_batch: epochs have another length
         if self.accelerator.scaler is not None and values["scaler"]:
             self.accelerator.scaler.load_state_dict(values["scaler"])
         self.meter.load(values["counted"], self.world.rank, self.world.world_size)

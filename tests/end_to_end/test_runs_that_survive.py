@@ -3,28 +3,28 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from harness.model.classifier import Classifier
+from harness.batch import StepBatch
+from harness.metrics.figures import Scores
 from harness.rundir.records import read_attempts
-from harness.training import run as training_run
+from harness.training import validation
+from harness.training.trainer import Trainer
 from tests.helpers.commands import (
-    CPU,
     accelerate,
     later_wins,
     read_json,
     read_metrics,
-    run_module,
     status_of,
-    succeed,
     values_in_log,
-    wait_until,
 )
 from tests.helpers.datasets import shared_dataset
 from tests.helpers.runs import (
@@ -36,6 +36,7 @@ from tests.helpers.runs import (
     log,
     rank_of,
     start,
+    train_to_end,
     wait_for_step,
 )
 
@@ -54,23 +55,26 @@ def reference(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def train_slowly(until: Path | None = None) -> None:
-    """Make every step last longer than a twentieth of the half second after which a run looks for the STOP file; or,
-    with ``until``, every batch of a validation wait for that file, and then a little longer.
-    """
-    read, is_stopped = Classifier.read, []
+def train_slowly() -> None:
+    """On a rank: a step lasts longer than a twentieth of the half second after which a run looks for the STOP file."""
+    update = Trainer.update
 
-    def slow(self: Classifier, *batch: Any, **more: Any) -> Any:
-        if until and not self.training:
-            (until.parents[1] / "validating").touch()
-            if not is_stopped:
-                wait_until(until.exists, 60)
-                is_stopped.append(True)
-        time.sleep(0.03 if self.training == (until is None) else 0)
-        return read(self, *batch, **more)
+    def update_slowly(self: Trainer, batch: StepBatch) -> torch.Tensor:
+        time.sleep(0.03)
+        return update(self, batch)
 
-    Classifier.read = slow  # type: ignore[method-assign]
-    training_run.EVALUATION_ROWS = 1
+    Trainer.update = update_slowly  # type: ignore[method-assign]
+
+
+def stop_in_validation() -> None:
+    """On a rank: a stop signal comes when the first validation begins."""
+    score = validation.score_classifier
+
+    def stop_and_score(*words: Any) -> Scores:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*words)
+
+    validation.score_classifier = stop_and_score
 
 
 @pytest.mark.slow
@@ -93,14 +97,10 @@ def test_any_number_of_processes_may_go_on(data: Path, reference: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_a_validation(data: Path, reference: Path, tmp_path: Path) -> None:
-    """All steps of the first epoch are logged; its validation, with slow batches, is not."""
+def test_stopped_in_a_validation(data: Path, reference: Path, tmp_path: Path) -> None:
+    """All steps of the first epoch are logged; its validation is not."""
     run = tmp_path / "run"
-    process = start(data, run, *NO_DROPOUT, setup=partial(train_slowly, run / "STOP"))
-    wait_for_step(process, run, 56)  # the last log line of the first epoch of 57 steps
-    wait_until((tmp_path / "validating").exists)
-    (run / "STOP").touch()
-    finish(process, run, 85)
+    finish(start(data, run, *NO_DROPOUT, setup=stop_in_validation), run, 85)
     newest = max((run / "checkpoints").iterdir())
     state = read_json(newest / "state.json")["trainer"]
     assert (state["epochs_done"], state["recurrence"]) == (0, "padded")
@@ -134,15 +134,11 @@ def test_a_rank_that_dies_is_named_and_the_run_goes_on(
 
 
 def test_a_dry_run_tries_network_and_memory_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
-    words = (*CPU, *arguments(data, tmp_path / "runs/a"), "--dry_run", "--num_processes", 2)
-    output = succeed(run_module("padless", "train", *words, timeout_s=90)).stdout
-    for line in (
-        r"devices +no GPU is used",
-        r"memory +\d+ MiB",
-        r"full .*of training \(",
-    ):
-        assert re.search(f"^{line}", output, re.MULTILINE), output
-    assert not re.search("^(finished|next) ", output, re.MULTILINE), "there is no run to report"
+    result = train_to_end(*arguments(data, tmp_path / "runs/a"), "--dry_run", "true", processes=2)
+    assert result.returncode == 0, result.stderr
+    for line in (r"devices +no GPU is used", r"memory +\d+ MiB", r"full .*of training \("):
+        assert re.search(f"^{line}", result.stdout, re.MULTILINE), result.stdout
+    assert not re.search("^(finished|next) ", result.stdout, re.MULTILINE), "there is no run to report"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -178,6 +178,7 @@ def test_killed_at_every_change_of_the_disk(tmp_path: Path) -> None:
     assert {"rename", "replace", "rmdir", "unlink", "fsync", "write"} <= set(report["changes"])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280, func_only=True)
 def test_killed_while_it_learns_from_a_teacher(tmp_path: Path) -> None:
     """It goes on with the same targets, and with no others."""

@@ -88,6 +88,13 @@ def test_the_status_has_the_code_and_the_cause(
     assert read_status(tmp_path)["reason"] == reason
 
 
+def test_a_dry_run_has_no_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LAUNCH_ID, "of another")
+    config = RunConfig(run=str(tmp_path / "run"), dry_run=True)
+    assert Launch(ResolvedConfig(config, {}), TrainConfig(), 2).conclude(None) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_any_rank_the_status_says_why_but_of_a_run_that_has_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
