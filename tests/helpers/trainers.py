@@ -105,6 +105,20 @@ def updates_of(cases: Sequence[Case], config_of: Callable[[str], RunConfig]) -> 
     return updates_by_case
 
 
+def check_updates(
+    updates: dict[Case, tuple[list[int], Weights]], references: dict[str, Weights], steps: int, most: int
+) -> None:
+    """Every case has taken so many steps, of as many micro-batches as it says, at most ``most``, and has the weights of
+    the reference for its options.
+    """
+    for (options, layout, accumulation), (counts, weights) in updates.items():
+        assert (len(counts), max(counts)) == (steps, min(accumulation, most))
+        assert weights.keys() == references[options].keys()
+        for name, expected in references[options].items():
+            case = f"{name}: {options}, {layout}, {accumulation} micro-batches"
+            np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-9, err_msg=case)
+
+
 def train_plainly(
     config: RunConfig, network: AnyNetwork, steps: int, loss_of: Callable[[int], torch.Tensor]
 ) -> Weights:
