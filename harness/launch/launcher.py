@@ -35,7 +35,7 @@ from harness.distributed import devices
 from harness.distributed.stopping import REASONS, read_reasons
 from harness.launch.options import TrainConfig, accelerate_arguments, complete_options
 from harness.output.tracking import check_trackers
-from harness.rundir.lock import MAX_CLAIM_S, check_claim, is_free
+from harness.rundir.layout import MAX_CLAIM_S, check_claim, is_free
 from harness.rundir.records import LAUNCH_ID, Ending, State, read_status, write_status
 from harness.training import preflight
 from harness.training.rules import CHOICES, ResolvedConfig, processes_on_cores, resolve_config

@@ -34,6 +34,7 @@ from harness.output.report import write_report_quietly
 from harness.rundir import layout, results
 from harness.rundir.layout import REPORT, Member
 from harness.rundir.records import read_status
+from harness.rundir.results import read_measured
 from harness.training import preflight
 from harness.training.rules import PROCESS_BYTES, ResolvedConfig, processes_on_cores, resolve_config, with_values
 from padless.core.errors import ConfigError, UserError
@@ -131,13 +132,12 @@ def train_in_turn(
 
 
 def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, str]]:
-    """The environment variables of each of the trainings that run at the same time: at most one for each card, or
-    group of cards, and ``members_per_device``; on CPUs one for each core, or group of cores, that memory holds.
+    """The environment variables of each of the trainings that run at the same time: ``members_per_device`` for each
+    card, or one for each group of ``num_processes``; on CPUs one for each core, or group, that memory holds.
 
     Trainings on several machines run one after the other.
     """
-    options = complete_options(launch_config)
-    num_processes = options.num_processes or 1
+    options, num_processes = complete_options(launch_config), launch_config.num_processes or 1
     if (options.num_machines or 1) > 1:
         return [{}]
     if not devices.is_without_cuda():
@@ -146,8 +146,7 @@ def plan_slots(launch_config: TrainConfig, num_members: int) -> list[dict[str, s
             cards = cuda.visible.split(",") if cuda.visible else [str(card) for card in range(cuda.num_devices)]
             starts = range(0, cuda.num_devices - num_processes + 1, num_processes)
             groups = [",".join(cards[start : start + num_processes]) for start in starts]
-            slots = [{devices.VISIBLE: group} for _ in range(launch_config.members_per_device) for group in groups]
-            return slots[:num_members]
+            return [{devices.VISIBLE: group} for group in groups * launch_config.members_per_device][:num_members]
     by_cores = available_cores() // (num_processes * (options.threads or 1))
     by_memory = psutil.virtual_memory().available // (num_processes * PROCESS_BYTES)
     return [{}] * min(by_cores, by_memory, num_members)
@@ -256,8 +255,10 @@ class Members:
         if code and STOP.signal is None and not self.code:
             self.code = code
             print_stderr(f"error: {slot.member.name}: {slot.line.removeprefix('error: ')}")
-        else:
-            self.screen.fact(slot.member.name, slot.line)
+        elif not code:
+            measured = read_measured(slot.member.path)
+            accuracy = f", accuracy {measured.figures['accuracy']:.4f} on {measured.split}" if measured else ""
+            self.screen.fact(slot.member.name, f"finished{accuracy}")
         slot.call = None
 
     def pass_on_stop(self) -> None:
@@ -323,9 +324,9 @@ def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
     for split in values["splits"]:
         screen.print_text(f"{split}:")
         figures = [run["splits"][split] for run in values["runs"]]
-        screen.table(spread_table(figures))
+        screen.write(spread_table(figures))
     if (pooled := values.get("out_of_fold")) is not None:
         low, high = pooled["intervals"]["accuracy"]
         accuracy = f"accuracy {pooled['accuracy']:.4f} ({low:.4f} to {high:.4f} over rows)"
         screen.print_text(f"all {pooled['rows']:,} rows, each by the run that did not learn from it: {accuracy}")
-    screen.print_text(f"written to {results.summary_path(folder, kind)} and {REPORT}", "good")
+    screen.print_text(f"written to {results.summary_path(folder, kind)} and {REPORT}")

@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seeds and folds by one command: killed in the middle, continued to the same end; every row predicted once."""
+"""Seeds by one command: killed in the middle, continued to the same end."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import psutil
-import pyarrow.parquet as pq
 import pytest
 
 import padless
-from tests.helpers.commands import read_json
-from tests.helpers.corpora import prepare, reviews, write_csv
-from tests.helpers.datasets import rows_by_number, write_dataset
-from tests.helpers.runs import final, kill, launch, log, wait_for_step
+from tests.helpers.commands import read_json, status_of
+from tests.helpers.datasets import write_dataset
+from tests.helpers.runs import final, launch, log, wait_for_step
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900, func_only=True)]
 
@@ -26,18 +23,25 @@ def to_the_end(data: Path, run: Path, *words: str) -> str:
 
 
 def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> None:
+    """Two train at the same time, each as its own command trains; a share of them ends in the same table."""
     data, reference, run = tmp_path / "data", tmp_path / "whole" / "run", tmp_path / "killed" / "run"
     write_dataset(data, {"train": 300, "validation": 80, "test": 60})
-    words = ("--seeds", "0,1,2")
-    to_the_end(data, reference, *words)
+    alone = ("--num_processes", "1", "--threads", "1")
+    words = ("--seeds", "0,1,2", *alone)
+    for share in ("2/3", "0/3", "1/3"):
+        assert not (reference / "seeds.json").exists()
+        to_the_end(data, reference, *words, "--members", share)
+    to_the_end(data, tmp_path / "one" / "run", "--seed", "1", *alone)
+    assert final(tmp_path / "one" / "run") == final(reference / "seed-1")
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 20)
-    kill(process)
+    process.kill()
     assert not (run / "seeds.json").exists()
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 30)
-    psutil.Process(process.pid).terminate()
+    process.terminate()
     assert process.wait(100) == 85
+    assert {status_of(run / seed)["exit_code"] for seed in ("seed-0", "seed-1")} <= {0, 85}
     assert not (run / "seed-2").exists()
     assert "\ntest:\n" in to_the_end(data, run, *words)
     for seed in ("seed-0", "seed-1", "seed-2"):
@@ -48,19 +52,3 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     assert accuracy["mean"] == pytest.approx(np.mean(accuracies))
     assert accuracy["sd"] == pytest.approx(np.std(accuracies, ddof=1))
     assert padless.read_metrics(run, "validation")["seed"].value_counts().to_dict() == {0: 3, 1: 3, 2: 3}
-
-
-def test_each_row_is_predicted_by_the_fold_that_held_it_out(tmp_path: Path) -> None:
-    rows = [(text, label, f"film {row % 20}") for row, (text, label) in enumerate(reviews(300))]
-    corpus = write_csv(tmp_path / "c.csv", rows, ("text", "label", "film"))
-    data, run = tmp_path / "data", tmp_path / "one" / "run"
-    prepare(corpus, data, "--splits.folds", 3, "--splits.group_column", "film")
-    to_the_end(data, run, "--folds", "3", "--epochs", "2")
-    folds = {number: row.fold for number, row in rows_by_number(data, "train", "validation").items()}
-    table = pq.read_table(run / "out-of-fold.parquet").to_pylist()
-    assert {line["row"]: line["fold"] for line in table} == folds
-    assert len(table) == len(folds)
-    assert all(line["label"] == rows[line["row"] - 1][1] for line in table)
-    summary = read_json(run / "folds.json")
-    right = [line["label"] == line["predicted"] for line in table]
-    assert summary["out_of_fold"]["accuracy"] == pytest.approx(np.mean(right))
