@@ -36,6 +36,7 @@ def test_seeds_killed_in_the_second_end_in_the_same_table(tmp_path: Path) -> Non
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 20)
     process.kill()
+    process.wait(20)
     assert not (run / "seeds.json").exists()
     process = launch(data, run, *words)
     wait_for_step(process, run / "seed-1", 30)
