@@ -134,3 +134,23 @@ def test_cancelled_it_stays_so_and_the_same_command_goes_on(
     second_job = training.submit(cluster)
     cluster.complete(second_job, 240)
     assert final(run) == reference
+
+
+@pytest.mark.slow
+def test_tasks_of_an_array_train_a_seed_each_and_the_last_writes_the_summary(
+    cluster: Cluster, training: Training
+) -> None:
+    """One task is requeued half-way; the summary is that of one command."""
+    seeds, alone = ("--seeds", "0,1,2,3", "--epochs", "1"), training.data.parent / "seeds"
+    command = [str(training.python), "-m", "padless", "train", "--config", str(training.config)]
+    succeed(run_command([*command, "--run", str(alone), "--num_processes", "1", *seeds], 400, {}))
+    job = training.submit(cluster, *seeds, options=("--array=0-3", "--nodes=1"))
+    run = cluster.folder / "run"
+    cluster.until(f"{job}_2", lambda: steps_done(run / "seed-2") >= 50, "step 50", 240)
+    ask("scontrol", "requeue", f"{job}_2")
+    for task in range(4):
+        cluster.complete(f"{job}_{task}", 300)
+    assert len(starts(run / "seed-2")) == 2
+    for seed in range(4):
+        assert final(run / f"seed-{seed}") == final(alone / f"seed-{seed}")
+    assert (run / "seeds.json").read_bytes() == (alone / "seeds.json").read_bytes()
