@@ -8,7 +8,6 @@ misspelt keys are fast.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -213,7 +212,7 @@ class RunConfig:
 
     RECIPES: ClassVar[str] = "train"
     """The kind of recipes that ``--config`` finds by name."""
-    DEFAULT: ClassVar[Path] = configuration.recipe_file("train", "default")
+    DEFAULT: ClassVar[Path] = configuration.SHIPPED / "train/default.yaml"
     """The recipe if the command line names none."""
     SUBJECT = ("data",)
     OUTPUT = "run"
@@ -351,15 +350,13 @@ def name_run(config: AnyRun) -> AnyRun:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A configuration as plain values for YAML, JSON and trackers; tuples become lists."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return values
+    """A configuration as plain values for YAML, JSON and trackers."""
+    return asdict(config)
 
 
 def to_record(config: Any) -> dict[str, Any]:
     """``to_dict`` without the secrets of addresses, for files."""
-    record: dict[str, Any] = public_values(to_dict(config))
-    return record
+    return dict(public_values(to_dict(config)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -62,8 +62,7 @@ def as_yaml(value: Any) -> str:
     """A default as YAML on one line."""
     if isinstance(value, str):
         return value or '""'
-    plain = list(value) if isinstance(value, tuple) else value
-    return yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def on_one_line(docstring: str) -> str:

@@ -119,7 +119,7 @@ class Part:
     """A part."""
 
     rate: Annotated[float, Meta(gt=0)] | Literal["auto"] = 0.5
-    pair: tuple[float, float] = (0.0, 1.0)
+    pair: list[float] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
 
 
@@ -148,7 +148,7 @@ class Options:
         (["--label_map", "{bad: 0, good: 1}"], "label_map", {"bad": ["0"], "good": ["1"]}),
         (["--labels", "{good: [1, yes], bad: no}"], "labels", {"good": ["1", "yes"], "bad": "no"}),
         (["--part.rate", ".5"], "part", Part(rate=0.5)),
-        (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=(0.1, 2.0), weights={"b": 3.0})),
+        (["--part.pair", "0.1,2", "--part.weights", "{b: 3}"], "part", Part(pair=[0.1, 2.0], weights={"b": 3.0})),
     ],
 )
 def test_values_have_the_types_of_their_fields(argv: list[str], key: str, value: object) -> None:
@@ -162,7 +162,7 @@ def test_words_win_over_files_which_come_in_their_order(folder: Path, capsys: py
     words = ["--number", "5", "--config", "1.yaml", "--config=2"]
     options = cli.parse(Options, words, prog="test")
     assert (options.run, options.number, options.labels) == ("b", 5, {"on": ["yes", "012"], "off": "null"})
-    assert options.part == Part(rate="auto", pair=(1.0, 2.0), weights={"x": 1.0})
+    assert options.part == Part(rate="auto", pair=[1.0, 2.0], weights={"x": 1.0})
     with pytest.raises(SystemExit):
         cli.parse(Options, ["--print_config", *words], prog="test")
     third.write_text(capsys.readouterr().out)
