@@ -131,10 +131,9 @@ class SourceConfig(ReadingOptions):
         """These options, and where they are defaults those of the corpus of a training. Labels are read unchanged; a
         text has several if one of the training corpus may have.
         """
-        default, options = ReadingOptions(), dict[str, Any]()
-        for option in fields(ReadingOptions):
-            if getattr(self, option.name) == getattr(default, option.name):
-                options[option.name] = getattr(trained, option.name)
+        default, names = ReadingOptions(), [option.name for option in fields(ReadingOptions)]
+        unset_names = [name for name in names if getattr(self, name) == getattr(default, name)]
+        options = {name: getattr(trained, name) for name in unset_names}
         if options.get("labels_separator") == AUTO:
             options["labels_separator"] = None
         return replace(self, **{**options, "labels": AUTO})

@@ -25,7 +25,7 @@ from padless.core.installed import load_object  # noqa: E402
 
 FOLDER = ROOT / "docs/reference"
 TABLES = re.compile(r"^<!-- (options|commands): (\w+) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
-SHARED = {"harness": "harness.config:LaunchRecipe", "preprocessing": "preprocessing.config:PreprocessConfig"}
+SHARED = {"harness": "harness.config:RunConfig", "preprocessing": "preprocessing.config:PreprocessConfig"}
 """Package -> the class with the keys that several of its commands share."""
 
 
