@@ -247,7 +247,8 @@ def print_topic(topic: str, config_class: type, usage: str, first: Sequence[str]
     options, about = command_options(config_class), [f"Usage: {usage}", config_class.__doc__ or ""]
     keys = [key for key in options if topic == ALL_KEYS or topic in key]
     if not topic:
-        keys = [*first, CONFIG, PRINT_CONFIG] if first else [key for key in options if "." not in key]
+        first = first or [key for key in options_of(config_class) if "." not in key]
+        keys = [*first, CONFIG, PRINT_CONFIG]
         about += [f"for example: {example}"] if example else []
         about.append(f"--help {ALL_KEYS}: all {len(options)} keys; --help WORD: those with this word, such as optim")
     elif not keys:
