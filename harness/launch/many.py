@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, LaunchRecipe, RunConfig, name_run
+from harness.config import AUTO, LANGUAGE_MODEL, NOTHING, RunConfig, name_run
 from harness.data.run_rows import check_folds
 from harness.launch import launcher
 from harness.launch.options import TrainConfig
@@ -93,7 +93,7 @@ def train_in_turn(steps: Sequence[RunConfig], launch_config: TrainConfig) -> int
     return 0 if STOP.signal is None else PREEMPTED
 
 
-def member_keys(member: Member, launch_config: LaunchRecipe) -> dict[str, Any]:
+def member_keys(member: Member, launch_config: TrainConfig) -> dict[str, Any]:
     """The keys in which a training differs from the others: seed or fold, directory, and its name for trackers."""
     folder = Path(launch_config.run).resolve().name
     return {
@@ -103,7 +103,7 @@ def member_keys(member: Member, launch_config: LaunchRecipe) -> dict[str, Any]:
     }
 
 
-def plan_members(launch_config: LaunchRecipe) -> list[Member]:
+def plan_members(launch_config: TrainConfig) -> list[Member]:
     """The trainings of a command, in order; empty for a single one. Raises ``ConfigError`` or ``DataError``."""
     if launch_config.seeds is not None:
         members = [Member("seed", seed, Path(launch_config.run)) for seed in launch_config.seeds]
@@ -124,7 +124,7 @@ def plan_members(launch_config: LaunchRecipe) -> list[Member]:
     return members
 
 
-def finish_runs(members: Sequence[Member], launch_config: LaunchRecipe) -> None:
+def finish_runs(members: Sequence[Member], launch_config: TrainConfig) -> None:
     """Write the summary and the report of all runs, and print their spread. Raises ``StorageError``."""
     folder, kind, values = Path(launch_config.run), members[0].kind, collect(members)
     if kind == "fold" and launch_config.task != LANGUAGE_MODEL:
