@@ -31,8 +31,8 @@ def test_a_sentence_is_cut_at_words_and_a_table_aligns_its_columns() -> None:
     assert wrap_text(text, 32) == ["accuracy on test: network", "  0.5000, TF-IDF baseline 0.4000"]
     assert wrap_text("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
     assert wrap_text("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
-    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": "b", "loss": "10.5", "wait": "2 s"}]
-    lines = ["name              loss  wait", "the first of all  0.25", "b                 10.5   2 s"]
+    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": ":b:", "loss": "10.5", "wait": "2 s"}]
+    lines = ["name              loss  wait", "the first of all  0.25", ":b:               10.5   2 s"]
     assert table(rows, left=("name",)) == lines
 
 
