@@ -230,14 +230,6 @@ def test_texts_come_in_many_shapes(run: Path, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_allclose(model.predict_proba(TEXTS), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("texts", "named"), [(["a", None], r"texts\[1\]"), (pd.DataFrame({"review": ["a"], "stars": [1]}), "DataFrame")]
-)
-def test_what_is_no_text_is_refused(two_class_run: Path, texts: Any, named: str) -> None:
-    with pytest.raises(padless.UserError, match=named):
-        padless.load(two_class_run).predict(texts)
-
-
 def test_the_metrics_of_a_run_as_a_frame(tmp_path: Path) -> None:
     """Also while a line is being written."""
     train, validation = (
