@@ -374,7 +374,8 @@ def run_tasks(
             if result is not None:
                 done_tasks.append((task, result))
                 num_rows -= task.size
-                progress.skip(task.size)
+                progress.skipped += 1
+                progress.total -= task.size
             elif number % workers.share.count == workers.share.index:
                 yield task
             else:
@@ -454,19 +455,15 @@ class Progress(Live):
 
     def state(self) -> tuple[float, list[str]]:
         """The share that is done, rows per second, time left."""
-        elapsed_s, num_rows = time.monotonic() - self.start_s, max(self.finished, ROWS.num_rows - self.earlier_rows)
-        texts = [self.step, duration(elapsed_s)]
-        if num_rows:
-            texts.append(f"{num_rows / max(elapsed_s, 1e-9):,.0f} rows/s")
-        if not num_rows or self.total <= 0:
-            return 0.0, texts
+        elapsed_s = max(time.monotonic() - self.start_s, 1e-9)
+        num_rows = max(self.finished, ROWS.num_rows - self.earlier_rows)
+        if not num_rows:
+            return 0.0, [self.step, duration(elapsed_s)]
+        rate = f"{num_rows / elapsed_s:,.0f} rows/s"
+        if self.total <= 0:
+            return 0.0, [self.step, duration(elapsed_s), rate]
         time_left = duration(max(self.total - num_rows, 0) * elapsed_s / num_rows)
-        return min(1.0, num_rows / self.total), [self.step, texts[-1], f"{time_left} left"]
-
-    def skip(self, num_rows: int) -> None:
-        """Leave out a part of so many rows, which was done before."""
-        self.total -= num_rows
-        self.skipped += 1
+        return min(1.0, num_rows / self.total), [self.step, rate, f"{time_left} left"]
 
     def conclude(self) -> None:
         """Print how long the pass took, unless that was no time."""

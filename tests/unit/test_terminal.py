@@ -31,8 +31,8 @@ def test_a_sentence_is_cut_at_words_and_a_table_aligns_its_columns() -> None:
     assert wrap_text(text, 32) == ["accuracy on test: network", "  0.5000, TF-IDF baseline 0.4000"]
     assert wrap_text("'a  b' and 'c ' are alike", 17) == ["'a  b' and 'c '", "  are alike"]
     assert wrap_text("see /a/long/path/to/a/file now", 12) == ["see", "  /a/long/path/to/a/file", "  now"]
-    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": "b", "loss": "10.5", "wait": "2 s"}]
-    lines = ["name              loss  wait", "the first of all  0.25", "b                 10.5   2 s"]
+    rows = [{"name": "the first of all", "loss": "0.25"}, {"name": ":b:", "loss": "10.5", "wait": "2 s"}]
+    lines = ["name              loss  wait", "the first of all  0.25", ":b:               10.5   2 s"]
     assert table(rows, left=("name",)) == lines
 
 
@@ -143,7 +143,5 @@ def test_little_is_printed_and_the_log_has_it_all_without_a_line_wider_than_eigh
     for word in ("started ", "recurrence value: a reason", "calibration: ", "recall"):
         assert word in log
         assert word not in output
-    replay(STOPPED, dry_run=True)
     replay(STOPPED, quiet=True)
-    assert "recurrence value: a reason" in capsys.readouterr().out
-    assert Path("run/log.txt").read_text().count("recurrence") == 2
+    assert (capsys.readouterr().out, Path("run/log.txt").read_text().count("recurrence")) == ("", 2)
