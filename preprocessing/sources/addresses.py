@@ -254,7 +254,7 @@ def open_file(address: str) -> Iterator[pa.NativeFile]:
 def read_address(address: str, max_bytes: int) -> bytes:
     """All of a small file, of which ``max_bytes`` are read. Raises as ``naming``."""
     with open_file(address) as file, naming(address):
-        return bytes(file.read(max_bytes))
+        return bytes(file.read(min(max_bytes, file.size())))
 
 
 def open_copy(address: str, open_path: Callable[[str], T], sha256: str | None = None) -> T:
