@@ -316,11 +316,12 @@ def cache_folder() -> Path:
 
 def limit_bytes() -> float:
     """Most bytes of copies in the cache. Raises ``ConfigError`` for another value than a number."""
-    gigabytes = os.environ.get(LIMIT_VARIABLE) or math.inf
-    with suppress(ValueError):
-        if (limit := float(gigabytes) * 1e9) >= 0:
-            return limit
-    raise ConfigError(f"{LIMIT_VARIABLE}: {gigabytes!r} is no number of gigabytes, such as 200 or 0.5")
+    gigabytes = os.environ.get(LIMIT_VARIABLE) or "inf"
+    try:
+        return float(gigabytes) * 1e9
+    except ValueError:
+        problem = f"{gigabytes!r} is no number of gigabytes, such as 200 or 0.5"
+        raise ConfigError(f"{LIMIT_VARIABLE}: {problem}") from None
 
 
 def iter_bytes(address: str) -> Iterator[bytes]:

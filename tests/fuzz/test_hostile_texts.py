@@ -169,7 +169,6 @@ def test_a_hopeless_file_is_refused_soon(case: str, tmp_path: Path, monkeypatch:
 SPECS = {
     "unicode": TextSpec(),
     "unicode as written": TextSpec(html=False, lowercase=False, truncate="both", max_tokens=7),
-    "nltk_line": TextSpec(tokenizer="nltk_line"),
     "nltk": TextSpec(tokenizer="nltk", truncate="tail"),
 }
 KNOWN_TEXTS = ["a fine film", "it's <b>not</b> bad", "don't", "1,000.50 &amp; more ...", "日本 語", "e\u0301té"]

@@ -162,7 +162,7 @@ def remote_data(
     s3: Any, fetches: Counter[str], command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
     """``tmp_path / "data"`` at a remote address that often fails, and a cache of a third of it."""
-    rows = {"train": 600, "validation": 90, "test": 90}
+    rows = {"train": 900, "validation": 150, "test": 150}
     write_dataset(tmp_path / "data", rows, widths=(*range(8, 65, 4),), block_rows=16)
     size = sum(path.stat().st_size for path in tmp_path.glob("data/*/*"))
     monkeypatch.setenv(LIMIT_VARIABLE, str(size / 3e9))
@@ -275,9 +275,7 @@ def test_a_store_that_is_away_for_a_while(tmp_path: Path, command: Command, monk
         time.sleep(0.2)
         with served(tmp_path / "www", port=port):
             assert rows.result(60).tolist() == expected.tolist()
-            assert command("prepare", f"{address}.csv", "-o", tmp_path / "none") == 3, (
-                "what is missing"
-            )
+            assert command("prepare", f"{address}.csv", "-o", tmp_path / "none") == 3, "what is missing"
 
 
 SECRET_ADDRESS = "http://me:SECRET@127.0.0.1:1/a.csv?token=HIDDEN"

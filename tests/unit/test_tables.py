@@ -214,7 +214,7 @@ def test_a_name_with_a_colon_is_a_path(tmp_path: Path, monkeypatch: pytest.Monke
         ("a.docx", "is a zip archive, or a document of Word or Excel"),
         ("short.csv", "its first line is a row, and no header; name the columns"),
         ("one.json", "row 1: not a JSON value"),
-        ("nested.json", "'data' hold no texts"),
+        ("nested.json", "'data'. hold no texts"),
         ("wide.csv", "its first line is too long"),
         ("long.csv", "row 2: has more than 4 MiB"),
         ("row.csv", "if its first line is a row, name the columns"),
