@@ -148,10 +148,8 @@ class LineReader(Reader):
             problem = f"{mismatch[2]} fields, the header has {len(self.columns)}"
         elif "straddl" in str(error):
             problem = f"has more than {MAX_ROW_BYTES >> 20} MiB"
-        if self.quote:
-            hint = (
-                f"put a text with {self.delimiter!r} or line ends in quotes, or set source.delimiter, quote or escape"
-            )
+        if self.separator != NO_SEPARATOR:
+            hint = f"close each quote, put texts with {self.delimiter!r} in quotes, or set source.delimiter or quote"
         return row_error(self.file, number, f"{problem}; {hint}")
 
 
