@@ -243,17 +243,18 @@ def identity(address: str, hint: str = "check source.path") -> dict[str, Any]:
 
 
 @contextmanager
-def open_file(address: str) -> Iterator[pa.NativeFile]:
-    """Open for random access. Raises as ``naming``."""
-    with naming(address):
-        file = open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address))
-    with file:
+def open_file(address: str, name: str | None = None) -> Iterator[pa.NativeFile]:
+    """Open for random access. Raises as ``naming``, also where the file is read."""
+    with (
+        naming(address, name),
+        open_copy(address, pa.OSFile) if is_remote(address) else pa.OSFile(local_path(address)) as file,
+    ):
         yield file
 
 
 def read_address(address: str, max_bytes: int) -> bytes:
     """All of a small file, of which ``max_bytes`` are read. Raises as ``naming``."""
-    with open_file(address) as file, naming(address):
+    with open_file(address) as file:
         return bytes(file.read(min(max_bytes, file.size())))
 
 
@@ -330,7 +331,7 @@ def iter_bytes(address: str) -> Iterator[bytes]:
     """
     codec = CODEC_BY_SUFFIX.get(Path(without_query(address).lower()).suffix)
     num_bytes = 0
-    with open_file(address) as file, naming(address):
+    with open_file(address) as file:
         source = file if codec is None else pa.CompressedInputStream(file, codec)
         while chunk := source.read(READ_BYTES):
             num_bytes += len(chunk)
@@ -341,7 +342,7 @@ def iter_bytes(address: str) -> Iterator[bytes]:
 
 def sha256(address: str) -> str:
     """The sha256 of a file's bytes, as hex."""
-    with open_file(address) as file, naming(address):
+    with open_file(address) as file:
         return sha256_of(file)
 
 
