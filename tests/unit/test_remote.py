@@ -257,8 +257,10 @@ def served(folder: Path, port: int = 0) -> Iterator[int]:
         server.shutdown()
 
 
-def test_a_store_that_is_away_for_a_while(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked again; in the end the exit code is that of a job that may start again."""
+def test_a_store_that_is_away_for_a_while(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked again, and a line says so; in the end the exit code is that of a job that may start again."""
     write_dataset(tmp_path / "www" / "data", {"train": 60, "validation": 20}, block_rows=16)
     expected = Split(tmp_path / "www" / "data", read_data(tmp_path / "www" / "data"), "train").column("row")
     with served(tmp_path / "www") as port:
@@ -270,11 +272,13 @@ def test_a_store_that_is_away_for_a_while(tmp_path: Path, command: Command, monk
         open_split(address, manifest, "train").column("row")
     assert failure.value.exit_code == 1
     monkeypatch.setattr(addresses, "PAUSES_S", (0.05,) * 200)
+    monkeypatch.setattr(addresses, "REPORTED_PAUSE_S", 0.05)
     with ThreadPoolExecutor() as thread:
         rows = thread.submit(lambda: open_split(address, manifest, "train").column("row"))
         time.sleep(0.2)
         with served(tmp_path / "www", port=port):
             assert rows.result(60).tolist() == expected.tolist()
+            assert f"{address}/train/" in capsys.readouterr().err
             assert command("prepare", f"{address}.csv", "-o", tmp_path / "none") == 3, "what is missing"
 
 
