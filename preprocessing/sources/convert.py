@@ -264,8 +264,8 @@ def name_label(value: Any, source: SourceConfig) -> str | None:
     if not text or labels is None:
         return NEUTRAL_NAME if text in map(normalize_label, source.neutral) else name_label_value(value) or None
     if text not in labels.name_by_value:
-        known = join_names([*labels.name_by_value])
-        problem = f"label {quote_value(name_label_value(value))} is not known; known are {known}"
+        problem = f"label {quote_value(name_label_value(value))} is not known"
+        problem += f"; known are {join_names([*labels.name_by_value])}"
         key = "source.labels or source.labels_separator" if source.has_label_sets else "source.labels"
         raise ValueError(f"{problem}; correct the row, or set {key}")
     return labels.name_by_value[text]
