@@ -114,6 +114,8 @@ def test_what_does_not_belong_together_is_refused(bundle_copy: Path, tmp_path: P
         with pytest.raises(padless.UserError, match=name):
             padless.load(bundle_copy)
         index.write_bytes(index_bytes)
+    with pytest.raises(DataError, match=f"{ONNX}: missing"):
+        padless.load(bundle_copy, engine="onnx")
     shutil.copy(other_bundle / VOCABULARY, bundle_copy / VOCABULARY)
     with pytest.raises(padless.UserError, match=VOCABULARY):
         padless.load(bundle_copy)
