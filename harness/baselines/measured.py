@@ -16,19 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.baselines.sentence_encoder import (
-    DATASET,
-    ENCODER_HASH,
-    SUMMARY,
-    Embeddings,
-    find_encoder,
-    measure_encoder,
-    predictions_path,
-    read_origin,
-    recipe_of,
-    write_predictions,
-)
-from harness.baselines.tfidf import RECIPE, OnSplit, measure_linear, names_of
+from harness.baselines.sentence_encoder import Embeddings, find_encoder, measure_encoder, recipe_of
+from harness.baselines.tfidf import RECIPE, measure_linear, names_of
 from harness.metrics.intervals import difference_interval
 from harness.metrics.tables import print_figures
 from harness.rundir.bundle_files import OF_WEIGHTS
@@ -43,12 +32,12 @@ from harness.rundir.results import (
     write_results,
 )
 from padless.core.atomic import refusal
-from padless.core.errors import ConfigError, DataError
+from padless.core.errors import DataError
 from padless.core.schema import LocalPath, Name
-from padless.core.split_names import TEST, TRAIN, VALIDATION
+from padless.core.split_names import TEST, VALIDATION
 from padless.core.terminal import Screen, duration, print_stderr
 from preprocessing.dataset.shards import Manifest
-from preprocessing.dataset.views import folder_for, open_split, read_data
+from preprocessing.dataset.views import folder_for, read_data
 
 FOLDER, SPLITS = BASELINE, (VALIDATION, TEST)
 HINT = "delete it, and `padless baseline` makes it again"
@@ -77,68 +66,43 @@ class BaselineConfig:
 
 def main(config: BaselineConfig) -> None:
     """Show the figures of the TF-IDF baseline, or of an encoder; compute them if they are missing."""
-    folder, manifest = folder_for(config.output, config.data, FOLDER), read_data(config.data)
-    recipe, embeddings, predictions = RECIPE, None, ""
+    manifest, folder = read_data(config.data), folder_for(config.output, config.data, FOLDER)
+    parent, recipe, embeddings = Path(config.output or config.data, TEACHERS), RECIPE, None
     if config.encoder is not None:
-        encoder = find_encoder(config.encoder)
-        parent = Path(config.output or config.data, TEACHERS)
-        embeddings = Embeddings(encoder, parent, "auto", Screen(quiet=config.json))
-        recipe = recipe_of(encoder.sha256)
+        embeddings = Embeddings(find_encoder(config.encoder), parent, Screen(quiet=config.json))
+        recipe = recipe_of(embeddings.encoder)
         folder /= recipe["encoder"]
-        origin_of_predictions = read_origin(predictions_path(parent, encoder))
-        if (manifest.fingerprint, encoder.sha256) == tuple(map(origin_of_predictions.get, (DATASET, ENCODER_HASH))):
-            predictions = origin_of_predictions[SUMMARY]
-    names = names_of(manifest)
     check_figures_directory(folder)
-    check_stored(folder, config.data, manifest)
-    figures, origin, failure = (
-        read_results(folder, manifest.fingerprint, recipe),
-        f"measured before, found in {folder}",
-        None,
-    )
-    if len(figures) == len(names) > 0 and (embeddings is None or predictions):
-        for name in (TRAIN, *names):
-            open_split(config.data, manifest, name)  # that its shards are there still
-    else:
+    figures, failure = read_results(folder, manifest.fingerprint, recipe), None
+    origin = f"measured before, found in {folder}"
+    if not is_complete(figures, manifest, parent):
+        if not folder.is_relative_to(Path(config.data, FOLDER)):  # that dataset may have been built anew
+            for name in names_of(manifest):
+                check_replaceable(folder, name, {OF_WEIGHTS: None, "dataset": manifest.fingerprint})
         if embeddings is None:
-            regression, results = None, measure_linear(config.data, manifest)
+            results = measure_linear(config.data, manifest)
         else:
-            regression, results = measure_encoder(config.data, manifest, embeddings)
+            results = measure_encoder(config.data, manifest, embeddings)
         figures, origin = {name: values for name, (values, _) in results.items()}, f"written in {folder}"
         try:
-            write_baseline(folder, manifest, results)
-            if embeddings is not None and regression is not None:
-                predictions = write_predictions(config.data, manifest, embeddings, regression)
+            for values, predictions in results.values():
+                write_results(folder, values, manifest.labels, manifest.label_type, predictions)
         except OSError as error:
             origin, failure = "", error
     if config.json:
         print(json.dumps(figures, indent=2))
     else:
         print_results(config, manifest, figures, origin)
-    if embeddings is not None and predictions and not config.json:
-        embeddings.screen.fact("teacher", f"{predictions_path(embeddings.parent, embeddings.encoder)}: {predictions}")
     if failure and config.output:
         raise refusal(failure, folder)
     if failure:
         print_stderr(f"warning: {folder} cannot be written ({failure.strerror}); no run finds the figures there")
 
 
-def check_stored(folder: Path, data: str | Path, manifest: Manifest) -> None:
-    """Check that files in ``folder`` may be replaced. Raises ``ConfigError`` for a folder of the user's with files
-    that are edited or not of a baseline on this dataset, ``DataError`` for edited or damaged ones in the dataset.
-    """
-    is_home = folder.is_relative_to(Path(data, FOLDER))
-    origin: dict[str, str | None] = {OF_WEIGHTS: None}
-    if not is_home:  # the dataset there may have been built anew
-        origin["dataset"] = manifest.fingerprint
-    for name in names_of(manifest):
-        try:
-            check_replaceable(folder, name, origin)
-        except ConfigError:
-            if not is_home:
-                raise
-            names = f"{figures_name(name)} or {predictions_name(name)}"
-            raise DataError(f"{folder}: {names} is damaged or edited, or no file of padless; {HINT}") from None
+def is_complete(figures: Mapping[str, Mapping[str, Any]], manifest: Manifest, parent: Path) -> bool:
+    """Whether figures of all splits are there, and the file of an encoder's predictions in ``parent``."""
+    files = [parent / values["predictions"] for values in figures.values() if values.get("predictions")]
+    return len(figures) == len(names_of(manifest)) > 0 and all(path.exists() for path in files)
 
 
 def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str, dict[str, Any]], origin: str) -> None:
@@ -148,6 +112,8 @@ def print_results(config: BaselineConfig, manifest: Manifest, results: dict[str,
     if config.encoder is not None:
         encoder = f"{first['encoder']} of {first['features']:,} features"
         screen.fact("model", f"{encoder}, logistic regression with C = {first['C']:g}, by folds")
+        path = Path(config.output or config.data, TEACHERS, first["predictions"] or "")
+        screen.fact("teacher", f"{path}: {first['teacher']}")
     else:
         steps = "" if first["converged"] else f", stopped after {first['steps']} steps"
         regression = f"logistic regression with C = {RECIPE['C']:g}{steps}"
@@ -184,12 +150,6 @@ def find_results(run: Path, data: str | Path, fingerprint: str) -> tuple[Path, d
     return folders[0], {}
 
 
-def write_baseline(folder: Path, manifest: Manifest, results: Mapping[str, OnSplit]) -> None:
-    """Write predictions and figures of each split. Raises ``OSError``."""
-    for figures, predictions in results.values():
-        write_results(folder, figures, manifest.labels, manifest.label_type, predictions)
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Network and TF-IDF baseline on one split, ``test`` if it exists, else ``validation``; both calibrated."""
@@ -213,14 +173,6 @@ class Comparison:
         """The difference and its interval."""
         points, low, high = (f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high))
         return f"{points} points (95 %: {low} to {high})"
-
-    @property
-    def figures(self) -> str:
-        """Both accuracies and their difference, as one readable line."""
-        return (
-            f"accuracy on {self.split}: network {self.network['accuracy']:.4f}, TF-IDF baseline "
-            f"{self.linear['accuracy']:.4f}: {self.points}, both on the same {self.network['rows']:,} rows"
-        )
 
     @property
     def verdict(self) -> str:

@@ -3,12 +3,9 @@
 
 Its strength is chosen by folds of the training rows, by their log loss. Folds keep the shares of the classes.
 
-Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole::
-
-    embeddings-0123456789ab/FIRST.arrow     text string, vector list<float16>[features]
-
-``text`` is the hash of a text; a part has the name of its first. So an interrupted job goes on with
-the texts that are missing, and a dataset of the same texts, built with other options, finds them all.
+Embeddings lie in a folder that is named after the hash of the encoder's files, in parts that are written whole, each
+named after the hash of its texts: ``embeddings-0123456789ab/0123456789abcdef.npy``. So an interrupted job goes on with
+the parts that are missing, and a dataset of the same texts, built with other options, finds them all.
 
 Its predictions for the rows without labels are a file that ``train --teacher`` takes. To its logits are added those of
 a TF-IDF baseline, in the share that is best out of fold. If both together are hardly better than the TF-IDF baseline
@@ -22,7 +19,7 @@ import importlib.metadata
 import io
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,27 +32,26 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from harness.baselines.tfidf import (
-    Linear,
     OnSplit,
     check,
-    describe_scores,
+    describe_logits,
     find_predictable,
+    learn_linear,
     logits_of,
     names_of,
     predict_held_out,
     predict_out_of_fold,
     read_labelled,
-    sort_scores,
 )
 from harness.metrics.calibration import choose_share, fit_temperature, log_loss_at_best_temperature
 from harness.metrics.intervals import difference_interval
 from harness.metrics.metrics import probabilities
 from harness.rundir.results import prediction_columns
-from padless.core import arrays, atomic
+from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
 from padless.core.installed import require_package
 from padless.core.split_names import TRAIN, UNLABELLED
-from padless.core.terminal import Live, Screen, duration
+from padless.core.terminal import Live, Screen
 from padless.core.untrusted import one_line
 from preprocessing.dataset.remote import join
 from preprocessing.dataset.shards import MANIFEST, Manifest, Split
@@ -77,16 +73,14 @@ FILES = ("*.json", "*.txt", "*.model", f"*{WEIGHTS}")
 """The files of an encoder that are read; weights as pickles, which can run code, are not."""
 PART_TEXTS = 4096
 """Texts of a part: at most so many are embedded again after a kill."""
-CALL_TEXTS, CALL_TEXTS_ON_CUDA, CALL_CHARACTERS = 32, PART_TEXTS, 1 << 20
-"""Most texts that an encoder computes at once, and most characters, if each text were as long as the longest."""
-ENCODER = "encoder-"
-"""How the folder of an encoder's figures begins."""
+CALL_TEXTS, CALL_TEXTS_ON_CUDA = 32, 256
+"""Most texts that an encoder computes at once."""
 USUAL_SHARE = 0.125
 """The weight of a TF-IDF baseline's logits beside those of a regression on an encoder, before any row is seen."""
 MIN_LEAD = 0.02
 """By how much the network's accuracy is above the TF-IDF baseline's, about."""
-SUMMARY, DATASET, ENCODER_HASH = b"padless.summary", b"padless.dataset", b"padless.encoder"
-"""Keys of the schema's metadata: how good the predictions are, and the fingerprint and sha256 that they are of."""
+SUMMARY, DATASET = b"padless.summary", b"padless.dataset"
+"""Keys of the schema's metadata: how good the predictions are, and the fingerprint of the dataset."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +90,11 @@ class SentenceEncoder:
     name: str
     """As the user names it."""
     folder: Path
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file of its predictions."""
+        return f"{Path(self.name).name}-{self.sha256[:12]}.parquet"
 
     @cached_property
     def sha256(self) -> str:
@@ -126,19 +125,12 @@ def find_encoder(name: str) -> SentenceEncoder:
     return SentenceEncoder(name, fetch_repository(name, FILES))
 
 
-def predictions_path(parent: Path, encoder: SentenceEncoder) -> Path:
-    """The file of ``write_predictions``."""
-    return parent / f"{Path(encoder.name).name}.parquet"
-
-
 @dataclass(frozen=True)
 class Embeddings:
     """The embeddings of texts by an encoder, which are in a folder of ``parent``."""
 
     encoder: SentenceEncoder
     parent: Path
-    device: str
-    """Where it computes; auto: on a GPU if there is one."""
     screen: Screen
 
     @property
@@ -158,10 +150,9 @@ class Embeddings:
         from harness.distributed.precision import list_precisions
 
         self.screen.show_work(f"loading {self.encoder.name}")
-        device = None if self.device == "auto" else self.device
         try:
             with redirect_stderr(io.StringIO()):  # it draws a bar
-                model = SentenceTransformer(str(self.encoder.folder), device=device, local_files_only=True)
+                model = SentenceTransformer(str(self.encoder.folder), local_files_only=True)
         except Exception as error:  # of every kind, from several libraries
             problem = f"sentence-transformers cannot load it ({one_line(error)})"
             raise DataError(f"{self.encoder.folder}: {problem}; name another encoder, or copy this one again") from None
@@ -170,77 +161,44 @@ class Embeddings:
         return model.bfloat16() if "bf16" in list_precisions(kind) else model
 
     def look_up(self, texts: Sequence[str]) -> np.ndarray:
-        """float32 ``[texts, features]``; those that are missing are computed and written.
+        """float32 ``[texts, features]``; parts that are missing are computed and written.
 
         Raises as ``model`` does, and ``StorageError`` if writing fails.
         """
-        ids, table = [*map(identify_text, texts)], self.read()
-        text_by_id = dict(zip(ids, texts, strict=True))
-        if new_ids := sorted(text_by_id.keys() - {*table["text"].to_pylist()}):
-            self.embed([text_by_id[key] for key in new_ids])
-            table = self.read()
-        line_by_id = {key: line for line, key in enumerate(table["text"].to_pylist())}
-        parts = [
-            part.flatten().to_numpy() for part in table["vector"].chunks
-        ]  # one array of all has too many for int32
-        matrix = np.concatenate(parts).reshape(len(table), -1)
-        return matrix[[line_by_id[key] for key in ids]].astype(np.float32)
-
-    def read(self) -> pa.Table:
-        """All parts, without damaged ones, whose texts are embedded again."""
-        batches = list[pa.RecordBatch]()
-        for path in sorted(self.folder.glob("*.arrow")):
-            with suppress(OSError, ValueError, pa.ArrowException), arrays.map_file(path) as file:
-                batches += arrays.record_batches(file)[1]
-        return pa.Table.from_batches(batches) if batches else pa.table({"text": pa.array([], pa.string())})
-
-    def embed(self, texts: Sequence[str]) -> None:
-        """Embed texts and write them, part by part. Raises as ``look_up`` does."""
-        model, started, num_done = self.model, time.monotonic(), 0
+        distinct_texts = sorted({*texts}, key=lambda text: (len(text), text))
+        starts, parts = range(0, len(distinct_texts), PART_TEXTS), list[np.ndarray]()
 
         def describe() -> tuple[float, list[str]]:
-            rate = num_done / (time.monotonic() - started)
-            left = [f"{duration((len(texts) - num_done) / rate)} left"] if num_done else []
-            return num_done / len(texts), ["embedding", f"{num_done:,} of {len(texts):,} texts, {rate:,.0f}/s", *left]
+            return len(parts) / len(starts), ["embedding", f"{len(distinct_texts):,} texts"]
 
         live = Live(describe, self.screen)
         try:
-            for start in range(0, len(texts), PART_TEXTS):
-                part, vectors = sorted(texts[start : start + PART_TEXTS], key=len), []
-                for call in split_by_length(part, model.device.type):
-                    vectors.append(compute_embeddings(model, call))
-                    num_done += len(call)
-                ids, values = [*map(identify_text, part)], np.concatenate(vectors).astype(np.float16)
-                path = self.folder / f"{ids[0]}.arrow"
-                with atomic.storage_errors(path):
-                    arrays.write_batch(path, {"text": ids, "vector": pa.array([*values])})
+            for start in starts:
+                parts.append(self.embed(distinct_texts[start : start + PART_TEXTS]))
         finally:
             live.close()
+        line_by_text = {text: line for line, text in enumerate(distinct_texts)}
+        return np.concatenate(parts)[[line_by_text[text] for text in texts]].astype(np.float32)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        """float16 ``[texts, features]`` of a part: read, or computed and written. Raises as ``look_up`` does."""
+        path = self.folder / f"{hashlib.sha256(atomic.canonical_json(texts)).hexdigest()[:16]}.npy"
+        with suppress(OSError, ValueError, EOFError):  # missing or damaged
+            vectors: np.ndarray = np.load(path)
+            return vectors
+        vectors = compute_embeddings(self.model, texts)
+        with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, vectors)
+        return vectors
 
 
-def split_by_length(texts: Sequence[str], device_type: str) -> Iterator[Sequence[str]]:
-    """Texts, shortest first, in slices for one call of an encoder each (``CALL_CHARACTERS``)."""
-    max_texts, start = CALL_TEXTS_ON_CUDA if device_type == "cuda" else CALL_TEXTS, 0
-    while start < len(texts):
-        end = start + 1
-        while end < min(len(texts), start + max_texts) and (end + 1 - start) * len(texts[end]) <= CALL_CHARACTERS:
-            end += 1
-        yield texts[start:end]
-        start = end
-
-
-def compute_embeddings(model: Any, texts: Sequence[str]) -> np.ndarray:
-    """float32 ``[texts, features]``."""
+def compute_embeddings(model: Any, texts: list[str]) -> np.ndarray:
+    """float16 ``[texts, features]``."""
+    size = CALL_TEXTS_ON_CUDA if model.device.type == "cuda" else CALL_TEXTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        vectors = model.encode(list(texts), batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True)
-    embeddings: np.ndarray = vectors.float().cpu().numpy()
-    return embeddings
-
-
-def identify_text(text: str) -> str:
-    """The name of a text in these files: ``t`` and 16 digits of its sha256."""
-    return f"t{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        vectors = model.encode(texts, batch_size=size, show_progress_bar=False, convert_to_tensor=True)
+    return vectors.float().cpu().numpy().astype(np.float16)
 
 
 def read_texts(split: Split) -> list[str]:
@@ -253,11 +211,11 @@ def read_texts(split: Split) -> list[str]:
     return [text_by_row[row] for row in rows]
 
 
-def recipe_of(sha256: str) -> dict[str, Any]:
-    """Settings of the model on the encoder with this sha256, stored in ``SPLIT.json``; results with other settings are
-    computed again. ``encoder`` is the folder of the figures.
+def recipe_of(encoder: SentenceEncoder) -> dict[str, Any]:
+    """Settings of the model on an encoder, stored in ``SPLIT.json``; results with other settings are computed again.
+    ``encoder`` is the folder of the figures.
     """
-    return {"version": 1, "encoder": f"{ENCODER}{sha256[:12]}", "strengths": list(STRENGTHS)}
+    return {"version": 2, "encoder": f"encoder-{encoder.sha256[:12]}", "strengths": list(STRENGTHS)}
 
 
 def fit_regression(vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
@@ -307,44 +265,47 @@ class Regression:
         return logits_of(self.model, vectors, self.num_classes)
 
 
-def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> tuple[Regression, dict[str, OnSplit]]:
-    """Train on the training split, and measure each split of ``names_of``.
+def measure_encoder(data: str, manifest: Manifest, embeddings: Embeddings) -> dict[str, OnSplit]:
+    """Train on the training split, measure each split of ``names_of``, and write the predictions for the rows without
+    labels.
 
-    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do.
+    Raises ``DataError`` as ``check``, ``read_texts``, ``Embeddings.look_up`` and ``predict_held_out`` do, and
+    ``StorageError`` if writing fails.
     """
     check(data, manifest)
     if manifest.has_label_sets:
         problem = "a text may have several labels, which a regression on an encoder does not learn"
         raise DataError(f"{join(data, MANIFEST)}: {problem}; leave the encoder out")
     splits = [open_split(data, manifest, name) for name in (TRAIN, *names_of(manifest))]
-    texts = [read_texts(split) for split in splits]
-    vectors = [*map(embeddings.look_up, texts)]
+    vectors = [embeddings.look_up(read_texts(split)) for split in splits]
     start_s = time.process_time()
     rows, _ = read_labelled(data, manifest, [TRAIN])
     regression = Regression.learn(data, vectors[0], rows, len(manifest.labels))
     facts: dict[str, Any] = {
         "dataset": manifest.fingerprint,
-        "recipe": recipe_of(embeddings.encoder.sha256),
+        "recipe": recipe_of(embeddings.encoder),
         "encoder": embeddings.encoder.name,
         "features": vectors[0].shape[1],
         "train_rows": len(rows),
         "C": regression.strength,
         "seconds": time.process_time() - start_s,
     }
-    measured = {
-        split.name: sort_scores(split, regression.logits(features))
-        for split, features in zip(splits[1:], vectors[1:], strict=True)
-    }
-    return regression, describe_scores(measured, facts, manifest)
+    is_better, facts["teacher"] = write_predictions(data, manifest, embeddings, regression)
+    facts["predictions"] = embeddings.encoder.file_name if is_better else None
+    logits = [regression.logits(features) for features in vectors[1:]]
+    return describe_logits(splits[1:], logits, facts, manifest)
 
 
-def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression) -> str:
-    """Write the predictions for the rows without labels; returns how good they are, or why there are none.
+def write_predictions(
+    data: str, manifest: Manifest, embeddings: Embeddings, regression: Regression
+) -> tuple[bool, str]:
+    """Write the predictions for the rows without labels, unless they are not worth it: whether it did, and how good
+    they are.
 
-    Raises ``OSError``, and ``DataError`` as ``read_texts`` and ``predict_out_of_fold`` do.
+    Raises as ``measure_encoder`` does.
     """
     if not manifest.rows(UNLABELLED):
-        return "none: there are no rows without labels for it to teach"
+        return False, "none: there are no rows without labels for it to teach"
     rows, blocks = read_labelled(data, manifest, [TRAIN])
     linear, is_predictable = predict_out_of_fold(data, manifest, rows, blocks), find_predictable(rows)
     encoded, linear = regression.held_out[is_predictable], linear[is_predictable]
@@ -356,20 +317,18 @@ def write_predictions(data: str, manifest: Manifest, embeddings: Embeddings, reg
     summary = f"{accuracy} out of fold, a TF-IDF baseline on {linear_hits.mean():.0%}"
     _, high = difference_interval(hits, linear_hits)
     if high < MIN_LEAD:
-        return f"none: {summary}; a network that learns from the labels alone is as good"
+        return False, f"none: {summary}; a network that learns from the labels alone is as good"
     unlabelled = open_split(data, manifest, UNLABELLED)
-    vectors = embeddings.look_up(read_texts(unlabelled))
-    sums = regression.logits(vectors) + share * Linear.learn(data, manifest).logits(unlabelled)
+    _, (linear,) = learn_linear(data, manifest, [unlabelled])
+    sums = regression.logits(embeddings.look_up(read_texts(unlabelled))) + share * linear
     soft_labels = probabilities(sums / fit_temperature(logits, labels))
     columns = prediction_columns(soft_labels.argmax(axis=1), soft_labels, manifest.labels, manifest.label_type)
     table = pa.table({"row": unlabelled.column("row"), **columns})
-    origin = {SUMMARY: summary, DATASET: manifest.fingerprint, ENCODER_HASH: embeddings.encoder.sha256}
-    with (
-        atomic.replacing(predictions_path(embeddings.parent, embeddings.encoder)) as temporary,
-        open(temporary, "wb") as file,
-    ):
-        pq.write_table(table.replace_schema_metadata(origin), file)
-    return summary
+    table = table.replace_schema_metadata({SUMMARY: summary, DATASET: manifest.fingerprint})
+    path = embeddings.parent / embeddings.encoder.file_name
+    with atomic.storage_errors(path), atomic.replacing(path) as temporary, open(temporary, "wb") as file:
+        pq.write_table(table, file)
+    return True, summary
 
 
 def read_origin(path: Path) -> dict[bytes, str]:
@@ -378,4 +337,4 @@ def read_origin(path: Path) -> dict[bytes, str]:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, ValueError):  # no Parquet file
         return {}
-    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET, ENCODER_HASH) if key in metadata}
+    return {key: str(metadata[key], "utf-8", "replace") for key in (SUMMARY, DATASET) if key in metadata}

@@ -2,8 +2,7 @@
 """A teacher is a file of predictions: soft targets for the rows without labels (knowledge distillation, Hinton et al.,
 2015). ``padless baseline --encoder`` writes one, also for a run that names an encoder.
 
-Targets are written before a run, in the launcher, once for each dataset, file and fold. Targets of labelled rows are
-their labels.
+Targets are written into a run before it begins, in the launcher. Targets of labelled rows are their labels.
 """
 
 from __future__ import annotations
@@ -24,23 +23,13 @@ from harness.baselines.sentence_encoder import (
     DATASET,
     SUMMARY,
     find_encoder,
-    predictions_path,
     read_origin,
     read_texts,
 )
 from harness.config import RunConfig
 from harness.data.run_rows import rows_of_task
-from harness.data.targets import (
-    TEACHER,
-    TeacherInfo,
-    find_teacher_info,
-    path_of_info,
-    path_of_targets,
-    write_targets,
-    write_teacher_info,
-)
-from harness.rundir.layout import TEACHERS
-from harness.rundir.records import read_status
+from harness.data.targets import find_teacher_info, write_targets
+from harness.rundir.layout import CONFIG, TEACHERS, check_directory
 from harness.rundir.results import probability_column
 from padless.core import atomic
 from padless.core.errors import ConfigError, DataError
@@ -98,7 +87,7 @@ def predict_with_encoder(config: RunConfig, name: str) -> Path:
 
     Raises ``ConfigError`` if it wrote none, and as the command does.
     """
-    path = predictions_path(Path(config.data, TEACHERS), find_encoder(name))
+    path = Path(config.data, TEACHERS, find_encoder(name).file_name)
     if has_begun(config) or config.dry_run:
         return path
     with redirect_stdout(io.StringIO() if config.quiet else sys.stderr):
@@ -110,42 +99,36 @@ def predict_with_encoder(config: RunConfig, name: str) -> Path:
 
 
 def has_begun(config: RunConfig) -> bool:
-    """Whether a run has its targets already."""
-    is_finished = read_status(config.run).get("state") == "finished" and not config.allow
-    return is_finished or Path(config.run, TEACHER).exists()
+    """Whether a run has begun to learn from its targets."""
+    return all(Path(config.run, name).exists() for name in (CONFIG, TEACHERS))
 
 
 def write_targets_of_file(config: RunConfig, manifest: Manifest) -> None:
-    """Write the targets of a file of predictions, unless they are there. Raises as ``prepare_teacher``."""
-    file, path = Path(str(config.teacher)), path_of_info(vars(config), manifest.fingerprint)
-    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
-    known_sha256 = "" if teacher_info is None else teacher_info.source_sha256
-    has_targets = path_of_targets(vars(config), manifest.fingerprint, known_sha256).exists()
-    sha256 = atomic.sha256_file(file) if file.is_file() else ""
+    """Write the targets of a file of predictions, unless the run has begun. Raises as ``prepare_teacher``."""
+    file = Path(str(config.teacher))
     if has_begun(config):
-        if sha256 and known_sha256 not in ("", sha256):
+        info = find_teacher_info(config, manifest.fingerprint)
+        if info is not None and file.is_file() and atomic.sha256_file(file) != info.source_sha256:
             problem = f"{file} has changed since the run began"
             raise ConfigError(f"teacher: {problem}; restore it, or name another run directory")
-        if has_targets or not sha256:
-            return
-    if not sha256:
+        return
+    if not file.is_file():
         advice = "name a file of predictions; `padless baseline --encoder` writes one"
         raise DataError(f"teacher: {file}: no such file; {advice}")
-    if config.dry_run or (has_targets and sha256 == known_sha256):
+    if config.dry_run:
         return
+    check_directory(config.run)
     summary, rows, chances = read_teacher_file(config, manifest)
     train = open_split(config.data, manifest, TRAIN)
     targets = np.concatenate((np.eye(len(manifest.labels))[train.column("label")], chances))
-    targets_path = path_of_targets(vars(config), manifest.fingerprint, sha256)
-    targets_sha256 = write_targets(targets_path, np.concatenate((train.column("row"), rows)), targets)
-    teacher_info = TeacherInfo(str(file), manifest.fingerprint, sha256, summary, targets_sha256)
-    write_teacher_info(path, teacher_info)
+    rows = np.concatenate((train.column("row"), rows))
+    write_targets(config, manifest.fingerprint, rows, targets, atomic.sha256_file(file), summary)
 
 
 def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.ndarray, np.ndarray]:
     """The predictions of a file for the rows without labels: a summary, their row numbers, their probabilities.
 
-    Rows are given by number or by text, with a column for each class, or a label alone, as ``padless predict`` writes
+    Rows are given by text or by number, with a column for each class, or a label alone, as ``padless predict`` writes
     them. Raises ``DataError`` for a file that cannot be read or used, and if it lacks a row.
     """
     import pandas as pd
@@ -160,41 +143,34 @@ def read_teacher_file(config: RunConfig, manifest: Manifest) -> tuple[str, np.nd
             "name them with --source.unlabelled_path when you build the dataset, or leave the teacher out"
         )
     (file,) = list_files(SourceConfig(unlabelled_path=[str(config.teacher)]), SplitConfig(column=None))
-    row_column, text_columns, columns = find_prediction_columns(open_reader(file), manifest)
-    read_columns = [*row_column, *text_columns, *columns]
-    reader = open_reader(replace(file, source=replace(file.source, text_column=read_columns)))
-    numbers, row_keys, text_keys = list[int](), list[str](), list[str]()
-    parts = [np.empty((0, len(manifest.labels)))]
+    key_columns, columns = find_prediction_columns(open_reader(file), manifest)
+    reader = open_reader(replace(file, source=replace(file.source, text_column=[*key_columns, *columns])))
+    numbers, keys, parts = list[int](), list[str](), [np.empty((0, len(manifest.labels)))]
     for batch in reader.batches():
         numbers += batch.numbers.tolist()
-        row_keys += [drop_zero_fraction(row or "") for name in row_column for row in batch.column(name).to_pylist()]
-        text_keys += pc.fill_null(batch.texts_of(text_columns), "").to_pylist() if text_columns else []
+        keys += pc.fill_null(batch.texts_of(key_columns), "").to_pylist()
         parts.append(read_chances(batch, columns, manifest.labels))
-    chances, keys = np.concatenate(parts), row_keys or text_keys
-    codes, distinct_keys = pd.factorize(np.array(keys, object))
-    first_lines = np.unique(codes, return_index=True)[1]
-    differs = (np.abs(chances - chances[first_lines[codes]]) > MAX_ROUNDING).any(axis=1)
-    if differs.any():
-        problem = f"predicts otherwise than a row before with the same {join_names(row_column or text_columns)}"
-        raise row_error(file, numbers[differs.argmax()], f"{problem}; keep one of them")
     split = open_split(config.data, manifest, UNLABELLED)
-    rows, texts = split.column("row"), read_texts(split) if text_columns else []
-    key_numbers = pd.Index(distinct_keys).get_indexer(rows.astype(str) if row_column else texts)
-    if (key_numbers < 0).any():
-        missing_rows = rows[key_numbers < 0]
+    rows = split.column("row")
+    if key_columns == [ROW]:
+        keys, keys_of_rows = [*map(drop_zero_fraction, keys)], rows.astype(str).tolist()
+    else:
+        keys_of_rows = read_texts(split)
+    answers = pd.DataFrame(np.concatenate(parts), index=keys)
+    differences = answers - answers.groupby(level=0).transform("first")
+    differs = (differences.abs() > MAX_ROUNDING).any(axis=1).to_numpy()
+    if differs.any():
+        problem = f"predicts otherwise than a row before with the same {join_names(key_columns)}"
+        raise row_error(file, numbers[differs.argmax()], f"{problem}; keep one of them")
+    answers = answers[~answers.index.duplicated()].reindex(keys_of_rows)
+    if len(missing_rows := rows[answers[0].isna()]):
         raise DataError(
             f"{file.name}: lacks {len(missing_rows):,} of the {len(rows):,} rows without labels, such as row "
-            f"{missing_rows.min()} (by {join_names(row_column or text_columns)}); add them, or build the dataset "
-            "without them"
+            f"{missing_rows.min()} (by {join_names(key_columns)}); add them, or build the dataset without them"
         )
-    lines = first_lines[key_numbers]
-    for row, line, text in zip(rows, lines, texts, strict=False):
-        if text_keys[line] != text:
-            problem = f"has another text than row {row} of {config.data}; correct it, or leave out the column {ROW!r}"
-            raise row_error(file, numbers[line], problem)
     by_labels = ", by labels without probabilities" if len(columns) == 1 else ""
     summary = ": ".join(filter(None, [describe_share(manifest) + by_labels, origin.get(SUMMARY)]))
-    return summary, rows, chances[lines]
+    return summary, rows, answers.to_numpy()
 
 
 def describe_share(manifest: Manifest) -> str:
@@ -203,32 +179,29 @@ def describe_share(manifest: Manifest) -> str:
     return f"teaches {unlabelled:,} of {total:,} training rows ({percent(unlabelled / total)})"
 
 
-def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str], list[str]]:
-    """The columns of a file of predictions: that of the row's number, those of its text, of which either may be
-    missing, and those of the probabilities, in the order of the dataset's classes, or that of the label alone.
+def find_prediction_columns(reader: Reader, manifest: Manifest) -> tuple[list[str], list[str]]:
+    """The columns of a file of predictions: those of its texts, or that of the row's number if they are missing, and
+    those of the probabilities, in the order of the dataset's classes, or that of the label alone.
 
     Raises ``DataError`` if some are missing, are there twice, or are of other classes.
     """
     names, labels = reader.columns, manifest.labels
     source_columns = manifest.provenance.get("config", {}).get("source", {}).get("text_column", "text")
     text_columns = [source_columns] if isinstance(source_columns, str) else list(source_columns)
-    row_column = [name for name in names if name == ROW]
-    missing_texts = {*text_columns} - {*names}
+    key_columns = text_columns if {*text_columns} <= {*names} else [ROW]
     probability_columns = {name for name in names if name.startswith(PROBABILITY)}
-    chosen = [*map(probability_column, labels)] if probability_columns else [PREDICTED]
-    is_complete = {*chosen} <= {*names} and probability_columns <= {*chosen}
-    if not is_complete or (missing_texts and not row_column):
-        rows_by = f"a column {ROW!r} of row numbers, or the texts in {join_names(text_columns)}"
+    columns = [*map(probability_column, labels)] if probability_columns else [PREDICTED]
+    if not {*key_columns, *columns} <= {*names} or not probability_columns <= {*columns}:
+        rows_by = f"the texts in {join_names(text_columns)}, or a column {ROW!r} of row numbers"
         raise DataError(
             f"{reader.file.name}: has no predictions: {rows_by}, and a column probability_CLASS for each of "
             f"{join_names(labels)}, or a column {PREDICTED!r} of labels and none of probabilities; it has "
             f"{join_names(names)}"
         )
-    texts = [] if missing_texts else text_columns
-    repeated = [name for name in (*row_column, *texts, *chosen) if names.count(name) > 1]
+    repeated = [name for name in (*key_columns, *columns) if names.count(name) > 1]
     if repeated:
         raise DataError(f"{reader.file.name}: has the column {repeated[0]!r} twice; remove one of them")
-    return row_column, texts, chosen
+    return key_columns, columns
 
 
 def read_chances(batch: SourceBatch, columns: Sequence[str], labels: Sequence[str]) -> np.ndarray:

@@ -113,30 +113,22 @@ def count_all_ngrams(blocks: Sequence[Block]) -> tuple[np.ndarray, csr_matrix]:
 
 @dataclass(frozen=True)
 class Linear:
-    """The TF-IDF baseline, trained on a dataset's training rows."""
+    """The TF-IDF baseline, trained on rows of a dataset."""
 
     num_classes: int
     offsets: np.ndarray
     """float64, with several labels to a text ``[classes]``: added to the logits, for classes that no training row has;
     else one 0."""
-    ngrams: np.ndarray
-    """int64 ``[features]``, ascending: the n-gram of each column."""
+    features: np.ndarray
+    """int64 ``[features]``, ascending: the columns of counts that it uses."""
     model: Any
-    """scikit-learn's, from counts of n-grams to logits."""
+    """scikit-learn's, from counts of these to logits."""
     facts: dict[str, Any]
     """Facts of the training: features, training rows, steps, whether it converged."""
 
     @classmethod
-    def learn(cls, data: str | Path, manifest: Manifest) -> Linear:
-        """Fit it to the training split, after ``check``."""
-        train = open_split(data, manifest, TRAIN)
-        return cls.fit(*count_all_ngrams([*train.blocks]), train.column("label"), data, manifest)
-
-    @classmethod
-    def fit(
-        cls, ngrams: np.ndarray, matrix: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest
-    ) -> Linear:
-        """Fit it to rows of a dataset: their counts, as ``count_all_ngrams`` gives them, and their label numbers. More
+    def fit(cls, counts: csr_matrix, labels: np.ndarray, data: str | Path, manifest: Manifest) -> Linear:
+        """Fit it to rows of a dataset: how often each has each n-gram, and their label numbers. More
         than two classes share one softmax; each has its own model, against the rest, where a text may have several
         labels. Raises ``DataError`` if no n-gram is in two rows.
         """
@@ -146,13 +138,13 @@ class Linear:
         from sklearn.multiclass import OneVsRestClassifier
         from sklearn.pipeline import make_pipeline
 
-        times = matrix.sum(axis=0).A1 * (matrix.getnnz(axis=0) >= RECIPE["min_rows"])
+        times = counts.sum(axis=0).A1 * (counts.getnnz(axis=0) >= RECIPE["min_rows"])
         features = np.sort(np.argsort(-times)[: MAX_WEIGHTS // num_outputs(manifest)])
         features = features[times[features] > 0]
         if not len(features):
             raise DataError(f"{join(data, MANIFEST)}: no two training rows share a word: nothing to learn")
-        matrix = matrix[:, features]
-        limit = int(np.clip(WORK // max(matrix.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
+        counts = counts[:, features]
+        limit = int(np.clip(WORK // max(counts.nnz * num_outputs(manifest), 1), MIN_STEPS, MAX_STEPS))
         classifier = LogisticRegression(C=RECIPE["C"], tol=TOLERANCE, max_iter=limit)
         members, offsets = manifest.members, np.array(0.0)
         if members is not None:
@@ -164,23 +156,30 @@ class Linear:
         with threadpool_limits(1), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # reported as ``converged``
             warnings.filterwarnings("ignore", "Label .* is present in all training examples")  # see ``offsets``
-            model.fit(matrix, labels)
+            model.fit(counts, labels)
         models = [classifier] if members is None else classifier.estimators_
         steps = max(int(np.max(getattr(fitted, "n_iter_", 0))) for fitted in models)
         facts = {"features": len(features), "train_rows": len(labels), "steps": steps, "converged": steps < limit}
-        return cls(len(manifest.labels), offsets, ngrams[features], model, facts)
+        return cls(len(manifest.labels), offsets, features, model, facts)
 
-    def logits(self, split: Split) -> np.ndarray:
-        """Logits of a split's rows in shard order, float64 ``[rows]`` for two classes, ``[rows, classes]`` for more;
-        classes without training rows have the lowest.
-        """
-        return np.concatenate([self.logits_of_counts(count_ngrams(block, self.ngrams)) for block in split.blocks])
+    def logits(self, counts: csr_matrix) -> np.ndarray:
+        """As ``logits_of``, for rows of counts of the same n-grams as in ``fit``."""
+        return logits_of(self.model, counts[:, self.features], self.num_classes) + self.offsets
 
-    def logits_of_counts(self, counts: csr_matrix) -> np.ndarray:
-        """Logits of rows, of which ``counts`` are those of ``self.ngrams``; as ``logits``."""
-        if self.offsets.ndim:
-            return np.asarray(self.model.decision_function(counts) + self.offsets)
-        return logits_of(self.model, counts, self.num_classes)
+
+def learn_linear(
+    data: str | Path, manifest: Manifest, splits: Sequence[Split]
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Fit a TF-IDF baseline to the training split: its facts, and its logits of some splits in shard order.
+
+    Raises as ``Linear.fit``.
+    """
+    train = open_split(data, manifest, TRAIN)
+    ngrams, counts = count_all_ngrams([*train.blocks])
+    linear = Linear.fit(counts, train.column("label"), data, manifest)
+    counts_by_split = ([count_ngrams(block, ngrams) for block in split.blocks] for split in splits)
+    logits = [np.concatenate([linear.logits(counts) for counts in blocks]) for blocks in counts_by_split]
+    return linear.facts, logits
 
 
 def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
@@ -197,14 +196,6 @@ def logits_of(model: Any, features: Any, num_classes: int) -> np.ndarray:
     return result
 
 
-def sort_scores(split: Split, logits: np.ndarray) -> Scores:
-    """Rows, labels and ``logits`` of a split, which are in shard order, in the order of the source."""
-    order = np.argsort(split.column("row"), kind="stable")
-    rows, labels = (split.column(name)[order] for name in ("row", "label"))
-    members = split.manifest.members
-    return Scores(rows, labels if members is None else members[labels], logits[order])
-
-
 def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """Train on the training split, and measure each split of ``names_of``.
 
@@ -212,22 +203,31 @@ def measure_linear(data: str | Path, manifest: Manifest) -> dict[str, OnSplit]:
     """
     check(data, manifest)
     start_s = time.process_time()
-    linear = Linear.learn(data, manifest)
     splits = [open_split(data, manifest, name) for name in names_of(manifest)]
-    measured = {split.name: sort_scores(split, linear.logits(split)) for split in splits}
-    facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear.facts}
+    linear_facts, logits = learn_linear(data, manifest, splits)
+    facts = {"dataset": manifest.fingerprint, "recipe": RECIPE, **linear_facts}
     facts["seconds"] = time.process_time() - start_s
-    return describe_scores(measured, facts, manifest)
+    return describe_logits(splits, logits, facts, manifest)
 
 
-def describe_scores(measured: Mapping[str, Scores], facts: Mapping[str, Any], manifest: Manifest) -> dict[str, OnSplit]:
-    """Figures and predictions of a model on each split, calibrated on validation; ``facts`` go to all figures."""
-    decision = fit_decision(measured[VALIDATION].logits, measured[VALIDATION].labels, EvaluationConfig())
-    results: dict[str, OnSplit] = {}
-    for name, scores in measured.items():
+def describe_logits(
+    splits: Sequence[Split], logits: Sequence[np.ndarray], facts: Mapping[str, Any], manifest: Manifest
+) -> dict[str, OnSplit]:
+    """Figures and predictions of a model on splits, of which the first is validation, where it is calibrated.
+
+    ``logits`` are of the rows of each split, in shard order; ``facts`` go to all figures.
+    """
+    results, decision = dict[str, OnSplit](), None
+    for split, logits_of_split in zip(splits, logits, strict=True):
+        order = np.argsort(split.column("row"), kind="stable")
+        rows, labels = (split.column(name)[order] for name in ("row", "label"))
+        if manifest.members is not None:
+            labels = manifest.members[labels]
+        scores = Scores(rows, labels, logits_of_split[order])
+        decision = decision or fit_decision(scores.logits, labels, EvaluationConfig())
         predicted, chances = decision.predictions(scores.logits)
-        predictions = Predictions(scores.rows, scores.labels, predicted, chances)
-        results[name] = {"split": name, **facts, **figures(scores, manifest.labels, decision)}, predictions
+        values = {"split": split.name, **facts, **figures(scores, manifest.labels, decision)}
+        results[split.name] = values, Predictions(rows, labels, predicted, chances)
     return results
 
 
@@ -295,12 +295,11 @@ def predict_out_of_fold(
 
     Raises ``DataError`` as ``predict_held_out`` does, and if rows have no word in common.
     """
-    ngrams, matrix = count_all_ngrams(blocks)
+    _, counts = count_all_ngrams(blocks)
     labels = rows["label"].to_numpy()
 
     def predict(is_held_out: np.ndarray) -> np.ndarray:
-        linear = Linear.fit(ngrams, matrix[~is_held_out], labels[~is_held_out], data, manifest)
-        columns = np.searchsorted(ngrams, linear.ngrams)
-        return linear.logits_of_counts(matrix[is_held_out][:, columns])
+        linear = Linear.fit(counts[~is_held_out], labels[~is_held_out], data, manifest)
+        return linear.logits(counts[is_held_out])
 
     return predict_held_out(predict, data, rows, len(manifest.labels))

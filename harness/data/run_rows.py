@@ -88,7 +88,7 @@ def rows_of_run(config: RunConfig) -> Manifest:
     Raises ``DataError`` as ``rows_of_task`` and ``find_teacher_info`` do.
     """
     manifest = rows_of_task(config.task, read_data(config.data), config.data, config.fold)
-    teacher_info = find_teacher_info(vars(config), manifest.fingerprint)
+    teacher_info = find_teacher_info(config, manifest.fingerprint)
     if teacher_info is None:
         return manifest
     splits = {name: parts for name, parts in manifest.splits.items() if name != UNLABELLED}

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 
 from harness.config import LANGUAGE_MODEL
 from harness.data.run_rows import hold_out
-from harness.data.targets import find_teacher_info
 from harness.distributed.precision import NAMES, configure_threads
 from harness.distributed.session import Session
 from harness.distributed.world import World
@@ -304,8 +303,7 @@ def list_learned_splits(run: str | Path) -> Iterator[Split]:
     data, manifest = config["data"], read_data(config["data"])
     if manifest.fingerprint != info.dataset:
         raise DataError(f"{data}: is not the dataset of {run} any more")
-    is_taught = find_teacher_info(config, manifest.fingerprint) is not None
-    has_unlabelled = info.task == LANGUAGE_MODEL or is_taught
+    has_unlabelled = info.task == LANGUAGE_MODEL or config.get("teacher") is not None
     manifest = hold_out(manifest, config.get("fold"), data)
     for name in (TRAIN, UNLABELLED) if has_unlabelled else (TRAIN,):
         if manifest.tokens(name) > MAX_TOKENS:

@@ -47,7 +47,7 @@ from padless.core.errors import ConfigError, DataError, UserError
 from padless.core.jobs import Share, open_workers
 from padless.core.processes import available_cores
 from padless.core.signals import COMMAND
-from padless.core.terminal import Screen, cells, percent, plain_line, print_stderr, shorten_line
+from padless.core.terminal import Screen, percent, plain_line, print_stderr
 from preprocessing.config import ReadingOptions
 from preprocessing.labels import AUTO, LIST, name_label_value
 from preprocessing.pipeline.parts import Source, convert_all
@@ -56,8 +56,6 @@ from preprocessing.sources.sources import File, identity_of
 
 VERSION = 4
 """Increase it when the same input and settings give other bytes."""
-MIN_TEXT_WIDTH = 20
-"""Of a text in a readable line."""
 LOCK_S = 30
 """Longest wait of a share for another command."""
 OTHERWISE = "name another --output"
@@ -145,7 +143,7 @@ def print_predictions(scorer: Scorer, texts: list[str], as_json: bool) -> None:
         answers = [f"{plain_line(name)}  {values[probability_column(name)]:.4f}  " for name in names]
         head = "".join(answers) or "(no label)  "
         head += "(no known word)  " if unknown_share == 1 else ""
-        screen.write([head + shorten_line(text, max(screen.width - cells(head), MIN_TEXT_WIDTH))])
+        screen.print_excerpt(head, text)
     sys.stdout.flush()
 
 

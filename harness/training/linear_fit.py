@@ -25,7 +25,7 @@ from scipy.special import log_softmax
 
 from harness.data.targets import SoftTargets
 from harness.distributed.world import World
-from harness.model.linear_part import BITS, MASK, NONE, UNOWNED, WidePart, mix_bits, sort_distinct
+from harness.model.linear_part import BITS, MASK, NONE, UNOWNED, WidePart, sort_distinct
 from preprocessing.dataset.shards import Split
 
 C = 6.0
@@ -50,8 +50,6 @@ MIN_SOLVER_STEPS, MAX_SOLVER_STEPS, SOLVER_WORK = 50, 200, 10_000_000_000
 TOLERANCE = 1e-7
 """The solver stops when a step improves the loss by less than this share."""
 READ_TOKENS = 1 << 18
-SLOTS_PER_BUCKET, MAX_SLOTS = 1 << 3, 1 << 25
-"""Width of the sketch that finds the most frequent n-gram of each bucket; at most 256 MiB, temporarily."""
 
 
 Learned: TypeAlias = tuple[dict[str, torch.Tensor], str]
@@ -96,16 +94,16 @@ def fit_wide(
     columns = choose_columns(features, buckets_pieces, MAX_WEIGHTS // wide.table.shape[1])
     power, members = POWER if wide.owners is None else POWER_OWNED, split.manifest.members
     members = np.eye(len(factors), dtype=bool) if members is None else members
-    weights = weigh_features(features, labels, members, power)[columns]
+    values, pieces = features[:, columns], buckets_pieces[columns]
+    num_rows, rows_by_class = values.getnnz(axis=0), values.T @ members[labels].astype(np.float64)
+    weights = weigh_features(num_rows, rows_by_class, len(labels), power)
     wide.weights[torch.from_numpy(columns)] = torch.from_numpy(weights).to(wide.weights.dtype)
-    values = features[:, columns]
     values.data = weights[values.indices]  # as in ``WidePart.features``
     values.data /= np.repeat(np.maximum(norm(values, axis=1), 1e-12), np.diff(values.indptr))
-    pieces = buckets_pieces[columns]
-    num_buckets = np.bincount(pieces.indices, minlength=PIECE_BUCKETS)
+    num_buckets = pieces.getnnz(axis=0)
     frequent = np.argsort(-num_buckets, kind="stable")[: MAX_WEIGHTS // wide.table.shape[1] // 4]
     pieces = pieces[:, frequent[num_buckets[frequent] > 1]]
-    piece_weights = weigh_features(values, labels, members, power, pieces.T)
+    piece_weights = weigh_features(pieces.T @ num_rows, pieces.T @ rows_by_class, len(labels), power)
     pieces = scale_pieces(values, sparse.diags(1 / weights) @ pieces @ sparse.diags(piece_weights), pieces)
     if split.manifest.has_label_sets:
         table, bias = solve_classes(values, pieces, members[labels], factors)
@@ -172,13 +170,7 @@ def choose_columns(features: sparse.csr_matrix, buckets_pieces: sparse.csr_matri
     return columns[num_rows[columns] > 0]
 
 
-def weigh_features(
-    features: sparse.csr_matrix,
-    labels: np.ndarray,
-    members: np.ndarray,
-    power: float,
-    parts: sparse.csr_matrix | None = None,
-) -> np.ndarray:
+def weigh_features(num_rows: np.ndarray, rows_by_class: np.ndarray, total_rows: int, power: float) -> np.ndarray:
     """The weight of each feature, float64 ``[features]``: from its frequency, and from its association with the labels
     of the rows.
 
@@ -186,26 +178,15 @@ def weigh_features(
     ``(FLOOR + r) ** power``, where r is the largest absolute log-count ratio of a class against all others. For a
     feature that a single row has, r is 0.
 
-    ``members``, bool ``[labels, classes]``, has the classes of each label. ``parts`` ``[features, columns]``: a feature
-    is these columns of ``features`` ``[rows, columns]`` together; None: each column is one.
+    ``num_rows`` ``[features]``: the rows that have a feature; ``rows_by_class`` ``[features, classes]``: those of a
+    class.
     """
-    num_rows, num_columns = features.shape
-    label_by_entry = np.repeat(labels, np.diff(features.indptr))
-
-    def count_rows(entries: np.ndarray | slice) -> np.ndarray:
-        """How many rows have each feature, of those whose entries are chosen."""
-        counts = np.bincount(features.indices[entries], minlength=num_columns)
-        return counts if parts is None else parts @ counts
-
-    total = count_rows(slice(None))
-    is_frequent = total >= MIN_ROWS
-    ratios = np.zeros(len(total))
-    for is_member in members.T:
-        counts = count_rows(np.flatnonzero(is_member[label_by_entry]))[is_frequent]
-        in_class, in_others = 1 + counts, 1 + total[is_frequent] - counts
-        log_ratios = np.log((in_class / in_class.sum()) / (in_others / in_others.sum()))
-        ratios[is_frequent] = np.maximum(ratios[is_frequent], np.abs(log_ratios))
-    return (1 + np.log((1 + num_rows) / (1 + np.minimum(total, num_rows)))) * (FLOOR + ratios) ** power
+    is_frequent = num_rows >= MIN_ROWS
+    in_class = 1 + rows_by_class[is_frequent]
+    in_others = 2 + num_rows[is_frequent, None] - in_class
+    ratios = np.zeros(len(num_rows))
+    ratios[is_frequent] = np.abs(np.log((in_class / in_class.sum(axis=0)) / (in_others / in_others.sum(axis=0)))).max(1)
+    return (1 + np.log((1 + total_rows) / (1 + np.minimum(num_rows, total_rows)))) * (FLOOR + ratios) ** power
 
 
 def scale_pieces(
@@ -270,28 +251,16 @@ def choose_owners(wide: WidePart, split: Split, stride: int) -> torch.Tensor:
     """int32 ``[buckets]``: for each bucket, the name (lower key bits) of its n-gram with the most rows, if these are at
     least ``MIN_ROWS``, or more of many rows (``ROWS_PER_MIN``).
 
-    Rows are counted in a count-min sketch (Cormode and Muthukrishnan, 2005), since most n-grams occur only once: each
-    n-gram has two counters, and the lower one is the estimate. Ties go to the largest name.
+    Ties go to the largest name.
     """
     min_rows = int(np.clip(len(split) // stride // ROWS_PER_MIN, MIN_ROWS, MAX_MIN_ROWS))
-    slots = max(wide.buckets, min(wide.buckets * SLOTS_PER_BUCKET, MAX_SLOTS))
-    shift = BITS - (slots.bit_length() - 1)
-    sketch = torch.zeros(2, slots, dtype=torch.int32)
-
-    def slots_of(key: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(sketch[0], key >> shift), (sketch[1], mix_bits(key ^ MASK) >> shift)]
-
-    def read_keys() -> Iterator[torch.Tensor]:
-        for ids, lengths in read_rows(split, stride):
-            key, first = sort_distinct(wide.keys(ids, lengths), NONE)
-            yield key[first]
-
-    for key in read_keys():
-        for counts, slot in slots_of(key):
-            counts.index_add_(0, slot, torch.ones_like(slot, dtype=torch.int32))
+    parts = []
+    for ids, lengths in read_rows(split, stride):
+        key, is_first = sort_distinct(wide.keys(ids, lengths), NONE)
+        parts.append(key[is_first].numpy().astype(np.uint32))
+    ngrams, counts = np.unique(np.concatenate(parts), return_counts=True)
+    is_frequent = counts >= min_rows
+    key, num_rows = (torch.from_numpy(values[is_frequent].astype(np.int64)) for values in (ngrams, counts))
     best = torch.zeros(wide.buckets, dtype=torch.int64)
-    for key in read_keys():
-        num_rows = torch.minimum(*(counts[slot] for counts, slot in slots_of(key))).to(torch.int64)
-        claim = torch.where(num_rows >= min_rows, num_rows << BITS | wide.name_of(key), 0)
-        best.scatter_reduce_(0, wide.bucket_of(key), claim, "amax")
+    best.scatter_reduce_(0, wide.bucket_of(key), num_rows << BITS | wide.name_of(key), "amax")
     return torch.where(best > 0, best & MASK, UNOWNED).to(torch.int32)

@@ -19,9 +19,8 @@ from harness.model.initialization import SHAPE, find_donor, read_head
 from harness.rundir import layout
 from harness.rundir.bundle_files import find_info
 from harness.rundir.checkpoint import Checkpoint, newest
-from harness.rundir.lock import check_claim
+from harness.rundir.layout import check_claim
 from harness.rundir.records import RESTORE_STATUS, read_run_config, read_status
-from padless.core import atomic
 from padless.core.configuration import build_config, find_config, read_files, suggest_key
 from padless.core.errors import ConfigError, DataError
 from padless.core.untrusted import quote_value
@@ -121,12 +120,9 @@ def list_changes(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
     old, new = flat(facts["config"]), flat(to_record(config))
     versions = facts["order_version"], order.VERSION
     old["order"], new["order"] = (f"version {number} of the order of rows" for number in versions)
-    teacher_info = find_teacher_info(vars(config), facts["dataset"])
+    teacher_info = find_teacher_info(config, facts["dataset"])
     if teacher_info is not None and "teacher" in facts:
         old["teacher"], new["teacher"] = facts["teacher"], teacher_info.origin
-        file = Path(str(config.teacher))
-        if file.is_file() and atomic.sha256_file(file) != teacher_info.source_sha256:
-            new["teacher"] = f"{file.name} with other predictions"
     changes = {}
     for key in dict.fromkeys([*new, *old]):  # a missing key counts as None
         is_unset = old.get(key) in UNSET and new.get(key) in UNSET

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TeacherInfos of teachers, written on the spot, and a tiny sentence encoder."""
+"""Targets of teachers, written on the spot, and a tiny sentence encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import tokenizers
 import torch
 
-from harness.data.targets import TeacherInfo, path_of_info, path_of_targets, write_targets, write_teacher_info
+from harness.config import RunConfig
+from harness.data.targets import write_targets
 from preprocessing.dataset.shards import read_manifest
 from tests.helpers.corpora import prepare
 from tests.helpers.datasets import sentences
@@ -22,20 +23,9 @@ TEXTS = [f"great w{number % 14}" for number in range(40)]
 """Fourteen different texts."""
 
 
-def write_taught(data: Path, rows: np.ndarray, shares: np.ndarray) -> None:
-    """Write the targets of a teacher called oracle for a dataset, float ``[rows, classes]``."""
-    config = {"data": str(data), "run": f"{data}-run", "fold": None, "teacher": ORACLE}
-    fingerprint, source_sha256 = read_manifest(data).fingerprint, "0" * 64
-    write_teacher_info(
-        path_of_info(config, fingerprint),
-        TeacherInfo(
-            teacher=ORACLE,
-            dataset=fingerprint,
-            source_sha256=source_sha256,
-            summary="says everything",
-            targets_sha256=write_targets(path_of_targets(config, fingerprint, source_sha256), rows, shares),
-        ),
-    )
+def write_taught(config: RunConfig, rows: np.ndarray, shares: np.ndarray) -> None:
+    """Write the targets of a teacher called oracle into a run, float ``[rows, classes]``."""
+    write_targets(config, read_manifest(config.data).fingerprint, rows, shares, "0" * 64, "says everything")
 
 
 def write_corpus(folder: Path, *, labelled: int = 120, unlabelled: int = 60, classes: int = 3) -> pd.DataFrame:

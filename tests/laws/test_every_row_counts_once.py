@@ -121,10 +121,10 @@ def test_ranks_together_load_every_row_once(
 def test_every_row_with_a_label_or_without_is_learned_once_with_what_the_teacher_says(tmp_path: Path) -> None:
     prepare_corpus(tmp_path, labelled=100, unlabelled=150)
     shares = np.random.default_rng(0).dirichlet(np.ones(3), 250)
-    write_taught(tmp_path / "data", np.arange(1, 251), shares)
     config = RunConfig(data=str(tmp_path / "data"), run=str(tmp_path / "run"), teacher=ORACLE)
+    write_taught(config, np.arange(1, 251), shares)
     manifest = rows_of_run(config)
-    train, targets = open_split(config.data, manifest, "train"), open_targets(vars(config), manifest.fingerprint)
+    train, targets = open_split(config.data, manifest, "train"), open_targets(config, manifest.fingerprint)
     target_by_row: dict[int, list[float]] = {}
     for rank in range(3):
         order = order_over(train, OrderSpec(seed=0, global_batch=21))

@@ -172,9 +172,10 @@ def test_memory_grows_with_vocabulary_plus_tokens_and_not_times(monkeypatch: pyt
     model = LanguageModel(ModelConfig(embedding_dim=dim, hidden_size=4), vocabulary)
     objective = LanguageObjective(model, candidates=candidates)
     batch = padded_batch([60] * 10, vocabulary)
-    objective(batch, 0)
+    objective.prepare(0, batch)
+    objective(batch)
     with Largest() as training:
-        objective(batch, 0).backward()
+        objective(batch).backward()
     with Largest() as validation, torch.inference_mode():
         model.row_log_losses(batch)
     assert training.scattered == 0

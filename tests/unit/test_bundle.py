@@ -264,7 +264,7 @@ def test_the_card_is_one_of_the_hub(run: Path, folder: Path) -> None:
 def test_names_are_no_markup_in_a_card(run: Path) -> None:
     name = "<script>alert(1)</script> `x` [a](https://h/?token=SECRET) | b\x1b\n# c"
     info = read_info(run / BUNDLE)
-    records = records_of(run / BUNDLE, info)
+    records = records_of(run / BUNDLE)
     info = replace(info, labels=[name, "b"], vectors={"source": name})
     text = render_model_card(ExportConfig(run="r", output="x"), name, info, 1, records, {})
     body = text.split("---\n", 2)[2]
