@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +28,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.damage import REPLACEMENTS, Damage, byte_damages, json_damages, places, plant, replace, reseal_json
 from tests.fuzz.outcome import outcome
 from tests.helpers.bundles import reseal
-from tests.helpers.report_runs import TEXTS, export, make_run
+from tests.helpers.report_runs import TEXTS
 
 pytestmark = [pytest.mark.thorough, pytest.mark.processes]  # the environment of a run names git's revision
 NAMES = ("bundle index", "bundle weights", "bundle vocabulary", "export network")
@@ -73,16 +74,15 @@ def own_seal(content: dict[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
-    root = tmp_path_factory.mktemp("handed on")
-    run = make_run(root, wide=64)
-    assert export(run, "--output", root / "export", "--onnx", "--quiet") == 0
+def artefacts(exported_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artefact]:
+    root = Path(shutil.copytree(exported_run.parent, tmp_path_factory.mktemp("handed on") / "copy"))
+    run = root / "run"
     bundle, use = bundle_directory(run), partial(predict, run, "torch")
     return {
         "bundle index": Artefact(bundle / INDEX, use),
         "bundle weights": Artefact(bundle / read_info(bundle).weights, use),
         "bundle vocabulary": Artefact(bundle / VOCABULARY, use),
-        "export network": Artefact(root / "export" / ONNX, partial(predict, root / "export", "onnx")),
+        "export network": Artefact(root / "out" / ONNX, partial(predict, root / "out", "onnx")),
     }
 
 

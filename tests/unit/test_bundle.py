@@ -189,19 +189,14 @@ def test_a_part_that_would_mean_something_else_is_not_taken(data: Path, tmp_path
 pytestmark = pytest.mark.thorough
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_run(tmp_path_factory.mktemp("two"), pooling="max+mean", wide=256)
+@pytest.fixture
+def run(exported_run: Path) -> Path:
+    return exported_run
 
 
-@pytest.fixture(scope="module")
-def folder(run: Path) -> Path:
-    assert export(run, "--output", run.parent / "out", "--onnx", "--quiet", "--license", "mit", "--name", "a|b") == 0
-    return run.parent / "out"
-
-
-exported = copy_of("folder")
-"""A copy of an export, to be damaged."""
+@pytest.fixture
+def folder(exported_run: Path) -> Path:
+    return exported_run.parent / "out"
 
 
 own_run = copy_of("run")
